@@ -1,0 +1,104 @@
+"""Plug-ins and how they are found.
+
+A plug-in is a frozen pydantic class; its fields are its configuration. A *table* maps names to
+such classes. The tables of the core are literal mappings in their rooms; those of the outer rooms
+(``strategies``) and of other distributions are found by entry point, so the core imports neither.
+A name with a colon, ``package.module:Class``, is an import reference and needs no table.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from fedrec.errors import ConfigError, did_you_mean
+
+__all__ = ["Plugin", "Section", "lookup", "name_of", "table"]
+
+CORE_TABLES = {
+    "data": "fedrec.data:DATASETS",
+    "models": "fedrec.models:MODELS",
+    "personalization": "fedrec.personalization:PERSONALIZATIONS",
+    "metrics": "fedrec.metrics:METRICS",
+}
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+
+
+class Plugin(Section):
+    """Base of everything that stands in a table; its fields are its configuration.
+
+    Attributes:
+        reference: key in ``references.bib`` of the paper it comes from, or "".
+    """
+
+    reference: ClassVar[str] = ""
+
+
+@cache
+def table(kind: str) -> Mapping[str, type[Plugin]]:
+    """All plug-ins of a kind: the room's own table and those of installed distributions.
+
+    Args:
+        kind: ``data``, ``models``, ``personalization``, ``metrics`` or ``strategies``.
+
+    Raises:
+        ConfigError: If two distributions bring the same name.
+    """
+    sources = [CORE_TABLES[kind]] if kind in CORE_TABLES else []
+    sources += sorted({entry.value for entry in entry_points(group=f"fedrec.{kind}")})
+    merged: dict[str, type[Plugin]] = {}
+    for source in sources:
+        for name, plugin in _load(source).items():
+            if name in merged and merged[name] is not plugin:
+                raise ConfigError(f"{kind}: '{name}' is brought by two packages, one is {source}")
+            merged[name] = plugin
+    return merged
+
+
+def lookup(kind: str, name: str) -> type[Plugin]:
+    """The plug-in class of that name.
+
+    Args:
+        kind: See `table`.
+        name: A name of the table, or ``package.module:Class``.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    if ":" in name:
+        found = _load(name)
+        if not (isinstance(found, type) and issubclass(found, Plugin)):
+            raise ConfigError(f"{kind}: {name} is not a plug-in class of fedrec")
+        return found
+    known = table(kind)
+    if name not in known:
+        raise ConfigError(f"'{name}' is not in the table of {kind}{did_you_mean(name, known)}")
+    return known[name]
+
+
+def name_of(kind: str, plugin: Plugin) -> str:
+    """The name under which `lookup` finds the class of a plug-in."""
+    for name, known in table(kind).items():
+        if type(plugin) is known:
+            return name
+    return f"{type(plugin).__module__}:{type(plugin).__qualname__}"
+
+
+def _load(reference: str) -> Any:
+    module, _, attribute = reference.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        raise ConfigError(f"{reference} cannot be imported: {error}") from error
+    except AttributeError as error:
+        raise ConfigError(f"module '{module}' has no '{attribute}'") from error

@@ -1,0 +1,134 @@
+"""Randomness as a pure function of (seed, purpose, round, owner, draw).
+
+There is no generator to carry about: a draw is a hash of where it is used. So a client draws the
+same numbers wherever and whenever it is computed, alone or in a crowd, before or after a restart.
+The hash is Philox4x32-10, vectorised.
+
+Reference: salmon2011philox.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrec.types import FloatArray, IntArray
+
+__all__ = ["Purpose", "bits", "normal", "philox", "uniform"]
+
+_M0 = np.uint64(0xD2511F53)
+_M1 = np.uint64(0xCD9E8D57)
+_W0 = np.uint32(0x9E3779B9)
+_W1 = np.uint32(0xBB67AE85)
+_LOW = np.uint64(0xFFFFFFFF)
+
+
+class Purpose(IntEnum):
+    """What a draw is for. Numbers are part of every result: append, never renumber."""
+
+    INIT_GLOBAL = 1
+    INIT_LOCAL = 2
+    COHORT = 3
+    NEGATIVES = 4
+    BATCHES = 5
+    HISTORY = 6
+    LEGACY_CANDIDATES = 7
+    YARDSTICK = 8
+    EXTRA_ROWS = 9
+
+
+def philox(counter: NDArray[np.uint32], key: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Philox4x32 with ten rounds.
+
+    Args:
+        counter: uint32 [n, 4].
+        key: uint32 [2] or [n, 2].
+
+    Returns:
+        uint32 [n, 4].
+    """
+    c0, c1, c2, c3 = (counter[..., i].astype(np.uint64) for i in range(4))
+    k0, k1 = key[..., 0].astype(np.uint64), key[..., 1].astype(np.uint64)
+    for _ in range(10):
+        p0, p1 = _M0 * c0, _M1 * c2
+        c0, c1, c2, c3 = (
+            (p1 >> np.uint64(32)) ^ c1 ^ k0,
+            p1 & _LOW,
+            (p0 >> np.uint64(32)) ^ c3 ^ k1,
+            p0 & _LOW,
+        )
+        k0, k1 = (k0 + np.uint64(_W0)) & _LOW, (k1 + np.uint64(_W1)) & _LOW
+    return np.stack([c0, c1, c2, c3], axis=-1).astype(np.uint32)
+
+
+def _blocks(
+    seed: int, purpose: Purpose, round: int, owner: IntArray, block: IntArray
+) -> NDArray[np.uint32]:
+    """uint32 [n, 4]: one Philox block per (owner, block)."""
+    owner, block = np.broadcast_arrays(owner, block)
+    counter = np.empty((*owner.shape, 4), np.uint32)
+    counter[..., 0] = block & 0xFFFFFFFF
+    counter[..., 1] = owner & 0xFFFFFFFF
+    counter[..., 2] = round & 0xFFFFFFFF
+    counter[..., 3] = (int(purpose) << 24) | ((owner >> 32) & 0xFFFFFF)
+    key = np.array([seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF], np.uint32)
+    return philox(counter, key)
+
+
+def bits(
+    seed: int, purpose: Purpose, round: int, owner: IntArray, draw: IntArray
+) -> NDArray[np.uint64]:
+    """64 hashed bits per draw.
+
+    Args:
+        seed: of the run.
+        purpose: what the draw is for.
+        round: the round, 0 before the first.
+        owner: int64 [n], whose draw it is: a user, an item, a client.
+        draw: int64 [n], which of the owner's draws.
+
+    Returns:
+        uint64 [n].
+    """
+    blocks = _blocks(seed, purpose, round, owner, draw).astype(np.uint64)
+    return np.asarray((blocks[..., 0] << np.uint64(32)) | blocks[..., 1])
+
+
+def uniform(seed: int, purpose: Purpose, round: int, owner: IntArray, draw: IntArray) -> FloatArray:
+    """float64 [n] in (0, 1); arguments as for `bits`."""
+    high = bits(seed, purpose, round, owner, draw) >> np.uint64(11)
+    return np.asarray((high.astype(np.float64) + 0.5) * 2.0**-53)
+
+
+def normal(
+    seed: int, purpose: Purpose, owner: IntArray, shape: tuple[int, ...], salt: int = 0
+) -> FloatArray:
+    """Standard normal values for each owner, by Box and Muller.
+
+    Args:
+        seed: of the run.
+        purpose: what the draw is for.
+        owner: int64 [n].
+        shape: of one owner's values.
+        salt: tells several parameters of one owner apart (takes the place of the round).
+
+    Returns:
+        float32 [n, *shape].
+    """
+    size = int(np.prod(shape, dtype=np.int64))
+    pairs = (size + 1) // 2
+    draws = np.arange(pairs, dtype=np.int64)
+    blocks = _blocks(seed, purpose, salt, owner[:, None], draws[None, :]).astype(np.uint64)
+    first = ((blocks[..., 0] << np.uint64(21)) | (blocks[..., 1] >> np.uint64(11))).astype(
+        np.float64
+    )
+    second = ((blocks[..., 2] << np.uint64(21)) | (blocks[..., 3] >> np.uint64(11))).astype(
+        np.float64
+    )
+    radius = np.sqrt(-2.0 * np.log((first + 0.5) * 2.0**-53))
+    angle = 2.0 * np.pi * (second + 0.5) * 2.0**-53
+    values = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
+    flat = values.reshape(len(owner), 2 * pairs)[:, :size].astype(np.float32)
+    return np.asarray(flat.reshape(len(owner), *shape))

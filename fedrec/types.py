@@ -1,0 +1,321 @@
+"""The values that travel through fedrec. All are frozen; nothing mutates its arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "FloatArray",
+    "IntArray",
+    "Interactions",
+    "ParamSpec",
+    "Params",
+    "Partial",
+    "Ragged",
+    "RowBlock",
+    "Shard",
+    "Split",
+    "UpdateBatch",
+]
+
+IntArray: TypeAlias = NDArray[np.int64]
+FloatArray: TypeAlias = NDArray[Any]
+Params: TypeAlias = Mapping[str, FloatArray]
+"""Named arrays, one entry per parameter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ragged:
+    """Rows of unequal length, one after the other (CSR without values).
+
+    Args:
+        offsets: int64 [n + 1]; row ``i`` is ``values[offsets[i]:offsets[i + 1]]``.
+        values: int64 [nnz].
+    """
+
+    offsets: IntArray
+    values: IntArray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> IntArray:
+        """int64 [n], the length of each row."""
+        return np.diff(self.offsets)
+
+    def row(self, index: int) -> IntArray:
+        """int64 [length], one row (a view)."""
+        return self.values[int(self.offsets[index]) : int(self.offsets[index + 1])]
+
+    def owners(self) -> IntArray:
+        """int64 [nnz], the row that each value belongs to."""
+        return np.repeat(np.arange(len(self), dtype=np.int64), self.lengths)
+
+    def positions(self, rows: IntArray) -> IntArray:
+        """int64 [sum of lengths], where the values of some rows lie, row after row."""
+        lengths = self.lengths[rows]
+        ends = np.cumsum(lengths)
+        within = np.arange(int(ends[-1]) if len(ends) else 0, dtype=np.int64)
+        return within + np.repeat(self.offsets[:-1][rows] - (ends - lengths), lengths)
+
+    def take(self, rows: IntArray) -> Ragged:
+        """The given rows, in the given order."""
+        lengths = self.lengths[rows]
+        return Ragged(offsets_of(lengths), np.asarray(self.values[self.positions(rows)]))
+
+
+def offsets_of(lengths: IntArray) -> IntArray:
+    """int64 [n + 1]: where rows of these lengths begin, and where the last ends."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
+
+
+@dataclass(frozen=True, slots=True)
+class Interactions:
+    """Who interacted with what.
+
+    Users and items are indices into the tables of raw ids. The indices do not depend on the
+    order of the file: ids are sorted (as numbers where all are numbers).
+
+    Args:
+        users: int64 [n], index into ``user_ids``.
+        items: int64 [n], index into ``item_ids``.
+        ratings: float64 [n], or None where the data has none.
+        timestamps: float64 [n], in the data's unit, or None.
+        user_ids: str [n_users], the raw ids.
+        item_ids: str [n_items], the raw ids.
+        user_columns: further columns, each str [n_users] (age, occupation, ...).
+        item_columns: further columns, each str [n_items] (title, genres, ...).
+        name: what the data set is called in tables.
+    """
+
+    users: IntArray
+    items: IntArray
+    ratings: FloatArray | None
+    timestamps: FloatArray | None
+    user_ids: NDArray[np.str_]
+    item_ids: NDArray[np.str_]
+    user_columns: Mapping[str, NDArray[np.str_]] = field(default_factory=dict)
+    item_columns: Mapping[str, NDArray[np.str_]] = field(default_factory=dict)
+    name: str = "data"
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """What each user trains on, is validated on and is tested on, and who holds which user.
+
+    Args:
+        n_items: size of the catalogue.
+        train: one row per user: its train items, sorted.
+        valid: one row per user: its validation items, sorted. May be empty.
+        test: one row per user: its test items, sorted. May be empty.
+        clients: one row per client: the users it holds, sorted. Total and disjoint.
+        timestamps: float64 [train nnz], parallel to ``train.values``, or None.
+        ratings: float64 [train nnz], parallel to ``train.values``, or None.
+        user_ids: str [n_users], the raw ids.
+        item_ids: str [n_items], the raw ids.
+        item_columns: further columns, each str [n_items] (title, genres, ...).
+        name: what the data set is called in tables.
+    """
+
+    n_items: int
+    train: Ragged
+    valid: Ragged
+    test: Ragged
+    clients: Ragged
+    timestamps: FloatArray | None
+    ratings: FloatArray | None
+    user_ids: NDArray[np.str_]
+    item_ids: NDArray[np.str_]
+    item_columns: Mapping[str, NDArray[np.str_]] = field(default_factory=dict)
+    name: str = "data"
+
+    @property
+    def n_users(self) -> int:
+        """Number of users."""
+        return len(self.train)
+
+    @property
+    def n_clients(self) -> int:
+        """Number of clients."""
+        return len(self.clients)
+
+    def shard(self, client_ids: IntArray) -> Shard:
+        """What some clients see.
+
+        Args:
+            client_ids: int64 [c], sorted.
+        """
+        clients = self.clients.take(client_ids)
+        users = clients.values
+        at = self.train.positions(users)
+        return Shard(
+            n_items=self.n_items,
+            client_ids=client_ids,
+            client_offsets=clients.offsets,
+            user_ids=users,
+            train=self.train.take(users),
+            valid=self.valid.take(users),
+            test=self.test.take(users),
+            timestamps=None if self.timestamps is None else self.timestamps[at],
+            ratings=None if self.ratings is None else self.ratings[at],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """What some clients see: their users' items. User rows are in client order.
+
+    Args:
+        n_items: size of the catalogue.
+        client_ids: int64 [c].
+        client_offsets: int64 [c + 1]; client ``k`` holds user rows
+            ``client_offsets[k]:client_offsets[k + 1]``.
+        user_ids: int64 [u], the user of each user row (an index, not the raw id).
+        train: one row per user row: its train items, sorted.
+        valid: one row per user row: its validation items, sorted.
+        test: one row per user row: its test items, sorted.
+        timestamps: float64 [train nnz] or None.
+        ratings: float64 [train nnz] or None.
+    """
+
+    n_items: int
+    client_ids: IntArray
+    client_offsets: IntArray
+    user_ids: IntArray
+    train: Ragged
+    valid: Ragged
+    test: Ragged
+    timestamps: FloatArray | None = None
+    ratings: FloatArray | None = None
+
+    @property
+    def n_users(self) -> int:
+        """Number of user rows."""
+        return len(self.user_ids)
+
+    @property
+    def n_clients(self) -> int:
+        """Number of clients."""
+        return len(self.client_ids)
+
+    def take(self, clients: IntArray) -> Shard:
+        """Some of the clients.
+
+        Args:
+            clients: int64 [c], rows of ``client_ids``, in the order wanted.
+        """
+        chosen = Ragged(self.client_offsets, np.arange(self.n_users, dtype=np.int64)).take(clients)
+        users = chosen.values
+        at = self.train.positions(users)
+        return Shard(
+            n_items=self.n_items,
+            client_ids=self.client_ids[clients],
+            client_offsets=chosen.offsets,
+            user_ids=self.user_ids[users],
+            train=self.train.take(users),
+            valid=self.valid.take(users),
+            test=self.test.take(users),
+            timestamps=None if self.timestamps is None else self.timestamps[at],
+            ratings=None if self.ratings is None else self.ratings[at],
+        )
+
+    def client_of_user(self) -> IntArray:
+        """int64 [u], the client row (not the id) of each user row."""
+        return np.repeat(np.arange(self.n_clients, dtype=np.int64), np.diff(self.client_offsets))
+
+
+@dataclass(frozen=True, slots=True)
+class ParamSpec:
+    """What a parameter is, and whether it may leave the client.
+
+    Args:
+        role: ``item_rows`` (a global table with one row per item), ``global`` (a global dense
+            parameter), ``local`` (never leaves the client) or ``frozen`` (known by hash, never
+            sent and never trained).
+        shape: of one row for ``item_rows`` and for local parameters, of the whole for ``global``.
+        per: of a local parameter: one per ``user``, per ``client``, or per ``row`` (one per item
+            of the client's train positives).
+        init_std: standard deviation of the normal initial values; 0 for a constant.
+        init_value: the constant that is added.
+        trainable: whether the local optimiser steps it (a weight that is set otherwise is not).
+    """
+
+    role: Literal["item_rows", "global", "local", "frozen"]
+    shape: tuple[int, ...]
+    per: Literal["client", "user", "row"] | None = None
+    init_std: float = 0.0
+    init_value: float = 0.0
+    trainable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RowBlock:
+    """Changed rows of one item table, client after client.
+
+    Args:
+        offsets: int64 [c + 1]; client ``k`` changed rows ``offsets[k]:offsets[k + 1]``.
+        ids: int64 [n], the items, sorted within a client.
+        values: float [n, ...], the change of each row.
+    """
+
+    offsets: IntArray
+    ids: IntArray
+    values: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateBatch:
+    """The updates of some clients of one round, before they are reduced.
+
+    Args:
+        round: the round.
+        client_ids: int64 [c].
+        weight: float64 [c], number of train examples of each client.
+        tables: per item table, the changed rows.
+        dense: per dense global parameter, float [c, ...], the change.
+        metrics: per name, float64 [c] (``loss`` summed over the client's examples, ...).
+    """
+
+    round: int
+    client_ids: IntArray
+    weight: FloatArray
+    tables: Mapping[str, RowBlock]
+    dense: Mapping[str, FloatArray]
+    metrics: Mapping[str, FloatArray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """A sum of updates that can be added to others in any order with the same bits.
+
+    All sums are int64 fixed point: value = integer / 2**scale.
+
+    Args:
+        clients: int64 scalar as int: how many clients are in it.
+        weight: int64, fixed point: the sum of the clients' weights.
+        ids: per item table, int64 [n]: the rows that were touched, sorted.
+        sums: per item table int64 [n, ...]; per dense parameter int64 [...].
+        row_weight: per item table int64 [n], fixed point: summed weight of the clients that
+            touched the row.
+        scale: per name, the exponent of two.
+        metrics: per name, the summed metric, fixed point with the scale of ``metrics``.
+        each: the unreduced updates, for a strategy that needs each client's.
+    """
+
+    clients: int
+    weight: int
+    ids: Mapping[str, IntArray]
+    sums: Mapping[str, IntArray]
+    row_weight: Mapping[str, IntArray]
+    scale: Mapping[str, int]
+    metrics: Mapping[str, int] = field(default_factory=dict)
+    each: UpdateBatch | None = None
