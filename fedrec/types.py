@@ -51,7 +51,7 @@ class Ragged:
 
     def row(self, index: int) -> IntArray:
         """int64 [length], one row (a view)."""
-        return self.values[int(self.offsets[index]) : int(self.offsets[index + 1])]
+        return np.asarray(self.values[self.offsets[index] : self.offsets[index + 1]])
 
     def owners(self) -> IntArray:
         """int64 [nnz], the row that each value belongs to."""
