@@ -1,0 +1,34 @@
+"""The data room: from files to what each client trains on.
+
+``load`` → `filters` → `split` → `partition` → `leakage` → `prepare`, which caches the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fedrec.data.base import DataSet, SplitBy
+from fedrec.data.movielens import MovieLens100K
+from fedrec.data.synthetic import Synthetic
+from fedrec.data.tabular import Csv, Frame, Inter, Parquet
+
+__all__ = [
+    "DATASETS",
+    "Csv",
+    "DataSet",
+    "Frame",
+    "Inter",
+    "MovieLens100K",
+    "Parquet",
+    "SplitBy",
+    "Synthetic",
+]
+
+DATASETS: Mapping[str, type[DataSet]] = {
+    "csv": Csv,
+    "frame": Frame,
+    "inter": Inter,
+    "ml-100k": MovieLens100K,
+    "parquet": Parquet,
+    "synthetic": Synthetic,
+}

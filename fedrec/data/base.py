@@ -1,0 +1,76 @@
+"""What every data set has in common: its filters, its split and its protocol."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from fedrec.plugins import Plugin, Section
+from fedrec.types import Interactions
+
+__all__ = ["DataSet", "SplitBy"]
+
+
+class SplitBy(Section):
+    """How the interactions are held out.
+
+    Args:
+        name: ``leave_one_out`` (each user's latest is the test item, the second latest the
+            validation item), ``temporal`` (the globally latest interactions), or ``ratio``
+            (a random share of each user's).
+        seed: breaks ties in time and draws the random shares; not the run's seed, so that runs
+            share their split.
+        valid: share of the interactions held out for validation (``temporal``, ``ratio``).
+        test: share held out for the test (``temporal``, ``ratio``).
+    """
+
+    name: Literal["leave_one_out", "temporal", "ratio"] = "leave_one_out"
+    seed: int = Field(0, ge=0)
+    valid: float = Field(0.1, ge=0, lt=1)
+    test: float = Field(0.1, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _leaves_train(self) -> SplitBy:
+        if self.valid + self.test >= 1:
+            raise ValueError("valid + test must stay below 1, or nothing is left to train on")
+        return self
+
+
+class DataSet(Plugin):
+    """A source of interactions, and how they are filtered and split.
+
+    Args:
+        split: How interactions are held out.
+        protocol: ``clean`` (training negatives come from all items but the user's train items;
+            full ranking), or ``legacy`` (negatives also leave out the held-out items, 99 sampled
+            candidates): a leak, there only to reproduce published rows, and labelled everywhere.
+        threshold: keep only interactions rated at or above it; None keeps all.
+        k_core: repeat until every user and item has at least this many interactions.
+        short_users: users with too few interactions to hold any out: ``error``, keep them in
+            training only (``train_only``), or ``drop`` them.
+        duplicates: the same user and item twice: ``error``, or keep the ``first`` or ``last``.
+    """
+
+    split: SplitBy = SplitBy()
+    protocol: Literal["clean", "legacy"] = "clean"
+    threshold: float | None = None
+    k_core: int = Field(0, ge=0)
+    short_users: Literal["error", "train_only", "drop"] = "error"
+    duplicates: Literal["error", "first", "last"] = "error"
+
+    @abstractmethod
+    def load(self) -> Interactions:
+        """Read all interactions, unfiltered.
+
+        Raises:
+            DataError: If the files are missing or damaged: the file, the line, the way out.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A string that changes whenever `load` would return something else.
+
+        Content hashes of the files, or the parameters of a generator.
+        """

@@ -1,0 +1,158 @@
+"""Sampled negatives: from given random bits to items that a user does not have.
+
+One draw per negative: it is a rank among the allowed items, and the excluded ones are skipped, so
+nothing is rejected and nothing drawn twice over. The bits come from `fedrec.seeds`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrec.errors import DataError
+from fedrec.types import IntArray, Ragged, Shard, Split, offsets_of
+
+__all__ = [
+    "check_pool",
+    "pool_excluded",
+    "popularity_negatives",
+    "popularity_weights",
+    "uniform_negatives",
+]
+
+Protocol: TypeAlias = Literal["clean", "legacy"]
+
+_32 = np.uint64(32)
+_LOW = np.uint64(0xFFFFFFFF)
+
+
+def pool_excluded(rows: Split | Shard, protocol: Protocol) -> Ragged:
+    """The items that are never drawn as a negative of each user.
+
+    Args:
+        rows: A split or a shard.
+        protocol: ``clean``: the train items, so a held-out item can be drawn. ``legacy``: the
+            held-out items too, which tells the model where they are; for published rows only.
+
+    Returns:
+        One row per user (row), sorted.
+    """
+    if protocol == "clean":
+        return rows.train
+    parts = (rows.train, rows.valid, rows.test)
+    owners = np.concatenate([part.owners() for part in parts])
+    values = np.concatenate([part.values for part in parts])
+    lengths = rows.train.lengths + rows.valid.lengths + rows.test.lengths
+    return Ragged(offsets_of(lengths), values[np.lexsort((values, owners))])
+
+
+def check_pool(split: Split, protocol: Protocol) -> None:
+    """See that every user has an item left that can be its negative.
+
+    Raises:
+        DataError: Naming the user and the ways out.
+    """
+    held = split.train.lengths
+    if protocol == "legacy":
+        held = held + split.valid.lengths + split.test.lengths
+    full = np.flatnonzero(held >= split.n_items)
+    if len(full):
+        raise DataError(
+            f"{split.name}: user '{split.user_ids[int(full[0])]}' has all {split.n_items} items, "
+            "so no negative can be drawn for it; remove the user, or keep more items with "
+            "data.threshold or data.k_core"
+        )
+
+
+def uniform_negatives(
+    bits: NDArray[np.uint32], users: IntArray, excluded: Ragged, n_items: int
+) -> IntArray:
+    """Items drawn uniformly from those that are not excluded.
+
+    Args:
+        bits: uint32 [n], random.
+        users: int64 [n], the row of ``excluded`` that each draw is for.
+        excluded: one row per user, sorted and unique.
+        n_items: size of the catalogue.
+
+    Returns:
+        int64 [n]. With ``r = bits * pool >> 32``, the r-th (from 0) item that is not excluded.
+
+    Raises:
+        DataError: If all items of a user are excluded.
+    """
+    pool = n_items - excluded.lengths
+    _check_rows_with_pool(pool, users)
+    rank = (bits.astype(np.uint64) * pool[users].astype(np.uint64)) >> _32
+    return _skip(rank.astype(np.int64), users, excluded, n_items)
+
+
+def popularity_weights(train: Ragged, n_items: int) -> IntArray:
+    """int64 [n_items]: how many users have each item in train, plus 1."""
+    return np.bincount(train.values, minlength=n_items).astype(np.int64) + 1
+
+
+def popularity_negatives(
+    bits: NDArray[np.uint64], users: IntArray, excluded: Ragged, weights: IntArray
+) -> IntArray:
+    """Items drawn in proportion to whole-number weights from those that are not excluded.
+
+    Args:
+        bits: uint64 [n], random.
+        users: int64 [n], the row of ``excluded`` that each draw is for.
+        excluded: one row per user, sorted and unique.
+        weights: int64 [n_items], from 0, with a sum below 2**32.
+
+    Returns:
+        int64 [n]. With ``r = bits * mass >> 64``, where mass is the weight that is not excluded,
+        the item in which the r-th unit of that mass lies.
+
+    Raises:
+        DataError: If the weights are out of range, or all that have one are excluded for a user.
+    """
+    ends = np.cumsum(weights, dtype=np.int64)
+    total = int(ends[-1])
+    if total >= 2**32 or (weights < 0).any():
+        raise DataError("popularity weights: expected numbers from 0 with a sum below 2**32")
+    skipped = np.concatenate([[0], np.cumsum(weights[excluded.values], dtype=np.int64)])
+    before = skipped[excluded.offsets]
+    mass = total - np.diff(before)
+    _check_rows_with_pool(mass, users)
+    unit = _high_product(bits, mass[users].astype(np.uint64)).astype(np.int64)
+    # The mass of the pool that lies before each excluded item, which never falls within a row.
+    owners = excluded.owners()
+    ahead = (ends - weights)[excluded.values] - (skipped[:-1] - before[owners])
+    keys = owners * (total + 1) + ahead
+    at = np.searchsorted(keys, users * (total + 1) + unit, side="right")
+    unit += skipped[at] - before[users]
+    return np.searchsorted(ends, unit, side="right").astype(np.int64)
+
+
+def _skip(rank: IntArray, users: IntArray, excluded: Ragged, n_items: int) -> IntArray:
+    """The item of each rank among those not excluded.
+
+    The k-th excluded item of a row has ``excluded[k] - k`` allowed items before it, which never
+    falls within a row; shifted by the row, all rows together are one sorted array.
+    """
+    owners = excluded.owners()
+    within = np.arange(len(owners), dtype=np.int64) - excluded.offsets[:-1][owners]
+    keys = owners * (n_items + 1) + excluded.values - within
+    at = np.searchsorted(keys, users * (n_items + 1) + rank, side="right")
+    return rank + at - excluded.offsets[:-1][users]
+
+
+def _high_product(bits: NDArray[np.uint64], mass: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """``bits * mass >> 64`` without 128-bit numbers, for a mass below 2**32."""
+    low = ((bits & _LOW) * mass) >> _32
+    product: NDArray[Any] = ((bits >> _32) * mass + low) >> _32
+    return product
+
+
+def _check_rows_with_pool(pool: IntArray, users: IntArray) -> None:
+    empty = users[pool[users] <= 0]
+    if len(empty):
+        raise DataError(
+            f"user row {int(empty[0])}: all items are excluded, so no negative can be drawn"
+        )

@@ -1,0 +1,201 @@
+"""From a data set to a split on disk, which workers map into memory.
+
+``load`` → filters → held-out parts → clients → leakage check → arrays in the cache, under a hash
+of all that they depend on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrec.data.base import DataSet
+from fedrec.data.cache import cache_folder, publish, scratch
+from fedrec.data.filters import filter_interactions, select
+from fedrec.data.leakage import check_split
+from fedrec.data.negatives import check_pool
+from fedrec.data.partition import assign_clients
+from fedrec.data.split import DROPPED, TEST, TRAIN, VALID, hold_out
+from fedrec.errors import DataError
+from fedrec.types import FloatArray, IntArray, Interactions, Ragged, Split, offsets_of
+
+if TYPE_CHECKING:
+    from fedrec.config import Clients
+
+__all__ = ["open_split", "prepare", "save_split", "split_of"]
+
+FORMAT = 1
+META = "meta.json"
+RAGGED = ("train", "valid", "test", "clients")
+
+
+def prepare(data: DataSet, clients: Clients) -> Path:
+    """Make the split of an experiment, or find it where it was made before.
+
+    Args:
+        data: The data set with its filters and its split.
+        clients: Who holds which users.
+
+    Returns:
+        A folder for `open_split`. A damaged one is made anew, and two processes that make the
+        same at once do not disturb each other.
+
+    Raises:
+        DataError: If the data is missing, damaged, or cannot be used as configured.
+        ConfigError: If it does not allow the clients.
+        MissingExtra: If an optional part is needed and not installed.
+    """
+    target = cache_folder() / "prepared" / _key(data, clients)
+    if _intact(target):
+        check_pool(open_split(target), data.protocol)
+        return target
+    split = split_of(data, clients)
+    with scratch(target) as folder:
+        save_split(split, folder)
+        return publish(folder, target, _intact)
+
+
+def split_of(data: DataSet, clients: Clients) -> Split:
+    """The split of an experiment, in memory, checked for leakage.
+
+    Args:
+        data: The data set with its filters and its split.
+        clients: Who holds which users.
+
+    Raises:
+        DataError: As `prepare`.
+        ConfigError: As `prepare`.
+        MissingExtra: As `prepare`.
+    """
+    kept = filter_interactions(data.load(), data)
+    parts = hold_out(kept, data.split, data.short_users)
+    kept, parts = select(kept, parts != DROPPED), parts[parts != DROPPED]
+    order = np.lexsort((kept.items, kept.users))
+    train_rows = order[parts[order] == TRAIN]
+    train, times = _part(kept, order[parts[order] == TRAIN])
+    valid, valid_times = _part(kept, order[parts[order] == VALID])
+    test, test_times = _part(kept, order[parts[order] == TEST])
+    split = Split(
+        n_items=len(kept.item_ids),
+        train=train,
+        valid=valid,
+        test=test,
+        clients=assign_clients(kept, train, clients),
+        timestamps=times,
+        ratings=None if kept.ratings is None else kept.ratings[train_rows],
+        user_ids=kept.user_ids,
+        item_ids=kept.item_ids,
+        item_columns=kept.item_columns,
+        name=kept.name,
+    )
+    ordered = {"leave_one_out": "per_user", "temporal": "global"}.get(data.split.name)
+    check_split(
+        split,
+        valid_times=valid_times,
+        test_times=test_times,
+        order="none" if ordered is None or times is None else ordered,  # type: ignore[arg-type]
+    )
+    check_pool(split, data.protocol)
+    return split
+
+
+def save_split(split: Split, folder: Path) -> None:
+    """Write a split as ``.npy`` files without pickles, and what they are as ``meta.json``.
+
+    Args:
+        split: What is written.
+        folder: An empty folder.
+    """
+    arrays: dict[str, NDArray[Any]] = {}
+    for name in RAGGED:
+        rows: Ragged = getattr(split, name)
+        arrays |= {f"{name}.offsets": rows.offsets, f"{name}.values": rows.values}
+    for name in ("timestamps", "ratings", "user_ids", "item_ids"):
+        array = getattr(split, name)
+        if array is not None:
+            arrays[name] = array
+    arrays |= {f"item_columns.{name}": column for name, column in split.item_columns.items()}
+    files = {}
+    for number, (name, array) in enumerate(arrays.items()):
+        path = folder / f"{number:02d}.npy"
+        np.save(path, array.astype(np.str_) if array.dtype == object else array, allow_pickle=False)
+        files[name] = {"file": path.name, "bytes": path.stat().st_size, "sha256": _sha256(path)}
+    meta = {"format": FORMAT, "name": split.name, "n_items": split.n_items, "arrays": files}
+    (folder / META).write_text(json.dumps(meta, indent=1), encoding="utf-8")
+
+
+def open_split(path: Path) -> Split:
+    """A prepared split; its arrays stay on disk and are mapped read-only.
+
+    Args:
+        path: The folder that `prepare` returned.
+
+    Raises:
+        DataError: If it is not there, or not one.
+    """
+    try:
+        meta = json.loads((path / META).read_text(encoding="utf-8"))
+        if meta["format"] != FORMAT:
+            raise ValueError(f"format {meta['format']}, expected {FORMAT}")
+        arrays = {
+            name: np.asarray(np.load(path / entry["file"], mmap_mode="r", allow_pickle=False))
+            for name, entry in meta["arrays"].items()
+        }
+        rows = {
+            name: Ragged(arrays[f"{name}.offsets"], arrays[f"{name}.values"]) for name in RAGGED
+        }
+        prefix = "item_columns."
+        return Split(
+            n_items=int(meta["n_items"]),
+            **rows,
+            timestamps=arrays.get("timestamps"),
+            ratings=arrays.get("ratings"),
+            user_ids=arrays["user_ids"],
+            item_ids=arrays["item_ids"],
+            item_columns={
+                name.removeprefix(prefix): array
+                for name, array in arrays.items()
+                if name.startswith(prefix)
+            },
+            name=str(meta["name"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: not a prepared split ({error}); remove it and run again"
+        ) from error
+
+
+def _part(data: Interactions, rows: IntArray) -> tuple[Ragged, FloatArray | None]:
+    """One row per user of the items of some interactions, which are sorted, and their times."""
+    lengths = np.bincount(data.users[rows], minlength=len(data.user_ids))
+    times = None if data.timestamps is None else data.timestamps[rows]
+    return Ragged(offsets_of(lengths), data.items[rows]), times
+
+
+def _key(data: DataSet, clients: Clients) -> str:
+    kind = f"{type(data).__module__}:{type(data).__qualname__}"
+    section = data.model_dump(mode="json", exclude={"protocol"})
+    parts = [FORMAT, kind, section, data.fingerprint(), clients.model_dump(mode="json")]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _intact(folder: Path) -> bool:
+    try:
+        meta = json.loads((folder / META).read_text(encoding="utf-8"))
+        return bool(meta["format"] == FORMAT) and all(
+            (folder / entry["file"]).stat().st_size == entry["bytes"]
+            and _sha256(folder / entry["file"]) == entry["sha256"]
+            for entry in meta["arrays"].values()
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedrec.data import Synthetic, fetch
+from fedrec.errors import DataError
+
+IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One torch thread, and a cache folder of the session's own, also for started processes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDREC_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of real data sets that FEDREC_DATA names."""
+    given = os.environ.get("FEDREC_DATA")
+    if not given or not Path(given).is_dir():
+        pytest.skip("needs real data: set FEDREC_DATA to a folder of data sets")
+    return Path(given).resolve()
+
+
+@pytest.fixture(scope="session")
+def ml100k(machine: None) -> Path:
+    """The folder of MovieLens-100K, fetched if need be; in CI never skipped."""
+    said: list[str] = []
+    try:
+        return fetch.get("ml-100k", say=said.append)
+    except DataError as error:
+        if IN_CI:
+            pytest.fail(f"MovieLens-100K is needed in CI: {error}")
+        pytest.skip(f"MovieLens-100K cannot be fetched: {error}")
+
+
+@pytest.fixture(scope="session")
+def small() -> Synthetic:
+    """60 users in 3 taste groups, 80 items: trains in a moment, and a model can learn it."""
+    return Synthetic(users=60, items=80, taste_groups=3, rank=3, interactions_per_user=15.0)
