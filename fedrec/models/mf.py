@@ -1,0 +1,48 @@
+"""Federated matrix factorisation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+
+from fedrec.models.base import Model, Pairs, Tensors
+from fedrec.training.stable import padded_mm, row_dot
+from fedrec.types import ParamSpec
+
+__all__ = ["MatrixFactorization"]
+
+
+class MatrixFactorization(Model):
+    r"""Score :math:`s_{ui} = p_u \cdot e_i`; the user vector never leaves its client.
+
+    Args:
+        embedding_dim: d, length of the vectors.
+        init_std: standard deviation of their normal initial values.
+
+    Reference: koren2009matrix.
+    """
+
+    reference: ClassVar[str] = "koren2009matrix"
+    batching = "csr"
+
+    embedding_dim: int = Field(64, ge=1)
+    init_std: float = Field(0.01, ge=0)
+
+    def params(self) -> Mapping[str, ParamSpec]:
+        """``item`` [d] per item, global; ``user`` [d] per user, local."""
+        shape = (self.embedding_dim,)
+        return {
+            "item": ParamSpec("item_rows", shape, init_std=self.init_std),
+            "user": ParamSpec("local", shape, per="user", init_std=self.init_std),
+        }
+
+    def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
+        """float [q]."""
+        return row_dot(params["user"], params["item"])
+
+    def score_catalogue(self, users: Tensors, table: Tensors) -> torch.Tensor:
+        """float [b, n_items]."""
+        return padded_mm(users["user"], table["item"].T)

@@ -1,0 +1,1 @@
+"""Local training: one client, or many in one computation."""
