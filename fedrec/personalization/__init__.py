@@ -1,0 +1,14 @@
+"""How a client's view of the items differs from everybody's. One file each."""
+
+from collections.abc import Mapping
+
+from fedrec.personalization.base import Personalization
+from fedrec.personalization.none import NoPersonalization
+from fedrec.personalization.plgc import PLGC
+
+__all__ = ["PERSONALIZATIONS", "PLGC", "NoPersonalization", "Personalization"]
+
+PERSONALIZATIONS: Mapping[str, type[Personalization]] = {
+    "none": NoPersonalization,
+    "plgc": PLGC,
+}

@@ -1,0 +1,169 @@
+"""What a personalization declares: how a client's own item vectors or scores differ from all's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeAlias
+
+import torch
+
+from fedrec.plugins import Plugin
+from fedrec.types import IntArray, ParamSpec, Ragged, Shard
+
+if TYPE_CHECKING:
+    from fedrec.models.base import Tensors
+    from fedrec.training.batch import Touched
+
+__all__ = ["Anchor", "Forward", "Personalization", "Ranking", "View"]
+
+
+View: TypeAlias = Literal["mixed", "global", "local"]
+"""A user's score: the method's own, with the global branch alone, with the local branch alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """The frozen global table of a round, and whom it is looked at for.
+
+    Args:
+        table: float [n_items, d], the frozen global item table.
+        directions: what `Personalization.directions` made of it.
+        history: one row per user row: the train items that a kernel may look at.
+        positives: one row per client row: the union of its users' train items, sorted.
+        clients: int64 [u], the client row of each user row.
+    """
+
+    table: torch.Tensor
+    directions: torch.Tensor | None
+    history: Ragged
+    positives: Ragged
+    clients: IntArray
+
+
+class Forward(Protocol):
+    """The model at the current parameters, as a function of the item vectors of the pairs."""
+
+    def score(self, rows: torch.Tensor) -> torch.Tensor:
+        """float [q, d] -> float [q]: the score of each pair."""
+        ...
+
+    def features(self, rows: torch.Tensor) -> torch.Tensor:
+        """float [q, d] -> float [q, h]: the input of the model's last linear layer."""
+        ...
+
+
+class Ranking(Protocol):
+    """The model at evaluation, for a block of users."""
+
+    @property
+    def users(self) -> IntArray:
+        """int64 [b], the user rows of the block."""
+        ...
+
+    def catalogue(self) -> torch.Tensor:
+        """float [b, n_items]: scores with the global table."""
+        ...
+
+    def pairs(self, block_users: IntArray, items: IntArray, rows: torch.Tensor) -> torch.Tensor:
+        """float [q]: scores of (row of the block, item) with other item vectors, float [q, d]."""
+        ...
+
+
+class Personalization(Plugin):
+    """Base of all personalizations; by itself it changes nothing.
+
+    It never knows the strategy. ``work`` is the working copy of the touched rows (trained and
+    uploaded), ``frozen`` the same rows of the global table as the round began: a view, no gradient.
+    """
+
+    views: ClassVar[tuple[View, ...]] = ("mixed",)
+
+    def state(self, dim: int) -> Mapping[str, ParamSpec]:
+        """The local parameters it adds, none by default.
+
+        Args:
+            dim: width of the item table.
+        """
+        return {}
+
+    @property
+    def extra_rows(self) -> int:
+        """Random rows per user and epoch that it wants among the touched ones."""
+        return 0
+
+    def directions(self, table: torch.Tensor) -> torch.Tensor | None:
+        """What it needs of the whole frozen table, float [n_items, d]; once per message."""
+        return None
+
+    def history(self, shard: Shard, seed: int) -> Ragged:
+        """The train items of each user that `Anchor.history` holds; all by default."""
+        return shard.train
+
+    def prepare(self, anchor: Anchor, touched: Touched) -> Tensors:
+        """Prepare what depends on the frozen table and the touched pairs; once an epoch."""
+        return {}
+
+    def rows(
+        self,
+        work: torch.Tensor,
+        frozen: torch.Tensor,
+        local: Tensors,
+        touched: Touched,
+    ) -> torch.Tensor:
+        """The item vectors that the model sees.
+
+        Args:
+            work: float [t, d], with gradient.
+            frozen: float [t, d].
+            local: the local parameters of the personalization (``per: user`` float [u, ...],
+                ``per: row`` spread over the slots, float [t, ...], 0 where the slot is no
+                positive).
+            touched: the pairs.
+
+        Returns:
+            float [q, d].
+        """
+        return work[touched.slots]
+
+    def score(
+        self, base: torch.Tensor, local: Tensors, touched: Touched, prepared: Tensors
+    ) -> torch.Tensor:
+        """The score that is trained, float [q], from the model's own."""
+        return base
+
+    def loss(
+        self, work: torch.Tensor, frozen: torch.Tensor, local: Tensors, touched: Touched
+    ) -> torch.Tensor | None:
+        """A term added to the loss, summed over the users that are touched; None for none."""
+        return None
+
+    def after_epoch(
+        self,
+        work: torch.Tensor,
+        frozen: torch.Tensor,
+        local: Tensors,
+        touched: Touched,
+        prepared: Tensors,
+        forward: Forward,
+    ) -> Tensors:
+        """New values of local parameters after a local epoch; no gradient."""
+        return {}
+
+    def after_round(self, change: torch.Tensor, local: Tensors) -> Tensors:
+        """New values of ``per: row`` parameters from the round's change, float [t, d]."""
+        return {}
+
+    def rank(self, anchor: Anchor, local: Tensors, ranking: Ranking) -> dict[View, torch.Tensor]:
+        """The scores of a block of users for the catalogue.
+
+        Args:
+            anchor: of the fresh global table.
+            local: ``per: user`` values of the block, float [b, ...]; ``per: row`` ones of all
+                clients, float [n_positives, ...], as ``anchor.positives`` lays them out.
+            ranking: the model for these users.
+
+        Returns:
+            Per view, float [b, n_items]; ``mixed`` is the method's own.
+        """
+        return {"mixed": ranking.catalogue()}

@@ -1,0 +1,11 @@
+"""No personalization beyond the model's own local parameters."""
+
+from __future__ import annotations
+
+from fedrec.personalization.base import Personalization
+
+__all__ = ["NoPersonalization"]
+
+
+class NoPersonalization(Personalization):
+    """All clients score with the same global item table."""

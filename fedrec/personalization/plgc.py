@@ -1,0 +1,287 @@
+"""PLGC: a frozen global item table beside a local one, balanced by the tangent kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from fedrec.personalization import balance
+from fedrec.personalization.base import Anchor, Forward, Personalization, Ranking, View
+from fedrec.personalization.decorrelation import cross_view, single_view
+from fedrec.seeds import Purpose, bits
+from fedrec.training.stable import sigmoid
+from fedrec.types import ParamSpec, Ragged, Shard
+
+if TYPE_CHECKING:
+    from fedrec.models.base import Tensors
+    from fedrec.training.batch import Touched
+
+__all__ = ["PLGC"]
+
+
+class PLGC(Personalization):
+    r"""Mixes a local branch into the model, with a weight :math:`\lambda_u` for each user.
+
+    ``local: table`` keeps a durable residual :math:`\Delta_u` on the client's positive rows,
+    :math:`E_u = W + \Delta_u`; the model sees
+    :math:`\tilde E = \lambda E_u + (1 - \lambda)\,\mathrm{sg}(E_g)`.
+
+    ``local: kernel`` lets the local branch move in the span of a kernel of the frozen table, so
+    that it says something about items the user has not touched:
+
+    .. math:: l_{ui} = n^{-1/2} \sum_{j \in I_u, j \ne i} \max(0, z_i \cdot z_j)^\beta, \quad
+              s_{ui} = p_u \cdot e_i + \lambda_u \tau\, l_{ui}
+
+    The paper leaves both open beyond its abstract; these are our definitions.
+
+    Args:
+        local: ``kernel`` or ``table``.
+        mode: kernel form: train through the mixed score (``joint``) or the model's own
+            (``decoupled``: the global trajectory is then that of the base method, bit for bit).
+        balance: how :math:`\lambda_u` is set: ``alignment``, ``residual`` or ``trace`` of the
+            tangent kernels, or ``fixed``.
+        value: :math:`\lambda` of ``fixed``.
+        initial: :math:`\lambda` before the first local epoch, of the others.
+        ema: weight of the old :math:`\lambda` when the new one comes in after a local epoch.
+        per: ``user``, or ``row``: :math:`\lambda_{ui} = 0` for rows the client has not touched
+            (when ranking: that are not its positives; negatives are not kept).
+        tau: kernel form: scale of the local branch.
+        beta: kernel form: exponent of the similarity.
+        centre: kernel form: subtract the mean row before rows are normalised.
+        history_cap: kernel form: at most this many positives of a user make up its kernel
+            (chosen by hash); None: all.
+        persistence: table form: share of :math:`\Delta_u` that survives a round.
+        decorrelation: weight of the decorrelation loss.
+        view: ``cross`` (client's view against the frozen rows), ``single`` (the working copy
+            alone), or ``auto``: cross for the table form, single for the kernel form.
+        gamma: cross view: weight of pairs of different dimensions.
+        extra: random rows per user that join the touched ones.
+
+    Reference: plgc2025; balance: jiang2024lgmix; decorrelation: zbontar2021barlow,
+    shi2023feddecorr.
+    """
+
+    reference: ClassVar[str] = "plgc2025"
+    views: ClassVar[tuple[View, ...]] = ("mixed", "global", "local")
+
+    local: Literal["kernel", "table"] = "kernel"
+    mode: Literal["joint", "decoupled"] = "joint"
+    balance: Literal["alignment", "residual", "trace", "fixed"] = "alignment"
+    value: float = Field(1.0, ge=0, le=1)
+    initial: float = Field(0.5, ge=0, le=1)
+    ema: float = Field(0.9, ge=0, lt=1)
+    per: Literal["user", "row"] = "user"
+    tau: float = Field(1.0, ge=0)
+    beta: float = Field(2.0, gt=0)
+    centre: bool = True
+    history_cap: int | None = Field(None, ge=1)
+    persistence: float = Field(0.9, ge=0, le=1)
+    decorrelation: float = Field(0.0, ge=0)
+    view: Literal["auto", "cross", "single"] = "auto"
+    gamma: float = Field(0.005, ge=0)
+    extra: int = Field(0, ge=0)
+
+    @property
+    def extra_rows(self) -> int:
+        """Random rows per user and epoch that join the touched ones."""
+        return self.extra
+
+    def state(self, dim: int) -> Mapping[str, ParamSpec]:
+        """``lambda`` per user; ``residual`` [d] per positive row for the table form."""
+        start = self.value if self.balance == "fixed" else self.initial
+        state = {"lambda": ParamSpec("local", (), per="user", init_value=start, trainable=False)}
+        if self.local == "table":
+            state["residual"] = ParamSpec("local", (dim,), per="row", trainable=False)
+        return state
+
+    def directions(self, table: torch.Tensor) -> torch.Tensor | None:
+        """float [n_items, d]: the rows, centred and of length 1; None for the table form."""
+        if self.local == "table":
+            return None
+        centred = table - table.mean(0) if self.centre else table
+        length = centred.square().sum(-1, keepdim=True).sqrt()
+        return torch.where(length > 0, centred / length, torch.zeros_like(centred))
+
+    def history(self, shard: Shard, seed: int) -> Ragged:
+        """The positives of each user that make up its kernel."""
+        if self.history_cap is None or not (shard.train.lengths > self.history_cap).any():
+            return shard.train
+        owner = shard.train.owners()
+        items = shard.train.values
+        keys = bits(seed, Purpose.HISTORY, 0, shard.user_ids[owner], items)
+        order = np.lexsort((keys, owner))
+        place = np.empty(len(owner), np.int64)
+        place[order] = np.arange(len(owner)) - shard.train.offsets[:-1][owner[order]]
+        kept = place < self.history_cap
+        lengths = np.minimum(shard.train.lengths, self.history_cap)
+        return Ragged(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), items[kept])
+
+    def prepare(self, anchor: Anchor, touched: Touched) -> Tensors:
+        """Kernel form: ``kernel`` [q], the local branch; ``kappa``, the features, flat."""
+        if self.local == "table" or anchor.directions is None:
+            return {}
+        branch = anchor.table.new_zeros(len(touched.items))
+        kappas = []
+        for user, (start, stop) in _users(touched):
+            items = touched.items[start:stop]
+            kappa = self._kappa(anchor.directions, items, anchor.history.row(user))
+            branch[start:stop] = kappa.sum(1)
+            kappas.append(kappa.reshape(-1))
+        flat = torch.cat(kappas) if kappas else branch.new_zeros(0)
+        width = torch.from_numpy(anchor.history.lengths)
+        return {"kernel": branch, "kappa": flat, "kappa_width": width}
+
+    def _kappa(self, z: torch.Tensor, items: torch.Tensor, own: np.ndarray) -> torch.Tensor:
+        """float [s, n]: n**-1/2 * max(0, cosine)**beta, 0 between an item and itself."""
+        history = torch.from_numpy(np.ascontiguousarray(own))
+        cosine = (z[items] @ z[history].T).clamp_min_(0.0)
+        kappa = cosine.square_() if self.beta == 2 else cosine.pow_(self.beta)
+        same = torch.searchsorted(items, history) if len(items) else history
+        found = same < len(items)
+        found &= items[same.clamp_max(max(len(items) - 1, 0))] == history
+        columns = torch.nonzero(found).squeeze(1)
+        kappa[same[columns], columns] = 0.0
+        scaled: torch.Tensor = kappa / max(len(own), 1) ** 0.5
+        return scaled
+
+    def rows(
+        self, work: torch.Tensor, frozen: torch.Tensor, local: Tensors, touched: Touched
+    ) -> torch.Tensor:
+        """float [q, d]: the working copy (kernel form), or the mix of both tables (table form)."""
+        if self.local == "kernel":
+            return work[touched.slots]
+        own = (work + local["residual"])[touched.slots]
+        share = local["lambda"][touched.users].unsqueeze(-1)
+        return share * own + (1 - share) * frozen[touched.slots]
+
+    def score(
+        self, base: torch.Tensor, local: Tensors, touched: Touched, prepared: Tensors
+    ) -> torch.Tensor:
+        """float [q]: with the local branch added, in the joint kernel form."""
+        if self.local == "table" or self.mode == "decoupled":
+            return base
+        share = local["lambda"][touched.users]
+        return base + share * (self.tau * prepared["kernel"][touched.index])
+
+    def loss(
+        self, work: torch.Tensor, frozen: torch.Tensor, local: Tensors, touched: Touched
+    ) -> torch.Tensor | None:
+        """The decorrelation of each user's touched rows, weighted and summed."""
+        if self.decorrelation == 0:
+            return None
+        cross = self.view == "cross" or (self.view == "auto" and self.local == "table")
+        lengths = np.diff(touched.offsets).tolist()
+        if not cross:
+            terms = [
+                single_view(rows.clone()) for rows in torch.split(work[touched.slots], lengths)
+            ]
+            return self.decorrelation * torch.stack(terms).sum()
+        mixed = torch.split(self.rows(work, frozen, local, touched), lengths)
+        fixed = torch.split(frozen[touched.slots], lengths)
+        terms = [
+            cross_view(rows.clone(), other.clone(), self.gamma)
+            for rows, other in zip(mixed, fixed, strict=True)
+        ]
+        return self.decorrelation * torch.stack(terms).sum()
+
+    def after_epoch(
+        self,
+        work: torch.Tensor,
+        frozen: torch.Tensor,
+        local: Tensors,
+        touched: Touched,
+        prepared: Tensors,
+        forward: Forward,
+    ) -> Tensors:
+        """The new weight of each user, smoothed."""
+        if self.balance == "fixed":
+            return {}
+        fixed = forward.features(frozen[touched.slots])
+        labels = touched.labels.to(work.dtype)
+        own = None
+        if self.local == "table":
+            own = forward.features((work + local["residual"])[touched.slots])
+        error = labels
+        if self.balance == "residual":
+            base = forward.score(self.rows(work, frozen, local, touched))
+            error = sigmoid(self.score(base, local, touched, prepared)) - labels
+        weight = local["lambda"].clone()
+        at = 0
+        for user, (start, stop) in _users(touched):
+            rows = stop - start
+            if own is None:
+                width = int(prepared["kappa_width"][user])
+                features = prepared["kappa"][at : at + rows * width].reshape(rows, width).clone()
+                at += rows * width
+            else:
+                features = own[start:stop].clone()
+            other = fixed[start:stop].clone()
+            if self.balance == "trace":
+                new = balance.trace(features, other)
+            elif self.balance == "residual":
+                new = balance.residual(features, other, error[start:stop].clone())
+            else:
+                new = balance.alignment(features, other, labels[start:stop].clone())
+            weight[user] = self.ema * weight[user] + (1 - self.ema) * new
+        return {"lambda": weight}
+
+    def after_round(self, change: torch.Tensor, local: Tensors) -> Tensors:
+        """Table form: the residual takes up the round's change, and fades."""
+        if self.local == "kernel":
+            return {}
+        return {"residual": self.persistence * (local["residual"] + change)}
+
+    def rank(self, anchor: Anchor, local: Tensors, ranking: Ranking) -> dict[View, torch.Tensor]:
+        """Scores with both branches (``mixed``), the global one and the local one alone."""
+        base = ranking.catalogue()
+        share = local["lambda"].unsqueeze(-1)
+        if self.local == "table":
+            return self._rank_table(anchor, local, ranking, base)
+        assert anchor.directions is not None
+        branch = torch.stack(
+            [
+                self._kappa(anchor.directions, torch.arange(len(anchor.table)), history).sum(1)
+                for history in (anchor.history.row(int(user)) for user in ranking.users)
+            ]
+        )
+        branch = self.tau * branch
+        if self.per == "row":
+            seen = torch.zeros_like(branch)
+            block, items, _ = _positive_pairs(anchor, ranking.users)
+            seen[torch.from_numpy(block), torch.from_numpy(items)] = 1.0
+            share = share * seen
+        return {"mixed": base + share * branch, "global": base, "local": branch}
+
+    def _rank_table(
+        self, anchor: Anchor, local: Tensors, ranking: Ranking, base: torch.Tensor
+    ) -> dict[View, torch.Tensor]:
+        block, items, at = _positive_pairs(anchor, ranking.users)
+        rows = anchor.table[torch.from_numpy(items)]
+        moved = rows + local["residual"][torch.from_numpy(at)]
+        share = local["lambda"][torch.from_numpy(block)].unsqueeze(-1)
+        where = (torch.from_numpy(block), torch.from_numpy(items))
+        mixed, own = base.clone(), base.clone()
+        own[where] = ranking.pairs(block, items, moved)
+        mixed[where] = ranking.pairs(block, items, share * moved + (1 - share) * rows)
+        return {"mixed": mixed, "global": base, "local": own}
+
+
+def _users(touched: Touched) -> Iterator[tuple[int, tuple[int, int]]]:
+    """The users that have pairs, with where their pairs begin and end."""
+    bounds = touched.offsets.tolist()
+    for user, (start, stop) in enumerate(pairwise(bounds)):
+        if stop > start:
+            yield user, (start, stop)
+
+
+def _positive_pairs(anchor: Anchor, users: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The positives of the clients of a block of users: row of the block, item, positive row."""
+    clients = anchor.clients[users]
+    block = np.repeat(np.arange(len(users)), anchor.positives.lengths[clients])
+    at = anchor.positives.positions(clients)
+    return block, anchor.positives.values[at], at

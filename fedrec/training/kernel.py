@@ -1,0 +1,261 @@
+"""Local training of many clients in one computation, or of one; the same code and the same bits.
+
+Clients share no trainable value: each has its own slots of the working copy, its own rows of the
+local parameters, its own copy of the dense ones. So the gradient of the summed loss is each
+client's own gradient, and plain SGD on the touched rows is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from fedrec.models.base import Pairs
+from fedrec.personalization.base import Anchor
+from fedrec.training.batch import Epoch, Touched, Work
+from fedrec.training.method import Method
+from fedrec.training.optimizer import step as local_step
+from fedrec.training.stable import log_sigmoid, segment_sum
+
+__all__ = ["Outcome", "train_chunk"]
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What training some clients gives.
+
+    Args:
+        tables: per item table, float [t, *shape]: the change of each slot.
+        dense: per dense global parameter, float [c, *shape]: the change.
+        local: all local parameters, after the round.
+        loss: float64 [c], the loss summed over the positives of the last local epoch.
+    """
+
+    tables: Mapping[str, Tensor]
+    dense: Mapping[str, Tensor]
+    local: Mapping[str, Tensor]
+    loss: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    tables: dict[str, Tensor]
+    dense: dict[str, Tensor]
+    local: dict[str, Tensor]
+
+
+def train_chunk(
+    method: Method,
+    work: Work,
+    anchor: Anchor,
+    params: Mapping[str, Tensor],
+    local: Mapping[str, Tensor],
+) -> Outcome:
+    """Train some clients for a round.
+
+    Args:
+        method: model, personalization, optimisers.
+        work: the draws and the touched rows.
+        anchor: the frozen table and the clients' positives.
+        params: the global parameters: tables float [n_items, *shape], dense float [*shape].
+        local: the local parameters: per user [u, ...], per client [c, ...], per positive row
+            [n_positives, ...].
+
+    Returns:
+        Changes of the global parameters and the new local ones.
+    """
+    slot_items = torch.from_numpy(np.ascontiguousarray(work.slot_items))
+    n_clients = work.shard.n_clients
+    frozen = {name: params[name][slot_items] for name in method.tables()}
+    start = {name: params[name].expand(n_clients, *params[name].shape) for name in method.dense()}
+    by_row = {name for name, spec in method.locals().items() if spec.per == "row"}
+    own = _slots_of_positives(work, anchor)
+    state = _State(
+        dict(frozen),
+        {name: value.clone() for name, value in start.items()},
+        {n: _spread(v, own, len(slot_items)) if n in by_row else v for n, v in local.items()},
+    )
+    loss = torch.zeros(n_clients, dtype=torch.float64)
+    for epoch in work.epochs:
+        prepared = method.personalization.prepare(anchor, epoch.touched)
+        loss = torch.zeros_like(loss)
+        for number in range(epoch.steps):
+            state, part = _step(method, work, epoch, number, frozen, state, prepared)
+            loss = loss + part
+        forward = _Forward(method, state, epoch.touched)
+        state.local.update(
+            method.personalization.after_epoch(
+                state.tables["item"], frozen["item"], state.local, epoch.touched, prepared, forward
+            )
+        )
+    change = {name: state.tables[name] - frozen[name] for name in frozen}
+    state.local.update(method.personalization.after_round(change["item"], state.local))
+    return Outcome(
+        tables=change,
+        dense={name: state.dense[name] - start[name] for name in start},
+        local={n: state.local[n][own] if n in by_row else state.local[n] for n in local},
+        loss=loss,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Forward:
+    """The model at the current parameters (see `fedrec.personalization.base.Forward`)."""
+
+    method: Method
+    state: _State
+    touched: Touched
+
+    def _params(self, rows: Tensor) -> dict[str, Tensor]:
+        return _gathered(self.method, self.state, self.touched) | {"item": rows}
+
+    def score(self, rows: Tensor) -> Tensor:
+        pairs = Pairs(self.touched.users, self.touched.items)
+        return self.method.model.score(self._params(rows), pairs)
+
+    def features(self, rows: Tensor) -> Tensor:
+        pairs = Pairs(self.touched.users, self.touched.items)
+        return self.method.model.features(self._params(rows), pairs)
+
+
+def _gathered(method: Method, state: _State, touched: Touched) -> dict[str, Tensor]:
+    """Every parameter of the model but the item rows, as `Model` wants it."""
+    flat = method.model.batching == "csr"
+    specs = method.model.params()
+    params = {n: t[touched.slots] for n, t in state.tables.items() if n != "item"}
+    for name, value in state.dense.items():
+        params[name] = value[touched.clients] if flat else value[0]
+    for name, spec in specs.items():
+        if spec.role == "local":
+            value = state.local[name]
+            if spec.per == "user":
+                params[name] = value[touched.users]
+            else:
+                params[name] = value[touched.clients] if flat else value[0]
+    return params
+
+
+def _step(
+    method: Method,
+    work: Work,
+    epoch: Epoch,
+    number: int,
+    frozen: Mapping[str, Tensor],
+    state: _State,
+    prepared: Mapping[str, Tensor],
+) -> tuple[_State, Tensor]:
+    """One SGD step of every client that has a step of this number."""
+    shard, train = work.shard, method.train
+    chosen = np.flatnonzero(epoch.step == number)
+    touched, positive, negative = _of_step(epoch, chosen, shard.n_users)
+    trainable = [n for n, s in method.specs().items() if s.role == "local" and s.trainable]
+    leaves = _State(
+        {name: value.detach().requires_grad_() for name, value in state.tables.items()},
+        {name: value.detach().requires_grad_() for name, value in state.dense.items()},
+        {
+            name: value.detach().requires_grad_(name in trainable)
+            for name, value in state.local.items()
+        },
+    )
+    personalization = method.personalization
+    rows = personalization.rows(leaves.tables["item"], frozen["item"], leaves.local, touched)
+    base = _Forward(method, leaves, touched).score(rows)
+    score = personalization.score(base, leaves.local, touched, prepared)
+
+    per_positive = _LOSSES[train.loss](score[positive], score[negative])
+    client = torch.from_numpy(epoch.client[chosen])
+    user = torch.from_numpy(epoch.user[chosen])
+    weights = _reduction(train.reduction, train.loss, client, negative.shape[1], shard.n_clients)
+    total = (per_positive * weights.to(per_positive.dtype)).sum()
+    if train.weight_decay > 0:
+        for name in trainable:
+            owner = user if method.specs()[name].per == "user" else client
+            scale = _decay_scale(owner, weights, len(leaves.local[name]))
+            squared = leaves.local[name].square().flatten(1).sum(-1)
+            total = total + 0.5 * train.weight_decay * (scale.to(squared.dtype) * squared).sum()
+    extra = personalization.loss(leaves.tables["item"], frozen["item"], leaves.local, touched)
+    if extra is not None:
+        total = total + extra
+
+    wanted = {("table", n): v for n, v in leaves.tables.items()}
+    wanted |= {("dense", n): v for n, v in leaves.dense.items()}
+    wanted |= {("local", n): leaves.local[n] for n in trainable}
+    found = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
+    gradients = {
+        key: torch.zeros_like(value) if grad is None else grad
+        for (key, value), grad in zip(wanted.items(), found, strict=True)
+    }
+    after = _State(
+        {n: state.tables[n] - train.item_lr * gradients["table", n] for n in state.tables},
+        {n: state.dense[n] - train.item_lr * gradients["dense", n] for n in state.dense},
+        dict(state.local),
+    )
+    for name in trainable:
+        owner = user if method.specs()[name].per == "user" else client
+        present = torch.zeros(len(state.local[name]), dtype=torch.bool)
+        present[owner] = True
+        after.local.update(
+            local_step(train.local_optimizer, name, state.local, gradients["local", name], present)
+        )
+    loss = segment_sum(per_positive.detach().double(), client, shard.n_clients)
+    return after, loss
+
+
+def _of_step(epoch: Epoch, chosen: np.ndarray, n_users: int) -> tuple[Touched, Tensor, Tensor]:
+    positive, negative = epoch.positive[chosen], epoch.negative[chosen]
+    if epoch.steps <= 1:
+        return epoch.touched, torch.from_numpy(positive), torch.from_numpy(negative)
+    pairs = np.unique(np.concatenate([positive, negative.ravel()]))
+    return (
+        epoch.touched.select(pairs, n_users),
+        torch.from_numpy(np.searchsorted(pairs, positive)),
+        torch.from_numpy(np.searchsorted(pairs, negative)),
+    )
+
+
+def _bce(positive: Tensor, negative: Tensor) -> Tensor:
+    """Binary cross-entropy of a positive and its negatives: [p], [p, k] -> [p]."""
+    return -log_sigmoid(positive) - log_sigmoid(-negative).sum(-1)
+
+
+def _bpr(positive: Tensor, negative: Tensor) -> Tensor:
+    """Bayesian personalised ranking: [p], [p, k] -> [p]; rendle2009bpr."""
+    return -log_sigmoid(positive.unsqueeze(-1) - negative).sum(-1)
+
+
+_LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"bce": _bce, "bpr": _bpr}
+
+
+def _reduction(reduction: str, loss: str, client: Tensor, k: int, n_clients: int) -> Tensor:
+    """float64 [p]: the weight of each positive's loss; a mean is over the client's own rows."""
+    if reduction == "sum":
+        return torch.ones(len(client), dtype=torch.float64)
+    rows = torch.bincount(client, minlength=n_clients) * (k + 1 if loss == "bce" else k)
+    return 1.0 / rows.double()[client]
+
+
+def _decay_scale(owner: Tensor, weights: Tensor, n: int) -> Tensor:
+    """float64 [n]: positives of each owner times the weight that each has in the loss."""
+    weight = torch.zeros(n, dtype=torch.float64)
+    weight[owner] = weights
+    return weight * torch.bincount(owner, minlength=n)
+
+
+def _slots_of_positives(work: Work, anchor: Anchor) -> Tensor:
+    """int64 [r]: the slot of each positive row of the clients."""
+    positives, n_items = anchor.positives, work.shard.n_items
+    slot_client = np.repeat(np.arange(work.shard.n_clients), np.diff(work.slot_offsets))
+    wanted = positives.owners() * n_items + positives.values
+    return torch.from_numpy(np.searchsorted(slot_client * n_items + work.slot_items, wanted))
+
+
+def _spread(value: Tensor, slots: Tensor, n_slots: int) -> Tensor:
+    """A ``per: row`` parameter over the slots, 0 where the slot is no positive."""
+    spread = value.new_zeros((n_slots, *value.shape[1:]))
+    spread[slots] = value
+    return spread

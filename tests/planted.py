@@ -1,0 +1,129 @@
+"""Small federations for tests: shards, methods and local state, made by hand or at random."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from fedrec.config import Train
+from fedrec.models.base import Model
+from fedrec.models.mf import MatrixFactorization
+from fedrec.personalization.base import Personalization
+from fedrec.personalization.none import NoPersonalization
+from fedrec.training.batch import positives_of_clients
+from fedrec.training.clients import train_clients
+from fedrec.training.method import Method, initial_local
+from fedrec.types import FloatArray, IntArray, Params, Ragged, Shard, UpdateBatch, offsets_of
+
+__all__ = ["federations", "initial_state", "method_of", "ragged", "shard_of", "split_state", "train"]
+
+
+def ragged(rows: Sequence[Sequence[int]]) -> Ragged:
+    """Rows as given, sorted within."""
+    lengths = np.array([len(row) for row in rows], np.int64)
+    values = np.array([item for row in rows for item in sorted(row)], np.int64)
+    return Ragged(offsets_of(lengths), values)
+
+
+def shard_of(
+    n_items: int,
+    train: Sequence[Sequence[int]],
+    users_of_clients: Sequence[int] | None = None,
+    first_user: int = 0,
+    valid: Sequence[Sequence[int]] | None = None,
+    test: Sequence[Sequence[int]] | None = None,
+) -> Shard:
+    """A shard: one user per client, or ``users_of_clients`` users in each."""
+    sizes = np.array(users_of_clients or [1] * len(train), np.int64)
+    nothing: list[list[int]] = [[] for _ in train]
+    return Shard(
+        n_items=n_items,
+        client_ids=np.arange(len(sizes), dtype=np.int64) + first_user,
+        client_offsets=offsets_of(sizes),
+        user_ids=np.arange(len(train), dtype=np.int64) + first_user,
+        train=ragged(train),
+        valid=ragged(valid or nothing),
+        test=ragged(test or nothing),
+    )
+
+
+def method_of(
+    train: Mapping[str, Any] | None = None,
+    personalization: Personalization | None = None,
+    model: Model | None = None,
+    dtype: str = "float32",
+    seed: int = 0,
+) -> Method:
+    """A method: matrix factorisation with d = 4 and values of order 1, unless told otherwise."""
+    return Method(
+        model or MatrixFactorization(embedding_dim=4, init_std=0.5),
+        personalization or NoPersonalization(),
+        Train.model_validate(dict(train or {})),
+        seed,
+        "clean",
+        dtype,
+    )
+
+
+def initial_state(method: Method, shard: Shard) -> tuple[Params, Params]:
+    """Global and local parameters before the first round."""
+    owners = {
+        "user": shard.user_ids,
+        "client": shard.client_ids,
+        "row": np.arange(len(positives_of_clients(shard).values), dtype=np.int64),
+    }
+    local = {
+        name: initial_local(method.seed, name, spec, owners[spec.per or "client"])
+        for name, spec in method.locals().items()
+    }
+    return method.initial_globals(shard.n_items), local
+
+
+def split_state(method: Method, shard: Shard, local: Params, clients: IntArray) -> Params:
+    """The local parameters of some clients."""
+    positives = positives_of_clients(shard)
+    users = Ragged(shard.client_offsets, np.arange(shard.n_users, dtype=np.int64)).take(clients)
+    at = {"user": users.values, "client": clients, "row": positives.positions(clients)}
+    return {name: local[name][at[spec.per or "client"]] for name, spec in method.locals().items()}
+
+
+def train(
+    method: Method, shard: Shard, rounds: int = 1, chunk: int = 64
+) -> tuple[Params, list[UpdateBatch], dict[str, FloatArray]]:
+    """Train with plain sums of updates as the server's step."""
+    params, local = initial_state(method, shard)
+    updates = []
+    current = dict(params)
+    state = dict(local)
+    for number in range(1, rounds + 1):
+        update, state = train_clients(method, shard, current, state, number, chunk)
+        updates.append(update)
+        for name, block in update.tables.items():
+            table = current[name].astype(np.float64)
+            np.add.at(table, block.ids, block.values)
+            current[name] = table.astype(np.float32)
+        for name, change in update.dense.items():
+            current[name] = (current[name] + change.sum(0)).astype(np.float32)
+    return current, updates, state
+
+
+@st.composite
+def federations(draw: st.DrawFn, several: bool = False) -> Shard:
+    """Random ragged clients: a few items, users of very unequal activity."""
+    n_items = draw(st.integers(6, 30))
+    n_users = draw(st.integers(1, 9))
+    rows = [
+        sorted(draw(st.sets(st.integers(0, n_items - 1), min_size=1, max_size=n_items - 2)))
+        for _ in range(n_users)
+    ]
+    sizes = [1] * n_users
+    if several:
+        cuts = sorted(draw(st.sets(st.integers(1, max(n_users - 1, 1)), max_size=n_users - 1)))
+        bounds = [0, *[c for c in cuts if c < n_users], n_users]
+        sizes = [b - a for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    shard = shard_of(n_items, rows, sizes)
+    return replace(shard, user_ids=shard.user_ids + draw(st.integers(0, 1000)))

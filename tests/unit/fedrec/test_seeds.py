@@ -1,0 +1,84 @@
+"""Philox has known answers, and a draw depends on nothing but where it is used."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from fedrec.seeds import Purpose, bits, normal, philox, uniform
+
+KNOWN = [
+    (
+        "00000000 00000000 00000000 00000000",
+        "00000000 00000000",
+        "6627e8d5 e169c58d bc57ac4c 9b00dbd8",
+    ),
+    (
+        "ffffffff ffffffff ffffffff ffffffff",
+        "ffffffff ffffffff",
+        "408f276d 41c83b0e a20bc7c6 6d5451fd",
+    ),
+    (
+        "243f6a88 85a308d3 13198a2e 03707344",
+        "a4093822 299f31d0",
+        "d16cfe09 94fdcceb 5001e420 24126ea1",
+    ),
+]
+"""Counter, key and result of Philox4x32-10 (salmon2011philox, Random123's ``kat_vectors``)."""
+
+
+def words(text: str) -> np.ndarray:
+    return np.array([int(word, 16) for word in text.split()], np.uint32)
+
+
+@pytest.mark.parametrize(("counter", "key", "result"), KNOWN)
+def test_philox_gives_the_known_answers(counter: str, key: str, result: str) -> None:
+    assert np.array_equal(philox(words(counter), words(key)), words(result))
+
+
+@given(
+    seed=st.integers(0, 2**63 - 1),
+    round=st.integers(0, 2**32 - 1),
+    start=st.integers(0, 2**40),
+    length=st.integers(1, 200),
+    at=st.integers(0, 199),
+)
+def test_a_draw_does_not_depend_on_its_company(
+    seed: int, round: int, start: int, length: int, at: int
+) -> None:
+    owners = np.arange(start, start + length, dtype=np.int64)
+    one = owners[[at % length]]
+    draw = np.full(1, 7, np.int64)
+    everyone = bits(seed, Purpose.NEGATIVES, round, owners, draw)
+    assert everyone[at % length] == bits(seed, Purpose.NEGATIVES, round, one, draw)[0]
+    values = normal(seed, Purpose.INIT_LOCAL, owners, (5,), salt=3)
+    assert np.array_equal(
+        values[at % length], normal(seed, Purpose.INIT_LOCAL, one, (5,), salt=3)[0]
+    )
+
+
+def test_every_coordinate_counts() -> None:
+    owner, draw = np.arange(3, dtype=np.int64), np.arange(3, dtype=np.int64)
+    base = bits(1, Purpose.COHORT, 1, owner, draw)
+    others = [
+        bits(2, Purpose.COHORT, 1, owner, draw),
+        bits(1 + 2**32, Purpose.COHORT, 1, owner, draw),
+        bits(1, Purpose.BATCHES, 1, owner, draw),
+        bits(1, Purpose.COHORT, 2, owner, draw),
+        bits(1, Purpose.COHORT, 1, owner + 2**32, draw),
+        bits(1, Purpose.COHORT, 1, owner, draw + 1),
+    ]
+    assert not any((base == other).any() for other in others)
+
+
+def test_distributions() -> None:
+    owners = np.arange(20_000, dtype=np.int64)
+    flat = uniform(5, Purpose.HISTORY, 0, owners, np.zeros(1, np.int64))
+    assert stats.kstest(flat, "uniform").pvalue > 0.001
+    values = normal(5, Purpose.INIT_GLOBAL, owners, (3,))
+    for column in values.T:
+        assert stats.kstest(column.astype(float), "norm").pvalue > 0.001
+    assert abs(np.corrcoef(values.T)[0, 1]) < 0.03
