@@ -1,0 +1,93 @@
+"""Federated Adam (Reddi et al., 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from fedrec.aggregation import Denominator, mean_update
+from fedrec.types import FloatArray, Params, Partial
+from strategies.base import State, Strategy
+
+__all__ = ["FedAdam", "FedAdamState"]
+
+
+@dataclass(frozen=True, slots=True)
+class FedAdamState:
+    """Moments of the server's optimiser, float64, named and shaped as the parameters.
+
+    Args:
+        first: mean of the changes.
+        second: mean of their squares.
+        rounds: rounds so far.
+    """
+
+    first: Mapping[str, FloatArray]
+    second: Mapping[str, FloatArray]
+    rounds: int = 0
+
+
+class FedAdam(Strategy):
+    r"""Adam on the server, fed with the clients' aggregated change.
+
+    .. math:: m \leftarrow \beta_1 m + (1 - \beta_1) \Delta, \quad
+              v \leftarrow \beta_2 v + (1 - \beta_2) \Delta^2, \quad
+              x \leftarrow x + \eta \, m / (\sqrt{v} + \tau)
+
+    The moments of all rows decay in every round, also of rows that nobody touched.
+
+    Args:
+        denominator: what :math:`\Delta` is divided by: ``rows``, ``cohort`` or ``sum``.
+        weighting: ``uniform``, or ``examples``: by number of train examples.
+        server_lr: :math:`\eta`.
+        beta1: :math:`\beta_1`.
+        beta2: :math:`\beta_2`.
+        tau: :math:`\tau`; larger is closer to plain averaging.
+        bias_correction: divide the moments by :math:`1 - \beta^t`. The paper does not.
+
+    Reference: reddi2021adaptive, Algorithm 2.
+    """
+
+    reference: ClassVar[str] = "reddi2021adaptive"
+
+    denominator: Denominator = "sum"
+    server_lr: float = Field(0.01, gt=0)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.99, ge=0, lt=1)
+    tau: float = Field(1e-3, gt=0)
+    bias_correction: bool = False
+
+    @property
+    def plain_sum(self) -> bool:
+        """Whether changes are added up unweighted."""
+        return self.denominator == "sum"
+
+    def init(self, params: Params) -> State:
+        """Moments of zero."""
+        zeros = {name: np.zeros(value.shape) for name, value in params.items()}
+        return FedAdamState(first=zeros, second=zeros)
+
+    def apply(self, state: State, params: Params, partial: Partial) -> tuple[State, Params]:
+        """One Adam step along the aggregated change."""
+        change = mean_update(params, partial, self.denominator)
+        rounds = state.rounds + 1
+        first = {n: self.beta1 * state.first[n] + (1 - self.beta1) * d for n, d in change.items()}
+        second = {
+            n: self.beta2 * state.second[n] + (1 - self.beta2) * d * d for n, d in change.items()
+        }
+        scale1 = 1 - self.beta1**rounds if self.bias_correction else 1.0
+        scale2 = 1 - self.beta2**rounds if self.bias_correction else 1.0
+        after = {
+            name: (
+                value
+                + self.server_lr
+                * (first[name] / scale1)
+                / (np.sqrt(second[name] / scale2) + self.tau)
+            ).astype(np.float32)
+            for name, value in params.items()
+        }
+        return FedAdamState(first, second, rounds), after
