@@ -1,0 +1,274 @@
+"""The run log: one JSON object a line, one line a round, only ever appended to."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fedrec.errors import NumericError, RunFolderError
+
+__all__ = [
+    "Bytes",
+    "Failure",
+    "RoundLog",
+    "RoundRecord",
+    "RunLog",
+    "Seconds",
+    "TornLine",
+    "read_log",
+    "read_rounds",
+]
+
+
+class TornLine(UserWarning):
+    """The last line of a run log was cut off, as by a kill in the middle of writing it."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+
+
+class Failure(_Record):
+    """A client that failed.
+
+    Args:
+        client: The client id, or a description of the group of clients.
+        reason: The cause, one line.
+    """
+
+    client: str
+    reason: str
+
+
+class Seconds(_Record):
+    """Wall time of a round, in seconds.
+
+    Args:
+        train: From the first message to the new parameters.
+        evaluate: Of the evaluation; 0 where there was none.
+    """
+
+    train: float = Field(0.0, ge=0)
+    evaluate: float = Field(0.0, ge=0)
+
+
+class Bytes(_Record):
+    """Bytes on the wire in a round.
+
+    Args:
+        up: From the nodes to the server.
+        down: From the server to the nodes.
+    """
+
+    up: int = Field(0, ge=0)
+    down: int = Field(0, ge=0)
+
+
+class RoundRecord(_Record):
+    """What is known of a round. Further keys are kept as they are.
+
+    Args:
+        round: The round, from 1 (0: the initial parameters).
+        clients: Clients whose updates went into it.
+        failures: Clients that failed.
+        loss: Mean training loss per example, or None.
+        seconds: Wall time.
+        bytes: Traffic.
+        evaluation: Per view (``mixed``, ``global``, ``local``), per part (``valid``, ``test``),
+            per metric the value (None where no user has held-out items); None in a round
+            without evaluation.
+
+    Example:
+        >>> RoundRecord(round=5, clients=2).to_json()[:24]
+        '{"round":5,"clients":2,"'
+    """
+
+    round: int = Field(ge=0)
+    clients: int = Field(ge=0)
+    failures: tuple[Failure, ...] = ()
+    loss: float | None = None
+    seconds: Seconds = Seconds()
+    bytes: Bytes = Bytes()
+    evaluation: Mapping[str, Mapping[str, Mapping[str, float | None]]] | None = None
+
+    def to_json(self) -> str:
+        """One line of JSON, without the line end."""
+        return _dumps(self.model_dump(mode="json"))
+
+    @classmethod
+    def from_json(cls, line: str) -> Self:
+        """The record of a line.
+
+        Raises:
+            RunFolderError: If the line is not the record of a round: the field at fault.
+        """
+        try:
+            return cls.model_validate_json(line)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            where = ".".join(str(part) for part in fault["loc"]) or "line"
+            raise RunFolderError(f"not the record of a round: {where}: {fault['msg']}") from error
+
+    def score(self, part: str, metric: str, view: str = "mixed") -> float | None:
+        """The value of a metric, or None.
+
+        Args:
+            part: ``valid`` or ``test``.
+            metric: Such as ``ndcg@10``.
+            view: ``mixed`` (the method's own score), ``global`` or ``local``.
+        """
+        return ((self.evaluation or {}).get(view) or {}).get(part, {}).get(metric)
+
+
+class RunLog:
+    """Appends records to a run log; each line reaches the operating system before the next.
+
+    A line that an earlier process left cut off is removed first, so that a resumed run never
+    glues its first record to it.
+
+    Args:
+        path: The file; made if it does not exist.
+
+    Raises:
+        RunFolderError: If the file cannot be opened for writing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            _mend(path)
+            self._file = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise RunFolderError(
+                f"{path}: cannot be written ({error.strerror}); choose another --out"
+            ) from error
+
+    def append(self, record: Mapping[str, Any] | RoundRecord) -> None:
+        """Write one record.
+
+        Args:
+            record: Values of JSON or numpy scalars.
+
+        Raises:
+            NumericError: If a value is not finite. Nothing is written then.
+        """
+        line = record.to_json() if isinstance(record, RoundRecord) else _dumps(record)
+        self._file.write(line + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file. A second call does nothing."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class RoundLog:
+    """A run log as read.
+
+    Args:
+        records: One per complete line.
+        torn_line: Number (from 1) of a last line that was cut off and left out, or None.
+    """
+
+    records: tuple[dict[str, Any], ...]
+    torn_line: int | None = None
+
+
+def read_log(path: Path) -> RoundLog:
+    """Read a run log, also one whose writer was killed.
+
+    Raises:
+        RunFolderError: If the file cannot be read, or a line before the last is damaged.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RunFolderError(f"{path}: cannot be read ({error.strerror})") from error
+    *lines, tail = content.split(b"\n")
+    records = []
+    for number, line in enumerate(lines, start=1):
+        record = _parse(line)
+        if record is None:
+            raise RunFolderError(f"{path}: line {number} is damaged: expected one JSON object")
+        records.append(record)
+    if tail:
+        record = _parse(tail)
+        if record is None:
+            return RoundLog(tuple(records), torn_line=len(lines) + 1)
+        records.append(record)
+    return RoundLog(tuple(records))
+
+
+def read_rounds(path: Path) -> list[dict[str, Any]]:
+    """The records of a run log; a last line that was cut off is left out with a `TornLine`.
+
+    Raises:
+        RunFolderError: As `read_log`.
+    """
+    log = read_log(path)
+    if log.torn_line is not None:
+        message = f"{path}: line {log.torn_line} was cut off and is left out"
+        warnings.warn(message, TornLine, stacklevel=2)
+    return list(log.records)
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _mend(path: Path) -> None:
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        content = file.read()
+        tail = content.rpartition(b"\n")[2]
+        if not tail:
+            return
+        if _parse(tail) is None:
+            file.truncate(len(content) - len(tail))
+        else:
+            file.write(b"\n")
+        os.fsync(file.fileno())
+
+
+def _dumps(record: Mapping[str, Any]) -> str:
+    try:
+        text = json.dumps(
+            record, allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_plain
+        )
+    except ValueError as error:
+        where = f"round {record.get('round', '?')}"
+        raise NumericError(f"{where}: a value of the run log is not finite") from error
+    return text
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} cannot be written to a run log")
