@@ -51,7 +51,7 @@ class Ragged:
 
     def row(self, index: int) -> IntArray:
         """int64 [length], one row (a view)."""
-        return np.asarray(self.values[self.offsets[index] : self.offsets[index + 1]])
+        return self.values[self.offsets[index] : self.offsets[index + 1]]
 
     def owners(self) -> IntArray:
         """int64 [nnz], the row that each value belongs to."""
@@ -62,7 +62,8 @@ class Ragged:
         lengths = self.lengths[rows]
         ends = np.cumsum(lengths)
         within = np.arange(int(ends[-1]) if len(ends) else 0, dtype=np.int64)
-        return within + np.repeat(self.offsets[:-1][rows] - (ends - lengths), lengths)
+        starts = np.repeat(self.offsets[:-1][rows] - (ends - lengths), lengths)
+        return np.asarray(within + starts)
 
     def take(self, rows: IntArray) -> Ragged:
         """The given rows, in the given order."""
