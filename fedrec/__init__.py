@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fedrec.config import Experiment, load_experiment
-    from fedrec.run import Recommendation, RunResult, load, run
+    from fedrec.running import Recommendation, RunResult, load, run
 
 __all__ = ["Experiment", "Recommendation", "RunResult", "load", "load_experiment", "run"]
 
 _HOME = {
     "Experiment": "fedrec.config",
-    "Recommendation": "fedrec.run",
-    "RunResult": "fedrec.run",
-    "load": "fedrec.run",
+    "Recommendation": "fedrec.running",
+    "RunResult": "fedrec.running",
+    "load": "fedrec.running",
     "load_experiment": "fedrec.config",
-    "run": "fedrec.run",
+    "run": "fedrec.running",
 }
 
 

@@ -330,8 +330,8 @@ def explain(error: ValidationError) -> list[str]:
 
 
 def _is_union_tag(part: object) -> bool:
-    return isinstance(part, str) and part.startswith(
-        ("literal[", "function-", "int", "constrained")
+    return isinstance(part, str) and (
+        part == "int" or part.startswith(("literal[", "function-", "constrained-"))
     )
 
 

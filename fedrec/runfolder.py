@@ -162,7 +162,7 @@ def write_arrays(
         metadata: Text by name, such as the round.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    packed = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    packed = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     write_bytes(path, save(packed, dict(metadata or {})))
 
 

@@ -1,0 +1,1 @@
+"""The device: what a node does with a message, and its durable local state."""

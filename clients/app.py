@@ -1,0 +1,56 @@
+"""The ClientApp: what a node does with a message. Decode, call, encode; no arithmetic."""
+
+from __future__ import annotations
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from clients.node import Node, open_node
+from fedrec.errors import ProtocolError
+from fedrec.flower import records
+from fedrec.flower.siblings import code_hash
+
+__all__ = ["app"]
+
+app = ClientApp()
+
+
+@app.query("roll_call")
+def roll_call(message: Message, context: Context) -> Message:
+    """Say which clients this node hosts, and which code it runs."""
+    order, _ = records.decode_order(message.content)
+    node = _node(order, context)
+    answer = records.RollCall(node.shard.client_ids, code_hash())
+    return Message(records.encode_roll_call(answer), reply_to=message)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train the clients that are meant, and answer with the sum of their updates."""
+    order, clients = records.decode_order(message.content)
+    node = _node(order, context)
+    chosen = node.shard.client_ids if clients is None else clients
+    trained = node.train(order, records.decode_params(message.content), chosen)
+    return Message(records.encode_trained(trained, node.method.globals()), reply_to=message)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Let the users rank the catalogue, and answer with metric values."""
+    order, clients = records.decode_order(message.content)
+    node = _node(order, context)
+    chosen = node.shard.client_ids if clients is None else clients
+    evaluation = node.evaluate(order, records.decode_params(message.content), chosen)
+    return Message(records.encode_evaluation(evaluation), reply_to=message)
+
+
+def _node(order: records.Order, context: Context) -> Node:
+    try:
+        partition = int(context.node_config["partition-id"])
+        partitions = int(context.node_config["num-partitions"])
+    except KeyError as error:
+        raise ProtocolError(
+            f"the node's configuration lacks {error}; start the node with "
+            "--node-config 'partition-id=0 num-partitions=2'"
+        ) from error
+    return open_node(order.run, order.out, order.split, partition, partitions)

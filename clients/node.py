@@ -1,0 +1,253 @@
+"""A node: it hosts clients, trains and evaluates them, and answers with what may leave."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save
+
+from clients.store import StateStore
+from fedrec.config import Experiment, load_experiment
+from fedrec.data.negatives import pool_excluded
+from fedrec.data.prepare import open_split
+from fedrec.errors import ClientFailure, FedRecError
+from fedrec.evaluation import Evaluation, Part, evaluate
+from fedrec.flower.records import Order, Trained
+from fedrec.ranking import legacy_candidates
+from fedrec.runfolder import write_bytes
+from fedrec.runlog import Failure
+from fedrec.seeds import Purpose, bits
+from fedrec.training.batch import positives_of_clients
+from fedrec.training.clients import train_clients, user_scorer
+from fedrec.training.method import Method
+from fedrec.types import FloatArray, IntArray, Params, Ragged, Shard, UpdateBatch
+from strategies.base import Strategy
+
+__all__ = ["Node", "hosted_clients", "open_node"]
+
+
+LEGACY_CANDIDATES = 99
+
+
+def hosted_clients(n_clients: int, partition: int, partitions: int) -> IntArray:
+    """int64: the clients that node ``partition`` hosts; all nodes together host each once."""
+    return np.array_split(np.arange(n_clients, dtype=np.int64), partitions)[partition]
+
+
+@lru_cache(maxsize=256)
+def open_node(run: str, out: str, split: str, partition: int, partitions: int) -> Node:
+    """The node of a run, opened once per process.
+
+    All that changes lies on disk, so a node may be opened in several processes, one at a time.
+
+    Args:
+        run: id of the run.
+        out: the run folder, with ``config.yaml``.
+        split: the folder of the prepared data.
+        partition: number of the node.
+        partitions: number of nodes.
+    """
+    torch.set_num_threads(1)
+    prepared = open_split(Path(split))
+    ids = hosted_clients(prepared.n_clients, partition, partitions)
+    popularity = np.bincount(prepared.train.values, minlength=prepared.n_items) + 1
+    return Node(
+        load_experiment(Path(out) / "config.yaml"),
+        prepared.shard(ids),
+        Path(out),
+        partition,
+        popularity,
+    )
+
+
+class Node:
+    """Some clients with their data and their local state.
+
+    Args:
+        experiment: What is run.
+        shard: The hosted clients.
+        out: The run folder; local state lies in ``state/`` and ``local/`` below it.
+        number: of the node.
+        popularity: int64 [n_items], weights for popularity sampling.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        shard: Shard,
+        out: Path,
+        number: int,
+        popularity: IntArray,
+    ) -> None:
+        assert isinstance(experiment.strategy, Strategy)
+        self.experiment = experiment
+        self.strategy = experiment.strategy
+        self.method = Method.of(experiment)
+        self.shard = shard
+        self._local = out / "local"
+        self._name = f"node-{number:03d}"
+        by_popularity = experiment.train.negative_sampling == "popularity"
+        self._popularity = popularity if by_popularity else None
+        self._positives = positives_of_clients(shard)
+        owners = {
+            "user": shard.user_ids,
+            "client": shard.client_ids,
+            "row": np.arange(len(self._positives.values), dtype=np.int64),
+        }
+        self._store = StateStore(
+            out / "state" / self._name, self.method.locals(), owners, experiment.seed
+        )
+
+    def train(self, order: Order, params: Params, client_ids: IntArray) -> Trained:
+        """Train some of the clients and reduce their updates; their new state is staged.
+
+        Args:
+            order: Which round.
+            params: The global parameters.
+            client_ids: int64 [c], sorted.
+
+        Raises:
+            ClientFailure: If a client fails and none may.
+        """
+        self._store.settle(order.committed)
+        rows = np.searchsorted(self.shard.client_ids, client_ids)
+        failures: list[Failure] = []
+        while len(rows):
+            try:
+                update, local = self._attempt(order, params, rows)
+                broken = _not_finite(update)
+                reason = "the update is not finite; lower train.item_lr or train.local_optimizer.lr"
+                found: dict[int, Exception] = {
+                    int(row): FloatingPointError(reason) for row in rows[broken]
+                }
+            except Exception as error:
+                found = self._who_fails(order, params, rows, error)
+            if not found:
+                self._store.stage(order.round, self._positions(rows), local)
+                return Trained(self.strategy.reduce(update), tuple(failures))
+            for row, cause in found.items():
+                client = str(self.shard.client_ids[row])
+                if self.experiment.rounds.max_failures == 0:
+                    raise ClientFailure(order.round, client, "train", _line(cause)) from cause
+                failures.append(Failure(client=client, reason=_line(cause)))
+            rows = rows[~np.isin(rows, list(found))]
+        return Trained(None, tuple(failures))
+
+    def _attempt(
+        self, order: Order, params: Params, rows: IntArray
+    ) -> tuple[UpdateBatch, dict[str, FloatArray]]:
+        return train_clients(
+            self.method,
+            self.shard.take(rows),
+            params,
+            self._store.get(self._positions(rows)),
+            order.round,
+            self.experiment.engine.chunk,
+            self._popularity,
+        )
+
+    def _who_fails(
+        self, order: Order, params: Params, rows: IntArray, error: Exception
+    ) -> dict[int, Exception]:
+        """The clients that fail on their own, with the cause."""
+        if len(rows) == 1:
+            return {int(rows[0]): error}
+        found: dict[int, Exception] = {}
+        for row in rows:
+            try:
+                self._attempt(order, params, np.array([row]))
+            except Exception as cause:
+                found[int(row)] = cause
+        if not found:
+            raise error
+        return found
+
+    def evaluate(self, order: Order, params: Params, client_ids: IntArray) -> Evaluation:
+        """Let the users of some clients rank the catalogue; keep their local parameters.
+
+        Args:
+            order: Which round.
+            params: The global parameters after the round.
+            client_ids: int64 [c], sorted.
+        """
+        self._store.settle(order.committed)
+        rows = np.searchsorted(self.shard.client_ids, client_ids)
+        shard = self.shard.take(rows)
+        at = self._positions(rows)
+        local = self._store.get(at)
+        found = evaluate(
+            shard,
+            user_scorer(self.method, shard, params, local),
+            self.experiment.evaluate.parsed(),
+            self.experiment.evaluate.block,
+            self._candidates(shard) if self.method.protocol == "legacy" else None,
+        )
+        self._keep(order, shard, local, at)
+        return found
+
+    def _candidates(self, shard: Shard) -> dict[Part, Ragged]:
+        """The 99 sampled candidates of each part that the published protocol ranks."""
+        known = pool_excluded(shard, "legacy")
+        parts: tuple[Part, ...] = ("valid", "test")
+        found: dict[Part, Ragged] = {}
+        for number, part in enumerate(parts):
+            owner = np.repeat(shard.user_ids, LEGACY_CANDIDATES)
+            draw = np.tile(np.arange(LEGACY_CANDIDATES), shard.n_users)
+            hashed = bits(
+                self.method.seed, Purpose.LEGACY_CANDIDATES, number, owner, draw
+            ) >> np.uint64(32)
+            found[part] = legacy_candidates(
+                hashed.astype(np.uint32), known, shard.n_items, LEGACY_CANDIDATES
+            )
+        return found
+
+    def _keep(self, order: Order, shard: Shard, local: Params, at: Mapping[str, IntArray]) -> None:
+        """Write the local parameters of this round beside those of the best; drop the others."""
+        self._local.mkdir(exist_ok=True)
+        content = {name: np.ascontiguousarray(v) for name, v in local.items() if "/" not in name}
+        owner = self.shard.client_ids[self._positives.owners()[at["row"]]]
+        content["ids.user"] = np.ascontiguousarray(shard.user_ids)
+        content["ids.client"] = np.ascontiguousarray(shard.client_ids)
+        content["ids.row"] = owner * shard.n_items + self._positives.values[at["row"]]
+        about: dict[str, str] = {}
+        about |= {f"per.{n}": s.per or "client" for n, s in self.method.locals().items()}
+        about["round"] = str(order.round)
+        path = self._local / f"{self._name}@{order.round}.safetensors"
+        write_bytes(path, save(content, metadata=about))
+        for old in self._local.glob(f"{self._name}@*.safetensors"):
+            if old.stem.rpartition("@")[2] not in (str(order.round), str(order.best)):
+                old.unlink()
+
+    def _positions(self, rows: IntArray) -> dict[str, IntArray]:
+        users = Ragged(self.shard.client_offsets, np.arange(self.shard.n_users, dtype=np.int64))
+        return {
+            "user": users.take(rows).values,
+            "client": rows,
+            "row": self._positives.positions(rows),
+        }
+
+
+def _not_finite(update: UpdateBatch) -> NDArray[np.bool_]:
+    """bool [c]: whether a client's update or loss holds a value that is not finite."""
+    n = len(update.client_ids)
+    broken = ~np.isfinite(update.metrics["loss"])
+    for block in update.tables.values():
+        rows = ~np.isfinite(block.values.reshape(len(block.ids), -1)).all(1)
+        broken |= np.bincount(np.repeat(np.arange(n), np.diff(block.offsets)), rows, n) > 0
+    for change in update.dense.values():
+        broken |= ~np.isfinite(change.reshape(n, -1)).all(1)
+    return broken
+
+
+def _line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return (
+        text
+        if isinstance(error, FedRecError | FloatingPointError)
+        else (f"{type(error).__name__}: {text}")
+    )

@@ -1,0 +1,282 @@
+"""What is said on the wire: every key is a constant here, and only declared names may pass.
+
+Down goes an order and the global parameters; up comes a sum of updates or metric values. A name
+that the experiment does not declare as global cannot be encoded, so a local parameter cannot leave
+its client by mistake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, get_args
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+
+from fedrec.errors import ProtocolError
+from fedrec.evaluation import Evaluation, Part
+from fedrec.personalization.base import View
+from fedrec.runlog import Failure
+from fedrec.types import FloatArray, IntArray, Params, Partial
+
+__all__ = [
+    "EVALUATE",
+    "ROLL_CALL",
+    "TRAIN",
+    "Order",
+    "RollCall",
+    "Trained",
+    "byte_count",
+    "decode_evaluation",
+    "decode_order",
+    "decode_params",
+    "decode_roll_call",
+    "decode_trained",
+    "encode_evaluation",
+    "encode_order",
+    "encode_params",
+    "encode_roll_call",
+    "encode_trained",
+]
+
+TRAIN = "train"
+EVALUATE = "evaluate"
+ROLL_CALL = "query.roll_call"
+
+_ORDER, _PARAMS, _CLIENTS = "order", "params", "clients"
+_SUMS, _ABOUT = "sums", "about"
+_VALUES = "values"
+_MARK = "/"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What the server tells a node with every message.
+
+    Args:
+        run: id of the run; a new one for each start.
+        out: the run folder.
+        split: the folder of the prepared data.
+        round: the round.
+        committed: the last round that the server took.
+        best: the best round so far, by validation.
+    """
+
+    run: str
+    out: str
+    split: str
+    round: int = 0
+    committed: int = 0
+    best: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RollCall:
+    """What a node answers when it is asked who it is.
+
+    Args:
+        clients: int64, the clients it hosts, sorted.
+        code: hash of the source code it runs.
+    """
+
+    clients: IntArray
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a node answers to a training message.
+
+    Args:
+        partial: the reduced updates, or None if no client succeeded.
+        failures: the clients that failed.
+    """
+
+    partial: Partial | None
+    failures: tuple[Failure, ...] = ()
+
+
+def encode_params(params: Params, allowed: Iterable[str]) -> ArrayRecord:
+    """The global parameters, encoded once for all nodes.
+
+    Args:
+        params: Named arrays.
+        allowed: The names that the experiment declares as global.
+
+    Raises:
+        ProtocolError: If another name is among them.
+    """
+    return _arrays(params, set(allowed))
+
+
+def decode_params(content: RecordDict) -> dict[str, FloatArray]:
+    """The global parameters of a message."""
+    return _numpy(content.array_records[_PARAMS])
+
+
+def encode_order(
+    order: Order, params: ArrayRecord | None = None, clients: IntArray | None = None
+) -> RecordDict:
+    """A message to a node.
+
+    Args:
+        order: What is to be done.
+        params: From `encode_params`; shared by all messages of a round.
+        clients: int64, the clients that are meant; None: all of the node.
+    """
+    content = RecordDict({_ORDER: ConfigRecord(asdict(order))})
+    if params is not None:
+        content[_PARAMS] = params
+    if clients is not None:
+        content[_CLIENTS] = ArrayRecord({"ids": Array(clients)})
+    return content
+
+
+def decode_order(content: RecordDict) -> tuple[Order, IntArray | None]:
+    """The order of a message, and the clients that are meant (None: all of the node).
+
+    Raises:
+        ProtocolError: If there is none.
+    """
+    if _ORDER not in content.config_records:
+        raise ProtocolError(
+            "the message holds no order of fedrec; start rounds with fedrec's own server app"
+        )
+    order = Order(**dict(content.config_records[_ORDER]))  # type: ignore[arg-type]
+    if _CLIENTS not in content.array_records:
+        return order, None
+    return order, _numpy(content.array_records[_CLIENTS])["ids"]
+
+
+def encode_roll_call(roll_call: RollCall) -> RecordDict:
+    """The answer to a roll call."""
+    return RecordDict(
+        {
+            _CLIENTS: ArrayRecord({"ids": Array(roll_call.clients)}),
+            _ABOUT: ConfigRecord({"code": roll_call.code}),
+        }
+    )
+
+
+def decode_roll_call(content: RecordDict) -> RollCall:
+    """What `encode_roll_call` encoded."""
+    ids = _numpy(content.array_records[_CLIENTS])["ids"]
+    return RollCall(ids, str(content.config_records[_ABOUT]["code"]))
+
+
+def encode_trained(trained: Trained, allowed: Iterable[str]) -> RecordDict:
+    """The answer to a training message.
+
+    Args:
+        trained: What came of it.
+        allowed: The names that the experiment declares as global.
+
+    Raises:
+        ProtocolError: If the sums hold another name.
+    """
+    about: dict[str, Any] = {}
+    if trained.failures:  # Flower cannot count the bytes of an empty list.
+        about["failed"] = [failure.client for failure in trained.failures]
+        about["reasons"] = [failure.reason for failure in trained.failures]
+    partial = trained.partial
+    if partial is None:
+        return RecordDict({_ABOUT: ConfigRecord(about)})
+    _check(partial.sums, set(allowed))
+    arrays = {f"{name}{_MARK}sums": value for name, value in partial.sums.items()}
+    arrays |= {f"{name}{_MARK}ids": _small(value) for name, value in partial.ids.items()}
+    arrays |= {f"{name}{_MARK}weight": value for name, value in partial.row_weight.items()}
+    about |= {
+        "clients": partial.clients,
+        "weight": partial.weight,
+        "names": list(partial.scale),
+        "scales": list(partial.scale.values()),
+        "metrics": list(partial.metrics),
+        "metric_sums": list(partial.metrics.values()),
+    }
+    return RecordDict({_ABOUT: ConfigRecord(about), _SUMS: _arrays(arrays, set(arrays))})
+
+
+def decode_trained(content: RecordDict) -> Trained:
+    """What `encode_trained` encoded."""
+    about: dict[str, Any] = dict(content.config_records[_ABOUT])
+    failures = tuple(
+        Failure(client=str(client), reason=str(reason))
+        for client, reason in zip(about.get("failed", []), about.get("reasons", []), strict=True)
+    )
+    if _SUMS not in content.array_records:
+        return Trained(None, failures)
+    found: dict[str, dict[str, IntArray]] = {"sums": {}, "ids": {}, "weight": {}}
+    for key, value in _numpy(content.array_records[_SUMS]).items():
+        name, _, kind = key.rpartition(_MARK)
+        found[kind][name] = value.astype(np.int64, copy=False)
+    partial = Partial(
+        clients=int(about["clients"]),
+        weight=int(about["weight"]),
+        ids=found["ids"],
+        sums=found["sums"],
+        row_weight=found["weight"],
+        scale=dict(zip(about["names"], about["scales"], strict=True)),
+        metrics=dict(zip(about["metrics"], about["metric_sums"], strict=True)),
+    )
+    return Trained(partial, failures)
+
+
+def encode_evaluation(evaluation: Evaluation) -> RecordDict:
+    """The answer to an evaluation: metric values of each user, and counts of exposure."""
+    arrays: dict[str, FloatArray] = {"users": evaluation.users}
+    for view, parts in evaluation.values.items():
+        for part, values in parts.items():
+            arrays[f"{view}{_MARK}{part}"] = values
+    for cutoff, counts in evaluation.exposure.items():
+        arrays[f"exposure{_MARK}{cutoff}"] = counts
+    return RecordDict({_VALUES: _arrays(arrays, set(arrays))})
+
+
+def decode_evaluation(content: RecordDict) -> Evaluation:
+    """What `encode_evaluation` encoded."""
+    arrays = _numpy(content.array_records[_VALUES])
+    values: dict[View, dict[Part, FloatArray]] = {}
+    for view in get_args(View):
+        parts = {
+            p: arrays[f"{view}{_MARK}{p}"] for p in get_args(Part) if f"{view}{_MARK}{p}" in arrays
+        }
+        if parts:
+            values[view] = parts
+    exposure = {
+        int(key.rpartition(_MARK)[2]): value
+        for key, value in arrays.items()
+        if key.startswith(f"exposure{_MARK}")
+    }
+    return Evaluation(arrays["users"], values, exposure)
+
+
+def byte_count(message: Message) -> int:
+    """Bytes of the arrays and configuration that a message carries; headers are left out."""
+    content = message.content
+    arrays = sum(record.count_bytes() for record in content.array_records.values())
+    config = sum(record.count_bytes() for record in content.config_records.values())
+    return arrays + config
+
+
+def _arrays(values: Mapping[str, FloatArray], allowed: set[str]) -> ArrayRecord:
+    _check(values, allowed)
+    return ArrayRecord({name: Array(np.asarray(v, order="C")) for name, v in values.items()})
+
+
+def _check(names: Iterable[str], allowed: set[str]) -> None:
+    other = sorted(set(names) - allowed)
+    if other:
+        raise ProtocolError(
+            f"'{other[0]}' may not leave its client: only parameters with the role item_rows or "
+            f"global travel ({', '.join(sorted(allowed))})"
+        )
+
+
+def _small(ids: IntArray) -> FloatArray:
+    """Item ids in 4 bytes where they fit."""
+    return ids.astype(np.int32) if len(ids) == 0 or ids[-1] < 2**31 else ids
+
+
+def _numpy(record: ArrayRecord) -> dict[str, FloatArray]:
+    return {str(name): array.numpy() for name, array in record.items()}

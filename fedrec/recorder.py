@@ -1,0 +1,211 @@
+"""What a run leaves behind: the run log, the best round's model and values, the result."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedrec.config import Experiment
+from fedrec.evaluation import Evaluation
+from fedrec.metrics.base import PerUserMetric
+from fedrec.plugins import Plugin, name_of
+from fedrec.provenance import commit, hardware, versions
+from fedrec.runfolder import write_arrays, write_json, write_per_user
+from fedrec.runlog import RoundRecord, RunLog
+from fedrec.types import Params, Split
+
+__all__ = ["Recorder", "digest"]
+
+Observer = Callable[[Mapping[str, Any]], None]
+
+
+def digest(params: Params) -> str:
+    """SHA-256 over names, shapes, types and bytes of the global parameters."""
+    state = hashlib.sha256()
+    for name in sorted(params):
+        value = np.asarray(params[name], order="C")
+        state.update(f"{name}|{value.dtype.str}|{value.shape}|".encode())
+        state.update(value.tobytes())
+    return state.hexdigest()
+
+
+class Recorder:
+    """Writes a run folder round by round; knows which round validation chose.
+
+    Args:
+        out: The run folder, made already.
+        experiment: What is run.
+        split: The data.
+        engine: What it runs on: name, workers, nodes.
+        observer: Is called with the record of each round.
+        centralised: Whether one place sees all the data, as for a yardstick.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        experiment: Experiment,
+        split: Split,
+        engine: Mapping[str, Any],
+        observer: Observer | None = None,
+        centralised: bool = False,
+    ) -> None:
+        self._out = out
+        self._experiment = experiment
+        self._split = split
+        self._engine = dict(engine)
+        self._observer = observer
+        self._centralised = centralised
+        self._metrics = experiment.evaluate.parsed()
+        self._log = RunLog(out / "rounds.jsonl")
+        self._began = time.perf_counter()
+        self._started = datetime.now(UTC)
+        self._rounds: list[RoundRecord] = []
+        self._best: RoundRecord | None = None
+
+    @property
+    def best_round(self) -> int | None:
+        """The round that validation chose so far; None before the first evaluation."""
+        return None if self._best is None else self._best.round
+
+    def record(self, record: RoundRecord, evaluation: Evaluation | None, params: Params) -> bool:
+        """Write one round.
+
+        Args:
+            record: What is known of the round, without its evaluation.
+            evaluation: Of all users, or None.
+            params: The global parameters after the round.
+
+        Returns:
+            Whether it is the best round so far, by the first metric on validation. The earliest
+            of equals counts; where nobody has validation items, the latest.
+        """
+        better = False
+        if evaluation is not None:
+            record = record.model_copy(update={"evaluation": self._summary(evaluation)})
+            better = self._is_better(record)
+        self._log.append(record)
+        self._rounds.append(record)
+        if better and evaluation is not None:
+            self._best = record
+            if params:
+                write_arrays(self._out / "model.safetensors", params, {"round": str(record.round)})
+            write_per_user(self._out, self._per_user(evaluation))
+        if self._observer is not None:
+            self._observer(record.model_dump(mode="json"))
+        return better
+
+    def finish(self, status: str, params: Params) -> dict[str, Any]:
+        """Write the result.
+
+        Args:
+            status: ``completed``, ``early_stop`` or ``interrupted``.
+            params: The global parameters after the last round.
+        """
+        e = self._experiment
+        train = sum(record.seconds.train for record in self._rounds)
+        names = {
+            "data": name_of("data", e.data),
+            "model": name_of("models", e.model),
+            "personalization": name_of("personalization", e.personalization),
+            "strategy": name_of("strategies", e.strategy),
+        }
+        parts = ("model",) if self._centralised else ("personalization", "model", "strategy")
+        result = {
+            "digest": digest(params) if params else None,
+            "name": " + ".join(names[part] for part in parts),
+            **names,
+            "seed": e.seed,
+            "clients": self._split.n_clients,
+            "users": self._split.n_users,
+            "items": self._split.n_items,
+            "protocol": e.data.protocol,
+            "ranking": "full" if e.data.protocol == "clean" else "99 sampled candidates",
+            "centralised": self._centralised,
+            "status": status,
+            "best_round": self.best_round,
+            "rounds": self._rounds[-1].round if self._rounds else 0,
+            "metrics": self._chosen(),
+            "seconds": {
+                "train": train,
+                "evaluate": sum(record.seconds.evaluate for record in self._rounds),
+                "total": time.perf_counter() - self._began,
+            },
+            "clients_per_second": sum(r.clients for r in self._rounds) / train if train else None,
+            "bytes": {
+                "up": sum(record.bytes.up for record in self._rounds),
+                "down": sum(record.bytes.down for record in self._rounds),
+            },
+            "engine": self._engine,
+            "versions": versions(),
+            "commit": commit(),
+            "hardware": hardware(),
+            "started": self._started.isoformat(timespec="seconds"),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "citations": self._citations(),
+        }
+        write_json(self._out / "result.json", result)
+        self._log.close()
+        return result
+
+    def _summary(self, evaluation: Evaluation) -> dict[str, dict[str, dict[str, float | None]]]:
+        return {
+            view: {
+                part: {
+                    label: None if np.isnan(value) else float(value)
+                    for label, value in evaluation.summarise(self._metrics, view, part).items()
+                }
+                for part in parts
+            }
+            for view, parts in evaluation.values.items()
+        }
+
+    def _is_better(self, record: RoundRecord) -> bool:
+        score = record.score("valid", self._metrics[0].label)
+        if self._best is None or score is None:
+            return True
+        best = self._best.score("valid", self._metrics[0].label)
+        return best is None or score > best
+
+    def _chosen(self) -> dict[str, Any]:
+        found = self._best.evaluation if self._best is not None else None
+        if found is None:
+            return {"valid": {}, "test": {}, "views": {}}
+        return {
+            "valid": dict(found["mixed"]["valid"]),
+            "test": dict(found["mixed"]["test"]),
+            "views": {v: dict(parts["test"]) for v, parts in found.items() if v != "mixed"},
+        }
+
+    def _per_user(self, evaluation: Evaluation) -> dict[str, Any]:
+        split = self._split
+        labels = [m.label for m in self._metrics if isinstance(m, PerUserMetric)]
+        client = np.empty(split.n_users, np.int64)
+        client[split.clients.values] = split.clients.owners()
+        columns: dict[str, Any] = {
+            "user": split.user_ids[evaluation.users],
+            "client": client[evaluation.users],
+            "n_train": split.train.lengths[evaluation.users],
+        }
+        for view, parts in evaluation.values.items():
+            for part, values in parts.items():
+                for at, label in enumerate(labels):
+                    middle = "" if view == "mixed" else f"{view}."
+                    columns[f"{part}.{middle}{label}"] = values[:, at]
+        return columns
+
+    def _citations(self) -> list[str]:
+        e = self._experiment
+        plugins: list[Plugin] = [e.data, e.model]
+        if not self._centralised:
+            plugins += [e.personalization, e.strategy]
+        keys = [plugin.reference for plugin in plugins if plugin.reference]
+        return sorted(
+            {*keys, "krichene2020sampled", *([] if self._centralised else ["beutel2020flower"])}
+        )

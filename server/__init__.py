@@ -1,0 +1,1 @@
+"""The coordinator: who is there, what a round is, what is recorded."""

@@ -1,0 +1,98 @@
+"""The ServerApp: read the experiment, call the roll, run the rounds."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedrec.cohorts import cohort_size
+from fedrec.config import Experiment, load_experiment
+from fedrec.data.prepare import open_split
+from fedrec.errors import ConfigError
+from fedrec.evaluation import check_cutoffs
+from fedrec.flower import records
+from fedrec.flower.grid import EngineGrid
+from fedrec.recorder import Recorder
+from fedrec.running import find_config, prepare_run
+from fedrec.training.method import Method
+from server.roster import call_roll
+from server.strategy import FlowerStrategy, Plan
+from strategies.base import Strategy
+
+__all__ = ["app"]
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run one experiment on the nodes of a grid."""
+    experiment, out, split_folder = _what(context.run_config)
+    split = open_split(split_folder)
+    check_cutoffs(experiment.evaluate.parsed(), split.n_items)
+    if not isinstance(experiment.strategy, Strategy):
+        raise ConfigError("strategy: is not a strategy of fedrec (subclass strategies.Strategy)")
+    method = Method.of(experiment)
+    order = records.Order(run=uuid.uuid4().hex, out=str(out), split=str(split_folder))
+    expected = len(grid.nodes) if isinstance(grid, EngineGrid) else None
+    roster = call_roll(grid, order, split.n_clients, expected)
+    recorder = Recorder(
+        out,
+        experiment,
+        split,
+        _engine(context.run_config, len(roster.node_ids)),
+        grid.observer if isinstance(grid, EngineGrid) else None,
+    )
+    rounds = experiment.rounds
+    strategy = FlowerStrategy(
+        experiment.strategy,
+        method.initial_globals(split.n_items),
+        method.globals(),
+        roster,
+        order,
+        Plan(
+            seed=experiment.seed,
+            n_clients=split.n_clients,
+            cohort_size=cohort_size(rounds, split.n_clients),
+            rounds=rounds.count,
+            every=experiment.evaluate.every,
+            patience=rounds.patience,
+            max_failures=rounds.max_failures,
+        ),
+        recorder,
+    )
+    try:
+        strategy.start(grid)
+    except KeyboardInterrupt:
+        recorder.finish("interrupted", strategy.params)
+        raise
+
+
+def _what(run_config: Mapping[str, Any]) -> tuple[Experiment, Path, Path]:
+    """The experiment, the run folder and the prepared data that the run configuration names."""
+    source = str(run_config.get("experiment") or "")
+    if not source:
+        raise ConfigError(
+            "run-config: 'experiment' is empty; name a YAML file: flwr run . --run-config "
+            "'experiment=\"experiments/ml-100k/mf.yaml\"'"
+        )
+    out, split = run_config.get("out"), run_config.get("split")
+    if out and split:
+        return load_experiment(source), Path(str(out)), Path(str(split))
+    prepared = prepare_run(find_config(Path(source)), Path(str(out)) if out else None)
+    return prepared.experiment, prepared.out, prepared.split
+
+
+def _engine(run_config: Mapping[str, Any], nodes: int) -> dict[str, Any]:
+    """Name, workers and nodes, as far as the run configuration tells."""
+    workers = run_config.get("workers")
+    return {
+        "name": str(run_config.get("engine") or "flower"),
+        "workers": int(workers) if workers else None,
+        "nodes": nodes,
+    }
