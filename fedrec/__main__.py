@@ -1,0 +1,10 @@
+"""``python -m fedrec`` is the command ``fedrec``."""
+
+from __future__ import annotations
+
+from fedrec.cli import main
+
+__all__: list[str] = []
+
+if __name__ == "__main__":
+    main()

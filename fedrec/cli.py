@@ -1,0 +1,264 @@
+"""The command ``fedrec``: a thin front door, everything it does can be called from Python too.
+
+torch, Flower and Ray are imported within the commands, so that help and version come at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from fedrec.errors import ConfigError, FedRecError, MissingExtra, RunFolderError
+
+__all__ = ["app", "main"]
+
+EXTRA_OF = {
+    "jinja2": "sim",
+    "matplotlib": "sim",
+    "numba": "sim",
+    "pandas": "sim",
+    "pyarrow": "sim",
+    "ray": "sim",
+    "scipy": "sim",
+}
+
+app = typer.Typer(
+    help="Simulate, benchmark and deploy federated recommenders.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+data_app = typer.Typer(help="Data sets: list them, fetch one, check one.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+
+def main() -> None:
+    """Run the command line; an error of the user's is one line on stderr and exit code 2."""
+    try:
+        app()
+    except FedRecError as error:
+        _fail(str(error))
+    except ModuleNotFoundError as error:
+        part = (error.name or "").partition(".")[0]
+        if part not in EXTRA_OF:
+            raise
+        _fail(str(MissingExtra(part, EXTRA_OF[part])))
+
+
+def _fail(message: str) -> None:
+    typer.echo("error: " + " ".join(message.split()), err=True)
+    sys.exit(2)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"fedrec {metadata.version('fedrec')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Simulate, benchmark and deploy federated recommenders."""
+
+
+@app.command("run")
+def _run(
+    config: Annotated[Path, typer.Argument(help="The experiment, a YAML file.")],
+    engine: Annotated[
+        Literal["auto", "serial", "ray", "flower"] | None,
+        typer.Option(help="What runs it; no choice changes the result."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run folder. Default: runs/CONFIG-seedN.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace a run folder that exists.")] = False,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="The seed; several: one run each, and a summary.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a setting: dotted.key=value.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option(help="Say nothing but errors.")] = False,
+) -> None:
+    """Run an experiment."""
+    from fedrec.config import load_experiment
+    from fedrec.progress import Progress
+    from fedrec.running import find_config, run
+    from fedrec.summary import result_table, summarize, summary_table
+
+    path = find_config(config)
+    sets = [*(set_ or []), *([f"engine.name={engine}"] if engine else [])]
+    each = [[*sets, f"seed={number}"] for number in seed or []] or [sets]
+    experiments = [load_experiment(path, one) for one in each]
+    seeds = [experiment.seed for experiment in experiments]
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError(f"--seed: got {seeds}, expected each seed once")
+    several = len(seeds) > 1
+    base = out or Path("runs") / (config.stem if several else f"{config.stem}-seed{seeds[0]}")
+    folders = [base / f"seed{number}" if several else base for number in seeds]
+    _free(folders, overwrite)
+
+    results = []
+    for experiment, folder in zip(experiments, folders, strict=True):
+        try:
+            with _heard(quiet), Progress(experiment, quiet=quiet) as progress:
+                progress.say(f"{folder}: seed {experiment.seed}")
+                done = run(
+                    experiment,
+                    out=folder,
+                    overwrite=overwrite,
+                    on_round=progress.show,
+                    say=progress.say,
+                )
+        except KeyboardInterrupt:
+            _say(_stopped(folder))
+            raise typer.Exit(130) from None
+        results.append(done.result)
+        if not quiet:
+            _print(result_table(done.result, folder))
+    if several:
+        summary = summarize(results, folders, base / "summary.json")
+        if not quiet:
+            _print(summary_table(summary, base))
+
+
+@app.command("report")
+def _report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of them.")],
+    out: Annotated[Path | None, typer.Option(help="Write a self-contained HTML page.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print tables in Markdown.")] = False,
+) -> None:
+    """Show and compare runs."""
+    from rich.console import Console
+
+    from fedrec import report
+
+    if markdown:
+        typer.echo(report.markdown(runs))
+    elif out is None:
+        report.terminal(runs, Console())
+    if out is not None:
+        _say(f"wrote {report.build(runs, out)}")
+
+
+@app.command("recommend")
+def _recommend(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    user: Annotated[str, typer.Option(help="The user, by the id that the data gives it.")],
+    k: Annotated[int, typer.Option(min=1, help="How many items.")] = 10,
+) -> None:
+    """Recommend items to a user: those with the highest score that it has not yet met."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from fedrec.running import load
+
+    found = load(run).recommend(user, k)
+    table = Table(title=escape(f"for user {user}"), box=None, title_justify="left")
+    for heading in ("rank", "item", "title", "score"):
+        table.add_column(heading, justify="left" if heading == "title" else "right")
+    for rank, each in enumerate(found, start=1):
+        table.add_row(str(rank), escape(each.item), escape(each.title or ""), f"{each.score:.4f}")
+    _print(table)
+
+
+@app.command("doctor")
+def _doctor() -> None:
+    """Look over this machine and this installation; exit 2 if a run could not start."""
+    from fedrec import doctor
+
+    findings = doctor.examine()
+    _print(doctor.table(findings))
+    if any(each.stops for each in findings):
+        raise typer.Exit(2)
+
+
+@data_app.command("list")
+def _data_list() -> None:
+    """List the data sets that can be fetched."""
+    from fedrec.data import fetch
+
+    for name, about, folder in fetch.catalogue():
+        where = f"in {folder}" if folder else f"not here yet: fedrec data get {name}"
+        typer.echo(f"{name}  {about}  ({where})")
+
+
+@data_app.command("get")
+def _data_get(name: Annotated[str, typer.Argument(help="Such as ml-100k.")]) -> None:
+    """Fetch a data set into the cache folder."""
+    from fedrec.data import fetch
+
+    typer.echo(str(fetch.get(name, _say)))
+
+
+@data_app.command("check")
+def _data_check(name: Annotated[str, typer.Argument(help="Such as ml-100k.")]) -> None:
+    """Check the files of a data set that was fetched."""
+    from fedrec.data import fetch
+
+    typer.echo(str(fetch.check(name)))
+
+
+def _free(folders: list[Path], overwrite: bool) -> None:
+    """With several seeds, the last folder must be free before the first run starts."""
+    from fedrec.runfolder import is_run_folder
+
+    for folder in folders:
+        if is_run_folder(folder) and not overwrite:
+            raise RunFolderError(
+                f"{folder}: holds a run already; add --overwrite or choose another --out"
+            )
+
+
+class _Spoken(logging.Handler):
+    """Says what the library logs; through `_say`, which a running bar can move aside."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _say(self.format(record))
+
+
+@contextmanager
+def _heard(quiet: bool) -> Iterator[None]:
+    """While it lasts, what the library logs is said."""
+    logger, spoken = logging.getLogger("fedrec"), _Spoken()
+    level = logger.level
+    if not quiet:
+        logger.addHandler(spoken)
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(spoken)
+        logger.setLevel(level)
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _stopped(folder: Path) -> str:
+    from fedrec.runfolder import is_run_folder
+
+    if is_run_folder(folder):
+        return f"stopped; the rounds so far are readable: fedrec report {folder}"
+    return "stopped before the first round"
+
+
+def _print(*tables: object) -> None:
+    from rich.console import Console
+
+    console = Console()
+    for table in tables:
+        console.print(table)
