@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ROOMS = ("clients", "fedrec", "server", "strategies")
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shipped_files() -> list[Path]:
+    """The Python files of the rooms that the wheel ships."""
+    found = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+    assert len(found) > 40
+    return found
+
+
+@pytest.fixture(scope="session")
+def tracked_files() -> list[Path]:
+    """All files that git does not ignore; without git, those of the folders it would list."""
+    command = ["git", "-c", "safe.directory=*", "-C", str(ROOT), "ls-files", "-z", "--cached"]
+    try:
+        listed = subprocess.run(
+            [*command, "--others", "--exclude-standard"], capture_output=True, check=True, text=True
+        ).stdout.split("\0")
+        found = [ROOT / name for name in listed if name]
+    except (OSError, subprocess.CalledProcessError):
+        found = [path for path in ROOT.iterdir() if not path.name.startswith(".")]
+        for folder in (*ROOMS, "experiments", "tests"):
+            found += (p for p in (ROOT / folder).rglob("*") if "__pycache__" not in p.parts)
+    return sorted(path for path in found if path.is_file())

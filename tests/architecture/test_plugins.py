@@ -1,0 +1,82 @@
+"""Every plug-in stands in its room's table, and cites a paper that the bibliography has."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+from inspect import isabstract
+from pathlib import Path
+
+import pytest
+
+import fedrec
+from fedrec.plugins import CORE_TABLES, Plugin, table
+from fedrec.report.citations import Entry, parse
+
+KINDS = (*CORE_TABLES, "strategies")
+KEY = re.compile(r"Reference: ((?:[a-z]+\d{4}[a-z]*(?:; |\.|,|$)\s?)+)", re.MULTILINE)
+
+
+def plugins_in_files() -> set[type[Plugin]]:
+    """All concrete plug-in classes that the rooms define."""
+    for room in ("fedrec", "strategies"):
+        package = importlib.import_module(room)
+        for module in pkgutil.walk_packages(package.__path__, f"{room}."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+    found = set(descendants(Plugin))
+    shipped = ("fedrec.", "strategies.")
+    return {c for c in found if not isabstract(c) and c.__module__.startswith(shipped)}
+
+
+def descendants(root: type[Plugin]) -> list[type[Plugin]]:
+    below = root.__subclasses__()
+    return below + [deeper for each in below for deeper in descendants(each)]
+
+
+def test_every_plugin_stands_in_a_table() -> None:
+    listed = {plugin for kind in KINDS for plugin in table(kind).values()}
+    missing = sorted(f"{c.__module__}:{c.__name__}" for c in plugins_in_files() - listed)
+    bases = {"fedrec.metrics.base", "fedrec.models.base", "fedrec.personalization.base"}
+    missing = [name for name in missing if name.partition(":")[0] not in bases]
+    assert not missing, f"add a line to the room's table: {missing}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_are_lower_case_and_every_entry_is_concrete(kind: str) -> None:
+    for name, plugin in table(kind).items():
+        assert re.fullmatch(r"[a-z0-9]+([-_][a-z0-9]+)*", name), name
+        assert not isabstract(plugin), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_reference_is_in_the_bibliography(kind: str) -> None:
+    known = {entry.key for entry in bibliography()}
+    for name, plugin in table(kind).items():
+        assert plugin.reference in known | {""}, f"{kind}.{name}: {plugin.reference}"
+
+
+def test_references_of_docstrings_are_in_the_bibliography(shipped_files: list[Path]) -> None:
+    known = {entry.key for entry in bibliography()}
+    cited = {
+        key
+        for path in shipped_files
+        for group in KEY.findall(path.read_text(encoding="utf-8"))
+        for key in re.findall(r"[a-z]+\d{4}[a-z]*", group)
+    }
+    assert cited, "the pattern finds no citation at all"
+    assert cited <= known, f"not in references.bib: {sorted(cited - known)}"
+
+
+def test_bibliography_has_each_key_once_and_what_a_citation_needs() -> None:
+    for entry in bibliography():
+        assert {"author", "title", "year"} <= set(entry.fields), entry.key
+
+
+def bibliography() -> list[Entry]:
+    path = Path(fedrec.__path__[0]) / "references.bib"
+    text = path.read_text(encoding="utf-8")
+    entries = list(parse(text).values())
+    assert len(entries) == text.count("\n@"), "a key stands twice, or an entry cannot be read"
+    return entries
