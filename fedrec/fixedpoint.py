@@ -65,7 +65,7 @@ def add(a: IntArray, b: IntArray, name: str) -> IntArray:
     Raises:
         NumericError: If the sum overflows.
     """
-    total = a + b
+    total = np.add(a, b, dtype=np.int64)
     if bool((((a ^ total) & (b ^ total)) < 0).any()):
         raise NumericError(f"the summed update of '{name}' overflows; lower train.item_lr")
     return np.asarray(total)

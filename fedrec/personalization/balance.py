@@ -1,74 +1,73 @@
 """How much of the local branch a user gets: weights from the neural tangent kernel.
 
 For a linear last layer with input features Phi [n, h] the tangent kernel of that layer is exactly
-Phi Phi^T. Each function compares the kernels of the local and the global branch on the touched rows
-of one user. All give 1/2 where both branches are equal, and where both are zero.
+Phi Phi^T. Each function below sizes one branch up by its kernel on a user's touched rows; the
+weight of the local branch is its `share` of both sizes.
 """
 
 from __future__ import annotations
 
 import torch
 
-__all__ = ["alignment", "residual", "trace"]
+__all__ = ["alignment", "residual", "share", "trace"]
 
 
-def _share(local: torch.Tensor, frozen: torch.Tensor) -> torch.Tensor:
+def share(local: torch.Tensor, frozen: torch.Tensor) -> torch.Tensor:
+    r"""The weight of the local branch, :math:`\lambda = A_l / (A_l + A_g)`.
+
+    Args:
+        local: float [...], the size of the local branch, not negative.
+        frozen: float [...], of the global branch.
+
+    Returns:
+        float [...] in [0, 1]; 1/2 where both are equal, and where both are zero.
+    """
     total = local + frozen
-    return torch.where(total > 0, local / total, torch.full_like(total, 0.5))
+    half = torch.full_like(total, 0.5)
+    return torch.where(total > 0, local / torch.where(total > 0, total, half), half)
 
 
-def trace(local: torch.Tensor, frozen: torch.Tensor) -> torch.Tensor:
-    r"""Share of the traces of the centred kernels, the mean rates of convergence.
-
-    .. math:: \lambda = \frac{\mathrm{tr} K_l}{\mathrm{tr} K_l + \mathrm{tr} K_g}
+def trace(features: torch.Tensor) -> torch.Tensor:
+    r"""The trace of the centred kernel, the mean rate of convergence: :math:`\mathrm{tr}\,K`.
 
     All eigenvalues count (the paper drops the smallest).
 
     Args:
-        local: float [n, h], features of the local branch.
-        frozen: float [n, g], features of the global branch.
+        features: float [n, h].
 
     Returns:
         float [].
 
     Reference: jiang2024lgmix.
     """
-    return _share((local - local.mean(0)).square().sum(), (frozen - frozen.mean(0)).square().sum())
+    return (features - features.mean(0)).square().sum()
 
 
-def residual(local: torch.Tensor, frozen: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
-    r"""Share of the instantaneous decrease of the loss, :math:`r^\top K r`.
+def residual(features: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
+    r"""The instantaneous decrease of the loss, :math:`r^\top K r`.
 
     Args:
-        local: float [n, h].
-        frozen: float [n, g].
+        features: float [n, h].
         error: float [n], predicted probability minus label.
 
     Returns:
         float [].
     """
-    return _share((local.T @ error).square().sum(), (frozen.T @ error).square().sum())
+    return (features.T @ error).square().sum()
 
 
-def alignment(local: torch.Tensor, frozen: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    r"""Share of the alignment with the labels, free of the scale of the features.
+def alignment(features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    r"""The alignment with the labels, free of the scale of the features.
 
-    .. math:: A = \lVert \Phi^\top y \rVert^2 / \lVert \Phi \rVert_F^2, \quad
-              \lambda = A_l / (A_l + A_g)
+    .. math:: A = \lVert \Phi^\top y \rVert^2 / \lVert \Phi \rVert_F^2
 
     Args:
-        local: float [n, h].
-        frozen: float [n, g].
+        features: float [n, h].
         labels: float [n]; centred here.
 
     Returns:
-        float [].
+        float [], 0 for features of zero.
     """
-    y = labels - labels.mean()
-    return _share(_aligned(local, y), _aligned(frozen, y))
-
-
-def _aligned(features: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     size = features.square().sum()
-    value = (features.T @ y).square().sum()
+    value = (features.T @ (labels - labels.mean())).square().sum()
     return torch.where(size > 0, value / size, torch.zeros_like(size))

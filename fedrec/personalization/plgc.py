@@ -122,19 +122,24 @@ class PLGC(Personalization):
         return Ragged(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), items[kept])
 
     def prepare(self, anchor: Anchor, touched: Touched) -> Tensors:
-        """Kernel form: ``kernel`` [q], the local branch; ``kappa``, the features, flat."""
+        """Kernel form: ``kernel`` [q], the local branch; what the weights need of its features."""
         if self.local == "table" or anchor.directions is None:
             return {}
         branch = anchor.table.new_zeros(len(touched.items))
-        kappas = []
+        size = anchor.table.new_zeros(len(touched.offsets) - 1)
+        labels = touched.labels.to(branch.dtype)
+        kept = {}
         for user, (start, stop) in _users(touched):
-            items = touched.items[start:stop]
-            kappa = self._kappa(anchor.directions, items, anchor.history.row(user))
+            items, history = touched.items[start:stop], anchor.history.row(user)
+            kappa = self._kappa(anchor.directions, items, history)
             branch[start:stop] = kappa.sum(1)
-            kappas.append(kappa.reshape(-1))
-        flat = torch.cat(kappas) if kappas else branch.new_zeros(0)
-        width = torch.from_numpy(anchor.history.lengths)
-        return {"kernel": branch, "kappa": flat, "kappa_width": width}
+            if self.balance == "trace":
+                size[user] = balance.trace(kappa)
+            elif self.balance == "alignment":
+                size[user] = balance.alignment(kappa, labels[start:stop].clone())
+            elif self.balance == "residual":
+                kept[f"kappa {user}"] = kappa
+        return {"kernel": branch, "size": size, **kept}
 
     def _kappa(self, z: torch.Tensor, items: torch.Tensor, own: np.ndarray) -> torch.Tensor:
         """float [s, n]: n**-1/2 * max(0, cosine)**beta, 0 between an item and itself."""
@@ -146,8 +151,7 @@ class PLGC(Personalization):
         found &= items[same.clamp_max(max(len(items) - 1, 0))] == history
         columns = torch.nonzero(found).squeeze(1)
         kappa[same[columns], columns] = 0.0
-        scaled: torch.Tensor = kappa / max(len(own), 1) ** 0.5
-        return scaled
+        return kappa.mul_(max(len(own), 1) ** -0.5)
 
     def rows(
         self, work: torch.Tensor, frozen: torch.Tensor, local: Tensors, touched: Touched
@@ -201,34 +205,40 @@ class PLGC(Personalization):
         """The new weight of each user, smoothed."""
         if self.balance == "fixed":
             return {}
-        fixed = forward.features(frozen[touched.slots])
         labels = touched.labels.to(work.dtype)
-        own = None
-        if self.local == "table":
-            own = forward.features((work + local["residual"])[touched.slots])
         error = labels
         if self.balance == "residual":
             base = forward.score(self.rows(work, frozen, local, touched))
             error = sigmoid(self.score(base, local, touched, prepared)) - labels
-        weight = local["lambda"].clone()
-        at = 0
+        fixed = self._sizes(forward.features(frozen[touched.slots]), touched, labels, error)
+        if self.local == "table":
+            rows = forward.features((work + local["residual"])[touched.slots])
+            own = self._sizes(rows, touched, labels, error)
+        elif self.balance == "residual":
+            own = torch.zeros_like(fixed)
+            for user, (start, stop) in _users(touched):
+                own[user] = balance.residual(prepared[f"kappa {user}"], error[start:stop].clone())
+        else:
+            own = prepared["size"]
+        old = local["lambda"]
+        new = self.ema * old + (1 - self.ema) * balance.share(own, fixed)
+        present = torch.from_numpy(np.diff(touched.offsets) > 0)
+        return {"lambda": torch.where(present, new, old)}
+
+    def _sizes(
+        self, features: torch.Tensor, touched: Touched, labels: torch.Tensor, error: torch.Tensor
+    ) -> torch.Tensor:
+        """float [u]: the size of a branch for each user."""
+        size = features.new_zeros(len(touched.offsets) - 1)
         for user, (start, stop) in _users(touched):
-            rows = stop - start
-            if own is None:
-                width = int(prepared["kappa_width"][user])
-                features = prepared["kappa"][at : at + rows * width].reshape(rows, width).clone()
-                at += rows * width
-            else:
-                features = own[start:stop].clone()
-            other = fixed[start:stop].clone()
+            rows = features[start:stop].clone()
             if self.balance == "trace":
-                new = balance.trace(features, other)
+                size[user] = balance.trace(rows)
             elif self.balance == "residual":
-                new = balance.residual(features, other, error[start:stop].clone())
+                size[user] = balance.residual(rows, error[start:stop].clone())
             else:
-                new = balance.alignment(features, other, labels[start:stop].clone())
-            weight[user] = self.ema * weight[user] + (1 - self.ema) * new
-        return {"lambda": weight}
+                size[user] = balance.alignment(rows, labels[start:stop].clone())
+        return size
 
     def after_round(self, change: torch.Tensor, local: Tensors) -> Tensors:
         """Table form: the residual takes up the round's change, and fades."""

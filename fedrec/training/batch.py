@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -75,6 +75,7 @@ class Epoch:
         step: int64 [p], the step in which the positive is used.
         client: int64 [p], the client row of the positive.
         user: int64 [p], the user row of the positive.
+        extra: int64 [e], the pairs of the extra rows; they join every step of their user.
     """
 
     touched: Touched
@@ -83,6 +84,7 @@ class Epoch:
     step: IntArray
     client: IntArray
     user: IntArray
+    extra: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @property
     def steps(self) -> int:
@@ -128,7 +130,8 @@ def plan_work(
         round: The round.
         protocol: ``clean`` or ``legacy``, which items are never drawn as negatives.
         popularity: int64 [n_items], weights for popularity sampling.
-        extra_rows: Random items per user and epoch that count as touched, without a label.
+        extra_rows: Random items per user and epoch that count as touched, without a label; none
+            for a user that has nothing to train on.
     """
     n = shard.train.lengths
     user = shard.train.owners()
@@ -137,6 +140,7 @@ def plan_work(
     excluded = pool_excluded(shard, protocol)
     k = train.negatives
     rows = np.arange(shard.n_users, dtype=np.int64)
+    trained = np.flatnonzero(n > 0)
 
     negatives, extras = [], []
     for epoch in range(train.local_epochs):
@@ -150,8 +154,8 @@ def plan_work(
         else:
             drawn = popularity_negatives(hashed, owner, excluded, popularity)
         negatives.append(drawn)
-        owner = np.repeat(rows, extra_rows)
-        draw = epoch * extra_rows + np.tile(np.arange(extra_rows), len(rows))
+        owner = np.repeat(trained, extra_rows)
+        draw = epoch * extra_rows + np.tile(np.arange(extra_rows), len(trained))
         hashed = bits(seed, Purpose.EXTRA_ROWS, round, shard.user_ids[owner], draw)
         extras.append(
             (owner, ((hashed >> np.uint64(32)) * np.uint64(shard.n_items)) >> np.uint64(32))
@@ -201,6 +205,7 @@ def plan_work(
                 step=step,
                 client=client,
                 user=user,
+                extra=np.searchsorted(pairs, extra),
             )
         )
     return Work(shard, slot_offsets, slots % shard.n_items, tuple(epochs))

@@ -159,7 +159,9 @@ class _Ranking:
 
     def catalogue(self) -> torch.Tensor:
         tables = {name: self.params[name] for name in self.method.tables()}
-        return self.method.model.score_catalogue(self._of_users(), tables)
+        scores = self.method.model.score_catalogue(self._of_users(), tables)
+        # A model that has nothing of the user's own scores one row, the same for all.
+        return scores.expand(len(self.users), -1)
 
     def pairs(self, block_users: IntArray, items: IntArray, rows: torch.Tensor) -> torch.Tensor:
         flat = self.method.model.batching == "csr"

@@ -176,7 +176,7 @@ def _step(
         for name in trainable:
             owner = user if method.specs()[name].per == "user" else client
             scale = _decay_scale(owner, weights, len(leaves.local[name]))
-            squared = leaves.local[name].square().flatten(1).sum(-1)
+            squared = leaves.local[name].unsqueeze(-1).square().flatten(1).sum(-1)
             total = total + 0.5 * train.weight_decay * (scale.to(squared.dtype) * squared).sum()
     extra = personalization.loss(leaves.tables["item"], frozen["item"], leaves.local, touched)
     if extra is not None:
@@ -210,7 +210,11 @@ def _of_step(epoch: Epoch, chosen: np.ndarray, n_users: int) -> tuple[Touched, T
     positive, negative = epoch.positive[chosen], epoch.negative[chosen]
     if epoch.steps <= 1:
         return epoch.touched, torch.from_numpy(positive), torch.from_numpy(negative)
-    pairs = np.unique(np.concatenate([positive, negative.ravel()]))
+    # A client must not notice whether others have more steps than it, so extra rows count here too.
+    here = np.zeros(n_users, bool)
+    here[epoch.user[chosen]] = True
+    extra = epoch.extra[here[epoch.touched.users.numpy()[epoch.extra]]]
+    pairs = np.unique(np.concatenate([positive, negative.ravel(), extra]))
     return (
         epoch.touched.select(pairs, n_users),
         torch.from_numpy(np.searchsorted(pairs, positive)),

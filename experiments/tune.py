@@ -1,0 +1,91 @@
+"""Tune an experiment on validation: every combination of some settings, then the winner's test.
+
+Each combination is an ordinary run on the serial engine, several at a time, one process each. The
+table shows validation alone; the test values of the best combination come last.
+
+Run::
+
+    python experiments/tune.py experiments/ml-100k/mf.yaml --grid train.weight_decay=0.1,0.2 \
+        --grid strategy.server_lr=0.005,0.01 --seeds 0 --jobs 2 --out tuning/mf
+
+A combination whose folder is finished already is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from fedrec import load_experiment, run
+from fedrec.errors import ConfigError, FedRecError
+
+
+def combinations(grid: Sequence[str]) -> list[tuple[str, ...]]:
+    """Every combination of ``key=a,b,c`` entries, as overrides for `load_experiment`."""
+    choices = []
+    for entry in grid:
+        key, equals, values = entry.partition("=")
+        if not equals:
+            raise ConfigError(f"--grid {entry}: expected dotted.key=value,value")
+        choices.append([f"{key}={value}" for value in values.split(",")])
+    return list(itertools.product(*choices))
+
+
+def one(config: str, sets: tuple[str, ...], seed: int, out: str) -> dict[str, Any]:
+    """Run one combination with one seed, or read it if it was run."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    name = "_".join(each.rpartition(".")[2] for each in sets) or "plain"
+    folder = Path(out) / f"{name}_seed{seed}"
+    if not (folder / "result.json").exists():
+        experiment = load_experiment(config, [*sets, f"seed={seed}", "engine.name=serial"])
+        run(experiment, out=folder, overwrite=True)
+    result: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    return result
+
+
+def main() -> None:
+    """Tune, print the table, write ``tuning.json``."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("config")
+    parser.add_argument("--grid", action="append", default=[], metavar="key=a,b")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--out", default="tuning")
+    chosen = parser.parse_args()
+    settings = combinations(chosen.grid)
+    load_experiment(chosen.config, settings[0])
+    metric = load_experiment(chosen.config).evaluate.metrics[0]
+    tasks = [(sets, seed) for sets in settings for seed in chosen.seeds]
+    rows: dict[tuple[str, ...], list[dict[str, Any]]] = {sets: [] for sets in settings}
+    with ProcessPoolExecutor(chosen.jobs) as pool:
+        futures = [pool.submit(one, chosen.config, *task, chosen.out) for task in tasks]
+        for (sets, seed), future in zip(tasks, futures, strict=True):
+            result = future.result()
+            rows[sets].append(result)
+            valid = result["metrics"]["valid"][metric]
+            print(
+                f"{' '.join(sets)} seed {seed}: valid {metric} {valid:.4f}, round "
+                f"{result['best_round']} of {result['rounds']}, {result['seconds']['total']:.0f} s",
+                flush=True,
+            )
+    scores = {sets: mean(r["metrics"]["valid"][metric] for r in rows[sets]) for sets in settings}
+    best = max(scores, key=lambda sets: scores[sets])
+    test = mean(result["metrics"]["test"][metric] for result in rows[best])
+    print(f"best on validation: {' '.join(best)}: valid {scores[best]:.4f}, test {test:.4f}")
+    table = [{"settings": sets, "valid": scores[sets], "runs": rows[sets]} for sets in settings]
+    Path(chosen.out, "tuning.json").write_text(json.dumps(table, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except FedRecError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,139 @@
+"""From the experiment's engine section to a run on that engine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Literal
+
+from fedrec.config import Engine
+from fedrec.errors import MissingExtra
+from fedrec.flower.references import app_reference, load_app
+from fedrec.flower.siblings import check_siblings
+from fedrec.flower.telemetry import be_quiet
+
+if TYPE_CHECKING:
+    from fedrec.flower.grid import EngineGrid, Observer
+
+__all__ = ["ResolvedEngine", "launch", "resolve_engine"]
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedEngine:
+    """An engine without any ``auto``.
+
+    Args:
+        name: of the engine.
+        workers: processes; 1 for the serial engine.
+        nodes: logical nodes.
+    """
+
+    name: Literal["serial", "ray", "flower"]
+    workers: int
+    nodes: int
+
+
+def resolve_engine(engine: Engine) -> ResolvedEngine:
+    """Decide what ``auto`` means on this machine.
+
+    The serial engine has one worker, whatever is asked for. With the address of a cluster,
+    ``auto`` still means this machine's cores: give ``workers`` for the cluster's.
+
+    Args:
+        engine: The section of the experiment.
+
+    Raises:
+        MissingExtra: If Ray is asked for, or Flower's simulation, which needs it, without it
+            being installed.
+    """
+    has_ray = find_spec("ray") is not None
+    name = engine.name if engine.name != "auto" else ("ray" if has_ray else "serial")
+    if name != "serial" and not has_ray:
+        part = "the Ray engine" if name == "ray" else "Flower's simulation runtime"
+        raise MissingExtra(part, "sim")
+    workers = engine.workers if engine.workers != "auto" else _cores()
+    if name == "serial":
+        workers = 1
+    return ResolvedEngine(name, workers, engine.nodes if engine.nodes != "auto" else workers)
+
+
+def launch(
+    engine: Engine,
+    run_config: Mapping[str, str],
+    observer: Observer | None = None,
+    *,
+    server: str | None = None,
+    client: str | None = None,
+) -> None:
+    """Run the server app and the client app on an engine, to the end.
+
+    Args:
+        engine: The section of the experiment.
+        run_config: ``experiment`` (path of a YAML), ``out`` (the run folder), ``split`` (path of
+            the prepared arrays); all absolute.
+        observer: Is called with the record of each round.
+        server: Reference of the server app, ``module:attribute``; default: fedrec's own.
+        client: Reference of the client app; default: fedrec's own.
+
+    Raises:
+        EngineError: If the engine cannot start or breaks off.
+        MissingExtra: See `resolve_engine`.
+    """
+    resolved = resolve_engine(engine)
+    if server is None or client is None:
+        check_siblings()
+    server = server or app_reference("server")
+    client = client or app_reference("client")
+    be_quiet()
+    if resolved.name == "flower":
+        from fedrec.flower.runtime import run_on_flower
+
+        run_on_flower(
+            server,
+            client,
+            run_config,
+            resolved.nodes,
+            resolved.workers,
+            observer,
+            gpus_per_worker=engine.gpus_per_worker,
+        )
+        return
+    with _grid(engine, resolved, client, run_config) as grid:
+        grid.observer = observer
+        _serve(server, grid, run_config)
+
+
+def _grid(
+    engine: Engine, resolved: ResolvedEngine, client: str, run_config: Mapping[str, str]
+) -> EngineGrid:
+    if resolved.name == "serial":
+        from fedrec.flower.serial import SerialGrid
+
+        return SerialGrid(load_app(client, "ClientApp"), resolved.nodes, run_config)
+    from fedrec.flower.ray_grid import RayGrid
+
+    return RayGrid(
+        client,
+        resolved.nodes,
+        resolved.workers,
+        run_config,
+        address=engine.address,
+        gpus_per_worker=engine.gpus_per_worker,
+    )
+
+
+def _serve(server: str, grid: EngineGrid, run_config: Mapping[str, str]) -> None:
+    from flwr.app import Context, RecordDict
+
+    from fedrec.flower.grid import RUN_ID, SERVER_NODE
+
+    context = Context(RUN_ID, SERVER_NODE, {}, RecordDict(), dict(run_config))
+    load_app(server, "ServerApp")(grid, context)
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

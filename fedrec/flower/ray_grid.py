@@ -1,0 +1,273 @@
+"""The Ray engine: nodes on resident actors, one thread each."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+import time
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Array, Message
+
+from fedrec.errors import EngineError, MissingExtra
+from fedrec.flower.failures import Failure
+from fedrec.flower.grid import EngineGrid, describe
+from fedrec.flower.pieces import Piece, assemble, take_apart
+from fedrec.flower.telemetry import be_quiet
+
+try:
+    import ray
+except ImportError as error:
+    raise MissingExtra("the Ray engine", "sim") from error
+
+__all__ = ["RayGrid", "ray_version"]
+
+INLINE_BYTES = 65_536
+REMEMBERED_CONTENTS = 64
+CALLS_AHEAD = 4
+MIB = 2**20
+STORE_BYTES = 2048 * MIB
+SMALLEST_STORE_BYTES = 80 * MIB
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+def ray_version() -> str:
+    """The installed version of Ray."""
+    return str(ray.__version__)
+
+
+class RayGrid(EngineGrid):
+    """Runs the client app on Ray actors that live as long as the run.
+
+    Node ``i`` stays with worker ``(i - 1) % workers``, so its context never travels. Within an
+    exchange, arrays of equal content are put into the object store once, however many nodes they
+    go to, and each worker reads them once.
+
+    A Ray that is already initialised is used and left running.
+
+    Args:
+        client_app: Reference of the client app, ``module:attribute``; the workers import it.
+        n_nodes: How many nodes.
+        n_workers: How many actors.
+        run_config: The run's configuration, for every node.
+        extra: Further entries of every node's configuration.
+        address: Of a running Ray cluster; None starts Ray on this machine.
+        gpus_per_worker: Share of a GPU that each actor reserves.
+
+    Attributes:
+        puts: How many arrays have been put into the object store.
+
+    Raises:
+        EngineError: If Ray does not start, or has fewer cores or GPUs than asked for.
+    """
+
+    def __init__(
+        self,
+        client_app: str,
+        n_nodes: int,
+        n_workers: int,
+        run_config: Mapping[str, Any] | None = None,
+        extra: Mapping[str, Any] | None = None,
+        address: str | None = None,
+        gpus_per_worker: float = 0.0,
+    ) -> None:
+        super().__init__(n_nodes)
+        self.puts = 0
+        self._exchange = 0
+        self._refs: OrderedDict[bytes, Any] = OrderedDict()
+        self._owns_ray = not ray.is_initialized()
+        try:
+            if self._owns_ray:
+                _start(address, n_workers, gpus_per_worker)
+            _check_resources(n_workers, gpus_per_worker)
+            actor: Any = ray.remote(num_cpus=1, num_gpus=gpus_per_worker)(_actor_class())
+            settings = (client_app, n_nodes, dict(run_config or {}), dict(extra or {}))
+            self._workers = [actor.remote(_python_path(), THREADS) for _ in range(n_workers)]
+            self._ready: list[Any] = [w.prepare.remote(settings) for w in self._workers]
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Stop the workers, and Ray if this engine has started it."""
+        self._refs.clear()
+        if not ray.is_initialized():
+            return
+        if self._owns_ray:
+            ray.shutdown()
+        else:
+            for worker in self.__dict__.get("_workers", ()):
+                ray.kill(worker)
+
+    def worker_of(self, node: int) -> int:
+        """The index of the worker that runs a node."""
+        return (node - 1) % len(self._workers)
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> list[Message]:
+        """See `EngineGrid.send_and_receive`.
+
+        Raises:
+            EngineError: If the client app fails with an error that is not fedrec's own, or a
+                worker dies.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self._await_ready()
+        self._exchange += 1
+        self._refs.clear()
+        waiting: dict[int, deque[tuple[str, int, Any]]] = {}
+        replies: list[tuple[int, Message]] = []
+        for message in messages:
+            self.check_destination(message)
+            node = message.metadata.dst_node_id
+            queue = waiting.setdefault(self.worker_of(node), deque())
+            if len(queue) >= CALLS_AHEAD:
+                replies += self._receive(queue.popleft(), deadline)
+            queue.append((describe(message), node, self._send(message)))
+        for call in sorted((call for queue in waiting.values() for call in queue), key=_node):
+            replies += self._receive(call, deadline)
+        self._refs.clear()
+        return [reply for _, reply in sorted(replies, key=lambda pair: pair[0])]
+
+    def _send(self, message: Message) -> Any:
+        node = message.metadata.dst_node_id
+        body, pieces = take_apart(message)
+        stored = [self._store(piece) for piece in pieces]
+        worker = self._workers[self.worker_of(node)]
+        return worker.handle.remote(self._exchange, node, body, stored)
+
+    def _store(self, piece: Piece) -> Piece:
+        if len(piece.data) < INLINE_BYTES:
+            return piece
+        if piece.data not in self._refs:
+            self._refs[piece.data] = ray.put(piece.data)
+            self.puts += 1
+            if len(self._refs) > REMEMBERED_CONTENTS:
+                self._refs.popitem(last=False)
+        self._refs.move_to_end(piece.data)
+        return piece._replace(data=self._refs[piece.data])
+
+    def _receive(
+        self, call: tuple[str, int, Any], deadline: float | None
+    ) -> list[tuple[int, Message]]:
+        where, node, ref = call
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        try:
+            reply = ray.get(ref, timeout=left)
+        except ray.exceptions.GetTimeoutError:
+            return []
+        except ray.exceptions.RayError as error:
+            raise EngineError(
+                f"worker {self.worker_of(node)} broke off ({where}): {_first_line(error)}"
+            ) from error
+        if isinstance(reply, Failure):
+            raise reply.error(where)
+        body, pieces = reply
+        arrays = [Array(*piece._replace(data=bytes(piece.data))) for piece in pieces]
+        return [(node, assemble(body, arrays))]
+
+    def _await_ready(self) -> None:
+        for index, ref in enumerate(self._ready):
+            try:
+                failure = ray.get(ref)
+            except ray.exceptions.RayError as error:
+                raise EngineError(f"worker {index} did not start: {_first_line(error)}") from error
+            if failure is not None:
+                raise Failure(*failure).error(f"start of worker {index}")
+        self._ready = []
+
+
+def _actor_class() -> type:
+    class Boot:
+        """Pickled by value, because fedrec may only be importable once the path is set."""
+
+        def __init__(self, path: list[str], threads: tuple[str, ...]) -> None:
+            import os
+            import sys
+
+            os.environ.update(dict.fromkeys(threads, "1"))
+            sys.path[:] = path + [entry for entry in sys.path if entry not in path]
+            self.worker: Any = None
+
+        def prepare(self, settings: tuple[Any, ...]) -> tuple[str, str, str] | None:
+            import traceback
+
+            try:
+                from fedrec.flower.ray_worker import Worker
+
+                self.worker = Worker(*settings)
+            except Exception as error:
+                return type(error).__name__, str(error), traceback.format_exc()
+            return None
+
+        def handle(self, *request: Any) -> Any:
+            return self.worker.handle(*request)
+
+    return Boot
+
+
+def _start(address: str | None, n_workers: int, gpus_per_worker: float) -> None:
+    be_quiet()
+    common: dict[str, Any] = {
+        "include_dashboard": False,
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+    }
+    try:
+        if address is not None:
+            ray.init(
+                address=address, **{k: v for k, v in common.items() if k != "include_dashboard"}
+            )
+        else:
+            ray.init(
+                address="local",
+                num_cpus=n_workers,
+                num_gpus=None if gpus_per_worker else 0,
+                object_store_memory=_store_bytes(),
+                _system_config={"task_events_report_interval_ms": 0},
+                **common,
+            )
+    except (ray.exceptions.RayError, OSError, ValueError, RuntimeError) as error:
+        at = f" at {address}" if address else ""
+        raise EngineError(
+            f"Ray does not start{at}: {_first_line(error)}; engine: serial works without it"
+        ) from error
+
+
+def _store_bytes() -> int:
+    shared = Path("/dev/shm")
+    free = shutil.disk_usage(shared).free if shared.is_dir() else STORE_BYTES
+    return max(SMALLEST_STORE_BYTES, min(STORE_BYTES, free * 3 // 4))
+
+
+def _check_resources(n_workers: int, gpus_per_worker: float) -> None:
+    have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    cores, gpus = have.get("CPU", 0), have.get("GPU", 0)
+    if cores < n_workers:
+        raise EngineError(
+            f"engine.workers: {n_workers}, but the Ray cluster has {cores:g} cores; "
+            "lower workers or use a larger cluster"
+        )
+    if gpus < n_workers * gpus_per_worker:
+        raise EngineError(
+            f"engine.gpus_per_worker: {gpus_per_worker:g} for {n_workers} workers, but Ray sees "
+            f"{gpus:g} GPUs; lower it, or lower workers"
+        )
+
+
+def _python_path() -> list[str]:
+    return [str(Path(entry or ".").resolve()) for entry in sys.path]
+
+
+def _node(call: tuple[str, int, Any]) -> int:
+    return call[1]
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,118 @@
+"""Client models as a user would write them, and models that fail."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+
+from fedrec.models.base import Model, Pairs, Tensors
+from fedrec.models.mf import MatrixFactorization
+from fedrec.training.stable import row_dot
+from fedrec.types import ParamSpec
+
+__all__ = ["BiasedMF", "Fussy", "ItemsAlone", "LoopMF", "SmallNet", "Weighted"]
+
+
+class BiasedMF(Model):
+    """Factors, an item bias, a user bias and one constant: every kind of parameter, flat."""
+
+    embedding_dim: int = Field(4, ge=1)
+
+    def params(self) -> Mapping[str, ParamSpec]:
+        d = (self.embedding_dim,)
+        return {
+            "item": ParamSpec("item_rows", d, init_std=0.1),
+            "item_bias": ParamSpec("item_rows", ()),
+            "constant": ParamSpec("global", ()),
+            "user": ParamSpec("local", d, per="user", init_std=0.1),
+            "client_bias": ParamSpec("local", (), per="client"),
+        }
+
+    def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
+        biases = params["item_bias"] + params["client_bias"] + params["constant"]
+        return row_dot(params["user"], params["item"]) + biases
+
+
+class LoopMF(MatrixFactorization):
+    """Matrix factorisation, one client at a time."""
+
+    batching: ClassVar = "loop"
+
+    def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
+        return torch.einsum("qd,qd->q", params["user"], params["item"])
+
+    def score_catalogue(self, users: Tensors, table: Tensors) -> torch.Tensor:
+        return torch.nn.functional.linear(users["user"], table["item"])
+
+
+class SmallNet(Model):
+    """A small network over user and item vectors, written with any operation of torch."""
+
+    batching: ClassVar = "loop"
+
+    embedding_dim: int = Field(4, ge=1)
+    hidden: int = Field(6, ge=1)
+
+    def params(self) -> Mapping[str, ParamSpec]:
+        d, h = self.embedding_dim, self.hidden
+        return {
+            "item": ParamSpec("item_rows", (d,), init_std=0.3),
+            "user": ParamSpec("local", (d,), per="user", init_std=0.3),
+            "first": ParamSpec("global", (h, 2 * d), init_std=0.3),
+            "last": ParamSpec("global", (h,), init_std=0.3),
+            "shift": ParamSpec("local", (h,), per="client"),
+        }
+
+    def features(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
+        both = torch.cat([params["user"], params["item"]], dim=1)
+        return torch.relu(torch.nn.functional.linear(both, params["first"], params["shift"]))
+
+    def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
+        return self.features(params, pairs) @ params["last"]
+
+
+class Weighted(Model):
+    """Factors with a global weight per dimension: a dense parameter on the flat path."""
+
+    embedding_dim: int = Field(4, ge=1)
+
+    def params(self) -> Mapping[str, ParamSpec]:
+        d = (self.embedding_dim,)
+        return {
+            "item": ParamSpec("item_rows", d, init_std=0.3),
+            "user": ParamSpec("local", d, per="user", init_std=0.3),
+            "weight": ParamSpec("global", d, init_value=1.0),
+        }
+
+    def features(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
+        return params["weight"] * params["item"]
+
+    def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
+        return row_dot(params["user"], self.features(params, pairs))
+
+
+class ItemsAlone(Model):
+    """One number per item and nothing of the user's: popularity, learned."""
+
+    def params(self) -> Mapping[str, ParamSpec]:
+        return {"item": ParamSpec("item_rows", (1,))}
+
+    def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
+        return params["item"][:, 0]
+
+
+class Fussy(MatrixFactorization):
+    """Matrix factorisation that fails for the clients that train on one item."""
+
+    item: int = 0
+    how: str = "raise"
+
+    def params(self) -> Mapping[str, ParamSpec]:
+        return {**super().params(), "mark": ParamSpec("local", (), per="user", trainable=False)}
+
+    def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
+        plain = super().score(params, pairs)
+        return plain

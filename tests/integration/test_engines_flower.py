@@ -1,0 +1,90 @@
+"""The Flower engine, on Flower's real runtime with toy apps."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedrec.config import Engine
+from fedrec.errors import EngineError, ProtocolError
+from fedrec.flower import runtime
+from fedrec.flower.launch import launch
+from fedrec.flower.processes import marked_processes, running_processes
+
+pytest.importorskip("ray", reason="needs the extra 'sim'")
+
+pytestmark = pytest.mark.slow
+
+TOYS = Path(__file__).parent / "engines"
+NODES = 3
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """No process, no file, whatever happens in the test."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setenv("FEDREC_TEST", str(tmp_path))
+    monkeypatch.syspath_prepend(str(TOYS))
+    yield
+    assert marked_processes(f"FEDREC_TEST={tmp_path}") == set()
+    assert not [path for path in temporary.iterdir() if path.name.startswith("fedrec-flower-")]
+
+
+def run(name: str, out: Path, observer: Any, experiment: str = "toy") -> None:
+    config = {"out": str(out), "split": str(NODES), "experiment": experiment}
+    engine = Engine(name=name, workers=2, nodes=NODES)
+    launch(engine, config, observer, server="toy_apps:server", client="toy_apps:client")
+
+
+def test_the_result_has_the_same_bits_as_the_serial_engines(tmp_path: Path) -> None:
+    seen: dict[str, list[Mapping[str, Any]]] = {"serial": [], "flower": []}
+    for name, rounds in seen.items():
+        run(name, tmp_path / name, rounds.append)
+    digests = {(tmp_path / name / "digest").read_text(encoding="utf-8") for name in seen}
+    assert len(digests) == 1
+    assert seen["flower"] == seen["serial"]
+    assert len(seen["flower"]) == 3
+
+
+def test_what_the_client_said_reaches_the_caller(tmp_path: Path) -> None:
+    with pytest.raises(ProtocolError, match="the toy divided by zero") as caught:
+        run("flower", tmp_path / "out", None, experiment="break")
+    assert "in refuse_errors" in caught.value.__notes__[0]
+
+
+def test_an_interrupt_in_the_middle_of_the_run(tmp_path: Path) -> None:
+    during = []
+
+    def interrupt(record: Mapping[str, Any]) -> None:
+        during.append(len(marked_processes(f"FEDREC_TEST={tmp_path}")))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run("flower", tmp_path / "out", interrupt)
+    if running_processes():
+        assert during[0] > 3  # SuperLink, SuperExec, simulation, Ray
+
+
+def test_an_app_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
+    config = {"out": str(tmp_path / "out")}
+    with pytest.raises(EngineError, match=r"no_such_module") as caught:
+        runtime.run_on_flower("toy_apps:server", "no_such_module:client", config, 2, 2)
+    assert caught.value.__notes__
+
+
+def test_a_program_that_is_missing_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime.sysconfig, "get_path", lambda _: str(tmp_path))
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent / "nothing"))
+    with pytest.raises(EngineError, match=r"'flower-superlink' .* pip install 'fedrec\[sim\]'"):
+        run("flower", tmp_path / "out", None)

@@ -1,0 +1,227 @@
+"""No bit depends on who is computed together, in which order, on which node, on how many threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedrec.models.base import Model
+from fedrec.personalization.base import Personalization
+from fedrec.personalization.none import NoPersonalization
+from fedrec.personalization.plgc import PLGC
+from fedrec.training.clients import train_clients, user_scorer
+from fedrec.training.method import Method
+from fedrec.types import FloatArray, IntArray, Params, Partial, Shard, UpdateBatch
+from strategies import STRATEGIES, FedAvg, Strategy
+from tests.contracts.own_models import BiasedMF, Weighted
+from tests.planted import federations, initial_state, method_of, split_state
+
+KERNEL: dict[str, Any] = {"local": "kernel", "tau": 2.0}
+TABLE: dict[str, Any] = {"local": "table", "persistence": 0.5}
+FORMS: dict[str, dict[str, Any] | None] = {
+    "none": None,
+    "kernel-alignment": KERNEL | {"decorrelation": 0.05},
+    "kernel-residual": KERNEL | {"balance": "residual", "history_cap": 2, "beta": 3.0},
+    "kernel-trace": KERNEL | {"balance": "trace", "mode": "decoupled", "centre": False},
+    "kernel-fixed": KERNEL | {"balance": "fixed", "value": 0.7, "per": "row"},
+    "kernel-extra": KERNEL | {"decorrelation": 0.1, "extra": 3},
+    "table-alignment": TABLE | {"decorrelation": 0.05, "extra": 2},
+    "table-residual": TABLE | {"balance": "residual", "view": "single", "decorrelation": 0.1},
+    "table-trace": TABLE | {"balance": "trace"},
+    "table-fixed": TABLE | {"balance": "fixed", "value": 0.3},
+}
+TRAINS = st.fixed_dictionaries(
+    {
+        "loss": st.sampled_from(["bce", "bpr"]),
+        "reduction": st.sampled_from(["sum", "mean"]),
+        "negatives": st.integers(1, 4),
+        "local_epochs": st.integers(1, 2),
+        "batch_size": st.sampled_from(["full", 1, 2, 5]),
+        "item_lr": st.just(0.1),
+        "weight_decay": st.sampled_from([0.0, 0.2]),
+        "local_optimizer": st.fixed_dictionaries({"name": st.sampled_from(["sgd", "adam"])}),
+    }
+)
+
+
+def personal(form: str) -> Personalization:
+    fields = FORMS[form]
+    return NoPersonalization() if fields is None else PLGC.model_validate(fields)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def rounds(
+    method: Method, shard: Shard, params: Params, local: Params, chunk: int
+) -> tuple[UpdateBatch, dict[str, FloatArray]]:
+    """Two rounds, so that what the first left behind counts too."""
+    _, local = train_clients(method, shard, params, local, 1, chunk)
+    return train_clients(method, shard, params, local, 2, chunk)
+
+
+def raw(update: UpdateBatch, local: Params) -> dict[str, bytes]:
+    """Every array that training gives, as bytes."""
+    found = {f"local.{name}": value.tobytes() for name, value in local.items()}
+    for name, block in update.tables.items():
+        for part in ("offsets", "ids", "values"):
+            found[f"{name}.{part}"] = getattr(block, part).tobytes()
+    found |= {f"dense.{name}": value.tobytes() for name, value in update.dense.items()}
+    found |= {f"metric.{name}": value.tobytes() for name, value in update.metrics.items()}
+    return found | {"weight": update.weight.tobytes()}
+
+
+def raw_partial(partial: Partial) -> dict[str, Any]:
+    found: dict[str, Any] = {"clients": partial.clients, "weight": partial.weight}
+    found |= {"metrics": dict(partial.metrics), "scale": dict(partial.scale)}
+    for part in ("ids", "sums", "row_weight"):
+        found[part] = {name: v.tobytes() for name, v in getattr(partial, part).items()}
+    return found
+
+
+@pytest.mark.parametrize("form", FORMS)
+@settings(max_examples=8, deadline=None)
+@given(
+    shard=federations(several=True),
+    train=TRAINS,
+    seed=st.integers(0, 9),
+    model=st.sampled_from([None, BiasedMF(), Weighted()]),
+)
+def test_any_chunk_gives_the_same_bits(
+    form: str, shard: Shard, train: dict[str, Any], seed: int, model: Model | None
+) -> None:
+    method = method_of(train, personal(form), model, seed=seed)
+    params, local = initial_state(method, shard)
+    whole = raw(*rounds(method, shard, params, local, 64))
+    for chunk in (1, 3):
+        assert raw(*rounds(method, shard, params, local, chunk)) == whole
+
+
+def crowd(n_clients: int, n_items: int, most: int) -> Shard:
+    """Clients of very unequal activity, two users each."""
+    from tests.planted import shard_of
+
+    rng = np.random.default_rng(4)
+    lengths = np.minimum(rng.lognormal(3, 1, 2 * n_clients).astype(int) + 1, most)
+    rows = [rng.choice(n_items, size=n, replace=False).tolist() for n in lengths]
+    return shard_of(n_items, rows, [2] * n_clients)
+
+
+@pytest.mark.parametrize("form", ["none", "kernel-alignment", "table-residual"])
+def test_any_chunk_and_thread_number_at_a_real_size(form: str) -> None:
+    from fedrec.models.mf import MatrixFactorization
+
+    shard = crowd(40, 900, 300)
+    model = MatrixFactorization(embedding_dim=64, init_std=0.1)
+    method = method_of({"local_epochs": 2, "batch_size": 50}, personal(form), model)
+    params, local = initial_state(method, shard)
+    found = []
+    for chunk, count in ((64, 1), (1, 1), (7, 2), (64, 2)):
+        with threads(count):
+            found.append(raw(*train_clients(method, shard, params, local, 3, chunk)))
+    assert all(other == found[0] for other in found[1:])
+
+
+def of_nodes(
+    method: Method, shard: Shard, params: Params, local: Params, nodes: list[IntArray], s: Strategy
+) -> list[Partial]:
+    """What each node answers."""
+    partials = []
+    for rows in nodes:
+        mine = split_state(method, shard, local, rows)
+        update, _ = train_clients(method, shard.take(rows), params, mine, 5)
+        partials.append(s.reduce(update))
+    return partials
+
+
+@pytest.mark.parametrize("form", ["none", "kernel-extra", "table-alignment"])
+@settings(max_examples=12, deadline=None)
+@given(shard=federations(several=True), train=TRAINS, data=st.data())
+def test_any_order_and_any_nodes_give_the_same_bits(
+    form: str, shard: Shard, train: dict[str, Any], data: st.DataObject
+) -> None:
+    method = method_of(train, personal(form), data.draw(st.sampled_from([None, BiasedMF()])))
+    params, local = initial_state(method, shard)
+    fields = {"denominator": data.draw(st.sampled_from(["rows", "cohort", "sum"]))}
+    fields["weighting"] = data.draw(st.sampled_from(["uniform", "examples"]))
+    strategy = data.draw(st.sampled_from(sorted(STRATEGIES)).map(STRATEGIES.get))
+    assert strategy is not None
+    strategy = strategy.model_validate(fields)
+    order = np.array(data.draw(st.permutations(range(shard.n_clients))), np.int64)
+    cuts = sorted(data.draw(st.sets(st.integers(1, shard.n_clients), max_size=3)))
+    nodes = [part for part in np.split(order, cuts) if len(part)]
+
+    everybody = np.arange(shard.n_clients)
+    (whole,) = of_nodes(method, shard, params, local, [everybody], strategy)
+    partials = of_nodes(method, shard, params, local, nodes, strategy)
+    merged = reduce(strategy.merge, partials)
+    assert raw_partial(merged) == raw_partial(whole)
+    backwards = reduce(lambda a, b: strategy.merge(b, a), partials)
+    assert raw_partial(backwards) == raw_partial(whole)
+    states = [strategy.apply(strategy.init(params), params, p)[1] for p in (whole, merged)]
+    assert all(states[0][name].tobytes() == states[1][name].tobytes() for name in params)
+
+
+@pytest.mark.parametrize("form", ["none", "kernel-alignment", "kernel-fixed", "table-trace"])
+@settings(max_examples=8, deadline=None)
+@given(shard=federations(several=True), data=st.data())
+def test_a_user_ranks_alike_in_any_company(form: str, shard: Shard, data: st.DataObject) -> None:
+    method = method_of({"item_lr": 0.1}, personal(form))
+    params, local = initial_state(method, shard)
+    _, local = train_clients(method, shard, params, local, 1)
+    everybody = user_scorer(method, shard, params, local)(np.arange(shard.n_users))
+    client = data.draw(st.integers(0, shard.n_clients - 1))
+    rows = np.array([client])
+    alone = user_scorer(
+        method, shard.take(rows), params, split_state(method, shard, local, rows)
+    )
+    users = np.flatnonzero(shard.client_of_user() == client)
+    for at, user in enumerate(users):
+        for view, scores in alone(np.array([at])).items():
+            assert scores.numpy().tobytes() == everybody[view][user : user + 1].numpy().tobytes()
+
+
+@settings(max_examples=10, deadline=None)
+@given(shard=federations(), seed=st.integers(0, 9), model=st.sampled_from([None, BiasedMF()]))
+def test_a_second_run_is_the_first_and_another_seed_is_not(
+    shard: Shard, seed: int, model: Model | None
+) -> None:
+    def run(of: int) -> dict[str, bytes]:
+        method = method_of({"item_lr": 0.1}, personal("kernel-alignment"), model, seed=of)
+        return raw(*rounds(method, shard, *initial_state(method, shard), 64))
+
+    assert run(seed) == run(seed)
+    assert run(seed) != run(seed + 1)
+
+
+@settings(max_examples=10, deadline=None)
+@given(shard=federations(), factor=st.floats(0.01, 100.0))
+def test_weights_times_a_constant_change_no_mean(shard: Shard, factor: float) -> None:
+    from dataclasses import replace
+
+    method = method_of({"item_lr": 0.1}, model=BiasedMF())
+    params, local = initial_state(method, shard)
+    update, _ = train_clients(method, shard, params, local, 1)
+    scaled = replace(update, weight=update.weight * factor)
+    for denominator in ("rows", "cohort"):
+        strategy = FedAvg.model_validate({"denominator": denominator, "weighting": "examples"})
+        plain, other = (
+            strategy.apply(None, params, strategy.reduce(batch))[1] for batch in (update, scaled)
+        )
+        for name in params:
+            np.testing.assert_allclose(plain[name], other[name], rtol=1e-6, atol=1e-7)

@@ -1,0 +1,94 @@
+"""A round of the federation is a step of centralised gradient descent, written with plain torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedrec.training.batch import plan_work
+from fedrec.training.clients import train_clients
+from fedrec.training.method import Method
+from fedrec.types import FloatArray, Params, Shard
+from strategies import FedAvg
+from tests.contracts.own_models import BiasedMF
+from tests.planted import federations, initial_state, method_of
+
+LR = 0.3
+TRAIN = {"item_lr": LR, "local_optimizer": {"name": "sgd", "lr": LR}}
+
+
+def tensor(value: FloatArray) -> torch.Tensor:
+    return torch.tensor(np.array(value, np.float64))
+
+
+def centralised(method: Method, shard: Shard, start: Params) -> dict[str, FloatArray]:
+    """One gradient step on the loss summed over everybody; all parameters in one place."""
+    items = torch.nn.Embedding.from_pretrained(tensor(start["item"]), freeze=False)
+    users = torch.nn.Embedding.from_pretrained(tensor(start["user"]), freeze=False)
+    leaves = {"item": items.weight, "user": users.weight}
+    biased = isinstance(method.model, BiasedMF)
+    if biased:
+        for name in ("item_bias", "constant", "client_bias"):
+            leaves[name] = torch.nn.Parameter(tensor(start[name]))
+    optimizer = torch.optim.SGD(list(leaves.values()), lr=LR)
+    (epoch,) = plan_work(shard, method.train, method.seed, round=1).epochs
+    loss_of = torch.nn.BCEWithLogitsLoss(reduction="sum")
+    client_of_user = torch.from_numpy(shard.client_of_user())
+    for at, label in ((epoch.positive, 1.0), (epoch.negative.ravel(), 0.0)):
+        user, item = epoch.touched.users[at], epoch.touched.items[at]
+        logit = (users(user) * items(item)).sum(1)
+        if biased:
+            logit = logit + leaves["item_bias"][item] + leaves["constant"]
+            logit = logit + leaves["client_bias"][client_of_user[user]]
+        loss_of(logit, torch.full_like(logit, label)).backward()
+    decay = torch.from_numpy(shard.train.lengths) @ users.weight.square().sum(1)
+    (0.5 * method.train.weight_decay * decay).backward()
+    if biased and method.train.weight_decay:
+        owned = torch.zeros(shard.n_clients, dtype=torch.int64)
+        owned.index_add_(0, client_of_user, torch.from_numpy(shard.train.lengths))
+        bias = leaves["client_bias"].square() @ owned.double()
+        (0.5 * method.train.weight_decay * bias).backward()
+    optimizer.step()
+    return {name: value.detach().numpy() for name, value in leaves.items()}
+
+
+def federated(method: Method, shard: Shard, strategy: FedAvg) -> dict[str, FloatArray]:
+    """One round, through the node's and the server's half of the strategy."""
+    params, local = initial_state(method, shard)
+    update, after = train_clients(method, shard, params, local, round=1)
+    _, params = strategy.apply(strategy.init(params), params, strategy.reduce(update))
+    return {**params, **after}
+
+
+def check(method: Method, shard: Shard, strategy: FedAvg) -> None:
+    params, local = initial_state(method, shard)
+    expected = centralised(method, shard, {**params, **local})
+    found = federated(method, shard, strategy)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=2e-6, err_msg=name)
+
+
+@settings(max_examples=15, deadline=None)
+@given(shard=federations(), who=st.integers(0, 8), seed=st.integers(0, 99), denominator=st.data())
+def test_one_client_is_a_centralised_step(
+    shard: Shard, who: int, seed: int, denominator: st.DataObject
+) -> None:
+    one = shard.take(np.array([who % shard.n_clients]))
+    kind = denominator.draw(st.sampled_from(["rows", "cohort", "sum"]))
+    check(method_of(TRAIN, seed=seed), one, FedAvg(denominator=kind))
+
+
+@pytest.mark.parametrize("extra", [{}, {"weight_decay": 0.2}], ids=["plain", "decay"])
+@pytest.mark.parametrize("model", [None, BiasedMF()], ids=["mf", "biased"])
+@settings(max_examples=10, deadline=None)
+@given(shard=federations(several=True), seed=st.integers(0, 99))
+def test_everybody_summed_is_a_centralised_step(
+    shard: Shard, seed: int, model: BiasedMF | None, extra: dict[str, Any]
+) -> None:
+    method = method_of({**TRAIN, **extra}, model=model, seed=seed)
+    check(method, shard, FedAvg(denominator="sum"))
