@@ -42,8 +42,8 @@ def combinations(grid: Sequence[str]) -> list[tuple[str, ...]]:
 def one(config: str, sets: tuple[str, ...], seed: int, out: str) -> dict[str, Any]:
     """Run one combination with one seed, or read it if it was run."""
     os.environ["OMP_NUM_THREADS"] = "1"
-    name = "_".join(each.rpartition(".")[2] for each in sets) or "plain"
-    folder = Path(out) / f"{name}_seed{seed}"
+    name = "_".join([*(each.replace("/", "-") for each in sets), f"seed={seed}"])
+    folder = Path(out) / name
     if not (folder / "result.json").exists():
         experiment = load_experiment(config, [*sets, f"seed={seed}", "engine.name=serial"])
         run(experiment, out=folder, overwrite=True)

@@ -45,7 +45,7 @@ class _Faults(ValueError):
         self.lines = tuple(lines)
 
 
-def _resolver(kind: str) -> BeforeValidator:
+def _resolver(kind: str, default: str = "") -> BeforeValidator:
     def resolve(value: Any) -> Any:
         if isinstance(value, Plugin):
             return value
@@ -53,9 +53,9 @@ def _resolver(kind: str) -> BeforeValidator:
             value = {"name": value}
         if not isinstance(value, Mapping):
             raise ValueError(f"expected a mapping with a 'name', got {value!r}")
-        if "name" not in value:
+        if not value.get("name", default):
             raise ValueError("the key 'name' is missing")
-        found = lookup_or_value_error(kind, str(value["name"]))
+        found = lookup_or_value_error(kind, str(value.get("name", default)))
         try:
             return found.model_validate({key: item for key, item in value.items() if key != "name"})
         except ValidationError as error:
@@ -267,14 +267,14 @@ class Experiment(Section):
     seed: int = Field(0, ge=0, lt=2**63)
     data: Annotated[DataSet, _resolver("data"), _dumper("data")]
     clients: Clients = Clients()
-    model: Annotated[Model | Yardstick, _resolver("models"), _dumper("models")] = Field(
+    model: Annotated[Model | Yardstick, _resolver("models", "mf"), _dumper("models")] = Field(
         default_factory=lambda: lookup("models", "mf")(), validate_default=True
     )
     train: Train = Train()
     personalization: Annotated[
-        Personalization, _resolver("personalization"), _dumper("personalization")
+        Personalization, _resolver("personalization", "none"), _dumper("personalization")
     ] = Field(default_factory=lambda: lookup("personalization", "none")(), validate_default=True)
-    strategy: Annotated[Plugin, _resolver("strategies"), _dumper("strategies")] = Field(
+    strategy: Annotated[Plugin, _resolver("strategies", "fedavg"), _dumper("strategies")] = Field(
         default_factory=lambda: lookup("strategies", "fedavg")(), validate_default=True
     )
     rounds: Rounds = Rounds()

@@ -25,6 +25,12 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The folder of real data sets that FEDREC_DATA names."""
     given = os.environ.get("FEDREC_DATA")

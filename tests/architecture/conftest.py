@@ -10,12 +10,6 @@ ROOMS = ("clients", "fedrec", "server", "strategies")
 
 
 @pytest.fixture(scope="session")
-def root() -> Path:
-    """The checkout."""
-    return ROOT
-
-
-@pytest.fixture(scope="session")
 def shipped_files() -> list[Path]:
     """The Python files of the rooms that the wheel ships."""
     found = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
