@@ -55,21 +55,13 @@ def _resolver(kind: str, default: str = "") -> BeforeValidator:
             raise ValueError(f"expected a mapping with a 'name', got {value!r}")
         if not value.get("name", default):
             raise ValueError("the key 'name' is missing")
-        found = lookup_or_value_error(kind, str(value.get("name", default)))
+        found = lookup(kind, str(value.get("name", default)))
         try:
             return found.model_validate({key: item for key, item in value.items() if key != "name"})
         except ValidationError as error:
             raise _Faults(explain(error)) from error
 
     return BeforeValidator(resolve)
-
-
-def lookup_or_value_error(kind: str, name: str) -> type[Plugin]:
-    """`lookup`, with the error that pydantic collects."""
-    try:
-        return lookup(kind, name)
-    except ConfigError as error:
-        raise ValueError(str(error)) from error
 
 
 def _dumper(kind: str) -> PlainSerializer:
@@ -135,6 +127,8 @@ class Train(Section):
         batch_size: positives per step (with their negatives), or ``full``.
         item_lr: SGD step size of all global parameters.
         local_optimizer: optimiser of the local parameters.
+        kernel: ``compiled``, ``reference`` (torch), or ``auto``: compiled for what it covers. Both
+            give the same values to rounding, not to the bit.
         weight_decay: w in w/2 * n * ||p||^2 for each trainable local parameter of a user, n the
             user's positives in the batch.
     """
@@ -148,6 +142,7 @@ class Train(Section):
     item_lr: float = Field(1.0, gt=0)
     local_optimizer: LocalOptimizer = LocalOptimizer()
     weight_decay: float = Field(0.0, ge=0)
+    kernel: Literal["auto", "compiled", "reference"] = "auto"
 
     @field_validator("batch_size")
     @classmethod
@@ -210,7 +205,7 @@ class Evaluate(Section):
     def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value:
             raise ValueError("expected at least one metric; the first chooses the round")
-        parsed = [_metric_or_value_error(label) for label in value]
+        parsed = [parse_metric(label) for label in value]
         if parsed[0].kind != "per_user":
             raise ValueError(
                 f"the first metric chooses the round and must be per user, not {value[0]}"
@@ -220,13 +215,6 @@ class Evaluate(Section):
     def parsed(self) -> tuple[Metric, ...]:
         """The metrics as values."""
         return tuple(parse_metric(label) for label in self.metrics)
-
-
-def _metric_or_value_error(label: str) -> Metric:
-    try:
-        return parse_metric(label)
-    except ConfigError as error:
-        raise ValueError(str(error)) from error
 
 
 class Engine(Section):

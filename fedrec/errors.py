@@ -38,7 +38,7 @@ class FedRecError(Exception):
     """Base of all errors meant for the user."""
 
 
-class ConfigError(FedRecError):
+class ConfigError(FedRecError, ValueError):
     """A field of the experiment is unknown, of the wrong type or out of range."""
 
 

@@ -26,7 +26,7 @@ from fedrec.ranking import top_k
 from fedrec.recorder import Recorder
 from fedrec.runfolder import RunFolder, create, write_text
 from fedrec.runlog import RoundRecord, Seconds
-from fedrec.training.clients import user_scorer
+from fedrec.training.clients import kernel_of, user_scorer
 from fedrec.training.method import Method
 from fedrec.types import FloatArray, IntArray, Ragged, Split
 
@@ -232,7 +232,7 @@ def prepare_run(
     stem = "experiment" if isinstance(source, Experiment) else Path(source).stem
     folder = (out or Path("runs") / f"{stem}-seed{experiment.seed}").absolute()
     if not isinstance(experiment.model, Yardstick):
-        Method.of(experiment)
+        kernel_of(Method.of(experiment))
         resolve_engine(experiment.engine)
         check_siblings()
     if (folder / "rounds.jsonl").exists() and not overwrite:

@@ -19,7 +19,15 @@ from fedrec.training.clients import train_clients
 from fedrec.training.method import Method, initial_local
 from fedrec.types import FloatArray, IntArray, Params, Ragged, Shard, UpdateBatch, offsets_of
 
-__all__ = ["federations", "initial_state", "method_of", "ragged", "shard_of", "split_state", "train"]
+__all__ = [
+    "federations",
+    "initial_state",
+    "method_of",
+    "ragged",
+    "shard_of",
+    "split_state",
+    "train",
+]
 
 
 def ragged(rows: Sequence[Sequence[int]]) -> Ragged:
@@ -58,11 +66,11 @@ def method_of(
     dtype: str = "float32",
     seed: int = 0,
 ) -> Method:
-    """A method: matrix factorisation with d = 4 and values of order 1, unless told otherwise."""
+    """A method: matrix factorisation, d = 4, values of order 1, reference kernel, unless told."""
     return Method(
         model or MatrixFactorization(embedding_dim=4, init_std=0.5),
         personalization or NoPersonalization(),
-        Train.model_validate(dict(train or {})),
+        Train.model_validate({"kernel": "reference"} | dict(train or {})),
         seed,
         "clean",
         dtype,

@@ -15,7 +15,7 @@ from fedrec.types import IntArray, Ragged, Shard
 if TYPE_CHECKING:
     from fedrec.config import Train
 
-__all__ = ["Epoch", "Touched", "Work", "plan_work", "positives_of_clients"]
+__all__ = ["Epoch", "Touched", "Work", "batch_steps", "plan_work", "positives_of_clients"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,7 @@ def plan_work(
 
     epochs = []
     for epoch in range(train.local_epochs):
-        step = _steps(shard, train.batch_size, seed, round, epoch, client, user, within)
+        step = batch_steps(shard, train.batch_size, seed, round, epoch)
         negative = np.repeat(user, k) * shard.n_items + negatives[epoch]
         positive = user * shard.n_items + shard.train.values
         owner, items = extras[epoch]
@@ -218,19 +218,21 @@ def _distinct(keys: IntArray) -> IntArray:
     return np.asarray(ordered[fresh])
 
 
-def _steps(
-    shard: Shard,
-    batch_size: int | str,
-    seed: int,
-    round: int,
-    epoch: int,
-    client: IntArray,
-    user: IntArray,
-    within: IntArray,
-) -> IntArray:
-    """int64 [p]: the step of each positive; a client's positives are shuffled by hash."""
+def batch_steps(shard: Shard, batch_size: int | str, seed: int, round: int, epoch: int) -> IntArray:
+    """int64 [p]: the step of each positive; a client's positives are shuffled by hash.
+
+    Args:
+        shard: The clients.
+        batch_size: Positives per step, or ``full``.
+        seed: The run's seed.
+        round: The round.
+        epoch: The local epoch.
+    """
+    user = shard.train.owners()
     if batch_size == "full":
         return np.zeros(len(user), np.int64)
+    within = np.arange(len(user), dtype=np.int64) - shard.train.offsets[:-1][user]
+    client = shard.client_of_user()[user]
     draw = epoch * shard.train.lengths[user] + within
     keys = bits(seed, Purpose.BATCHES, round, shard.user_ids[user], draw)
     order = np.lexsort((keys, client))

@@ -4,18 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Literal
 
 import numpy as np
 import torch
 
+from fedrec.errors import ConfigError, MissingExtra
 from fedrec.models.base import Pairs
 from fedrec.personalization.base import Anchor, View
 from fedrec.training.batch import plan_work, positives_of_clients
 from fedrec.training.kernel import Outcome, train_chunk
-from fedrec.training.method import Method
+from fedrec.training.method import Method, has_machine_code
 from fedrec.types import FloatArray, IntArray, Params, RowBlock, Shard, UpdateBatch
 
-__all__ = ["train_clients", "user_scorer"]
+__all__ = ["kernel_of", "train_clients", "user_scorer"]
+
+
+def kernel_of(method: Method) -> Literal["compiled", "reference"]:
+    """Which kernel trains a method.
+
+    Raises:
+        ConfigError: If machine code is asked for and there is none for the method.
+        MissingExtra: If there is, but numba is not installed.
+    """
+    asked = method.train.kernel
+    if asked == "reference" or (asked == "auto" and not has_machine_code(method)):
+        return "reference"
+    if not has_machine_code(method):
+        raise ConfigError(
+            "train.kernel: there is no machine code for this model and personalization; "
+            "write 'auto' or 'reference'"
+        )
+    if find_spec("numba") is None:
+        raise MissingExtra("numba (or set train.kernel: reference)", "sim")
+    return "compiled"
 
 
 def train_clients(
@@ -41,6 +64,10 @@ def train_clients(
     Returns:
         The updates, and the new local parameters in the same order.
     """
+    if kernel_of(method) == "compiled":
+        from fedrec.training.compiled import train_compiled
+
+        return train_compiled(method, shard, params, local, round, popularity)
     tensors = _tensors(params, method.dtype)
     directions = method.personalization.directions(tensors["item"])
     size = chunk if method.model.batching == "csr" else 1

@@ -18,7 +18,7 @@ from fedrec.personalization.base import Anchor
 from fedrec.training.batch import Epoch, Touched, Work
 from fedrec.training.method import Method
 from fedrec.training.optimizer import step as local_step
-from fedrec.training.stable import log_sigmoid, segment_sum
+from fedrec.training.stable import gather, log_sigmoid, segment_sum
 
 __all__ = ["Outcome", "train_chunk"]
 
@@ -127,16 +127,16 @@ def _gathered(method: Method, state: _State, touched: Touched) -> dict[str, Tens
     """Every parameter of the model but the item rows, as `Model` wants it."""
     flat = method.model.batching == "csr"
     specs = method.model.params()
-    params = {n: t[touched.slots] for n, t in state.tables.items() if n != "item"}
+    params = {n: gather(t, touched.slots) for n, t in state.tables.items() if n != "item"}
     for name, value in state.dense.items():
-        params[name] = value[touched.clients] if flat else value[0]
+        params[name] = gather(value, touched.clients) if flat else value[0]
     for name, spec in specs.items():
         if spec.role == "local":
             value = state.local[name]
             if spec.per == "user":
-                params[name] = value[touched.users]
+                params[name] = gather(value, touched.users)
             else:
-                params[name] = value[touched.clients] if flat else value[0]
+                params[name] = gather(value, touched.clients) if flat else value[0]
     return params
 
 
@@ -167,7 +167,7 @@ def _step(
     base = _Forward(method, leaves, touched).score(rows)
     score = personalization.score(base, leaves.local, touched, prepared)
 
-    per_positive = _LOSSES[train.loss](score[positive], score[negative])
+    per_positive = _LOSSES[train.loss](gather(score, positive), gather(score, negative))
     client = torch.from_numpy(epoch.client[chosen])
     user = torch.from_numpy(epoch.user[chosen])
     weights = _reduction(train.reduction, train.loss, client, negative.shape[1], shard.n_clients)

@@ -11,14 +11,17 @@ import numpy as np
 
 from fedrec.errors import ConfigError
 from fedrec.models.base import Model
+from fedrec.models.mf import MatrixFactorization
 from fedrec.personalization.base import Personalization
+from fedrec.personalization.none import NoPersonalization
+from fedrec.personalization.plgc import PLGC
 from fedrec.seeds import Purpose, normal
 from fedrec.types import FloatArray, IntArray, Params, ParamSpec
 
 if TYPE_CHECKING:
     from fedrec.config import Experiment, Train
 
-__all__ = ["Method", "initial_local"]
+__all__ = ["Method", "has_machine_code", "initial_local"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,20 @@ class Method:
             drawn = _draw(self.seed, Purpose.INIT_GLOBAL, name, spec, owners)
             values[name] = drawn if spec.role == "item_rows" else drawn[0]
         return values
+
+
+def has_machine_code(method: Method) -> bool:
+    """Whether `fedrec.training.compiled` covers a method.
+
+    It covers matrix factorisation alone and with the kernel form of PLGC; not PLGC's table form,
+    its extra rows or its cross view.
+    """
+    own = method.personalization
+    if type(method.model) is not MatrixFactorization:
+        return False
+    if isinstance(own, PLGC):
+        return own.local == "kernel" and own.view != "cross" and own.extra == 0
+    return type(own) is NoPersonalization
 
 
 def initial_local(seed: int, name: str, spec: ParamSpec, owners: IntArray) -> FloatArray:

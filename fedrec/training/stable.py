@@ -7,7 +7,7 @@ the number of threads. Most of torch promises no such thing: `torch.sigmoid` and
 rest, `mm` and `linear` by the number of rows.
 
 Besides these, additions, products and other arithmetic of single elements are stable, and so are
-gathering and indexing. Everything here holds for the backward pass too, on CPU, for float32 and
+gathering by `gather`. Everything here holds for the backward pass too, on CPU, for float32 and
 float64; `tests/unit/fedrec/training/test_stable.py` is the proof on the machine at hand.
 """
 
@@ -21,6 +21,7 @@ __all__ = [
     "MM_ROWS",
     "MM_TILE",
     "exp",
+    "gather",
     "log1p",
     "log_sigmoid",
     "padded_mm",
@@ -91,6 +92,22 @@ def row_dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         float [...].
     """
     return (a * b).sum(-1)
+
+
+def gather(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """The rows ``values[index]``, with a gradient that is added up in order.
+
+    The gradient of plain indexing is summed by all threads at once, in any order.
+
+    Args:
+        values: float [n, ...].
+        index: int64 [...].
+
+    Returns:
+        float [*index.shape, ...].
+    """
+    rows = values.index_select(0, index.reshape(-1))
+    return rows.reshape(*index.shape, *values.shape[1:])
 
 
 def segment_sum(values: torch.Tensor, owners: torch.Tensor, n: int) -> torch.Tensor:

@@ -20,7 +20,7 @@ from fedrec.personalization.none import NoPersonalization
 from fedrec.personalization.plgc import PLGC
 from fedrec.training.batch import plan_work
 from fedrec.training.clients import train_clients
-from fedrec.training.method import Method
+from fedrec.training.method import Method, has_machine_code
 from fedrec.types import FloatArray, Params, Shard
 from tests.planted import federations, initial_state, method_of, split_state
 
@@ -124,9 +124,11 @@ def slow_client(
                 positives = torch.tensor(shard.train.row(user))
                 y = torch.isin(rows_of, positives).to(kind)
                 with torch.no_grad():
-                    features = kernel(user)[rows_of] if plgc.local == "kernel" else (
-                        table + residual
-                    )[rows_of]
+                    features = (
+                        kernel(user)[rows_of]
+                        if plgc.local == "kernel"
+                        else (table + residual)[rows_of]
+                    )
                     new = share_of(plgc, features, frozen[rows_of], y, logits(user, rows_of))
                 state["lambda"][user] = plgc.ema * state["lambda"][user] + (1 - plgc.ema) * new
     change = (table - frozen).detach()
@@ -179,6 +181,13 @@ PERSONALIZATIONS: list[Personalization] = [
     PLGC(local="table", balance="fixed", value=0.3),
 ]
 
+CASES = [
+    (kernel, personalization)
+    for personalization in PERSONALIZATIONS
+    for kernel in ("reference", "compiled")
+    if kernel == "reference" or has_machine_code(method_of(personalization=personalization))
+]
+
 TRAINS = st.fixed_dictionaries(
     {
         "loss": st.sampled_from(["bce", "bpr"]),
@@ -200,14 +209,19 @@ TRAINS = st.fixed_dictionaries(
 )
 
 
-@pytest.mark.parametrize("personalization", PERSONALIZATIONS, ids=lambda p: repr(p)[:60])
+@pytest.mark.parametrize(("kernel", "personalization"), CASES, ids=lambda p: repr(p)[:60])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @settings(max_examples=12, deadline=None)
 @given(shard=federations(several=True), train=TRAINS, seed=st.integers(0, 5))
 def test_the_kernel_is_the_loop(
-    shard: Shard, train: dict[str, Any], seed: int, personalization: Personalization, dtype: str
+    shard: Shard,
+    train: dict[str, Any],
+    seed: int,
+    personalization: Personalization,
+    dtype: str,
+    kernel: str,
 ) -> None:
-    method = method_of(train, personalization, dtype=dtype, seed=seed)
+    method = method_of(train | {"kernel": kernel}, personalization, dtype=dtype, seed=seed)
     params, local = initial_state(method, shard)
     update, after = train_clients(method, shard, params, local, round=3)
     block = update.tables["item"]
