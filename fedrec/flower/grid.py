@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 from fedrec.errors import EngineError
 from fedrec.flower.identity import task_identity
 
-__all__ = ["RUN_ID", "SERVER_NODE", "EngineGrid", "Observer", "node_config"]
+__all__ = ["RUN_ID", "SERVER_NODE", "EngineGrid", "Observer", "describe", "node_config"]
 
 Observer = Callable[[Mapping[str, Any]], None]
 """Is called with the record of each round, as it stands in ``rounds.jsonl``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import socket
 import sys
 import time
 from collections import OrderedDict, deque
@@ -29,6 +30,7 @@ __all__ = ["RayGrid", "ray_version"]
 INLINE_BYTES = 65_536
 REMEMBERED_CONTENTS = 64
 CALLS_AHEAD = 4
+SECONDS_TO_CONNECT = 10.0
 MIB = 2**20
 STORE_BYTES = 2048 * MIB
 SMALLEST_STORE_BYTES = 80 * MIB
@@ -213,30 +215,33 @@ def _actor_class() -> type:
 
 def _start(address: str | None, n_workers: int, gpus_per_worker: float) -> None:
     be_quiet()
-    common: dict[str, Any] = {
-        "include_dashboard": False,
-        "log_to_driver": False,
-        "logging_level": logging.ERROR,
-    }
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is not None:
-            ray.init(
-                address=address, **{k: v for k, v in common.items() if k != "include_dashboard"}
-            )
+            _knock(address)
+            ray.init(address=address, **quiet)
         else:
             ray.init(
                 address="local",
                 num_cpus=n_workers,
                 num_gpus=None if gpus_per_worker else 0,
                 object_store_memory=_store_bytes(),
+                include_dashboard=False,
                 _system_config={"task_events_report_interval_ms": 0},
-                **common,
+                **quiet,
             )
     except (ray.exceptions.RayError, OSError, ValueError, RuntimeError) as error:
         at = f" at {address}" if address else ""
         raise EngineError(
             f"Ray does not start{at}: {_first_line(error)}; engine: serial works without it"
         ) from error
+
+
+def _knock(address: str) -> None:
+    """Fail at once where nobody listens; Ray would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=SECONDS_TO_CONNECT).close()
 
 
 def _store_bytes() -> int:

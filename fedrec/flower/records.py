@@ -182,7 +182,8 @@ def encode_trained(trained: Trained, allowed: Iterable[str]) -> RecordDict:
     partial = trained.partial
     if partial is None:
         return RecordDict({_ABOUT: ConfigRecord(about)})
-    _check(partial.sums, set(allowed))
+    names = [*partial.sums, *partial.ids, *partial.row_weight, *partial.scale]
+    _check(names, set(allowed))
     arrays = {f"{name}{_MARK}sums": value for name, value in partial.sums.items()}
     arrays |= {f"{name}{_MARK}ids": _small(value) for name, value in partial.ids.items()}
     arrays |= {f"{name}{_MARK}weight": value for name, value in partial.row_weight.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,9 +26,7 @@ NODES = 3
 
 
 @pytest.fixture(autouse=True)
-def nothing_stays_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[None]:
+def nothing_stays_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No process, no file, whatever happens in the test."""
     temporary = tmp_path / "temporary"
     temporary.mkdir()
@@ -84,7 +83,7 @@ def test_an_app_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
 def test_a_program_that_is_missing_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime.sysconfig, "get_path", lambda _: str(tmp_path))
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent / "nothing"))
     with pytest.raises(EngineError, match=r"'flower-superlink' .* pip install 'fedrec\[sim\]'"):
         run("flower", tmp_path / "out", None)

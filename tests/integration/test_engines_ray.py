@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from fedrec.config import Engine
 from fedrec.errors import ClientFailure, EngineError
 from fedrec.flower.launch import launch
+from fedrec.flower.processes import running_processes
 
 pytest.importorskip("ray", reason="needs the extra 'sim'")
 import ray
@@ -60,7 +62,7 @@ def about(grid: RayGrid, action: str = "query", **records: Any) -> list[dict[str
 
 
 def test_the_result_has_the_same_bits_as_the_serial_engines(tmp_path: Path) -> None:
-    seen: dict[str, list[dict[str, Any]]] = {"serial": [], "ray": []}
+    seen: dict[str, list[Mapping[str, Any]]] = {"serial": [], "ray": []}
     for name, rounds in seen.items():
         config = {"out": str(tmp_path / name), "split": "3", "experiment": "toy"}
         engine = Engine(name=name, workers=2, nodes=3)
@@ -133,7 +135,7 @@ def test_what_is_sent_comes_back_with_the_same_bits(grid: RayGrid) -> None:
     )
     (reply,) = grid.send_and_receive([Message(sent, 2, "query.echo")])
     assert reply.content == sent
-    np.testing.assert_array_equal(reply.content["big"]["0"].numpy(), values)
+    np.testing.assert_array_equal(reply.content.array_records["big"]["0"].numpy(), values)
 
 
 def test_a_plugin_in_the_working_folder_is_importable(grid: RayGrid) -> None:
@@ -170,6 +172,22 @@ def test_a_ray_of_the_users_is_used_and_left_running(grid: RayGrid) -> None:
 def test_too_few_gpus_are_named(grid: RayGrid) -> None:
     with pytest.raises(EngineError, match=r"gpus_per_worker: 50 for 2 workers, but Ray sees \d"):
         RayGrid(CLIENT, 2, 2, gpus_per_worker=50.0)
+
+
+def test_an_address_where_nobody_listens_is_refused_at_once(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = run_script(
+        "try:\n"
+        f"    RayGrid('toy_apps:client', 1, 1, address='127.0.0.1:{port}')\n"
+        "except EngineError as error:\n"
+        "    print(error)\n",
+        tmp_path,
+    )
+    out, errors = process.communicate(timeout=30)
+    assert out.startswith(f"Ray does not start at 127.0.0.1:{port}: "), errors
+    assert "engine: serial" in out
 
 
 def run_script(body: str, folder: Path) -> subprocess.Popen[str]:
@@ -240,20 +258,12 @@ def test_an_interrupt_leaves_no_process_behind(tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=60)
     assert "KeyboardInterrupt" in errors
     deadline = time.monotonic() + 15
-    while family & _running():
-        assert time.monotonic() < deadline, family & _running()
+    while family & set(running_processes()):
+        assert time.monotonic() < deadline, family & set(running_processes())
         time.sleep(0.1)
 
 
-def _running() -> set[int]:
-    from fedrec.flower.processes import running_processes
-
-    return set(running_processes())
-
-
 def _descendants(pid: int) -> set[int]:
-    from fedrec.flower.processes import running_processes
-
     parents = running_processes()
     family = {pid}
     while grown := {child for child, parent in parents.items() if parent in family} - family:

@@ -27,13 +27,19 @@ client = ClientApp()
 server = ServerApp()
 
 
+def calls_so_far(context: Context) -> int:
+    """How often this node was called; kept in its own state."""
+    known = context.state.config_records.get("calls")
+    return int(str(known["n"])) if known else 0
+
+
 @client.train()
 def train(message: Message, context: Context) -> Message:
     """Add what this node knows to the table, and count the calls in the node's own state."""
     node = int(context.node_config["partition-id"])
-    count = int(context.state.get("calls", ConfigRecord({"n": 0}))["n"]) + 1
+    count = calls_so_far(context) + 1
     context.state["calls"] = ConfigRecord({"n": count})
-    table = message.content["down"]["table"].numpy()
+    table = message.content.array_records["down"]["table"].numpy()
     update = np.random.default_rng(node).normal(size=table.shape).astype(np.float32)
     reply = RecordDict(
         {
@@ -69,7 +75,7 @@ def echo(message: Message, context: Context) -> Message:
 @client.query("same")
 def same(message: Message, context: Context) -> Message:
     """The identity of the array object that came, to see whether nodes of a worker share it."""
-    array = message.content["down"]["table"]
+    array = message.content.array_records["down"]["table"]
     about = ConfigRecord({"id": id(array), "pid": os.getpid()})
     return Message(RecordDict({"about": about}), reply_to=message)
 
@@ -123,8 +129,11 @@ def main(grid: Grid, context: Context) -> None:
             )
         )
         refuse_errors(replies)
-        by_node = {int(r.content["about"]["node"]): r.content["up"]["0"].numpy() for r in replies}
-        table = sum((by_node[node] for node in sorted(by_node)), np.zeros_like(table))
+        by_node = {
+            int(str(r.content.metric_records["about"]["node"])): r.content.array_records["up"]["0"]
+            for r in replies
+        }
+        table = sum((by_node[node].numpy() for node in sorted(by_node)), np.zeros_like(table))
         record = {"round": number, "nodes": len(by_node), "mean": float(table.mean())}
         with (out / "rounds.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")

@@ -23,8 +23,10 @@ from fedrec.flower.pieces import Piece, assemble, take_apart
 def test_round_trip(content: dict[str, np.ndarray], ids: list[int]) -> None:
     record = ArrayRecord({name: Array(np.asarray(value)) for name, value in content.items()})
     with task_identity(run_id=3, node_id=0):
-        records = {"a": record, "b": record, "c": ConfigRecord({"ids": ids}), "m": MetricRecord()}
-        message = Message(RecordDict(records), 2, "train.cohort", group_id="7")
+        content_sent = RecordDict(
+            {"a": record, "b": record, "c": ConfigRecord({"ids": ids}), "m": MetricRecord()}
+        )
+        message = Message(content_sent, 2, "train.cohort", group_id="7")
     body, pieces = take_apart(message)
     again = assemble(body, [Array(*piece) for piece in pieces])
     assert len(pieces) == len(content)  # the record that stands there twice is taken once

@@ -25,7 +25,8 @@ def echo(message: Message, context: Context) -> Message:
 
 @app.query("count")
 def count(message: Message, context: Context) -> Message:
-    calls = int(context.state.get("calls", ConfigRecord({"n": 0}))["n"]) + 1  # type: ignore[arg-type,call-overload,index]
+    known = context.state.config_records.get("calls")
+    calls = int(str(known["n"])) + 1 if known else 1
     context.state["calls"] = ConfigRecord({"n": calls})
     about = ConfigRecord({"n": calls, **context.node_config, **context.run_config})
     return Message(RecordDict({"about": about}), reply_to=message)
