@@ -54,7 +54,8 @@ def reduce_sums(batch: UpdateBatch, weighting: Weighting, weighted: bool = True)
         row_weight[name] = segment_sum(weight[owner], place, len(ids[name]), "weight")
     for name, change in batch.dense.items():
         values = _weigh(change, weight, weighting, weighted)
-        sums[name] = segment_sum(values, np.zeros(n_clients, np.int64), 1, name)[0]
+        total = segment_sum(values, np.zeros(n_clients, np.int64), 1, name)
+        sums[name] = np.asarray(total[0])
     return Partial(
         clients=n_clients,
         weight=int(to_fixed(weight, "weight").sum()),

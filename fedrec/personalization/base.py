@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeAlias
 import torch
 
 from fedrec.plugins import Plugin
+from fedrec.training.stable import gather
 from fedrec.types import IntArray, ParamSpec, Ragged, Shard
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class Personalization(Plugin):
         Returns:
             float [q, d].
         """
-        return work[touched.slots]
+        return gather(work, touched.slots)
 
     def score(
         self, base: torch.Tensor, local: Tensors, touched: Touched, prepared: Tensors

@@ -14,7 +14,7 @@ from fedrec.personalization import balance
 from fedrec.personalization.base import Anchor, Forward, Personalization, Ranking, View
 from fedrec.personalization.decorrelation import cross_view, single_view
 from fedrec.seeds import Purpose, bits
-from fedrec.training.stable import sigmoid
+from fedrec.training.stable import gather, sigmoid
 from fedrec.types import ParamSpec, Ragged, Shard
 
 if TYPE_CHECKING:
@@ -158,8 +158,8 @@ class PLGC(Personalization):
     ) -> torch.Tensor:
         """float [q, d]: the working copy (kernel form), or the mix of both tables (table form)."""
         if self.local == "kernel":
-            return work[touched.slots]
-        own = (work + local["residual"])[touched.slots]
+            return gather(work, touched.slots)
+        own = gather(work + local["residual"], touched.slots)
         share = local["lambda"][touched.users].unsqueeze(-1)
         return share * own + (1 - share) * frozen[touched.slots]
 
@@ -181,10 +181,7 @@ class PLGC(Personalization):
         cross = self.view == "cross" or (self.view == "auto" and self.local == "table")
         lengths = np.diff(touched.offsets).tolist()
         if not cross:
-            terms = [
-                single_view(rows.clone()) for rows in torch.split(work[touched.slots], lengths)
-            ]
-            return self.decorrelation * torch.stack(terms).sum()
+            return self.decorrelation * single_view(gather(work, touched.slots), lengths)
         mixed = torch.split(self.rows(work, frozen, local, touched), lengths)
         fixed = torch.split(frozen[touched.slots], lengths)
         terms = [

@@ -1,9 +1,9 @@
-"""Client models as a user would write them, and models that fail."""
+"""Client models as a user would write them, and one that fails."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -17,7 +17,7 @@ __all__ = ["BiasedMF", "Fussy", "ItemsAlone", "LoopMF", "SmallNet", "Weighted"]
 
 
 class BiasedMF(Model):
-    """Factors, an item bias, a user bias and one constant: every kind of parameter, flat."""
+    """Factors, an item bias, a client bias and one constant: every kind of parameter, flat."""
 
     embedding_dim: int = Field(4, ge=1)
 
@@ -37,9 +37,9 @@ class BiasedMF(Model):
 
 
 class LoopMF(MatrixFactorization):
-    """Matrix factorisation, one client at a time."""
+    """Matrix factorisation, one client at a time, with operations of any kind."""
 
-    batching: ClassVar = "loop"
+    batching: ClassVar[Literal["csr", "loop"]] = "loop"
 
     def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
         return torch.einsum("qd,qd->q", params["user"], params["item"])
@@ -49,9 +49,9 @@ class LoopMF(MatrixFactorization):
 
 
 class SmallNet(Model):
-    """A small network over user and item vectors, written with any operation of torch."""
+    """A small network over user and item vectors, one client at a time."""
 
-    batching: ClassVar = "loop"
+    batching: ClassVar[Literal["csr", "loop"]] = "loop"
 
     embedding_dim: int = Field(4, ge=1)
     hidden: int = Field(6, ge=1)
@@ -68,14 +68,14 @@ class SmallNet(Model):
 
     def features(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
         both = torch.cat([params["user"], params["item"]], dim=1)
-        return torch.relu(torch.nn.functional.linear(both, params["first"], params["shift"]))
+        return torch.tanh(torch.nn.functional.linear(both, params["first"], params["shift"]))
 
     def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
         return self.features(params, pairs) @ params["last"]
 
 
 class Weighted(Model):
-    """Factors with a global weight per dimension: a dense parameter on the flat path."""
+    """Factors with a global weight per dimension: a dense parameter, flat."""
 
     embedding_dim: int = Field(4, ge=1)
 
@@ -95,7 +95,7 @@ class Weighted(Model):
 
 
 class ItemsAlone(Model):
-    """One number per item and nothing of the user's: popularity, learned."""
+    """One number per item and nothing of the user's own: popularity, learned."""
 
     def params(self) -> Mapping[str, ParamSpec]:
         return {"item": ParamSpec("item_rows", (1,))}
@@ -105,14 +105,23 @@ class ItemsAlone(Model):
 
 
 class Fussy(MatrixFactorization):
-    """Matrix factorisation that fails for the clients that train on one item."""
+    """Matrix factorisation that fails to train the users whose mark is ``target``.
 
-    item: int = 0
-    how: str = "raise"
+    The mark is a constant of each user's own, and so the canary of the wire test too.
+    """
+
+    target: float = 1e9
+    how: Literal["raise", "nan"] = "raise"
 
     def params(self) -> Mapping[str, ParamSpec]:
-        return {**super().params(), "mark": ParamSpec("local", (), per="user", trainable=False)}
+        mark = ParamSpec(
+            "local", (), per="user", init_std=1.0, init_value=12345.678, trainable=False
+        )
+        return {**super().params(), "canary": mark}
 
     def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
         plain = super().score(params, pairs)
-        return plain
+        broken = (params["canary"] - self.target).abs() < 1e-2
+        if self.how == "raise" and bool(broken.any()):
+            raise RuntimeError("the model does not like\nthis user")
+        return torch.where(broken, torch.full_like(plain, torch.nan), plain)

@@ -46,7 +46,7 @@ def centralised(method: Method, shard: Shard, start: Params) -> dict[str, FloatA
             logit = logit + leaves["item_bias"][item] + leaves["constant"]
             logit = logit + leaves["client_bias"][client_of_user[user]]
         loss_of(logit, torch.full_like(logit, label)).backward()
-    decay = torch.from_numpy(shard.train.lengths) @ users.weight.square().sum(1)
+    decay = torch.from_numpy(shard.train.lengths).double() @ users.weight.square().sum(1)
     (0.5 * method.train.weight_decay * decay).backward()
     if biased and method.train.weight_decay:
         owned = torch.zeros(shard.n_clients, dtype=torch.int64)

@@ -1,0 +1,155 @@
+"""What every client model must keep, shipped or a user's own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fedrec.models import MODELS
+from fedrec.models.base import Model, Pairs, Tensors, Yardstick
+from fedrec.plugins import lookup, name_of, table
+from fedrec.training.clients import train_clients, user_scorer
+from fedrec.training.method import Method
+from fedrec.types import Shard
+from tests.contracts import own_models
+from tests.planted import initial_state, method_of, shard_of, train
+
+SHIPPED: list[Model] = [m() for m in MODELS.values() if issubclass(m, Model)]
+OWN: list[Model] = [getattr(own_models, name)() for name in own_models.__all__]
+SHARD = shard_of(9, [[0, 1, 4], [2, 3], [5], [1, 7]], [2, 1, 1])
+
+every_model = pytest.mark.parametrize("model", SHIPPED + OWN, ids=lambda m: type(m).__name__)
+
+
+def method(model: Model) -> Method:
+    return method_of({"item_lr": 0.1, "weight_decay": 0.1}, model=model)
+
+
+def gathered(model: Model, n_pairs: int) -> tuple[dict[str, torch.Tensor], Pairs]:
+    """Random parameters for the pairs of one client, as the model's batching wants them."""
+    rng = torch.Generator().manual_seed(0)
+    params = {}
+    for name, spec in model.params().items():
+        dense = spec.role == "global" or spec.per == "client"
+        one = model.batching == "loop" and dense
+        shape = spec.shape if one else (n_pairs, *spec.shape)
+        params[name] = torch.randn(shape, generator=rng)
+    return params, Pairs(torch.zeros(n_pairs, dtype=torch.int64), torch.arange(n_pairs))
+
+
+@every_model
+def test_params_are_well_formed(model: Model) -> None:
+    specs = model.params()
+    assert specs["item"].role == "item_rows"
+    assert specs == model.params()
+    for name, spec in specs.items():
+        assert "/" not in name
+        assert (spec.per is None) == (spec.role != "local"), name
+        assert spec.init_std >= 0
+        assert all(size >= 1 for size in spec.shape)
+
+
+@every_model
+def test_it_is_found_by_its_name(model: Model) -> None:
+    assert lookup("models", name_of("models", model)) is type(model)
+
+
+@every_model
+def test_scores_and_features_have_a_row_per_pair(model: Model) -> None:
+    params, pairs = gathered(model, 5)
+    score, features = model.score(params, pairs), model.features(params, pairs)
+    assert score.shape == (5,)
+    assert features.ndim == 2
+    assert len(features) == 5
+    assert bool(torch.isfinite(score).all())
+
+
+@every_model
+def test_a_pair_is_scored_from_its_own_rows(model: Model) -> None:
+    params, pairs = gathered(model, 70)
+    whole = model.score(params, pairs)
+    specs = model.params()
+    one: Tensors = {
+        name: value if value.shape == specs[name].shape else value[33:34]
+        for name, value in params.items()
+    }
+    alone = model.score(one, Pairs(pairs.users[33:34], pairs.items[33:34]))
+    if model.batching == "csr":
+        assert alone.numpy().tobytes() == whole[33:34].numpy().tobytes()
+    torch.testing.assert_close(alone, whole[33:34])
+
+
+@every_model
+def test_it_trains_every_parameter_and_stays_finite(model: Model) -> None:
+    before, local = initial_state(method(model), SHARD)
+    after, updates, state = train(method(model), SHARD, rounds=8)
+    for name, value in before.items():
+        assert np.isfinite(after[name]).all()
+        assert not np.array_equal(after[name], value), f"{name} does not move"
+        assert after[name].shape == value.shape
+    for name, value in local.items():
+        assert np.isfinite(state[name]).all()
+        assert state[name].shape == value.shape
+        assert state[name].dtype == np.float32
+    losses = [update.metrics["loss"].sum() for update in updates]
+    assert losses[-1] < losses[0]
+
+
+@every_model
+def test_the_catalogue_is_all_pairs(model: Model) -> None:
+    params, _, local = train(method(model), SHARD)
+    users = np.arange(SHARD.n_users)
+    scores = user_scorer(method(model), SHARD, params, local)(users)["mixed"]
+    assert scores.shape == (SHARD.n_users, SHARD.n_items)
+    assert bool(torch.isfinite(scores).all())
+    np.testing.assert_allclose(scores, by_pairs(model, SHARD, params, local), rtol=1e-4, atol=1e-6)
+
+
+def by_pairs(model: Model, shard: Shard, params: Tensors, local: Tensors) -> torch.Tensor:  # type: ignore[type-arg]
+    """All scores, one pair at a time."""
+    specs = model.params()
+    client = shard.client_of_user()
+    scores = torch.zeros(shard.n_users, shard.n_items)
+    for user in range(shard.n_users):
+        for item in range(shard.n_items):
+            rows = {}
+            for name, spec in specs.items():
+                flat = model.batching == "csr"
+                if spec.role == "item_rows":
+                    rows[name] = torch.tensor(params[name][item : item + 1])
+                elif spec.role == "global":
+                    value = torch.tensor(params[name])
+                    rows[name] = value[None] if flat else value
+                elif spec.per == "user":
+                    rows[name] = torch.tensor(local[name][user : user + 1])
+                else:
+                    value = torch.tensor(local[name][client[user]])
+                    rows[name] = value[None] if flat else value
+            pair = Pairs(torch.tensor([user]), torch.tensor([item]))
+            scores[user, item] = model.score(rows, pair)[0]
+    return scores
+
+
+def test_the_loop_is_the_flat_form() -> None:
+    flat, loop = (
+        method_of({"item_lr": 0.1, "local_epochs": 2, "batch_size": 2}, model=model)
+        for model in (
+            SHIPPED[0].model_copy(update={"embedding_dim": 5, "init_std": 0.5}),
+            own_models.LoopMF(embedding_dim=5, init_std=0.5),
+        )
+    )
+    params, local = initial_state(flat, SHARD)
+    one, mine = train_clients(flat, SHARD, params, local, 1)
+    other, theirs = train_clients(loop, SHARD, params, local, 1)
+    np.testing.assert_allclose(one.tables["item"].values, other.tables["item"].values, atol=1e-6)
+    np.testing.assert_allclose(mine["user"], theirs["user"], atol=1e-6)
+    np.testing.assert_allclose(one.metrics["loss"], other.metrics["loss"], rtol=1e-6)
+    users = np.arange(SHARD.n_users)
+    scores = [user_scorer(m, SHARD, params, mine)(users)["mixed"] for m in (flat, loop)]
+    torch.testing.assert_close(*scores)
+
+
+def test_every_entry_of_the_table_is_a_model_or_a_yardstick() -> None:
+    assert table("models") == MODELS
+    assert all(issubclass(m, Model | Yardstick) for m in MODELS.values())

@@ -1,0 +1,172 @@
+"""The local state: a round is staged, then taken or dropped, whatever dies in between."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clients.store import StateStore
+from fedrec.errors import ProtocolError
+from fedrec.types import FloatArray, IntArray, ParamSpec
+
+SPECS = {
+    "user": ParamSpec("local", (3,), per="user", init_std=1.0),
+    "user/first": ParamSpec("local", (3,), per="user"),
+    "bias": ParamSpec("local", (), per="client", init_value=0.5),
+    "residual": ParamSpec("local", (2,), per="row"),
+}
+OWNERS = {"user": np.arange(10, 16), "client": np.arange(4), "row": np.arange(9)}
+EVERYBODY = {per: np.arange(len(ids), dtype=np.int64) for per, ids in OWNERS.items()}
+SOME = {"user": np.array([1, 4]), "client": np.array([2]), "row": np.array([0, 8])}
+
+
+def opened(folder: Path, seed: int = 0) -> StateStore:
+    return StateStore(folder / "node", SPECS, OWNERS, seed)
+
+
+def values(at: dict[str, IntArray], fill: float) -> dict[str, FloatArray]:
+    return {
+        name: np.full((len(at[spec.per or "client"]), *spec.shape), fill, np.float32)
+        for name, spec in SPECS.items()
+    }
+
+
+def raw(store: StateStore) -> dict[str, bytes]:
+    return {name: value.tobytes() for name, value in store.get(EVERYBODY).items()}
+
+
+def test_first_values_are_those_of_the_seed(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    assert store.committed == 0
+    found = store.get(EVERYBODY)
+    assert {name: value.shape for name, value in found.items()} == {
+        "user": (6, 3),
+        "user/first": (6, 3),
+        "bias": (4,),
+        "residual": (9, 2),
+    }
+    assert (found["bias"] == 0.5).all()
+    assert len(np.unique(found["user"])) == 18
+    again, other = opened(tmp_path / "again"), opened(tmp_path / "other", seed=1)
+    assert raw(again) == raw(store)
+    assert raw(other) != raw(store)
+
+
+def test_a_user_begins_alike_on_any_node(tmp_path: Path) -> None:
+    part = StateStore(tmp_path / "p", SPECS, {**OWNERS, "user": np.array([13])}, 0)
+    at = {**EVERYBODY, "user": np.array([0])}
+    assert np.array_equal(part.get(at)["user"][0], opened(tmp_path).get(EVERYBODY)["user"][3])
+
+
+def test_what_is_staged_is_seen_only_when_it_is_taken(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    before = store.get(EVERYBODY)
+    store.stage(1, SOME, values(SOME, 7.0))
+    assert raw(store) == {name: value.tobytes() for name, value in before.items()}
+    store.settle(1)
+    after = store.get(EVERYBODY)
+    for name, spec in SPECS.items():
+        at = SOME[spec.per or "client"]
+        assert (after[name][at] == 7.0).all()
+        others = np.setdiff1d(EVERYBODY[spec.per or "client"], at)
+        assert np.array_equal(after[name][others], before[name][others])
+    assert store.committed == 1
+
+
+def test_what_the_server_did_not_take_is_dropped(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    before = raw(store)
+    store.stage(1, SOME, values(SOME, 7.0))
+    store.settle(0)
+    store.settle(1)
+    assert raw(store) == before
+    assert store.committed == 0
+
+
+def test_the_last_of_two_stagings_counts(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.stage(1, EVERYBODY, values(EVERYBODY, 7.0))
+    store.stage(1, SOME, values(SOME, 8.0))
+    store.settle(1)
+    assert not (store.get(EVERYBODY)["user"] == 7.0).any()
+
+
+def test_settling_twice_is_settling_once(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.stage(3, SOME, values(SOME, 7.0))
+    store.settle(3)
+    once = raw(store)
+    store.settle(3)
+    store.settle(5)
+    assert raw(store) == once
+    assert store.committed == 3
+
+
+def test_a_state_ahead_of_the_server_is_refused(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.stage(3, SOME, values(SOME, 7.0))
+    store.settle(3)
+    with pytest.raises(ProtocolError, match="state is at round 3, the server at 2; start the run"):
+        store.settle(2)
+
+
+def test_what_was_taken_outlives_the_process(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.stage(1, SOME, values(SOME, 7.0))
+    store.settle(1)
+    store.stage(2, SOME, values(SOME, 9.0))
+    another = opened(tmp_path, seed=5)
+    assert raw(another) == raw(store)
+    another.settle(2)
+    assert (another.get(SOME)["user"] == 9.0).all()
+
+
+def test_a_death_in_the_middle_of_taking_is_made_good(tmp_path: Path) -> None:
+    """Before the mark is written, the staged file is still there: it is taken again."""
+    store = opened(tmp_path)
+    store.stage(1, SOME, values(SOME, 7.0))
+    shutil.copytree(tmp_path / "node", tmp_path / "dead" / "node")
+    store.settle(1)
+    # Dead after one of the arrays: that one holds the new values, the mark says round 0.
+    user = np.load(tmp_path / "dead" / "node" / "user.npy", mmap_mode="r+")
+    user[SOME["user"]] = 7.0
+    user.flush()
+    revived = opened(tmp_path / "dead")
+    assert revived.committed == 0
+    revived.settle(1)
+    assert raw(revived) == raw(store)
+
+
+def test_a_death_after_the_mark_changes_nothing(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.stage(1, SOME, values(SOME, 7.0))
+    staged = (tmp_path / "node" / "staged.safetensors").read_bytes()
+    store.settle(1)
+    (tmp_path / "node" / "staged.safetensors").write_bytes(staged)
+    once = raw(store)
+    opened(tmp_path).settle(1)
+    assert raw(opened(tmp_path)) == once
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), max_size=8))
+def test_it_is_the_fold_of_the_rounds_that_were_taken(
+    steps: list[tuple[bool, int]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    store = opened(tmp_path_factory.mktemp("state"))
+    expected = store.get(EVERYBODY)["user"]
+    committed = 0
+    for number, (taken, user) in enumerate(steps, 1):
+        store.settle(committed)
+        at = {**SOME, "user": np.array([user])}
+        store.stage(number, at, values(at, float(number)))
+        if taken:
+            committed = number
+            expected[user] = number
+    store.settle(committed)
+    assert np.array_equal(store.get(EVERYBODY)["user"], expected)
