@@ -97,7 +97,7 @@ class Node:
         owners = {
             "user": shard.user_ids,
             "client": shard.client_ids,
-            "row": np.arange(len(self._positives.values), dtype=np.int64),
+            "row": self._row_ids(np.arange(len(self._positives.values), dtype=np.int64)),
         }
         self._store = StateStore(
             out / "state" / self._name, self.method.locals(), owners, experiment.seed
@@ -174,21 +174,43 @@ class Node:
             order: Which round.
             params: The global parameters after the round.
             client_ids: int64 [c], sorted.
+
+        Raises:
+            ClientFailure: If a client fails.
         """
         self._store.settle(order.committed)
         rows = np.searchsorted(self.shard.client_ids, client_ids)
-        shard = self.shard.take(rows)
+        try:
+            found = self._rank(params, rows)
+        except FedRecError:
+            raise
+        except Exception as error:
+            client, cause = self._who_cannot_rank(params, rows, error)
+            raise ClientFailure(order.round, client, "evaluate", _line(cause)) from cause
         at = self._positions(rows)
-        local = self._store.get(at)
-        found = evaluate(
+        self._keep(order, self.shard.take(rows), self._store.get(at), at)
+        return found
+
+    def _rank(self, params: Params, rows: IntArray) -> Evaluation:
+        shard = self.shard.take(rows)
+        return evaluate(
             shard,
-            user_scorer(self.method, shard, params, local),
+            user_scorer(self.method, shard, params, self._store.get(self._positions(rows))),
             self.experiment.evaluate.parsed(),
             self.experiment.evaluate.block,
             self._candidates(shard) if self.method.protocol == "legacy" else None,
         )
-        self._keep(order, shard, local, at)
-        return found
+
+    def _who_cannot_rank(
+        self, params: Params, rows: IntArray, error: Exception
+    ) -> tuple[str, Exception]:
+        """The first client that fails on its own, with the cause."""
+        for row in rows:
+            try:
+                self._rank(params, np.array([row]))
+            except Exception as cause:
+                return str(self.shard.client_ids[row]), cause
+        return f"one of {len(rows)}", error
 
     def _candidates(self, shard: Shard) -> dict[Part, Ragged]:
         """The 99 sampled candidates of each part that the published protocol ranks."""
@@ -210,10 +232,9 @@ class Node:
         """Write the local parameters of this round beside those of the best; drop the others."""
         self._local.mkdir(exist_ok=True)
         content = {name: np.ascontiguousarray(v) for name, v in local.items() if "/" not in name}
-        owner = self.shard.client_ids[self._positives.owners()[at["row"]]]
         content["ids.user"] = np.ascontiguousarray(shard.user_ids)
         content["ids.client"] = np.ascontiguousarray(shard.client_ids)
-        content["ids.row"] = owner * shard.n_items + self._positives.values[at["row"]]
+        content["ids.row"] = self._row_ids(at["row"])
         about: dict[str, str] = {}
         about |= {f"per.{n}": s.per or "client" for n, s in self.method.locals().items()}
         about["round"] = str(order.round)
@@ -222,6 +243,11 @@ class Node:
         for old in self._local.glob(f"{self._name}@*.safetensors"):
             if old.stem.rpartition("@")[2] not in (str(order.round), str(order.best)):
                 old.unlink()
+
+    def _row_ids(self, at: IntArray) -> IntArray:
+        """Ids of positive rows that do not depend on who else lives on the node."""
+        owner = self.shard.client_ids[self._positives.owners()[at]]
+        return np.asarray(owner * self.shard.n_items + self._positives.values[at])
 
     def _positions(self, rows: IntArray) -> dict[str, IntArray]:
         users = Ragged(self.shard.client_offsets, np.arange(self.shard.n_users, dtype=np.int64))

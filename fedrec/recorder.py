@@ -18,6 +18,8 @@ from fedrec.plugins import Plugin, name_of
 from fedrec.provenance import commit, hardware, versions
 from fedrec.runfolder import write_arrays, write_json, write_per_user
 from fedrec.runlog import RoundRecord, RunLog
+from fedrec.training.clients import kernel_of
+from fedrec.training.method import Method
 from fedrec.types import Params, Split
 
 __all__ = ["Recorder", "digest"]
@@ -128,6 +130,7 @@ class Recorder:
             "protocol": e.data.protocol,
             "ranking": "full" if e.data.protocol == "clean" else "99 sampled candidates",
             "centralised": self._centralised,
+            "kernel": None if self._centralised else kernel_of(Method.of(e)),
             "status": status,
             "best_round": self.best_round,
             "rounds": self._rounds[-1].round if self._rounds else 0,

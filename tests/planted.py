@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -132,6 +133,6 @@ def federations(draw: st.DrawFn, several: bool = False) -> Shard:
     if several:
         cuts = sorted(draw(st.sets(st.integers(1, max(n_users - 1, 1)), max_size=n_users - 1)))
         bounds = [0, *[c for c in cuts if c < n_users], n_users]
-        sizes = [b - a for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+        sizes = [b - a for a, b in pairwise(bounds)]
     shard = shard_of(n_items, rows, sizes)
     return replace(shard, user_ids=shard.user_ids + draw(st.integers(0, 1000)))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
+from threadpoolctl import ThreadpoolController
 
 from fedrec.data.negatives import pool_excluded, popularity_negatives
 from fedrec.personalization.plgc import PLGC
@@ -42,7 +45,7 @@ def train_compiled(
         z = np.ascontiguousarray(directions.numpy())
     nothing, none = np.empty((0, 0), kind), np.empty(0, kind)
     adam = optimizer.name == "adam"
-    slot_offsets, ids, change, loss = jit.train(
+    data = (
         jit.Data(
             n_items=shard.n_items,
             client_offsets=shard.client_offsets,
@@ -81,6 +84,8 @@ def train_compiled(
             decorrelation=plgc.decorrelation if isinstance(own, PLGC) else 0.0,
         ),
     )
+    with _controller().limit(limits=1, user_api="blas"):
+        slot_offsets, ids, change, loss = jit.train(*data)
     weight = np.bincount(
         shard.client_of_user(), weights=shard.train.lengths, minlength=shard.n_clients
     )
@@ -93,6 +98,11 @@ def train_compiled(
         {"loss": loss, "examples": weight},
     )
     return update, after
+
+
+@cache
+def _controller() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def _negatives(

@@ -13,7 +13,7 @@ from fedrec.models.mf import MatrixFactorization
 from fedrec.training.stable import row_dot
 from fedrec.types import ParamSpec
 
-__all__ = ["BiasedMF", "Fussy", "ItemsAlone", "LoopMF", "SmallNet", "Weighted"]
+__all__ = ["BiasedMF", "Canary", "Fussy", "ItemsAlone", "LoopMF", "SmallNet", "Weighted"]
 
 
 class BiasedMF(Model):
@@ -104,24 +104,27 @@ class ItemsAlone(Model):
         return params["item"][:, 0]
 
 
-class Fussy(MatrixFactorization):
-    """Matrix factorisation that fails to train the users whose mark is ``target``.
+class Canary(MatrixFactorization):
+    """Matrix factorisation with one local value that no other place holds."""
 
-    The mark is a constant of each user's own, and so the canary of the wire test too.
-    """
+    def params(self) -> Mapping[str, ParamSpec]:
+        mark = ParamSpec("local", (), per="user", init_value=12345.678, trainable=False)
+        return {**super().params(), "canary": mark}
+
+
+class Fussy(MatrixFactorization):
+    """Matrix factorisation that fails to train the users whose mark is ``target``."""
 
     target: float = 1e9
     how: Literal["raise", "nan"] = "raise"
 
     def params(self) -> Mapping[str, ParamSpec]:
-        mark = ParamSpec(
-            "local", (), per="user", init_std=1.0, init_value=12345.678, trainable=False
-        )
-        return {**super().params(), "canary": mark}
+        mark = ParamSpec("local", (), per="user", init_std=1.0, trainable=False)
+        return {**super().params(), "mark": mark}
 
     def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
         plain = super().score(params, pairs)
-        broken = (params["canary"] - self.target).abs() < 1e-2
+        broken = (params["mark"] - self.target).abs() < 1e-6
         if self.how == "raise" and bool(broken.any()):
             raise RuntimeError("the model does not like\nthis user")
         return torch.where(broken, torch.full_like(plain, torch.nan), plain)

@@ -154,7 +154,7 @@ def test_a_death_after_the_mark_changes_nothing(tmp_path: Path) -> None:
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), max_size=8))
+@given(steps=st.lists(st.tuples(st.booleans(), st.integers(0, 5)), max_size=8))
 def test_it_is_the_fold_of_the_rounds_that_were_taken(
     steps: list[tuple[bool, int]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -1,0 +1,217 @@
+"""A node: what it trains it can train again, and a client that fails takes nobody with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from clients.node import Node, hosted_clients
+from fedrec.config import Experiment
+from fedrec.errors import ClientFailure, ConfigError
+from fedrec.flower.records import Order, Trained
+from fedrec.runlog import Failure
+from fedrec.training.method import initial_local
+from fedrec.types import IntArray, Params, Partial, Shard
+from tests.contracts.own_models import Fussy
+from tests.planted import shard_of
+
+SHARD = shard_of(
+    12,
+    train=[[0, 1, 4], [2, 3], [5], [1, 7, 8], [0, 9]],
+    users_of_clients=[2, 1, 1, 1],
+    valid=[[2], [4], [6], [0], [1]],
+    test=[[3], [5], [7], [2], [4]],
+)
+EVERYBODY = SHARD.client_ids
+Make = Callable[..., Node]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """A node in a new folder."""
+    count = iter(range(100))
+
+    def build(shard: Shard = SHARD, **sections: Any) -> Node:
+        document = {
+            "data": {"name": "synthetic"},
+            "train": {"item_lr": 0.1},
+            "personalization": {"name": "plgc", "local": "table", "persistence": 0.5},
+            "evaluate": {"metrics": ["ndcg@3", "coverage@3"]},
+            **sections,
+        }
+        out = tmp_path / f"run-{next(count)}"
+        popularity = np.ones(shard.n_items, np.int64)
+        return Node(Experiment.model_validate(document), shard, out, 0, popularity)
+
+    return build
+
+
+def order(round: int, committed: int | None = None, best: int = 0) -> Order:
+    return Order("run", "", "", round, round - 1 if committed is None else committed, best)
+
+
+def start(node: Node) -> Params:
+    return node.method.initial_globals(SHARD.n_items)
+
+
+def raw(partial: Partial | None) -> Any:
+    assert partial is not None
+    found: dict[str, Any] = {"clients": partial.clients, "metrics": dict(partial.metrics)}
+    for part in ("ids", "sums", "row_weight"):
+        found[part] = {name: v.tobytes() for name, v in getattr(partial, part).items()}
+    return found
+
+
+def kept(node: Node, round: int) -> dict[str, bytes]:
+    """The local parameters of all clients after a round, through the file of the evaluation."""
+    node.evaluate(order(round, committed=round), start(node), EVERYBODY)
+    arrays = load_file(next(node._local.glob(f"*@{round}.safetensors")))
+    return {name: value.tobytes() for name, value in arrays.items()}
+
+
+def test_a_round_that_is_repeated_has_the_same_bits(make: Make) -> None:
+    node = make()
+    first = node.train(order(1), start(node), EVERYBODY)
+    again = node.train(order(1), start(node), EVERYBODY)
+    assert raw(again.partial) == raw(first.partial)
+    second = node.train(order(2), start(node), EVERYBODY)
+    assert raw(second.partial) != raw(first.partial)
+
+
+def test_a_round_that_was_not_taken_leaves_no_trace(make: Make) -> None:
+    broken, plain = make(), make()
+    broken.train(order(1), start(broken), EVERYBODY[:2])
+    for node in (broken, plain):
+        node.train(order(1), start(node), EVERYBODY)
+    assert kept(broken, 1) == kept(plain, 1)
+
+
+def test_a_process_that_starts_anew_goes_on_where_the_last_ended(
+    make: Make, tmp_path: Path
+) -> None:
+    whole, cut = make(), make()
+    for node in (whole, cut):
+        node.train(order(1), start(node), EVERYBODY)
+    revived = Node(cut.experiment, SHARD, cut._local.parent, 0, np.ones(12, np.int64))
+    answers = [n.train(order(2), start(n), EVERYBODY).partial for n in (whole, revived)]
+    assert raw(answers[0]) == raw(answers[1])
+
+
+def test_clients_that_stay_at_home_keep_their_state(make: Make) -> None:
+    node = make()
+    node.train(order(1), start(node), EVERYBODY)
+    node.train(order(2), start(node), EVERYBODY[1:2])
+    alone = make()
+    alone.train(order(1), start(alone), EVERYBODY)
+    before, after = kept(alone, 1), kept(node, 2)
+    width = 64 * 4
+    user = [slice(k * width, (k + 1) * width) for k in range(5)]
+    assert [before["user"][at] == after["user"][at] for at in user] == [True] * 2 + [False] + [
+        True
+    ] * 2
+
+
+@pytest.mark.parametrize("cuts", [[1], [2], [1, 3]])
+def test_nodes_sum_up_to_one_node(make: Make, cuts: list[int]) -> None:
+    whole = make()
+    expected = [whole.train(order(r), start(whole), EVERYBODY).partial for r in (1, 2)]
+    nodes = [make(SHARD.take(part)) for part in np.split(np.arange(4), cuts)]
+    for number in (1, 2):
+        answers = [n.train(order(number), start(n), n.shard.client_ids).partial for n in nodes]
+        merged = answers[0]
+        for answer in answers[1:]:
+            assert merged is not None
+            assert answer is not None
+            merged = whole.strategy.merge(merged, answer)
+        assert raw(merged) == raw(expected[number - 1])
+
+
+def test_every_client_has_one_host() -> None:
+    for n_clients in (1, 5, 17):
+        for partitions in range(1, n_clients + 1):
+            parts = [hosted_clients(n_clients, k, partitions) for k in range(partitions)]
+            assert np.array_equal(np.concatenate(parts), np.arange(n_clients))
+            assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_only_the_best_and_the_latest_evaluation_are_kept(make: Make) -> None:
+    node = make()
+    for number, best in ((1, 0), (2, 1), (3, 1), (4, 1)):
+        node.train(order(number, number - 1), start(node), EVERYBODY)
+        node.evaluate(order(number, number, best), start(node), EVERYBODY)
+    names = sorted(path.name for path in node._local.iterdir())
+    assert names == ["node-000@1.safetensors", "node-000@4.safetensors"]
+
+
+# Clients that fail ---------------------------------------------------------------------------
+
+
+def fussy(user: int, how: str) -> dict[str, Any]:
+    """A model that fails for one user."""
+    spec = Fussy().params()["mark"]
+    mark = initial_local(0, "mark", spec, np.array([user], np.int64))
+    name = "tests.contracts.own_models:Fussy"
+    return {"name": name, "embedding_dim": 4, "target": float(mark[0]), "how": how}
+
+
+REASONS = {
+    "raise": "RuntimeError: the model does not like this user",
+    "nan": "the update is not finite; lower train.item_lr or train.local_optimizer.lr",
+}
+
+
+def without(ids: IntArray, client: int) -> IntArray:
+    return ids[ids != client]
+
+
+@pytest.mark.parametrize("how", REASONS)
+@pytest.mark.parametrize(("user", "client"), [(0, 0), (1, 0), (3, 2)])
+@pytest.mark.parametrize("form", ["none", "plgc"])
+def test_the_others_train_on_with_the_same_bits(
+    make: Make, how: str, user: int, client: int, form: str
+) -> None:
+    sections = {
+        "model": fussy(user, how),
+        "personalization": form,
+        "rounds": {"max_failures": 1},
+    }
+    node, healthy = make(**sections), make(**sections)
+    found = node.train(order(1), start(node), EVERYBODY)
+    expected = healthy.train(order(1), start(healthy), without(EVERYBODY, client))
+    assert found.failures == (Failure(client=str(client), reason=REASONS[how]),)
+    assert expected.failures == ()
+    assert raw(found.partial) == raw(expected.partial)
+    assert kept(node, 1) == kept(healthy, 1)
+
+
+@pytest.mark.parametrize("how", REASONS)
+def test_no_client_may_fail_unless_it_is_allowed(make: Make, how: str) -> None:
+    node = make(model=fussy(3, how), personalization="none")
+    with pytest.raises(ClientFailure) as caught:
+        node.train(order(4), start(node), EVERYBODY)
+    assert str(caught.value) == f"round 4, client 2, train: {REASONS[how]}"
+
+
+@pytest.mark.parametrize("how", REASONS)
+def test_a_node_whose_only_client_fails_answers_without_sums(make: Make, how: str) -> None:
+    sections = {"model": fussy(3, how), "rounds": {"max_failures": 1}, "personalization": "none"}
+    node = make(**sections)
+    found = node.train(order(1), start(node), EVERYBODY[2:3])
+    assert found == Trained(None, (Failure(client="2", reason=REASONS[how]),))
+
+
+def test_a_client_that_cannot_rank_is_named(make: Make) -> None:
+    node = make(model={"name": "tests.contracts.own_models:BiasedMF"}, personalization="none")
+    params = {**start(node), "constant": np.zeros((7, 7), np.float32)}
+    with pytest.raises(ClientFailure, match="^round 2, client 0, evaluate: RuntimeError: "):
+        node.evaluate(order(2, 0), params, EVERYBODY)
+
+
+def test_a_yardstick_has_no_node(make: Make) -> None:
+    with pytest.raises(ConfigError, match="yardstick has no clients"):
+        make(model="popularity")
