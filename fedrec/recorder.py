@@ -154,8 +154,12 @@ class Recorder:
             "citations": self._citations(),
         }
         write_json(self._out / "result.json", result)
-        self._log.close()
+        self.close()
         return result
+
+    def close(self) -> None:
+        """Close the run log, also of a run that failed. A second call does nothing."""
+        self._log.close()
 
     def _summary(self, evaluation: Evaluation) -> dict[str, dict[str, dict[str, float | None]]]:
         return {

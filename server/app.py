@@ -71,6 +71,8 @@ def main(grid: Grid, context: Context) -> None:
     except KeyboardInterrupt:
         recorder.finish("interrupted", strategy.params)
         raise
+    finally:
+        recorder.close()
 
 
 def _what(run_config: Mapping[str, Any]) -> tuple[Experiment, Path, Path]:

@@ -14,7 +14,7 @@ from fedrec.personalization import balance
 from fedrec.personalization.base import Anchor, Forward, Personalization, Ranking, View
 from fedrec.personalization.decorrelation import cross_view, single_view
 from fedrec.seeds import Purpose, bits
-from fedrec.training.stable import gather, sigmoid
+from fedrec.training.stable import gather, padded_mm, segment_sum, sigmoid
 from fedrec.types import ParamSpec, Ragged, Shard
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from fedrec.training.batch import Touched
 
 __all__ = ["PLGC"]
+
+_ROWS = 2048
 
 
 class PLGC(Personalization):
@@ -77,7 +79,7 @@ class PLGC(Personalization):
     ema: float = Field(0.9, ge=0, lt=1)
     per: Literal["user", "row"] = "user"
     tau: float = Field(1.0, ge=0)
-    beta: float = Field(2.0, gt=0)
+    beta: int = Field(2, ge=1, le=16)
     centre: bool = True
     history_cap: int | None = Field(None, ge=1)
     persistence: float = Field(0.9, ge=0, le=1)
@@ -145,7 +147,7 @@ class PLGC(Personalization):
         """float [s, n]: n**-1/2 * max(0, cosine)**beta, 0 between an item and itself."""
         history = torch.from_numpy(np.ascontiguousarray(own))
         cosine = (z[items] @ z[history].T).clamp_min_(0.0)
-        kappa = cosine.square_() if self.beta == 2 else cosine.pow_(self.beta)
+        kappa = _power(cosine, self.beta)
         same = torch.searchsorted(items, history) if len(items) else history
         found = same < len(items)
         found &= items[same.clamp_max(max(len(items) - 1, 0))] == history
@@ -250,19 +252,32 @@ class PLGC(Personalization):
         if self.local == "table":
             return self._rank_table(anchor, local, ranking, base)
         assert anchor.directions is not None
-        branch = torch.stack(
-            [
-                self._kappa(anchor.directions, torch.arange(len(anchor.table)), history).sum(1)
-                for history in (anchor.history.row(int(user)) for user in ranking.users)
-            ]
-        )
-        branch = self.tau * branch
+        branch = self.tau * self._catalogue_branch(anchor, ranking.users)
         if self.per == "row":
             seen = torch.zeros_like(branch)
             block, items, _ = _positive_pairs(anchor, ranking.users)
             seen[torch.from_numpy(block), torch.from_numpy(items)] = 1.0
             share = share * seen
         return {"mixed": base + share * branch, "global": base, "local": branch}
+
+    def _catalogue_branch(self, anchor: Anchor, users: np.ndarray) -> torch.Tensor:
+        """float [b, n_items]: the local branch of some users for every item.
+
+        As many users together as keep the features below `_ROWS` rows.
+        """
+        z = anchor.directions
+        assert z is not None
+        ends = np.cumsum(anchor.history.lengths[users])
+        parts = []
+        for part in np.split(users, np.flatnonzero(np.diff(ends // _ROWS)) + 1):
+            mine = anchor.history.take(part)
+            items = torch.from_numpy(mine.values)
+            owners = torch.from_numpy(mine.owners())
+            kappa = _power(padded_mm(z[items], z.T).clamp_min_(0.0), self.beta)
+            kappa[torch.arange(len(items)), items] = 0.0
+            scale = torch.from_numpy(np.maximum(mine.lengths, 1) ** -0.5).to(z.dtype)
+            parts.append(segment_sum(kappa, owners, len(part)) * scale.unsqueeze(-1))
+        return torch.cat(parts)
 
     def _rank_table(
         self, anchor: Anchor, local: Tensors, ranking: Ranking, base: torch.Tensor
@@ -276,6 +291,14 @@ class PLGC(Personalization):
         own[where] = ranking.pairs(block, items, moved)
         mixed[where] = ranking.pairs(block, items, share * moved + (1 - share) * rows)
         return {"mixed": mixed, "global": base, "local": own}
+
+
+def _power(x: torch.Tensor, exponent: int) -> torch.Tensor:
+    """x**exponent by products, which round alike in every place of an array."""
+    power = x
+    for _ in range(exponent - 1):
+        power = power * x
+    return power
 
 
 def _users(touched: Touched) -> Iterator[tuple[int, tuple[int, int]]]:

@@ -51,13 +51,17 @@ def _activate(kappa, scale, beta):
     """max(0, x)**beta * scale, in place."""
     zero = kappa.dtype.type(0.0)
     flat = kappa.reshape(-1)
-    if beta == 2.0:
+    if beta == 2:
         for i in range(len(flat)):
             x = max(flat[i], zero)
             flat[i] = x * x * scale
     else:
         for i in range(len(flat)):
-            flat[i] = max(flat[i], zero) ** beta * scale
+            x = max(flat[i], zero)
+            power = x
+            for _ in range(beta - 1):
+                power *= x
+            flat[i] = power * scale
 
 
 @compiled

@@ -1,0 +1,201 @@
+"""The round loop: who is asked, when it stops, and that failures are a decision."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from fedrec.cohorts import cohort
+from fedrec.config import Experiment
+from fedrec.data.prepare import split_of
+from fedrec.errors import ClientFailure, EngineError
+from fedrec.evaluation import Evaluation
+from fedrec.flower import records
+from fedrec.flower.serial import SerialGrid
+from fedrec.recorder import Recorder
+from fedrec.runlog import Failure, read_rounds
+from fedrec.types import FloatArray, Partial, RowBlock, UpdateBatch
+from server.roster import Roster
+from server.strategy import FlowerStrategy, Plan
+from strategies import FedAvg
+
+N_CLIENTS, N_NODES, N_ITEMS = 6, 3, 20
+HOSTED = np.array_split(np.arange(N_CLIENTS), N_NODES)
+
+
+class Toy:
+    """Nodes whose clients all add 1 to item 0, fail when told, and have the scores they are told.
+
+    Args:
+        scores: Validation score of all users, evaluation by evaluation.
+        failing: Per round, the clients that fail.
+    """
+
+    def __init__(self, scores: list[float], failing: dict[int, list[int]] | None = None) -> None:
+        self.scores = scores
+        self.failing = failing or {}
+        self.orders: list[tuple[str, int, records.Order, list[int] | None]] = []
+        self.app = ClientApp()
+        self.app.train()(self.train)
+        self.app.evaluate()(self.evaluate)
+
+    def _note(self, kind: str, message: Message) -> tuple[records.Order, Any]:
+        order, clients = records.decode_order(message.content)
+        ids = None if clients is None else clients.tolist()
+        self.orders.append((kind, message.metadata.dst_node_id, order, ids))
+        return order, clients
+
+    def train(self, message: Message, context: Context) -> Message:
+        order, clients = self._note("train", message)
+        failed = set(self.failing.get(order.round, []))
+        well = np.array([c for c in clients.tolist() if c not in failed], np.int64)
+        failures = tuple(
+            Failure(client=str(c), reason="no power") for c in clients.tolist() if c in failed
+        )
+        partial: Partial | None = None
+        if len(well):
+            n = len(well)
+            block = RowBlock(np.arange(n + 1), np.zeros(n, np.int64), np.ones((n, 1), np.float32))
+            metrics = {"loss": np.full(n, 0.5), "examples": np.ones(n)}
+            update = UpdateBatch(order.round, well, np.ones(n), {"item": block}, {}, metrics)
+            partial = FedAvg(denominator="sum").reduce(update)
+        content = records.encode_trained(records.Trained(partial, failures), ["item"])
+        return Message(content, reply_to=message)
+
+    def evaluate(self, message: Message, context: Context) -> Message:
+        self._note("evaluate", message)
+        users = HOSTED[int(context.node_config["partition-id"])]
+        turn = sum(kind == "evaluate" for kind, *_ in self.orders)
+        score = self.scores[min((turn - 1) // N_NODES, len(self.scores) - 1)]
+        values: FloatArray = np.full((len(users), 1), score)
+        evaluation = Evaluation(users, {"mixed": {"valid": values, "test": values / 2}}, {})
+        return Message(records.encode_evaluation(evaluation), reply_to=message)
+
+
+def run(toy: Toy, out: Path, rounds: int = 6, every: int = 1, **plan: Any) -> FlowerStrategy:
+    experiment = Experiment.model_validate(
+        {
+            "data": {"name": "synthetic", "users": N_CLIENTS, "items": N_ITEMS, "taste_groups": 2},
+            "strategy": {"name": "fedavg", "denominator": "sum"},
+            "evaluate": {"metrics": ["mrr"]},
+        }
+    )
+    split = split_of(experiment.data, experiment.clients)
+    fields: dict[str, Any] = {"cohort_size": N_CLIENTS, "patience": None, "max_failures": 0}
+    strategy = FlowerStrategy(
+        FedAvg(denominator="sum"),
+        {"item": np.zeros((N_ITEMS, 1), np.float32)},
+        ["item"],
+        Roster(tuple(range(1, N_NODES + 1)), tuple(HOSTED)),
+        records.Order("run", str(out), "split"),
+        Plan(seed=0, n_clients=N_CLIENTS, rounds=rounds, every=every, **{**fields, **plan}),
+        Recorder(out, experiment, split, {"name": "serial"}),
+    )
+    try:
+        with SerialGrid(toy.app, N_NODES) as grid:
+            strategy.start(grid)
+    finally:
+        strategy.recorder.close()
+    return strategy
+
+
+def result(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "result.json").read_text())
+    return found
+
+
+def test_each_node_is_asked_once_for_its_part_of_the_cohort(tmp_path: Path) -> None:
+    toy = Toy([0.1])
+    run(toy, tmp_path, cohort_size=3, rounds=4)
+    for number in range(1, 5):
+        chosen = cohort(0, number, N_CLIENTS, 3)
+        asked = {
+            node: ids for kind, node, o, ids in toy.orders if kind == "train" and o.round == number
+        }
+        expected = {k + 1: np.intersect1d(h, chosen).tolist() for k, h in enumerate(HOSTED)}
+        assert asked == {node: ids for node, ids in expected.items() if ids}
+
+
+def test_orders_say_which_round_was_taken_and_which_is_best(tmp_path: Path) -> None:
+    toy = Toy([0.1, 0.3, 0.2])
+    run(toy, tmp_path, rounds=4)
+    trained = [o for kind, node, o, _ in toy.orders if kind == "train" and node == 1]
+    evaluated = [o for kind, node, o, _ in toy.orders if kind == "evaluate" and node == 1]
+    assert [(o.round, o.committed) for o in trained] == [(1, 0), (2, 1), (3, 2), (4, 3)]
+    assert [(o.round, o.committed) for o in evaluated] == [(1, 1), (2, 2), (3, 3), (4, 4)]
+    assert [o.best for o in evaluated] == [0, 1, 2, 2]
+
+
+def test_the_parameters_are_the_sum_of_all_rounds(tmp_path: Path) -> None:
+    strategy = run(Toy([0.1]), tmp_path, rounds=5)
+    assert strategy.params["item"][:2, 0].tolist() == [5.0 * N_CLIENTS, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("scores", "patience", "rounds", "best", "status"),
+    [
+        ([0.1, 0.3, 0.2, 0.25, 0.9], 2, 4, 2, "early_stop"),
+        ([0.1, 0.3, 0.2, 0.4, 0.1, 0.1], 2, 6, 4, "early_stop"),
+        ([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], 1, 6, 6, "completed"),
+        ([0.2, 0.2, 0.2], 2, 3, 1, "early_stop"),
+        ([0.3, 0.1], None, 6, 1, "completed"),
+    ],
+)
+def test_patience(
+    scores: list[float], patience: int | None, rounds: int, best: int, status: str, tmp_path: Path
+) -> None:
+    run(Toy(scores), tmp_path, patience=patience)
+    found = result(tmp_path)
+    assert (found["rounds"], found["best_round"], found["status"]) == (rounds, best, status)
+    assert found["metrics"]["valid"]["mrr"] == pytest.approx(scores[best - 1])
+    assert found["metrics"]["test"]["mrr"] == pytest.approx(scores[best - 1] / 2)
+
+
+def test_the_last_round_is_always_evaluated(tmp_path: Path) -> None:
+    run(Toy([0.1]), tmp_path, rounds=5, every=2)
+    evaluated = [r["round"] for r in read_rounds(tmp_path / "rounds.jsonl") if r["evaluation"]]
+    assert evaluated == [2, 4, 5]
+
+
+def test_a_failure_stops_the_run_with_round_client_and_stage(tmp_path: Path) -> None:
+    said = r"round 2, client 4, train: no power; rounds\.max_failures is 0"
+    with pytest.raises(ClientFailure, match=said):
+        run(Toy([0.1], {2: [4]}), tmp_path)
+    assert [r["round"] for r in read_rounds(tmp_path / "rounds.jsonl")] == [1]
+
+
+def test_more_failures_than_allowed_are_counted_over_all_nodes(tmp_path: Path) -> None:
+    said = r"client 0 \(and 2 more\), train: no power; rounds\.max_failures is 2"
+    with pytest.raises(ClientFailure, match=said):
+        run(Toy([0.1], {1: [0, 3, 5]}), tmp_path, max_failures=2)
+
+
+def test_failures_that_are_allowed_are_named_and_leave_no_trace(tmp_path: Path) -> None:
+    strategy = run(Toy([0.1], {2: [2, 3]}), tmp_path, max_failures=2, rounds=3)
+    log = read_rounds(tmp_path / "rounds.jsonl")
+    assert [record["clients"] for record in log] == [6, 4, 6]
+    assert [[f["client"] for f in record["failures"]] for record in log] == [[], ["2", "3"], []]
+    assert strategy.params["item"][0, 0] == 16.0
+
+
+def test_a_round_in_which_all_fail_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="round 1: no client of the cohort succeeded"):
+        run(Toy([0.1], {1: list(range(6))}), tmp_path, max_failures=6)
+
+
+def test_loss_bytes_and_clients_are_recorded(tmp_path: Path) -> None:
+    run(Toy([0.1]), tmp_path, rounds=2)
+    for record in read_rounds(tmp_path / "rounds.jsonl"):
+        assert record["loss"] == pytest.approx(0.5)
+        assert record["clients"] == N_CLIENTS
+        assert record["bytes"]["up"] > 0
+        assert record["bytes"]["down"] > N_NODES * 2 * N_ITEMS * 4
+    assert result(tmp_path)["bytes"]["up"] == sum(
+        r["bytes"]["up"] for r in read_rounds(tmp_path / "rounds.jsonl")
+    )
