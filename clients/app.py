@@ -20,7 +20,8 @@ def roll_call(message: Message, context: Context) -> Message:
     """Say which clients this node hosts, and which code it runs."""
     order, _ = records.decode_order(message.content)
     node = _node(order, context)
-    answer = records.RollCall(node.shard.client_ids, code_hash())
+    partitions = int(context.node_config["num-partitions"])
+    answer = records.RollCall(node.shard.client_ids, code_hash(), partitions)
     return Message(records.encode_roll_call(answer), reply_to=message)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -17,11 +17,13 @@ from pydantic import (
 )
 
 from fedrec.data.base import DataSet
+from fedrec.documents import override, read_document
 from fedrec.errors import ConfigError, did_you_mean
+from fedrec.faults import SectionFaults, explain, shown
 from fedrec.metrics.base import Metric, parse_metric
 from fedrec.models.base import Model, Yardstick
 from fedrec.personalization.base import Personalization
-from fedrec.plugins import Plugin, Section, lookup, name_of
+from fedrec.plugins import Plugin, Section, lookup, name_of, table
 
 __all__ = [
     "Clients",
@@ -34,32 +36,27 @@ __all__ = [
     "load_experiment",
 ]
 
-T = TypeVar("T", bound=Plugin)
-
-
-class _Faults(ValueError):
-    """The faults of a plug-in's fields; raised as they are, pydantic would lose their section."""
-
-    def __init__(self, lines: Sequence[str]) -> None:
-        super().__init__("; ".join(lines))
-        self.lines = tuple(lines)
-
-
-def _resolver(kind: str, default: str = "") -> BeforeValidator:
+def _resolver(kind: str, default: str = "", *bases: type[Plugin]) -> BeforeValidator:
     def resolve(value: Any) -> Any:
         if isinstance(value, Plugin):
             return value
         if isinstance(value, str):
             value = {"name": value}
         if not isinstance(value, Mapping):
-            raise ValueError(f"expected a mapping with a 'name', got {value!r}")
-        if not value.get("name", default):
-            raise ValueError("the key 'name' is missing")
-        found = lookup(kind, str(value.get("name", default)))
+            raise ValueError(f"expected a mapping with a 'name', got {shown(value)}")
+        name = value.get("name", default)
+        if not name:
+            raise ValueError(f"the key 'name' is missing{did_you_mean('', table(kind))}")
+        if not isinstance(name, str):
+            raise ValueError(f"name: expected text, got {shown(name)}")
+        found = lookup(kind, name)
+        if bases and not issubclass(found, bases):
+            named = " or ".join(f"{base.__module__}.{base.__name__}" for base in bases)
+            raise ValueError(f"{name} is not one of the {kind}; expected a subclass of {named}")
         try:
             return found.model_validate({key: item for key, item in value.items() if key != "name"})
         except ValidationError as error:
-            raise _Faults(explain(error)) from error
+            raise SectionFaults(explain(error)) from error
 
     return BeforeValidator(resolve)
 
@@ -170,12 +167,17 @@ class Rounds(Section):
     patience: int | None = Field(None, ge=1)
     max_failures: int = Field(0, ge=0)
 
+    @field_validator("cohort_size")
+    @classmethod
+    def _positive(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("expected a number from 1, or 'all'")
+        return value
+
     @model_validator(mode="after")
     def _one_of(self) -> Rounds:
         if self.cohort_fraction is not None and self.cohort_size != "all":
-            raise ValueError("give cohort_size or cohort_fraction, not both")
-        if isinstance(self.cohort_size, int) and self.cohort_size < 1:
-            raise ValueError("cohort_size: expected a number from 1, or 'all'")
+            raise ValueError("cohort_fraction: excludes cohort_size; give one of them")
         return self
 
 
@@ -253,14 +255,16 @@ class Experiment(Section):
     """
 
     seed: int = Field(0, ge=0, lt=2**63)
-    data: Annotated[DataSet, _resolver("data"), _dumper("data")]
+    data: Annotated[DataSet, _resolver("data", "", DataSet), _dumper("data")]
     clients: Clients = Clients()
-    model: Annotated[Model | Yardstick, _resolver("models", "mf"), _dumper("models")] = Field(
-        default_factory=lambda: lookup("models", "mf")(), validate_default=True
-    )
+    model: Annotated[
+        Model | Yardstick, _resolver("models", "mf", Model, Yardstick), _dumper("models")
+    ] = Field(default_factory=lambda: lookup("models", "mf")(), validate_default=True)
     train: Train = Train()
     personalization: Annotated[
-        Personalization, _resolver("personalization", "none"), _dumper("personalization")
+        Personalization,
+        _resolver("personalization", "none", Personalization),
+        _dumper("personalization"),
     ] = Field(default_factory=lambda: lookup("personalization", "none")(), validate_default=True)
     strategy: Annotated[Plugin, _resolver("strategies", "fedavg"), _dumper("strategies")] = Field(
         default_factory=lambda: lookup("strategies", "fedavg")(), validate_default=True
@@ -286,103 +290,10 @@ def load_experiment(source: str | Path | Mapping[str, Any], sets: Sequence[str] 
         ConfigError: One line per fault: the field, what came, what was expected.
     """
     label = "experiment" if isinstance(source, Mapping) else str(source)
-    document = dict(source) if isinstance(source, Mapping) else _read_yaml(Path(source))
-    for override in sets:
-        document = _override(document, override)
+    document = dict(source) if isinstance(source, Mapping) else read_document(Path(source))
+    for assignment in sets:
+        document = override(document, assignment)
     try:
         return Experiment.model_validate(document)
     except ValidationError as error:
-        raise ConfigError(f"{label}: " + "; ".join(explain(error))) from error
-
-
-def explain(error: ValidationError) -> list[str]:
-    """One phrase per fault: the dotted field, what came, what was expected."""
-    lines = []
-    for fault in error.errors():
-        inner = fault.get("ctx", {}).get("error")
-        where = (
-            ".".join(str(part) for part in fault["loc"] if not _is_union_tag(part)) or "experiment"
-        )
-        if isinstance(inner, _Faults):
-            lines += [f"{where}.{line}" for line in inner.lines]
-        elif fault["type"] == "extra_forbidden":
-            lines.append(f"{where}: unknown key{_nearest(error.title, fault['loc'])}")
-        elif fault["type"] == "missing":
-            lines.append(f"{where}: is missing")
-        else:
-            message = fault["msg"].removeprefix("Value error, ")
-            came = fault["input"]
-            shown = f", got {came!r}" if isinstance(came, str | int | float | bool | None) else ""
-            lines.append(f"{where}: {message}{shown}")
-    return list(dict.fromkeys(lines))
-
-
-def _is_union_tag(part: object) -> bool:
-    return isinstance(part, str) and (
-        part == "int" or part.startswith(("literal[", "function-", "constrained-"))
-    )
-
-
-def _nearest(title: str, where: Sequence[int | str]) -> str:
-    named = (known for known in _all_sections(Section) if known.__name__ == title)
-    section: Any = next(named, None)
-    for part in where[:-1]:
-        field = section.model_fields.get(str(part)) if section is not None else None
-        section = field.annotation if field is not None else None
-        if not (isinstance(section, type) and issubclass(section, Section)):
-            return ""
-    return did_you_mean(str(where[-1]), section.model_fields) if section is not None else ""
-
-
-def _all_sections(root: type[Section]) -> list[type[Section]]:
-    below = root.__subclasses__()
-    return below + [deeper for each in below for deeper in _all_sections(each)]
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"{path}: no such file; give the path of an experiment in YAML"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f"line {mark.line + 1}: " if mark is not None else ""
-        problem = getattr(error, "problem", None) or str(error)
-        raise ConfigError(f"{path}: {line}not valid YAML: {problem}") from error
-    if not isinstance(document, dict):
-        raise ConfigError(f"{path}: expected a mapping with sections such as 'data' and 'model'")
-    return document
-
-
-def _override(document: Mapping[str, Any], assignment: str) -> dict[str, Any]:
-    key, equals, text = assignment.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"--set {assignment}: expected dotted.key=value")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {assignment}: the value is not valid YAML") from error
-    return _assign(document, key.split("."), value, assignment)
-
-
-def _assign(
-    document: Mapping[str, Any], path: Sequence[str], value: Any, assignment: str
-) -> dict[str, Any]:
-    head, rest = path[0], path[1:]
-    changed = dict(document)
-    if not rest:
-        changed[head] = value
-        return changed
-    below = changed.get(head, {})
-    if isinstance(below, str):
-        below = {"name": below}
-    if not isinstance(below, Mapping):
-        raise ConfigError(f"--set {assignment}: '{head}' is a value, it has no keys")
-    changed[head] = _assign(below, rest, value, assignment)
-    return changed
+        raise ConfigError(f"{label}: " + "; ".join(map(str, explain(error)))) from error

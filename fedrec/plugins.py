@@ -12,9 +12,9 @@ import importlib
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from fedrec.errors import ConfigError, did_you_mean
 
@@ -32,6 +32,20 @@ class Section(BaseModel):
     """A part of the configuration: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, values: Any) -> Any:
+        # Pydantic takes true for 1, and YAML takes yes and on for true.
+        for name, value in values.items() if isinstance(values, Mapping) else ():
+            field = cls.model_fields.get(name)
+            if isinstance(value, bool) and field is not None and not _has_bool(field.annotation):
+                raise ValueError(f"{name}: expected a number or a word, got {str(value).lower()}")
+        return values
+
+
+def _has_bool(annotation: Any) -> bool:
+    return annotation in (bool, Any) or any(map(_has_bool, get_args(annotation)))
 
 
 class Plugin(Section):

@@ -39,8 +39,7 @@ def main(grid: Grid, context: Context) -> None:
         raise ConfigError("strategy: is not a strategy of fedrec (subclass strategies.Strategy)")
     method = Method.of(experiment)
     order = records.Order(run=uuid.uuid4().hex, out=str(out), split=str(split_folder))
-    expected = len(grid.nodes) if isinstance(grid, EngineGrid) else None
-    roster = call_roll(grid, order, split.n_clients, expected)
+    roster = call_roll(grid, order, split.n_clients)
     recorder = Recorder(
         out,
         experiment,

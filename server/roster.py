@@ -46,40 +46,41 @@ class Roster:
         return [(node, clients) for node, clients in parts if len(clients)]
 
 
-def call_roll(
-    grid: Grid, order: records.Order, n_clients: int, n_nodes: int | None, patience: float = 60.0
-) -> Roster:
+def call_roll(grid: Grid, order: records.Order, n_clients: int, patience: float = 60.0) -> Roster:
     """Ask every node once which clients it hosts.
 
+    Each node says how many nodes there are in all, so those still on their way are waited for.
+
     Args:
-        grid: The nodes. They may still be on their way.
+        grid: The nodes.
         order: Names the run.
         n_clients: All clients of the run; each must be hosted exactly once.
-        n_nodes: Nodes to wait for; None: those that are there first.
         patience: Seconds to wait.
 
     Raises:
         EngineError: If nodes are missing, run other code than the server, or do not host every
             client exactly once.
     """
-    wanted = n_nodes or 1
+    here, wanted = code_hash(), 1
+    answers: dict[int, records.RollCall] = {}
     deadline = time.monotonic() + patience
-    while len(ids := sorted(grid.get_node_ids())) < wanted:
-        if time.monotonic() > deadline:
-            raise EngineError(f"{len(ids)} of {wanted} nodes came within {patience:.0f} s")
-        time.sleep(0.05)
-    calls = [Message(records.encode_order(order), node, records.ROLL_CALL) for node in ids]
-    replies = exchange(grid, calls, "roll call")
-    here = code_hash()
-    found = []
-    for reply in replies:
-        answer = records.decode_roll_call(reply.content)
-        if answer.code != here:
-            raise EngineError(
-                f"node {reply.metadata.src_node_id} runs other code of fedrec than the server "
-                f"({answer.code[:8]} and {here[:8]}); install the same version on both"
-            )
-        found.append((answer.clients, reply.metadata.src_node_id))
+    while len(answers) < wanted:
+        asked = sorted(set(grid.get_node_ids()) - set(answers))
+        calls = [Message(records.encode_order(order), node, records.ROLL_CALL) for node in asked]
+        for reply in exchange(grid, calls, "roll call") if calls else []:
+            answer = records.decode_roll_call(reply.content)
+            answers[reply.metadata.src_node_id] = answer
+            wanted = max(wanted, answer.partitions)
+            if answer.code != here:
+                raise EngineError(
+                    f"node {reply.metadata.src_node_id} runs other code of fedrec than the server "
+                    f"({answer.code[:8]} and {here[:8]}); install the same version on both"
+                )
+        if not calls:
+            if time.monotonic() > deadline:
+                raise EngineError(f"{len(answers)} of {wanted} nodes came within {patience:.0f} s")
+            time.sleep(0.05)
+    found = [(answer.clients, node) for node, answer in answers.items()]
     found.sort(
         key=lambda pair: (len(pair[0]) == 0, int(pair[0][0]) if len(pair[0]) else 0, pair[1])
     )

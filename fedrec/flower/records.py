@@ -78,10 +78,12 @@ class RollCall:
     Args:
         clients: int64, the clients it hosts, sorted.
         code: hash of the source code it runs.
+        partitions: number of nodes that there are in all.
     """
 
     clients: IntArray
     code: str
+    partitions: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +156,7 @@ def encode_roll_call(roll_call: RollCall) -> RecordDict:
     return RecordDict(
         {
             _CLIENTS: ArrayRecord({"ids": Array(roll_call.clients)}),
-            _ABOUT: ConfigRecord({"code": roll_call.code}),
+            _ABOUT: ConfigRecord({"code": roll_call.code, "partitions": roll_call.partitions}),
         }
     )
 
@@ -162,7 +164,8 @@ def encode_roll_call(roll_call: RollCall) -> RecordDict:
 def decode_roll_call(content: RecordDict) -> RollCall:
     """What `encode_roll_call` encoded."""
     ids = _numpy(content.array_records[_CLIENTS])["ids"]
-    return RollCall(ids, str(content.config_records[_ABOUT]["code"]))
+    about: dict[str, Any] = dict(content.config_records[_ABOUT])
+    return RollCall(ids, str(about["code"]), int(about["partitions"]))
 
 
 def encode_trained(trained: Trained, allowed: Iterable[str]) -> RecordDict:

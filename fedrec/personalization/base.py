@@ -89,7 +89,7 @@ class Personalization(Plugin):
         return {}
 
     @property
-    def extra_rows(self) -> int:
+    def random_rows(self) -> int:
         """Random rows per user and epoch that it wants among the touched ones."""
         return 0
 

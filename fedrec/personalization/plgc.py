@@ -62,7 +62,7 @@ class PLGC(Personalization):
         view: ``cross`` (client's view against the frozen rows), ``single`` (the working copy
             alone), or ``auto``: cross for the table form, single for the kernel form.
         gamma: cross view: weight of pairs of different dimensions.
-        extra: random rows per user that join the touched ones.
+        extra_rows: random rows per user that join the touched ones.
 
     Reference: plgc2025; balance: jiang2024lgmix; decorrelation: zbontar2021barlow,
     shi2023feddecorr.
@@ -86,12 +86,12 @@ class PLGC(Personalization):
     decorrelation: float = Field(0.0, ge=0)
     view: Literal["auto", "cross", "single"] = "auto"
     gamma: float = Field(0.005, ge=0)
-    extra: int = Field(0, ge=0)
+    extra_rows: int = Field(0, ge=0)
 
     @property
-    def extra_rows(self) -> int:
+    def random_rows(self) -> int:
         """Random rows per user and epoch that join the touched ones."""
-        return self.extra
+        return self.extra_rows
 
     def state(self, dim: int) -> Mapping[str, ParamSpec]:
         """``lambda`` per user; ``residual`` [d] per positive row for the table form."""

@@ -83,7 +83,7 @@ def train_clients(
             round,
             method.protocol,
             popularity,
-            method.personalization.extra_rows,
+            method.personalization.random_rows,
         )
         anchor = _anchor(method, part, tensors["item"], directions)
         mine = {

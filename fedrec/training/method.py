@@ -122,7 +122,7 @@ def has_machine_code(method: Method) -> bool:
     if type(method.model) is not MatrixFactorization:
         return False
     if isinstance(own, PLGC):
-        return own.local == "kernel" and own.view != "cross" and own.extra == 0
+        return own.local == "kernel" and own.view != "cross" and own.extra_rows == 0
     return type(own) is NoPersonalization
 
 

@@ -25,8 +25,8 @@ FORMS: list[Personalization] = [
         for local in ("kernel", "table")
         for balance in ("alignment", "residual", "trace", "fixed")
     ],
-    PLGC(local="kernel", mode="decoupled", per="row", history_cap=1, extra=2),
-    PLGC(local="table", view="single", decorrelation=0.1, persistence=1.0, extra=2),
+    PLGC(local="kernel", mode="decoupled", per="row", history_cap=1, extra_rows=2),
+    PLGC(local="table", view="single", decorrelation=0.1, persistence=1.0, extra_rows=2),
 ]
 MODELS: list[Model | None] = [None, BiasedMF(), SmallNet()]
 

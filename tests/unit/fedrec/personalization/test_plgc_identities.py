@@ -128,7 +128,7 @@ def test_a_weight_is_a_share(
 def test_nothing_reaches_the_frozen_table(
     local: str, shard: Shard, of_train: dict[str, Any]
 ) -> None:
-    fields = {"local": local, "decorrelation": 0.1, "extra": 1}
+    fields = {"local": local, "decorrelation": 0.1, "extra_rows": 1}
     method = method_of(of_train, PLGC.model_validate(fields))
     params, state = initial_state(method, shard)
     before = {name: value.tobytes() for name, value in {**params, **state}.items()}
