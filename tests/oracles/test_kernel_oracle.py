@@ -60,19 +60,20 @@ def slow_client(
         items = shard.train.row(user)
         centred = frozen - frozen.mean(0)
         z = torch.nn.functional.normalize(centred, dim=1, eps=0)
-        kappa = (z @ z[items].T).clamp(min=0) ** plgc.beta
+        kappa: Tensor = (z @ z[items].T).clamp(min=0) ** plgc.beta
         kappa[items, np.arange(len(items))] = 0
-        return kappa / len(items) ** 0.5
+        return kappa.div(len(items) ** 0.5)
 
     def seen(user: int) -> Tensor:
         """[n_items, d]: the item vectors that the user's model sees."""
         if isinstance(plgc, PLGC) and plgc.local == "table":
             share = state["lambda"][user]
-            return share * (table + residual) + (1 - share) * frozen
+            mixed: Tensor = share * (table + residual) + (1 - share) * frozen
+            return mixed
         return table
 
     def logits(user: int, items: Tensor) -> Tensor:
-        score = seen(user)[items] @ users[user]
+        score: Tensor = seen(user)[items] @ users[user]
         if isinstance(plgc, PLGC) and plgc.local == "kernel" and plgc.mode == "joint":
             score = score + state["lambda"][user] * plgc.tau * kernel(user).sum(1)[items]
         return score
