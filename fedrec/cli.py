@@ -6,14 +6,16 @@ torch, Flower and Ray are imported within the commands, so that help and version
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+import typer.core
 
 from fedrec.errors import ConfigError, FedRecError, MissingExtra, RunFolderError
 
@@ -29,23 +31,27 @@ EXTRA_OF = {
     "scipy": "sim",
 }
 
+# The base of all that is wrong with options and arguments; typer passes on one of its leaves.
+CLICK_EXCEPTION: type[Exception] = typer.BadParameter.__mro__[2]
+
 app = typer.Typer(
     help="Simulate, benchmark and deploy federated recommenders.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-data_app = typer.Typer(help="Data sets: list them, fetch one, check one.", no_args_is_help=True)
+data_app = typer.Typer(help="Data sets: list them, fetch one, check one.")
 app.add_typer(data_app, name="data")
 
 
 def main() -> None:
     """Run the command line; an error of the user's is one line on stderr and exit code 2."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
     except FedRecError as error:
         _fail(str(error))
+    except CLICK_EXCEPTION as error:
+        _fail(_usage(error))
     except ModuleNotFoundError as error:
         part = (error.name or "").partition(".")[0]
         if part not in EXTRA_OF:
@@ -58,22 +64,50 @@ def _fail(message: str) -> None:
     sys.exit(2)
 
 
+def _usage(error: Any) -> str:
+    """What click has to say of options and arguments, each sentence once, in our manner."""
+    sentences = dict.fromkeys(re.split(r"(?<=[.?]) ", error.format_message()))
+    message = " ".join(sentences).rstrip(".")
+    way_out = f"; see {error.ctx.command_path} --help" if getattr(error, "ctx", None) else ""
+    return message[:1].lower() + message[1:] + way_out
+
+
+class _Plain(typer.core.TyperCommand):
+    """A command whose help is plain text; typer escapes brackets for a renderer not in use."""
+
+    def get_help(self, ctx: Any) -> str:
+        return super().get_help(ctx).replace("\\[", "[")
+
+
 def _version(asked: bool) -> None:
     if asked:
         typer.echo(f"fedrec {metadata.version('fedrec')}")
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _options(
+    ctx: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Simulate, benchmark and deploy federated recommenders."""
+    _help_alone(ctx)
 
 
-@app.command("run")
+@data_app.callback(invoke_without_command=True)
+def _data(ctx: typer.Context) -> None:
+    """Data sets: list them, fetch one, check one."""
+    _help_alone(ctx)
+
+
+def _help_alone(ctx: typer.Context) -> None:
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+
+
+@app.command("run", cls=_Plain)
 def _run(
     config: Annotated[Path, typer.Argument(help="The experiment, a YAML file.")],
     engine: Annotated[
@@ -83,18 +117,24 @@ def _run(
     out: Annotated[
         Path | None, typer.Option(help="The run folder. Default: runs/CONFIG-seedN.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace a run folder that exists.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a run folder that exists.")
+    ] = False,
     seed: Annotated[
         list[int] | None, typer.Option(help="The seed; several: one run each, and a summary.")
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Override a setting: dotted.key=value.")
     ] = None,
-    quiet: Annotated[bool, typer.Option(help="Say nothing but errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
 ) -> None:
-    """Run an experiment."""
+    """Run an experiment.
+
+    CONFIG is its YAML file, such as experiments/ml-100k/plgc-mf.yaml.
+    """
     from fedrec.config import load_experiment
     from fedrec.progress import Progress
+    from fedrec.runfolder import check_free, is_run_folder
     from fedrec.running import find_config, run
     from fedrec.summary import result_table, summarize, summary_table
 
@@ -108,7 +148,12 @@ def _run(
     several = len(seeds) > 1
     base = out or Path("runs") / (config.stem if several else f"{config.stem}-seed{seeds[0]}")
     folders = [base / f"seed{number}" if several else base for number in seeds]
-    _free(folders, overwrite)
+    if several and is_run_folder(base):
+        raise RunFolderError(
+            f"{base}: holds a run; several seeds need a folder of their own, choose another --out"
+        )
+    for folder in folders:  # all, before the first run starts
+        check_free(folder, overwrite)
 
     results = []
     for experiment, folder in zip(experiments, folders, strict=True):
@@ -134,13 +179,16 @@ def _run(
             _print(summary_table(summary, base))
 
 
-@app.command("report")
+@app.command("report", cls=_Plain)
 def _report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of them.")],
     out: Annotated[Path | None, typer.Option(help="Write a self-contained HTML page.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print tables in Markdown.")] = False,
 ) -> None:
-    """Show and compare runs."""
+    """Show and compare runs.
+
+    RUNS are run folders, or folders that hold some.
+    """
     from rich.console import Console
 
     from fedrec import report
@@ -153,13 +201,16 @@ def _report(
         _say(f"wrote {report.build(runs, out)}")
 
 
-@app.command("recommend")
+@app.command("recommend", cls=_Plain)
 def _recommend(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     user: Annotated[str, typer.Option(help="The user, by the id that the data gives it.")],
     k: Annotated[int, typer.Option(min=1, help="How many items.")] = 10,
 ) -> None:
-    """Recommend items to a user: those with the highest score that it has not yet met."""
+    """Recommend items to a user.
+
+    Those with the highest score that it has not yet met, by the run in the folder RUN.
+    """
     from rich.markup import escape
     from rich.table import Table
 
@@ -176,7 +227,10 @@ def _recommend(
 
 @app.command("doctor")
 def _doctor() -> None:
-    """Look over this machine and this installation; exit 2 if a run could not start."""
+    """Look over this machine and this installation.
+
+    Exits with 2 if a run could not start.
+    """
     from fedrec import doctor
 
     findings = doctor.examine()
@@ -195,31 +249,26 @@ def _data_list() -> None:
         typer.echo(f"{name}  {about}  ({where})")
 
 
-@data_app.command("get")
+@data_app.command("get", cls=_Plain)
 def _data_get(name: Annotated[str, typer.Argument(help="Such as ml-100k.")]) -> None:
-    """Fetch a data set into the cache folder."""
+    """Fetch a data set into the cache folder.
+
+    NAME is one that fedrec data list shows, such as ml-100k.
+    """
     from fedrec.data import fetch
 
     typer.echo(str(fetch.get(name, _say)))
 
 
-@data_app.command("check")
+@data_app.command("check", cls=_Plain)
 def _data_check(name: Annotated[str, typer.Argument(help="Such as ml-100k.")]) -> None:
-    """Check the files of a data set that was fetched."""
+    """Check the files of a data set that was fetched.
+
+    NAME is one that fedrec data list shows, such as ml-100k.
+    """
     from fedrec.data import fetch
 
     typer.echo(str(fetch.check(name)))
-
-
-def _free(folders: list[Path], overwrite: bool) -> None:
-    """With several seeds, the last folder must be free before the first run starts."""
-    from fedrec.runfolder import is_run_folder
-
-    for folder in folders:
-        if is_run_folder(folder) and not overwrite:
-            raise RunFolderError(
-                f"{folder}: holds a run already; add --overwrite or choose another --out"
-            )
 
 
 class _Spoken(logging.Handler):

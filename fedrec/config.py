@@ -23,7 +23,7 @@ from fedrec.faults import SectionFaults, explain, shown
 from fedrec.metrics.base import Metric, parse_metric
 from fedrec.models.base import Model, Yardstick
 from fedrec.personalization.base import Personalization
-from fedrec.plugins import Plugin, Section, lookup, name_of, table
+from fedrec.plugins import Plugin, Section, find_beside, lookup, name_of, table
 
 __all__ = [
     "Clients",
@@ -35,6 +35,7 @@ __all__ = [
     "Train",
     "load_experiment",
 ]
+
 
 def _resolver(kind: str, default: str = "", *bases: type[Plugin]) -> BeforeValidator:
     def resolve(value: Any) -> Any:
@@ -283,7 +284,8 @@ def load_experiment(source: str | Path | Mapping[str, Any], sets: Sequence[str] 
 
     Args:
         source: Path of a YAML file, or its content as a mapping. Relative paths inside stay
-            relative to the working folder.
+            relative to the working folder. A plug-in ``module:Class`` is found beside the file and
+            in the working folder too.
         sets: Overrides as ``dotted.key=value``; the value is YAML.
 
     Raises:
@@ -293,6 +295,11 @@ def load_experiment(source: str | Path | Mapping[str, Any], sets: Sequence[str] 
     document = dict(source) if isinstance(source, Mapping) else read_document(Path(source))
     for assignment in sets:
         document = override(document, assignment)
+    beside = [] if isinstance(source, Mapping) else [Path(source).parent]
+    for section in document.values():
+        name = section.get("name") if isinstance(section, Mapping) else section
+        if isinstance(name, str):
+            find_beside(name, [*beside, Path.cwd()])
     try:
         return Experiment.model_validate(document)
     except ValidationError as error:

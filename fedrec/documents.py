@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def read_document(path: Path) -> dict[str, Any]:
         problem = getattr(error, "problem", None) or str(error)
         raise ConfigError(f"{path}: {line}not valid YAML: {problem}") from error
     if not isinstance(document, dict):
-        what = "it is empty" if document is None else f"got a {_kind(document)}"
+        what = "it is empty" if document is None else f"got {_kind(document)}"
         raise ConfigError(
             f"{path}: expected a mapping with sections such as 'data' and 'model', {what}"
         )
@@ -75,25 +75,25 @@ def override(document: Mapping[str, Any], assignment: str) -> dict[str, Any]:
 class _Once(yaml.SafeLoader):
     """Refuses what PyYAML takes without a word, or with an error that has no line."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        lines: dict[Hashable, int] = {}
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key_node.tag != "tag:yaml.org,2002:merge":
-                if key in lines:
-                    raise yaml.constructor.ConstructorError(
-                        problem=f"the key '{key}' is here for the second time, it stands in line "
-                        f"{lines[key]} already",
-                        problem_mark=key_node.start_mark,
-                    )
-                lines[key] = key_node.start_mark.line + 1
-        return super().construct_mapping(node, deep)
+    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            if key.value in lines:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key '{key.value}' stands in line {lines[key.value]} already",
+                    problem_mark=key.start_mark,
+                )
+            lines[key.value] = key.start_mark.line + 1
+        return node
 
     def construct_yaml_timestamp(self, node: yaml.ScalarNode) -> Any:
         try:
             return super().construct_yaml_timestamp(node)
         except ValueError as error:
-            raise yaml.constructor.ConstructorError(
+            raise yaml.MarkedYAMLError(
                 problem=f"'{node.value}' is not a date ({error}); put text in quotes",
                 problem_mark=node.start_mark,
             ) from error
@@ -106,13 +106,15 @@ def _beside(path: Path) -> str:
     """The YAML file of nearly that name."""
     if not path.parent.is_dir():
         return ""
-    known = [str(path.parent / each.name) for each in path.parent.iterdir() if each.suffix == ".yaml"]
+    known = [
+        str(path.parent / each.name) for each in path.parent.iterdir() if each.suffix == ".yaml"
+    ]
     hint = did_you_mean(str(path), known)
     return hint if "did you mean" in hint else ""
 
 
 def _kind(document: object) -> str:
-    return {list: "list", str: "text"}.get(type(document), type(document).__name__)
+    return "a list" if isinstance(document, list) else f"'{str(document)[:40]}'"
 
 
 def _assign(

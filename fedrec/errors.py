@@ -99,7 +99,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
         A suffix for an error message; starts with a space.
     """
     names = sorted(known)
-    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if near:
         return f" (did you mean '{near[0]}'?)"
     return f" (known: {', '.join(names)})" if names else " (none is known)"

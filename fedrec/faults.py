@@ -20,14 +20,14 @@ WORDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "finite_number": lambda _: "a finite number",
     "float_parsing": lambda _: "a number",
     "float_type": lambda _: "a number",
-    "greater_than": lambda limit: f"more than {limit['gt']:g}",
-    "greater_than_equal": lambda limit: f"{limit['ge']} or more",
+    "greater_than": lambda limit: f"more than {shown(limit['gt'])}",
+    "greater_than_equal": lambda limit: f"{shown(limit['ge'])} or more",
     "int_from_float": lambda _: "a whole number",
     "int_parsing": lambda _: "a whole number",
     "int_parsing_size": lambda _: "a whole number of fewer digits",
     "int_type": lambda _: "a whole number",
-    "less_than": lambda limit: f"less than {limit['lt']}",
-    "less_than_equal": lambda limit: f"{limit['le']:g} or less",
+    "less_than": lambda limit: f"less than {shown(limit['lt'])}",
+    "less_than_equal": lambda limit: f"{shown(limit['le'])} or less",
     "literal_error": lambda known: str(known["expected"]),
     "model_type": lambda _: "a mapping of keys to values",
     "path_type": lambda _: "a path",
@@ -86,10 +86,12 @@ def explain(error: ValidationError) -> list[Fault]:
 
 def shown(value: object) -> str:
     """A value as the user would write it in YAML, cut where it is long."""
-    names = {True: "true", False: "false"} if isinstance(value, bool) else {None: "null"}
-    if isinstance(value, bool | None):
-        return names[value]
-    text = repr(value)
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    whole = isinstance(value, float) and value.is_integer() and abs(value) < 1e15
+    text = f"{value:.0f}" if whole else repr(value)
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
@@ -106,17 +108,16 @@ def _fault(error: ValidationError, fault: Mapping[str, Any]) -> Fault:
     message = message.removeprefix("Value error, ").replace("Input should be", "expected")
     named = NAMED.match(message)
     field, text = (named[1], message[named.end() :]) if named else ("", message)
-    if not isinstance(came, Mapping) and shown(came) not in text:
+    told = ", got " in text or (isinstance(came, str) and repr(came) in text)
+    scalar = isinstance(came, str | int | float | bool | None)
+    if (scalar or kind in WORDS) and not told:
         text += f", got {shown(came)}"
     truth = text.endswith(("got true", "got false"))
     return Fault(field, text + YAML_TRUTH if truth else text)
 
 
 def _joined(several: Sequence[str]) -> str:
-    """The faults of one field; those of a union, ``expected x, got z`` and ``expected y, got z``.
-
-    become ``expected x or y, got z``.
-    """
+    """The faults of one field; those of the parts of a union as ``expected x or y, got z``."""
     first, comma, came = several[0].partition(", got ")
     rest = [each.removeprefix("expected ") for each in several[1:]]
     alike = all(each.startswith("expected ") and each.endswith(comma + came) for each in several)

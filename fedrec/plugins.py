@@ -9,16 +9,19 @@ A name with a colon, ``package.module:Class``, is an import reference and needs 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from fedrec.errors import ConfigError, did_you_mean
+from fedrec.errors import ConfigError, FedRecError, did_you_mean
 
-__all__ = ["Plugin", "Section", "lookup", "name_of", "table"]
+__all__ = ["Plugin", "Section", "find_beside", "lookup", "name_of", "table"]
 
 CORE_TABLES = {
     "data": "fedrec.data:DATASETS",
@@ -92,12 +95,34 @@ def lookup(kind: str, name: str) -> type[Plugin]:
     if ":" in name:
         found = _load(name)
         if not (isinstance(found, type) and issubclass(found, Plugin)):
-            raise ConfigError(f"{kind}: {name} is not a plug-in class of fedrec")
+            raise ConfigError(
+                f"{name} is not a plug-in class of fedrec, expected one of the {kind}"
+            )
         return found
     known = table(kind)
     if name not in known:
         raise ConfigError(f"'{name}' is not in the table of {kind}{did_you_mean(name, known)}")
     return known[name]
+
+
+def find_beside(reference: str, folders: Sequence[Path]) -> None:
+    """Let the module of a plug-in be found in a folder, if it is found nowhere else.
+
+    The folder is put at the end of ``sys.path``, which engines hand on to their workers.
+
+    Args:
+        reference: ``package.module:Class``; a name of a table needs nothing.
+        folders: Where to look, in this order.
+    """
+    module, colon, _ = reference.partition(":")
+    top = module.partition(".")[0]
+    if not colon or not top.isidentifier() or find_spec(top) is not None:
+        return
+    for folder in folders:
+        if (folder / f"{top}.py").is_file() or (folder / top).is_dir():
+            sys.path.append(str(folder.resolve()))
+            importlib.invalidate_caches()
+            return
 
 
 def name_of(kind: str, plugin: Plugin) -> str:
@@ -110,9 +135,19 @@ def name_of(kind: str, plugin: Plugin) -> str:
 
 def _load(reference: str) -> Any:
     module, _, attribute = reference.partition(":")
+    if not module or not attribute:
+        raise ConfigError(f"'{reference}': expected package.module:Class")
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except ImportError as error:
-        raise ConfigError(f"{reference} cannot be imported: {error}") from error
-    except AttributeError as error:
-        raise ConfigError(f"module '{module}' has no '{attribute}'") from error
+        found = importlib.import_module(module)
+    except FedRecError:
+        raise
+    except Exception as error:  # the module may be the user's, and so is what it raises
+        why = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+        absent = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(
+            f"{error.name}."
+        )
+        way_out = "; put its file beside the experiment's YAML, or install it" if absent else ""
+        raise ConfigError(f"{reference} cannot be imported: {why}{way_out}") from error
+    if not hasattr(found, attribute):
+        raise ConfigError(f"module '{module}' has no '{attribute}'")
+    return getattr(found, attribute)

@@ -12,7 +12,14 @@ from fedrec.data.negatives import uniform_negatives
 from fedrec.errors import ConfigError, NumericError
 from fedrec.types import FloatArray, IntArray, Ragged, offsets_of
 
-__all__ = ["Scores", "exposure", "legacy_candidates", "ranks_of", "top_k"]
+__all__ = [
+    "Scores",
+    "check_candidates",
+    "exposure",
+    "legacy_candidates",
+    "ranks_of",
+    "top_k",
+]
 
 Scores: TypeAlias = torch.Tensor | FloatArray
 """The scores of some users for the whole catalogue, float [b, n_items]."""
@@ -137,15 +144,25 @@ def legacy_candidates(
     Raises:
         ConfigError: If fewer than ``count`` items are left to a user.
     """
+    check_candidates(known, n_items, count)
     n_users = len(known)
-    if n_users and n_items - int(known.lengths.max()) < count:
-        raise ConfigError(
-            f"data.protocol: legacy needs {count} items that a user never interacted with, but a "
-            f"user knows {int(known.lengths.max())} of {n_items}; use data.protocol: clean"
-        )
     users = np.repeat(np.arange(n_users, dtype=np.int64), count)
     drawn = uniform_negatives(bits, users, known, n_items)
     return Ragged(offsets_of(np.full(n_users, count, np.int64)), drawn)
+
+
+def check_candidates(known: Ragged, n_items: int, count: int = 99) -> None:
+    """Check that `legacy_candidates` finds enough items for every user; the same arguments.
+
+    Raises:
+        ConfigError: If not.
+    """
+    most = int(known.lengths.max(initial=0))
+    if n_items - most < count:
+        raise ConfigError(
+            f"data.protocol: legacy needs {count} items that a user never interacted with, but a "
+            f"user knows {most} of {n_items}; use data.protocol: clean"
+        )
 
 
 def _copy(scores: Scores) -> torch.Tensor:

@@ -29,7 +29,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from fedrec.errors import MissingExtra, RunFolderError
-from fedrec.runlog import RoundLog, RoundRecord, read_log
+from fedrec.runlog import RoundLog, RoundRecord, read_log, so_far
 from fedrec.types import FloatArray
 
 if TYPE_CHECKING:
@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 __all__ = [
     "FINISHED",
     "RunFolder",
+    "check_free",
     "create",
+    "discard_unstarted",
     "find",
     "is_run_folder",
     "write_arrays",
@@ -62,7 +64,10 @@ FROM_ROUNDS = ("best_round", "rounds", "metrics", "seconds", "bytes", "clients_p
 
 def is_run_folder(path: Path) -> bool:
     """Whether fedrec made that folder for a run."""
-    return (path / ROUNDS).is_file()
+    try:
+        return (path / ROUNDS).is_file()
+    except OSError:  # such as a name that is too long
+        return False
 
 
 def create(path: Path, overwrite: bool = False) -> Path:
@@ -76,6 +81,27 @@ def create(path: Path, overwrite: bool = False) -> Path:
         RunFolderError: If it exists and may not be overwritten, is something else, or cannot be
             written.
     """
+    check_free(path, overwrite)
+    try:
+        if is_run_folder(path):
+            _clear(path)
+        path.mkdir(parents=True, exist_ok=True)
+        write_bytes(path / ROUNDS, b"")
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return path
+
+
+def check_free(path: Path, overwrite: bool = False) -> None:
+    """See whether `create` would take a folder, as far as can be told without writing.
+
+    Args:
+        path: The folder.
+        overwrite: Whether a run folder may be emptied.
+
+    Raises:
+        RunFolderError: As `create`.
+    """
     try:
         if path.exists() and not path.is_dir():
             raise RunFolderError(f"{path}: is a file; give --out a folder")
@@ -84,19 +110,27 @@ def create(path: Path, overwrite: bool = False) -> Path:
                 raise RunFolderError(
                     f"{path}: holds a run already; add --overwrite or choose another --out"
                 )
-            _clear(path)
         elif path.exists() and any(path.iterdir()):
             raise RunFolderError(
                 f"{path}: is not empty and is no run folder, so it is left alone; "
                 "choose another --out"
             )
-        path.mkdir(parents=True, exist_ok=True)
-        write_bytes(path / ROUNDS, b"")
     except OSError as error:
-        raise RunFolderError(
-            f"{path}: cannot be written ({error.strerror}); choose another --out"
-        ) from error
-    return path
+        raise _unwritable(path, error) from error
+
+
+def discard_unstarted(path: Path) -> None:
+    """Remove a run folder again whose run broke off before its first round; others stay."""
+    try:
+        if is_run_folder(path) and not (path / ROUNDS).stat().st_size:
+            _clear(path)
+            path.rmdir()
+    except OSError:  # something else is in it, or came into it: what broke off the run counts more
+        return
+
+
+def _unwritable(path: Path, error: OSError) -> RunFolderError:
+    return RunFolderError(f"{path}: cannot be written ({error.strerror}); choose another --out")
 
 
 def _clear(path: Path) -> None:
@@ -203,7 +237,9 @@ class RunFolder:
         if not self.path.exists():
             raise RunFolderError(f"{self.path}: no such folder; give the --out of a run")
         if not is_run_folder(self.path):
-            raise RunFolderError(f"{self.path}: is not a run folder (it has no {ROUNDS})")
+            raise RunFolderError(
+                f"{self.path}: is not a run folder (it has no {ROUNDS}); give the --out of a run"
+            )
 
     def config(self) -> dict[str, Any]:
         """The experiment, every default written out."""
@@ -247,7 +283,7 @@ class RunFolder:
         if told and found.get("metrics"):
             return found
         known = {k: v for k, v in found.items() if v is not None and k not in FROM_ROUNDS}
-        return {**_so_far(self.config(), rounds), **known}
+        return {**so_far(self.config(), rounds), **known}
 
     def model(self) -> dict[str, FloatArray]:
         """The global parameters at the best round; ``item``: float32 [n_items, d]."""
@@ -357,35 +393,3 @@ def _aligned(
             and len(array) == len(ids)
         )
     }
-
-
-def _so_far(config: Mapping[str, Any], rounds: list[RoundRecord]) -> dict[str, Any]:
-    metrics = config.get("evaluate", {}).get("metrics") or ["ndcg@10"]
-    judged = [(score, r) for r in rounds if (score := r.score("valid", metrics[0])) is not None]
-    best = max(judged, key=lambda pair: pair[0])[1] if judged else None
-    views = dict((best.evaluation if best else None) or {})
-    own = views.pop("mixed", {})
-    part = {name: _name(config, name) for name in ("data", "model", "personalization", "strategy")}
-    train, evaluate = (sum(getattr(r.seconds, k) for r in rounds) for k in ("train", "evaluate"))
-    return {
-        **part,
-        "name": " + ".join(part[k] for k in ("personalization", "model", "strategy")),
-        "seed": config.get("seed"),
-        "protocol": config.get("data", {}).get("protocol", "unknown"),
-        "status": "interrupted",
-        "best_round": best.round if best else None,
-        "rounds": rounds[-1].round if rounds else 0,
-        "metrics": {
-            "valid": dict(own.get("valid", {})),
-            "test": dict(own.get("test", {})),
-            "views": {view: dict(parts.get("test", {})) for view, parts in views.items()},
-        },
-        "seconds": {"train": train, "evaluate": evaluate, "total": train + evaluate},
-        "clients_per_second": sum(r.clients for r in rounds) / train if train else None,
-        "bytes": {k: sum(getattr(r.bytes, k) for r in rounds) for k in ("up", "down")},
-    }
-
-
-def _name(config: Mapping[str, Any], section: str) -> str:
-    value = config.get(section)
-    return str(value.get("name", "?") if isinstance(value, Mapping) else value or "?")

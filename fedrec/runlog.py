@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +26,7 @@ __all__ = [
     "TornLine",
     "read_log",
     "read_rounds",
+    "so_far",
 ]
 
 
@@ -272,3 +273,44 @@ def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"{type(value).__name__} cannot be written to a run log")
+
+
+def so_far(config: Mapping[str, Any], rounds: Sequence[RoundRecord]) -> dict[str, Any]:
+    """What can be said of a run that did not come to write its result.
+
+    Args:
+        config: Its experiment.
+        rounds: Its rounds so far.
+
+    Returns:
+        As ``result.json``, at the round with the best validation score, the earliest of equals.
+    """
+    metrics = config.get("evaluate", {}).get("metrics") or ["ndcg@10"]
+    judged = [(score, r) for r in rounds if (score := r.score("valid", metrics[0])) is not None]
+    best = max(judged, key=lambda pair: pair[0])[1] if judged else None
+    views = dict((best.evaluation if best else None) or {})
+    own = views.pop("mixed", {})
+    part = {name: _name(config, name) for name in ("data", "model", "personalization", "strategy")}
+    train, evaluate = (sum(getattr(r.seconds, k) for r in rounds) for k in ("train", "evaluate"))
+    return {
+        **part,
+        "name": " + ".join(part[k] for k in ("personalization", "model", "strategy")),
+        "seed": config.get("seed"),
+        "protocol": config.get("data", {}).get("protocol", "unknown"),
+        "status": "interrupted",
+        "best_round": best.round if best else None,
+        "rounds": rounds[-1].round if rounds else 0,
+        "metrics": {
+            "valid": dict(own.get("valid", {})),
+            "test": dict(own.get("test", {})),
+            "views": {view: dict(parts.get("test", {})) for view, parts in views.items()},
+        },
+        "seconds": {"train": train, "evaluate": evaluate, "total": train + evaluate},
+        "clients_per_second": sum(r.clients for r in rounds) / train if train else None,
+        "bytes": {k: sum(getattr(r.bytes, k) for r in rounds) for k in ("up", "down")},
+    }
+
+
+def _name(config: Mapping[str, Any], section: str) -> str:
+    value = config.get(section)
+    return str(value.get("name", "?") if isinstance(value, Mapping) else value or "?")

@@ -22,9 +22,9 @@ from fedrec.evaluation import check_cutoffs, evaluate
 from fedrec.flower.launch import launch, resolve_engine
 from fedrec.flower.siblings import check_siblings
 from fedrec.models.base import Scorer, Yardstick
-from fedrec.ranking import top_k
+from fedrec.ranking import check_candidates, top_k
 from fedrec.recorder import Recorder
-from fedrec.runfolder import RunFolder, create, write_text
+from fedrec.runfolder import RunFolder, check_free, create, discard_unstarted, write_text
 from fedrec.runlog import RoundRecord, Seconds
 from fedrec.training.clients import kernel_of, user_scorer
 from fedrec.training.method import Method
@@ -105,18 +105,24 @@ class RunResult:
         folder = RunFolder(self.folder)
         shard = split.shard(np.arange(split.n_clients, dtype=np.int64))
         method = Method.of(self.experiment)
+        params = folder.model()
         local: dict[str, FloatArray] = {}
         by_user, by_client, by_row = (folder.local(per) for per in ("user", "client", "row"))
         place = np.argsort(shard.user_ids, kind="stable")
         for name, spec in method.locals().items():
             if "/" in name:
                 continue
+            kept = {"user": by_user, "client": by_client}.get(spec.per or "client", by_row)
+            if name not in kept:
+                raise RunFolderError(
+                    f"{self.folder}: '{name}' of the best round is missing, the run broke off "
+                    "while it was kept; run it again"
+                )
+            local[name] = kept[name]
             if spec.per == "user":
-                local[name] = np.empty_like(by_user[name])
-                local[name][place] = by_user[name]
-            else:
-                local[name] = (by_client if spec.per == "client" else by_row)[name]
-        score = user_scorer(method, shard, folder.model(), local)
+                local[name] = np.empty_like(kept[name])
+                local[name][place] = kept[name]
+        score = user_scorer(method, shard, params, local)
         return (lambda rows: np.asarray(score(rows)["mixed"].numpy())), shard.user_ids
 
     def recommend(self, user: str, k: int = 10) -> list[Recommendation]:
@@ -138,9 +144,11 @@ class RunResult:
             hint = (
                 did_you_mean(str(user), split.user_ids.tolist()) if split.n_users < 10_000 else ""
             )
-            raise DataError(f"user '{user}' is not in the data{hint if len(hint) < 80 else ''}")
+            if "did you mean" not in hint:
+                hint = f"; its ids are such as '{split.user_ids[0]}' and '{split.user_ids[-1]}'"
+            raise DataError(f"user '{user}' is not in the data{hint}")
         if not 1 <= k <= split.n_items:
-            raise ConfigError(f"k: {k} is not between 1 and the {split.n_items} items")
+            raise ConfigError(f"k: expected 1 to {split.n_items}, the number of items, got {k}")
         scorer, users = self._scorer
         row = np.flatnonzero(users == found[0])
         scores = scorer(row)
@@ -188,10 +196,14 @@ def run(
         if on_round is not None:
             on_round(RoundRecord.model_validate(record))
 
-    if isinstance(prepared.experiment.model, Yardstick):
-        _run_yardstick(prepared, prepared.experiment.model, observe)
-    else:
-        _run_federated(prepared, observe)
+    try:
+        if isinstance(prepared.experiment.model, Yardstick):
+            _run_yardstick(prepared, prepared.experiment.model, observe)
+        else:
+            _run_federated(prepared, observe)
+    except BaseException:
+        discard_unstarted(prepared.out)
+        raise
     return RunResult(prepared.out)
 
 
@@ -235,10 +247,7 @@ def prepare_run(
         kernel_of(Method.of(experiment))
         resolve_engine(experiment.engine)
         check_siblings()
-    if (folder / "rounds.jsonl").exists() and not overwrite:
-        raise RunFolderError(
-            f"{folder}: holds a run already; add --overwrite or choose another --out"
-        )
+    check_free(folder, overwrite)
     split_folder = prepare(experiment.data, experiment.clients)
     split = open_split(split_folder)
     _check_sizes(experiment, split)
@@ -247,7 +256,8 @@ def prepare_run(
         f"{len(split.train.values)} train interactions, {split.n_clients} clients"
     )
     create(folder, overwrite)
-    write_text(folder / "config.yaml", experiment.to_yaml())
+    kept = experiment.model_copy(update={"data": experiment.data.located()})
+    write_text(folder / "config.yaml", kept.to_yaml())
     return Prepared(experiment, folder, split_folder)
 
 
@@ -272,6 +282,8 @@ def find_config(config: Path) -> Path:
 
 
 def _check_sizes(experiment: Experiment, split: Split) -> None:
+    if isinstance(experiment.model, Yardstick) and experiment.data.protocol == "legacy":
+        raise ConfigError("data.protocol: the yardsticks are measured on 'clean' only")
     check_cutoffs(experiment.evaluate.parsed(), split.n_items)
     cohort_size(experiment.rounds, split.n_clients)
     nodes = experiment.engine.nodes
@@ -282,7 +294,9 @@ def _check_sizes(experiment: Experiment, split: Split) -> None:
         )
     full = split.train.lengths
     if experiment.data.protocol == "legacy":
-        full = pool_excluded(split, "legacy").lengths
+        known = pool_excluded(split, "legacy")
+        check_candidates(known, split.n_items)
+        full = known.lengths
     if (full >= split.n_items).any():
         user = split.user_ids[int(np.argmax(full))]
         raise DataError(
@@ -294,15 +308,16 @@ def _check_sizes(experiment: Experiment, split: Split) -> None:
 def _run_federated(prepared: Prepared, observer: Callable[[Mapping[str, Any]], None]) -> None:
     engine = prepared.experiment.engine
     resolved = resolve_engine(engine)
-    clients = open_split(prepared.split).n_clients
+    nodes = min(resolved.nodes, open_split(prepared.split).n_clients)
+    workers = min(resolved.workers, nodes)
     launch(
-        engine.model_copy(update={"nodes": min(resolved.nodes, clients)}),
+        engine.model_copy(update={"nodes": nodes, "workers": workers}),
         {
             "experiment": str(prepared.out / "config.yaml"),
             "out": str(prepared.out),
             "split": str(prepared.split),
             "engine": resolved.name,
-            "workers": str(resolved.workers),
+            "workers": str(workers),
         },
         observer,
     )
@@ -313,8 +328,6 @@ def _run_yardstick(
 ) -> None:
     """Fit once, let every user rank once."""
     experiment, split = prepared.experiment, open_split(prepared.split)
-    if experiment.data.protocol == "legacy":
-        raise ConfigError("data.protocol: the yardsticks are measured on 'clean' only")
     engine = {"name": "centralised", "workers": 1, "nodes": 1}
     recorder = Recorder(prepared.out, experiment, split, engine, observer, centralised=True)
     began = time.perf_counter()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -67,6 +67,10 @@ class DataSet(Plugin):
         Raises:
             DataError: If the files are missing or damaged: the file, the line, the way out.
         """
+
+    def located(self) -> Self:
+        """The same data set, such that it is found from any working folder."""
+        return self
 
     @abstractmethod
     def fingerprint(self) -> str:

@@ -38,7 +38,7 @@ def filter_interactions(data: Interactions, options: DataSet) -> Interactions:
         if data.ratings is None:
             raise DataError(
                 f"data.threshold is {options.threshold:g}, but {data.name} has no ratings; name "
-                "their column, or set threshold: null"
+                "their column in data.columns.rating, or set data.threshold: null"
             )
         keep = data.ratings >= options.threshold
         if not keep.any():

@@ -83,11 +83,12 @@ def missing_column(source: str, part: str, column: str | int, known: Iterable[ob
     """The error for a column that is not there, with the nearest that is."""
     if isinstance(column, int):
         return DataError(
-            f"{source}: no column number {column} (columns.{part}; numbers count from 0, there are "
-            f"{len(list(known))} columns)"
+            f"{source}: no column number {column} (data.columns.{part}; numbers count from 0, "
+            f"there are {len(list(known))} columns)"
         )
-    hint = did_you_mean(column, [str(each) for each in known])
-    return DataError(f"{source}: no column '{column}'{hint}; set columns.{part}")
+    names = [str(each) for each in known]
+    way_out = f"set data.columns.{part}" + (", or data.separator" if len(names) == 1 else "")
+    return DataError(f"{source}: no column '{column}'{did_you_mean(column, names)}; {way_out}")
 
 
 def content_hash(frame: pd.DataFrame) -> str:

@@ -11,7 +11,7 @@ import importlib.util
 import json
 from abc import abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, PrivateAttr
 
@@ -54,6 +54,10 @@ class _File(DataSet):
             source=str(self.path),
             where=self._where,
         )
+
+    def located(self) -> Self:
+        """With the whole path of the file."""
+        return self.model_copy(update={"path": self.path.absolute()})
 
     def fingerprint(self) -> str:
         """A hash of the file and of how it is read."""

@@ -34,7 +34,9 @@ def open_bytes(path: Path) -> IO[bytes]:
             f"{path}: no such file; set data.path (from {Path.cwd()}) or give the whole path"
         ) from error
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise DataError(
+            f"{path}: cannot be read: {error.strerror or error}; set data.path to a file"
+        ) from error
 
 
 def file_hash(path: Path) -> str:
@@ -90,7 +92,7 @@ def read_table(
             raise DataError(
                 f"{path}: {reason}; is the separator {separator!r} right? Set data.separator"
             ) from error
-        except (UnicodeDecodeError, LookupError) as error:
+        except (UnicodeError, LookupError) as error:
             raise DataError(f"{path}: {error}; set data.encoding, such as latin-1") from error
         except (OSError, EOFError) as error:
             raise DataError(f"{path}: cannot be read: {error}") from error

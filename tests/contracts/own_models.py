@@ -39,7 +39,7 @@ class BiasedMF(Model):
 class LoopMF(MatrixFactorization):
     """Matrix factorisation, one client at a time, with operations of any kind."""
 
-    batching: ClassVar[Literal["csr", "loop"]] = "loop"
+    batching: ClassVar[Literal["csr", "loop"]] = "loop"  # type: ignore[assignment]
 
     def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
         return torch.einsum("qd,qd->q", params["user"], params["item"])

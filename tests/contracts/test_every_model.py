@@ -11,7 +11,7 @@ from fedrec.models.base import Model, Pairs, Tensors, Yardstick
 from fedrec.plugins import lookup, name_of, table
 from fedrec.training.clients import train_clients, user_scorer
 from fedrec.training.method import Method
-from fedrec.types import Shard
+from fedrec.types import Params, Shard
 from tests.contracts import own_models
 from tests.planted import initial_state, method_of, shard_of, train
 
@@ -106,7 +106,7 @@ def test_the_catalogue_is_all_pairs(model: Model) -> None:
     np.testing.assert_allclose(scores, by_pairs(model, SHARD, params, local), rtol=1e-4, atol=1e-6)
 
 
-def by_pairs(model: Model, shard: Shard, params: Tensors, local: Tensors) -> torch.Tensor:  # type: ignore[type-arg]
+def by_pairs(model: Model, shard: Shard, params: Params, local: Params) -> torch.Tensor:
     """All scores, one pair at a time."""
     specs = model.params()
     client = shard.client_of_user()

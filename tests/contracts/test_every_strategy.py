@@ -129,9 +129,11 @@ def test_merge_is_associative_and_commutative(
 ) -> None:
     strategy = STRATEGIES[name].model_validate(fields)
     third = [take(batch, np.arange(len(batch.client_ids))[k::3]) for k in range(3)]
-    a, b, c = (strategy.reduce(part) for part in third if len(part.client_ids)) if len(
-        batch.client_ids
-    ) >= 3 else (strategy.reduce(batch),) * 3
+    a, b, c = (
+        (strategy.reduce(part) for part in third if len(part.client_ids))
+        if len(batch.client_ids) >= 3
+        else (strategy.reduce(batch),) * 3
+    )
     left = strategy.merge(strategy.merge(a, b), c)
     assert as_bytes(left) == as_bytes(strategy.merge(a, strategy.merge(b, c)))
     assert as_bytes(left) == as_bytes(strategy.merge(c, strategy.merge(b, a)))
@@ -172,9 +174,7 @@ def test_the_parameters_keep_names_shapes_and_type(
 @pytest.mark.parametrize("denominator", ["rows", "cohort"])
 @settings(max_examples=10, deadline=None)
 @given(count=st.integers(1, 6), seed=st.integers(0, 99))
-def test_equal_clients_are_one_client(
-    name: str, denominator: str, count: int, seed: int
-) -> None:
+def test_equal_clients_are_one_client(name: str, denominator: str, count: int, seed: int) -> None:
     """Where a mean is taken, a crowd of equal clients does what one of them does."""
     strategy = STRATEGIES[name].model_validate({"denominator": denominator})
     row = [0, 2, 5]

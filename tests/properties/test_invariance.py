@@ -1,4 +1,4 @@
-"""No bit depends on who is computed together, in which order, on which node, on how many threads."""
+"""No bit depends on who is computed together, where, in which order, and by how many threads."""
 
 from __future__ import annotations
 
@@ -135,6 +135,35 @@ def test_any_chunk_and_thread_number_at_a_real_size(form: str) -> None:
     assert all(other == found[0] for other in found[1:])
 
 
+COMPILED = [f for f in FORMS if f == "none" or (f.startswith("kernel") and f != "kernel-extra")]
+
+
+@pytest.mark.parametrize("form", COMPILED)
+@settings(max_examples=15, deadline=None)
+@given(shard=federations(several=True), train=TRAINS, seed=st.integers(0, 9))
+def test_in_machine_code_too_a_client_alone_has_the_bits_it_has_in_company(
+    form: str, shard: Shard, train: dict[str, Any], seed: int
+) -> None:
+    pytest.importorskip("numba", reason="needs the extra 'sim'")
+    method = method_of({**train, "kernel": "compiled"}, personal(form), seed=seed)
+    params, local = initial_state(method, shard)
+    update, after = train_clients(method, shard, params, local, 2)
+    block = update.tables["item"]
+    for client in range(shard.n_clients):
+        rows = np.array([client])
+        mine = split_state(method, shard, local, rows)
+        alone, left = train_clients(method, shard.take(rows), params, mine, 2)
+        at = slice(int(block.offsets[client]), int(block.offsets[client + 1]))
+        assert alone.tables["item"].ids.tobytes() == block.ids[at].tobytes()
+        assert alone.tables["item"].values.tobytes() == block.values[at].tobytes()
+        expected = split_state(method, shard, after, rows)
+        assert {n: v.tobytes() for n, v in left.items()} == {
+            n: v.tobytes() for n, v in expected.items()
+        }
+        for name, values in update.metrics.items():
+            assert alone.metrics[name].tobytes() == values[rows].tobytes()
+
+
 def of_nodes(
     method: Method, shard: Shard, params: Params, local: Params, nodes: list[IntArray], s: Strategy
 ) -> list[Partial]:
@@ -157,9 +186,7 @@ def test_any_order_and_any_nodes_give_the_same_bits(
     params, local = initial_state(method, shard)
     fields = {"denominator": data.draw(st.sampled_from(["rows", "cohort", "sum"]))}
     fields["weighting"] = data.draw(st.sampled_from(["uniform", "examples"]))
-    strategy = data.draw(st.sampled_from(sorted(STRATEGIES)).map(STRATEGIES.get))
-    assert strategy is not None
-    strategy = strategy.model_validate(fields)
+    strategy = STRATEGIES[data.draw(st.sampled_from(sorted(STRATEGIES)))].model_validate(fields)
     order = np.array(data.draw(st.permutations(range(shard.n_clients))), np.int64)
     cuts = sorted(data.draw(st.sets(st.integers(1, shard.n_clients), max_size=3)))
     nodes = [part for part in np.split(order, cuts) if len(part)]
@@ -185,9 +212,7 @@ def test_a_user_ranks_alike_in_any_company(form: str, shard: Shard, data: st.Dat
     everybody = user_scorer(method, shard, params, local)(np.arange(shard.n_users))
     client = data.draw(st.integers(0, shard.n_clients - 1))
     rows = np.array([client])
-    alone = user_scorer(
-        method, shard.take(rows), params, split_state(method, shard, local, rows)
-    )
+    alone = user_scorer(method, shard.take(rows), params, split_state(method, shard, local, rows))
     users = np.flatnonzero(shard.client_of_user() == client)
     for at, user in enumerate(users):
         for view, scores in alone(np.array([at])).items():

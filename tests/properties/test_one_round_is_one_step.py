@@ -28,8 +28,10 @@ def tensor(value: FloatArray) -> torch.Tensor:
 
 def centralised(method: Method, shard: Shard, start: Params) -> dict[str, FloatArray]:
     """One gradient step on the loss summed over everybody; all parameters in one place."""
-    items = torch.nn.Embedding.from_pretrained(tensor(start["item"]), freeze=False)
-    users = torch.nn.Embedding.from_pretrained(tensor(start["user"]), freeze=False)
+    items, users = (
+        torch.nn.Embedding(len(start[name]), start[name].shape[1], _weight=tensor(start[name]))
+        for name in ("item", "user")
+    )
     leaves = {"item": items.weight, "user": users.weight}
     biased = isinstance(method.model, BiasedMF)
     if biased:
@@ -39,20 +41,20 @@ def centralised(method: Method, shard: Shard, start: Params) -> dict[str, FloatA
     (epoch,) = plan_work(shard, method.train, method.seed, round=1).epochs
     loss_of = torch.nn.BCEWithLogitsLoss(reduction="sum")
     client_of_user = torch.from_numpy(shard.client_of_user())
+    counts = torch.from_numpy(shard.train.lengths).double()
+    loss = 0.5 * method.train.weight_decay * (counts @ users.weight.square().sum(1))
+    if biased:
+        owned = torch.zeros(shard.n_clients).double().index_add_(0, client_of_user, counts)
+        decay = 0.5 * method.train.weight_decay * (leaves["client_bias"].square() @ owned)
+        loss = loss + decay
     for at, label in ((epoch.positive, 1.0), (epoch.negative.ravel(), 0.0)):
         user, item = epoch.touched.users[at], epoch.touched.items[at]
         logit = (users(user) * items(item)).sum(1)
         if biased:
             logit = logit + leaves["item_bias"][item] + leaves["constant"]
             logit = logit + leaves["client_bias"][client_of_user[user]]
-        loss_of(logit, torch.full_like(logit, label)).backward()
-    decay = torch.from_numpy(shard.train.lengths).double() @ users.weight.square().sum(1)
-    (0.5 * method.train.weight_decay * decay).backward()
-    if biased and method.train.weight_decay:
-        owned = torch.zeros(shard.n_clients, dtype=torch.int64)
-        owned.index_add_(0, client_of_user, torch.from_numpy(shard.train.lengths))
-        bias = leaves["client_bias"].square() @ owned.double()
-        (0.5 * method.train.weight_decay * bias).backward()
+        loss = loss + loss_of(logit, torch.full_like(logit, label))
+    loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     return {name: value.detach().numpy() for name, value in leaves.items()}
 

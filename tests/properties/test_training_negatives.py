@@ -52,8 +52,8 @@ def test_clean_draws_all_but_the_train_items(popularity: bool) -> None:
 def test_legacy_spares_the_held_out_items(popularity: bool) -> None:
     everything = set(range(SHARD.n_items))
     for user, items in enumerate(drawn(SHARD, "legacy", 60, popularity)):
-        known = [part.row(user).tolist() for part in (SHARD.train, SHARD.valid, SHARD.test)]
-        assert items == everything - set(sum(known, []))
+        parts = (SHARD.train, SHARD.valid, SHARD.test)
+        assert items == everything - {item for part in parts for item in part.row(user).tolist()}
 
 
 @settings(max_examples=25, deadline=None)

@@ -166,7 +166,7 @@ REASONS = {
 
 
 def without(ids: IntArray, client: int) -> IntArray:
-    return ids[ids != client]
+    return np.asarray(ids[ids != client])
 
 
 @pytest.mark.parametrize("how", REASONS)
@@ -208,7 +208,7 @@ def test_a_node_whose_only_client_fails_answers_without_sums(make: Make, how: st
 def test_a_client_that_cannot_rank_is_named(make: Make) -> None:
     node = make(model={"name": "tests.contracts.own_models:BiasedMF"}, personalization="none")
     params = {**start(node), "constant": np.zeros((7, 7), np.float32)}
-    with pytest.raises(ClientFailure, match="^round 2, client 0, evaluate: RuntimeError: "):
+    with pytest.raises(ClientFailure, match=r"^round 2, client 0, evaluate: RuntimeError: "):
         node.evaluate(order(2, 0), params, EVERYBODY)
 
 

@@ -60,7 +60,7 @@ class Tap(SerialGrid):
                     self._remember(value)
 
     def _remember(self, values: np.ndarray[Any, Any]) -> None:
-        """All pairs of neighbours: within an owner's vector, or of owners that have a number each."""
+        """All pairs of neighbours: within an owner's vector, or of owners of a number each."""
         flat = values.reshape(1 if values.ndim == 1 else len(values), -1)
         flat = flat[:, : flat.shape[1] // 2 * 2]
         pairs = flat.reshape(-1, 2)

@@ -78,7 +78,9 @@ def test_the_mean_is_a_loop_over_clients(
     changes, rows = whole_updates(batch), touched(batch)
     for name, value in PARAMS.items():
         factor = np.ones_like(weight) if denominator == "sum" else weight
-        total = sum(w * np.asarray(c[name], np.float64) for w, c in zip(factor, changes, strict=True))
+        total = sum(
+            w * np.asarray(c[name], np.float64) for w, c in zip(factor, changes, strict=True)
+        )
         below: FloatArray = np.array(weight.sum())
         if denominator == "sum":
             below = np.array(1.0)
@@ -124,7 +126,7 @@ def test_nobody_touched_anything() -> None:
     nothing = RowBlock(np.zeros(3, np.int64), np.zeros(0, np.int64), np.zeros((0, 2), np.float32))
     batch = UpdateBatch(1, np.arange(2), np.ones(2), {"item": nothing}, {})
     for denominator in ("rows", "cohort", "sum"):
-        found = mean_update({"item": PARAMS["item"]}, reduce_sums(batch, "uniform"), denominator)  # type: ignore[arg-type]
+        found = mean_update({"item": PARAMS["item"]}, reduce_sums(batch, "uniform"), denominator)
         assert not found["item"].any()
 
 

@@ -47,44 +47,47 @@ UNKNOWN = [
     ({"model": "mff"}, "model: 'mff' is not in the table of models (did you mean 'mf'?)"),
     ({"strategy": "fedavgg"}, "strategy: 'fedavgg' is not in the table of strategies (did you mea"),
     ({"data": "ml-100"}, "data: 'ml-100' is not in the table of data (did you mean 'ml-100k'?)"),
-    ({"personalization": "plcg"}, "'plcg' is not in the table of personalization (did you mean 'pl"),
+    (
+        {"personalization": "plcg"},
+        "'plcg' is not in the table of personalization (did you mean 'pl",
+    ),
 ]
 WRONG = [
-    ({"seed": -1}, "seed: Input should be greater than or equal to 0, got -1"),
-    ({"seed": "x"}, "seed: Input should be a valid integer"),
-    ({"seed": 1.5}, "got 1.5"),
-    ({"seed": True}, "experiment: seed: expected a number or a word, got true"),
-    ({"train": {"negatives": True}}, "train: negatives: expected a number or a word, got true"),
-    ({"train": None}, "train: Input should be a valid dictionary"),
-    ({"train": [1]}, "train: Input should be a valid dictionary"),
-    ({"train": {"item_lr": 0}}, "train.item_lr: Input should be greater than 0, got 0"),
-    ({"train": {"item_lr": float("nan")}}, "train.item_lr: Input should be a finite number"),
-    ({"train": {"item_lr": float("inf")}}, "train.item_lr: Input should be a finite number"),
-    ({"train": {"batch_size": "ful"}}, "train.batch_size: Input should be 'full', got 'ful'"),
+    ({"seed": -1}, "seed: expected 0 or more, got -1"),
+    ({"seed": "x"}, "seed: expected a whole number, got 'x'"),
+    ({"seed": 1.5}, "seed: expected a whole number, got 1.5"),
+    ({"seed": True}, "seed: expected a number or a word, got true"),
+    ({"train": {"negatives": True}}, "train.negatives: expected a number or a word, got true"),
+    ({"train": None}, "train: expected a mapping of keys to values, got null"),
+    ({"train": [1]}, "train: expected a mapping of keys to values, got [1]"),
+    ({"train": {"item_lr": 0}}, "train.item_lr: expected more than 0, got 0"),
+    ({"train": {"item_lr": float("nan")}}, "train.item_lr: expected a finite number"),
+    ({"train": {"item_lr": float("inf")}}, "train.item_lr: expected a finite number"),
+    ({"train": {"batch_size": "ful"}}, "train.batch_size: expected a whole number or 'full', got"),
     ({"train": {"batch_size": 0}}, "train.batch_size: expected a number from 1, or 'full', got 0"),
-    ({"train": {"local_optimizer": {"name": "x"}}}, "train.local_optimizer.name: Input should be"),
-    ({"train": {"loss": "mse"}}, "train.loss: Input should be 'bce' or 'bpr', got 'mse'"),
-    ({"rounds": {"count": 0}}, "rounds.count: Input should be greater than or equal to 1"),
+    ({"train": {"local_optimizer": {"name": "x"}}}, "train.local_optimizer.name: expected 'adam'"),
+    ({"train": {"loss": "mse"}}, "train.loss: expected 'bce' or 'bpr', got 'mse'"),
+    ({"rounds": {"count": 0}}, "rounds.count: expected 1 or more, got 0"),
     ({"rounds": {"cohort_size": 0}}, "cohort_size: expected a number from 1, or 'all'"),
-    ({"rounds": {"cohort_size": 2, "cohort_fraction": 0.5}}, "cohort_size or cohort_fraction, not"),
-    ({"rounds": {"cohort_fraction": 1.5}}, "rounds.cohort_fraction: Input should be less than or"),
+    ({"rounds": {"cohort_size": 2, "cohort_fraction": 0.5}}, "excludes cohort_size; give one of"),
+    ({"rounds": {"cohort_fraction": 1.5}}, "rounds.cohort_fraction: expected"),
     ({"model": 3}, "model: expected a mapping with a 'name', got 3"),
-    ({"model": {"name": "mf", "embedding_dim": 0}}, "model.embedding_dim: Input should be greater"),
+    ({"model": {"name": "mf", "embedding_dim": 0}}, "model.embedding_dim: expected 1 or more"),
     ({"model": "fedrec.nothing:X"}, "model: fedrec.nothing:X cannot be imported"),
     ({"model": "fedrec.models:Nope"}, "model: module 'fedrec.models' has no 'Nope'"),
     ({"model": "fedrec.config:Train"}, "fedrec.config:Train is not a plug-in class of fedrec"),
-    ({"model": "fedrec.data:Synthetic"}, "model.Model: Input should be"),
-    ({"strategy": {"name": "fedadam", "beta1": 1}}, "strategy.beta1: Input should be less than 1"),
-    ({"personalization": {"name": "plgc", "local": "x"}}, "personalization.local: Input should be"),
-    ({"personalization": {"name": "plgc", "tau": -1}}, "personalization.tau: Input should be great"),
-    ({"data": {"name": "synthetic", "interactions_per_user": -1}}, "data.interactions_per_user: In"),
-    ({"data": {"name": "synthetic", "split": {"name": "loo"}}}, "data.split.name: Input should be"),
-    ({"data": {"name": "synthetic", "split": {"valid": 0.5, "test": 0.6}}}, "valid + test must stay"),
+    ({"model": "fedrec.data:Synthetic"}, "model: fedrec.data:Synthetic"),
+    ({"strategy": {"name": "fedadam", "beta1": 1}}, "strategy.beta1: expected less than 1"),
+    ({"personalization": {"name": "plgc", "local": "x"}}, "personalization.local: expected 'kern"),
+    ({"personalization": {"name": "plgc", "tau": -1}}, "personalization.tau: expected 0 or more"),
+    ({"personalization": {"name": "plgc", "tau": True}}, "personalization.tau: expected a number"),
+    ({"data": {"name": "synthetic", "interactions_per_user": -1}}, "data.interactions_per_user: "),
+    ({"data": {"name": "synthetic", "users": 3}}, "taste_groups: expected at most users, which"),
+    ({"data": {"name": "synthetic", "split": {"name": "loo"}}}, "data.split.name: expected 'leave"),
     (
-        {"data": {"name": "synthetic", "users": 3}},
-        "experiment: data: taste_groups: expected at most users, which is 3",
+        {"data": {"name": "synthetic", "split": {"valid": 0.5, "test": 0.6}}},
+        "data.split: valid + t",
     ),
-    ({"personalization": {"name": "plgc", "tau": True}}, "personalization: tau: expected a number"),
     ({"data": {}}, "data: the key 'name' is missing"),
     ({"evaluate": {"metrics": ["ndgc@10"]}}, "'ndgc' is not in the table of metrics (did you mean"),
     ({"evaluate": {"metrics": ["ndcg"]}}, "metric 'ndcg': expected ndcg@k, such as ndcg@10"),
@@ -92,20 +95,22 @@ WRONG = [
     ({"evaluate": {"metrics": ["ndcg@ten"]}}, "metric 'ndcg@ten': expected ndcg@k"),
     ({"evaluate": {"metrics": ["coverage@5"]}}, "the first metric chooses the round and must be p"),
     ({"evaluate": {"metrics": []}}, "expected at least one metric"),
-    ({"evaluate": {"metrics": "ndcg@10"}}, "evaluate.metrics: Input should be a valid tuple"),
+    ({"evaluate": {"metrics": "ndcg@10"}}, "evaluate.metrics: expected a list, got 'ndcg@10'"),
     ({"clients": {"by": "random"}}, "by: random needs 'count', the number of clients"),
     ({"clients": {"by": "taste"}}, "by: taste needs 'count', the number of clients"),
     ({"clients": {"by": "column"}}, "by: column needs 'column', the name of a user column"),
-    ({"clients": {"by": "random", "count": 0}}, "clients.count: Input should be greater"),
-    ({"engine": {"name": "rayy"}}, "engine.name: Input should be 'auto', 'serial', 'ray' or 'flow"),
-    ({"engine": {"workers": "many"}}, "engine.workers: Input should be 'auto', got 'many'"),
+    ({"clients": {"by": "random", "count": 0}}, "clients.count: expected 1 or more, got 0"),
+    ({"engine": {"name": "rayy"}}, "engine.name: expected 'auto', 'serial', 'ray' or 'flower'"),
+    ({"engine": {"workers": "many"}}, "engine.workers: expected a whole number or 'auto', got"),
     ({"engine": {"nodes": 0}}, "engine.nodes: expected a number from 1, or 'auto', got 0"),
 ]
 
 
 @pytest.mark.parametrize(("part", "said"), UNKNOWN + WRONG, ids=lambda x: str(x)[:48])
 def test_a_fault_is_named(part: dict[str, Any], said: str) -> None:
-    assert said in refused({**MINIMAL, **part})
+    found = refused({**MINIMAL, **part})
+    assert said in found
+    assert "pydantic" not in found.lower()
 
 
 def test_all_faults_are_told_at_once() -> None:
@@ -118,7 +123,10 @@ def test_the_defaults() -> None:
     found = load_experiment(MINIMAL)
     assert isinstance(found.model, MatrixFactorization)
     assert isinstance(found.strategy, FedAvg)
-    assert found.personalization == load_experiment({**MINIMAL, "personalization": "none"}).personalization
+    assert (
+        found.personalization
+        == load_experiment({**MINIMAL, "personalization": "none"}).personalization
+    )
     assert (found.seed, found.clients.by, found.engine.name) == (0, "user", "auto")
 
 
@@ -165,8 +173,8 @@ def test_set_does_not_change_the_document() -> None:
         ("train.item_lr.x=1", "--set train.item_lr.x=1: 'item_lr' is a value, it has no keys"),
         ("train.item_rl=1", "train.item_rl: unknown key (did you mean 'item_lr'?)"),
         ("model.embeding_dim=8", "model.embeding_dim: unknown key (did you mean 'embedding_dim'?)"),
-        ("train.item_lr=abc", "train.item_lr: Input should be a valid number"),
-        ("a..b=1", "a: unknown key"),
+        ("train.item_lr=abc", "train.item_lr: expected a number, got 'abc'"),
+        ("a..b=1", "--set a..b=1: expected dotted.key=value"),
     ],
 )
 def test_a_bad_set_is_named(override: str, said: str) -> None:

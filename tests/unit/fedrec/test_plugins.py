@@ -33,9 +33,7 @@ def fresh() -> Iterator[None]:
     table.cache_clear()
 
 
-@pytest.mark.parametrize(
-    "kind", ["data", "models", "personalization", "metrics", "strategies"]
-)
+@pytest.mark.parametrize("kind", ["data", "models", "personalization", "metrics", "strategies"])
 def test_names_and_classes_are_one_to_one(kind: str) -> None:
     for name, plugin in table(kind).items():
         assert lookup(kind, name) is plugin

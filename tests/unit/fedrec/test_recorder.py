@@ -54,9 +54,7 @@ def record(recorder: Recorder, round: int, score: float | None) -> bool:
         seconds=Seconds(train=0.5, evaluate=0.25),
         bytes=Bytes(up=10, down=100),
     )
-    return recorder.record(
-        line, None if score is None else evaluation(score), params(float(round))
-    )
+    return recorder.record(line, None if score is None else evaluation(score), params(float(round)))
 
 
 def whole(out: Path, split: Split, scores: list[float | None], **more: Any) -> dict[str, Any]:

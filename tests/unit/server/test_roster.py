@@ -21,26 +21,32 @@ ORDER = records.Order("run", "out", "split")
 Hosts = list[list[int]]
 
 
-def app_of(hosts: Hosts, code: Callable[[int], str] = lambda node: code_hash()) -> ClientApp:
+def ours(node: int) -> str:
+    return code_hash()
+
+
+def app_of(hosts: Hosts, partitions: int, code: Callable[[int], str] = ours) -> ClientApp:
     """Nodes that say what they are told to say."""
     app = ClientApp()
 
     @app.query("roll_call")
     def roll_call(message: Message, context: Context) -> Message:
         node = int(context.node_config["partition-id"])
-        answer = records.RollCall(np.array(hosts[node], np.int64), code(node))
+        answer = records.RollCall(np.array(hosts[node], np.int64), code(node), partitions)
         return Message(records.encode_roll_call(answer), reply_to=message)
 
     return app
 
 
-def call(hosts: Hosts, n_clients: int, n_nodes: int | None = None, **code: Callable[[int], str]):  # type: ignore[no-untyped-def]
-    with SerialGrid(app_of(hosts, **code), len(hosts)) as grid:
-        return call_roll(grid, ORDER, n_clients, n_nodes, patience=0.1)
+def call(
+    hosts: Hosts, n_clients: int, partitions: int = 0, code: Callable[[int], str] = ours
+) -> Roster:
+    with SerialGrid(app_of(hosts, partitions or len(hosts), code), len(hosts)) as grid:
+        return call_roll(grid, ORDER, n_clients, patience=0.1)
 
 
 def test_nodes_stand_in_the_order_of_their_clients() -> None:
-    roster = call([[3, 4], [], [0, 1, 2]], 5, 3)
+    roster = call([[3, 4], [], [0, 1, 2]], 5)
     assert roster.node_ids == (3, 1, 2)
     assert [part.tolist() for part in roster.hosted] == [[0, 1, 2], [3, 4], []]
 
@@ -82,6 +88,21 @@ def test_nodes_that_do_not_come() -> None:
         call([[0]], 1, 2)
 
 
+class Late(SerialGrid):
+    """The second node comes when the server has looked twice."""
+
+    looked = 0
+
+    def get_node_ids(self) -> list[int]:
+        self.looked += 1
+        return [1, 2] if self.looked > 2 else [1]
+
+
+def test_nodes_on_their_way_are_waited_for() -> None:
+    with Late(app_of([[0], [1]], 2), 2) as grid:
+        assert call_roll(grid, ORDER, 2, patience=5.0).node_ids == (1, 2)
+
+
 class Deaf(SerialGrid):
     """The last node never answers."""
 
@@ -92,8 +113,9 @@ class Deaf(SerialGrid):
 
 
 def test_silent_nodes_are_counted() -> None:
-    with Deaf(app_of([[0], [1]]), 2) as grid, pytest.raises(
-        EngineError, match="round 3: 1 of 2 nodes are silent"
+    with (
+        Deaf(app_of([[0], [1]], 2), 2) as grid,
+        pytest.raises(EngineError, match="round 3: 1 of 2 nodes are silent"),
     ):
         asked = [Message(records.encode_order(ORDER), n, records.ROLL_CALL) for n in (1, 2)]
         exchange(grid, asked, "round 3")
@@ -106,7 +128,8 @@ def test_an_error_reply_is_named() -> None:
     def roll_call(message: Message, context: Context) -> Message:
         return Message(Error(code=1, reason="out of memory"), reply_to=message)
 
-    with SerialGrid(app, 1) as grid, pytest.raises(
-        EngineError, match="roll call: node 1 failed: out of memory"
+    with (
+        SerialGrid(app, 1) as grid,
+        pytest.raises(EngineError, match="roll call: node 1 failed: out of memory"),
     ):
-        call_roll(grid, ORDER, 1, 1)
+        call_roll(grid, ORDER, 1)

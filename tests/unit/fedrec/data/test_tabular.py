@@ -146,7 +146,7 @@ BAD = [
     (
         HEADED.replace("stars", "star"),
         {},
-        r"no column 'stars' \(did you mean 'star'\?\); set columns.ra",
+        r"no column 'stars' \(did you mean 'star'\?\); set data.columns.ra",
     ),
     (HEADED.encode() + b"b\xffb,1,1,1\n", {}, "set data.encoding"),
     (HEADED, {"encoding": "utf-99"}, "set data.encoding"),

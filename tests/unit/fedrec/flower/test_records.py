@@ -48,7 +48,10 @@ def partials(draw: st.DrawFn) -> Partial:
             "head": rng.integers(-big, big, (2, 2)),
             "constant": np.asarray(rng.integers(-big, big)),
         },
-        row_weight={"item": rng.integers(0, big, len(rows)), "bias": rng.integers(0, big, len(rows))},
+        row_weight={
+            "item": rng.integers(0, big, len(rows)),
+            "bias": rng.integers(0, big, len(rows)),
+        },
         scale={"item": 32, "bias": 32, "head": 32, "constant": 20},
         metrics={"loss": -(2**40), "examples": 7},
     )
@@ -66,10 +69,11 @@ def test_orders(order: Order, clients: FloatArray | None) -> None:
 
 
 @settings(deadline=None)
-@given(ids, words)
-def test_roll_calls(clients: FloatArray, code: str) -> None:
-    found = records.decode_roll_call(wire(records.encode_roll_call(RollCall(clients, code))))
-    assert found.code == code
+@given(ids, words, numbers)
+def test_roll_calls(clients: FloatArray, code: str, partitions: int) -> None:
+    roll_call = RollCall(clients, code, partitions)
+    found = records.decode_roll_call(wire(records.encode_roll_call(roll_call)))
+    assert (found.code, found.partitions) == (code, partitions)
     assert_equal(found.clients, clients)
     assert found.clients.dtype == np.int64
 
@@ -114,7 +118,7 @@ def test_evaluations(seed: int, users: int) -> None:
 @pytest.mark.parametrize("shape", [(), (3,), (4, 2), (0, 2)])
 @pytest.mark.parametrize("kind", [np.float32, np.float64, np.int64])
 def test_parameters_keep_shape_type_and_bits(shape: tuple[int, ...], kind: type) -> None:
-    value = np.arange(int(np.prod(shape)), dtype=kind).reshape(shape)
+    value: FloatArray = np.arange(int(np.prod(shape)), dtype=kind).reshape(shape)
     content = RecordDict({"params": records.encode_params({"head": value}, GLOBAL)})
     found = records.decode_params(wire(content))["head"]
     assert (found.shape, found.dtype) == (value.shape, value.dtype)

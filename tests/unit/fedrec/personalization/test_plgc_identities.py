@@ -83,6 +83,25 @@ def test_decoupled_trains_the_base(
     trajectories_agree(fields, shard, of_train, model)
 
 
+IN_MACHINE_CODE = {
+    **KERNEL_IS_BASE,
+    **{
+        f"decoupled, {b}": {"local": "kernel", "mode": "decoupled", "balance": b, "tau": 5.0}
+        for b in BALANCES
+    },
+}
+
+
+@pytest.mark.parametrize("fields", IN_MACHINE_CODE.values(), ids=list(IN_MACHINE_CODE))
+@settings(max_examples=6, deadline=None)
+@given(shard=federations(several=True), of_train=TRAINS)
+def test_in_machine_code_too(
+    fields: dict[str, Any], shard: Shard, of_train: dict[str, Any]
+) -> None:
+    pytest.importorskip("numba", reason="needs the extra 'sim'")
+    trajectories_agree(fields, shard, {**of_train, "kernel": "compiled"}, None)
+
+
 @settings(max_examples=15, deadline=None)
 @given(shard=federations(several=True), of_train=TRAINS, model=MODELS)
 def test_table_without_weight_uploads_no_item_row(
