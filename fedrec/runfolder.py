@@ -214,7 +214,7 @@ def write_per_user(folder: Path, columns: Mapping[str, FloatArray]) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
-        raise MissingExtra("writing per-user results", "sim") from error
+        raise MissingExtra("pyarrow, for per-user results,", "sim") from error
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table({name: pa.array(values) for name, values in columns.items()}), sink)
     write_bytes(folder / PER_USER, sink.getvalue().to_pybytes())
@@ -334,7 +334,7 @@ class RunFolder:
             import pandas as pd
             import pyarrow  # noqa: F401
         except ImportError as error:
-            raise MissingExtra("reading per-user results", "sim") from error
+            raise MissingExtra(f"{error.name}, for per-user results,", "sim") from error
         path = self.path / PER_USER
         if not path.exists():
             raise RunFolderError(f"{path}: is missing; the run did not come to its end")

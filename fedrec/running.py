@@ -240,7 +240,7 @@ def prepare_run(
     speak = say or (lambda _: None)
     experiment = source if isinstance(source, Experiment) else load_experiment(source)
     if importlib.util.find_spec("pyarrow") is None:
-        raise MissingExtra("simulation", "sim")
+        raise MissingExtra("pyarrow, for running experiments,", "sim")
     stem = "experiment" if isinstance(source, Experiment) else Path(source).stem
     folder = (out or Path("runs") / f"{stem}-seed{experiment.seed}").absolute()
     if not isinstance(experiment.model, Yardstick):

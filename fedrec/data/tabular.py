@@ -238,4 +238,4 @@ class Frame(DataSet):
 
 def _needs(module: str, part: str) -> None:
     if importlib.util.find_spec(module) is None:
-        raise MissingExtra(part, "sim")
+        raise MissingExtra(f"{module}, for {part},", "sim")

@@ -32,7 +32,7 @@ def taste_groups(train: Ragged, n_items: int, count: int, seed: int) -> IntArray
         MissingExtra: If scipy is not installed.
     """
     if importlib.util.find_spec("scipy") is None:
-        raise MissingExtra("grouping users by taste", "sim")
+        raise MissingExtra("scipy, for clients.by: taste,", "sim")
     rng = np.random.Generator(np.random.Philox(seed))
     points = _embed(train, n_items, rng)
     groups, distance = _k_means(points, _first_centres(points, count, rng))

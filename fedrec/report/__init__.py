@@ -33,7 +33,7 @@ def build(runs: Sequence[Path], out: Path) -> Path:
         from fedrec.report.page import write
     except ImportError as error:
         if error.name and error.name.partition(".")[0] not in ("fedrec", ""):
-            raise MissingExtra("the HTML report", "sim") from error
+            raise MissingExtra(f"{error.name}, for the HTML report,", "sim") from error
         raise
     return write(load(runs), out)
 

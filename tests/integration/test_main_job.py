@@ -56,9 +56,7 @@ def test_a_second_run_and_another_cut_change_no_bit(
     assert again["metrics"] == serial["metrics"]
 
 
-def test_another_seed_is_another_run(
-    plgc: Path, serial: dict[str, Any], tmp_path: Path
-) -> None:
+def test_another_seed_is_another_run(plgc: Path, serial: dict[str, Any], tmp_path: Path) -> None:
     other = run(plgc, tmp_path / "other", "engine.name=serial", "seed=1", "rounds.count=1")
     assert other["digest"] != serial["digest"]
 

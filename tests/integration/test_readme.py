@@ -52,7 +52,7 @@ def test_own_data_frame(
     snippets: dict[str, list[str]], ratings: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (code,) = [block for block in snippets["python"] if "Frame.of" in block]
-    code = code.replace("time\"))", "time\"), engine={'name': 'serial'}, rounds={'count': 2})")
+    code = code.replace('time"))', "time\"), engine={'name': 'serial'}, rounds={'count': 2})")
     exec(compile(code, "README.md", "exec"), {"ratings": ratings})
     assert fedrec.load("runs/mine").result["rounds"] == 2
 
