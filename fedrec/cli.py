@@ -6,21 +6,26 @@ torch, Flower and Ray are imported within the commands, so that help and version
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 import typer.core
 
 from fedrec.errors import ConfigError, FedRecError, MissingExtra, RunFolderError
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 __all__ = ["app", "main"]
 
+WIDTH_OF_A_FILE = 200
 EXTRA_OF = {
     "jinja2": "sim",
     "matplotlib": "sim",
@@ -52,6 +57,10 @@ def main() -> None:
         _fail(str(error))
     except CLICK_EXCEPTION as error:
         _fail(_usage(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _fail(f"{error.filename}: {error.strerror}")
     except ModuleNotFoundError as error:
         part = (error.name or "").partition(".")[0]
         if part not in EXTRA_OF:
@@ -189,14 +198,12 @@ def _report(
 
     RUNS are run folders, or folders that hold some.
     """
-    from rich.console import Console
-
     from fedrec import report
 
     if markdown:
         typer.echo(report.markdown(runs))
     elif out is None:
-        report.terminal(runs, Console())
+        report.terminal(runs, _console())
     if out is not None:
         _say(f"wrote {report.build(runs, out)}")
 
@@ -218,10 +225,12 @@ def _recommend(
 
     found = load(run).recommend(user, k)
     table = Table(title=escape(f"for user {user}"), box=None, title_justify="left")
-    for heading in ("rank", "item", "title", "score"):
+    titled = any(each.title for each in found)
+    for heading in ("rank", "item", *(["title"] if titled else []), "score"):
         table.add_column(heading, justify="left" if heading == "title" else "right")
     for rank, each in enumerate(found, start=1):
-        table.add_row(str(rank), escape(each.item), escape(each.title or ""), f"{each.score:.4f}")
+        title = [escape(each.title or "")] if titled else []
+        table.add_row(str(rank), escape(each.item), *title, f"{each.score:.4f}")
     _print(table)
 
 
@@ -305,9 +314,14 @@ def _stopped(folder: Path) -> str:
     return "stopped before the first round"
 
 
-def _print(*tables: object) -> None:
+def _console() -> Console:
     from rich.console import Console
 
-    console = Console()
+    narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(width=None if narrow else WIDTH_OF_A_FILE)
+
+
+def _print(*tables: object) -> None:
+    console = _console()
     for table in tables:
         console.print(table)

@@ -146,7 +146,11 @@ def _load(reference: str) -> Any:
         absent = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(
             f"{error.name}."
         )
-        way_out = "; put its file beside the experiment's YAML, or install it" if absent else ""
+        way_out = (
+            "; put its file beside the YAML or into the working folder, or install it"
+            if absent
+            else ""
+        )
         raise ConfigError(f"{reference} cannot be imported: {why}{way_out}") from error
     if not hasattr(found, attribute):
         raise ConfigError(f"module '{module}' has no '{attribute}'")

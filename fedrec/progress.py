@@ -12,7 +12,6 @@ from rich.progress import (
     MofNCompleteColumn,
     TaskID,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.progress import Progress as Bar
@@ -21,6 +20,9 @@ from fedrec.config import Experiment
 from fedrec.runlog import RoundRecord
 
 __all__ = ["Progress"]
+
+DESCRIPTION = 55
+BAR = range(4, 40)
 
 
 class Progress:
@@ -47,11 +49,10 @@ class Progress:
             self._bar = Bar(
                 TextColumn("round"),
                 MofNCompleteColumn(),
-                BarColumn(),
+                BarColumn(self._bar_width()),
                 TextColumn("{task.description}"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
                 TimeRemainingColumn(),
+                TextColumn("left"),
                 console=self._console,
                 transient=True,
             )
@@ -76,23 +77,39 @@ class Progress:
         score = record.score("valid", self._metric)
         if score is not None:
             self._score = score
-        if self._bar is not None:
+        if record.round == 0:  # the only one of a yardstick, which trains no clients
+            self.say(f"fitted  valid {self._metric} {self._score:.4f}")
+        elif self._bar is not None:
             if self._task is None:  # the clock starts with the first round, not with the engine
                 self._task = self._bar.add_task("", total=self._rounds)
             self._bar.update(
-                self._task, completed=record.round, description=self._description(record)
+                self._task,
+                completed=record.round,
+                description=self._description(record, self._room() - self._bar_width()),
             )
         elif record.evaluation is not None:
             self.say(f"round {record.round}/{self._rounds}  {self._description(record)}")
 
-    def _description(self, record: RoundRecord) -> str:
-        parts = []
-        if not math.isnan(self._score):
-            parts.append(f"valid {self._metric} {self._score:.4f}")
-        if record.loss is not None:
-            parts.append(f"loss {record.loss:.4f}")
-        if record.clients and record.seconds.train:
-            parts.append(f"{record.clients / record.seconds.train:,.0f} clients/s")
-        if record.failures:
-            parts.append(f"{len(record.failures)} failed")
-        return "  ".join(parts)
+    def _room(self) -> int:
+        """Characters that round, time and the gaps leave on a line."""
+        counter = 2 * len(str(self._rounds)) + 1
+        return self._console.width - len("round   0:00:00 left  ") - counter
+
+    def _bar_width(self) -> int:
+        return min(max(self._room() - DESCRIPTION, BAR.start), BAR.stop)
+
+    def _description(self, record: RoundRecord, room: float = math.inf) -> str:
+        """What fits of the parts; the most important is found room first."""
+        speed = record.clients / record.seconds.train if record.seconds.train else 0
+        parts = {
+            "score": "" if math.isnan(self._score) else f"valid {self._metric} {self._score:.4f}",
+            "loss": "" if record.loss is None else f"loss {record.loss:.4f}",
+            "speed": f"{speed:,.0f} clients/s" if speed else "",
+            "failed": f"{len(record.failures)} failed" if record.failures else "",
+        }
+        shown = set()
+        for name in ("score", "failed", "speed", "loss"):
+            if parts[name] and len(parts[name]) <= room:
+                shown.add(name)
+                room -= len(parts[name]) + 2
+        return "  ".join(text for name, text in parts.items() if name in shown)

@@ -364,14 +364,15 @@ class RunFolder:
 
 
 def find(paths: list[Path]) -> list[RunFolder]:
-    """The run folders among some paths; a folder of run folders stands for all of them.
+    """The run folders among some paths; a folder stands for those in it and one level below.
 
     Raises:
         RunFolderError: If a path neither is nor holds a run folder.
     """
     found: list[RunFolder] = []
     for path in paths:
-        below = sorted(p for p in path.iterdir() if is_run_folder(p)) if path.is_dir() else []
+        logs = [log for depth in ("*", "*/*") for log in path.glob(f"{depth}/{ROUNDS}")]
+        below = sorted(log.parent for log in logs if log.is_file())
         if is_run_folder(path) or not below:
             found.append(RunFolder(path))
         else:

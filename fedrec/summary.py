@@ -100,14 +100,15 @@ def _title(result: Mapping[str, Any]) -> str:
     name = result.get("name") or "run"
     protocol = result.get("protocol")
     label = "" if protocol == "clean" else f", protocol {protocol}"
-    return f"{name}, seed {result.get('seed')}, round {result.get('best_round')}{label}"
+    when = "centralised" if result.get("centralised") else f"round {result.get('best_round')}"
+    return f"{name}, seed {result.get('seed')}, {when}{label}"
 
 
 def _caption(result: Mapping[str, Any], folder: Path) -> str:
     seconds = result.get("seconds", {}).get("total")
     took = f"{seconds:.1f} s, " if seconds is not None else ""
     speed = result.get("clients_per_second")
-    rate = f"{speed:,.0f} clients/s, " if speed else ""
+    rate = f"{speed:,.0f} clients/s, " if speed and not result.get("centralised") else ""
     return f"{took}{rate}look closer: fedrec report {folder}"
 
 

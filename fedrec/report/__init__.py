@@ -32,8 +32,9 @@ def build(runs: Sequence[Path], out: Path) -> Path:
     try:
         from fedrec.report.page import write
     except ImportError as error:
-        if error.name and error.name.partition(".")[0] not in ("fedrec", ""):
-            raise MissingExtra(f"{error.name}, for the HTML report,", "sim") from error
+        part = (error.name or "").partition(".")[0]
+        if part not in ("fedrec", ""):
+            raise MissingExtra(f"{part}, for the HTML report,", "sim") from error
         raise
     return write(load(runs), out)
 

@@ -66,17 +66,22 @@ class Table:
         """The table for a terminal; the notes stand below it.
 
         Args:
-            width: Of the terminal, in characters. Last columns that do not fit are left out, and
-                a note says so; None keeps all.
+            width: Of the terminal, in characters; None keeps all columns. Where they do not fit,
+                columns of words that are the same in all rows become notes; then the last columns
+                are left out, and a note says so.
         """
-        last = len(self.columns)
-        while width is not None and last > self.words + 1 and self._width(last) > width:
-            last -= 1
-        left = self.columns[last:]
-        notes = [
-            *self.notes,
-            *([f"not shown for want of width: {', '.join(left)}"] if left else []),
-        ]
+        shown = list(range(len(self.columns)))
+        notes = list(self.notes)
+        for column in range(1, self.words):
+            cells = {row.cells[column] for row in self.rows} - {""}
+            if width is not None and self._width(shown) > width and len(cells) == 1:
+                shown.remove(column)
+                notes.append(f"{self.columns[column]}: {cells.pop()}")
+        words = sum(column < self.words for column in shown)
+        left: list[str] = []
+        while width is not None and len(shown) > words + 1 and self._width(shown) > width:
+            left.insert(0, self.columns[shown.pop()])
+        notes += [f"not shown for want of width: {', '.join(left)}"] if left else []
         table = RichTable(
             title=Text(self.title, style="bold"),
             title_justify="left",
@@ -85,23 +90,24 @@ class Table:
             box=box.SIMPLE_HEAD,
             pad_edge=False,
         )
-        for index, column in enumerate(self.columns[:last]):
+        for index in shown:
             right = index >= self.words
             side: Literal["left", "right"] = "right" if right else "left"
-            table.add_column(Text(column), justify=side, no_wrap=right, overflow="fold")
+            table.add_column(
+                Text(self.columns[index]), justify=side, no_wrap=right, overflow="fold"
+            )
         for row in self.rows:
-            cells = (Text(cell) for cell in row.cells[:last])
-            table.add_row(*cells, style=STYLES.get(row.kind))
+            table.add_row(*(Text(row.cells[c]) for c in shown), style=STYLES.get(row.kind))
         return table
 
-    def _width(self, columns: int) -> int:
-        """Characters that the first columns take, where columns of words may wrap."""
-        widths = [
-            max(len(text) for text in (self.columns[c], *(row.cells[c] for row in self.rows)))
-            for c in range(columns)
-        ]
-        words = [min(width, WRAP) for width in widths[: self.words]]
-        return sum(words + widths[self.words :]) + 3 * columns
+    def _width(self, columns: Sequence[int]) -> int:
+        """Characters that some columns take, where columns of words may wrap."""
+        widths = {
+            c: max(len(text) for text in (self.columns[c], *(row.cells[c] for row in self.rows)))
+            for c in columns
+        }
+        kept = [min(width, WRAP) if c < self.words else width for c, width in widths.items()]
+        return sum(kept) + 3 * len(columns)
 
 
 def _line(cells: Sequence[str]) -> str:

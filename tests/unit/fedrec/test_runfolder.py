@@ -214,5 +214,7 @@ def test_a_folder_of_runs_stands_for_all(tmp_path: Path) -> None:
         create(tmp_path / "sweep" / f"seed-{seed}")
     found = find([tmp_path / "sweep", tmp_path / "sweep" / "seed-0"])
     assert [run.path.name for run in found] == ["seed-0", "seed-1", "seed-0"]
-    with pytest.raises(RunFolderError):
-        find([tmp_path])
+    assert [run.path.name for run in find([tmp_path])] == ["seed-0", "seed-1"]
+    (tmp_path / "else").mkdir()
+    with pytest.raises(RunFolderError, match="is not a run folder"):
+        find([tmp_path / "else"])

@@ -131,8 +131,8 @@ def test_without_its_extra_the_page_names_the_pip_line(
 ) -> None:
     run = make("a", change={"citations": []})
     for name in ("page", "figures", "drawing"):
-        monkeypatch.delitem(sys.modules, f"fedrec.report.{name}")
-    monkeypatch.delattr("fedrec.report.page")
+        monkeypatch.delitem(sys.modules, f"fedrec.report.{name}", raising=False)
+    monkeypatch.delattr("fedrec.report.page", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingExtra, match=r"pip install 'fedrec\[sim\]'"):
         build([run], tmp_path)
