@@ -52,8 +52,11 @@ def test_own_data_frame(
     snippets: dict[str, list[str]], ratings: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (code,) = [block for block in snippets["python"] if "Frame.of" in block]
-    code = code.replace('time"))', "time\"), engine={'name': 'serial'}, rounds={'count': 2})")
-    exec(compile(code, "README.md", "exec"), {"ratings": ratings})
+    short = code.replace(
+        "data=Frame.of", "engine={'name': 'serial'}, rounds={'count': 2}, data=Frame.of"
+    )
+    assert short != code
+    exec(compile(short, "README.md", "exec"), {"ratings": ratings})
     assert fedrec.load("runs/mine").result["rounds"] == 2
 
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from fedrec.errors import ConfigError
 from fedrec.models import MODELS, MatrixFactorization
-from fedrec.plugins import Plugin, Section, lookup, name_of, table
+from fedrec.plugins import Plugin, Section, find_beside, lookup, name_of, table
 from strategies import STRATEGIES
 
 
@@ -124,3 +124,27 @@ def test_a_section_takes_truth_where_it_is_meant() -> None:
     assert Inner.model_validate({"flag": True}).flag
     with pytest.raises(ValidationError, match="frozen"):
         Inner().number = 3  # type: ignore[misc]
+
+
+def test_an_own_module_is_found_beside_and_nothing_else_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = list(sys.path)
+    (tmp_path / "lone_module.py").write_text("", encoding="utf-8")
+    (tmp_path / "json.py").write_text("", encoding="utf-8")
+    for name in ("mf", "json:Own", "absent_module:Own", ":Own", "not a name:Own"):
+        find_beside(name, [tmp_path])
+        assert sys.path == before
+    find_beside("lone_module:Own", [tmp_path / "elsewhere", tmp_path])
+    assert sys.path == [*before, str(tmp_path)]
+
+
+def test_what_an_own_module_raises_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "dying_module.py").write_text("1 / 0\n", encoding="utf-8")
+    (tmp_path / "broken_module.py").write_text("def f(:\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="dying_module:X cannot be imported: ZeroDivisionError"):
+        lookup("models", "dying_module:X")
+    with pytest.raises(ConfigError, match=r"broken_module:X cannot .*\(broken_module.py, line 1\)"):
+        lookup("models", "broken_module:X")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -64,3 +65,25 @@ def test_quiet_shows_nothing(experiment: Experiment) -> None:
 
 def test_a_run_without_rounds_shows_no_bar(experiment: Experiment) -> None:
     assert shown(experiment, []) == "ray: [2 workers]\n"
+
+
+@pytest.mark.parametrize("width", [32, 40, 60, 80, 120, 200])
+def test_the_bar_fits_any_terminal_and_the_round_is_whole(
+    experiment: Experiment, width: int
+) -> None:
+    file = io.StringIO()
+    console = Console(file=file, width=width, force_terminal=True, color_system=None)
+    with Progress(experiment, console=console) as progress:
+        progress.show(record(20, 0.125))
+    text = re.sub("\x1b.*?[A-Za-z]", "", file.getvalue())
+    lines = [line for line in re.split("[\r\n]", text) if "left" in line]
+    assert all(re.match(r"round +\d+/20 ", line) for line in lines)
+    assert max(map(len, lines)) <= width
+    assert ("valid ndcg@10 0.1250" in lines[-1]) == (width >= 60)
+    assert ("loss" in lines[-1]) == (width >= 120)
+
+
+def test_a_yardstick_has_no_round(experiment: Experiment) -> None:
+    assert shown(experiment, [record(0, 0.125)]) == (
+        "ray: [2 workers]\nfitted  valid ndcg@10 0.1250\n"
+    )

@@ -12,7 +12,9 @@ import pytest
 from fedrec.errors import RunFolderError
 from fedrec.runfolder import (
     RunFolder,
+    check_free,
     create,
+    discard_unstarted,
     find,
     is_run_folder,
     write_arrays,
@@ -218,3 +220,33 @@ def test_a_folder_of_runs_stands_for_all(tmp_path: Path) -> None:
     (tmp_path / "else").mkdir()
     with pytest.raises(RunFolderError, match="is not a run folder"):
         find([tmp_path / "else"])
+
+
+def test_a_run_that_never_started_is_discarded_and_no_other(folder: Path, tmp_path: Path) -> None:
+    unstarted = create(tmp_path / "unstarted")
+    (unstarted / "config.yaml").write_text("seed: 0\n", encoding="utf-8")
+    shared = create(tmp_path / "shared")
+    (shared / "thesis.txt").write_text("mine", encoding="utf-8")
+    started = create(tmp_path / "started")
+    (started / "rounds.jsonl").write_text("{}\n", encoding="utf-8")
+    for path in (unstarted, shared, started, tmp_path / "nowhere"):
+        discard_unstarted(path)
+    assert not unstarted.exists()
+    assert [path.name for path in shared.iterdir()] == ["thesis.txt"]
+    assert (started / "rounds.jsonl").exists()
+
+
+def test_free_is_what_create_takes(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine", encoding="utf-8")
+    for name in (folder.name, "file", "full", "file/below", "x" * 300):
+        path = folder if name == folder.name else tmp_path / name
+        with pytest.raises(RunFolderError):
+            create(path)
+        if name != "file/below":  # seen when it is made
+            with pytest.raises(RunFolderError):
+                check_free(path)
+    check_free(folder, overwrite=True)
+    check_free(tmp_path / "new")
+    assert not (tmp_path / "new").exists()

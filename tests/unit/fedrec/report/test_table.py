@@ -88,6 +88,16 @@ def test_a_narrow_terminal_loses_columns_aloud_and_never_the_protocol(
     assert ("Gini@10" in text.split("not shown")[0]) == ("not shown" not in text)
 
 
+def test_in_a_narrow_terminal_what_all_rows_share_makes_room_for_scores(make: Maker) -> None:
+    table = results(load([make("a"), make("b", seed=1)]))
+    out = io.StringIO()
+    terminal([make("c"), make("d", seed=1)], Console(file=out, width=90))
+    text = out.getvalue()
+    for name, cell in zip(table.columns[1 : table.words], table.rows[0].cells[1:], strict=False):
+        assert f"- {name}: {cell}" in text
+    assert "NDCG@10" in text.split("not shown")[0].replace("Valid NDCG@10", "")
+
+
 def test_spread() -> None:
     assert spread([0.5]) == "0.5000"
     assert spread([]) == "–"
