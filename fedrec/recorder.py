@@ -140,7 +140,7 @@ class Recorder:
                 "evaluate": sum(record.seconds.evaluate for record in self._rounds),
                 "total": time.perf_counter() - self._began,
             },
-            "clients_per_second": sum(r.clients for r in self._rounds) / train if train else None,
+            "clients_per_second": None if self._centralised else self._speed(train),
             "bytes": {
                 "up": sum(record.bytes.up for record in self._rounds),
                 "down": sum(record.bytes.down for record in self._rounds),
@@ -160,6 +160,10 @@ class Recorder:
     def close(self) -> None:
         """Close the run log, also of a run that failed. A second call does nothing."""
         self._log.close()
+
+    def _speed(self, seconds: float) -> float | None:
+        """Clients trained per second of training."""
+        return sum(record.clients for record in self._rounds) / seconds if seconds else None
 
     def _summary(self, evaluation: Evaluation) -> dict[str, dict[str, dict[str, float | None]]]:
         return {

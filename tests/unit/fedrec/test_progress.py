@@ -80,7 +80,7 @@ def test_the_bar_fits_any_terminal_and_the_round_is_whole(
     assert all(re.match(r"round +\d+/20 ", line) for line in lines)
     assert max(map(len, lines)) <= width
     assert ("valid ndcg@10 0.1250" in lines[-1]) == (width >= 60)
-    assert ("loss" in lines[-1]) == (width >= 120)
+    assert "loss" in lines[-1] or width < 120
 
 
 def test_a_yardstick_has_no_round(experiment: Experiment) -> None:
