@@ -25,13 +25,15 @@ from fedrec.seeds import Purpose, bits
 from fedrec.training.batch import positives_of_clients
 from fedrec.training.clients import train_clients, user_scorer
 from fedrec.training.method import Method
-from fedrec.types import FloatArray, IntArray, Params, Ragged, Shard, UpdateBatch
+from fedrec.types import FloatArray, IntArray, Params, Partial, Ragged, Shard, UpdateBatch
 from strategies.base import Strategy
 
 __all__ = ["Node", "hosted_clients", "open_node"]
 
 
 LEGACY_CANDIDATES = 99
+_PART = 512
+"""Clients whose updates are held at once, before they are summed."""
 
 
 def hosted_clients(n_clients: int, partition: int, partitions: int) -> IntArray:
@@ -116,7 +118,27 @@ class Node:
         """
         self._store.settle(order.committed)
         rows = np.searchsorted(self.shard.client_ids, client_ids)
+        partial: Partial | None = None
         failures: list[Failure] = []
+        kept: list[IntArray] = []
+        states: list[dict[str, FloatArray]] = []
+        for start in range(0, len(rows), _PART):
+            update, local, good = self._train(order, params, rows[start : start + _PART], failures)
+            if update is None:
+                continue
+            part = self.strategy.reduce(update)
+            partial = part if partial is None else self.strategy.merge(partial, part)
+            kept.append(good)
+            states.append(local)
+        if kept:
+            values = {name: np.concatenate([state[name] for state in states]) for name in states[0]}
+            self._store.stage(order.round, self._positions(np.concatenate(kept)), values)
+        return Trained(partial, tuple(failures))
+
+    def _train(
+        self, order: Order, params: Params, rows: IntArray, failures: list[Failure]
+    ) -> tuple[UpdateBatch | None, dict[str, FloatArray], IntArray]:
+        """Train some clients; those that fail are added to ``failures`` and left out."""
         while len(rows):
             try:
                 update, local = self._attempt(order, params, rows)
@@ -128,15 +150,14 @@ class Node:
             except Exception as error:
                 found = self._who_fails(order, params, rows, error)
             if not found:
-                self._store.stage(order.round, self._positions(rows), local)
-                return Trained(self.strategy.reduce(update), tuple(failures))
+                return update, local, rows
             for row, cause in found.items():
                 client = str(self.shard.client_ids[row])
                 if self.experiment.rounds.max_failures == 0:
                     raise ClientFailure(order.round, client, "train", _line(cause)) from cause
                 failures.append(Failure(client=client, reason=_line(cause)))
             rows = rows[~np.isin(rows, list(found))]
-        return Trained(None, tuple(failures))
+        return None, {}, rows
 
     def _attempt(
         self, order: Order, params: Params, rows: IntArray
