@@ -15,6 +15,7 @@ import numpy as np
 
 from fedrec.cohorts import cohort_size
 from fedrec.config import Experiment, load_experiment
+from fedrec.data.cache import cache_folder
 from fedrec.data.negatives import pool_excluded
 from fedrec.data.prepare import open_split, prepare
 from fedrec.errors import ConfigError, DataError, MissingExtra, RunFolderError, did_you_mean
@@ -255,6 +256,8 @@ def prepare_run(
         f"{split.name}: {split.n_users} users, {split.n_items} items, "
         f"{len(split.train.values)} train interactions, {split.n_clients} clients"
     )
+    if not isinstance(experiment.model, Yardstick) and _must_compile(experiment):
+        speak("round 1 compiles the training kernel, once on a machine (about half a minute)")
     create(folder, overwrite)
     kept = experiment.model_copy(update={"data": experiment.data.located()})
     write_text(folder / "config.yaml", kept.to_yaml())
@@ -279,6 +282,11 @@ def find_config(config: Path) -> Path:
         if file.as_posix().endswith(f"share/fedrec/{config.as_posix()}"):
             return Path(str(file.locate()))
     return config
+
+
+def _must_compile(experiment: Experiment) -> bool:
+    compiled = kernel_of(Method.of(experiment)) == "compiled"
+    return compiled and not any((cache_folder() / "numba").glob("**/*.nbc"))
 
 
 def _check_sizes(experiment: Experiment, split: Split) -> None:

@@ -37,7 +37,7 @@ def kernel_of(method: Method) -> Literal["compiled", "reference"]:
             "write 'auto' or 'reference'"
         )
     if find_spec("numba") is None:
-        raise MissingExtra("numba (or set train.kernel: reference)", "sim")
+        raise MissingExtra("numba, which train.kernel: reference does without,", "sim")
     return "compiled"
 
 
