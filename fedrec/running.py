@@ -257,7 +257,7 @@ def prepare_run(
         f"{len(split.train.values)} train interactions, {split.n_clients} clients"
     )
     if not isinstance(experiment.model, Yardstick) and _must_compile(experiment):
-        speak("round 1 compiles the training kernel, once on a machine (about half a minute)")
+        speak("compiling the training kernel, once on a machine (about half a minute)")
     create(folder, overwrite)
     kept = experiment.model_copy(update={"data": experiment.data.located()})
     write_text(folder / "config.yaml", kept.to_yaml())
