@@ -175,7 +175,7 @@ def test_control_c_in_a_terminal_leaves_a_run_that_recommends(here: Path, engine
 @pytest.mark.slow
 def test_control_c_before_the_first_round_leaves_nothing(here: Path) -> None:
     folder = here / "A"
-    slow = ("--set", "data={name: synthetic, users: 20000}")
+    slow = ("--engine", "serial", "--set", "data={name: synthetic, users: 20000}")
     code, text = terminal(
         here, 80, "run", "small.yaml", "--out", "A", *slow, until=lambda: folder.exists()
     )
