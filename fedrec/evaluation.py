@@ -10,15 +10,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
 from fedrec.errors import ConfigError
 from fedrec.metrics.base import ExposureMetric, Metric, PerUserMetric
 from fedrec.personalization.base import View
-from fedrec.ranking import Scores, exposure, legacy_candidates, ranks_of, top_k
-from fedrec.types import FloatArray, IntArray, Ragged, Shard, offsets_of
+from fedrec.ranking import (
+    PARTS,
+    Part,
+    Scores,
+    exposure,
+    legacy_candidates,
+    mask_of,
+    place,
+    ranks_of,
+    top_k,
+)
+from fedrec.types import FloatArray, IntArray, Ragged, Shard
 
 __all__ = [
     "PARTS",
@@ -26,6 +36,7 @@ __all__ = [
     "Evaluation",
     "Part",
     "View",
+    "block_users",
     "check_cutoffs",
     "evaluate",
     "exposure",
@@ -37,9 +48,10 @@ __all__ = [
     "top_k",
 ]
 
-Part: TypeAlias = Literal["valid", "test"]
 VIEWS: tuple[View, ...] = get_args(View)
-PARTS: tuple[Part, ...] = get_args(Part)
+
+_AUTO_BYTES = 16 * 2**20
+_AUTO_LEAST = 64  # users: the rows of one matrix product
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,18 +112,16 @@ def check_cutoffs(metrics: Sequence[Metric], n_items: int) -> None:
             )
 
 
-def mask_of(part: Part, train: Ragged, valid: Ragged) -> Ragged:
-    """The items that a user does not rank: train items, and for the test the validation items too.
+def block_users(block: int | Literal["auto"], n_items: int) -> int:
+    """How many users are scored together.
 
     Args:
-        part: what is being ranked for.
-        train: one row per user.
-        valid: one row per user.
-
-    Returns:
-        One row per user, sorted.
+        block: the number, or ``auto``: as many as 16 MiB of float32 scores hold, from 64.
+        n_items: size of the catalogue.
     """
-    return train if part == "valid" else _union(train, valid)
+    if block != "auto":
+        return block
+    return max(_AUTO_LEAST, _AUTO_BYTES // (4 * max(n_items, 1)))
 
 
 def per_user_values(ranks: Ragged, metrics: Sequence[Metric]) -> FloatArray:
@@ -132,29 +142,60 @@ def evaluate(
     shard: Shard,
     score: Callable[[IntArray], Mapping[View, Scores]],
     metrics: Sequence[Metric],
-    block: int,
+    block: int | Literal["auto"] = "auto",
     candidates: Mapping[Part, Ragged] | None = None,
 ) -> Evaluation:
     """Let the users of a shard rank the catalogue.
 
+    Besides the scores of one block it holds the ranks of the held-out items of all users, and
+    their metric values.
+
     Args:
-        shard: the users and their items.
+        shard: the users and their items, one user at least.
         score: from user rows of the shard, int64 [b], to their scores, per view
             float [b, n_items]; the same views each time.
         metrics: what to measure.
-        block: users whose scores are computed together; changes no bit of the result.
+        block: users whose scores are computed together (see `block_users`); changes no bit of
+            the result.
         candidates: per part one row per user row: the only items that compete with the held-out
             ones (protocol ``legacy``); None: the whole catalogue.
 
     Raises:
         NumericError: If a score is NaN.
+        ValueError: If there are no users.
     """
-    pieces = []
-    for start in range(0, shard.n_users, block):
-        rows = np.arange(start, min(start + block, shard.n_users), dtype=np.int64)
+    if shard.n_users == 0:
+        raise ValueError("there is nobody to evaluate")
+    cutoffs = sorted({m.k for m in metrics if isinstance(m, ExposureMetric) and m.k is not None})
+    shown = {k: np.zeros(shard.n_items, np.int64) for k in cutoffs}
+    depth = max(cutoffs, default=0)
+    ranks: dict[View, dict[Part, list[IntArray]]] = {}
+    size = block_users(block, shard.n_items)
+    for start in range(0, shard.n_users, size):
+        rows = np.arange(start, min(start + size, shard.n_users), dtype=np.int64)
         compete = {part: c.take(rows) for part, c in (candidates or {}).items()}
-        pieces.append(_evaluate_block(shard, rows, score(rows), metrics, compete))
-    return merge(pieces)
+        placed = {
+            view: place(scores, shard, rows, depth if view == "mixed" else 0, compete)
+            for view, scores in score(rows).items()
+        }
+        for view, of_view in placed.items():
+            for part, values in of_view.ranks.items():
+                ranks.setdefault(view, {}).setdefault(part, []).append(values)
+        for k in cutoffs:
+            shown[k] += exposure(placed["mixed"].top[:, :k], shard.n_items)
+    offsets = {"valid": shard.valid.offsets, "test": shard.test.offsets}
+    order = np.argsort(shard.user_ids, kind="stable")
+    return Evaluation(
+        users=shard.user_ids[order],
+        values={
+            view: {
+                part: per_user_values(Ragged(offsets[part], np.concatenate(pieces)), metrics)[order]
+                for part, pieces in of_view.items()
+            }
+            for view, of_view in ranks.items()
+        },
+        exposure=shown,
+    )
 
 
 def merge(pieces: Sequence[Evaluation]) -> Evaluation:
@@ -188,48 +229,7 @@ def merge(pieces: Sequence[Evaluation]) -> Evaluation:
     )
 
 
-def _evaluate_block(
-    shard: Shard,
-    rows: IntArray,
-    scores: Mapping[View, Scores],
-    metrics: Sequence[Metric],
-    candidates: Mapping[Part, Ragged],
-) -> Evaluation:
-    train, valid, test = (part.take(rows) for part in (shard.train, shard.valid, shard.test))
-    held_out: dict[Part, Ragged] = {"valid": valid, "test": test}
-    masks = {part: mask_of(part, train, valid) for part in PARTS}
-    values: dict[View, dict[Part, FloatArray]] = {
-        view: {
-            part: per_user_values(
-                ranks_of(of_view, held_out[part], masks[part], candidates.get(part)), metrics
-            )
-            for part in PARTS
-        }
-        for view, of_view in scores.items()
-    }
-    tested = np.flatnonzero(test.lengths > 0)
-    cutoffs = sorted({m.k for m in metrics if isinstance(m, ExposureMetric) and m.k is not None})
-    shown = np.empty((0, 0), np.int64)
-    if cutoffs and len(tested):
-        shown = top_k(scores["mixed"], masks["test"], cutoffs[-1])[tested]
-    counts = {k: exposure(shown[:, :k], shard.n_items) for k in cutoffs}
-    order = np.argsort(shard.user_ids[rows], kind="stable")
-    return Evaluation(
-        users=shard.user_ids[rows][order],
-        values={v: {p: of_part[order] for p, of_part in ps.items()} for v, ps in values.items()},
-        exposure=counts,
-    )
-
-
 def _mean(values: FloatArray) -> float:
     known = values[~np.isnan(values)]
     # Exactly rounded, so the order of the users does not matter.
     return math.fsum(known.tolist()) / len(known) if len(known) else float("nan")
-
-
-def _union(a: Ragged, b: Ragged) -> Ragged:
-    owners = np.concatenate([a.owners(), b.owners()])
-    values = np.concatenate([a.values, b.values])
-    order = np.lexsort((values, owners))
-    lengths = a.lengths + b.lengths
-    return Ragged(offsets_of(lengths), values[order])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -10,19 +13,126 @@ from numpy.typing import NDArray
 
 from fedrec.data.negatives import uniform_negatives
 from fedrec.errors import ConfigError, NumericError
-from fedrec.types import FloatArray, IntArray, Ragged, offsets_of
+from fedrec.types import FloatArray, IntArray, Ragged, Shard, offsets_of
 
 __all__ = [
+    "PARTS",
+    "Part",
+    "Placed",
     "Scores",
     "check_candidates",
     "exposure",
     "legacy_candidates",
+    "mask_of",
+    "place",
+    "place_by_definition",
     "ranks_of",
     "top_k",
 ]
 
+Part: TypeAlias = Literal["valid", "test"]
+PARTS: tuple[Part, ...] = ("valid", "test")
+
 Scores: TypeAlias = torch.Tensor | FloatArray
 """The scores of some users for the whole catalogue, float [b, n_items]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where the held-out items of some users stand, and what stands first.
+
+    Args:
+        ranks: per part, int64 [held out]: user after user, the sorted ranks of its items.
+        top: int64 [b, k], the top list of each user that has test items, padded with -1; only
+            -1 for the others.
+    """
+
+    ranks: Mapping[Part, IntArray]
+    top: IntArray
+
+
+def place(
+    scores: Scores,
+    shard: Shard,
+    rows: IntArray,
+    k: int = 0,
+    candidates: Mapping[Part, Ragged] | None = None,
+) -> Placed:
+    """`place_by_definition`, in machine code where numba is installed: the same integers.
+
+    Args:
+        scores: float [b, n_items]; infinite values are fine.
+        shard: the users and their items.
+        rows: int64 [b], the user row that each row of scores belongs to.
+        k: length of the top lists; 0 for none.
+        candidates: per part one row per row of scores: the only items that compete with the
+            held-out ones; None: all.
+
+    Raises:
+        NumericError: If a score is NaN.
+    """
+    found = None if candidates else _flat(scores)
+    if found is None or find_spec("numba") is None:
+        return place_by_definition(scores, shard, rows, k, candidates)
+    from fedrec.ranking_compiled import place_users
+
+    flat, stride = found
+    ranks: dict[Part, IntArray] = {
+        "valid": np.empty(int(shard.valid.lengths[rows].sum()), np.int64),
+        "test": np.empty(int(shard.test.lengths[rows].sum()), np.int64),
+    }
+    top = np.full((len(rows), k), -1, np.int64)
+    train, valid, test = (
+        (np.ascontiguousarray(part.offsets), np.ascontiguousarray(part.values))
+        for part in (shard.train, shard.valid, shard.test)
+    )
+    diverged = place_users(
+        flat, stride, shard.n_items, rows, train, valid, test, ranks["valid"], ranks["test"], top
+    )
+    _check_nan(int(diverged), len(rows))
+    return Placed(ranks, top)
+
+
+def place_by_definition(
+    scores: Scores,
+    shard: Shard,
+    rows: IntArray,
+    k: int = 0,
+    candidates: Mapping[Part, Ragged] | None = None,
+) -> Placed:
+    """Rank the held-out items of some users, and list what stands first; see `place`."""
+    train, valid, test = (part.take(rows) for part in (shard.train, shard.valid, shard.test))
+    held_out: dict[Part, Ragged] = {"valid": valid, "test": test}
+    ranks = {
+        part: ranks_of(
+            scores, items, mask_of(part, train, valid), (candidates or {}).get(part)
+        ).values
+        for part, items in held_out.items()
+    }
+    top = np.full((len(rows), k), -1, np.int64)
+    tested = test.lengths > 0
+    if k > 0 and tested.any():
+        top[tested] = top_k(scores, mask_of("test", train, valid), k)[tested]
+    return Placed(ranks, top)
+
+
+def mask_of(part: Part, train: Ragged, valid: Ragged) -> Ragged:
+    """The items that a user does not rank: train items, and for the test the validation items too.
+
+    Args:
+        part: what is being ranked for.
+        train: one row per user.
+        valid: one row per user.
+
+    Returns:
+        One row per user, sorted.
+    """
+    if part == "valid":
+        return train
+    owners = np.concatenate([train.owners(), valid.owners()])
+    values = np.concatenate([train.values, valid.values])
+    order = np.lexsort((values, owners))
+    return Ragged(offsets_of(train.lengths + valid.lengths), values[order])
 
 
 def ranks_of(
@@ -88,9 +198,9 @@ def top_k(scores: Scores, excluded: Ragged, k: int) -> IntArray:
         NumericError: If a score is NaN.
     """
     masked = _copy(scores)
-    # From here on only an excluded item is at minus infinity.
-    masked.clamp_(min=torch.finfo(masked.dtype).min)
-    _put(masked, excluded, float("-inf"))
+    left_out = torch.zeros_like(masked, dtype=torch.bool)
+    left_out[_index(masked, excluded.owners()), _index(masked, excluded.values)] = True
+    masked[left_out] = float("-inf")
     n_users, n_items = masked.shape
     depth = min(k, n_items)
     result = np.full((n_users, k), -1, np.int64)
@@ -98,15 +208,14 @@ def top_k(scores: Scores, excluded: Ragged, k: int) -> IntArray:
         return result
     # torch.topk picks any of equal scores; its smallest value is the bar, and the rest is exact.
     bar = torch.topk(masked, depth, dim=1).values[:, -1:]
-    above, level = masked > bar, masked == bar
+    above, level = masked > bar, (masked == bar) & ~left_out
     room = depth - above.sum(dim=1, keepdim=True)
     chosen = above | (level & (level.cumsum(dim=1) <= room))
-    items = chosen.nonzero()[:, 1].reshape(n_users, depth)
-    values = masked.gather(1, items)
-    best_first = torch.sort(values, dim=1, descending=True, stable=True)
-    listed = items.gather(1, best_first.indices)
-    listed[torch.isneginf(best_first.values)] = -1
-    result[:, :depth] = listed.cpu().numpy()
+    users, items = (index.cpu().numpy() for index in chosen.nonzero(as_tuple=True))
+    values = masked[chosen].cpu().numpy()
+    order = np.lexsort((items, -values, users))
+    found = Ragged(offsets_of(np.bincount(users, minlength=n_users)), items[order])
+    result[users, np.arange(len(users)) - found.offsets[:-1][users]] = found.values
     return result
 
 
@@ -167,14 +276,40 @@ def check_candidates(known: Ragged, n_items: int, count: int = 99) -> None:
 
 def _copy(scores: Scores) -> torch.Tensor:
     """A copy to write into, without NaN."""
-    copied = scores.detach().clone() if isinstance(scores, torch.Tensor) else torch.tensor(scores)
-    if torch.isnan(copied).any():
-        users = int(torch.isnan(copied).any(dim=1).sum())
+    if isinstance(scores, torch.Tensor):
+        copied = scores.detach().clone()
+    else:
+        copied = torch.from_numpy(np.array(scores, order="C"))
+    nan = torch.isnan(copied)
+    _check_nan(int(nan.any(dim=1).sum()), len(copied))
+    return copied
+
+
+def _check_nan(diverged: int, of: int) -> None:
+    if diverged > 0:
         raise NumericError(
-            f"the scores of {users} of {len(copied)} users are NaN: training diverged; lower "
+            f"the scores of {diverged} of {of} users are NaN: training diverged; lower "
             "train.item_lr, train.local_optimizer.lr or strategy.server_lr"
         )
-    return copied
+
+
+def _flat(scores: Scores) -> tuple[FloatArray, int] | None:
+    """The memory of the scores, float [...], and the way from row to row; None if not of a kind."""
+    array = scores
+    if isinstance(array, torch.Tensor):
+        if array.device.type != "cpu" or array.dtype not in (torch.float32, torch.float64):
+            return None
+        array = array.detach().numpy()
+    if array.dtype not in (np.float32, np.float64):
+        return None
+    size = array.itemsize
+    if array.strides[1] != size or array.strides[0] < 0 or array.strides[0] % size:
+        array = np.ascontiguousarray(array)
+    n_users, n_items = array.shape
+    stride = array.strides[0] // size
+    # Rows may lie apart, or be one and the same; numba wants to know that items are neighbours.
+    length = (n_users - 1) * stride + n_items if n_users else 0
+    return np.lib.stride_tricks.as_strided(array, (length,), (size,), writeable=False), stride
 
 
 def _index(like: torch.Tensor, values: IntArray) -> torch.Tensor:

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeAlias
 
+import numpy as np
 import torch
 
 from fedrec.plugins import Plugin
 from fedrec.training.stable import gather
-from fedrec.types import IntArray, ParamSpec, Ragged, Shard
+from fedrec.types import FloatArray, IntArray, ParamSpec, Ragged, Shard
 
 if TYPE_CHECKING:
     from fedrec.models.base import Tensors
@@ -70,6 +71,20 @@ class Ranking(Protocol):
         """float [q]: scores of (row of the block, item) with other item vectors, float [q, d]."""
         ...
 
+    def patched(
+        self,
+        base: torch.Tensor,
+        block_users: IntArray,
+        items: IntArray,
+        rows: torch.Tensor,
+    ) -> torch.Tensor:
+        """float [b, n_items]: what `catalogue` gave, with other item vectors for some pairs.
+
+        They count wherever they stand: also in the histories of a model that looks at them.
+        Pairs are sorted by row of the block, then by item.
+        """
+        ...
+
 
 class Personalization(Plugin):
     """Base of all personalizations; by itself it changes nothing.
@@ -92,6 +107,16 @@ class Personalization(Plugin):
     def random_rows(self) -> int:
         """Random rows per user and epoch that it wants among the touched ones."""
         return 0
+
+    def row_cost(self, history: IntArray) -> FloatArray:
+        """What a touched row of each user costs to train, 1 for the model alone.
+
+        Clients are dealt to nodes by it; it changes no result.
+
+        Args:
+            history: int64 [u], the number of train items of each user.
+        """
+        return np.ones(len(history))
 
     def directions(self, table: torch.Tensor) -> torch.Tensor | None:
         """What it needs of the whole frozen table, float [n_items, d]; once per message."""

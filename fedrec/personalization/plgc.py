@@ -14,8 +14,8 @@ from fedrec.personalization import balance
 from fedrec.personalization.base import Anchor, Forward, Personalization, Ranking, View
 from fedrec.personalization.decorrelation import cross_view, single_view
 from fedrec.seeds import Purpose, bits
-from fedrec.training.stable import gather, padded_mm, segment_sum, sigmoid
-from fedrec.types import ParamSpec, Ragged, Shard
+from fedrec.training.stable import bag_sum, gather, padded_mm, sigmoid
+from fedrec.types import FloatArray, IntArray, ParamSpec, Ragged, Shard
 
 if TYPE_CHECKING:
     from fedrec.models.base import Tensors
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PLGC"]
 
-_ROWS = 2048
+_COLUMNS = 128
 
 
 class PLGC(Personalization):
@@ -100,6 +100,13 @@ class PLGC(Personalization):
         if self.local == "table":
             state["residual"] = ParamSpec("local", (dim,), per="row", trainable=False)
         return state
+
+    def row_cost(self, history: IntArray) -> FloatArray:
+        """Kernel form: each row meets the whole history; measured against the model's own row."""
+        if self.local == "table":
+            return np.full(len(history), 2.0)
+        capped = history if self.history_cap is None else np.minimum(history, self.history_cap)
+        return np.asarray(1.5 + capped / 30)
 
     def directions(self, table: torch.Tensor) -> torch.Tensor | None:
         """float [n_items, d]: the rows, centred and of length 1; None for the table form."""
@@ -252,44 +259,56 @@ class PLGC(Personalization):
         if self.local == "table":
             return self._rank_table(anchor, local, ranking, base)
         assert anchor.directions is not None
-        branch = self.tau * self._catalogue_branch(anchor, ranking.users)
+        branch = self._catalogue_branch(anchor, ranking.users).mul_(self.tau)
         if self.per == "row":
             seen = torch.zeros_like(branch)
             block, items, _ = _positive_pairs(anchor, ranking.users)
             seen[torch.from_numpy(block), torch.from_numpy(items)] = 1.0
             share = share * seen
-        return {"mixed": base + share * branch, "global": base, "local": branch}
+        return {"mixed": (share * branch).add_(base), "global": base, "local": branch}
 
     def _catalogue_branch(self, anchor: Anchor, users: np.ndarray) -> torch.Tensor:
         """float [b, n_items]: the local branch of some users for every item.
 
-        As many users together as keep the features below `_ROWS` rows.
+        The kernel of two items is the same for all users. So it is computed once for the items
+        that stand in some history, `_COLUMNS` items of the catalogue at a time: few enough to
+        stay in the cache while every user adds up its own rows.
         """
         z = anchor.directions
         assert z is not None
-        ends = np.cumsum(anchor.history.lengths[users])
-        parts = []
-        for part in np.split(users, np.flatnonzero(np.diff(ends // _ROWS)) + 1):
-            mine = anchor.history.take(part)
-            items = torch.from_numpy(mine.values)
-            owners = torch.from_numpy(mine.owners())
-            kappa = _power(padded_mm(z[items], z.T).clamp_min_(0.0), self.beta)
-            kappa[torch.arange(len(items)), items] = 0.0
-            scale = torch.from_numpy(np.maximum(mine.lengths, 1) ** -0.5).to(z.dtype)
-            parts.append(segment_sum(kappa, owners, len(part)) * scale.unsqueeze(-1))
-        return torch.cat(parts)
+        n_items = len(z)
+        mine = anchor.history.take(users)
+        occurs = np.zeros(n_items, bool)
+        occurs[mine.values] = True
+        known = np.flatnonzero(occurs)
+        row = torch.from_numpy(np.cumsum(occurs)[mine.values] - 1)
+        offsets = torch.from_numpy(mine.offsets)
+        every = torch.arange(len(known))
+        column = torch.from_numpy(known % _COLUMNS)
+        starts = np.arange(0, n_items, _COLUMNS)
+        bounds = np.searchsorted(known, [*starts, n_items])
+        left = z[torch.from_numpy(known)]
+        right = z.new_zeros((len(starts) * _COLUMNS, z.shape[1]))
+        right[:n_items] = z
+        branch = z.new_empty((len(users), n_items))
+        for start, (first, last) in zip(starts, pairwise(bounds), strict=True):
+            cosine = padded_mm(left, right[start : start + _COLUMNS].T).clamp_min_(0.0)
+            kappa = _power(cosine, self.beta)
+            kappa[every[first:last], column[first:last]] = 0.0
+            part = branch[:, start : start + _COLUMNS]
+            part.copy_(bag_sum(kappa, row, offsets)[:, : part.shape[1]])
+        scale = torch.from_numpy(np.maximum(mine.lengths, 1) ** -0.5).to(z.dtype)
+        return branch.mul_(scale.unsqueeze(-1))
 
     def _rank_table(
         self, anchor: Anchor, local: Tensors, ranking: Ranking, base: torch.Tensor
     ) -> dict[View, torch.Tensor]:
         block, items, at = _positive_pairs(anchor, ranking.users)
         rows = anchor.table[torch.from_numpy(items)]
-        moved = rows + local["residual"][torch.from_numpy(at)]
+        moved = local["residual"][torch.from_numpy(at)].add_(rows)
         share = local["lambda"][torch.from_numpy(block)].unsqueeze(-1)
-        where = (torch.from_numpy(block), torch.from_numpy(items))
-        mixed, own = base.clone(), base.clone()
-        own[where] = ranking.pairs(block, items, moved)
-        mixed[where] = ranking.pairs(block, items, share * moved + (1 - share) * rows)
+        own = ranking.patched(base, block, items, moved)
+        mixed = ranking.patched(base, block, items, moved.mul_(share).add_((1 - share) * rows))
         return {"mixed": mixed, "global": base, "local": own}
 
 

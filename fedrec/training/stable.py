@@ -18,8 +18,9 @@ from typing import Any
 import torch
 
 __all__ = [
+    "MM_INNER",
     "MM_ROWS",
-    "MM_TILE",
+    "bag_sum",
     "exp",
     "gather",
     "log1p",
@@ -33,10 +34,10 @@ __all__ = [
 ]
 
 MM_ROWS = 64
-"""Rows of each matrix product of `padded_mm`."""
+"""Rows of each matrix product of `padded_mm`; its width is filled up to a multiple of this."""
 
-MM_TILE = 64
-"""The other dimensions are filled up with zeros to a multiple of this."""
+MM_INNER = 16
+"""The inner dimension is filled up with zeros to a multiple of this."""
 
 
 def exp(x: torch.Tensor) -> torch.Tensor:
@@ -124,6 +125,24 @@ def segment_sum(values: torch.Tensor, owners: torch.Tensor, n: int) -> torch.Ten
     return values.new_zeros((n, *values.shape[1:])).index_add_(0, owners, values)
 
 
+def bag_sum(values: torch.Tensor, index: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+    """Sums of the rows that each owner chooses, added in the order in which they are named.
+
+    The rows themselves are not laid out: the memory is that of the result. No gradient.
+
+    Args:
+        values: float [n, d].
+        index: int64 [q], rows of ``values``, owner after owner; any number of times.
+        offsets: int64 [u + 1], owner ``i`` chose ``index[offsets[i]:offsets[i + 1]]``.
+
+    Returns:
+        float [u, d], zero for an owner that chose none.
+    """
+    return torch.nn.functional.embedding_bag(
+        index, values.detach(), offsets, mode="sum", include_last_offset=True
+    )
+
+
 def padded_mm(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Matrix product, in blocks of `MM_ROWS` rows of ``a``, the last filled up with zeros.
 
@@ -157,18 +176,22 @@ class _PaddedMM(torch.autograd.Function):
 def _blockwise(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     # Full tiles only: at the edges of a matrix BLAS takes other kernels, so with an inner
     # dimension of 5, say, even the place of a row within its block changes bits.
-    inner, width = _full(a.shape[1]), _full(b.shape[1])
+    inner, width = _full(a.shape[1], MM_INNER), _full(b.shape[1], MM_ROWS)
     # The transpose of a contiguous array, and fresh copies: one layout, one alignment.
     right = b.new_zeros((width, inner))
     right[: b.shape[1], : b.shape[0]] = b.T
-    result = a.new_empty((len(a), b.shape[1]))
-    for start in range(0, len(a), MM_ROWS):
-        rows = a[start : start + MM_ROWS]
-        left = a.new_zeros((MM_ROWS, inner))
-        left[: len(rows), : a.shape[1]] = rows
-        result[start : start + MM_ROWS] = (left @ right.T)[: len(rows), : b.shape[1]]
-    return result
+    tiles = -(-len(a) // MM_ROWS)
+    left = a.new_zeros((tiles * MM_ROWS, inner))
+    left[: len(a), : a.shape[1]] = a
+    result = a.new_empty((tiles * MM_ROWS, width))
+    torch.bmm(
+        left.view(tiles, MM_ROWS, inner),
+        right.T.expand(tiles, inner, width),
+        out=result.view(tiles, MM_ROWS, width),
+    )
+    # A view: to cut the edges off by copying costs as much as the product.
+    return result[: len(a), : b.shape[1]]
 
 
-def _full(size: int) -> int:
-    return -(-size // MM_TILE) * MM_TILE
+def _full(size: int, tile: int) -> int:
+    return -(-size // tile) * tile

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -146,6 +147,45 @@ def test_segment_sum_of_many_rows(d: int | None, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("d", DIMENSIONS)
 @settings(max_examples=12, deadline=None)
 @given(
+    n=st.integers(1, 200),
+    counts=st.lists(st.integers(0, 40), min_size=1, max_size=12),
+    pick=st.integers(0, 11),
+    seed=seeds,
+    dtype=dtypes,
+)
+def test_bag_sum(
+    d: int, n: int, counts: list[int], pick: int, seed: int, dtype: torch.dtype
+) -> None:
+    values = normal(seed, n, d, dtype=dtype)
+    index = torch.randint(n, (sum(counts),), generator=torch.Generator().manual_seed(seed))
+    ends = torch.tensor([0, *counts]).cumsum(0)
+    total = stable.bag_sum(values, index, ends)
+    assert total.dtype == dtype
+    one = pick % len(counts)
+    mine = index[ends[one] : ends[one + 1]]
+    # Alone, and from the rows that it needs.
+    few, again = (torch.from_numpy(x) for x in np.unique(mine.numpy(), return_inverse=True))
+    alone = stable.bag_sum(values[few], again, torch.tensor([0, len(mine)]))
+    assert torch.equal(alone[0], total[one])
+    expected = values[mine].double().sum(0)
+    torch.testing.assert_close(total[one].double(), expected, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_bag_sum_of_many_rows(dtype: torch.dtype) -> None:
+    values = normal(0, 3000, 128, dtype=dtype)
+    index = torch.arange(40_000) * 7919 % 3000
+    ends = torch.arange(0, 40_001, 80)
+    whole = stable.bag_sum(values, index, ends)
+    torch.set_num_threads(1)
+    for one in (0, 250, 499):
+        mine = index[ends[one] : ends[one + 1]]
+        assert torch.equal(stable.bag_sum(values, mine, torch.tensor([0, 80]))[0], whole[one])
+
+
+@pytest.mark.parametrize("d", [*DIMENSIONS, 5, 24, 48, 130])
+@settings(max_examples=12, deadline=None)
+@given(
     width=st.integers(1, 200),
     length=lengths,
     before=befores,
@@ -181,7 +221,7 @@ def test_padded_mm(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("d", DIMENSIONS)
+@pytest.mark.parametrize("d", [*DIMENSIONS, 5, 24, 48, 130])
 def test_padded_mm_over_a_catalogue(d: int, dtype: torch.dtype) -> None:
     a, table = normal(0, 943, d, dtype=dtype), normal(1, 1682, d, dtype=dtype)
     upstream = normal(2, 943, 1682, dtype=dtype)
