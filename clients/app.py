@@ -32,7 +32,7 @@ def train(message: Message, context: Context) -> Message:
     node = _node(order, context)
     chosen = node.shard.client_ids if clients is None else clients
     trained = node.train(order, records.decode_params(message.content), chosen)
-    return Message(records.encode_trained(trained, node.method.globals()), reply_to=message)
+    return Message(records.encode_trained(trained, node.method.travels()), reply_to=message)
 
 
 @app.evaluate()

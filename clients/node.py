@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -11,34 +12,44 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
+from clients.placement import hosted_clients, training_costs
 from clients.store import StateStore
 from fedrec.config import Experiment, load_experiment
 from fedrec.data.negatives import pool_excluded
 from fedrec.data.prepare import open_split
-from fedrec.errors import ClientFailure, FedRecError
+from fedrec.errors import ClientFailure, FedRecError, NumericError
 from fedrec.evaluation import Evaluation, Part, evaluate
+from fedrec.files import write_bytes
 from fedrec.flower.records import Order, Trained
 from fedrec.ranking import legacy_candidates
-from fedrec.runfolder import write_bytes
 from fedrec.runlog import Failure
 from fedrec.seeds import Purpose, bits
 from fedrec.training.batch import positives_of_clients
 from fedrec.training.clients import train_clients, user_scorer
 from fedrec.training.method import Method
-from fedrec.types import FloatArray, IntArray, Params, Partial, Ragged, Shard, UpdateBatch
+from fedrec.training.parts import parts
+from fedrec.training.remembered import room
+from fedrec.types import (
+    FloatArray,
+    IntArray,
+    Params,
+    Partial,
+    Ragged,
+    Shard,
+    UpdateBatch,
+    offsets_of,
+)
 from strategies.base import Strategy
 
-__all__ = ["Node", "hosted_clients", "open_node"]
+__all__ = ["Node", "open_node"]
 
 
 LEGACY_CANDIDATES = 99
-_PART = 512
-"""Clients whose updates are held at once, before they are summed."""
+_PART_BYTES = 2**23
+"""Updates that are held at once, before they are summed: few enough to stay in the cache; but not
+less than `_PART_TABLES` times the tables, or merging the sums would cost more than making them."""
 
-
-def hosted_clients(n_clients: int, partition: int, partitions: int) -> IntArray:
-    """int64: the clients that node ``partition`` hosts; all nodes together host each once."""
-    return np.array_split(np.arange(n_clients, dtype=np.int64), partitions)[partition]
+_PART_TABLES = 4
 
 
 @lru_cache(maxsize=256)
@@ -56,10 +67,12 @@ def open_node(run: str, out: str, split: str, partition: int, partitions: int) -
     """
     torch.set_num_threads(1)
     prepared = open_split(Path(split))
-    ids = hosted_clients(prepared.n_clients, partition, partitions)
+    experiment = load_experiment(Path(out) / "config.yaml")
+    costs = training_costs(Method.of(experiment), prepared)
+    ids = hosted_clients(costs, partition, partitions)
     popularity = np.bincount(prepared.train.values, minlength=prepared.n_items) + 1
     return Node(
-        load_experiment(Path(out) / "config.yaml"),
+        experiment,
         prepared.shard(ids),
         Path(out),
         partition,
@@ -96,9 +109,14 @@ class Node:
         by_popularity = experiment.train.negative_sampling == "popularity"
         self._popularity = popularity if by_popularity else None
         self._positives = positives_of_clients(shard)
+        self._users = Ragged(shard.client_offsets, np.arange(shard.n_users, dtype=np.int64))
+        self._kinds = {spec.per or "client" for spec in self.method.locals().values()}
+        offsets = room(shard, self.method.train, self.method.personalization.random_rows)
+        self._places = Ragged(offsets, np.arange(offsets[-1], dtype=np.int64))
         owners = {
             "user": shard.user_ids,
             "client": shard.client_ids,
+            "touched": self._places.values,
             "row": self._row_ids(np.arange(len(self._positives.values), dtype=np.int64)),
         }
         self._store = StateStore(
@@ -116,41 +134,48 @@ class Node:
         Raises:
             ClientFailure: If a client fails and none may.
         """
-        self._store.settle(order.committed)
+        began = time.perf_counter()
+        self._store.settle(order.committed, order.round)
         rows = np.searchsorted(self.shard.client_ids, client_ids)
         partial: Partial | None = None
         failures: list[Failure] = []
         kept: list[IntArray] = []
         states: list[dict[str, FloatArray]] = []
-        for start in range(0, len(rows), _PART):
-            update, local, good = self._train(order, params, rows[start : start + _PART], failures)
-            if update is None:
+        for part_of_rows in self._parts(rows):
+            part, local, good = self._train(order, params, part_of_rows, failures)
+            if part is None:
                 continue
-            part = self.strategy.reduce(update)
             partial = part if partial is None else self.strategy.merge(partial, part)
             kept.append(good)
             states.append(local)
         if kept:
             values = {name: np.concatenate([state[name] for state in states]) for name in states[0]}
-            self._store.stage(order.round, self._positions(np.concatenate(kept)), values)
-        return Trained(partial, tuple(failures))
+            at = self._positions(np.concatenate(kept))
+            self._store.stage(order.round, at, values, order.group)
+        seconds = time.perf_counter() - began
+        return Trained(partial, tuple(failures), order.group, seconds)
+
+    def _parts(self, rows: IntArray) -> list[IntArray]:
+        """The clients in parts (see `_PART_BYTES`)."""
+        specs = self.method.globals()
+        row = sum(4 * int(np.prod(specs[name].shape)) for name in self.method.tables())
+        held = max(_PART_BYTES // row, _PART_TABLES * self.shard.n_items)
+        most = offsets_of(self._places.lengths[rows])
+        return [rows[cut] for cut in parts(most, held)]
 
     def _train(
         self, order: Order, params: Params, rows: IntArray, failures: list[Failure]
-    ) -> tuple[UpdateBatch | None, dict[str, FloatArray], IntArray]:
+    ) -> tuple[Partial | None, dict[str, FloatArray], IntArray]:
         """Train some clients; those that fail are added to ``failures`` and left out."""
         while len(rows):
             try:
                 update, local = self._attempt(order, params, rows)
-                broken = _not_finite(update)
-                reason = "the update is not finite; lower train.item_lr or train.local_optimizer.lr"
-                found: dict[int, Exception] = {
-                    int(row): FloatingPointError(reason) for row in rows[broken]
-                }
             except Exception as error:
                 found = self._who_fails(order, params, rows, error)
-            if not found:
-                return update, local, rows
+            else:
+                part, found = self._reduce(update, rows)
+                if part is not None:
+                    return part, local, rows
             for row, cause in found.items():
                 client = str(self.shard.client_ids[row])
                 if self.experiment.rounds.max_failures == 0:
@@ -158,6 +183,24 @@ class Node:
                 failures.append(Failure(client=client, reason=_line(cause)))
             rows = rows[~np.isin(rows, list(found))]
         return None, {}, rows
+
+    def _reduce(
+        self, update: UpdateBatch, rows: IntArray
+    ) -> tuple[Partial | None, dict[int, Exception]]:
+        """The reduced updates, or the clients whose update cannot be: those not finite."""
+        reason = "the update is not finite; lower train.item_lr or train.local_optimizer.lr"
+        broken = ~np.isfinite(update.metrics["loss"])
+        if self.strategy.needs == "each":
+            broken |= _not_finite(update)
+        if not broken.any():
+            try:
+                return self.strategy.reduce(update), {}
+            except NumericError:
+                # A sum tells that something is wrong, not with whom.
+                broken = _not_finite(update)
+                if not broken.any():
+                    raise
+        return None, {int(row): FloatingPointError(reason) for row in rows[broken]}
 
     def _attempt(
         self, order: Order, params: Params, rows: IntArray
@@ -255,13 +298,16 @@ class Node:
         content = {name: np.ascontiguousarray(v) for name, v in local.items() if "/" not in name}
         content["ids.user"] = np.ascontiguousarray(shard.user_ids)
         content["ids.client"] = np.ascontiguousarray(shard.client_ids)
-        content["ids.row"] = self._row_ids(at["row"])
+        if "row" in at:
+            content["ids.row"] = self._row_ids(at["row"])
         about: dict[str, str] = {}
         about |= {f"per.{n}": s.per or "client" for n, s in self.method.locals().items()}
         about["round"] = str(order.round)
-        path = self._local / f"{self._name}@{order.round}.safetensors"
+        # Each group of a strategy is a message of its own, and so a file of its own.
+        name = f"{self._name}g{order.group}" if order.group else self._name
+        path = self._local / f"{name}@{order.round}.safetensors"
         write_bytes(path, save(content, metadata=about))
-        for old in self._local.glob(f"{self._name}@*.safetensors"):
+        for old in self._local.glob(f"{name}@*.safetensors"):
             if old.stem.rpartition("@")[2] not in (str(order.round), str(order.best)):
                 old.unlink()
 
@@ -271,12 +317,10 @@ class Node:
         return np.asarray(owner * self.shard.n_items + self._positives.values[at])
 
     def _positions(self, rows: IntArray) -> dict[str, IntArray]:
-        users = Ragged(self.shard.client_offsets, np.arange(self.shard.n_users, dtype=np.int64))
-        return {
-            "user": users.take(rows).values,
-            "client": rows,
-            "row": self._positives.positions(rows),
-        }
+        owned = {"user": self._users, "row": self._positives, "touched": self._places}
+        found: dict[str, IntArray] = {"client": rows}
+        found |= {per: owned[per].positions(rows) for per in self._kinds if per in owned}
+        return found
 
 
 def _not_finite(update: UpdateBatch) -> NDArray[np.bool_]:

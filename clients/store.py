@@ -22,7 +22,7 @@ from fedrec.types import FloatArray, IntArray, ParamSpec
 
 __all__ = ["StateStore"]
 
-_STAGED = "staged.safetensors"
+_STAGED = "staged@{group}.safetensors"
 _COMMITTED = "committed.json"
 
 
@@ -68,44 +68,53 @@ class StateStore:
         }
 
     def stage(
-        self, round: int, at: Mapping[str, IntArray], values: Mapping[str, FloatArray]
+        self,
+        round: int,
+        at: Mapping[str, IntArray],
+        values: Mapping[str, FloatArray],
+        group: int = 0,
     ) -> None:
-        """Keep a round's values beside the committed ones; replaces what was staged.
+        """Keep a round's values beside the committed ones; replaces what the group had staged.
 
         Args:
             round: The round.
             at: Positions, as for `get`.
-            values: Per name, float32 [n, *shape].
+            values: Per name, [n, *shape].
+            group: Of the strategy; the groups of a round are staged one by one.
         """
         content = {f"at.{per}": np.ascontiguousarray(where) for per, where in at.items()}
         content |= {
-            f"value.{name}": np.ascontiguousarray(value, np.float32)
+            f"value.{name}": np.ascontiguousarray(value, self._specs[name].dtype)
             for name, value in values.items()
         }
         data = save(content, metadata={"round": str(round)})
-        temporary = self._folder / f".{_STAGED}.{os.getpid()}"
+        name = _STAGED.format(group=group)
+        temporary = self._folder / f".{name}.{os.getpid()}"
         temporary.write_bytes(data)
-        temporary.replace(self._folder / _STAGED)
+        temporary.replace(self._folder / name)
 
-    def settle(self, committed: int) -> None:
+    def settle(self, committed: int, current: int | None = None) -> None:
         """Commit what is staged if the server took that round; drop it otherwise.
 
         Args:
             committed: The last round that the server took.
+            current: The round under way, whose other groups may be staged already.
 
         Raises:
             ProtocolError: If a round is missing between the state and the server.
         """
-        staged = self._folder / _STAGED
-        if staged.exists():
-            with safe_open(staged, "numpy") as file:
-                round = int((file.metadata() or {})["round"])
-            if round <= committed:
-                content = load_file(staged)
-                for name, spec in self._specs.items():
-                    self._arrays[name][content[f"at.{_per(spec)}"]] = content[f"value.{name}"]
-                self._write_committed(round)
-            staged.unlink()
+        staged = {path: _round(path) for path in self._folder.glob(_STAGED.format(group="*"))}
+        taken = [path for path, round in staged.items() if round <= committed]
+        for path in taken:
+            content = load_file(path)
+            for name, spec in self._specs.items():
+                self._arrays[name][content[f"at.{_per(spec)}"]] = content[f"value.{name}"]
+        if taken:
+            # Files go after this: a process that dies before does the same again.
+            self._write_committed(max(staged[path] for path in taken))
+        for path, round in staged.items():
+            if round <= committed or round != current:
+                path.unlink()
         if self.committed > committed:
             raise ProtocolError(
                 f"{self._folder}: the local state is at round {self.committed}, the server at "
@@ -124,6 +133,11 @@ class StateStore:
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name.replace('/', '.')}.npy"
+
+
+def _round(staged: Path) -> int:
+    with safe_open(staged, "numpy") as file:
+        return int((file.metadata() or {})["round"])
 
 
 def _per(spec: ParamSpec) -> str:

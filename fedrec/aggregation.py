@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 
-from fedrec.fixedpoint import SCALE, add, from_fixed, segment_sum, to_fixed
-from fedrec.types import FloatArray, IntArray, Params, Partial, UpdateBatch
+from fedrec.fixedpoint import (
+    SCALE,
+    add,
+    checked,
+    from_fixed,
+    merge_rows,
+    segment_sum,
+    sum_rows,
+    to_fixed,
+    total_of,
+)
+from fedrec.types import (
+    FloatArray,
+    Params,
+    Partial,
+    Ragged,
+    RowBlock,
+    UpdateBatch,
+    offsets_of,
+)
 
 __all__ = [
     "Denominator",
     "Weighting",
+    "join_each",
+    "keep_each",
     "mean_update",
     "merge_sums",
     "metric_sums",
     "reduce_sums",
+    "sorted_by_client",
 ]
 
 Weighting = Literal["uniform", "examples"]
@@ -44,28 +66,26 @@ def reduce_sums(batch: UpdateBatch, weighting: Weighting, weighted: bool = True)
     n_clients = len(batch.client_ids)
     weight = np.ones(n_clients) if weighting == "uniform" else np.asarray(batch.weight, np.float64)
     ids, sums, row_weight = {}, {}, {}
+    factor = weight if weighted else np.ones(n_clients)
     for name, block in batch.tables.items():
-        owner = np.repeat(np.arange(n_clients), np.diff(block.offsets))
-        counts = np.bincount(block.ids)
-        ids[name] = np.flatnonzero(counts).astype(np.int64)
-        place = (np.cumsum(counts > 0) - 1)[block.ids]
-        values = _weigh(block.values, weight[owner], weighting, weighted)
-        sums[name] = segment_sum(values, place, len(ids[name]), name)
-        row_weight[name] = segment_sum(weight[owner], place, len(ids[name]), "weight")
+        ids[name], sums[name], row_weight[name] = sum_rows(
+            block.values, block.ids, block.offsets, factor, weight, name
+        )
     for name, change in batch.dense.items():
         values = _weigh(change, weight, weighting, weighted)
         total = segment_sum(values, np.zeros(n_clients, np.int64), 1, name)
         sums[name] = np.asarray(total[0])
     return Partial(
         clients=n_clients,
-        weight=int(to_fixed(weight, "weight").sum()),
+        weight=total_of(to_fixed(weight, "weight"), "weight"),
         ids=ids,
         sums=sums,
         row_weight=row_weight,
         scale=dict.fromkeys(sums, SCALE),
-        metrics={
-            name: int(to_fixed(values, name, _METRICS_SCALE).sum())
-            for name, values in batch.metrics.items()
+        metrics=_metric_totals(batch),
+        extras={
+            name: total_of(to_fixed(_weigh(values, weight, weighting, weighted), name), name)
+            for name, values in batch.extras.items()
         },
     )
 
@@ -89,38 +109,94 @@ def merge_sums(a: Partial, b: Partial) -> Partial:
         if name not in a.ids:
             sums[name] = add(a.sums[name], b.sums[name], name)
             continue
-        ids[name] = np.union1d(a.ids[name], b.ids[name])
-        at = [np.searchsorted(ids[name], part.ids[name]) for part in (a, b)]
-        sums[name] = add(
-            _placed(a.sums[name], at[0], len(ids[name])),
-            _placed(b.sums[name], at[1], len(ids[name])),
-            name,
-        )
-        row_weight[name] = add(
-            _placed(a.row_weight[name], at[0], len(ids[name])),
-            _placed(b.row_weight[name], at[1], len(ids[name])),
+        ids[name], sums[name], row_weight[name] = merge_rows(
+            (a.ids[name], a.sums[name], a.row_weight[name]),
+            (b.ids[name], b.sums[name], b.row_weight[name]),
             name,
         )
     return Partial(
         clients=a.clients + b.clients,
-        weight=a.weight + b.weight,
+        weight=checked(a.weight + b.weight, "weight"),
         ids=ids,
         sums=sums,
         row_weight=row_weight,
         scale=a.scale,
         metrics={name: a.metrics[name] + b.metrics[name] for name in a.metrics},
+        extras={name: a.extras[name] + b.extras[name] for name in a.extras},
     )
 
 
-def _placed(values: IntArray, at: IntArray, n: int) -> IntArray:
-    out = np.zeros((n, *values.shape[1:]), np.int64)
-    out[at] = values
-    return out
+def keep_each(batch: UpdateBatch) -> Partial:
+    """The updates of some clients as they are, in the order of the client ids."""
+    return Partial(
+        clients=len(batch.client_ids),
+        weight=int(to_fixed(np.asarray(batch.weight, np.float64), "weight", 0).sum()),
+        ids={},
+        sums={},
+        row_weight={},
+        scale={},
+        metrics=_metric_totals(batch),
+        each=sorted_by_client([batch]),
+    )
 
 
-def metric_sums(partial: Partial) -> dict[str, float]:
-    """The metrics, summed over the clients of a partial sum."""
-    return {name: value * 2.0**-_METRICS_SCALE for name, value in partial.metrics.items()}
+def join_each(a: Partial, b: Partial) -> Partial:
+    """All updates of two partial results that hold each client's own.
+
+    Raises:
+        ValueError: If one holds sums.
+    """
+    if a.each is None or b.each is None:
+        raise ValueError("a partial sum cannot be joined with updates of single clients")
+    return Partial(
+        clients=a.clients + b.clients,
+        weight=a.weight + b.weight,
+        ids={},
+        sums={},
+        row_weight={},
+        scale={},
+        metrics={name: a.metrics[name] + b.metrics[name] for name in a.metrics},
+        each=sorted_by_client([a.each, b.each]),
+    )
+
+
+def sorted_by_client(batches: Sequence[UpdateBatch]) -> UpdateBatch:
+    """Updates of different clients as one batch, in the order of the client ids."""
+    first = batches[0]
+    ids = np.concatenate([batch.client_ids for batch in batches])
+    order = np.argsort(ids, kind="stable")
+    tables = {}
+    for name in first.tables:
+        blocks = [batch.tables[name] for batch in batches]
+        lengths = np.concatenate([np.diff(block.offsets) for block in blocks])
+        rows = Ragged(offsets_of(lengths), np.concatenate([block.ids for block in blocks]))
+        at = rows.positions(order)
+        values = np.concatenate([block.values for block in blocks])
+        tables[name] = RowBlock(offsets_of(lengths[order]), rows.values[at], values[at])
+    return UpdateBatch(
+        round=first.round,
+        client_ids=ids[order],
+        weight=np.concatenate([batch.weight for batch in batches])[order],
+        tables=tables,
+        dense={n: np.concatenate([b.dense[n] for b in batches])[order] for n in first.dense},
+        metrics={n: np.concatenate([b.metrics[n] for b in batches])[order] for n in first.metrics},
+        extras={n: np.concatenate([b.extras[n] for b in batches])[order] for n in first.extras},
+    )
+
+
+def _metric_totals(batch: UpdateBatch) -> dict[str, int]:
+    return {
+        name: int(to_fixed(values, name, _METRICS_SCALE).sum())
+        for name, values in batch.metrics.items()
+    }
+
+
+def metric_sums(partials: Iterable[Partial]) -> dict[str, float]:
+    """The metrics, summed over all clients of some partial results."""
+    total: Counter[str] = Counter()
+    for partial in partials:
+        total.update(partial.metrics)
+    return {name: value * 2.0**-_METRICS_SCALE for name, value in total.items()}
 
 
 def mean_update(

@@ -7,6 +7,8 @@ so one client, a node or a cluster may be summed in any way.
 from __future__ import annotations
 
 import math
+import sys
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -14,7 +16,17 @@ import torch
 from fedrec.errors import NumericError
 from fedrec.types import FloatArray, IntArray
 
-__all__ = ["SCALE", "add", "from_fixed", "segment_sum", "to_fixed"]
+__all__ = [
+    "SCALE",
+    "add",
+    "checked",
+    "from_fixed",
+    "merge_rows",
+    "segment_sum",
+    "sum_rows",
+    "to_fixed",
+    "total_of",
+]
 
 SCALE = 32
 """Default exponent: steps of 2**-32, sums up to 2**31."""
@@ -71,6 +83,31 @@ def add(a: IntArray, b: IntArray, name: str) -> IntArray:
     return np.asarray(total)
 
 
+def total_of(values: IntArray, name: str) -> int:
+    """The sum of all.
+
+    Raises:
+        NumericError: If it overflows.
+    """
+    # Sums of the high and of the low halves cannot overflow.
+    total = (int((values >> 32).sum()) << 32) + int((values & 0xFFFFFFFF).sum())
+    return checked(total, name)
+
+
+def checked(total: int, name: str) -> int:
+    """A sum.
+
+    Raises:
+        NumericError: If it does not fit into 64 bits.
+    """
+    if not -(2**63) <= total < 2**63:
+        raise NumericError(
+            f"the sum of '{name}' over the clients overflows fixed point; "
+            "train fewer clients in a round"
+        )
+    return total
+
+
 def segment_sum(
     values: FloatArray, owners: IntArray, n: int, name: str, scale: int = SCALE
 ) -> IntArray:
@@ -105,3 +142,98 @@ def segment_sum(
             )
         total.index_add_(0, at[start : start + _SLICE], part.long())
     return np.asarray(total.numpy())
+
+
+def sum_rows(
+    values: FloatArray,
+    ids: IntArray,
+    offsets: IntArray,
+    factor: FloatArray,
+    weight: FloatArray,
+    name: str,
+    scale: int = SCALE,
+) -> tuple[IntArray, IntArray, IntArray]:
+    """Sum the rows of each item over some clients, exactly.
+
+    In machine code where numba is installed, with the same bits.
+
+    Args:
+        values: float [n, ...].
+        ids: int64 [n], the item of each row.
+        offsets: int64 [c + 1], the rows of each client.
+        factor: float64 [c], what a client's rows are multiplied by.
+        weight: float64 [c], from 0, of each client.
+        name: of the parameter, for the error.
+        scale: exponent of two.
+
+    Returns:
+        The items that occur, int64 [m], sorted; their sums, int64 [m, ...], fixed point; the
+        weight of the clients that have them, int64 [m], fixed point with the default scale.
+
+    Raises:
+        NumericError: If a value is not finite or a sum may overflow.
+    """
+    fixed = to_fixed(weight, "weight")
+    if find_spec("numba") is not None and len(ids) > 0:
+        from fedrec.training.jit import sums as compiled
+
+        flat = np.require(values.reshape(len(ids), -1), requirements=["C", "W"])
+        scaled = np.asarray(factor, np.float64) * 2.0**scale
+        own = [np.require(array, np.int64, ["C", "W"]) for array in (ids, offsets)]
+        items, total, heavy, largest, most = compiled.sum_rows(flat, *own, scaled, fixed)
+        if largest < _LIMIT and max(largest, float(fixed.max())) * most < 2.0**63:
+            return items, total.reshape(-1, *values.shape[1:]), heavy
+    owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    counts = np.bincount(ids)
+    items = np.flatnonzero(counts).astype(np.int64)
+    place = (np.cumsum(counts > 0) - 1)[ids]
+    weighed = values
+    if (factor != 1.0).any():
+        weighed = np.asarray(values, np.float64) * factor[owner].reshape(
+            -1, *[1] * (values.ndim - 1)
+        )
+    total = segment_sum(weighed, place, len(items), name, scale)
+    return items, total, segment_sum(weight[owner], place, len(items), "weight")
+
+
+def merge_rows(
+    a: tuple[IntArray, IntArray, IntArray], b: tuple[IntArray, IntArray, IntArray], name: str
+) -> tuple[IntArray, IntArray, IntArray]:
+    """Add up two results of `sum_rows`.
+
+    Args:
+        a: items, sums and weights.
+        b: likewise.
+        name: of the parameter, for the error.
+
+    Raises:
+        NumericError: If a sum overflows.
+    """
+    # A process that has not trained in machine code is done sooner than numba is imported.
+    if "fedrec.training.jit" in sys.modules and len(a[0]) > 0 and len(b[0]) > 0:
+        from fedrec.training.jit import sums as compiled
+
+        flat = [_flat(part) for part in (a, b)]
+        items, total, weight, fits, light = compiled.merge_rows(*flat[0], *flat[1])
+        if fits and light:
+            return items, total.reshape(-1, *a[1].shape[1:]), weight
+    items = np.union1d(a[0], b[0])
+    places = [np.searchsorted(items, ids) for ids in (a[0], b[0])]
+    spread = [
+        [_placed(part[which], at, len(items)) for part, at in zip((a, b), places, strict=True)]
+        for which in (1, 2)
+    ]
+    return items, add(*spread[0], name), add(*spread[1], "weight")
+
+
+def _placed(values: IntArray, at: IntArray, n: int) -> IntArray:
+    out = np.zeros((n, *values.shape[1:]), np.int64)
+    out[at] = values
+    return out
+
+
+def _flat(part: tuple[IntArray, IntArray, IntArray]) -> list[IntArray]:
+    """Items, sums as [m, d], and weights, contiguous and writable."""
+    ids, sums, weight = part
+    arrays = (ids, sums.reshape(len(ids), -1), weight)
+    return [np.require(array, np.int64, ["C", "W"]) for array in arrays]

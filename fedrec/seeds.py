@@ -37,6 +37,8 @@ class Purpose(IntEnum):
     LEGACY_CANDIDATES = 7
     YARDSTICK = 8
     EXTRA_ROWS = 9
+    HISTORY_ORDER = 10
+    SKETCH = 11
 
 
 def philox(counter: NDArray[np.uint32], key: NDArray[np.uint32]) -> NDArray[np.uint32]:

@@ -243,19 +243,22 @@ class ParamSpec:
             parameter), ``local`` (never leaves the client) or ``frozen`` (known by hash, never
             sent and never trained).
         shape: of one row for ``item_rows`` and for local parameters, of the whole for ``global``.
-        per: of a local parameter: one per ``user``, per ``client``, or per ``row`` (one per item
-            of the client's train positives).
+        per: of a local parameter: one per ``user``, per ``client``, per ``row`` (one per item of
+            the client's train positives) or ``touched`` (room for one per item that the client may
+            touch in a round; which they are stands in ``touched/items``).
         init_std: standard deviation of the normal initial values; 0 for a constant.
         init_value: the constant that is added.
         trainable: whether the local optimiser steps it (a weight that is set otherwise is not).
+        dtype: of the values as they are stored; an ``int32`` is never trained.
     """
 
     role: Literal["item_rows", "global", "local", "frozen"]
     shape: tuple[int, ...]
-    per: Literal["client", "user", "row"] | None = None
+    per: Literal["client", "user", "row", "touched"] | None = None
     init_std: float = 0.0
     init_value: float = 0.0
     trainable: bool = True
+    dtype: Literal["float32", "int32"] = "float32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,9 +284,10 @@ class UpdateBatch:
         round: the round.
         client_ids: int64 [c].
         weight: float64 [c], number of train examples of each client.
-        tables: per item table, the changed rows.
-        dense: per dense global parameter, float [c, ...], the change.
+        tables: per item table (and what a strategy uploads beside it), the changed rows.
+        dense: per dense global parameter (likewise), float [c, ...], the change.
         metrics: per name, float64 [c] (``loss`` summed over the client's examples, ...).
+        extras: per name, float64 [c], what a strategy wants summed with the clients' weights.
     """
 
     round: int
@@ -292,6 +296,7 @@ class UpdateBatch:
     tables: Mapping[str, RowBlock]
     dense: Mapping[str, FloatArray]
     metrics: Mapping[str, FloatArray] = field(default_factory=dict)
+    extras: Mapping[str, FloatArray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,7 +314,9 @@ class Partial:
             touched the row.
         scale: per name, the exponent of two.
         metrics: per name, the summed metric, fixed point with the scale of ``metrics``.
-        each: the unreduced updates, for a strategy that needs each client's.
+        extras: per name, fixed point, the sum of what the strategy's client half asked for.
+        each: the unreduced updates, for a strategy that needs each client's; then there are no
+            sums.
     """
 
     clients: int
@@ -319,4 +326,5 @@ class Partial:
     row_weight: Mapping[str, IntArray]
     scale: Mapping[str, int]
     metrics: Mapping[str, int] = field(default_factory=dict)
+    extras: Mapping[str, int] = field(default_factory=dict)
     each: UpdateBatch | None = None

@@ -3,12 +3,32 @@
 from collections.abc import Mapping
 
 from strategies.base import Strategy
+from strategies.clustered import Clustered
 from strategies.fedadam import FedAdam
 from strategies.fedavg import FedAvg
+from strategies.fedprox import FedProx
+from strategies.krum import Krum
+from strategies.median import Median
+from strategies.scaffold import Scaffold
 
-__all__ = ["STRATEGIES", "FedAdam", "FedAvg", "Strategy"]
+__all__ = [
+    "STRATEGIES",
+    "Clustered",
+    "FedAdam",
+    "FedAvg",
+    "FedProx",
+    "Krum",
+    "Median",
+    "Scaffold",
+    "Strategy",
+]
 
 STRATEGIES: Mapping[str, type[Strategy]] = {
+    "clustered": Clustered,
     "fedadam": FedAdam,
     "fedavg": FedAvg,
+    "fedprox": FedProx,
+    "krum": Krum,
+    "median": Median,
+    "scaffold": Scaffold,
 }

@@ -1,18 +1,22 @@
 """What a strategy is: a value that turns updates into the next global parameters.
 
 A strategy is pure: no transport, no clock, no randomness of its own. Its server half is `init`,
-`reduce`, `merge` and `apply`; `reduce` runs on the nodes, so that one sum travels and not each
-client's update.
+`groups`, `broadcast`, `reduce`, `merge` and `apply`; `reduce` runs on the nodes, so that one sum
+travels and not each client's update. Its `client_half` is what it asks of local training.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, TypeAlias
 
-from fedrec.aggregation import Weighting, merge_sums, reduce_sums
+import numpy as np
+
+from fedrec.aggregation import Weighting, join_each, keep_each, merge_sums, reduce_sums
 from fedrec.plugins import Plugin
-from fedrec.types import Params, Partial, UpdateBatch
+from fedrec.training.half import ClientHalf
+from fedrec.types import IntArray, Params, Partial, UpdateBatch
 
 __all__ = ["State", "Strategy"]
 
@@ -36,25 +40,91 @@ class Strategy(Plugin):
         """Whether updates are added up unweighted, whatever the weighting."""
         return False
 
+    @property
+    def client_half(self) -> ClientHalf:
+        """What it asks of the clients' training; plain training by default."""
+        return ClientHalf()
+
     @abstractmethod
-    def init(self, params: Params) -> State:
+    def init(self, params: Params, n_clients: int) -> State:
         """The state before the first round.
 
         Args:
             params: The initial global parameters.
+            n_clients: All clients of the run.
         """
 
+    def groups(self, state: State, client_ids: IntArray) -> IntArray:
+        """The group of each client; all in group 0 by default.
+
+        Args:
+            state: From `init` or the last round.
+            client_ids: int64 [c].
+
+        Returns:
+            int64 [c], numbers from 0.
+        """
+        return np.zeros(len(client_ids), np.int64)
+
+    def broadcast(self, state: State, params: Params, group: int) -> Params:
+        """What the clients of a group are sent to train or rank with.
+
+        Args:
+            state: From `init` or the last round.
+            params: The global parameters.
+            group: Of `groups`.
+
+        Returns:
+            Every global parameter and whatever `client_half` asks to have sent down.
+        """
+        return params
+
+    def published(self, state: State, params: Params, n_clients: int) -> Params:
+        """What a run leaves behind as its model: all that is needed to rank.
+
+        With groups: the parameters of group g under ``NAME@g``, and ``group`` int32 [n_clients].
+
+        Args:
+            state: After the last round.
+            params: The global parameters.
+            n_clients: All clients.
+        """
+        group = self.groups(state, np.arange(n_clients, dtype=np.int64))
+        if not group.any():
+            sent = self.broadcast(state, params, 0)
+            return {name: sent[name] for name in params}
+        found = {**params, "group": group.astype(np.int32)}
+        for number in np.unique(group).tolist():
+            sent = self.broadcast(state, params, number)
+            found |= {f"{name}@{number}": sent[name] for name in params}
+        return found
+
     def reduce(self, batch: UpdateBatch) -> Partial:
-        """Sum some clients' updates; runs on the node.
+        """Sum some clients' updates, or keep each; runs on the node.
 
         Raises:
             NumericError: If an update is not finite or a sum overflows.
         """
+        if self.needs == "each":
+            return keep_each(batch)
         return reduce_sums(batch, self.weighting, weighted=not self.plain_sum)
 
     def merge(self, a: Partial, b: Partial) -> Partial:
         """Join two partial results; associative and commutative, bit for bit."""
-        return merge_sums(a, b)
+        return join_each(a, b) if self.needs == "each" else merge_sums(a, b)
+
+    def apply_groups(
+        self, state: State, params: Params, partials: Mapping[int, Partial]
+    ) -> tuple[State, Params]:
+        """The next state and global parameters, from what each group of clients answered.
+
+        Args:
+            state: From `init` or the last round.
+            params: The global parameters.
+            partials: Per group that had clients in the round. By default there is one, group 0.
+        """
+        (partial,) = partials.values()
+        return self.apply(state, params, partial)
 
     @abstractmethod
     def apply(self, state: State, params: Params, partial: Partial) -> tuple[State, Params]:

@@ -66,7 +66,7 @@ class FedAdam(Strategy):
         """Whether changes are added up unweighted."""
         return self.denominator == "sum"
 
-    def init(self, params: Params) -> State:
+    def init(self, params: Params, n_clients: int) -> State:
         """Moments of zero."""
         zeros = {name: np.zeros(value.shape) for name, value in params.items()}
         return FedAdamState(first=zeros, second=zeros)

@@ -39,7 +39,7 @@ class FedAvg(Strategy):
         """Whether changes are added up unweighted."""
         return self.denominator == "sum"
 
-    def init(self, params: Params) -> State:
+    def init(self, params: Params, n_clients: int) -> State:
         """No state."""
         return None
 

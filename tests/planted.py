@@ -17,13 +17,16 @@ from fedrec.personalization.base import Personalization
 from fedrec.personalization.none import NoPersonalization
 from fedrec.training.batch import positives_of_clients
 from fedrec.training.clients import train_clients
+from fedrec.training.half import ClientHalf
 from fedrec.training.method import Method, initial_local
+from fedrec.training.remembered import room
 from fedrec.types import FloatArray, IntArray, Params, Ragged, Shard, UpdateBatch, offsets_of
 
 __all__ = [
     "federations",
     "initial_state",
     "method_of",
+    "places",
     "ragged",
     "shard_of",
     "split_state",
@@ -66,6 +69,7 @@ def method_of(
     model: Model | None = None,
     dtype: str = "float32",
     seed: int = 0,
+    half: ClientHalf | None = None,
 ) -> Method:
     """A method: matrix factorisation, d = 4, values of order 1, reference kernel, unless told."""
     return Method(
@@ -75,6 +79,7 @@ def method_of(
         seed,
         "clean",
         dtype,
+        half or ClientHalf(),
     )
 
 
@@ -84,6 +89,7 @@ def initial_state(method: Method, shard: Shard) -> tuple[Params, Params]:
         "user": shard.user_ids,
         "client": shard.client_ids,
         "row": np.arange(len(positives_of_clients(shard).values), dtype=np.int64),
+        "touched": places(method, shard).values,
     }
     local = {
         name: initial_local(method.seed, name, spec, owners[spec.per or "client"])
@@ -92,11 +98,22 @@ def initial_state(method: Method, shard: Shard) -> tuple[Params, Params]:
     return method.initial_globals(shard.n_items), local
 
 
+def places(method: Method, shard: Shard) -> Ragged:
+    """Where each client's ``per: touched`` values lie."""
+    offsets = room(shard, method.train, method.personalization.random_rows)
+    return Ragged(offsets, np.arange(offsets[-1], dtype=np.int64))
+
+
 def split_state(method: Method, shard: Shard, local: Params, clients: IntArray) -> Params:
     """The local parameters of some clients."""
     positives = positives_of_clients(shard)
     users = Ragged(shard.client_offsets, np.arange(shard.n_users, dtype=np.int64)).take(clients)
-    at = {"user": users.values, "client": clients, "row": positives.positions(clients)}
+    at = {
+        "user": users.values,
+        "client": clients,
+        "row": positives.positions(clients),
+        "touched": places(method, shard).positions(clients),
+    }
     return {name: local[name][at[spec.per or "client"]] for name, spec in method.locals().items()}
 
 

@@ -8,7 +8,7 @@ its client by mistake.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
 import numpy as np
@@ -16,6 +16,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from fedrec.errors import ProtocolError
 from fedrec.evaluation import Evaluation, Part
+from fedrec.flower.each import decode_each, encode_each
 from fedrec.personalization.base import View
 from fedrec.runlog import Failure
 from fedrec.types import FloatArray, IntArray, Params, Partial
@@ -45,7 +46,7 @@ EVALUATE = "evaluate"
 ROLL_CALL = "query.roll_call"
 
 _ORDER, _PARAMS, _CLIENTS = "order", "params", "clients"
-_SUMS, _ABOUT = "sums", "about"
+_SUMS, _ABOUT, _EACH = "sums", "about", "each"
 _VALUES = "values"
 _MARK = "/"
 
@@ -61,6 +62,7 @@ class Order:
         round: the round.
         committed: the last round that the server took.
         best: the best round so far, by validation.
+        group: of the strategy; all clients that are meant are in it.
     """
 
     run: str
@@ -69,6 +71,7 @@ class Order:
     round: int = 0
     committed: int = 0
     best: int = 0
+    group: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +96,14 @@ class Trained:
     Args:
         partial: the reduced updates, or None if no client succeeded.
         failures: the clients that failed.
+        group: the group of the strategy that they are in.
+        seconds: how long the node worked.
     """
 
     partial: Partial | None
     failures: tuple[Failure, ...] = ()
+    group: int = 0
+    seconds: float = field(default=0.0, compare=False)
 
 
 def encode_params(params: Params, allowed: Iterable[str]) -> ArrayRecord:
@@ -104,7 +111,7 @@ def encode_params(params: Params, allowed: Iterable[str]) -> ArrayRecord:
 
     Args:
         params: Named arrays.
-        allowed: The names that the experiment declares as global.
+        allowed: The names that may travel, see `fedrec.training.method.Method.travels`.
 
     Raises:
         ProtocolError: If another name is among them.
@@ -173,12 +180,12 @@ def encode_trained(trained: Trained, allowed: Iterable[str]) -> RecordDict:
 
     Args:
         trained: What came of it.
-        allowed: The names that the experiment declares as global.
+        allowed: The names that may travel, see `fedrec.training.method.Method.travels`.
 
     Raises:
         ProtocolError: If the sums hold another name.
     """
-    about: dict[str, Any] = {}
+    about: dict[str, Any] = {"group": trained.group, "seconds": trained.seconds}
     if trained.failures:  # Flower cannot count the bytes of an empty list.
         about["failed"] = [failure.client for failure in trained.failures]
         about["reasons"] = [failure.reason for failure in trained.failures]
@@ -197,8 +204,15 @@ def encode_trained(trained: Trained, allowed: Iterable[str]) -> RecordDict:
         "scales": list(partial.scale.values()),
         "metrics": list(partial.metrics),
         "metric_sums": list(partial.metrics.values()),
+        "extras": list(partial.extras),
+        "extra_sums": list(partial.extras.values()),
     }
-    return RecordDict({_ABOUT: ConfigRecord(about), _SUMS: _arrays(arrays, set(arrays))})
+    content = RecordDict({_ABOUT: ConfigRecord({k: v for k, v in about.items() if v != []})})
+    if partial.each is None:
+        content[_SUMS] = _arrays(arrays, set(arrays))
+    else:
+        content[_EACH] = encode_each(partial.each, set(allowed))
+    return content
 
 
 def decode_trained(content: RecordDict) -> Trained:
@@ -208,10 +222,11 @@ def decode_trained(content: RecordDict) -> Trained:
         Failure(client=str(client), reason=str(reason))
         for client, reason in zip(about.get("failed", []), about.get("reasons", []), strict=True)
     )
-    if _SUMS not in content.array_records:
-        return Trained(None, failures)
+    if _SUMS not in content.array_records and _EACH not in content.array_records:
+        return Trained(None, failures, int(about["group"]), float(about["seconds"]))
     found: dict[str, dict[str, IntArray]] = {"sums": {}, "ids": {}, "weight": {}}
-    for key, value in _numpy(content.array_records[_SUMS]).items():
+    sums = content.array_records.get(_SUMS)
+    for key, value in (_numpy(sums) if sums is not None else {}).items():
         name, _, kind = key.rpartition(_MARK)
         found[kind][name] = value.astype(np.int64, copy=False)
     partial = Partial(
@@ -220,10 +235,18 @@ def decode_trained(content: RecordDict) -> Trained:
         ids=found["ids"],
         sums=found["sums"],
         row_weight=found["weight"],
-        scale=dict(zip(about["names"], about["scales"], strict=True)),
-        metrics=dict(zip(about["metrics"], about["metric_sums"], strict=True)),
+        scale=_paired(about, "names", "scales"),
+        metrics=_paired(about, "metrics", "metric_sums"),
+        extras=_paired(about, "extras", "extra_sums"),
+        each=(
+            decode_each(content.array_records[_EACH]) if _EACH in content.array_records else None
+        ),
     )
-    return Trained(partial, failures)
+    return Trained(partial, failures, int(about["group"]), float(about["seconds"]))
+
+
+def _paired(about: Mapping[str, Any], names: str, values: str) -> dict[str, int]:
+    return dict(zip(about.get(names, []), about.get(values, []), strict=True))
 
 
 def encode_evaluation(evaluation: Evaluation) -> RecordDict:

@@ -2,20 +2,27 @@
 
 from collections.abc import Mapping
 
-from fedrec.models.base import Model, Pairs, Scorer, Tensors, Yardstick
+from fedrec.models.base import History, Model, Pairs, Scorer, Tensors, Yardstick
 from fedrec.models.itemknn import ItemKNN
 from fedrec.models.mf import MatrixFactorization
+from fedrec.models.neumf import NeuMF
+from fedrec.models.pfedrec import PFedRec
 from fedrec.models.popularity import Popularity
 from fedrec.models.random import RandomScores
+from fedrec.models.sasrec import SASRec
 
 __all__ = [
     "MODELS",
+    "History",
     "ItemKNN",
     "MatrixFactorization",
     "Model",
+    "NeuMF",
+    "PFedRec",
     "Pairs",
     "Popularity",
     "RandomScores",
+    "SASRec",
     "Scorer",
     "Tensors",
     "Yardstick",
@@ -23,6 +30,9 @@ __all__ = [
 
 MODELS: Mapping[str, type[Model | Yardstick]] = {
     "mf": MatrixFactorization,
+    "pfedrec": PFedRec,
+    "neumf": NeuMF,
+    "sasrec": SASRec,
     "popularity": Popularity,
     "random": RandomScores,
     "itemknn": ItemKNN,

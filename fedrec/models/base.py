@@ -12,9 +12,22 @@ import torch
 from fedrec.plugins import Plugin
 from fedrec.types import FloatArray, IntArray, ParamSpec, Split
 
-__all__ = ["Model", "Pairs", "Scorer", "Tensors", "Yardstick"]
+__all__ = ["History", "Model", "Pairs", "Scorer", "Tensors", "Yardstick"]
 
 Tensors: TypeAlias = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What some users took, oldest first: as item vectors, which may be a client's own.
+
+    Args:
+        vectors: float [u, h, d], zero from the end of a user's history on.
+        lengths: int64 [u].
+    """
+
+    vectors: torch.Tensor
+    lengths: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +37,15 @@ class Pairs:
     Args:
         users: int64 [q], the user row of each pair within this computation.
         items: int64 [q], the item of each pair.
+        context: int64 [q], for a model with a window: how many items of its user's history stand
+            before the pair; from those alone it is to be scored.
+        history: of the users of this computation, for a model with a window.
     """
 
     users: torch.Tensor
     items: torch.Tensor
+    context: torch.Tensor | None = None
+    history: History | None = None
 
 
 class Model(Plugin):
@@ -43,9 +61,23 @@ class Model(Plugin):
       `fedrec.training.stable`): no ``mm``, no ``linear``.
     - ``loop``: one client at a time. Dense parameters arrive as they are, ``[*shape]``; item rows
       and user parameters are gathered per pair. Any operation is fine.
+    - ``vmap``: written as for ``loop``, for one client, and computed by `torch.func.vmap` for many
+      of about the same size. A client's pairs are filled up by repeating one of them, so the
+      score of a pair may not depend on the other pairs, and Python may not look at values. The
+      result is the loop's to rounding, not to the bit.
     """
 
-    batching: ClassVar[Literal["csr", "loop"]] = "csr"
+    batching: ClassVar[Literal["csr", "vmap", "loop"]] = "csr"
+
+    @property
+    def window(self) -> int | None:
+        """How much of a user's ordered history the model looks at; None: not at the order.
+
+        A model with a window w is trained on the latest w train items of each user, each scored
+        from those before it, so from at most w - 1, and ranks from the latest w - 1 of all. It
+        finds them in `Pairs`; it cannot be ``csr``.
+        """
+        return None
 
     @abstractmethod
     def params(self) -> Mapping[str, ParamSpec]:
@@ -74,13 +106,16 @@ class Model(Plugin):
         """
         return params["item"]
 
-    def score_catalogue(self, users: Tensors, table: Tensors) -> torch.Tensor:
+    def score_catalogue(
+        self, users: Tensors, table: Tensors, history: History | None = None
+    ) -> torch.Tensor:
         """The scores of some users for the whole catalogue; default: all pairs by `score`.
 
         Args:
             users: per parameter without a row per item, float [b, *shape], one row per user;
-                in the ``loop`` form only those of users, the others as they are.
+                in the ``loop`` and ``vmap`` forms only those of users, the others as they are.
             table: per item table, float [n_items, *shape].
+            history: of the b users, for a model with a window; left out for others.
 
         Returns:
             float [b, n_items].
@@ -89,11 +124,15 @@ class Model(Plugin):
         specs = self.params()
         per_user = [n for n in users if self.batching == "csr" or specs[n].per == "user"]
         n_users = len(users[per_user[0]]) if per_user else 1
+        n_users = n_users if history is None else len(history.lengths)
         user = torch.arange(n_users).repeat_interleave(n_items)
         item = torch.arange(n_items).repeat(n_users)
         gathered = {name: values[item] for name, values in table.items()}
         gathered |= {name: v[user] if name in per_user else v for name, v in users.items()}
-        return self.score(gathered, Pairs(user, item)).reshape(n_users, n_items)
+        pairs = Pairs(user, item)
+        if history is not None:
+            pairs = Pairs(user, item, history.lengths[user], history)
+        return self.score(gathered, pairs).reshape(n_users, n_items)
 
 
 Scorer: TypeAlias = Callable[[IntArray], FloatArray]

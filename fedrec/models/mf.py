@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 
-from fedrec.models.base import Model, Pairs, Tensors
+from fedrec.models.base import History, Model, Pairs, Tensors
 from fedrec.training.stable import padded_mm, row_dot
 from fedrec.types import ParamSpec
 
@@ -43,6 +43,8 @@ class MatrixFactorization(Model):
         """float [q]."""
         return row_dot(params["user"], params["item"])
 
-    def score_catalogue(self, users: Tensors, table: Tensors) -> torch.Tensor:
+    def score_catalogue(
+        self, users: Tensors, table: Tensors, history: History | None = None
+    ) -> torch.Tensor:
         """float [b, n_items]."""
         return padded_mm(users["user"], table["item"].T)

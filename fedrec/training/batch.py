@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fedrec.data.negatives import pool_excluded, popularity_negatives, uniform_negatives
 from fedrec.seeds import Purpose, bits
-from fedrec.types import IntArray, Ragged, Shard
+from fedrec.training.history import latest
+from fedrec.types import IntArray, Ragged, Shard, offsets_of
 
 if TYPE_CHECKING:
     from fedrec.config import Train
@@ -33,6 +35,10 @@ class Touched:
         offsets: int64 [u + 1], user ``u`` has pairs ``offsets[u]:offsets[u + 1]``.
         index: int64 [q], where each pair stands among the pairs of the whole epoch.
         clients: int64 [q], the client row of each pair.
+        history: for a model with a window, one row per user row: the pairs of its latest train
+            items, oldest first; empty for a user without pairs.
+        context: int64 [q], for such a model: how many of them stand before the pair; for a pair
+            that is none of them, as many as the model looks at.
     """
 
     users: torch.Tensor
@@ -42,12 +48,31 @@ class Touched:
     offsets: IntArray
     index: torch.Tensor
     clients: torch.Tensor
+    history: Ragged | None = None
+    context: torch.Tensor | None = None
+
+    def at(self, rows: torch.Tensor) -> Touched:
+        """Pairs in any order, also several times: only what is per pair, not users nor histories.
+
+        Args:
+            rows: int64 [r], positions of pairs.
+        """
+        return replace(
+            self,
+            users=self.users[rows],
+            items=self.items[rows],
+            slots=self.slots[rows],
+            labels=self.labels[rows],
+            index=self.index[rows],
+            clients=self.clients[rows],
+            context=None if self.context is None else self.context[rows],
+        )
 
     def select(self, chosen: IntArray, n_users: int) -> Touched:
         """Some of the pairs, in the same order.
 
         Args:
-            chosen: int64 [k], sorted positions of pairs.
+            chosen: int64 [k], sorted positions of pairs; with the whole history of each user.
             n_users: number of user rows.
         """
         at = torch.from_numpy(chosen)
@@ -61,6 +86,8 @@ class Touched:
             offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             index=self.index[at],
             clients=self.clients[at],
+            history=_kept_history(self.history, chosen, counts > 0),
+            context=None if self.context is None else self.context[at],
         )
 
 
@@ -117,6 +144,8 @@ def plan_work(
     protocol: Literal["clean", "legacy"] = "clean",
     popularity: IntArray | None = None,
     extra_rows: int = 0,
+    remembered: Ragged | None = None,
+    window: int | None = None,
 ) -> Work:
     """Draw everything that is random in a round.
 
@@ -132,10 +161,15 @@ def plan_work(
         popularity: int64 [n_items], weights for popularity sampling.
         extra_rows: Random items per user and epoch that count as touched, without a label; none
             for a user that has nothing to train on.
+        remembered: One row per client: further items that have a slot, though no pair.
+        window: Of a model with one; only so many latest train items of a user are trained on, the
+            earlier ones have a slot, though no pair.
     """
-    n = shard.train.lengths
-    user = shard.train.owners()
-    within = np.arange(len(user), dtype=np.int64) - shard.train.offsets[:-1][user]
+    history = None if window is None else latest(shard, window)
+    target = shard.train if history is None else _sorted_rows(shard.train, history)
+    n = target.lengths
+    user = target.owners()
+    within = np.arange(len(user), dtype=np.int64) - target.offsets[:-1][user]
     client = shard.client_of_user()[user]
     excluded = pool_excluded(shard, protocol)
     k = train.negatives
@@ -162,22 +196,27 @@ def plan_work(
         )
 
     client_of_user = shard.client_of_user()
-    user_keys = [user * shard.n_items + shard.train.values]
+    known = shard.train.owners() * shard.n_items + shard.train.values
+    user_keys = [user * shard.n_items + target.values]
     user_keys += [np.repeat(user, k) * shard.n_items + drawn for drawn in negatives]
     user_keys += [owner * shard.n_items + items.astype(np.int64) for owner, items in extras]
     every = _distinct(np.concatenate(user_keys))
-    slots = every
+    # Train items before the window have values of their own (`per: row`), so they need a slot too.
+    slots = every if history is None else _distinct(np.concatenate([every, known]))
     if not np.array_equal(client_of_user, rows):
         slots = _distinct(
-            client_of_user[every // shard.n_items] * shard.n_items + every % shard.n_items
+            client_of_user[slots // shard.n_items] * shard.n_items + slots % shard.n_items
         )
+    if remembered is not None:
+        kept = remembered.owners() * shard.n_items + remembered.values
+        slots = _distinct(np.concatenate([slots, kept]))
     slot_offsets = np.searchsorted(slots, np.arange(shard.n_clients + 1) * shard.n_items)
 
     epochs = []
     for epoch in range(train.local_epochs):
-        step = batch_steps(shard, train.batch_size, seed, round, epoch)
+        step = batch_steps(replace(shard, train=target), train.batch_size, seed, round, epoch)
         negative = np.repeat(user, k) * shard.n_items + negatives[epoch]
-        positive = user * shard.n_items + shard.train.values
+        positive = user * shard.n_items + target.values
         owner, items = extras[epoch]
         extra = owner * shard.n_items + items.astype(np.int64)
         pairs = every
@@ -185,9 +224,8 @@ def plan_work(
             pairs = _distinct(np.concatenate([positive, negative, extra]))
         pair_user, pair_item = pairs // shard.n_items, pairs % shard.n_items
         pair_client = client_of_user[pair_user]
-        positive_at = np.searchsorted(pairs, positive)
         labels = np.zeros(len(pairs), np.float32)
-        labels[positive_at] = 1.0
+        labels[np.searchsorted(pairs, positive)] = 1.0
         touched = Touched(
             users=torch.from_numpy(pair_user),
             items=torch.from_numpy(pair_item),
@@ -197,10 +235,13 @@ def plan_work(
             index=torch.arange(len(pairs)),
             clients=torch.from_numpy(pair_client),
         )
+        if history is not None and window is not None:
+            at = np.searchsorted(pairs, known[history.values])
+            touched = _with_history(touched, Ragged(history.offsets, at), window)
         epochs.append(
             Epoch(
                 touched=touched,
-                positive=positive_at,
+                positive=np.searchsorted(pairs, positive),
                 negative=np.searchsorted(pairs, negative).reshape(-1, k),
                 step=step,
                 client=client,
@@ -209,6 +250,30 @@ def plan_work(
             )
         )
     return Work(shard, slot_offsets, slots % shard.n_items, tuple(epochs))
+
+
+def _sorted_rows(train: Ragged, chosen: Ragged) -> Ragged:
+    """Some of the values of each row, in their order there."""
+    return Ragged(chosen.offsets, train.values[np.sort(chosen.values)])
+
+
+def _with_history(touched: Touched, history: Ragged, window: int) -> Touched:
+    """Pairs with what stands before each."""
+    before = np.minimum(history.lengths, window - 1)[touched.users.numpy()]
+    place = np.arange(len(history.values)) - history.offsets[:-1][history.owners()]
+    before[history.values] = place
+    return replace(touched, history=history, context=torch.from_numpy(before))
+
+
+def _kept_history(
+    history: Ragged | None, chosen: IntArray, present: NDArray[np.bool_]
+) -> Ragged | None:
+    """The histories of the users that are present, as positions in ``chosen``."""
+    if history is None:
+        return None
+    kept = history.values[present[history.owners()]]
+    lengths = np.where(present, history.lengths, 0)
+    return Ragged(offsets_of(lengths), np.searchsorted(chosen, kept))
 
 
 def _distinct(keys: IntArray) -> IntArray:
@@ -244,7 +309,9 @@ def batch_steps(shard: Shard, batch_size: int | str, seed: int, round: int, epoc
 
 def positives_of_clients(shard: Shard) -> Ragged:
     """One row per client: the union of its users' train items, sorted."""
+    if np.array_equal(shard.client_offsets, np.arange(shard.n_users + 1)):
+        return shard.train
     client = shard.client_of_user()[shard.train.owners()]
-    keys = np.unique(client * shard.n_items + shard.train.values)
+    keys = _distinct(client * shard.n_items + shard.train.values)
     offsets = np.searchsorted(keys, np.arange(shard.n_clients + 1) * shard.n_items)
     return Ragged(offsets.astype(np.int64), keys % shard.n_items)

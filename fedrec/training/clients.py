@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal
 
@@ -11,26 +10,47 @@ import numpy as np
 import torch
 
 from fedrec.errors import ConfigError, MissingExtra
-from fedrec.models.base import Pairs
 from fedrec.personalization.base import Anchor, View
-from fedrec.training.batch import plan_work, positives_of_clients
+from fedrec.training.batch import Work, plan_work, positives_of_clients
+from fedrec.training.chunks import Layout, block_back, in_chunks
+from fedrec.training.history import latest
 from fedrec.training.kernel import Outcome, train_chunk
 from fedrec.training.method import Method, has_machine_code
-from fedrec.types import FloatArray, IntArray, Params, RowBlock, Shard, UpdateBatch
+from fedrec.training.ranked import BlockRanking
+from fedrec.training.remembered import remembered_rows, room
+from fedrec.types import (
+    FloatArray,
+    IntArray,
+    Params,
+    Ragged,
+    RowBlock,
+    Shard,
+    UpdateBatch,
+    offsets_of,
+)
 
 __all__ = ["kernel_of", "train_clients", "user_scorer"]
 
 
-def kernel_of(method: Method) -> Literal["compiled", "reference"]:
+def kernel_of(method: Method) -> Literal["compiled", "reference", "vmap", "loop"]:
     """Which kernel trains a method.
 
+    ``compiled`` and ``reference`` give the same bits whichever clients are trained together;
+    ``loop`` too, as each client is alone; ``vmap`` gives them to rounding.
+
     Raises:
-        ConfigError: If machine code is asked for and there is none for the method.
+        ConfigError: If machine code is asked for and there is none for the method, or the model
+            looks at the order of items but is ``csr``.
         MissingExtra: If there is, but numba is not installed.
     """
-    asked = method.train.kernel
+    asked, model = method.train.kernel, method.model
+    if model.batching == "csr" and model.window is not None:
+        raise ConfigError(
+            f"model: {type(model).__name__} has a window but is 'csr'; declare batching = 'vmap' "
+            "or 'loop'"
+        )
     if asked == "reference" or (asked == "auto" and not has_machine_code(method)):
-        return "reference"
+        return "reference" if model.batching == "csr" else model.batching
     if not has_machine_code(method):
         raise ConfigError(
             "train.kernel: there is no machine code for this model and personalization; "
@@ -55,14 +75,18 @@ def train_clients(
     Args:
         method: model, personalization, optimisers.
         shard: the clients that train.
-        params: the global parameters, float32.
+        params: the global parameters, float32, and what the strategy sent beside them.
         local: the local parameters of these clients, in their order (see `train_chunk`).
         round: the round.
-        chunk: clients in one computation; changes no bit.
+        chunk: clients in one computation; changes no bit, but for ``vmap`` models; halved where
+            it does not fit in memory.
         popularity: int64 [n_items], weights for popularity sampling.
 
     Returns:
         The updates, and the new local parameters in the same order.
+
+    Raises:
+        EngineError: If a client does not fit in memory even alone.
     """
     if kernel_of(method) == "compiled":
         from fedrec.training.compiled import train_compiled
@@ -70,12 +94,14 @@ def train_clients(
         return train_compiled(method, shard, params, local, round, popularity)
     tensors = _tensors(params, method.dtype)
     directions = method.personalization.directions(tensors["item"])
-    size = chunk if method.model.batching == "csr" else 1
-    positive_offsets = positives_of_clients(shard).offsets
-    outcomes, offsets, items = [], [np.zeros(1, np.int64)], []
-    for start in range(0, shard.n_clients, size):
-        rows = np.arange(start, min(start + size, shard.n_clients), dtype=np.int64)
+    layout = _layout(method, shard)
+
+    def train(rows: IntArray) -> tuple[Work, Outcome]:
         part = shard.take(rows)
+        mine = {
+            name: _tensor(local[name][layout.at(spec.per or "client", rows)], tensors["item"].dtype)
+            for name, spec in method.locals().items()
+        }
         work = plan_work(
             part,
             method.train,
@@ -84,39 +110,76 @@ def train_clients(
             method.protocol,
             popularity,
             method.personalization.random_rows,
+            _remembered(layout, rows, mine),
+            method.model.window,
         )
         anchor = _anchor(method, part, tensors["item"], directions)
-        mine = {
-            name: torch.from_numpy(np.array(local[name][bounds])).to(tensors["item"].dtype)
-            for name, bounds in _bounds(method, shard, positive_offsets, rows).items()
-        }
-        outcomes.append(train_chunk(method, work, anchor, tensors, mine))
-        offsets.append(work.slot_offsets[1:] + offsets[-1][-1])
-        items.append(work.slot_items)
-    return _merge(method, shard, round, outcomes, np.concatenate(offsets), items)
+        return work, train_chunk(method, work, anchor, tensors, mine)
+
+    size = 1 if method.model.batching == "loop" else chunk
+    order = np.arange(shard.n_clients, dtype=np.int64)
+    if method.model.batching == "vmap":
+        order = np.argsort(-_examples(shard), kind="stable")
+    trained = in_chunks(order, size, train, shard)
+    return _merge(method, shard, round, layout, order, trained)
 
 
 def _merge(
     method: Method,
     shard: Shard,
     round: int,
-    outcomes: list[Outcome],
-    offsets: IntArray,
-    items: list[IntArray],
+    layout: Layout,
+    order: IntArray,
+    trained: list[tuple[Work, Outcome]],
 ) -> tuple[UpdateBatch, dict[str, FloatArray]]:
-    ids = np.concatenate(items) if items else np.zeros(0, np.int64)
+    """The results of clients that were trained in some order, in their own."""
+    works, outcomes = [work for work, _ in trained], [outcome for _, outcome in trained]
+    ids = np.concatenate([work.slot_items for work in works] or [np.zeros(0, np.int64)])
+    slots = [np.diff(work.slot_offsets) for work in works]
+    offsets = offsets_of(np.concatenate(slots or [np.zeros(0, np.int64)]))
     tables = {
         name: RowBlock(offsets, ids, _joined([out.tables[name] for out in outcomes]))
-        for name in method.tables()
+        for name in _uploaded(method, method.tables())
     }
-    dense = {name: _joined([out.dense[name] for out in outcomes]) for name in method.dense()}
+    dense = {
+        name: _joined([out.dense[name] for out in outcomes])
+        for name in _uploaded(method, method.dense())
+    }
     after = {name: _joined([out.local[name] for out in outcomes]) for name in method.locals()}
-    weight = np.bincount(
+    extras = {
+        name: _joined([out.extras[name] for out in outcomes])
+        for name in (outcomes[0].extras if outcomes else ())
+    }
+    loss = _joined([out.loss for out in outcomes])
+    if np.any(np.diff(order) < 0):
+        back = np.argsort(order)
+        tables = {name: block_back(block, order) for name, block in tables.items()}
+        dense = {name: change[back] for name, change in dense.items()}
+        extras = {name: value[back] for name, value in extras.items()}
+        per = {name: spec.per or "client" for name, spec in method.locals().items()}
+        after = {name: value[layout.back(per[name], order)] for name, value in after.items()}
+        loss = loss[back]
+    weight = _examples(shard)
+    metrics = {"loss": loss, "examples": weight}
+    return UpdateBatch(round, shard.client_ids, weight, tables, dense, metrics, extras), after
+
+
+def _examples(shard: Shard) -> FloatArray:
+    """float64 [c]: train items of each client."""
+    return np.bincount(
         shard.client_of_user(), weights=shard.train.lengths, minlength=shard.n_clients
     )
-    loss = _joined([out.loss for out in outcomes])
-    metrics = {"loss": loss, "examples": weight}
-    return UpdateBatch(round, shard.client_ids, weight, tables, dense, metrics), after
+
+
+def _uploaded(method: Method, names: tuple[str, ...]) -> list[str]:
+    return [f"{n}/{kind}" if kind else n for n in names for kind in ("", *method.half.up)]
+
+
+def _remembered(layout: Layout, rows: IntArray, local: Mapping[str, torch.Tensor]) -> Ragged | None:
+    if "touched/items" not in local:
+        return None
+    mine = offsets_of(np.diff(layout.offsets["touched"])[rows])
+    return remembered_rows(mine, local["touched/items"].numpy())
 
 
 def user_scorer(
@@ -139,65 +202,29 @@ def user_scorer(
     directions = method.personalization.directions(tensors["item"])
     anchor = _anchor(method, shard, tensors["item"], directions)
     state = method.personalization.state(tensors["item"].shape[1])
+    history = _latest_items(method, shard)
 
-    def of_block(users: IntArray) -> dict[View, torch.Tensor]:
-        ranking = _Ranking(method, tensors, values, anchor.clients, users)
+    def of_users(users: IntArray) -> dict[View, torch.Tensor]:
+        ranking = BlockRanking(method, tensors, values, anchor.clients, users, history)
         at = torch.from_numpy(users)
         mine = {n: values[n] if s.per == "row" else values[n][at] for n, s in state.items()}
         return method.personalization.rank(anchor, mine, ranking)
 
-    def of_users(users: IntArray) -> dict[View, torch.Tensor]:
-        if method.model.batching == "csr":
-            return of_block(users)
-        cuts = np.flatnonzero(np.diff(anchor.clients[users])) + 1
-        blocks = [of_block(part) for part in np.split(users, cuts)]
-        return {view: torch.cat([block[view] for block in blocks]) for view in blocks[0]}
-
     return of_users
 
 
-@dataclass(frozen=True, slots=True)
-class _Ranking:
-    """The model for a block of users (see `fedrec.personalization.base.Ranking`)."""
+def _latest_items(method: Method, shard: Shard) -> Ragged | None:
+    """One row per user row: the items that a model with a window ranks from, oldest first."""
+    if method.model.window is None:
+        return None
+    order = latest(shard, method.model.window - 1)
+    return Ragged(order.offsets, shard.train.values[order.values])
 
-    method: Method
-    params: Mapping[str, torch.Tensor]
-    local: Mapping[str, torch.Tensor]
-    clients: IntArray
-    users: IntArray
 
-    def _of_users(self) -> dict[str, torch.Tensor]:
-        """Every parameter without a row per item, as `Model.score_catalogue` wants it."""
-        flat = self.method.model.batching == "csr"
-        user = torch.from_numpy(self.users)
-        client = torch.from_numpy(self.clients[self.users])
-        found = {}
-        for name, spec in self.method.model.params().items():
-            if spec.role == "global":
-                whole = self.params[name]
-                found[name] = whole.expand(len(user), *whole.shape) if flat else whole
-            elif spec.role == "local":
-                value = self.local[name]
-                if spec.per == "user":
-                    found[name] = value[user]
-                else:
-                    found[name] = value[client] if flat else value[int(client[0])]
-        return found
-
-    def catalogue(self) -> torch.Tensor:
-        tables = {name: self.params[name] for name in self.method.tables()}
-        scores = self.method.model.score_catalogue(self._of_users(), tables)
-        # A model that has nothing of the user's own scores one row, the same for all.
-        return scores.expand(len(self.users), -1)
-
-    def pairs(self, block_users: IntArray, items: IntArray, rows: torch.Tensor) -> torch.Tensor:
-        flat = self.method.model.batching == "csr"
-        user, item = torch.from_numpy(block_users), torch.from_numpy(items)
-        specs = self.method.model.params()
-        params = {n: self.params[n][item] for n in self.method.tables()}
-        for name, value in self._of_users().items():
-            params[name] = value[user] if flat or specs[name].per == "user" else value
-        return self.method.model.score(params | {"item": rows}, Pairs(user, item))
+def _tensor(values: FloatArray, dtype: torch.dtype) -> torch.Tensor:
+    """A copy; whole numbers stay what they are."""
+    copied = torch.from_numpy(np.array(values))
+    return copied.to(dtype) if copied.is_floating_point() else copied
 
 
 def _tensors(params: Params, dtype: str) -> dict[str, torch.Tensor]:
@@ -217,17 +244,16 @@ def _anchor(
     )
 
 
-def _bounds(
-    method: Method, shard: Shard, positive_offsets: IntArray, rows: IntArray
-) -> dict[str, slice]:
-    """Where in each local array consecutive clients stand."""
-    first, last = int(rows[0]), int(rows[-1]) + 1
-    where = {
-        "user": slice(int(shard.client_offsets[first]), int(shard.client_offsets[last])),
-        "client": slice(first, last),
-        "row": slice(int(positive_offsets[first]), int(positive_offsets[last])),
-    }
-    return {name: where[spec.per or "client"] for name, spec in method.locals().items()}
+def _layout(method: Method, shard: Shard) -> Layout:
+    """Where the local values of the clients lie."""
+    return Layout(
+        {
+            "user": shard.client_offsets,
+            "client": np.arange(shard.n_clients + 1, dtype=np.int64),
+            "row": positives_of_clients(shard).offsets,
+            "touched": room(shard, method.train, method.personalization.random_rows),
+        }
+    )
 
 
 def _joined(parts: list[torch.Tensor]) -> FloatArray:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from fedrec.data.negatives import pool_excluded, popularity_negatives
+from fedrec.data.negatives import check_rows_with_pool, pool_excluded, popularity_negatives
+from fedrec.models.pfedrec import PFedRec
 from fedrec.personalization.plgc import PLGC
 from fedrec.seeds import Purpose, bits
 from fedrec.training import jit
-from fedrec.training.batch import batch_steps
 from fedrec.training.method import Method
-from fedrec.types import FloatArray, IntArray, Params, RowBlock, Shard, UpdateBatch
+from fedrec.training.remembered import room
+from fedrec.types import FloatArray, IntArray, Params, Ragged, RowBlock, Shard, UpdateBatch
 
 __all__ = ["train_compiled"]
 
@@ -32,60 +35,19 @@ def train_compiled(
     Sums of products go through BLAS: with one thread its bits depend on the shapes alone, which
     are those of one client.
     """
-    train, optimizer, own = method.train, method.train.local_optimizer, method.personalization
     kind = np.dtype(method.dtype)
-    table = np.ascontiguousarray(params["item"], kind)
+    table = _owned(params["item"], kind)
     after = {name: np.array(value, kind) for name, value in local.items()}
-    plgc = own if isinstance(own, PLGC) else PLGC()
-    history = own.history(shard, method.seed)
-    z = np.empty((0, table.shape[1]), kind)
-    if isinstance(own, PLGC):
-        directions = own.directions(torch.from_numpy(table))
-        assert directions is not None
-        z = np.ascontiguousarray(directions.numpy())
-    nothing, none = np.empty((0, 0), kind), np.empty(0, kind)
-    adam = optimizer.name == "adam"
-    data = (
-        jit.Data(
-            n_items=shard.n_items,
-            client_offsets=shard.client_offsets,
-            offsets=shard.train.offsets,
-            items=np.ascontiguousarray(shard.train.values),
-            negatives=_negatives(method, shard, round, popularity),
-            step=_steps(method, shard, round),
-            table=table,
-            directions=z,
-            history_offsets=history.offsets,
-            history=np.ascontiguousarray(history.values),
-        ),
-        jit.Local(
-            users=after["user"],
-            first=after["user/first"] if adam else nothing,
-            second=after["user/second"] if adam else nothing,
-            steps=after["user/steps"] if adam else none,
-            share=after["lambda"] if isinstance(own, PLGC) else none,
-        ),
-        jit.Settings(
-            bce=train.loss == "bce",
-            mean=train.reduction == "mean",
-            item_lr=train.item_lr,
-            adam=adam,
-            lr=optimizer.lr,
-            beta1=optimizer.beta1,
-            beta2=optimizer.beta2,
-            epsilon=optimizer.epsilon,
-            decay=train.weight_decay,
-            branch=isinstance(own, PLGC),
-            joint=plgc.mode == "joint",
-            tau=plgc.tau,
-            beta=plgc.beta,
-            balance=jit.BALANCES[plgc.balance],
-            ema=plgc.ema,
-            decorrelation=plgc.decorrelation if isinstance(own, PLGC) else 0.0,
-        ),
-    )
+    mine = _local(method, after, table.shape[1])
+    data = _data(method, shard, table, round, popularity)
+    offsets, loss = np.zeros(shard.n_clients + 1, np.int64), np.zeros(shard.n_clients)
+    bound = int(room(shard, method.train, data.extra)[-1])
+    # Allocated here, because numpy asks the system for large pages.
+    ids, change = np.empty(bound + 1, np.int64), np.empty((bound + 1, table.shape[1]), kind)
     with _controller().limit(limits=1, user_api="blas"):
-        slot_offsets, ids, change, loss = jit.train(*data)
+        jit.train(data, mine, _settings(method, round), ids, change, offsets, loss)
+    ids, change = ids[: offsets[-1]], change[: offsets[-1]]
+    _split(method, mine, after)
     weight = np.bincount(
         shard.client_of_user(), weights=shard.train.lengths, minlength=shard.n_clients
     )
@@ -93,7 +55,7 @@ def train_compiled(
         round,
         shard.client_ids,
         weight,
-        {"item": RowBlock(slot_offsets, ids, change)},
+        {"item": RowBlock(offsets, ids, change)},
         {},
         {"loss": loss, "examples": weight},
     )
@@ -105,25 +67,122 @@ def _controller() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def _negatives(
-    method: Method, shard: Shard, round: int, popularity: IntArray | None
-) -> np.ndarray[tuple[int, int, int], np.dtype[np.int32]]:
+def _owned(values: NDArray[Any], kind: Any = np.int64) -> NDArray[Any]:
+    """Contiguous and writable: for each other kind of array there is another machine code."""
+    return np.require(values, kind, ["C", "W"])
+
+
+def _data(
+    method: Method, shard: Shard, table: FloatArray, round: int, popularity: IntArray | None
+) -> jit.Data:
+    own, train = method.personalization, method.train
     excluded = pool_excluded(shard, method.protocol)
+    check_rows_with_pool(shard.n_items - excluded.lengths, np.flatnonzero(shard.train.lengths))
+    z = np.empty((0, table.shape[1]), table.dtype)
+    if isinstance(own, PLGC):
+        directions = own.directions(torch.from_numpy(table))
+        z = z if directions is None else _owned(directions.numpy(), table.dtype)
+    given = np.empty((0, 0, train.negatives), np.int32)
+    if popularity is not None:
+        given = _by_popularity(method, shard, excluded, round, popularity)
+    return jit.Data(
+        n_items=shard.n_items,
+        client_offsets=_owned(shard.client_offsets),
+        users=_owned(shard.user_ids),
+        offsets=_owned(shard.train.offsets),
+        items=_owned(shard.train.values),
+        excluded_offsets=_owned(excluded.offsets),
+        excluded=_owned(excluded.values),
+        given=given,
+        k=train.negatives,
+        extra=own.random_rows,
+        table=table,
+        directions=z,
+    )
+
+
+def _settings(method: Method, round: int) -> jit.Settings:
+    train, optimizer = method.train, method.train.local_optimizer
+    own = method.personalization if isinstance(method.personalization, PLGC) else None
+    plgc = own or PLGC(balance="fixed")
+    table = plgc.local == "table"
+    return jit.Settings(
+        seed=method.seed,
+        round=round,
+        epochs=train.local_epochs,
+        batch=0 if train.batch_size == "full" else int(train.batch_size),
+        bce=train.loss == "bce",
+        mean=train.reduction == "mean",
+        item_lr=train.item_lr,
+        proximal=float(method.half.proximal),
+        bias=isinstance(method.model, PFedRec),
+        rule=jit.Rule(
+            adam=optimizer.name == "adam",
+            lr=optimizer.lr,
+            beta1=optimizer.beta1,
+            beta2=optimizer.beta2,
+            epsilon=optimizer.epsilon,
+            decay=train.weight_decay,
+        ),
+        kernel=own is not None and not table,
+        table=own is not None and table,
+        joint=plgc.mode == "joint",
+        tau=plgc.tau,
+        beta=plgc.beta,
+        balance=jit.BALANCES[plgc.balance],
+        ema=plgc.ema,
+        cap=plgc.history_cap or 0,
+        persistence=plgc.persistence,
+        decorrelation=plgc.decorrelation,
+        cross=plgc.view == "cross" or (plgc.view == "auto" and table),
+        gamma=plgc.gamma,
+    )
+
+
+def _vectors(method: Method) -> tuple[str, ...]:
+    """The private parameters that make up a user's vector, one after the other."""
+    return ("head", "bias") if isinstance(method.model, PFedRec) else ("user",)
+
+
+def _local(method: Method, after: dict[str, FloatArray], d: int) -> jit.Local:
+    kind = np.dtype(method.dtype)
+    names = _vectors(method)
+    adam = method.train.local_optimizer.name == "adam"
+
+    def joined(part: str) -> FloatArray:
+        if len(names) == 1:
+            return after[names[0] + part]
+        return np.concatenate([after[n + part].reshape(len(after[n]), -1) for n in names], axis=1)
+
+    nothing = np.empty((0, 0), kind)
+    return jit.Local(
+        users=joined(""),
+        first=joined("/first") if adam else nothing,
+        second=joined("/second") if adam else nothing,
+        steps=after[names[0] + "/steps"] if adam else np.empty(0, kind),
+        share=after.get("lambda", np.empty(0, kind)),
+        residual=after.get("residual", np.empty((0, d), kind)),
+    )
+
+
+def _split(method: Method, mine: jit.Local, after: dict[str, FloatArray]) -> None:
+    """Put a vector's parts back where they belong; one that has no parts was stepped in place."""
+    names = _vectors(method)
+    if len(names) == 1:
+        return
+    for part, whole in (("", mine.users), ("/first", mine.first), ("/second", mine.second)):
+        if len(whole) > 0:
+            after[names[0] + part] = np.ascontiguousarray(whole[:, :-1])
+            after[names[1] + part] = np.ascontiguousarray(whole[:, -1])
+    if len(mine.steps) > 0:
+        after[names[1] + "/steps"] = mine.steps.copy()
+
+
+def _by_popularity(
+    method: Method, shard: Shard, excluded: Ragged, round: int, popularity: IntArray
+) -> np.ndarray[tuple[int, int, int], np.dtype[np.int32]]:
+    """int32 [epochs, p, k], negatives in proportion to popularity."""
     k, epochs = method.train.negatives, method.train.local_epochs
-    if popularity is None:
-        drawn: np.ndarray[tuple[int, int, int], np.dtype[np.int32]] = jit.draw_uniform(
-            method.seed,
-            int(Purpose.NEGATIVES),
-            round,
-            np.ascontiguousarray(shard.user_ids),
-            shard.train.offsets,
-            excluded.offsets,
-            np.ascontiguousarray(excluded.values),
-            shard.n_items,
-            k,
-            epochs,
-        )
-        return drawn
     n, user = shard.train.lengths, shard.train.owners()
     within = np.arange(len(user), dtype=np.int64) - shard.train.offsets[:-1][user]
     owner = np.repeat(user, k)
@@ -133,12 +192,3 @@ def _negatives(
         hashed = bits(method.seed, Purpose.NEGATIVES, round, shard.user_ids[owner], draw)
         found[epoch] = popularity_negatives(hashed, owner, excluded, popularity).reshape(-1, k)
     return found
-
-
-def _steps(method: Method, shard: Shard, round: int) -> IntArray:
-    return np.stack(
-        [
-            batch_steps(shard, method.train.batch_size, method.seed, round, epoch)
-            for epoch in range(method.train.local_epochs)
-        ]
-    )

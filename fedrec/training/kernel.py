@@ -7,18 +7,20 @@ client's own gradient, and plain SGD on the touched rows is exact.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from fedrec.models.base import Pairs
 from fedrec.personalization.base import Anchor
 from fedrec.training.batch import Epoch, Touched, Work
+from fedrec.training.forward import Forward
+from fedrec.training.half import Moved
 from fedrec.training.method import Method
 from fedrec.training.optimizer import step as local_step
-from fedrec.training.stable import gather, log_sigmoid, segment_sum
+from fedrec.training.remembered import Memory
+from fedrec.training.stable import log_sigmoid, segment_sum
 
 __all__ = ["Outcome", "train_chunk"]
 
@@ -30,16 +32,19 @@ class Outcome:
     """What training some clients gives.
 
     Args:
-        tables: per item table, float [t, *shape]: the change of each slot.
-        dense: per dense global parameter, float [c, *shape]: the change.
+        tables: per item table, and what is uploaded beside it, float [t, *shape]: the change of
+            each slot.
+        dense: per dense global parameter, likewise, float [c, *shape]: the change.
         local: all local parameters, after the round.
         loss: float64 [c], the loss summed over the positives of the last local epoch.
+        extras: per name, float64 [c], see `fedrec.training.half.ClientHalf.extras`.
     """
 
     tables: Mapping[str, Tensor]
     dense: Mapping[str, Tensor]
     local: Mapping[str, Tensor]
     loss: Tensor
+    extras: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,8 @@ def train_chunk(
         method: model, personalization, optimisers.
         work: the draws and the touched rows.
         anchor: the frozen table and the clients' positives.
-        params: the global parameters: tables float [n_items, *shape], dense float [*shape].
+        params: the global parameters: tables float [n_items, *shape], dense float [*shape]; and
+            what the strategy sent beside them.
         local: the local parameters: per user [u, ...], per client [c, ...], per positive row
             [n_positives, ...].
 
@@ -80,64 +86,39 @@ def train_chunk(
         {name: value.clone() for name, value in start.items()},
         {n: _spread(v, own, len(slot_items)) if n in by_row else v for n, v in local.items()},
     )
+    memory = Memory.of(method, work, params, local)
     loss = torch.zeros(n_clients, dtype=torch.float64)
     for epoch in work.epochs:
         prepared = method.personalization.prepare(anchor, epoch.touched)
         loss = torch.zeros_like(loss)
         for number in range(epoch.steps):
-            state, part = _step(method, work, epoch, number, frozen, state, prepared)
+            state, part = _step(method, work, epoch, number, frozen, start, state, prepared, memory)
             loss = loss + part
-        forward = _Forward(method, state, epoch.touched)
+        forward = Forward(method, state.tables, state.dense, state.local, epoch.touched)
         state.local.update(
             method.personalization.after_epoch(
                 state.tables["item"], frozen["item"], state.local, epoch.touched, prepared, forward
             )
         )
-    change = {name: state.tables[name] - frozen[name] for name in frozen}
-    state.local.update(method.personalization.after_round(change["item"], state.local))
+    change = state.tables["item"] - frozen["item"]
+    state.local.update(method.personalization.after_round(change, state.local))
+    moved = memory.finish({**state.tables, **state.dense}, {**frozen, **start})
+    after = {n: state.local[n][own] if n in by_row else state.local[n] for n in local}
     return Outcome(
-        tables=change,
-        dense={name: state.dense[name] - start[name] for name in start},
-        local={n: state.local[n][own] if n in by_row else state.local[n] for n in local},
+        tables=_uploads(frozen, moved),
+        dense=_uploads(start, moved),
+        local={**after, **memory.remember(work, moved, local)},
         loss=loss,
+        extras=method.half.extras(memory.steps, method.train.item_lr),
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Forward:
-    """The model at the current parameters (see `fedrec.personalization.base.Forward`)."""
-
-    method: Method
-    state: _State
-    touched: Touched
-
-    def _params(self, rows: Tensor) -> dict[str, Tensor]:
-        return _gathered(self.method, self.state, self.touched) | {"item": rows}
-
-    def score(self, rows: Tensor) -> Tensor:
-        pairs = Pairs(self.touched.users, self.touched.items)
-        return self.method.model.score(self._params(rows), pairs)
-
-    def features(self, rows: Tensor) -> Tensor:
-        pairs = Pairs(self.touched.users, self.touched.items)
-        return self.method.model.features(self._params(rows), pairs)
-
-
-def _gathered(method: Method, state: _State, touched: Touched) -> dict[str, Tensor]:
-    """Every parameter of the model but the item rows, as `Model` wants it."""
-    flat = method.model.batching == "csr"
-    specs = method.model.params()
-    params = {n: gather(t, touched.slots) for n, t in state.tables.items() if n != "item"}
-    for name, value in state.dense.items():
-        params[name] = gather(value, touched.clients) if flat else value[0]
-    for name, spec in specs.items():
-        if spec.role == "local":
-            value = state.local[name]
-            if spec.per == "user":
-                params[name] = gather(value, touched.users)
-            else:
-                params[name] = gather(value, touched.clients) if flat else value[0]
-    return params
+def _uploads(names: Iterable[str], moved: Mapping[str, Moved]) -> dict[str, Tensor]:
+    found = {}
+    for name in names:
+        found[name] = moved[name].change
+        found |= {f"{name}/{kind}": value for kind, value in moved[name].up.items()}
+    return found
 
 
 def _step(
@@ -146,8 +127,10 @@ def _step(
     epoch: Epoch,
     number: int,
     frozen: Mapping[str, Tensor],
+    start: Mapping[str, Tensor],
     state: _State,
     prepared: Mapping[str, Tensor],
+    memory: Memory,
 ) -> tuple[_State, Tensor]:
     """One SGD step of every client that has a step of this number."""
     shard, train = work.shard, method.train
@@ -164,10 +147,8 @@ def _step(
     )
     personalization = method.personalization
     rows = personalization.rows(leaves.tables["item"], frozen["item"], leaves.local, touched)
-    base = _Forward(method, leaves, touched).score(rows)
-    score = personalization.score(base, leaves.local, touched, prepared)
-
-    per_positive = _LOSSES[train.loss](gather(score, positive), gather(score, negative))
+    forward = Forward(method, leaves.tables, leaves.dense, leaves.local, touched)
+    per_positive = _LOSSES[train.loss](*forward.logits(rows, positive, negative, prepared))
     client = torch.from_numpy(epoch.client[chosen])
     user = torch.from_numpy(epoch.user[chosen])
     weights = _reduction(train.reduction, train.loss, client, negative.shape[1], shard.n_clients)
@@ -190,6 +171,14 @@ def _step(
         key: torch.zeros_like(value) if grad is None else grad
         for (key, value), grad in zip(wanted.items(), found, strict=True)
     }
+    stepping = torch.zeros(shard.n_clients, dtype=torch.bool)
+    stepping[client] = True
+    for kind, values, starts in (
+        ("table", state.tables, frozen),
+        ("dense", state.dense, start),
+    ):
+        for name, pull in memory.pulls(values, starts, stepping):
+            gradients[kind, name] = gradients[kind, name] + pull
     after = _State(
         {n: state.tables[n] - train.item_lr * gradients["table", n] for n in state.tables},
         {n: state.dense[n] - train.item_lr * gradients["dense", n] for n in state.dense},
@@ -213,8 +202,11 @@ def _of_step(epoch: Epoch, chosen: np.ndarray, n_users: int) -> tuple[Touched, T
     # A client must not notice whether others have more steps than it, so extra rows count here too.
     here = np.zeros(n_users, bool)
     here[epoch.user[chosen]] = True
-    extra = epoch.extra[here[epoch.touched.users.numpy()[epoch.extra]]]
-    pairs = np.unique(np.concatenate([positive, negative.ravel(), extra]))
+    parts = [positive, negative.ravel()]
+    parts.append(epoch.extra[here[epoch.touched.users.numpy()[epoch.extra]]])
+    if epoch.touched.history is not None:
+        parts.append(epoch.touched.history.take(np.flatnonzero(here)).values)
+    pairs = np.unique(np.concatenate(parts))
     return (
         epoch.touched.select(pairs, n_users),
         torch.from_numpy(np.searchsorted(pairs, positive)),

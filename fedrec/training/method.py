@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 from zlib import crc32
 
@@ -12,10 +12,12 @@ import numpy as np
 from fedrec.errors import ConfigError
 from fedrec.models.base import Model
 from fedrec.models.mf import MatrixFactorization
+from fedrec.models.pfedrec import PFedRec
 from fedrec.personalization.base import Personalization
 from fedrec.personalization.none import NoPersonalization
 from fedrec.personalization.plgc import PLGC
 from fedrec.seeds import Purpose, normal
+from fedrec.training.half import ClientHalf, half_of
 from fedrec.types import FloatArray, IntArray, Params, ParamSpec
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ class Method:
         seed: The run's seed.
         protocol: ``clean`` or ``legacy``.
         dtype: of all arithmetic; float64 is for tests.
+        half: What the strategy asks of the client.
     """
 
     model: Model
@@ -43,6 +46,7 @@ class Method:
     seed: int
     protocol: Literal["clean", "legacy"] = "clean"
     dtype: str = "float32"
+    half: ClientHalf = field(default_factory=ClientHalf)
 
     @classmethod
     def of(cls, experiment: Experiment) -> Method:
@@ -59,6 +63,7 @@ class Method:
             experiment.train,
             experiment.seed,
             experiment.data.protocol,
+            half=half_of(experiment.strategy),
         )
         method.specs()
         return method
@@ -79,8 +84,12 @@ class Method:
         return specs
 
     def globals(self) -> Mapping[str, ParamSpec]:
-        """What travels: item tables and dense global parameters. Nothing else ever does."""
+        """What is shared: item tables and dense global parameters."""
         return {n: s for n, s in self.specs().items() if s.role in ("item_rows", "global")}
+
+    def travels(self) -> tuple[str, ...]:
+        """The names of all that may be on the wire."""
+        return (*self.globals(), *self.half.travels(self.globals()))
 
     def tables(self) -> tuple[str, ...]:
         """The names of the item tables."""
@@ -91,7 +100,7 @@ class Method:
         return tuple(n for n, s in self.specs().items() if s.role == "global")
 
     def locals(self) -> Mapping[str, ParamSpec]:
-        """What stays: local parameters and the state of their optimiser."""
+        """What stays: local parameters, their optimiser's state, what the strategy remembers."""
         local = {n: s for n, s in self.specs().items() if s.role == "local"}
         if self.train.local_optimizer.name == "adam":
             for name, spec in list(local.items()):
@@ -100,7 +109,7 @@ class Method:
                     local[f"{name}/first"] = moment
                     local[f"{name}/second"] = moment
                     local[f"{name}/steps"] = replace(moment, shape=())
-        return local
+        return {**local, **self.half.state(self.globals())}
 
     def initial_globals(self, n_items: int) -> Params:
         """The global parameters before the first round, float32, the same for a seed everywhere."""
@@ -115,15 +124,13 @@ class Method:
 def has_machine_code(method: Method) -> bool:
     """Whether `fedrec.training.compiled` covers a method.
 
-    It covers matrix factorisation alone and with the kernel form of PLGC; not PLGC's table form,
-    its extra rows or its cross view.
+    It covers matrix factorisation and the linear head, alone and with PLGC, under strategies that
+    ask for no more than a proximal term.
     """
-    own = method.personalization
-    if type(method.model) is not MatrixFactorization:
-        return False
-    if isinstance(own, PLGC):
-        return own.local == "kernel" and own.view != "cross" and own.extra_rows == 0
-    return type(own) is NoPersonalization
+    known = type(method.model) in (MatrixFactorization, PFedRec)
+    return (
+        known and method.half.compiled and type(method.personalization) in (NoPersonalization, PLGC)
+    )
 
 
 def initial_local(seed: int, name: str, spec: ParamSpec, owners: IntArray) -> FloatArray:
@@ -142,7 +149,7 @@ def initial_local(seed: int, name: str, spec: ParamSpec, owners: IntArray) -> Fl
 
 
 def _draw(seed: int, purpose: Purpose, name: str, spec: ParamSpec, owners: IntArray) -> FloatArray:
-    values: FloatArray = np.full((len(owners), *spec.shape), spec.init_value, np.float32)
+    values: FloatArray = np.full((len(owners), *spec.shape), spec.init_value, spec.dtype)
     if spec.init_std > 0:
         noise = normal(seed, purpose, owners, spec.shape, salt=crc32(name.encode()))
         values = values + np.float32(spec.init_std) * noise

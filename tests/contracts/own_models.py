@@ -8,12 +8,22 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 
-from fedrec.models.base import Model, Pairs, Tensors
+from fedrec.models.base import History, Model, Pairs, Tensors
 from fedrec.models.mf import MatrixFactorization
 from fedrec.training.stable import row_dot
 from fedrec.types import ParamSpec
 
-__all__ = ["BiasedMF", "Canary", "Fussy", "ItemsAlone", "LoopMF", "SmallNet", "Weighted"]
+__all__ = [
+    "BiasedMF",
+    "Canary",
+    "Fussy",
+    "ItemsAlone",
+    "LoopMF",
+    "Routed",
+    "SmallNet",
+    "VmapNet",
+    "Weighted",
+]
 
 
 class BiasedMF(Model):
@@ -39,19 +49,21 @@ class BiasedMF(Model):
 class LoopMF(MatrixFactorization):
     """Matrix factorisation, one client at a time, with operations of any kind."""
 
-    batching: ClassVar[Literal["csr", "loop"]] = "loop"  # type: ignore[assignment]
+    batching: ClassVar[Literal["csr", "vmap", "loop"]] = "loop"  # type: ignore[assignment]
 
     def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
         return torch.einsum("qd,qd->q", params["user"], params["item"])
 
-    def score_catalogue(self, users: Tensors, table: Tensors) -> torch.Tensor:
+    def score_catalogue(
+        self, users: Tensors, table: Tensors, history: History | None = None
+    ) -> torch.Tensor:
         return torch.nn.functional.linear(users["user"], table["item"])
 
 
 class SmallNet(Model):
     """A small network over user and item vectors, one client at a time."""
 
-    batching: ClassVar[Literal["csr", "loop"]] = "loop"
+    batching: ClassVar[Literal["csr", "vmap", "loop"]] = "loop"
 
     embedding_dim: int = Field(4, ge=1)
     hidden: int = Field(6, ge=1)
@@ -72,6 +84,39 @@ class SmallNet(Model):
 
     def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
         return self.features(params, pairs) @ params["last"]
+
+
+class VmapNet(SmallNet):
+    """The small network for many clients at once; the catalogue by the default of `Model`."""
+
+    batching: ClassVar[Literal["csr", "vmap", "loop"]] = "vmap"
+
+
+class Routed(Model):
+    """Two experts, chosen by the user's first number with Python's own `if`: nothing for vmap."""
+
+    batching: ClassVar[Literal["csr", "vmap", "loop"]] = "loop"
+
+    embedding_dim: int = Field(4, ge=1)
+
+    def params(self) -> Mapping[str, ParamSpec]:
+        d = self.embedding_dim
+        return {
+            "item": ParamSpec("item_rows", (d,), init_std=0.3),
+            "user": ParamSpec("local", (d,), per="user", init_std=0.3),
+            "left": ParamSpec("global", (d, d), init_std=0.5),
+            "right": ParamSpec("global", (d, d), init_std=0.5),
+        }
+
+    def features(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
+        rows = []
+        for user, item in zip(params["user"], params["item"], strict=True):
+            expert = params["right"] if user[0].item() > 0 else params["left"]
+            rows.append(torch.tanh(expert @ item))
+        return torch.stack(rows)
+
+    def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
+        return (self.features(params, pairs) * params["user"]).sum(1)
 
 
 class Weighted(Model):

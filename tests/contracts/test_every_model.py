@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from fedrec.models import MODELS
-from fedrec.models.base import Model, Pairs, Tensors, Yardstick
+from fedrec.models.base import History, Model, Pairs, Tensors, Yardstick
 from fedrec.plugins import lookup, name_of, table
 from fedrec.training.clients import train_clients, user_scorer
 from fedrec.training.method import Method
-from fedrec.types import Params, Shard
+from fedrec.types import FloatArray, Params, Shard
 from tests.contracts import own_models
 from tests.planted import initial_state, method_of, shard_of, train
 
 SHIPPED: list[Model] = [m() for m in MODELS.values() if issubclass(m, Model)]
 OWN: list[Model] = [getattr(own_models, name)() for name in own_models.__all__]
-SHARD = shard_of(9, [[0, 1, 4], [2, 3], [5], [1, 7]], [2, 1, 1])
+SHARD = replace(
+    shard_of(9, [[0, 1, 4], [2, 3], [5], [1, 7]], [2, 1, 1]),
+    timestamps=np.array([5.0, 3.0, 4.0, 1.0, 0.0, 2.0, 7.0, 6.0]),
+)
 
 every_model = pytest.mark.parametrize("model", SHIPPED + OWN, ids=lambda m: type(m).__name__)
 
@@ -32,10 +37,15 @@ def gathered(model: Model, n_pairs: int) -> tuple[dict[str, torch.Tensor], Pairs
     params = {}
     for name, spec in model.params().items():
         dense = spec.role == "global" or spec.per == "client"
-        one = model.batching == "loop" and dense
+        one = model.batching != "csr" and dense
         shape = spec.shape if one else (n_pairs, *spec.shape)
         params[name] = torch.randn(shape, generator=rng)
-    return params, Pairs(torch.zeros(n_pairs, dtype=torch.int64), torch.arange(n_pairs))
+    pairs = Pairs(torch.zeros(n_pairs, dtype=torch.int64), torch.arange(n_pairs))
+    if model.window is None:
+        return params, pairs
+    vectors = torch.randn((1, 4, *model.params()["item"].shape), generator=rng)
+    history = History(vectors, torch.tensor([4]))
+    return params, replace(pairs, context=torch.arange(n_pairs) % 5, history=history)
 
 
 @every_model
@@ -74,7 +84,10 @@ def test_a_pair_is_scored_from_its_own_rows(model: Model) -> None:
         name: value if value.shape == specs[name].shape else value[33:34]
         for name, value in params.items()
     }
-    alone = model.score(one, Pairs(pairs.users[33:34], pairs.items[33:34]))
+    here = replace(pairs, users=pairs.users[33:34], items=pairs.items[33:34])
+    if pairs.context is not None:
+        here = replace(here, context=pairs.context[33:34])
+    alone = model.score(one, here)
     if model.batching == "csr":
         assert alone.numpy().tobytes() == whole[33:34].numpy().tobytes()
     torch.testing.assert_close(alone, whole[33:34])
@@ -127,8 +140,21 @@ def by_pairs(model: Model, shard: Shard, params: Params, local: Params) -> torch
                     value = torch.tensor(local[name][client[user]])
                     rows[name] = value[None] if flat else value
             pair = Pairs(torch.tensor([user]), torch.tensor([item]))
+            if model.window is not None:
+                pair = with_history(pair, model.window, shard, user, params["item"])
             scores[user, item] = model.score(rows, pair)[0]
     return scores
+
+
+def with_history(pair: Pairs, window: int, shard: Shard, user: int, table: FloatArray) -> Pairs:
+    """The pair with what its user took last, oldest first; times are distinct."""
+    assert shard.timestamps is not None
+    own = slice(shard.train.offsets[user], shard.train.offsets[user + 1])
+    items = shard.train.values[own][np.argsort(shard.timestamps[own])][-(window - 1) :]
+    history = History(torch.tensor(table[items])[None], torch.tensor([len(items)]))
+    return replace(
+        pair, users=torch.tensor([0]), context=torch.tensor([len(items)]), history=history
+    )
 
 
 def test_the_loop_is_the_flat_form() -> None:

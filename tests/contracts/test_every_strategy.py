@@ -3,58 +3,73 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import reduce
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
+import torch
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedrec.checkpoint import pack, unpack
+from fedrec.errors import ProtocolError
+from fedrec.flower.records import Trained, decode_trained, encode_params, encode_trained
+from fedrec.groups import of_group
 from fedrec.plugins import name_of, table
-from fedrec.types import FloatArray, Params, Partial, RowBlock, UpdateBatch, offsets_of
+from fedrec.training.clients import train_clients
+from fedrec.training.method import Method
+from fedrec.types import FloatArray, IntArray, Params, Partial, RowBlock, UpdateBatch, offsets_of
 from strategies import STRATEGIES, Strategy
+from tests.contracts.every_option import EARLY, strategies_of
+from tests.contracts.own_models import BiasedMF
+from tests.planted import initial_state, method_of, shard_of
 
-N, D = 7, 3
+N, D, CLIENTS = 7, 3, 8
 PARAMS: dict[str, FloatArray] = {
     "item": np.linspace(-1, 1, N * D).reshape(N, D).astype(np.float32),
     "bias": np.linspace(0, 1, N).astype(np.float32),
     "head": np.ones((2, D), np.float32),
     "constant": np.array(0.5, np.float32),
 }
-OPTIONS = st.fixed_dictionaries(
-    {
-        "denominator": st.sampled_from(["rows", "cohort", "sum"]),
-        "weighting": st.sampled_from(["uniform", "examples"]),
-    }
-)
 every_strategy = pytest.mark.parametrize("name", sorted(STRATEGIES))
+averaging = pytest.mark.parametrize("name", sorted(set(STRATEGIES) - {"fedadam"}))
 
 
-def batch_of(rows: list[list[int]], seed: int, equal: bool = False) -> UpdateBatch:
-    """Clients that touch these rows; equal clients have one change of a row."""
+def batch_of(strategy: Strategy, rows: list[list[int]], seed: int, equal: bool = False) -> Any:
+    """Clients that touch these rows; equal clients have one change of a row.
+
+    What the strategy's client half uploads beside a parameter is there too.
+    """
     rng = np.random.default_rng(seed)
-    n = len(rows)
+    n, half = len(rows), strategy.client_half
     ids = np.array([item for row in rows for item in row], np.int64)
     offsets = offsets_of(np.array([len(row) for row in rows], np.int64))
-    shared = {name: rng.standard_normal(v.shape).astype(np.float32) for name, v in PARAMS.items()}
-    tables = {}
-    for name in ("item", "bias"):
-        values = shared[name][ids]
-        if not equal:
-            values = rng.standard_normal(values.shape).astype(np.float32)
-        tables[name] = RowBlock(offsets, ids, values)
-    dense = {
-        name: np.stack([shared[name] if equal else rng.standard_normal(PARAMS[name].shape)] * n)
-        for name in ("head", "constant")
-    }
+
+    def values(name: str, take: IntArray | None) -> FloatArray:
+        whole = rng.standard_normal(PARAMS[name].shape).astype(np.float32)
+        one = whole[take] if take is not None else np.stack([whole] * n)
+        return one if equal else rng.standard_normal(one.shape).astype(np.float32)
+
+    tables, dense = {}, {}
+    for kind in ("", *(f"/{up}" for up in half.up)):
+        for name in ("item", "bias"):
+            tables[name + kind] = RowBlock(offsets, ids, values(name, ids))
+        for name in ("head", "constant"):
+            dense[name + kind] = values(name, None)
     weight = np.ones(n) if equal else rng.integers(1, 9, n).astype(float)
     metrics = {"loss": rng.random(n), "examples": weight}
-    return UpdateBatch(1, np.arange(n, dtype=np.int64), weight, tables, dense, metrics)
+    steps = torch.tensor(np.ones(n) if equal else rng.integers(1, 5, n)).double()
+    extras = {name: value.numpy() for name, value in half.extras(steps, 0.1).items()}
+    everybody = np.arange(n, dtype=np.int64)
+    return UpdateBatch(1, everybody, weight, tables, dense, metrics, extras)
 
 
-def take(batch: UpdateBatch, clients: np.ndarray) -> UpdateBatch:
+def take(batch: UpdateBatch, clients: IntArray) -> UpdateBatch:
     """Some of the clients, in another order."""
     tables = {}
     for name, block in batch.tables.items():
@@ -69,32 +84,45 @@ def take(batch: UpdateBatch, clients: np.ndarray) -> UpdateBatch:
         tables=tables,
         dense={name: value[clients] for name, value in batch.dense.items()},
         metrics={name: value[clients] for name, value in batch.metrics.items()},
+        extras={name: value[clients] for name, value in batch.extras.items()},
     )
 
 
 @st.composite
-def clients(draw: st.DrawFn) -> UpdateBatch:
+def played(draw: st.DrawFn, name: str, least: int = 1) -> tuple[Strategy, UpdateBatch]:
+    """A strategy and the updates of a few clients."""
+    strategy = draw(strategies_of(name))
     row = st.sets(st.integers(0, N - 1)).map(sorted)
-    return batch_of(draw(st.lists(row, min_size=1, max_size=6)), draw(st.integers(0, 999)))
+    rows = draw(st.lists(row, min_size=least, max_size=6))
+    return strategy, batch_of(strategy, rows, draw(st.integers(0, 999)))
 
 
-def bits(params: Params) -> dict[str, bytes]:
-    return {name: value.tobytes() for name, value in params.items()}
-
-
-def two_rounds(strategy: Strategy, partial: Partial) -> tuple[Any, Params]:
-    state, params = strategy.apply(strategy.init(PARAMS), PARAMS, partial)
-    return strategy.apply(state, params, partial)
+def two_rounds(strategy: Strategy, nodes: list[UpdateBatch]) -> tuple[Any, Params]:
+    """As the server does it: each node answers once for each group of its clients."""
+    params: Params = PARAMS
+    state = strategy.init(params, CLIENTS)
+    for _ in range(2):
+        partials: dict[int, Partial] = {}
+        for batch in nodes:
+            group = strategy.groups(state, batch.client_ids)
+            for number in np.unique(group).tolist():
+                partial = strategy.reduce(take(batch, np.flatnonzero(group == number)))
+                known = partials.get(number)
+                partials[number] = partial if known is None else strategy.merge(known, partial)
+        state, params = strategy.apply_groups(state, params, partials)
+    return state, params
 
 
 def as_bytes(value: Any) -> Any:
     """A state or a partial, with its arrays as bytes, to compare."""
-    if isinstance(value, np.ndarray):
-        return value.tobytes()
+    if isinstance(value, np.ndarray | np.generic):
+        return value.dtype.str, value.shape, value.tobytes()
     if hasattr(value, "__dataclass_fields__"):
         return {name: as_bytes(getattr(value, name)) for name in value.__dataclass_fields__}
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {name: as_bytes(item) for name, item in value.items()}
+    if isinstance(value, tuple):
+        return [as_bytes(item) for item in value]
     return value
 
 
@@ -104,36 +132,30 @@ def test_the_table_is_what_config_finds() -> None:
         assert name_of("strategies", strategy()) == name
 
 
+# Nothing depends on who is summed with whom ----------------------------------------------------
+
+
 @every_strategy
 @settings(max_examples=15, deadline=None)
-@given(batch=clients(), fields=OPTIONS, data=st.data())
-def test_order_and_grouping_change_no_bit(
-    name: str, batch: UpdateBatch, fields: dict[str, str], data: st.DataObject
-) -> None:
-    strategy = STRATEGIES[name].model_validate(fields)
+@given(data=st.data())
+def test_order_and_grouping_change_no_bit(name: str, data: st.DataObject) -> None:
+    strategy, batch = data.draw(played(name))
     n = len(batch.client_ids)
     order = np.array(data.draw(st.permutations(range(n))), np.int64)
-    cut = data.draw(st.integers(1, n))
-    parts = [take(batch, part) for part in np.split(order, [cut]) if len(part)]
+    cuts = sorted(data.draw(st.sets(st.integers(1, n), max_size=3)))
+    parts = [take(batch, part) for part in np.split(order, cuts) if len(part)]
     merged = reduce(strategy.merge, [strategy.reduce(part) for part in parts])
-    whole = strategy.reduce(batch)
-    assert as_bytes(merged) == as_bytes(whole)
-    assert bits(two_rounds(strategy, merged)[1]) == bits(two_rounds(strategy, whole)[1])
+    assert as_bytes(merged) == as_bytes(strategy.reduce(batch))
+    assert as_bytes(two_rounds(strategy, parts)) == as_bytes(two_rounds(strategy, [batch]))
 
 
 @every_strategy
 @settings(max_examples=15, deadline=None)
-@given(batch=clients(), fields=OPTIONS)
-def test_merge_is_associative_and_commutative(
-    name: str, batch: UpdateBatch, fields: dict[str, str]
-) -> None:
-    strategy = STRATEGIES[name].model_validate(fields)
-    third = [take(batch, np.arange(len(batch.client_ids))[k::3]) for k in range(3)]
-    a, b, c = (
-        (strategy.reduce(part) for part in third if len(part.client_ids))
-        if len(batch.client_ids) >= 3
-        else (strategy.reduce(batch),) * 3
-    )
+@given(data=st.data())
+def test_merge_is_associative_and_commutative(name: str, data: st.DataObject) -> None:
+    strategy, batch = data.draw(played(name, least=3))
+    n = len(batch.client_ids)
+    a, b, c = (strategy.reduce(take(batch, np.arange(n)[k::3])) for k in range(3))
     left = strategy.merge(strategy.merge(a, b), c)
     assert as_bytes(left) == as_bytes(strategy.merge(a, strategy.merge(b, c)))
     assert as_bytes(left) == as_bytes(strategy.merge(c, strategy.merge(b, a)))
@@ -141,46 +163,92 @@ def test_merge_is_associative_and_commutative(
 
 @every_strategy
 @settings(max_examples=15, deadline=None)
-@given(batch=clients(), fields=OPTIONS)
-def test_nothing_is_mutated_and_twice_is_the_same(
-    name: str, batch: UpdateBatch, fields: dict[str, str]
-) -> None:
-    strategy = STRATEGIES[name].model_validate(fields)
+@given(data=st.data())
+def test_nothing_is_mutated_and_twice_is_the_same(name: str, data: st.DataObject) -> None:
+    strategy, batch = data.draw(played(name))
     partial = strategy.reduce(batch)
-    state, params = strategy.apply(strategy.init(PARAMS), PARAMS, partial)
-    before = copy.deepcopy([as_bytes(v) for v in (batch, partial, state, dict(params))])
+    state, params = strategy.apply(strategy.init(PARAMS, CLIENTS), PARAMS, partial)
+    before = copy.deepcopy([as_bytes(v) for v in (batch, partial, state, params)])
     first, second = (strategy.apply(state, params, partial) for _ in range(2))
-    strategy.merge(partial, partial)
-    assert [as_bytes(v) for v in (batch, partial, state, dict(params))] == before
-    assert as_bytes(first[0]) == as_bytes(second[0])
-    assert bits(first[1]) == bits(second[1])
+    if strategy.needs == "sums":
+        strategy.merge(partial, partial)
+    strategy.published(state, params, CLIENTS)
+    assert [as_bytes(v) for v in (batch, partial, state, params)] == before
+    assert as_bytes(first) == as_bytes(second)
+
+
+# What comes out --------------------------------------------------------------------------------
 
 
 @every_strategy
 @settings(max_examples=15, deadline=None)
-@given(batch=clients(), fields=OPTIONS)
-def test_the_parameters_keep_names_shapes_and_type(
-    name: str, batch: UpdateBatch, fields: dict[str, str]
-) -> None:
-    strategy = STRATEGIES[name].model_validate(fields)
-    _, params = two_rounds(strategy, strategy.reduce(batch))
-    assert {n: (v.shape, v.dtype.name) for n, v in params.items()} == {
-        n: (v.shape, "float32") for n, v in PARAMS.items()
-    }
-    assert all(np.isfinite(value).all() for value in params.values())
+@given(data=st.data())
+def test_the_parameters_keep_names_shapes_and_type(name: str, data: st.DataObject) -> None:
+    strategy, batch = data.draw(played(name))
+    state, params = two_rounds(strategy, [batch])
+    expected = {n: (v.shape, "float32") for n, v in PARAMS.items()}
+    groups = strategy.groups(state, np.arange(CLIENTS, dtype=np.int64))
+    assert groups.shape == (CLIENTS,)
+    for found in (params, *(strategy.broadcast(state, params, g) for g in set(groups.tolist()))):
+        assert {n: (found[n].shape, found[n].dtype.name) for n in PARAMS} == expected
+        assert all(np.isfinite(value).all() for value in found.values())
+        kinds = strategy.client_half.down
+        assert set(found) <= {*PARAMS, *(f"{n}/{kind}" for n in PARAMS for kind in kinds)}
 
 
 @every_strategy
-@pytest.mark.parametrize("denominator", ["rows", "cohort"])
 @settings(max_examples=10, deadline=None)
-@given(count=st.integers(1, 6), seed=st.integers(0, 99))
-def test_equal_clients_are_one_client(name: str, denominator: str, count: int, seed: int) -> None:
-    """Where a mean is taken, a crowd of equal clients does what one of them does."""
-    strategy = STRATEGIES[name].model_validate({"denominator": denominator})
+@given(data=st.data())
+def test_what_is_published_ranks_as_what_is_sent(name: str, data: st.DataObject) -> None:
+    """The parameters of a client's group are found again in the model that a run leaves behind."""
+    strategy, batch = data.draw(played(name))
+    state, params = two_rounds(strategy, [batch])
+    model = strategy.published(state, params, CLIENTS)
+    for group in np.unique(strategy.groups(state, np.arange(CLIENTS, dtype=np.int64))).tolist():
+        sent = strategy.broadcast(state, params, group)
+        found = of_group(model, group)
+        assert as_bytes(found) == as_bytes({n: sent[n] for n in PARAMS})
+
+
+@every_strategy
+@settings(max_examples=10, deadline=None)
+@given(data=st.data())
+def test_a_checkpoint_keeps_the_state(name: str, data: st.DataObject) -> None:
+    strategy, batch = data.draw(played(name))
+    state, _ = two_rounds(strategy, [batch])
+    assert as_bytes(unpack(*pack(state, strategy), strategy)) == as_bytes(state)
+
+
+@averaging
+@settings(max_examples=10, deadline=None)
+@given(data=st.data(), count=st.integers(1, 6), seed=st.integers(0, 99))
+def test_equal_updates_give_that_update(
+    name: str, data: st.DataObject, count: int, seed: int
+) -> None:
+    strategy = data.draw(strategies_of(name, means=True))
     row = [0, 2, 5]
-    crowd, one = (batch_of([row] * n, seed, equal=True) for n in (count, 1))
+    batch = batch_of(strategy, [row] * count, seed, equal=True)
+    _, params = strategy.apply(strategy.init(PARAMS, CLIENTS), PARAMS, strategy.reduce(batch))
+    for key in ("item", "bias"):
+        expected = PARAMS[key].astype(np.float64)
+        expected[row] += batch.tables[key].values[:3]
+        np.testing.assert_allclose(params[key], expected, rtol=1e-6, atol=1e-6)
+    for key in ("head", "constant"):
+        np.testing.assert_allclose(params[key], PARAMS[key] + batch.dense[key][0], atol=1e-6)
+
+
+@every_strategy
+@settings(max_examples=10, deadline=None)
+@given(data=st.data(), count=st.integers(1, 6), seed=st.integers(0, 99))
+def test_equal_clients_are_one_client(
+    name: str, data: st.DataObject, count: int, seed: int
+) -> None:
+    """Where a mean is taken, a crowd of equal clients does what one of them does."""
+    strategy = data.draw(strategies_of(name, means=True))
+    row = [0, 2, 5]
     many, single = (
-        strategy.apply(strategy.init(PARAMS), PARAMS, strategy.reduce(b))[1] for b in (crowd, one)
+        strategy.apply(strategy.init(PARAMS, CLIENTS), PARAMS, strategy.reduce(batch))[1]
+        for batch in (batch_of(strategy, [row] * n, seed, equal=True) for n in (count, 1))
     )
     for key in PARAMS:
         np.testing.assert_allclose(many[key], single[key], rtol=1e-6, atol=1e-6)
@@ -188,12 +256,91 @@ def test_equal_clients_are_one_client(name: str, denominator: str, count: int, s
 
 @every_strategy
 def test_no_change_is_no_change(name: str) -> None:
-    strategy = STRATEGIES[name]()
-    still = batch_of([[0, 1]], 0)
+    strategy = STRATEGIES[name].model_validate(EARLY.get(name, {}))
+    still = batch_of(strategy, [[0, 1]], 0)
     zero = replace(
         still,
         tables={n: replace(b, values=np.zeros_like(b.values)) for n, b in still.tables.items()},
         dense={n: np.zeros_like(v) for n, v in still.dense.items()},
     )
-    _, params = two_rounds(strategy, strategy.reduce(zero))
-    assert bits(params) == bits(PARAMS)
+    _, params = two_rounds(strategy, [zero])
+    assert as_bytes(params) == as_bytes(PARAMS)
+
+
+# On the wire -----------------------------------------------------------------------------------
+
+SHARD = shard_of(9, [[0, 1, 4], [2, 3], [5], [1, 7], []], [2, 1, 1, 1])
+
+
+def trained(name: str) -> tuple[Strategy, Method, Partial]:
+    """What a node makes of a round of real training, with dense and local parameters."""
+    strategy = STRATEGIES[name]()
+    fields = {"local_epochs": 2, "batch_size": 2, "item_lr": 0.1}
+    method = method_of(fields, model=BiasedMF(), half=strategy.client_half)
+    params, local = initial_state(method, SHARD)
+    sent = strategy.broadcast(strategy.init(params, 4), params, 0)
+    update, _ = train_clients(method, SHARD, sent, local, round=1)
+    return strategy, method, strategy.reduce(update)
+
+
+def through_the_wire(content: Any) -> Any:
+    raw = recorddict_to_proto(content).SerializeToString()
+    return recorddict_from_proto(RecordDictProto.FromString(raw))
+
+
+@every_strategy
+def test_the_wire_keeps_every_bit(name: str) -> None:
+    strategy, method, partial = trained(name)
+    assert (partial.each is not None) == (strategy.needs == "each")
+    content = encode_trained(Trained(partial, (), 3, 0.25), method.travels())
+    found = decode_trained(through_the_wire(content))
+    assert (found.group, found.seconds, found.failures) == (3, 0.25, ())
+    assert as_bytes(found.partial) == as_bytes(partial)
+    params = method.initial_globals(SHARD.n_items)
+    states = [strategy.init(params, SHARD.n_clients) for _ in range(2)]
+    assert found.partial is not None
+    one, other = (
+        strategy.apply(state, params, p)
+        for state, p in zip(states, (partial, found.partial), strict=True)
+    )
+    assert as_bytes(one) == as_bytes(other)
+
+
+@every_strategy
+@pytest.mark.parametrize("kind", ["rows", "dense"])
+def test_a_local_name_cannot_be_sent(name: str, kind: Literal["rows", "dense"]) -> None:
+    _, method, partial = trained(name)
+    allowed = set(method.travels())
+    secret = set(method.locals()) - allowed
+    assert {"user", "client_bias", "user/first"} <= secret
+    content = encode_trained(Trained(partial), allowed)
+    parts = {
+        part
+        for record in content.array_records.values()
+        for key in record
+        for part in (str(key).partition(":")[2], str(key).rpartition("/")[0])
+    }
+    assert parts & allowed
+    assert not parts & secret
+    params = method.initial_globals(SHARD.n_items)
+    with pytest.raises(ProtocolError, match="'user' may not leave its client"):
+        encode_params({**params, "user": params["item"]}, allowed)
+    with pytest.raises(ProtocolError, match="'user' may not leave its client"):
+        encode_trained(Trained(smuggled(partial, kind)), allowed)
+
+
+def smuggled(partial: Partial, kind: Literal["rows", "dense"]) -> Partial:
+    """The partial with one more parameter, which is local."""
+    if partial.each is None:
+        like = "item" if kind == "rows" else "constant"
+        sums = {**partial.sums, "user": partial.sums[like]}
+        if kind == "dense":
+            return replace(partial, sums=sums)
+        ids = {**partial.ids, "user": partial.ids[like]}
+        return replace(partial, ids=ids, sums=sums)
+    each = partial.each
+    if kind == "rows":
+        more = replace(each, tables={**each.tables, "user": each.tables["item"]})
+    else:
+        more = replace(each, dense={**each.dense, "user": each.dense["constant"]})
+    return replace(partial, each=more)

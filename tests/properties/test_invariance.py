@@ -23,6 +23,7 @@ from fedrec.training.clients import train_clients, user_scorer
 from fedrec.training.method import Method
 from fedrec.types import FloatArray, IntArray, Params, Partial, Shard, UpdateBatch
 from strategies import STRATEGIES, FedAvg, Strategy
+from tests.contracts.every_option import strategies_of
 from tests.contracts.own_models import BiasedMF, Weighted
 from tests.planted import federations, initial_state, method_of, shard_of, split_state
 
@@ -85,14 +86,18 @@ def raw(update: UpdateBatch, local: Params) -> dict[str, bytes]:
             found[f"{name}.{part}"] = getattr(block, part).tobytes()
     found |= {f"dense.{name}": value.tobytes() for name, value in update.dense.items()}
     found |= {f"metric.{name}": value.tobytes() for name, value in update.metrics.items()}
+    found |= {f"extra.{name}": value.tobytes() for name, value in update.extras.items()}
     return found | {"weight": update.weight.tobytes()}
 
 
 def raw_partial(partial: Partial) -> dict[str, Any]:
     found: dict[str, Any] = {"clients": partial.clients, "weight": partial.weight}
     found |= {"metrics": dict(partial.metrics), "scale": dict(partial.scale)}
+    found |= {"extras": dict(partial.extras)}
     for part in ("ids", "sums", "row_weight"):
         found[part] = {name: v.tobytes() for name, v in getattr(partial, part).items()}
+    if partial.each is not None:
+        found |= raw(partial.each, {}) | {"each": partial.each.client_ids.tobytes()}
     return found
 
 
@@ -182,11 +187,12 @@ def of_nodes(
 def test_any_order_and_any_nodes_give_the_same_bits(
     form: str, shard: Shard, train: dict[str, Any], data: st.DataObject
 ) -> None:
-    method = method_of(train, personal(form), data.draw(st.sampled_from([None, BiasedMF()])))
-    params, local = initial_state(method, shard)
-    fields = {"denominator": data.draw(st.sampled_from(["rows", "cohort", "sum"]))}
-    fields["weighting"] = data.draw(st.sampled_from(["uniform", "examples"]))
-    strategy = STRATEGIES[data.draw(st.sampled_from(sorted(STRATEGIES)))].model_validate(fields)
+    strategy = data.draw(st.sampled_from(sorted(STRATEGIES)).flatmap(strategies_of))
+    model = data.draw(st.sampled_from([None, BiasedMF()]))
+    method = method_of(train, personal(form), model, half=strategy.client_half)
+    initial, local = initial_state(method, shard)
+    state = strategy.init(initial, shard.n_clients)
+    params = strategy.broadcast(state, initial, 0)
     order = np.array(data.draw(st.permutations(range(shard.n_clients))), np.int64)
     cuts = sorted(data.draw(st.sets(st.integers(1, shard.n_clients), max_size=3)))
     nodes = [part for part in np.split(order, cuts) if len(part)]
@@ -198,8 +204,8 @@ def test_any_order_and_any_nodes_give_the_same_bits(
     assert raw_partial(merged) == raw_partial(whole)
     backwards = reduce(lambda a, b: strategy.merge(b, a), partials)
     assert raw_partial(backwards) == raw_partial(whole)
-    states = [strategy.apply(strategy.init(params), params, p)[1] for p in (whole, merged)]
-    assert all(states[0][name].tobytes() == states[1][name].tobytes() for name in params)
+    after = [strategy.apply(state, initial, partial)[1] for partial in (whole, merged)]
+    assert all(after[0][name].tobytes() == after[1][name].tobytes() for name in initial)
 
 
 @pytest.mark.parametrize("form", ["none", "kernel-alignment", "kernel-fixed", "table-trace"])

@@ -63,7 +63,7 @@ def federated(method: Method, shard: Shard, strategy: FedAvg) -> dict[str, Float
     """One round, through the node's and the server's half of the strategy."""
     params, local = initial_state(method, shard)
     update, after = train_clients(method, shard, params, local, round=1)
-    _, params = strategy.apply(strategy.init(params), params, strategy.reduce(update))
+    _, params = strategy.apply(strategy.init(params, 8), params, strategy.reduce(update))
     return {**params, **after}
 
 

@@ -4,7 +4,7 @@ Each client is computed on its own by the same machine code, so its bits depend 
 own data. The readable reference is `fedrec.training.kernel`.
 """
 
-from fedrec.training.jit.draws import draw_uniform
-from fedrec.training.jit.train import BALANCES, Data, Local, Settings, train
+from fedrec.training.jit.train import train
+from fedrec.training.jit.values import BALANCES, Data, Local, Rule, Settings
 
-__all__ = ["BALANCES", "Data", "Local", "Settings", "draw_uniform", "train"]
+__all__ = ["BALANCES", "Data", "Local", "Rule", "Settings", "train"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numba as nb
@@ -11,12 +13,24 @@ from fedrec.data.cache import cache_folder
 
 __all__ = ["compiled", "compiled_sums"]
 
-nb.config.CACHE_DIR = str(cache_folder() / "numba")  # type: ignore[attr-defined]
+
+def _sources() -> str:
+    """A hash of this folder: numba looks only at the file of the function that is called."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+nb.config.CACHE_DIR = str(cache_folder() / "numba" / _sources())  # type: ignore[attr-defined]
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """Machine code on first call; one thread, no reordering of arithmetic."""
-    return nb.njit(cache=True, nogil=True)(function)
+    """Machine code on first call; one thread, no reordering of arithmetic.
+
+    A division by zero is IEEE's: looking out for it would keep loops from being vectorised.
+    """
+    return nb.njit(cache=True, nogil=True, error_model="numpy")(function)
 
 
 def compiled_sums(function: Callable[..., Any]) -> Any:
@@ -24,4 +38,5 @@ def compiled_sums(function: Callable[..., Any]) -> Any:
 
     It is regrouped in the same way for every row of that length, so bits do not depend on place.
     """
-    return nb.njit(cache=True, nogil=True, fastmath={"reassoc", "nsz", "contract"})(function)
+    regrouped = {"reassoc", "nsz", "contract"}
+    return nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=regrouped)(function)

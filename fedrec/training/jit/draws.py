@@ -1,16 +1,19 @@
-"""Random draws: those of `fedrec.seeds` and `fedrec.data.negatives`, to the bit."""
+"""Random draws: those of `fedrec.seeds`, `fedrec.data.negatives` and the batches, to the bit."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from fedrec.seeds import Purpose
 from fedrec.training.jit.compiler import compiled
 
-__all__ = ["draw_uniform"]
+__all__ = ["draw_extras", "draw_negatives", "keep_some", "shuffle"]
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 _LOW, _32 = np.uint64(0xFFFFFFFF), np.uint64(32)
+_NEGATIVES, _BATCHES = int(Purpose.NEGATIVES), int(Purpose.BATCHES)
+_HISTORY, _EXTRA = int(Purpose.HISTORY), int(Purpose.EXTRA_ROWS)
 
 
 @compiled
@@ -24,45 +27,136 @@ def _philox(c0, c1, c2, c3, k0, k1):
 
 
 @compiled
-def draw_uniform(
-    seed, purpose, round, users, offsets, excluded_offsets, excluded, n_items, k, epochs
-):
-    """Uniform negatives: int32 [epochs, positives, k]; see `fedrec.data.negatives`.
+def _counter(seed, purpose, round, owner):
+    """What is the same for all draws of an owner."""
+    return (
+        np.uint64(owner & 0xFFFFFFFF),
+        np.uint64(round & 0xFFFFFFFF),
+        np.uint64((purpose << 24) | ((owner >> 32) & 0xFFFFFF)),
+        np.uint64(seed & 0xFFFFFFFF),
+        np.uint64((seed >> 32) & 0xFFFFFFFF),
+    )
+
+
+@compiled
+def _ranks(seed, purpose, round, owner, first, pool, lanes, drawn):
+    """drawn[i] = the top 32 bits of draw first + i, times pool, shifted right by 32.
+
+    Philox round by round over many draws, so that each round is computed for several at a time.
+    """
+    k1, k2, k3, k4, k5 = _counter(seed, purpose, round, owner)
+    size, width = np.uint64(pool), lanes.shape[1]
+    for start in range(0, len(drawn), width):
+        m = min(width, len(drawn) - start)
+        c0, c1, c2, c3 = lanes[0, :m], lanes[1, :m], lanes[2, :m], lanes[3, :m]
+        block, a, b = np.uint64(first + start), k4, k5
+        for i in range(m):
+            c0[i], c1[i], c2[i], c3[i] = (block + np.uint64(i)) & _LOW, k1, k2, k3
+        for _ in range(10):
+            for i in range(m):
+                p0, p1 = _M0 * (c0[i] & _LOW), _M1 * (c2[i] & _LOW)
+                c0[i], c1[i] = (p1 >> _32) ^ c1[i] ^ a, p1 & _LOW
+                c2[i], c3[i] = (p0 >> _32) ^ c3[i] ^ b, p0 & _LOW
+            a, b = (a + _W0) & _LOW, (b + _W1) & _LOW
+        for i in range(m):
+            drawn[start + i] = np.int32((c0[i] * size) >> _32)
+
+
+@compiled
+def draw_negatives(seed, round, owner, epoch, excluded, n_items, lanes, shift, drawn):
+    """Uniform negatives of a user in a local epoch.
 
     Args:
         seed: of the run.
-        purpose: number of the purpose.
         round: the round.
-        users: int64 [u], the user of each row.
-        offsets: int64 [u + 1], the positives of each row.
-        excluded_offsets: int64 [u + 1].
-        excluded: int64 [m], sorted within a row.
+        owner: id of the user.
+        epoch: the local epoch.
+        excluded: int64 [m], sorted.
         n_items: size of the catalogue.
-        k: negatives per positive.
-        epochs: local epochs.
+        lanes: uint64 [4, n], scratch.
+        shift: int32 [n_items], scratch.
+        drawn: int32 [n * k], filled.
     """
-    drawn = np.empty((epochs, offsets[-1], k), np.int32)
-    k0, k1 = np.uint64(seed & 0xFFFFFFFF), np.uint64((seed >> 32) & 0xFFFFFFFF)
-    for row in range(len(users)):
-        owner = users[row]
-        first, n = offsets[row], offsets[row + 1] - offsets[row]
-        low, high = excluded_offsets[row], excluded_offsets[row + 1]
-        pool = np.uint64(n_items - (high - low))
-        c1, c2 = np.uint64(owner & 0xFFFFFFFF), np.uint64(round & 0xFFFFFFFF)
-        c3 = np.uint64((purpose << 24) | ((owner >> 32) & 0xFFFFFF))
-        for epoch in range(epochs):
-            for within in range(n):
-                for j in range(k):
-                    block = np.uint64(((epoch * n + within) * k + j) & 0xFFFFFFFF)
-                    hashed = _philox(block, c1, c2, c3, k0, k1) >> _32
-                    rank = np.int64((hashed * pool) >> _32)
-                    # The number of excluded items that stand before the rank-th allowed one.
-                    a, b = low, high
-                    while a < b:
-                        middle = (a + b) // 2
-                        if excluded[middle] - (middle - low) <= rank:
-                            a = middle + 1
-                        else:
-                            b = middle
-                    drawn[epoch, first + within, j] = rank + (a - low)
-    return drawn
+    m = len(excluded)
+    _ranks(seed, _NEGATIVES, round, owner, epoch * len(drawn), n_items - m, lanes, drawn)
+    if m == 0:
+        return
+    # The r-th allowed item stands behind as many excluded ones j as have excluded[j] - j <= r.
+    if n_items <= 8 * len(drawn):
+        start = 0
+        for j in range(m):
+            end = excluded[j] - j
+            for r in range(start, end):
+                shift[r] = j
+            start = end
+        for r in range(start, n_items - m):
+            shift[r] = m
+        for i in range(len(drawn)):
+            drawn[i] += shift[drawn[i]]
+        return
+    for j in range(m):
+        shift[j] = excluded[j] - j
+    for i in range(len(drawn)):
+        rank, base, left = drawn[i], 0, m
+        while left > 1:
+            half = left >> 1
+            base += half * (shift[base + half - 1] <= rank)
+            left -= half
+        drawn[i] = rank + base + (shift[base] <= rank)
+
+
+@compiled
+def draw_extras(seed, round, owner, epoch, n_items, lanes, drawn):
+    """Random items of a user in a local epoch, int32 [e], filled."""
+    _ranks(seed, _EXTRA, round, owner, epoch * len(drawn), n_items, lanes, drawn)
+
+
+@compiled
+def shuffle(seed, round, epoch, users, offsets, order):
+    """The positives of a client in the order of their hash, int64 [p], filled.
+
+    Args:
+        seed: of the run.
+        round: the round.
+        epoch: the local epoch.
+        users: int64 [u], ids of the client's users.
+        offsets: int64 [u + 1], their positives.
+        order: places among the client's positives.
+    """
+    keys = np.empty(len(order), np.uint64)
+    at = 0
+    for u in range(len(users)):
+        n = offsets[u + 1] - offsets[u]
+        c1, c2, c3, k0, k1 = _counter(seed, _BATCHES, round, users[u])
+        for i in range(n):
+            keys[at] = _philox(np.uint64((epoch * n + i) & 0xFFFFFFFF), c1, c2, c3, k0, k1)
+            at += 1
+    order[:] = np.argsort(keys, kind="mergesort")
+
+
+@compiled
+def keep_some(seed, owner, items, cap, kept):
+    """The places of the items with the smallest hashes, in order; int32 [cap], filled.
+
+    Args:
+        seed: of the run.
+        owner: id of the user.
+        items: int64 [n].
+        cap: how many, at most n.
+        kept: filled.
+    """
+    c1, c2, c3, k0, k1 = _counter(seed, _HISTORY, 0, owner)
+    keys = np.empty(len(items), np.uint64)
+    for i in range(len(items)):
+        keys[i] = _philox(np.uint64(items[i] & 0xFFFFFFFF), c1, c2, c3, k0, k1)
+    last = np.sort(keys)[cap - 1]
+    spare = cap
+    for i in range(len(items)):
+        spare -= keys[i] < last
+    used = 0
+    for i in range(len(items)):
+        equal = keys[i] == last and spare > 0
+        if keys[i] < last or equal:
+            spare -= equal
+            kept[used] = i
+            used += 1

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from clients.node import Node, hosted_clients
+from clients.node import Node
 from fedrec.config import Experiment
 from fedrec.errors import ClientFailure, ConfigError
 from fedrec.flower.records import Order, Trained
@@ -129,14 +129,6 @@ def test_nodes_sum_up_to_one_node(make: Make, cuts: list[int]) -> None:
             assert answer is not None
             merged = whole.strategy.merge(merged, answer)
         assert raw(merged) == raw(expected[number - 1])
-
-
-def test_every_client_has_one_host() -> None:
-    for n_clients in (1, 5, 17):
-        for partitions in range(1, n_clients + 1):
-            parts = [hosted_clients(n_clients, k, partitions) for k in range(partitions)]
-            assert np.array_equal(np.concatenate(parts), np.arange(n_clients))
-            assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 def test_only_the_best_and_the_latest_evaluation_are_kept(make: Make) -> None:

@@ -145,12 +145,64 @@ def test_a_death_in_the_middle_of_taking_is_made_good(tmp_path: Path) -> None:
 def test_a_death_after_the_mark_changes_nothing(tmp_path: Path) -> None:
     store = opened(tmp_path)
     store.stage(1, SOME, values(SOME, 7.0))
-    staged = (tmp_path / "node" / "staged.safetensors").read_bytes()
+    staged = (tmp_path / "node" / "staged@0.safetensors").read_bytes()
     store.settle(1)
-    (tmp_path / "node" / "staged.safetensors").write_bytes(staged)
+    (tmp_path / "node" / "staged@0.safetensors").write_bytes(staged)
     once = raw(store)
     opened(tmp_path).settle(1)
     assert raw(opened(tmp_path)) == once
+
+
+OTHERS = {"user": np.array([0, 2]), "client": np.array([0, 3]), "row": np.array([1, 2])}
+
+
+def test_groups_of_a_round_are_staged_one_by_one_and_taken_together(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.settle(0, current=1)
+    store.stage(1, SOME, values(SOME, 7.0), group=0)
+    store.settle(0, current=1)  # the message for the next group comes while the first is staged
+    store.stage(1, OTHERS, values(OTHERS, 8.0), group=2)
+    assert store.committed == 0
+    store.settle(1, current=2)
+    found = store.get(EVERYBODY)["user"]
+    assert (found[SOME["user"]] == 7.0).all()
+    assert (found[OTHERS["user"]] == 8.0).all()
+    assert store.committed == 1
+    assert not list((tmp_path / "node").glob("staged*"))
+
+
+def test_a_round_that_is_repeated_replaces_each_group(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    for fill in (7.0, 9.0):
+        for group, at in enumerate((SOME, OTHERS)):
+            store.settle(0, current=1)
+            store.stage(1, at, values(at, fill), group)
+    store.settle(1)
+    found = store.get(EVERYBODY)["user"]
+    assert (found[[1, 4, 0, 2]] == 9.0).all()
+
+
+def test_groups_of_a_round_that_was_not_taken_are_dropped(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    before = raw(store)
+    store.stage(3, SOME, values(SOME, 7.0), group=0)
+    store.stage(3, OTHERS, values(OTHERS, 7.0), group=1)
+    store.settle(2, current=4)
+    store.settle(4)
+    assert raw(store) == before
+
+
+def test_a_death_between_two_groups_is_made_good(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.stage(1, SOME, values(SOME, 7.0), group=0)
+    store.stage(1, OTHERS, values(OTHERS, 8.0), group=1)
+    shutil.copytree(tmp_path / "node", tmp_path / "dead" / "node")
+    store.settle(1)
+    # Dead after the mark, before the second file went: both are taken again.
+    (tmp_path / "dead" / "node" / "committed.json").write_text('{"round": 1}')
+    revived = opened(tmp_path / "dead")
+    revived.settle(1)
+    assert raw(revived) == raw(store)
 
 
 @settings(max_examples=20, deadline=None)

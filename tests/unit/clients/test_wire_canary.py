@@ -15,19 +15,34 @@ from safetensors.numpy import load_file
 
 import clients.app
 import server.app
+from clients.node import Node
 from fedrec.config import Experiment
+from fedrec.fixedpoint import from_fixed, to_fixed
+from fedrec.flower.records import Order, encode_trained
 from fedrec.flower.serial import SerialGrid
 from fedrec.running import prepare_run
 from fedrec.training.method import Method
+from fedrec.training.remembered import room
+from fedrec.types import Shard
+from tests.planted import shard_of
 
 CANARY = 12345.678
 LEAST = 8
 """Bytes of the shortest pattern: two floats do not occur by chance."""
 
 FORMS: dict[str, dict[str, Any]] = {
-    "none": {"name": "none"},
-    "kernel": {"name": "plgc", "local": "kernel", "tau": 2.0},
-    "table": {"name": "plgc", "local": "table", "persistence": 0.5, "decorrelation": 0.01},
+    "none": {},
+    "kernel": {"personalization": {"name": "plgc", "local": "kernel", "tau": 2.0}},
+    "table": {
+        "personalization": {
+            "name": "plgc",
+            "local": "table",
+            "persistence": 0.5,
+            "decorrelation": 0.01,
+        }
+    },
+    "scaffold": {"strategy": {"name": "scaffold"}},
+    "median": {"strategy": {"name": "median"}},
 }
 
 
@@ -53,20 +68,28 @@ class Tap(SerialGrid):
 
     def _collect(self) -> None:
         for path in self._out.glob("state/*/*.npy"):
-            self._remember(np.load(path))
-        for path in self._out.glob("state/*/staged.safetensors"):
+            self._remember(np.load(path), path.stem)
+        for path in self._out.glob("state/*/staged@*.safetensors"):
             for name, value in load_file(path).items():
                 if name.startswith("value."):
-                    self._remember(value)
+                    self._remember(value, name)
 
-    def _remember(self, values: np.ndarray[Any, Any]) -> None:
-        """All pairs of neighbours: within an owner's vector, or of owners of a number each."""
+    def _remember(self, values: np.ndarray[Any, Any], name: str) -> None:
+        """All pairs of neighbours: within an owner's vector, or of owners of a number each.
+
+        As floats and as the fixed point of sums, but for control variates (see below). Which items
+        a client touched is no secret: an update names its rows.
+        """
+        if values.dtype == np.int32:
+            return
         flat = values.reshape(1 if values.ndim == 1 else len(values), -1)
         flat = flat[:, : flat.shape[1] // 2 * 2]
         pairs = flat.reshape(-1, 2)
         pairs = pairs[(pairs != 0).all(1) & (pairs[:, 0] != pairs[:, 1])]
         self.secrets |= {pair.tobytes() for pair in pairs.astype(np.float32)}
         self.secrets |= {pair.tobytes() for pair in pairs.astype(np.float64)}
+        if not name.endswith("control"):
+            self.secrets |= {pair.tobytes() for pair in to_fixed(pairs, name)}
 
 
 def patterns_of_canary() -> list[bytes]:
@@ -94,7 +117,7 @@ def tapped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
                 "init_std": 0.3,
             },
             "train": {"item_lr": 0.1},
-            "personalization": FORMS[request.param],
+            **FORMS[request.param],
             "rounds": {"count": 3},
             "evaluate": {"every": 1, "metrics": ["ndcg@5"]},
         }
@@ -148,15 +171,72 @@ def windows(content: bytes, width: int) -> set[bytes]:
 
 
 def test_no_local_name_is_in_any_message(tapped: tuple[Experiment, Tap]) -> None:
+    """Of SCAFFOLD's control variates the name travels, the local values do not (see below)."""
     experiment, grid = tapped
-    secret = set(Method.of(experiment).locals())
+    method = Method.of(experiment)
+    allowed, shared = set(method.travels()), set(method.globals())
+    secret = set(method.locals()) - allowed
     assert {"canary", "user", "user/first"} <= secret
-    allowed = set(Method.of(experiment).globals())
-    for _, content, raw in grid.sent:
+    for kind, content, raw in grid.sent:
         for record in content.array_records.values():
             assert not {str(key) for key in record} & secret
             assert not {str(key).rpartition("/")[0] for key in record} & secret
+            assert not {str(key).partition(":")[2] for key in record} & secret
         if "params" in content.array_records:
-            assert set(content.array_records["params"]) == allowed
-        for word in (b"canary", b"lambda", b"residual", b"user/first"):
+            expected = allowed if kind == "train" else shared
+            assert set(content.array_records["params"]) == expected
+        for word in (b"canary", b"lambda", b"residual", b"user/first", b"touched"):
             assert word not in raw
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_of_control_variates_only_summed_differences_are_sent(count: int, tmp_path: Path) -> None:
+    """What SCAFFOLD sends: over the clients of a node, the sum of c_u new minus c_u old.
+
+    The sum of one client is that client's own difference, so a server that hears a client alone
+    can add up its c_u. That is the method's; c_u itself is not sent.
+    """
+    shard = shard_of(8, [[0, 1, 4], [1, 2], [0, 3, 5]])
+    document = {
+        "data": {"name": "synthetic"},
+        "model": {"name": "mf", "embedding_dim": 4, "init_std": 0.3},
+        "train": {"item_lr": 0.1, "local_epochs": 2, "negatives": 2},
+        "strategy": {"name": "scaffold"},
+    }
+    experiment = Experiment.model_validate(document)
+    node = Node(experiment, shard, tmp_path, 0, np.ones(8, np.int64))
+    strategy, method = node.strategy, node.method
+    params = method.initial_globals(8)
+    state, cohort = strategy.init(params, 3), np.arange(count, dtype=np.int64)
+    before = np.zeros((3, 8, 4))
+    for number in (1, 2, 3):
+        sent = strategy.broadcast(state, params, 0)
+        order = Order("run", "", "", number, committed=number - 1)
+        trained = node.train(order, sent, cohort)
+        node.evaluate(Order("run", "", "", number, committed=number), params, cohort)
+        after = own_controls(tmp_path, method, shard)
+        raw = recorddict_to_proto(encode_trained(trained, method.travels())).SerializeToString()
+        partial = trained.partial
+        assert partial is not None
+        found = np.zeros((8, 4))
+        found[partial.ids["item/control"]] = from_fixed(partial.sums["item/control"])
+        difference = after - before
+        np.testing.assert_allclose(found, difference.sum(0), atol=1e-6)
+        for client in cohort:
+            for row in after[client][(before[client] != 0).all(1) & (after[client] != 0).all(1)]:
+                for kind in (row.astype(np.float32), row, to_fixed(row, "c_u")):
+                    assert kind.tobytes() not in raw
+        before = after
+        assert strategy.needs == "sums"
+        state, params = strategy.apply(state, params, partial)
+
+
+def own_controls(out: Path, method: Method, shard: Shard) -> np.ndarray[Any, Any]:
+    """float64 [clients, items, d]: what every client remembers, 0 where nothing."""
+    places = room(shard, method.train)
+    items = np.load(out / "state/node-000/touched.items.npy")
+    values = np.load(out / "state/node-000/item.control.npy")
+    found = np.zeros((shard.n_clients, shard.n_items, values.shape[1]))
+    owner = np.repeat(np.arange(shard.n_clients), np.diff(places))
+    found[owner[items >= 0], items[items >= 0]] = values[items >= 0]
+    return found

@@ -103,7 +103,7 @@ def test_the_cohort_mean_is_flowers(batch: UpdateBatch) -> None:
         replies.append(RecordDict({"arrays": arrays, "metrics": metrics}))
     theirs = aggregate_arrayrecords(replies, "num-examples")
     ours = FedAvg(denominator="cohort", weighting="examples")
-    _, found = ours.apply(ours.init(PARAMS), PARAMS, ours.reduce(batch))
+    _, found = ours.apply(ours.init(PARAMS, 8), PARAMS, ours.reduce(batch))
     for name, value in found.items():
         expected = theirs[name].numpy()
         np.testing.assert_allclose(value, expected, rtol=2e-7, atol=2e-7, err_msg=name)
@@ -119,7 +119,7 @@ def test_what_is_counted_is_counted(batch: UpdateBatch) -> None:
     assert partial.ids["item"].tolist() == np.flatnonzero(rows.any(0)).tolist()
     row_weight = np.rint(batch.weight @ rows)[rows.any(0)].astype(np.int64)
     assert (partial.row_weight["item"] >> 32).tolist() == row_weight.tolist()
-    assert metric_sums(partial)["loss"] == pytest.approx(batch.metrics["loss"].sum(), abs=1e-5)
+    assert metric_sums([partial])["loss"] == pytest.approx(batch.metrics["loss"].sum(), abs=1e-5)
 
 
 def test_nobody_touched_anything() -> None:

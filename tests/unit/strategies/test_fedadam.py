@@ -36,7 +36,7 @@ def run(strategy: FedAdam, history: list[tuple[FloatArray, list[int]]]) -> dict[
         "item": np.ones((N, D), np.float32),
         "head": np.zeros(D, np.float32),
     }
-    state = strategy.init(params)
+    state = strategy.init(params, 8)
     for number, (change, rows) in enumerate(history, 1):
         partial = strategy.reduce(batch_of(change, rows, number))
         state, after = strategy.apply(state, params, partial)
@@ -99,7 +99,7 @@ def test_a_row_goes_on_moving_when_nobody_touches_it() -> None:
 
 def test_the_state_has_the_shape_of_the_parameters() -> None:
     params = {"item": np.ones((N, D), np.float32), "constant": np.array(1.0, np.float32)}
-    state = FedAdam().init(params)
+    state = FedAdam().init(params, 8)
     assert isinstance(state, FedAdamState)
     assert {n: v.shape for n, v in state.second.items()} == {"item": (N, D), "constant": ()}
 

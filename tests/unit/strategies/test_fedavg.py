@@ -38,7 +38,7 @@ EXPECTED = {
 def test_by_hand(options: tuple[str, str], expected: tuple[list[float], float]) -> None:
     fields = dict(zip(("denominator", "weighting"), options, strict=True))
     strategy = FedAvg.model_validate(fields)
-    _, after = strategy.apply(strategy.init(PARAMS), PARAMS, strategy.reduce(BATCH))
+    _, after = strategy.apply(strategy.init(PARAMS, 8), PARAMS, strategy.reduce(BATCH))
     assert after["item"][:, 0].tolist() == expected[0]
     assert after["head"].tolist() == [expected[1]]
 

@@ -1,0 +1,48 @@
+"""Which clients a node hosts: consecutive ones, so that all nodes finish together."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fedrec.training.method import Method
+from fedrec.types import FloatArray, IntArray, Split
+
+__all__ = ["hosted_clients", "training_costs"]
+
+
+def hosted_clients(costs: FloatArray, partition: int, partitions: int) -> IntArray:
+    """The clients that a node hosts, consecutive ones; all nodes together host each once.
+
+    Args:
+        costs: float [n_clients], what each costs to train, in any unit: nodes get equal sums, as
+            far as whole clients allow, so that they finish together.
+        partition: number of the node.
+        partitions: number of nodes, at most n_clients.
+
+    Returns:
+        int64, sorted, at least one.
+    """
+    ends = np.cumsum(costs, dtype=np.float64)
+    # A client belongs where its middle falls.
+    middle = ends - np.asarray(costs) / 2
+    wanted = ends[-1] * np.arange(1, partitions) / partitions
+    cuts = np.searchsorted(middle, wanted)
+    # Nobody stays without a client, neither in front nor at the end.
+    order = np.arange(1, partitions)
+    cuts = np.maximum.accumulate(np.maximum(cuts - order, 0)) + order
+    cuts = np.minimum(cuts, len(ends) - partitions + order)
+    bounds = [0, *cuts.tolist(), len(ends)]
+    return np.arange(bounds[partition], bounds[partition + 1], dtype=np.int64)
+
+
+def training_costs(method: Method, split: Split) -> FloatArray:
+    """float64 [n_clients]: what each client costs to train, in touched rows and a bit for itself.
+
+    Args:
+        method: What is trained.
+        split: The data.
+    """
+    n = split.train.lengths[split.clients.values]
+    rows = n * (1 + method.train.negatives) * method.train.local_epochs
+    of_user = 8.0 + rows * method.personalization.row_cost(n)
+    return np.bincount(split.clients.owners(), of_user, split.n_clients)

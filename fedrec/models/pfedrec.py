@@ -1,0 +1,66 @@
+"""PFedRec: a global item table and a private scoring function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+
+from fedrec.models.base import History, Model, Pairs, Tensors
+from fedrec.training.stable import padded_mm, row_dot
+from fedrec.types import ParamSpec
+
+__all__ = ["PFedRec"]
+
+
+class PFedRec(Model):
+    r"""Score :math:`s_{ui} = w_u \cdot e_i + b_u`; the linear head :math:`(w_u, b_u)` is private.
+
+    There is no user vector: the scoring function itself is the user's own. Departures from the
+    paper and its code: the bias never leaves the client (the code uploads it, without use); heads
+    start from different values (the code copies one); head and table step together (the code
+    steps the head, then the table); by itself the ranking takes the fresh global table with the
+    private head (the paper ranks with the table that the client has just tuned: PLGC with
+    ``local: table`` keeps such a one). One start of N(0, 1) item vectors, as in the code, is
+    ``init_std: 1``.
+
+    Args:
+        embedding_dim: d, length of the item vectors and of the head.
+        init_std: standard deviation of the normal initial values of the item vectors.
+        head_std: the same of the head's weights; its bias starts from 0.
+
+    Reference: zhang2023dual.
+    """
+
+    reference: ClassVar[str] = "zhang2023dual"
+    batching = "csr"
+
+    embedding_dim: int = Field(32, ge=1)
+    init_std: float = Field(0.01, ge=0)
+    head_std: float = Field(0.01, ge=0)
+
+    def params(self) -> Mapping[str, ParamSpec]:
+        """``item`` [d] per item, global; ``head`` [d] and ``bias`` [] per user, local."""
+        shape = (self.embedding_dim,)
+        return {
+            "item": ParamSpec("item_rows", shape, init_std=self.init_std),
+            "head": ParamSpec("local", shape, per="user", init_std=self.head_std),
+            "bias": ParamSpec("local", (), per="user"),
+        }
+
+    def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
+        """float [q]."""
+        return row_dot(params["head"], params["item"]) + params["bias"]
+
+    def features(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
+        """float [q, d + 1]: the item's row, and the 1 that the bias multiplies."""
+        rows = params["item"]
+        return torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
+
+    def score_catalogue(
+        self, users: Tensors, table: Tensors, history: History | None = None
+    ) -> torch.Tensor:
+        """float [b, n_items]."""
+        return padded_mm(users["head"], table["item"].T) + users["bias"].unsqueeze(-1)

@@ -1,0 +1,188 @@
+"""Which items a client touches: the slots of a round, the pairs of an epoch or of a step."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fedrec.training.jit.compiler import compiled
+from fedrec.training.jit.draws import draw_extras, draw_negatives
+from fedrec.training.jit.values import Pairs
+
+__all__ = ["collect", "pairs_of_epoch", "pairs_of_step", "pairs_of_user"]
+
+
+@compiled
+def collect(data, settings, room, first, last, ids):
+    """Draw all that a client trains on in a round and give each touched item a slot.
+
+    Args:
+        data: `Data`.
+        settings: `Settings`.
+        room: `Room`; ``negatives`` [epochs, n, k] and ``extras`` [epochs, users, e] flat,
+            ``slot_of`` and ``row_slots`` are filled.
+        first: user row.
+        last: user row behind the client's last.
+        ids: int64, one longer than needed, filled with the items of the slots, sorted.
+
+    Returns:
+        The number of slots, and of distinct positives.
+    """
+    low, high = data.offsets[first], data.offsets[last]
+    flags, k, extra = room.client.flags, data.k, data.extra
+    total = (high - low) * k
+    for p in range(low, high):
+        flags[data.items[p]] = 3
+    for epoch in range(settings.epochs):
+        for u in range(first, last):
+            a, b = data.offsets[u] - low, data.offsets[u + 1] - low
+            drawn = room.client.negatives[epoch * total + a * k : epoch * total + b * k]
+            if len(data.given) > 0:
+                drawn[:] = data.given[epoch, low + a : low + b].reshape(-1)
+            else:
+                excluded = data.excluded[data.excluded_offsets[u] : data.excluded_offsets[u + 1]]
+                draw_negatives(
+                    settings.seed,
+                    settings.round,
+                    data.users[u],
+                    epoch,
+                    excluded,
+                    data.n_items,
+                    room.client.lanes,
+                    room.client.shift,
+                    drawn,
+                )
+            for i in range(len(drawn)):
+                flags[drawn[i]] |= 1
+            if extra > 0 and b > a:
+                start = (epoch * (last - first) + u - first) * extra
+                more = room.client.extras[start : start + extra]
+                draw_extras(
+                    settings.seed,
+                    settings.round,
+                    data.users[u],
+                    epoch,
+                    data.n_items,
+                    room.client.lanes,
+                    more,
+                )
+                for i in range(extra):
+                    flags[more[i]] |= 1
+    words = flags.view(np.uint64)
+    count = rows = 0
+    for word in range(len(words)):
+        if words[word] == 0:
+            continue
+        for i in range(8 * word, 8 * word + 8):
+            flag = flags[i]
+            ids[count] = i
+            room.client.slot_of[i] = count
+            room.client.row_slots[rows] = count
+            count += flag & 1
+            rows += flag >> 1
+        words[word] = 0
+    return count, rows
+
+
+@compiled
+def pairs_of_epoch(data, room, epoch, first, last):
+    """Fill the pairs of all users of a client for an epoch; ``users_at`` says where each begins."""
+    k, extra = data.k, data.extra
+    low = data.offsets[first]
+    total = (data.offsets[last] - low) * k
+    start = 0
+    for u in range(first, last):
+        a, b = data.offsets[u] - low, data.offsets[u + 1] - low
+        slots, up, down = room.epoch.slots[start:], room.epoch.up[start:], room.epoch.down[start:]
+        used = 0
+        for p in range(low + a, low + b):
+            t = room.client.slot_of[data.items[p]]
+            room.client.place[t] = used
+            slots[used], up[used], down[used] = t, 1.0, 0.0
+            used += 1
+        for i in range(a * k, b * k):
+            t = room.client.slot_of[room.client.negatives[epoch * total + i]]
+            at = room.client.place[t]
+            if not (at < used and slots[at] == t):
+                at = used
+                room.client.place[t] = at
+                slots[at], up[at], down[at] = t, 0.0, 0.0
+                used += 1
+            down[at] += 1.0
+            room.epoch.drawn[i] = at
+        for i in range(extra if b > a else 0):
+            t = room.client.slot_of[
+                room.client.extras[(epoch * (last - first) + u - first) * extra + i]
+            ]
+            at = room.client.place[t]
+            if not (at < used and slots[at] == t):
+                at = used
+                room.client.place[t] = at
+                slots[at], up[at], down[at] = t, 0.0, 0.0
+                used += 1
+            room.epoch.extra_at[(u - first) * extra + i] = at
+        start += used
+        room.epoch.users_at[u - first + 1] = start
+
+
+@compiled
+def pairs_of_user(data, room, first, u):
+    """The pairs of a user in the epoch, as they were filled."""
+    a, b = room.epoch.users_at[u - first], room.epoch.users_at[u - first + 1]
+    low = data.offsets[first]
+    return Pairs(
+        room.epoch.slots[a:b],
+        room.epoch.up[a:b],
+        room.epoch.down[a:b],
+        room.epoch.branch[a:b],
+        room.epoch.drawn[(data.offsets[u] - low) * data.k : (data.offsets[u + 1] - low) * data.k],
+    )
+
+
+@compiled
+def pairs_of_step(data, room, whole, first, u, chosen):
+    """Those of a user's pairs that belong to some of its positives.
+
+    Args:
+        data: `Data`.
+        room: `Room`.
+        whole: `Pairs` of the epoch.
+        first: first user row of the client.
+        u: the user row.
+        chosen: int64 [m], the positives, by their places among the client's.
+    """
+    k, used = data.k, 0
+    before = data.offsets[u] - data.offsets[first]
+    of, place = room.step.of, room.client.place
+    for i in range(len(chosen)):
+        at = chosen[i] - before
+        place[whole.slots[at]] = used
+        of[used], room.step.up[used], room.step.down[used] = at, 1.0, 0.0
+        used += 1
+    for i in range(len(chosen)):
+        for j in range(k):
+            at = whole.drawn[(chosen[i] - before) * k + j]
+            where = place[whole.slots[at]]
+            if not (where < used and of[where] == at):
+                where = used
+                place[whole.slots[at]] = where
+                of[where], room.step.up[where], room.step.down[where] = at, 0.0, 0.0
+                used += 1
+            room.step.down[where] += 1.0
+            room.step.drawn[i * k + j] = where
+    for i in range(data.extra):
+        at = room.epoch.extra_at[(u - first) * data.extra + i]
+        where = place[whole.slots[at]]
+        if not (where < used and of[where] == at):
+            place[whole.slots[at]] = used
+            of[used], room.step.up[used], room.step.down[used] = at, 0.0, 0.0
+            used += 1
+    for i in range(used):
+        room.step.slots[i] = whole.slots[of[i]]
+        room.step.branch[i] = whole.branch[of[i]]
+    return Pairs(
+        room.step.slots[:used],
+        room.step.up[:used],
+        room.step.down[:used],
+        room.step.branch[:used],
+        room.step.drawn[: len(chosen) * k],
+    )

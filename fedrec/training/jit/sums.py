@@ -1,0 +1,111 @@
+"""Exact sums of rows: what `fedrec.fixedpoint` does, in one pass."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fedrec.training.jit.compiler import compiled
+
+__all__ = ["merge_rows", "sum_rows"]
+
+
+@compiled
+def sum_rows(values, ids, offsets, factor, weight):
+    """Sum the rows of each item.
+
+    Args:
+        values: float [n, d].
+        ids: int64 [n].
+        offsets: int64 [c + 1], the rows of each client.
+        factor: float64 [c], what a client's rows are multiplied by before they are rounded.
+        weight: int64 [c], of a client.
+
+    Returns:
+        The items, int64 [m], sorted; their sums int64 [m, d]; the summed weight int64 [m] of the
+        clients; the largest absolute term (not finite if one was not); the most terms of a sum.
+    """
+    d = values.shape[1]
+    counts = np.zeros(ids.max() + 1 if len(ids) > 0 else 0, np.int64)
+    for p in range(len(ids)):
+        counts[ids[p]] += 1
+    most = m = 0
+    for item in range(len(counts)):
+        most = max(most, counts[item])
+        m += counts[item] > 0
+    items = np.empty(m, np.int64)
+    m = 0
+    for item in range(len(counts)):
+        if counts[item] > 0:
+            items[m], counts[item] = item, m
+            m += 1
+    sums, total = np.zeros((m, d), np.int64), np.zeros(m, np.int64)
+    # As whole numbers, the bits of floats from 0 have the order of the floats; then inf, then NaN.
+    peak = np.zeros(d, np.int64)
+    for c in range(len(offsets) - 1):
+        f = factor[c]
+        for p in range(offsets[c], offsets[c + 1]):
+            row, at = values[p], counts[ids[p]]
+            total[at] += weight[c]
+            into = sums[at]
+            for a in range(d):
+                x = np.rint(np.float64(row[a]) * f)
+                into[a] += np.int64(x)
+                peak[a] = max(peak[a], np.float64(abs(x)).view(np.int64))
+    largest = np.int64(0)
+    for a in range(d):
+        largest = max(largest, peak[a])
+    return items, sums, total, np.int64(largest).view(np.float64), most
+
+
+@compiled
+def merge_rows(ids, sums, weight, other_ids, other_sums, other_weight):
+    """Add up the rows of two sums.
+
+    Args:
+        ids: int64 [m], sorted.
+        sums: int64 [m, d].
+        weight: int64 [m].
+        other_ids: int64 [n], sorted.
+        other_sums: int64 [n, d].
+        other_weight: int64 [n].
+
+    Returns:
+        The items of both, their sums and weights; whether the sums are right, and the weights.
+    """
+    i = j = k = 0
+    m, n, d = len(ids), len(other_ids), sums.shape[1]
+    while i < m and j < n:
+        a, b = ids[i], other_ids[j]
+        i += a <= b
+        j += b <= a
+        k += 1
+    k += m - i + n - j
+    items = np.empty(k, np.int64)
+    total, both = np.empty((k, d), np.int64), np.empty(k, np.int64)
+    wrapped, heavy = np.zeros(d, np.int64), np.int64(0)
+    i = j = 0
+    for r in range(k):
+        mine = j >= n or (i < m and ids[i] <= other_ids[j])
+        theirs = i >= m or (j < n and other_ids[j] <= ids[i])
+        items[r] = ids[i] if mine else other_ids[j]
+        into = total[r]
+        if mine and theirs:
+            x, y = sums[i], other_sums[j]
+            for a in range(d):
+                s = x[a] + y[a]
+                into[a] = s
+                wrapped[a] |= (x[a] ^ s) & (y[a] ^ s)
+            both[r] = weight[i] + other_weight[j]
+            heavy |= (weight[i] ^ both[r]) & (other_weight[j] ^ both[r])
+        elif mine:
+            into[:] = sums[i]
+            both[r] = weight[i]
+        else:
+            into[:] = other_sums[j]
+            both[r] = other_weight[j]
+        i += mine
+        j += theirs
+    worst = np.int64(0)
+    for a in range(d):
+        worst |= wrapped[a]
+    return items, total, both, worst >= 0, heavy >= 0

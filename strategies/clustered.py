@@ -1,0 +1,164 @@
+"""Clustered averaging: groups of clients whose updates agree, each with parameters of its own."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from fedrec.aggregation import Denominator, mean_update, reduce_sums, sorted_by_client
+from fedrec.errors import MissingExtra
+from fedrec.seeds import Purpose, bits
+from fedrec.types import FloatArray, IntArray, Params, Partial, UpdateBatch
+from strategies.base import State, Strategy
+
+__all__ = ["Clustered", "ClusteredState"]
+
+
+@dataclass(frozen=True, slots=True)
+class ClusteredState:
+    """What the server remembers.
+
+    Args:
+        rounds: rounds so far.
+        sketches: float32 [n_clients, b, ...]: the summed changes of each client's item rows, in b
+            buckets; empty once the groups stand.
+        group: int64 [n_clients].
+        own: per group, its parameters; empty until the groups stand.
+    """
+
+    rounds: int
+    sketches: FloatArray
+    group: IntArray
+    own: Mapping[int, Params]
+
+
+class Clustered(Strategy):
+    r"""Federated averaging within groups of clients that pull the items in like directions.
+
+    For ``warmup`` rounds all clients train the same parameters, and the server keeps a sketch of
+    the summed change of each (a count sketch of its item rows: it preserves inner products in the
+    mean). Then k-means on the sketches, each of length 1, makes the groups, once. From then on
+    group g has parameters of its own:
+
+    .. math:: x_g \leftarrow x_g + \eta \left( (1 - s) \, \bar\Delta_g + s \, \bar\Delta \right)
+
+    A client without an update in the warm-up belongs to group 0. The server sees each client's
+    update.
+
+    Args:
+        clusters: number of groups.
+        warmup: rounds before the groups are made.
+        share: s, how much a group takes from everybody's mean.
+        buckets: size of the sketch, in item rows.
+        denominator: ``rows``, ``cohort`` or ``sum``; see `strategies.fedavg.FedAvg`.
+        weighting: ``uniform``, or ``examples``: by number of train examples.
+        server_lr: :math:`\eta`.
+
+    Reference: sattler2020clustered, with k-means for their bipartition; the sketch:
+    charikar2002finding.
+    """
+
+    reference: ClassVar[str] = "sattler2020clustered"
+    needs = "each"
+
+    clusters: int = Field(4, ge=1)
+    warmup: int = Field(20, ge=1)
+    share: float = Field(0.5, ge=0, le=1)
+    buckets: int = Field(16, ge=1)
+    denominator: Denominator = "rows"
+    server_lr: float = Field(1.0, gt=0)
+
+    def init(self, params: Params, n_clients: int) -> State:
+        """No groups yet."""
+        shape = (n_clients, self.buckets, *params["item"].shape[1:])
+        return ClusteredState(0, np.zeros(shape, np.float32), np.zeros(n_clients, np.int64), own={})
+
+    def groups(self, state: State, client_ids: IntArray) -> IntArray:
+        """The group of each client; 0 for all during the warm-up."""
+        return np.asarray(state.group[client_ids])
+
+    def broadcast(self, state: State, params: Params, group: int) -> Params:
+        """The group's own parameters; everybody's during the warm-up."""
+        return dict(state.own[group]) if state.own else params
+
+    def apply(self, state: State, params: Params, partial: Partial) -> tuple[State, Params]:
+        """One round in which all clients are in one group."""
+        return self.apply_groups(state, params, {0: partial})
+
+    def apply_groups(
+        self, state: State, params: Params, partials: Mapping[int, Partial]
+    ) -> tuple[State, Params]:
+        """Step everybody's parameters, and those of each group; make the groups in their round."""
+        batches = {g: p.each for g, p in sorted(partials.items()) if p.each is not None}
+        everybody = sorted_by_client(list(batches.values()))
+        shared = self._mean(params, everybody)
+        after = _stepped(params, shared, self.server_lr)
+        rounds = state.rounds + 1
+        if state.own:
+            own = {}
+            for number, mine in state.own.items():
+                change = shared
+                if number in batches:
+                    local = self._mean(params, batches[number])
+                    change = {
+                        n: (1 - self.share) * local[n] + self.share * shared[n] for n in shared
+                    }
+                else:
+                    change = {n: self.share * shared[n] for n in shared}
+                own[number] = _stepped(mine, change, self.server_lr)
+            return replace(state, rounds=rounds, own=own), after
+        sketches = state.sketches.copy()
+        sketches[everybody.client_ids] += self._sketch(everybody)
+        if rounds < self.warmup:
+            return replace(state, rounds=rounds, sketches=sketches), after
+        group = _kmeans(sketches.reshape(len(sketches), -1), self.clusters)
+        numbers = np.unique(group).tolist()
+        nothing = np.zeros((0, *sketches.shape[1:]), np.float32)
+        return ClusteredState(rounds, nothing, group, {g: after for g in numbers}), after
+
+    def _mean(self, params: Params, batch: UpdateBatch) -> Mapping[str, FloatArray]:
+        weighted = self.denominator != "sum"
+        return mean_update(
+            params, reduce_sums(batch, self.weighting, weighted=weighted), self.denominator
+        )
+
+    def _sketch(self, batch: UpdateBatch) -> FloatArray:
+        """float32 [c, b, ...]: every row added to a bucket with a sign, both hashed by item."""
+        block, n = batch.tables["item"], len(batch.client_ids)
+        hashed = bits(0, Purpose.SKETCH, 0, block.ids, np.zeros(len(block.ids), np.int64))
+        bucket = ((hashed >> np.uint64(32)) % np.uint64(self.buckets)).astype(np.int64)
+        sign = np.where((hashed & np.uint64(1)) == 1, np.float32(1), np.float32(-1))
+        owner = np.repeat(np.arange(n), np.diff(block.offsets))
+        found = np.zeros((n, self.buckets, *block.values.shape[1:]), np.float32)
+        shape = (-1, *[1] * (block.values.ndim - 1))
+        np.add.at(found, (owner, bucket), block.values * sign.reshape(shape))
+        return found
+
+
+def _stepped(params: Params, change: Mapping[str, FloatArray], rate: float) -> Params:
+    return {n: (value + rate * change[n]).astype(np.float32) for n, value in params.items()}
+
+
+def _kmeans(points: FloatArray, clusters: int) -> IntArray:
+    """int64 [n]: the cluster of each point; 0 for a point at the origin."""
+    try:
+        from scipy.cluster.vq import kmeans2
+    except ImportError as error:
+        raise MissingExtra("scipy, for the strategy clustered,", "sim") from error
+    length = np.sqrt((points.astype(np.float64) ** 2).sum(1))
+    known = np.flatnonzero(length > 0)
+    group = np.zeros(len(points), np.int64)
+    directions = points[known] / length[known, None]
+    k = min(clusters, len(np.unique(directions, axis=0)))
+    if k > 1:
+        # An empty cluster keeps its old centre: fewer groups are no fault.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            _, found = kmeans2(directions, k, iter=50, minit="++", rng=np.random.default_rng(0))
+        group[known] = found
+    return group

@@ -1,0 +1,60 @@
+"""FedProx (Li et al., 2020): federated averaging with a proximal term on the client."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from fedrec.aggregation import Denominator, mean_update
+from fedrec.training.half import ClientHalf
+from fedrec.types import Params, Partial
+from strategies.base import State, Strategy
+
+__all__ = ["FedProx"]
+
+
+class FedProx(Strategy):
+    r"""The mean of the clients' changes, each held near the round's start.
+
+    A client minimises :math:`F_u(x) + \tfrac{\mu}{2} \lVert x - x_t \rVert^2` over the global
+    parameters. Rows it does not touch are at :math:`x_t` and stay there, so the term is exact on
+    the touched rows. With one step per round it is zero: take ``local_epochs`` or batches.
+
+    Args:
+        mu: :math:`\mu`.
+        denominator: ``rows``, ``cohort`` or ``sum``; see `strategies.fedavg.FedAvg`.
+        weighting: ``uniform``, or ``examples``: by number of train examples.
+        server_lr: :math:`\eta`.
+
+    Reference: li2020fedprox, Algorithm 2.
+    """
+
+    reference: ClassVar[str] = "li2020fedprox"
+
+    mu: float = Field(0.01, ge=0)
+    denominator: Denominator = "rows"
+    server_lr: float = Field(1.0, gt=0)
+
+    @property
+    def client_half(self) -> ClientHalf:
+        """The proximal term."""
+        return ClientHalf(proximal=self.mu)
+
+    @property
+    def plain_sum(self) -> bool:
+        """Whether changes are added up unweighted."""
+        return self.denominator == "sum"
+
+    def init(self, params: Params, n_clients: int) -> State:
+        """No state."""
+        return None
+
+    def apply(self, state: State, params: Params, partial: Partial) -> tuple[State, Params]:
+        """One step along the mean change."""
+        change = mean_update(params, partial, self.denominator)
+        return None, {
+            name: (value + self.server_lr * change[name]).astype(np.float32)
+            for name, value in params.items()
+        }

@@ -1,0 +1,130 @@
+"""SCAFFOLD (Karimireddy et al., 2020): control variates against the drift of clients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from fedrec.aggregation import mean_update
+from fedrec.fixedpoint import from_fixed
+from fedrec.training.half import ClientHalf, Drift, Moved
+from fedrec.types import FloatArray, Params, Partial
+from strategies.base import State, Strategy
+
+__all__ = ["Scaffold", "ScaffoldState"]
+
+_CONTROL, _DRIFT = "control", "drift"
+
+
+@dataclass(frozen=True, slots=True)
+class ScaffoldState:
+    """What the server remembers.
+
+    Args:
+        control: :math:`c`, float32, named and shaped as the parameters, as the clients get it.
+        clients: N, all clients of the run.
+    """
+
+    control: Mapping[str, FloatArray]
+    clients: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Client(ClientHalf):
+    r"""Steps along :math:`g - c_u + c`; remembers :math:`c_u`, the mean gradient of its last round.
+
+    A row that the client does not touch has :math:`g = 0`, so with K steps of rate :math:`\eta_l`
+    it moves by :math:`-K \eta_l (c - c_u)`, and its new :math:`c_u` is 0: what is remembered stays
+    as sparse as the client. Of the movement, :math:`-K \eta_l c` is the same for every row of the
+    table: the client uploads K :math:`\eta_l` instead (``drift``) and the server adds it.
+    """
+
+    down: tuple[str, ...] = (_CONTROL,)
+    up: tuple[str, ...] = (_CONTROL,)
+    own: tuple[str, ...] = (_CONTROL,)
+
+    def pull(self, drift: Drift) -> torch.Tensor:
+        """``c - c_u``."""
+        return drift.down[_CONTROL] - drift.own[_CONTROL]
+
+    def finish(self, drift: Drift) -> Moved:
+        """Option II of the paper: the new c_u from the distance gone."""
+        change = drift.value - drift.start
+        server, old = drift.down[_CONTROL], drift.own[_CONTROL]
+        reached = drift.steps * drift.rate
+        new = old - server - change / reached
+        new = torch.where(drift.touched, new, torch.zeros_like(new))
+        return Moved(change + reached * server, {_CONTROL: new - old}, {_CONTROL: new})
+
+    def extras(self, steps: torch.Tensor, rate: float) -> Mapping[str, torch.Tensor]:
+        """``drift``: steps times rate."""
+        return {_DRIFT: steps * rate}
+
+
+class Scaffold(Strategy):
+    r"""Averaging whose clients correct their gradients by control variates.
+
+    .. math:: y \leftarrow y - \eta_l (g_u(y) - c_u + c), \quad
+              c_u^+ = c_u - c + \tfrac{1}{K \eta_l}(x - y), \quad
+              x \leftarrow x + \eta \tfrac{1}{|S|} \sum_u (y_u - x), \quad
+              c \leftarrow c + \tfrac{1}{N} \sum_u (c_u^+ - c_u)
+
+    Exact also for the rows that a client does not touch. Every row of a table moves for every
+    client, so the mean is over the cohort. K is the client's own number of steps.
+
+    Args:
+        denominator: ``cohort``, as published, or ``sum``: changes are not divided.
+        server_lr: :math:`\eta`.
+
+    Reference: karimireddy2020scaffold, Algorithm 1, option II.
+    """
+
+    reference: ClassVar[str] = "karimireddy2020scaffold"
+
+    weighting: Literal["uniform"] = "uniform"
+    denominator: Literal["cohort", "sum"] = "cohort"
+    server_lr: float = Field(1.0, gt=0)
+
+    @property
+    def client_half(self) -> ClientHalf:
+        """Control variates."""
+        return _Client()
+
+    @property
+    def plain_sum(self) -> bool:
+        """Whether changes are added up unweighted."""
+        return self.denominator == "sum"
+
+    def init(self, params: Params, n_clients: int) -> State:
+        """A control variate of zero."""
+        zeros = {name: np.zeros(value.shape, np.float32) for name, value in params.items()}
+        return ScaffoldState(zeros, n_clients)
+
+    def broadcast(self, state: State, params: Params, group: int) -> Params:
+        """The parameters, and the server's control variate beside each."""
+        return {**params, **{f"{n}/{_CONTROL}": c for n, c in state.control.items()}}
+
+    def apply(self, state: State, params: Params, partial: Partial) -> tuple[State, Params]:
+        """One step along the mean change; the control variate takes up the clients' changes."""
+        change = mean_update(params, partial, self.denominator)
+        drift = float(from_fixed(np.array(partial.extras[_DRIFT])))
+        drift /= partial.clients if self.denominator == "cohort" else 1
+        beside = {f"{name}/{_CONTROL}": value for name, value in params.items()}
+        moved = mean_update(beside, partial, "sum")
+        control = {
+            name: (value + moved[f"{name}/{_CONTROL}"] / state.clients).astype(np.float32)
+            for name, value in state.control.items()
+        }
+        after = {
+            name: (
+                value
+                + self.server_lr * (change[name] - drift * np.asarray(state.control[name], float))
+            ).astype(np.float32)
+            for name, value in params.items()
+        }
+        return ScaffoldState(control, state.clients), after

@@ -1,0 +1,32 @@
+"""The strategies of the table, with what they may be told."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+from hypothesis import strategies as st
+
+from strategies import STRATEGIES, Strategy
+
+__all__ = ["EARLY", "strategies_of"]
+
+EARLY: dict[str, dict[str, Any]] = {
+    # The groups are made after the first of two rounds.
+    "clustered": {"warmup": 1, "clusters": 2, "buckets": 4},
+}
+
+
+def choices(name: str, field: str) -> list[str]:
+    """What a strategy takes for a field; nothing if it has none."""
+    found = STRATEGIES[name].model_fields.get(field)
+    return [] if found is None else list(get_args(found.annotation))
+
+
+@st.composite
+def strategies_of(draw: st.DrawFn, name: str, means: bool = False) -> Strategy:
+    """A strategy with some denominator and weighting; ``means``: not with plain sums."""
+    fields = dict(EARLY.get(name, {}))
+    for field in ("denominator", "weighting"):
+        if offered := [c for c in choices(name, field) if not (means and c == "sum")]:
+            fields[field] = draw(st.sampled_from(offered))
+    return STRATEGIES[name].model_validate(fields)

@@ -1,0 +1,197 @@
+"""SASRec against torch's own encoder, and what it may look at."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from fedrec.models import SASRec
+from fedrec.models.base import History, Pairs
+from fedrec.personalization.base import View
+from fedrec.personalization.plgc import PLGC
+from fedrec.training.batch import plan_work
+from fedrec.training.clients import train_clients, user_scorer
+from tests.planted import initial_state, method_of, shard_of
+
+D, PLACES = 4, 6
+
+
+def random_parameters(model: SASRec, seed: int) -> dict[str, torch.Tensor]:
+    rng = np.random.default_rng(seed)
+    specs = {n: s for n, s in model.params().items() if n != "item"}
+    return {name: torch.from_numpy(rng.standard_normal(s.shape)) for name, s in specs.items()}
+
+
+def encoder(model: SASRec, params: dict[str, torch.Tensor]) -> torch.nn.TransformerEncoder:
+    """torch's own encoder with the same weights: norm first, relu, a last norm."""
+    layer = torch.nn.TransformerEncoderLayer(
+        D,
+        model.heads,
+        D,
+        dropout=0.0,
+        activation="relu",
+        batch_first=True,
+        norm_first=True,
+        dtype=torch.float64,
+    )
+    found = torch.nn.TransformerEncoder(
+        layer,
+        model.blocks,
+        torch.nn.LayerNorm(D, dtype=torch.float64),
+        enable_nested_tensor=False,
+    )
+    state = {"norm.weight": params["norm"], "norm.bias": params["norm_bias"]}
+    names = {
+        "self_attn.out_proj": "mix",
+        "linear1": "ffn1",
+        "linear2": "ffn2",
+        "norm1": "norm1",
+        "norm2": "norm2",
+    }
+    for block in range(model.blocks):
+        for theirs, ours in names.items():
+            state[f"layers.{block}.{theirs}.weight"] = params[f"block{block}_{ours}"]
+            state[f"layers.{block}.{theirs}.bias"] = params[f"block{block}_{ours}_bias"]
+        three = [f"block{block}_{name}" for name in ("query", "key", "value")]
+        attention = f"layers.{block}.self_attn.in_proj"
+        state[f"{attention}_weight"] = torch.cat([params[name] for name in three])
+        state[f"{attention}_bias"] = torch.cat([params[f"{name}_bias"] for name in three])
+    found.load_state_dict(state)
+    return found
+
+
+@pytest.mark.parametrize(("blocks", "heads"), [(1, 1), (2, 2)])
+@pytest.mark.parametrize("length", [0, 3, 5, 6])
+def test_states_are_those_of_torchs_encoder(blocks: int, heads: int, length: int) -> None:
+    model = SASRec(embedding_dim=D, max_len=PLACES, blocks=blocks, heads=heads)
+    params = random_parameters(model, 3)
+    rng = np.random.default_rng(4)
+    vectors = torch.from_numpy(rng.standard_normal((2, length, D)))
+    x = torch.cat([params["start"].expand(2, 1, D), vectors], 1)[:, :PLACES]
+    x = x + params["positions"][: x.shape[1]]
+    mask = torch.nn.Transformer.generate_square_subsequent_mask(x.shape[1], dtype=torch.float64)
+    expected = encoder(model, params)(x, mask=mask, is_causal=True)
+    states = model.states(params, vectors)
+    assert states.shape == (2, min(length + 1, PLACES), D)
+    torch.testing.assert_close(states, expected, rtol=1e-10, atol=1e-10)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 99), place=st.integers(0, 4), length=st.integers(5, 9))
+def test_a_later_item_changes_no_earlier_score(seed: int, place: int, length: int) -> None:
+    model = SASRec(embedding_dim=D, max_len=PLACES, heads=2)
+    params = random_parameters(model, seed)
+    rng = np.random.default_rng(seed)
+    vectors = torch.from_numpy(rng.standard_normal((1, length, D)))
+    other = vectors.clone()
+    other[:, place:] = torch.from_numpy(rng.standard_normal((1, length - place, D)))
+    item = torch.from_numpy(rng.standard_normal((place + 1, D)))
+    context = torch.arange(place + 1)
+    pairs = Pairs(torch.zeros_like(context), torch.zeros_like(context), context)
+
+    def scores(history: torch.Tensor) -> torch.Tensor:
+        known = History(history, torch.tensor([length]))
+        return model.score({**params, "item": item}, replace(pairs, history=known))
+
+    assert torch.equal(scores(vectors), scores(other))
+
+
+def timed(rows: list[list[int]], n_items: int = 12) -> tuple[np.ndarray, list[list[int]]]:
+    """Times of sorted rows such that the items come in the order in which they are written."""
+    times = [float(row.index(item)) for row in rows for item in sorted(row)]
+    return np.array(times), rows
+
+
+def test_each_positive_and_its_negatives_stand_after_what_came_before() -> None:
+    times, rows = timed([[7, 2, 9, 4, 0], [3, 1]])
+    shard = replace(shard_of(12, rows), timestamps=times)
+    model = SASRec(embedding_dim=D, max_len=3)
+    method = method_of({"negatives": 2, "batch_size": 1}, model=model)
+    (epoch,) = plan_work(shard, method.train, 0, 1, window=model.window).epochs
+    touched = epoch.touched
+    assert touched.history is not None and touched.context is not None
+    items = touched.items.numpy()
+    assert [items[touched.history.row(user)].tolist() for user in (0, 1)] == [[9, 4, 0], [3, 1]]
+    trained = {
+        (u, int(items[p])): int(touched.context[p])
+        for u, p in zip(epoch.user.tolist(), epoch.positive.tolist(), strict=True)
+    }
+    assert trained == {(0, 9): 0, (0, 4): 1, (0, 0): 2, (1, 3): 0, (1, 1): 1}
+    others = ~np.isin(np.arange(len(items)), epoch.positive)
+    whole = np.where(touched.users.numpy() == 0, 2, 2)
+    assert touched.context.numpy()[others].tolist() == whole[others].tolist()
+
+
+def test_the_ranking_starts_from_the_latest_train_items() -> None:
+    times, rows = timed([[7, 2, 9, 4, 0], [3, 1], [5]])
+    shard = replace(shard_of(12, rows), timestamps=times)
+    method = method_of(model=SASRec(embedding_dim=D, max_len=4, init_std=0.5), dtype="float64")
+    params, local = initial_state(method, shard)
+    scores = user_scorer(method, shard, params, local)(np.arange(3))["mixed"]
+    assert isinstance(method.model, SASRec)
+    tensors = {name: torch.from_numpy(value).double() for name, value in params.items()}
+    for user, items in enumerate(([9, 4, 0], [3, 1], [5])):
+        state = method.model.states(tensors, tensors["item"][items][None])[0, len(items)]
+        torch.testing.assert_close(scores[user], tensors["item"] @ state)
+
+
+def test_a_clients_own_item_vectors_count_as_history_and_as_candidates() -> None:
+    times, rows = timed([[7, 2, 9, 4, 0], [3, 1], [5]])
+    shard = replace(shard_of(12, rows, [2, 1]), timestamps=times)
+    model = SASRec(embedding_dim=D, max_len=4, init_std=0.5)
+    method = method_of(model=model, personalization=PLGC(local="table"), dtype="float64")
+    params, local = initial_state(method, shard)
+    rng = np.random.default_rng(0)
+    local = {**local, "residual": rng.standard_normal(local["residual"].shape)}
+    local["lambda"] = np.array([0.25, 0.5, 1.0])
+    views = user_scorer(method, shard, params, local)(np.arange(3))
+    tensors = {name: torch.from_numpy(value).double() for name, value in params.items()}
+    table = tensors["item"]
+    moved = [table.clone(), table.clone()]
+    positives = ([0, 1, 2, 3, 4, 7, 9], [5])
+    residual = iter(torch.from_numpy(local["residual"]))
+    for client, own in enumerate(positives):
+        for item in own:
+            moved[client][item] += next(residual)
+    for user, items in enumerate(([9, 4, 0], [3, 1], [5])):
+        mine, share = moved[user // 2], float(local["lambda"][user])
+        expected: dict[View, torch.Tensor] = {
+            "global": table,
+            "local": mine,
+            "mixed": share * mine + (1 - share) * table,
+        }
+        for view, rows_of in expected.items():
+            state = model.states(tensors, rows_of[items][None])[0, len(items)]
+            torch.testing.assert_close(views[view][user], rows_of @ state, rtol=1e-6, atol=1e-9)
+
+
+def test_the_order_of_clients_does_not_matter() -> None:
+    times, rows = timed([[7, 2, 9, 4, 0], [3, 1], [5], [8, 6, 2]])
+    shard = replace(shard_of(12, rows), timestamps=times)
+    method = method_of({"item_lr": 0.1}, model=SASRec(embedding_dim=D, init_std=0.5))
+    params, local = initial_state(method, shard)
+    order = np.array([2, 0, 3, 1])
+    one, _ = train_clients(method, shard, params, local, 1)
+    other, _ = train_clients(method, shard.take(order), params, local, 1)
+    for place, client in enumerate(order):
+        (a, b), (x, y) = (
+            u.tables["item"].offsets[[i, i + 1]] for u, i in ((one, client), (other, place))
+        )
+        assert one.tables["item"].ids[a:b].tolist() == other.tables["item"].ids[x:y].tolist()
+        np.testing.assert_allclose(
+            one.tables["item"].values[a:b], other.tables["item"].values[x:y], atol=1e-6
+        )
+        np.testing.assert_allclose(
+            one.dense["start"][client], other.dense["start"][place], atol=1e-6
+        )
+
+
+def test_heads_divide_the_dimension() -> None:
+    with pytest.raises(ValidationError, match="heads: 3 do not divide embedding_dim 32"):
+        SASRec(heads=3)

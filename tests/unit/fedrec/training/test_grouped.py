@@ -1,0 +1,122 @@
+"""Rows cut into clients, filled up and laid flat again: the same as one client after another."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedrec.errors import ConfigError
+from fedrec.models.base import Pairs, Tensors
+from fedrec.training.grouped import Rows, Values, by_client, filled_length
+from fedrec.types import Ragged, offsets_of
+
+
+@given(st.integers(0, 100_000))
+def test_a_filled_length_is_near_and_stays(n: int) -> None:
+    length = filled_length(n)
+    assert n <= length <= 1.25 * n
+    assert filled_length(length) == length
+    assert filled_length(n + 1) >= length
+
+
+def test_there_are_four_lengths_per_power_of_two() -> None:
+    assert len({filled_length(n) for n in range(1025, 2049)}) == 4
+
+
+def weigh(params: Tensors, pairs: Pairs) -> torch.Tensor:
+    """[l, 2]: something that needs every input, and the history up to the pair's context."""
+    plain = (params["item"] @ params["dense"]) * params["user"] + params["whole"]
+    if pairs.history is None or pairs.context is None:
+        return torch.stack([plain, pairs.users + pairs.items.to(plain.dtype)], 1)
+    sums = torch.cumsum(pairs.history.vectors.sum(-1), 1)
+    sums = torch.cat([sums.new_zeros(len(sums), 1), sums], 1)
+    before = sums[pairs.users, pairs.context]
+    return torch.stack([plain + before, pairs.history.lengths[pairs.users].to(plain.dtype)], 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 13), min_size=1, max_size=7),
+    several=st.integers(1, 3),
+    most=st.sampled_from([None, 1, 20]),
+    ordered=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_together_is_one_by_one_is_plain_python(
+    sizes: list[int], several: int, most: int | None, ordered: bool, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    clients = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
+    users = clients * several + rng.integers(0, several, len(clients))
+    n_users, count = len(sizes) * several, len(clients)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.from_numpy(rng.standard_normal(shape))
+
+    source, own, dense, whole = normal(30, 3), normal(n_users), normal(len(sizes), 3), normal()
+    at = torch.from_numpy(rng.integers(0, 30, count))
+    lengths = rng.integers(0, 6, n_users)
+    history = Ragged(offsets_of(lengths), rng.integers(0, 30, int(lengths.sum())))
+    context = np.array([rng.integers(0, lengths[user] + 1) for user in users], np.int64)
+    rows = Rows(
+        torch.from_numpy(users),
+        at,
+        torch.from_numpy(clients),
+        torch.from_numpy(context) if ordered else None,
+        history if ordered else None,
+    )
+    values = Values(
+        {"item": (source, at), "user": (own, torch.from_numpy(users))},
+        {"dense": dense},
+        {"whole": whole},
+        source if ordered else None,
+    )
+    side_by_side = by_client(weigh, values, rows, True, most)
+    one_by_one = by_client(weigh, values, rows, False)
+    torch.testing.assert_close(side_by_side, one_by_one, rtol=1e-12, atol=1e-12)
+    for row in range(count):
+        client, user = int(clients[row]), int(users[row])
+        plain = source[at[row]] @ dense[client] * own[user] + whole
+        first = int(users[clients == client].min())
+        second = float(user - first + int(at[row]))
+        if ordered:
+            plain = plain + source[history.row(user)[: context[row]]].sum()
+            second = float(lengths[user])
+        expected = torch.stack([plain, plain.new_tensor(second)])
+        torch.testing.assert_close(one_by_one[row], expected)
+
+
+def rows_of(*clients: int) -> Rows:
+    column = torch.tensor(clients)
+    return Rows(column, torch.zeros_like(column), column)
+
+
+def test_what_is_filled_up_gets_no_gradient() -> None:
+    source = torch.arange(3.0, dtype=torch.float64).requires_grad_()
+    rows = rows_of(0, 0, 0, 0, 0, 0, 0, 0, 0, 1)
+    values = Values({"x": (source, torch.tensor([0] * 9 + [1]))}, {})
+    found = by_client(lambda params, pairs: params["x"] ** 2, values, rows, True)
+    (gradient,) = torch.autograd.grad(found.sum(), [source])
+    assert gradient.tolist() == [0.0, 2.0, 0.0]
+
+
+def test_a_call_that_vmap_cannot_compute_is_named_with_the_way_out() -> None:
+    def branches(params: Tensors, pairs: Pairs) -> torch.Tensor:
+        return params["x"] if params["x"].sum() > 0 else -params["x"]
+
+    values = Values({"x": (torch.ones(2), torch.tensor([0, 1]))}, {})
+    assert by_client(branches, values, rows_of(0, 1), False).tolist() == [1.0, 1.0]
+    with pytest.raises(ConfigError, match=r"vmap.*declare batching = 'loop'"):
+        by_client(branches, values, rows_of(0, 1), True)
+
+
+def test_another_fault_of_the_model_stays_what_it_is() -> None:
+    def broken(params: Tensors, pairs: Pairs) -> torch.Tensor:
+        raise RuntimeError("no such thing")
+
+    values = Values({"x": (torch.ones(2), torch.tensor([0, 1]))}, {})
+    with pytest.raises(RuntimeError, match="no such thing"):
+        by_client(broken, values, rows_of(0, 1), True)

@@ -1,0 +1,59 @@
+"""The latest train items, in order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedrec.errors import ConfigError, DataError
+from fedrec.models import MatrixFactorization, SASRec
+from fedrec.training.clients import kernel_of
+from fedrec.training.history import check_order, latest
+from fedrec.types import Shard
+from tests.planted import federations, method_of, shard_of
+
+
+@given(shard=federations(), n=st.integers(1, 6), seed=st.integers(0, 99), ties=st.booleans())
+def test_the_latest_items_come_last(shard: Shard, n: int, seed: int, ties: bool) -> None:
+    count = len(shard.train.values)
+    rng = np.random.default_rng(seed)
+    times = rng.integers(0, 2 if ties else 10**9, count).astype(np.float64)
+    found = latest(replace(shard, timestamps=times), n)
+    for user in range(shard.n_users):
+        own = np.arange(*shard.train.offsets[user : user + 2])
+        mine = found.row(user)
+        assert len(mine) == min(n, len(own))
+        assert set(mine) <= set(own)
+        assert times[mine].tolist() == sorted(times[own])[len(own) - len(mine) :]
+
+
+def test_ties_follow_neither_the_catalogue_nor_who_else_is_there() -> None:
+    shard = replace(shard_of(40, [range(30), range(30)]), timestamps=np.zeros(60))
+    first, second = (latest(shard, 40).row(user) for user in (0, 1))
+    assert first.tolist() != sorted(first)
+    assert first.tolist() != (second - 30).tolist()
+    alone = latest(shard.take(np.array([1])), 40).row(0)
+    assert alone.tolist() == (second - 30).tolist()
+
+
+def test_data_without_order_is_refused() -> None:
+    with pytest.raises(DataError, match=r"SASRec looks at the order .*columns\.timestamp"):
+        check_order(SASRec(), None, "mine")
+    check_order(SASRec(), np.zeros(3), "mine")
+    check_order(MatrixFactorization(), None, "mine")
+    with pytest.raises(DataError, match="needs timestamps"):
+        latest(shard_of(4, [[0, 1]]), 2)
+
+
+def test_a_flat_model_has_no_window() -> None:
+    class Flat(MatrixFactorization):
+        @property
+        def window(self) -> int:
+            return 3
+
+    with pytest.raises(ConfigError, match="Flat has a window but is 'csr'"):
+        kernel_of(method_of(model=Flat()))

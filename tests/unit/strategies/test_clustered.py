@@ -1,0 +1,256 @@
+"""Clustered averaging: planted groups are found, and each goes its own way as far as it may."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedrec.types import FloatArray, IntArray, Params, Partial, RowBlock, UpdateBatch, offsets_of
+from strategies import Clustered, FedAvg
+from strategies.base import State
+from strategies.clustered import ClusteredState
+
+N, D = 12, 3
+START: Params = {
+    "item": np.linspace(-1, 1, N * D).reshape(N, D).astype(np.float32),
+    "constant": np.array(0.5, np.float32),
+}
+
+
+def update(clients: Sequence[int], directions: FloatArray, seed: int = 0) -> UpdateBatch:
+    """Clients that pull some random items, each in its direction.
+
+    Args:
+        clients: Their ids, ascending.
+        directions: float [n, D], of all clients.
+        seed: Of the items and of what differs from client to client.
+    """
+    rng = np.random.default_rng(seed)
+    items = [np.sort(rng.choice(N, rng.integers(4, N + 1), replace=False)) for _ in clients]
+    offsets = offsets_of(np.array([len(row) for row in items]))
+    pulls = np.concatenate(
+        [np.tile(directions[c], (len(row), 1)) for c, row in zip(clients, items, strict=True)]
+    )
+    values = (pulls + 0.2 * rng.standard_normal(pulls.shape)).astype(np.float32)
+    ids = np.array(clients, np.int64)
+    ones = np.ones(len(ids))
+    table = {"item": RowBlock(offsets, np.concatenate(items), values)}
+    dense = {"constant": directions[ids, 0].astype(np.float32)}
+    return UpdateBatch(1, ids, ones, table, dense, {"loss": ones, "examples": ones})
+
+
+def some(batch: UpdateBatch, rows: IntArray) -> UpdateBatch:
+    """Some of the clients."""
+    block = batch.tables["item"]
+    at = np.concatenate([np.arange(block.offsets[r], block.offsets[r + 1]) for r in rows])
+    offsets = offsets_of(np.diff(block.offsets)[rows])
+    return UpdateBatch(
+        1,
+        batch.client_ids[rows],
+        batch.weight[rows],
+        {"item": RowBlock(offsets, block.ids[at], block.values[at])},
+        {name: value[rows] for name, value in batch.dense.items()},
+        {name: value[rows] for name, value in batch.metrics.items()},
+    )
+
+
+def step(
+    strategy: Clustered, state: State, params: Params, batch: UpdateBatch
+) -> tuple[ClusteredState, Params]:
+    """One round: a partial for each group."""
+    group = strategy.groups(state, batch.client_ids)
+    partials: dict[int, Partial] = {
+        g: strategy.reduce(some(batch, np.flatnonzero(group == g)))
+        for g in np.unique(group).tolist()
+    }
+    return strategy.apply_groups(state, params, partials)
+
+
+def planted(groups: int, n: int, seed: int) -> tuple[IntArray, FloatArray]:
+    """Who belongs to which group, and the direction of each client: two groups are opposite."""
+    member = np.random.default_rng(seed).permutation(np.arange(n) % groups)
+    centres = np.eye(D) if groups == 3 else np.array([[1.0], [-1.0]]) * np.ones(D)
+    return member, centres[member]
+
+
+def same_partition(a: IntArray, b: IntArray) -> bool:
+    return len(set(zip(a.tolist(), b.tolist(), strict=True))) == len(set(a)) == len(set(b))
+
+
+@settings(max_examples=15, deadline=None)
+@given(groups=st.integers(1, 2), n=st.integers(4, 20), seed=st.integers(0, 999))
+def test_planted_groups_are_recovered(groups: int, n: int, seed: int) -> None:
+    """In every round of the warm-up some clients stay away."""
+    member, directions = planted(groups, n, seed)
+    strategy = Clustered(clusters=groups, warmup=4, buckets=8)
+    state, params = strategy.init(START, n), START
+    for number in range(4):
+        assert (strategy.groups(state, np.arange(n)) == 0).all()
+        assert strategy.broadcast(state, params, 0) is params
+        clients = [c for c in range(n) if (c + number) % 3]
+        state, params = step(strategy, state, params, update(clients, directions, seed + number))
+    assert same_partition(strategy.groups(state, np.arange(n)), member)
+    assert state.sketches.size == 0
+
+
+def test_three_groups_are_recovered_from_clients_with_different_items() -> None:
+    member, directions = planted(3, 30, 1)
+    strategy = Clustered(clusters=3, warmup=2)
+    state, params = strategy.init(START, 30), START
+    for number in range(2):
+        state, params = step(strategy, state, params, update(range(30), directions, number))
+    assert same_partition(strategy.groups(state, np.arange(30)), member)
+
+
+def test_a_client_that_was_not_heard_is_in_group_0() -> None:
+    member, directions = planted(2, 12, 0)
+    strategy = Clustered(clusters=2, warmup=2)
+    state, params = strategy.init(START, 12), START
+    for number in range(2):
+        state, params = step(strategy, state, params, update(range(9), directions, number))
+    group = strategy.groups(state, np.arange(12))
+    assert same_partition(group[:9], member[:9])
+    assert (group[9:] == 0).all()
+    # It is served, too, and may train.
+    assert set(strategy.broadcast(state, params, 0)) == set(START)
+    later, _ = step(strategy, state, params, update([9, 10, 11], directions, 7))
+    assert (strategy.groups(later, np.arange(12)) == group).all()
+
+
+@pytest.mark.parametrize("clusters", [1, 3, 50])
+def test_alike_clients_are_no_more_groups_than_there_are_directions(clusters: int) -> None:
+    one = update([0], np.ones((1, D)), 3)
+    ids = np.tile(one.tables["item"].ids, 4)
+    values = np.tile(one.tables["item"].values, (4, 1))
+    block = RowBlock(offsets_of(np.full(4, len(ids) // 4)), ids, values)
+    ones = np.ones(4)
+    batch = UpdateBatch(
+        1,
+        np.arange(4),
+        ones,
+        {"item": block},
+        {"constant": ones.astype(np.float32)},
+        {"loss": ones},
+    )
+    strategy = Clustered(clusters=clusters, warmup=1)
+    state, _ = step(strategy, strategy.init(START, 6), START, batch)
+    assert (strategy.groups(state, np.arange(6)) == 0).all()
+
+
+# What the groups do --------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[0.0, 0.25, 1.0], ids=lambda share: f"share={share}")
+def grouped(request: pytest.FixtureRequest) -> tuple[Clustered, ClusteredState, Params, FloatArray]:
+    """Two groups of opposite clients, made after one round, and the directions."""
+    directions = np.where(np.arange(8)[:, None] % 2 == 1, 1.0, -1.0) * np.ones((1, D))
+    strategy = Clustered(clusters=2, warmup=1, share=request.param, server_lr=0.5)
+    state, params = step(strategy, strategy.init(START, 8), START, update(range(8), directions))
+    return strategy, state, params, directions
+
+
+def moved(before: Params, after: Params) -> dict[str, FloatArray]:
+    return {name: np.asarray(after[name], float) - before[name] for name in before}
+
+
+def test_a_group_follows_itself_and_everybody_by_its_share(
+    grouped: tuple[Clustered, ClusteredState, Params, FloatArray],
+) -> None:
+    strategy, state, params, directions = grouped
+    batch = update(range(8), directions, seed=5)
+    later, after = step(strategy, state, params, batch)
+    plain = FedAvg(server_lr=0.5)
+
+    def mean(rows: IntArray) -> dict[str, FloatArray]:
+        return moved(params, plain.apply(None, params, plain.reduce(some(batch, rows)))[1])
+
+    group, share = strategy.groups(state, np.arange(8)), strategy.share
+    everybody = mean(np.arange(8))
+    for name, change in moved(params, after).items():
+        np.testing.assert_allclose(change, everybody[name], atol=1e-6)
+    for g in (0, 1):
+        before, found = (strategy.broadcast(s, params, g) for s in (state, later))
+        own = mean(np.flatnonzero(group == g))
+        for name, change in moved(before, found).items():
+            expected = (1 - share) * own[name] + share * everybody[name]
+            np.testing.assert_allclose(change, expected, atol=1e-6)
+            if share == 1:
+                assert np.array_equal(found[name], after[name])
+    if share == 0:
+        signs = [
+            np.sign(moved(START, strategy.broadcast(later, after, g))["constant"]) for g in (0, 1)
+        ]
+        assert signs[0] == -signs[1] != 0
+
+
+def test_a_group_without_clients_in_the_round_moves_with_everybody_only(
+    grouped: tuple[Clustered, ClusteredState, Params, FloatArray],
+) -> None:
+    strategy, state, params, directions = grouped
+    group = strategy.groups(state, np.arange(8))
+    batch = update(np.flatnonzero(group == 1).tolist(), directions, seed=5)
+    later, after = step(strategy, state, params, batch)
+    assert set(later.own) == {0, 1}
+    for name, change in moved(state.own[0], later.own[0]).items():
+        expected = strategy.share * moved(params, after)[name]
+        np.testing.assert_allclose(change, expected, atol=1e-6)
+
+
+def test_the_model_that_is_left_behind_has_a_set_for_each_group(
+    grouped: tuple[Clustered, ClusteredState, Params, FloatArray],
+) -> None:
+    strategy, state, params, _ = grouped
+    model = strategy.published(state, params, 8)
+    assert set(model) == {
+        *("item", "constant", "group", "item@0", "item@1", "constant@0", "constant@1")
+    }
+    assert model["group"].dtype == np.int32
+    assert np.array_equal(model["group"], strategy.groups(state, np.arange(8)))
+    before = strategy.init(START, 8)
+    assert strategy.published(before, START, 8) == START
+
+
+# The sketch ----------------------------------------------------------------------------------
+
+
+def test_the_sketch_keeps_inner_products_in_the_mean() -> None:
+    """Over many sets of items, whose hashes are independent, with few buckets for all of them."""
+    rng = np.random.default_rng(0)
+    rows, sets, buckets = 20, 3000, 4
+    x, y = rng.standard_normal((2, rows, D)).astype(np.float32)
+    y = 0.5 * x + y
+    offsets = offsets_of(np.full(2 * sets, rows))
+    ids = np.concatenate([np.tile(np.arange(rows) + k * rows, 2) for k in range(sets)])
+    values = np.tile(np.concatenate([x, y]), (sets, 1))
+    ones = np.ones(2 * sets)
+    batch = UpdateBatch(1, np.arange(2 * sets), ones, {"item": RowBlock(offsets, ids, values)}, {})
+    start = {"item": np.zeros((rows * sets, D), np.float32)}
+    strategy = Clustered(warmup=2, buckets=buckets)
+    state, _ = strategy.apply(strategy.init(start, 2 * sets), start, strategy.reduce(batch))
+    assert state.sketches.shape == (2 * sets, buckets, D)
+    of_x, of_y = state.sketches[0::2].astype(float), state.sketches[1::2].astype(float)
+    for a, b, exact in ((of_x, of_y, (x * y).sum()), (of_x, of_x, (x * x).sum())):
+        found = (a * b).sum((1, 2))
+        error = found.std() / np.sqrt(sets)
+        assert abs(found.mean() - exact) < 4 * error
+        assert error < 0.05 * abs(exact)
+
+
+def test_the_sketches_of_the_rounds_add_up() -> None:
+    strategy = Clustered(warmup=9, buckets=4)
+    directions = np.ones((3, D))
+    batches = [update(range(3), directions, k) for k in range(3)]
+    state, params = strategy.init(START, 5), START
+    seen = [state.sketches]
+    for batch in batches:
+        state, params = step(strategy, state, params, batch)
+        seen.append(state.sketches)
+    apart = [step(strategy, strategy.init(START, 5), START, b)[0].sketches for b in batches]
+    for (before, after), alone in zip(pairwise(seen), apart, strict=True):
+        np.testing.assert_allclose(after - before, alone, atol=1e-5)
+    assert not seen[-1][3:].any()
