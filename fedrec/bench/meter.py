@@ -1,0 +1,138 @@
+"""CPU time and memory of this process and of all that it has started."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from fedrec.flower.processes import marked_processes
+
+__all__ = ["GIB", "Kind", "Meter", "Peak", "metered"]
+
+GIB = 2**30
+PROC = Path("/proc")
+VARIABLE = "FEDREC_BENCH"
+RAY_DAEMONS = ("raylet", "gcs_server", "ray/_private", "ray/dashboard", "ray/autoscaler")
+
+Kind: TypeAlias = Literal["driver", "workers", "daemons"]
+"""``driver``: this process. ``daemons``: Ray's own. ``workers``: all others."""
+
+
+@dataclass
+class Peak:
+    """The most memory seen at once, and what of it belonged to whom.
+
+    Args:
+        bytes: proportional set size of all processes at that moment.
+        of: the same by kind of process.
+        cost: seconds of the driver's CPU that the readings themselves have taken.
+    """
+
+    bytes: int = 0
+    of: dict[Kind, int] = field(default_factory=dict)
+    cost: float = 0.0
+
+    def see(self, found: Mapping[Kind, int]) -> None:
+        """Take a reading into account."""
+        if sum(found.values()) > self.bytes:
+            self.bytes, self.of = sum(found.values()), dict(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """Reads ``/proc``; where there is none, every reading is 0.
+
+    Args:
+        marker: ``NAME=value`` in the environment of what was started.
+    """
+
+    marker: str
+
+    def cpu(self) -> dict[Kind, float]:
+        """Seconds of CPU that the running processes have used so far, by kind."""
+        tick = os.sysconf("SC_CLK_TCK")
+        found: dict[Kind, float] = {"driver": 0.0, "workers": 0.0, "daemons": 0.0}
+        for pid, kind in self._processes().items():
+            try:
+                fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            found[kind] += (int(fields[11]) + int(fields[12])) / tick
+        return found
+
+    def memory(self, field: str = "Pss") -> dict[Kind, int]:
+        """Bytes of memory by kind, as proportional set size: shared pages are counted once.
+
+        Args:
+            field: of ``smaps_rollup``; ``Pss_Anon`` leaves out the pages of files, of which other
+                people's processes may share some.
+        """
+        found: dict[Kind, int] = {"driver": 0, "workers": 0, "daemons": 0}
+        for pid, kind in self._processes().items():
+            try:
+                text = (PROC / str(pid) / "smaps_rollup").read_text()
+            except OSError:
+                continue
+            lines = (line.split() for line in text.splitlines())
+            found[kind] += next(
+                (int(line[1]) * 1024 for line in lines if line[0] == f"{field}:"), 0
+            )
+        return found
+
+    @contextmanager
+    def peak(self, pause: float = 1.0) -> Iterator[Peak]:
+        """Read the memory again and again while it lasts.
+
+        Args:
+            pause: Seconds between two readings.
+        """
+        seen, over = Peak(), threading.Event()
+
+        def watch() -> None:
+            while not over.wait(pause):
+                seen.see(self.memory())
+                seen.cost = time.thread_time()
+
+        watching = threading.Thread(target=watch, daemon=True)
+        watching.start()
+        try:
+            yield seen
+        finally:
+            seen.see(self.memory())
+            over.set()
+            watching.join()
+
+    def _processes(self) -> dict[int, Kind]:
+        found: dict[int, Kind] = {pid: _kind(pid) for pid in marked_processes(self.marker)}
+        if PROC.is_dir():
+            found[os.getpid()] = "driver"
+        return found
+
+
+@contextmanager
+def metered() -> Iterator[Meter]:
+    """A meter of this process and of what it starts while this lasts."""
+    value = uuid.uuid4().hex
+    former = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = value
+    try:
+        yield Meter(f"{VARIABLE}={value}")
+    finally:
+        os.environ.pop(VARIABLE)
+        if former is not None:
+            os.environ[VARIABLE] = former
+
+
+def _kind(pid: int) -> Kind:
+    try:
+        command = (PROC / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except (OSError, UnicodeDecodeError):
+        return "workers"
+    return "daemons" if any(name in command for name in RAY_DAEMONS) else "workers"
