@@ -7,16 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fedrec.config import Experiment, load_experiment
-    from fedrec.running import Recommendation, RunResult, load, run
+    from fedrec.results import Recommendation, RunResult, load
+    from fedrec.resuming import resume
+    from fedrec.running import run
 
-__all__ = ["Experiment", "Recommendation", "RunResult", "load", "load_experiment", "run"]
+__all__ = [
+    "Experiment",
+    "Recommendation",
+    "RunResult",
+    "load",
+    "load_experiment",
+    "resume",
+    "run",
+]
 
 _HOME = {
     "Experiment": "fedrec.config",
-    "Recommendation": "fedrec.running",
-    "RunResult": "fedrec.running",
-    "load": "fedrec.running",
+    "Recommendation": "fedrec.results",
+    "RunResult": "fedrec.results",
+    "load": "fedrec.results",
     "load_experiment": "fedrec.config",
+    "resume": "fedrec.resuming",
     "run": "fedrec.running",
 }
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 import typer.core
 
+from fedrec.bench.commands import bench_app
 from fedrec.errors import ConfigError, FedRecError, MissingExtra, RunFolderError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Data sets: list them, fetch one, check one.")
 app.add_typer(data_app, name="data")
+app.add_typer(bench_app, name="bench")
 
 
 def main() -> None:
@@ -118,7 +120,7 @@ def _help_alone(ctx: typer.Context) -> None:
 
 @app.command("run", cls=_Plain)
 def _run(
-    config: Annotated[Path, typer.Argument(help="The experiment, a YAML file.")],
+    config: Annotated[Path | None, typer.Argument(help="The experiment, a YAML file.")] = None,
     engine: Annotated[
         Literal["auto", "serial", "ray", "flower"] | None,
         typer.Option(help="What runs it; no choice changes the result."),
@@ -136,11 +138,43 @@ def _run(
         list[str] | None, typer.Option("--set", help="Override a setting: dotted.key=value.")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Continue the run in this folder; without CONFIG, which it holds."),
+    ] = None,
+    accept_other_code: Annotated[
+        bool, typer.Option("--accept-other-code", help="Resume although fedrec's code changed.")
+    ] = False,
 ) -> None:
-    """Run an experiment.
+    """Run an experiment, or continue a run.
 
     CONFIG is its YAML file, such as experiments/ml-100k/plgc-mf.yaml.
     """
+    sets = [*(set_ or []), *([f"engine.name={engine}"] if engine else [])]
+    if resume is not None:
+        given = {"CONFIG": config, "--out": out, "--overwrite": overwrite, "--seed": seed}
+        named = ", ".join(name for name, value in given.items() if value)
+        if named:
+            raise ConfigError(f"--resume: excludes {named}; the folder says what is run")
+        _resume(resume, sets, accept_other_code, quiet)
+        return
+    if config is None:
+        raise ConfigError(
+            "missing argument 'CONFIG', or --resume with a run folder; see fedrec run --help"
+        )
+    if accept_other_code:
+        raise ConfigError("--accept-other-code: expected --resume with it")
+    _start(config, sets, out, overwrite, seed, quiet)
+
+
+def _start(
+    config: Path,
+    sets: list[str],
+    out: Path | None,
+    overwrite: bool,
+    seed: list[int] | None,
+    quiet: bool,
+) -> None:
     from fedrec.config import load_experiment
     from fedrec.progress import Progress
     from fedrec.runfolder import check_free, is_run_folder
@@ -148,7 +182,6 @@ def _run(
     from fedrec.summary import result_table, summarize, summary_table
 
     path = find_config(config)
-    sets = [*(set_ or []), *([f"engine.name={engine}"] if engine else [])]
     each = [[*sets, f"seed={number}"] for number in seed or []] or [sets]
     experiments = [load_experiment(path, one) for one in each]
     seeds = [experiment.seed for experiment in experiments]
@@ -188,6 +221,28 @@ def _run(
             _print(summary_table(summary, base))
 
 
+def _resume(folder: Path, sets: list[str], accept_other_code: bool, quiet: bool) -> None:
+    from fedrec.progress import Progress
+    from fedrec.resuming import experiment_of, prepare_resume
+    from fedrec.runfolder import RunFolder
+    from fedrec.running import carry_out
+    from fedrec.summary import result_table
+
+    experiment = experiment_of(folder, sets)
+    try:
+        with _heard(quiet), Progress(experiment, quiet=quiet) as progress:
+            prepared = prepare_resume(
+                folder, sets, accept_other_code=accept_other_code, say=progress.say
+            )
+            if prepared is not None:
+                carry_out(prepared, progress.show)
+    except KeyboardInterrupt:
+        _say(_stopped(folder))
+        raise typer.Exit(130) from None
+    if not quiet:
+        _print(result_table(RunFolder(folder).result(), folder))
+
+
 @app.command("report", cls=_Plain)
 def _report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of them.")],
@@ -221,7 +276,7 @@ def _recommend(
     from rich.markup import escape
     from rich.table import Table
 
-    from fedrec.running import load
+    from fedrec.results import load
 
     found = load(run).recommend(user, k)
     table = Table(title=escape(f"for user {user}"), box=None, title_justify="left")
@@ -310,7 +365,10 @@ def _stopped(folder: Path) -> str:
     from fedrec.runfolder import is_run_folder
 
     if is_run_folder(folder):
-        return f"stopped; the rounds so far are readable: fedrec report {folder}"
+        return (
+            f"stopped; continue: fedrec run --resume {folder}; the rounds so far are readable: "
+            f"fedrec report {folder}"
+        )
     return "stopped before the first round"
 
 

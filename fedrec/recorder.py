@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fedrec.checkpoint import Checkpoint, Origin, write_checkpoint
 from fedrec.config import Experiment
 from fedrec.evaluation import Evaluation
+from fedrec.files import write_arrays, write_json
 from fedrec.metrics.base import PerUserMetric
 from fedrec.plugins import Plugin, name_of
 from fedrec.provenance import commit, hardware, versions
-from fedrec.runfolder import write_arrays, write_json, write_per_user
+from fedrec.runfolder import write_per_user
 from fedrec.runlog import RoundRecord, RunLog
 from fedrec.training.clients import kernel_of
 from fedrec.training.method import Method
@@ -47,6 +49,9 @@ class Recorder:
         engine: What it runs on: name, workers, nodes.
         observer: Is called with the record of each round.
         centralised: Whether one place sees all the data, as for a yardstick.
+        origin: What the run is made from; None: it keeps no checkpoints.
+        taken: Where the run goes on, as `fedrec.checkpoint` has it; None: at its beginning.
+        rounds: The rounds before the one that was taken last.
     """
 
     def __init__(
@@ -57,6 +62,9 @@ class Recorder:
         engine: Mapping[str, Any],
         observer: Observer | None = None,
         centralised: bool = False,
+        origin: Origin | None = None,
+        taken: Checkpoint | None = None,
+        rounds: Sequence[RoundRecord] = (),
     ) -> None:
         self._out = out
         self._experiment = experiment
@@ -66,15 +74,49 @@ class Recorder:
         self._centralised = centralised
         self._metrics = experiment.evaluate.parsed()
         self._log = RunLog(out / "rounds.jsonl")
+        self._origin = origin
         self._began = time.perf_counter()
-        self._started = datetime.now(UTC)
+        self._before = 0.0
+        self._started = datetime.now(UTC).isoformat(timespec="seconds")
+        self._resumed: tuple[int, ...] = ()
         self._rounds: list[RoundRecord] = []
         self._best: RoundRecord | None = None
+        self._stale = 0
+        for record in rounds:
+            self._note(record)
+        if taken is not None:
+            self._started = taken.started
+            self._resumed = (*taken.resumed, taken.record.round)
+            known = [*(record.seconds for record in rounds), taken.record.seconds]
+            self._before = sum(seconds.train + seconds.evaluate for seconds in known)
 
     @property
     def best_round(self) -> int | None:
         """The round that validation chose so far; None before the first evaluation."""
         return None if self._best is None else self._best.round
+
+    @property
+    def stale(self) -> int:
+        """Evaluations since the best."""
+        return self._stale
+
+    def take(self, record: RoundRecord, params: Params, state: Any, evaluates: bool) -> None:
+        """Commit a round: from here on, a run that is killed goes on after it.
+
+        Args:
+            record: What is known of the round, without its evaluation.
+            params: The global parameters after the round.
+            state: The strategy's state after the round.
+            evaluates: Whether the round is evaluated.
+
+        Raises:
+            ConfigError: If a checkpoint cannot keep the state.
+        """
+        if self._origin is not None:
+            taken = Checkpoint(
+                record, params, state, evaluates, self._origin, self._started, self._resumed
+            )
+            write_checkpoint(self._out, taken, self._experiment.strategy)
 
     def record(self, record: RoundRecord, evaluation: Evaluation | None, params: Params) -> bool:
         """Write one round.
@@ -88,14 +130,11 @@ class Recorder:
             Whether it is the best round so far, by the first metric on validation. The earliest
             of equals counts; where nobody has validation items, the latest.
         """
-        better = False
         if evaluation is not None:
             record = record.model_copy(update={"evaluation": self._summary(evaluation)})
-            better = self._is_better(record)
         self._log.append(record)
-        self._rounds.append(record)
+        better = self._note(record)
         if better and evaluation is not None:
-            self._best = record
             if params:
                 write_arrays(self._out / "model.safetensors", params, {"round": str(record.round)})
             write_per_user(self._out, self._per_user(evaluation))
@@ -138,7 +177,7 @@ class Recorder:
             "seconds": {
                 "train": train,
                 "evaluate": sum(record.seconds.evaluate for record in self._rounds),
-                "total": time.perf_counter() - self._began,
+                "total": self._before + time.perf_counter() - self._began,
             },
             "clients_per_second": None if self._centralised else self._speed(train),
             "bytes": {
@@ -149,8 +188,9 @@ class Recorder:
             "versions": versions(),
             "commit": commit(),
             "hardware": hardware(),
-            "started": self._started.isoformat(timespec="seconds"),
+            "started": self._started,
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "resumed": list(self._resumed),
             "citations": self._citations(),
         }
         write_json(self._out / "result.json", result)
@@ -176,6 +216,17 @@ class Recorder:
             }
             for view, parts in evaluation.values.items()
         }
+
+    def _note(self, record: RoundRecord) -> bool:
+        """Remember a round; whether it is the best so far."""
+        self._rounds.append(record)
+        if record.evaluation is None:
+            return False
+        better = self._is_better(record)
+        self._stale = 0 if better else self._stale + 1
+        if better:
+            self._best = record
+        return better
 
     def _is_better(self, record: RoundRecord) -> bool:
         score = record.score("valid", self._metrics[0].label)

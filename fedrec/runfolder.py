@@ -7,6 +7,7 @@
     result.json            scores, times, bytes, digest, versions
     per_user.parquet       one row a user: raw id, client, train items, scores at the best round
     model.safetensors      global parameters at the best round
+    checkpoint.safetensors what the server must know to go on after the latest round
     local/node-*.safetensors   local parameters at the best round (and the latest), a file a node
     state/node-*/          all local state after the latest round, as the nodes keep it
 
@@ -16,8 +17,6 @@ Every file but the run log is replaced as a whole, so a run that is killed stays
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +25,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from fedrec.errors import MissingExtra, RunFolderError
+from fedrec.files import remove_rests, write_bytes
+from fedrec.runlock import await_idle, is_held
 from fedrec.runlog import RoundLog, RoundRecord, read_log, so_far
 from fedrec.types import FloatArray
 
@@ -36,18 +36,20 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
+    "CHECKPOINT",
+    "CONFIG",
     "FINISHED",
+    "RESULT",
+    "ROUNDS",
     "RunFolder",
+    "await_end",
     "check_free",
     "create",
     "discard_unstarted",
     "find",
     "is_run_folder",
-    "write_arrays",
-    "write_bytes",
-    "write_json",
+    "remove_unfinished",
     "write_per_user",
-    "write_text",
 ]
 
 CONFIG = "config.yaml"
@@ -55,10 +57,12 @@ ROUNDS = "rounds.jsonl"
 RESULT = "result.json"
 PER_USER = "per_user.parquet"
 MODEL = "model.safetensors"
+CHECKPOINT = "checkpoint.safetensors"
 LOCAL = "local"
 STATE = "state"
 FINISHED = ("completed", "early_stop")
 """The statuses of a run that came to its end."""
+SECONDS_TO_END = 30.0
 FROM_ROUNDS = ("best_round", "rounds", "metrics", "seconds", "bytes", "clients_per_second")
 
 
@@ -84,6 +88,7 @@ def create(path: Path, overwrite: bool = False) -> Path:
     check_free(path, overwrite)
     try:
         if is_run_folder(path):
+            await_end(path)
             _clear(path)
         path.mkdir(parents=True, exist_ok=True)
         write_bytes(path / ROUNDS, b"")
@@ -106,9 +111,13 @@ def check_free(path: Path, overwrite: bool = False) -> None:
         if path.exists() and not path.is_dir():
             raise RunFolderError(f"{path}: is a file; give --out a folder")
         if is_run_folder(path):
+            if is_held(path / ROUNDS):
+                raise RunFolderError(f"{path}: holds a run that is under way")
             if not overwrite:
+                goes_on = (path / CHECKPOINT).exists() and not _is_finished(path)
+                way_out = f"continue it with --resume {path}, " if goes_on else ""
                 raise RunFolderError(
-                    f"{path}: holds a run already; add --overwrite or choose another --out"
+                    f"{path}: holds a run already; {way_out}add --overwrite or choose another --out"
                 )
         elif path.exists() and any(path.iterdir()):
             raise RunFolderError(
@@ -119,21 +128,53 @@ def check_free(path: Path, overwrite: bool = False) -> None:
         raise _unwritable(path, error) from error
 
 
+def await_end(path: Path) -> None:
+    """Wait until nobody works in a run folder: the workers of a killed run take a moment to end.
+
+    Raises:
+        RunFolderError: If a run is under way in it.
+    """
+    if is_held(path / ROUNDS):
+        raise RunFolderError(f"{path}: its run is under way in another process; wait or stop it")
+    if not await_idle(path, SECONDS_TO_END):
+        raise RunFolderError(
+            f"{path}: workers of an earlier process are still at work in it; end them first"
+        )
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove the halves of files that a killed run has left in its folder."""
+    names = (CONFIG, RESULT, PER_USER, MODEL, CHECKPOINT, ROUNDS, f"{LOCAL}/node-*")
+    for name in names:
+        remove_rests(path / name)
+    for node in (path / STATE).glob("node-*"):
+        remove_rests(node / "*")
+
+
 def discard_unstarted(path: Path) -> None:
     """Remove a run folder again whose run broke off before its first round; others stay."""
     try:
         if is_run_folder(path) and not (path / ROUNDS).stat().st_size:
+            await_end(path)
             _clear(path)
             path.rmdir()
-    except OSError:  # something else is in it, or came into it: what broke off the run counts more
-        return
+    except (OSError, RunFolderError):
+        return  # something else is in it, or came into it: what broke off the run counts more
 
 
 def _unwritable(path: Path, error: OSError) -> RunFolderError:
     return RunFolderError(f"{path}: cannot be written ({error.strerror}); choose another --out")
 
 
+def _is_finished(path: Path) -> bool:
+    try:
+        return json.loads((path / RESULT).read_text(encoding="utf-8")).get("status") in FINISHED
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
 def _clear(path: Path) -> None:
+    remove_unfinished(path)
     for file in sorted((path / LOCAL).glob("node-*.safetensors")):
         file.unlink()
     for node in sorted((path / STATE).glob("node-*")):
@@ -143,61 +184,8 @@ def _clear(path: Path) -> None:
     for folder in (path / LOCAL, path / STATE):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
-    for name in (CONFIG, RESULT, PER_USER, MODEL, ROUNDS):
+    for name in (CONFIG, RESULT, PER_USER, MODEL, CHECKPOINT, ROUNDS):
         (path / name).unlink(missing_ok=True)
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Replace a file as a whole: a reader sees the old content or the new, never a part."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """`write_bytes` of UTF-8."""
-    write_bytes(path, text.encode("utf-8"))
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Replace a JSON file as a whole. A value that is not finite becomes null."""
-    text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(path, text + "\n")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, np.generic | np.ndarray):
-        return _finite(value.tolist())
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value
-
-
-def write_arrays(
-    path: Path, arrays: Mapping[str, FloatArray], metadata: Mapping[str, str] | None = None
-) -> None:
-    """Replace a safetensors file as a whole.
-
-    Args:
-        path: The file; its folder is made.
-        arrays: By name.
-        metadata: Text by name, such as the round.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    packed = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    write_bytes(path, save(packed, dict(metadata or {})))
 
 
 def write_per_user(folder: Path, columns: Mapping[str, FloatArray]) -> None:
@@ -286,8 +274,20 @@ class RunFolder:
         return {**so_far(self.config(), rounds), **known}
 
     def model(self) -> dict[str, FloatArray]:
-        """The global parameters at the best round; ``item``: float32 [n_items, d]."""
-        return self._arrays(self.path / MODEL)[0]
+        """The global parameters at the best round; ``item``: float32 [n_items, d].
+
+        Raises:
+            RunFolderError: If the run was killed before it wrote those of the best round.
+        """
+        arrays, about = self._arrays(self.path / MODEL)
+        best = self.result().get("best_round")
+        if best is not None and about.get("round", str(best)) != str(best):
+            raise RunFolderError(
+                f"{self.path / MODEL}: is of round {about['round']}, but the best round is {best}: "
+                f"the run was killed before it was written; continue it: fedrec run --resume "
+                f"{self.path}"
+            )
+        return arrays
 
     def local(self, per: str = "user") -> dict[str, FloatArray]:
         """The local parameters at the best round, of all nodes, sorted by user or client.

@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedrec.errors import NumericError, RunFolderError
+from fedrec.runlock import hold
 
 __all__ = [
     "Bytes",
@@ -24,6 +25,7 @@ __all__ = [
     "RunLog",
     "Seconds",
     "TornLine",
+    "cut",
     "read_log",
     "read_rounds",
     "so_far",
@@ -56,10 +58,12 @@ class Seconds(_Record):
     Args:
         train: From the first message to the new parameters.
         evaluate: Of the evaluation; 0 where there was none.
+        idle: That a node waited on average for the slowest one while training.
     """
 
     train: float = Field(0.0, ge=0)
     evaluate: float = Field(0.0, ge=0)
+    idle: float = Field(0.0, ge=0)
 
 
 class Bytes(_Record):
@@ -134,20 +138,24 @@ class RunLog:
     """Appends records to a run log; each line reaches the operating system before the next.
 
     A line that an earlier process left cut off is removed first, so that a resumed run never
-    glues its first record to it.
+    glues its first record to it. While it is open, the file is locked (`fedrec.runlock`).
 
     Args:
         path: The file; made if it does not exist.
 
     Raises:
-        RunFolderError: If the file cannot be opened for writing.
+        RunFolderError: If the file cannot be opened for writing, or another process writes it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            _mend(path)
             self._file = path.open("a", encoding="utf-8")
+            self._lock = hold(path)
+            _mend(path)
+        except BlockingIOError as error:
+            self._file.close()
+            raise RunFolderError(f"{path}: is being written by another process") from error
         except OSError as error:
             raise RunFolderError(
                 f"{path}: cannot be written ({error.strerror}); choose another --out"
@@ -169,6 +177,9 @@ class RunLog:
     def close(self) -> None:
         """Close the file. A second call does nothing."""
         self._file.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def __enter__(self) -> Self:
         return self
@@ -218,6 +229,32 @@ def read_log(path: Path) -> RoundLog:
             return RoundLog(tuple(records), torn_line=len(lines) + 1)
         records.append(record)
     return RoundLog(tuple(records))
+
+
+def cut(path: Path, round: int) -> None:
+    """Remove the line of a round and all that follows, whole or not.
+
+    Args:
+        path: The run log.
+        round: The round, from 1.
+
+    Raises:
+        RunFolderError: If the rounds before it are not all there.
+    """
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+        kept = lines[: round - 1]
+        for number, line in enumerate(kept, start=1):
+            record = _parse(line) if line.endswith(b"\n") else None
+            if record is None or record.get("round") != number:
+                raise RunFolderError(f"{path}: line {number} is not the record of round {number}")
+        if len(kept) < round - 1:
+            raise RunFolderError(
+                f"{path}: ends with round {len(kept)}, expected {round - 1} rounds or more"
+            )
+        os.truncate(path, sum(map(len, kept)))
+    except OSError as error:
+        raise RunFolderError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def read_rounds(path: Path) -> list[dict[str, Any]]:

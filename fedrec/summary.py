@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from fedrec.runfolder import write_json
+from fedrec.files import write_json
 
 __all__ = ["result_table", "spread", "summarize", "summary_table"]
 

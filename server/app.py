@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from fedrec.checkpoint import Origin, pack, read_checkpoint
 from fedrec.cohorts import cohort_size
 from fedrec.config import Experiment, load_experiment
-from fedrec.data.prepare import open_split
-from fedrec.errors import ConfigError
+from fedrec.data.prepare import open_split, version_of
+from fedrec.errors import ConfigError, EngineError
 from fedrec.evaluation import check_cutoffs
 from fedrec.flower import records
 from fedrec.flower.grid import EngineGrid
+from fedrec.flower.siblings import code_hash
 from fedrec.recorder import Recorder
+from fedrec.runfolder import RunFolder
 from fedrec.running import find_config, prepare_run
+from fedrec.training.clients import kernel_of
 from fedrec.training.method import Method
 from server.roster import call_roll
 from server.strategy import FlowerStrategy, Plan
@@ -40,38 +45,52 @@ def main(grid: Grid, context: Context) -> None:
     method = Method.of(experiment)
     order = records.Order(run=uuid.uuid4().hex, out=str(out), split=str(split_folder))
     roster = call_roll(grid, order, split.n_clients)
+    origin = Origin(
+        config=experiment.model_dump(mode="json"),
+        data=version_of(split_folder),
+        code=code_hash(),
+        kernel=kernel_of(method),
+        nodes=len(roster.node_ids),
+    )
+    taken = read_checkpoint(out, experiment.strategy)
+    if taken is not None and taken.origin.nodes != origin.nodes:
+        raise EngineError(
+            f"{out}: its clients live on {taken.origin.nodes} nodes, but {origin.nodes} are here; "
+            "start as many"
+        )
+    rounds = experiment.rounds
+    plan = Plan(
+        seed=experiment.seed,
+        n_clients=split.n_clients,
+        cohort_size=cohort_size(rounds, split.n_clients),
+        rounds=rounds.count,
+        every=experiment.evaluate.every,
+        patience=rounds.patience,
+        max_failures=rounds.max_failures,
+    )
     recorder = Recorder(
         out,
         experiment,
         split,
         _engine(context.run_config, len(roster.node_ids)),
         grid.observer if isinstance(grid, EngineGrid) else None,
+        origin=origin,
+        taken=taken,
+        rounds=RunFolder(out).rounds() if taken is not None else (),
     )
-    rounds = experiment.rounds
-    strategy = FlowerStrategy(
-        experiment.strategy,
-        method.initial_globals(split.n_items),
-        method.globals(),
-        roster,
-        order,
-        Plan(
-            seed=experiment.seed,
-            n_clients=split.n_clients,
-            cohort_size=cohort_size(rounds, split.n_clients),
-            rounds=rounds.count,
-            every=experiment.evaluate.every,
-            patience=rounds.patience,
-            max_failures=rounds.max_failures,
-        ),
-        recorder,
-    )
-    try:
-        strategy.start(grid)
-    except KeyboardInterrupt:
-        recorder.finish("interrupted", strategy.params)
-        raise
-    finally:
-        recorder.close()
+    with closing(recorder):
+        params = method.initial_globals(split.n_items)
+        strategy = FlowerStrategy(
+            experiment.strategy, params, method.travels(), roster, order, plan, recorder
+        )
+        if taken is not None:
+            strategy.go_on(taken)
+        pack(strategy.state, experiment.strategy)  # what it cannot keep is said before round 1
+        try:
+            strategy.start(grid)
+        except KeyboardInterrupt:
+            recorder.finish("interrupted", strategy.published)
+            raise
 
 
 def _what(run_config: Mapping[str, Any]) -> tuple[Experiment, Path, Path]:

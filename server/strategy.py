@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,13 +13,14 @@ from flwr.serverapp.strategy import Result
 from flwr.serverapp.strategy import Strategy as FlwrStrategy
 
 from fedrec.aggregation import metric_sums
+from fedrec.checkpoint import Checkpoint
 from fedrec.cohorts import cohort
 from fedrec.errors import ClientFailure, EngineError
 from fedrec.evaluation import Evaluation, merge
 from fedrec.flower import records
 from fedrec.recorder import Recorder
 from fedrec.runlog import Bytes, Failure, RoundRecord, Seconds
-from fedrec.types import Params, Partial
+from fedrec.types import IntArray, Params, Partial
 from server.roster import Roster, exchange
 from strategies.base import State, Strategy
 
@@ -77,14 +78,17 @@ class FlowerStrategy(FlwrStrategy):
     ) -> None:
         self.strategy = strategy
         self.params = params
-        self.state: State = strategy.init(params)
+        self.state: State = strategy.init(params, plan.n_clients)
         self.recorder = recorder
         self._allowed = tuple(allowed)
         self._roster = roster
         self._order = order
         self._plan = plan
+        self._taken: Checkpoint | None = None
         self._traffic = {"up": 0, "down": 0}
-        self._partial: Partial | None = None
+        self._sent: dict[tuple[int, tuple[str, ...]], ArrayRecord] = {}
+        self._partials: Mapping[int, Partial] = {}
+        self._idle = 0.0
         self._failures: tuple[Failure, ...] = ()
         self._evaluation: Evaluation | None = None
 
@@ -103,68 +107,69 @@ class FlowerStrategy(FlwrStrategy):
         Returns:
             Flower's result: the global parameters after the last round.
         """
-        stale = 0
-        status = "completed"
-        config = ConfigRecord()
-        arrays = records.encode_params(self.params, self._allowed)
-        for number in range(1, self._plan.rounds + 1):
-            self._traffic = {"up": 0, "down": 0}
-            began = time.perf_counter()
-            self.aggregate_train(
-                number,
-                self._exchange(grid, number, self.configure_train(number, arrays, config, grid)),
-            )
-            arrays = records.encode_params(self.params, self._allowed)
-            trained = time.perf_counter()
-            evaluation = None
-            if number % self._plan.every == 0 or number == self._plan.rounds:
-                messages = self.configure_evaluate(number, arrays, config, grid)
-                self.aggregate_evaluate(number, self._exchange(grid, number, messages))
-                evaluation = self._evaluation
-            better = self.recorder.record(
-                self._record(number, trained - began, time.perf_counter() - trained),
-                evaluation,
-                self.params,
-            )
-            if evaluation is not None:
-                stale = 0 if better else stale + 1
-                if self._plan.patience is not None and stale >= self._plan.patience:
-                    status = "early_stop"
-                    break
-        self.recorder.finish(status, self.params)
-        return Result(arrays=arrays)
+        status, patience = "completed", self._plan.patience
+        config, arrays = ConfigRecord(), ArrayRecord()
+        taken = self._taken
+        for number in range(taken.record.round if taken else 1, self._plan.rounds + 1):
+            due = number % self._plan.every == 0 or number == self._plan.rounds
+            if taken is not None and number == taken.record.round:
+                record, due = taken.record, due or taken.evaluates
+            else:
+                record = self._train(number, arrays, config, grid)
+                self.recorder.take(record, self.params, self.state, due)
+            evaluation: Evaluation | None = None
+            if due:
+                record, evaluation = self._rank(record, arrays, config, grid)
+            self.recorder.record(record, evaluation, self.published)
+            if due and patience is not None and self.recorder.stale >= patience:
+                status = "early_stop"
+                break
+        self.recorder.finish(status, self.published)
+        return Result(arrays=records.encode_params(self.params, self._allowed))
+
+    @property
+    def published(self) -> Params:
+        """What the run leaves behind as its model."""
+        return self.strategy.published(self.state, self.params, self._plan.n_clients)
+
+    def go_on(self, taken: Checkpoint) -> None:
+        """Let `start` begin after a round that was taken before, with that round's evaluation."""
+        self.params, self.state, self._taken = taken.params, taken.state, taken
+        self._sent.clear()
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """One message to each node that hosts clients of the cohort."""
+        """To each node that hosts clients of the cohort, one message for each of their groups."""
         chosen = cohort(self._plan.seed, server_round, self._plan.n_clients, self._plan.cohort_size)
-        order = self._ordered(server_round, server_round - 1)
-        for node, clients in self._roster.deal(chosen):
-            content = records.encode_order(order, arrays, clients)
-            yield Message(content, node, records.TRAIN, group_id=str(server_round))
+        return self._messages(self._ordered(server_round, server_round - 1), chosen, records.TRAIN)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Merge the nodes' sums and apply the strategy.
+        """Merge the nodes' answers, group by group, and apply the strategy.
 
         Raises:
             ClientFailure: If more clients failed than may.
             EngineError: If no client succeeded.
         """
-        partial: Partial | None = None
+        partials: dict[int, Partial] = {}
         failures: list[Failure] = []
+        busy: dict[int, float] = {}
         for reply in replies:
             trained = records.decode_trained(reply.content)
             failures += trained.failures
+            node = reply.metadata.src_node_id
+            busy[node] = busy.get(node, 0.0) + trained.seconds
             if trained.partial is not None:
-                partial = (
+                known = partials.get(trained.group)
+                partials[trained.group] = (
                     trained.partial
-                    if partial is None
-                    else self.strategy.merge(partial, trained.partial)
+                    if known is None
+                    else self.strategy.merge(known, trained.partial)
                 )
         self._failures = tuple(failures)
+        self._idle = max(busy.values()) - sum(busy.values()) / len(busy) if busy else 0.0
         if len(failures) > self._plan.max_failures:
             first = failures[0]
             more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
@@ -174,20 +179,21 @@ class FlowerStrategy(FlwrStrategy):
                 "train",
                 f"{first.reason}; rounds.max_failures is {self._plan.max_failures}",
             )
-        if partial is None:
+        if not partials:
             raise EngineError(f"round {server_round}: no client of the cohort succeeded")
-        self._partial = partial
-        self.state, self.params = self.strategy.apply(self.state, self.params, partial)
+        self._partials = dict(sorted(partials.items()))
+        self.state, self.params = self.strategy.apply_groups(
+            self.state, self.params, self._partials
+        )
+        self._sent.clear()
         return None, None
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """One message to every node that hosts clients: all of them rank."""
-        order = self._ordered(server_round, server_round)
-        for node, _ in self._roster.deal(np.arange(self._plan.n_clients, dtype=np.int64)):
-            content = records.encode_order(order, arrays)
-            yield Message(content, node, records.EVALUATE, group_id=str(server_round))
+        """As for training, but all clients are meant: all of them rank."""
+        every = np.arange(self._plan.n_clients, dtype=np.int64)
+        return self._messages(self._ordered(server_round, server_round), every, records.EVALUATE)
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
@@ -198,6 +204,30 @@ class FlowerStrategy(FlwrStrategy):
 
     def summary(self) -> None:
         """Flower prints one here; the run folder holds it instead."""
+
+    def _messages(
+        self, order: records.Order, clients: IntArray, message_type: str
+    ) -> Iterator[Message]:
+        training = message_type == records.TRAIN
+        for node, mine in self._roster.deal(clients):
+            group = self.strategy.groups(self.state, mine)
+            for number in np.unique(group).tolist():
+                chosen = mine[group == number]
+                # Whoever means all clients of a node need not list them.
+                listed = None if not training and len(chosen) == len(mine) else chosen
+                content = records.encode_order(
+                    replace(order, group=number), self._encoded(number, training), listed
+                )
+                yield Message(content, node, message_type, group_id=str(order.round))
+
+    def _encoded(self, group: int, training: bool) -> ArrayRecord:
+        """What the clients of a group are sent, encoded once for all nodes; to rank, less."""
+        sent = self.strategy.broadcast(self.state, self.params, group)
+        names = tuple(sent if training else self.params)
+        if (group, names) not in self._sent:
+            wanted = {name: sent[name] for name in names}
+            self._sent[group, names] = records.encode_params(wanted, self._allowed)
+        return self._sent[group, names]
 
     def _ordered(self, round: int, committed: int) -> records.Order:
         return replace(
@@ -213,17 +243,34 @@ class FlowerStrategy(FlwrStrategy):
         self._traffic["up"] += sum(records.byte_count(reply) for reply in replies)
         return replies
 
-    def _record(self, number: int, train: float, evaluate: float) -> RoundRecord:
-        assert self._partial is not None
-        sums = metric_sums(self._partial)
+    def _train(
+        self, number: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> RoundRecord:
+        """Train and aggregate a round; what is known of it before its evaluation."""
+        began, self._traffic = time.perf_counter(), {"up": 0, "down": 0}
+        messages = self.configure_train(number, arrays, config, grid)
+        self.aggregate_train(number, self._exchange(grid, number, messages))
+        sums = metric_sums(self._partials.values())
         return RoundRecord(
             round=number,
-            clients=self._partial.clients,
+            clients=sum(partial.clients for partial in self._partials.values()),
             failures=self._failures,
             loss=sums["loss"] / max(sums["examples"], 1.0),
-            seconds=Seconds(train=train, evaluate=evaluate),
+            seconds=Seconds(train=time.perf_counter() - began, idle=self._idle),
             bytes=Bytes(**self._traffic),
         )
+
+    def _rank(
+        self, record: RoundRecord, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> tuple[RoundRecord, Evaluation | None]:
+        """Let all users rank; the record of the round with what that took, and the evaluation."""
+        began, self._traffic = time.perf_counter(), {"up": 0, "down": 0}
+        messages = self.configure_evaluate(record.round, arrays, config, grid)
+        self.aggregate_evaluate(record.round, self._exchange(grid, record.round, messages))
+        up, down = (record.bytes.up, record.bytes.down)
+        seconds = record.seconds.model_copy(update={"evaluate": time.perf_counter() - began})
+        traffic = Bytes(up=up + self._traffic["up"], down=down + self._traffic["down"])
+        return record.model_copy(update={"seconds": seconds, "bytes": traffic}), self._evaluation
 
     def __repr__(self) -> str:
         return f"FlowerStrategy({self.strategy!r})"

@@ -16,6 +16,7 @@ from fedrec.types import IntArray, Ragged, Shard, Split, offsets_of
 
 __all__ = [
     "check_pool",
+    "check_rows_with_pool",
     "pool_excluded",
     "popularity_negatives",
     "popularity_weights",
@@ -84,7 +85,7 @@ def uniform_negatives(
         DataError: If all items of a user are excluded.
     """
     pool = n_items - excluded.lengths
-    _check_rows_with_pool(pool, users)
+    check_rows_with_pool(pool, users)
     rank = (bits.astype(np.uint64) * pool[users].astype(np.uint64)) >> _32
     return _skip(rank.astype(np.int64), users, excluded, n_items)
 
@@ -119,7 +120,7 @@ def popularity_negatives(
     skipped = np.concatenate([[0], np.cumsum(weights[excluded.values], dtype=np.int64)])
     before = skipped[excluded.offsets]
     mass = total - np.diff(before)
-    _check_rows_with_pool(mass, users)
+    check_rows_with_pool(mass, users)
     unit = _high_product(bits, mass[users].astype(np.uint64)).astype(np.int64)
     # The mass of the pool that lies before each excluded item, which never falls within a row.
     owners = excluded.owners()
@@ -150,7 +151,16 @@ def _high_product(bits: NDArray[np.uint64], mass: NDArray[np.uint64]) -> NDArray
     return product
 
 
-def _check_rows_with_pool(pool: IntArray, users: IntArray) -> None:
+def check_rows_with_pool(pool: IntArray, users: IntArray) -> None:
+    """See that each of some users has an item left.
+
+    Args:
+        pool: int64 [u], how many items each user row has left.
+        users: int64 [n], user rows.
+
+    Raises:
+        DataError: Naming the first that has none.
+    """
     empty = users[pool[users] <= 0]
     if len(empty):
         raise DataError(

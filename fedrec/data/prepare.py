@@ -27,7 +27,7 @@ from fedrec.types import FloatArray, IntArray, Interactions, Ragged, Split, offs
 if TYPE_CHECKING:
     from fedrec.config import Clients
 
-__all__ = ["open_split", "prepare", "save_split", "split_of"]
+__all__ = ["open_split", "prepare", "save_split", "split_of", "version_of"]
 
 FORMAT = 1
 META = "meta.json"
@@ -168,6 +168,15 @@ def open_split(path: Path) -> Split:
         raise DataError(
             f"{path}: not a prepared split ({error}); remove it and run again"
         ) from error
+
+
+def version_of(path: Path) -> str:
+    """The sha256 of a prepared split: of the content of its arrays, wherever they came from.
+
+    Args:
+        path: The folder that `prepare` returned.
+    """
+    return _sha256(path / META)
 
 
 def _part(data: Interactions, rows: IntArray) -> tuple[Ragged, FloatArray | None]:

@@ -9,8 +9,9 @@ import sys
 import time
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from flwr.app import Array, Message
 
@@ -18,6 +19,7 @@ from fedrec.errors import EngineError, MissingExtra
 from fedrec.flower.failures import Failure
 from fedrec.flower.grid import EngineGrid, describe
 from fedrec.flower.pieces import Piece, assemble, take_apart
+from fedrec.flower.siblings import code_hash
 from fedrec.flower.telemetry import be_quiet
 
 try:
@@ -30,11 +32,45 @@ __all__ = ["RayGrid", "ray_version"]
 INLINE_BYTES = 65_536
 REMEMBERED_CONTENTS = 64
 CALLS_AHEAD = 4
+REPLACEMENTS = 3
+STARVED = 1
 SECONDS_TO_CONNECT = 10.0
+SECONDS_TO_REPLACE = 120.0
 MIB = 2**20
 STORE_BYTES = 2048 * MIB
 SMALLEST_STORE_BYTES = 80 * MIB
+LESS_MEMORY = "lower engine.chunk or engine.workers"
+LOG = logging.getLogger("fedrec")
+DEATHS = (
+    ray.exceptions.RayActorError,
+    ray.exceptions.OutOfMemoryError,
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.ObjectLostError,
+)
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+class _Call(NamedTuple):
+    """A message on its way.
+
+    Args:
+        where: What is being done, for errors.
+        node: For whom it is.
+        body: The message without its arrays.
+        pieces: Its arrays, or references to them.
+        ref: Of the reply.
+        life: How often the worker had been replaced when it got the call.
+        starved: How often the worker ran out of memory meanwhile.
+    """
+
+    where: str
+    node: int
+    body: bytes
+    pieces: list[Piece]
+    ref: Any = None
+    life: int = 0
+    starved: int = 0
 
 
 def ray_version() -> str:
@@ -48,6 +84,9 @@ class RayGrid(EngineGrid):
     Node ``i`` stays with worker ``(i - 1) % workers``, so its context never travels. Within an
     exchange, arrays of equal content are put into the object store once, however many nodes they
     go to, and each worker reads them once.
+
+    A worker that dies is replaced, up to `REPLACEMENTS` times, and what it had not answered is
+    done again; the client app must keep what it needs on disk.
 
     A Ray that is already initialised is used and left running.
 
@@ -67,6 +106,8 @@ class RayGrid(EngineGrid):
         EngineError: If Ray does not start, or has fewer cores or GPUs than asked for.
     """
 
+    _workers: list[Any]
+
     def __init__(
         self,
         client_app: str,
@@ -80,30 +121,32 @@ class RayGrid(EngineGrid):
         super().__init__(n_nodes)
         self.puts = 0
         self._exchange = 0
+        self._code = code_hash()
         self._refs: OrderedDict[bytes, Any] = OrderedDict()
         self._owns_ray = not ray.is_initialized()
         try:
             if self._owns_ray:
                 _start(address, n_workers, gpus_per_worker)
             _check_resources(n_workers, gpus_per_worker)
-            actor: Any = ray.remote(num_cpus=1, num_gpus=gpus_per_worker)(_actor_class())
-            settings = (client_app, n_nodes, dict(run_config or {}), dict(extra or {}))
-            self._workers = [actor.remote(_python_path(), THREADS) for _ in range(n_workers)]
-            self._ready: list[Any] = [w.prepare.remote(settings) for w in self._workers]
+            self._actor: Any = ray.remote(num_cpus=1, num_gpus=gpus_per_worker)(_actor_class())
+            self._settings = (client_app, n_nodes, dict(run_config or {}), dict(extra or {}))
+            self._replaced = [0] * n_workers
+            self._workers = [self._new_worker() for _ in range(n_workers)]
+            self._ready: list[Any] = [w.prepare.remote(self._settings) for w in self._workers]
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        """Stop the workers, and Ray if this engine has started it."""
+        """Stop the workers, in the middle of their work if need be, and Ray if it is ours."""
         self._refs.clear()
         if not ray.is_initialized():
             return
+        for worker in self.__dict__.get("_workers", ()):
+            with suppress(ray.exceptions.RayError):
+                ray.kill(worker)
         if self._owns_ray:
             ray.shutdown()
-        else:
-            for worker in self.__dict__.get("_workers", ()):
-                ray.kill(worker)
 
     def worker_of(self, node: int) -> int:
         """The index of the worker that runs a node."""
@@ -116,13 +159,13 @@ class RayGrid(EngineGrid):
 
         Raises:
             EngineError: If the client app fails with an error that is not fedrec's own, or a
-                worker dies.
+                worker dies too often.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         self._await_ready()
         self._exchange += 1
         self._refs.clear()
-        waiting: dict[int, deque[tuple[str, int, Any]]] = {}
+        waiting: dict[int, deque[_Call]] = {}
         replies: list[tuple[int, Message]] = []
         for message in messages:
             self.check_destination(message)
@@ -130,18 +173,22 @@ class RayGrid(EngineGrid):
             queue = waiting.setdefault(self.worker_of(node), deque())
             if len(queue) >= CALLS_AHEAD:
                 replies += self._receive(queue.popleft(), deadline)
-            queue.append((describe(message), node, self._send(message)))
+            queue.append(self._send(message))
         for call in sorted((call for queue in waiting.values() for call in queue), key=_node):
             replies += self._receive(call, deadline)
         self._refs.clear()
         return [reply for _, reply in sorted(replies, key=lambda pair: pair[0])]
 
-    def _send(self, message: Message) -> Any:
-        node = message.metadata.dst_node_id
+    def _send(self, message: Message) -> _Call:
         body, pieces = take_apart(message)
         stored = [self._store(piece) for piece in pieces]
-        worker = self._workers[self.worker_of(node)]
-        return worker.handle.remote(self._exchange, node, body, stored)
+        return self._hand(_Call(describe(message), message.metadata.dst_node_id, body, stored))
+
+    def _hand(self, call: _Call) -> _Call:
+        """Give a call to the worker of its node as that is now."""
+        worker = self.worker_of(call.node)
+        ref = self._workers[worker].handle.remote(self._exchange, call.node, call.body, call.pieces)
+        return call._replace(ref=ref, life=self._replaced[worker])
 
     def _store(self, piece: Piece) -> Piece:
         if len(piece.data) < INLINE_BYTES:
@@ -154,34 +201,66 @@ class RayGrid(EngineGrid):
         self._refs.move_to_end(piece.data)
         return piece._replace(data=self._refs[piece.data])
 
-    def _receive(
-        self, call: tuple[str, int, Any], deadline: float | None
-    ) -> list[tuple[int, Message]]:
-        where, node, ref = call
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        try:
-            reply = ray.get(ref, timeout=left)
-        except ray.exceptions.GetTimeoutError:
-            return []
-        except ray.exceptions.RayError as error:
-            raise EngineError(
-                f"worker {self.worker_of(node)} broke off ({where}): {_first_line(error)}"
-            ) from error
+    def _receive(self, call: _Call, deadline: float | None) -> list[tuple[int, Message]]:
+        while True:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            try:
+                reply = ray.get(call.ref, timeout=left)
+                break
+            except ray.exceptions.GetTimeoutError:
+                return []
+            except DEATHS as error:
+                call = self._again(call, error)
+            except ray.exceptions.RayError as error:
+                raise EngineError(self._broke_off(call, error)) from error
         if isinstance(reply, Failure):
-            raise reply.error(where)
+            raise reply.error(call.where)
         body, pieces = reply
         arrays = [Array(*piece._replace(data=bytes(piece.data))) for piece in pieces]
-        return [(node, assemble(body, arrays))]
+        return [(call.node, assemble(body, arrays))]
+
+    def _again(self, call: _Call, error: Exception) -> _Call:
+        """Do a call again whose worker has died; whoever asks first replaces the worker."""
+        worker, said = self.worker_of(call.node), self._broke_off(call, error)
+        starved = call.starved + isinstance(error, ray.exceptions.OutOfMemoryError)
+        if starved > STARVED:
+            raise EngineError(f"{said}; memory ran out {starved} times; {LESS_MEMORY}") from error
+        if call.life == self._replaced[worker]:
+            if call.life == REPLACEMENTS:
+                raise EngineError(
+                    f"{said}; it was replaced {call.life} times before; if memory ran out, "
+                    f"{LESS_MEMORY}"
+                ) from error
+            LOG.warning("%s; it is replaced, and its clients are done again", said)
+            self._replace(worker)
+        return self._hand(call._replace(starved=starved))
+
+    def _replace(self, worker: int) -> None:
+        with suppress(ray.exceptions.RayError):
+            ray.kill(self._workers[worker])
+        self._workers[worker] = self._new_worker()
+        self._replaced[worker] += 1
+        ready = self._workers[worker].prepare.remote(self._settings, self._code)
+        self._await_start(worker, ready, SECONDS_TO_REPLACE)
+
+    def _new_worker(self) -> Any:
+        return self._actor.remote(_python_path(), THREADS)
 
     def _await_ready(self) -> None:
-        for index, ref in enumerate(self._ready):
-            try:
-                failure = ray.get(ref)
-            except ray.exceptions.RayError as error:
-                raise EngineError(f"worker {index} did not start: {_first_line(error)}") from error
-            if failure is not None:
-                raise Failure(*failure).error(f"start of worker {index}")
+        for worker, ref in enumerate(self._ready):
+            self._await_start(worker, ref)
         self._ready = []
+
+    def _await_start(self, worker: int, ref: Any, seconds: float | None = None) -> None:
+        try:
+            failure = ray.get(ref, timeout=seconds)
+        except ray.exceptions.RayError as error:
+            raise EngineError(f"worker {worker} did not start: {_first_line(error)}") from error
+        if failure is not None:
+            raise Failure(*failure).error(f"start of worker {worker}")
+
+    def _broke_off(self, call: _Call, error: Exception) -> str:
+        return f"worker {self.worker_of(call.node)} broke off ({call.where}): {_first_line(error)}"
 
 
 def _actor_class() -> type:
@@ -196,12 +275,15 @@ def _actor_class() -> type:
             sys.path[:] = path + [entry for entry in sys.path if entry not in path]
             self.worker: Any = None
 
-        def prepare(self, settings: tuple[Any, ...]) -> tuple[str, str, str] | None:
+        def prepare(
+            self, settings: tuple[Any, ...], code: str | None = None
+        ) -> tuple[str, str, str] | None:
             import traceback
 
             try:
-                from fedrec.flower.ray_worker import Worker
+                from fedrec.flower.ray_worker import Worker, check_code
 
+                check_code(code)
                 self.worker = Worker(*settings)
             except Exception as error:
                 return type(error).__name__, str(error), traceback.format_exc()
@@ -269,8 +351,8 @@ def _python_path() -> list[str]:
     return [str(Path(entry or ".").resolve()) for entry in sys.path]
 
 
-def _node(call: tuple[str, int, Any]) -> int:
-    return call[1]
+def _node(call: _Call) -> int:
+    return call.node
 
 
 def _first_line(error: BaseException) -> str:

@@ -5,17 +5,38 @@ from __future__ import annotations
 import pickle
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
 from flwr.app import Array, Context, RecordDict
 
+from fedrec.errors import EngineError
 from fedrec.flower.failures import Failure
 from fedrec.flower.grid import RUN_ID, node_config
 from fedrec.flower.pieces import Piece, assemble, take_apart
 from fedrec.flower.references import load_app
+from fedrec.flower.siblings import code_hash
+from fedrec.runfolder import is_run_folder
+from fedrec.runlock import hold
 
-__all__ = ["Worker"]
+__all__ = ["Worker", "check_code"]
+
+
+def check_code(expected: str | None) -> None:
+    """Make sure that a worker that replaces another runs the code that the run began with.
+
+    Args:
+        expected: `fedrec.flower.siblings.code_hash` of that code; None: whatever is there.
+
+    Raises:
+        EngineError: If it is another.
+    """
+    if expected is not None and code_hash() != expected:
+        raise EngineError(
+            f"the code of fedrec was changed while the run went on ({code_hash()[:8]}, was "
+            f"{expected[:8]}), so no worker can be replaced; change it back, then run --resume"
+        )
 
 
 class Worker:
@@ -35,6 +56,8 @@ class Worker:
         run_config: Mapping[str, Any],
         extra: Mapping[str, Any],
     ) -> None:
+        out = Path(str(run_config.get("out") or ""))
+        self._at_work = hold(out, shared=True) if is_run_folder(out) else None
         self._app = load_app(client_app, "ClientApp")
         self._n_nodes = n_nodes
         self._run_config = dict(run_config)

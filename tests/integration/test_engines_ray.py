@@ -226,6 +226,9 @@ def test_a_worker_that_dies_is_named(tmp_path: Path) -> None:
     ours = [line for line in out.splitlines() if line.startswith("worker 1 broke off")]
     assert len(ours) == 1, errors  # Ray says something of its own, before or after
     assert ours[0].startswith("worker 1 broke off (node 2, query.fail): The actor died")
+    assert "it was replaced 3 times before" in ours[0]
+    assert "lower engine.chunk or engine.workers" in ours[0]
+    assert errors.count("it is replaced, and its clients are done again") == 3
 
 
 def test_an_app_that_cannot_be_imported_is_named(tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ def test_the_run_folder_is_complete(plgc: fedrec.RunResult) -> None:
         "result.json",
         "per_user.parquet",
         "model.safetensors",
+        "checkpoint.safetensors",
         "local",
         "state",
     }

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fedrec.errors import RunFolderError
+from fedrec.files import write_arrays, write_bytes, write_json, write_text
 from fedrec.runfolder import (
     RunFolder,
     check_free,
@@ -17,10 +18,6 @@ from fedrec.runfolder import (
     discard_unstarted,
     find,
     is_run_folder,
-    write_arrays,
-    write_bytes,
-    write_json,
-    write_text,
 )
 from fedrec.runlog import RunLog
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrec.errors import NumericError, RunFolderError
-from fedrec.runlog import RoundRecord, RunLog, TornLine, read_log, read_rounds
+from fedrec.runlog import RoundRecord, RunLog, TornLine, cut, read_log, read_rounds
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 names = st.text(alphabet='aZ "\\\n\u2028é', min_size=1, max_size=8)
@@ -23,7 +23,9 @@ records = st.fixed_dictionaries(
         "clients": st.integers(0, 10**6),
         "failures": st.lists(st.fixed_dictionaries({"client": names, "reason": names}), max_size=3),
         "loss": st.none() | finite,
-        "seconds": st.fixed_dictionaries({"train": st.floats(0, 1e6), "evaluate": st.just(0.5)}),
+        "seconds": st.fixed_dictionaries(
+            {"train": st.floats(0, 1e6), "evaluate": st.just(0.5), "idle": st.just(0.25)}
+        ),
         "bytes": st.fixed_dictionaries({"up": st.integers(0, 2**60), "down": st.just(1)}),
         "evaluation": st.none()
         | st.just({"mixed": {"valid": {"ndcg@10": 0.1}, "test": {"ndcg@10": None}}}),
@@ -149,3 +151,47 @@ def test_no_log_is_an_error(tmp_path: Path) -> None:
         read_log(tmp_path / "rounds.jsonl")
     with pytest.raises(RunFolderError, match="choose another --out"):
         RunLog(tmp_path / "missing" / "rounds.jsonl")
+
+
+@settings(deadline=None)
+@given(
+    content=st.lists(records, min_size=1, max_size=5),
+    rest=st.binary(max_size=20),
+    data=st.data(),
+)
+def test_cutting_at_a_round_leaves_those_before_it(
+    content: list[dict[str, Any]],
+    rest: bytes,
+    data: st.DataObject,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    path = tmp_path_factory.mktemp("log") / "rounds.jsonl"
+    content = [{**record, "round": number} for number, record in enumerate(content, start=1)]
+    save(path, content)
+    with path.open("ab") as file:
+        file.write(rest)
+    round = data.draw(st.integers(1, len(content) + 1))
+    cut(path, round)
+    assert read_rounds(path) == content[: round - 1]
+    cut(path, round)
+    assert read_rounds(path) == content[: round - 1]
+    with pytest.raises(RunFolderError, match=f"ends with round {round - 1}, expected {round + 1}"):
+        cut(path, round + 2)
+
+
+def test_a_log_is_cut_only_where_all_rounds_before_are_there(tmp_path: Path) -> None:
+    path = tmp_path / "rounds.jsonl"
+    save(path, [{"round": 1}, {"round": 3}, {"round": 4}])
+    with pytest.raises(RunFolderError, match="line 2 is not the record of round 2"):
+        cut(path, 4)
+    assert len(read_rounds(path)) == 3
+
+
+def test_one_process_writes_a_log_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "rounds.jsonl"
+    with RunLog(path) as log, pytest.raises(RunFolderError, match="written by another process"):
+        log.append({"round": 1})
+        RunLog(path)
+    with RunLog(path) as log:
+        log.append({"round": 2})
+    assert len(read_rounds(path)) == 2

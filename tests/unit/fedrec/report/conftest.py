@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import yaml
 
-from fedrec.runfolder import create, write_arrays, write_json, write_text
+from fedrec.files import write_arrays, write_json, write_text
+from fedrec.runfolder import create
 from fedrec.runlog import RunLog
 from fedrec.types import FloatArray
 

@@ -1,0 +1,87 @@
+"""Who is at work in a run folder: advisory locks, which end with the process that holds them.
+
+The process that writes the run log locks the log; each worker shares a lock of the folder. So a
+run that goes on, or a folder that is emptied, waits until what a killed run has left behind has
+ended. Where the file system or the platform has no such locks, nobody is ever found at work.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+try:
+    import fcntl
+
+    LOCKS = True
+except ImportError:  # on Windows
+    LOCKS = False
+
+__all__ = ["await_idle", "hold", "is_held"]
+
+PAUSE = 0.02
+PATIENCE = 0.3
+"""Seconds that a lock is tried for, so that one who only looks is in nobody's way."""
+
+
+def hold(path: Path, *, shared: bool = False) -> int | None:
+    """Lock a file or a folder until this process ends or the descriptor is closed.
+
+    Args:
+        path: What is locked; must exist.
+        shared: Allow others to share it.
+
+    Returns:
+        The descriptor; None where there are no locks.
+
+    Raises:
+        BlockingIOError: If another process holds it.
+    """
+    if not LOCKS:
+        return None
+    handle = os.open(path, os.O_RDONLY)
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(handle)
+                raise
+            time.sleep(PAUSE)
+        except OSError:
+            os.close(handle)
+            return None
+        else:
+            return handle
+
+
+def is_held(path: Path) -> bool:
+    """Whether somebody holds a lock of a file or a folder; not if it does not exist."""
+    try:
+        handle = hold(path)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    if handle is not None:
+        os.close(handle)
+    return False
+
+
+def await_idle(path: Path, seconds: float) -> bool:
+    """Wait until nobody holds a lock of a file or a folder.
+
+    Args:
+        path: The file or the folder.
+        seconds: How long to wait.
+
+    Returns:
+        Whether nobody does.
+    """
+    deadline = time.monotonic() + seconds
+    while held := is_held(path):
+        if time.monotonic() > deadline:
+            break
+    return not held

@@ -1,0 +1,70 @@
+"""A real Ray cluster of two nodes on this machine, joined by its address."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("ray", reason="needs the extra 'sim'")
+from ray.cluster_utils import Cluster
+
+pytestmark = pytest.mark.slow
+
+CONFIG = """
+data: {name: synthetic, users: 40, items: 60}
+model: {name: mf, embedding_dim: 8}
+train: {kernel: reference}
+personalization: {name: plgc}
+rounds: {count: 3}
+evaluate: {every: 2}
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two nodes of one core each: two workers fit on no single one."""
+    quiet = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
+    found = Cluster(initialize_head=True, head_node_args=quiet)
+    try:
+        found.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+        found.wait_for_nodes()
+        yield found
+    finally:
+        found.shutdown()  # type: ignore[no-untyped-call]
+
+
+def _run(folder: Path, name: str, *sets: str) -> dict[str, Any]:
+    config = folder / "experiment.yaml"
+    config.write_text(CONFIG, encoding="utf-8")
+    out = folder / name
+    command = [sys.executable, "-m", "fedrec", "run", str(config), "--out", str(out)]
+    for assignment in sets:
+        command += ["--set", assignment]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=os.environ)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result: dict[str, Any] = json.loads((out / "result.json").read_text(encoding="utf-8"))
+    return result
+
+
+def test_two_ray_nodes_give_the_digest_of_one_process(cluster: Any, tmp_path: Path) -> None:
+    """One worker on each node of the cluster."""
+    alone = _run(tmp_path, "alone", "engine.name=serial")
+    sets = ("engine.name=ray", f"engine.address={cluster.address}", "engine.workers=2")
+    joined = _run(tmp_path, "joined", *sets)
+    assert joined["digest"] == alone["digest"]
+    assert joined["metrics"] == alone["metrics"]
+    assert joined["engine"]["workers"] == 2
+
+
+def test_more_workers_than_the_cluster_has_cores_are_refused(cluster: Any, tmp_path: Path) -> None:
+    """The error says how many cores there are; the cluster was left running by the run before."""
+    with pytest.raises(AssertionError, match="cores"):
+        sets = ("engine.name=ray", f"engine.address={cluster.address}", "engine.workers=3")
+        _run(tmp_path, "many", *sets, "engine.nodes=3")
