@@ -131,8 +131,8 @@ def segment_sum(
     terms = int(torch.bincount(at, minlength=1).max()) if len(at) else 0
     for start in range(0, len(values), _SLICE):
         # Slices stay in the cache; a power of two scales without rounding.
-        part = torch.from_numpy(np.ascontiguousarray(values[start : start + _SLICE])).double()
-        part = part.mul_(2.0**scale).round_()
+        part = torch.from_numpy(np.ascontiguousarray(values[start : start + _SLICE]))
+        part = part.to(torch.float64, copy=True).mul_(2.0**scale).round_()
         largest = float(part.abs().max())
         _check(largest, name, scale)
         if largest * terms >= 2.0**63:
@@ -152,10 +152,9 @@ def sum_rows(
     weight: FloatArray,
     name: str,
     scale: int = SCALE,
+    compiled: bool = True,
 ) -> tuple[IntArray, IntArray, IntArray]:
     """Sum the rows of each item over some clients, exactly.
-
-    In machine code where numba is installed, with the same bits.
 
     Args:
         values: float [n, ...].
@@ -165,6 +164,7 @@ def sum_rows(
         weight: float64 [c], from 0, of each client.
         name: of the parameter, for the error.
         scale: exponent of two.
+        compiled: In machine code, where numba is installed; changes no bit.
 
     Returns:
         The items that occur, int64 [m], sorted; their sums, int64 [m, ...], fixed point; the
@@ -174,13 +174,13 @@ def sum_rows(
         NumericError: If a value is not finite or a sum may overflow.
     """
     fixed = to_fixed(weight, "weight")
-    if find_spec("numba") is not None and len(ids) > 0:
-        from fedrec.training.jit import sums as compiled
+    if compiled and find_spec("numba") is not None and len(ids) > 0:
+        from fedrec.training.jit import sums
 
         flat = np.require(values.reshape(len(ids), -1), requirements=["C", "W"])
         scaled = np.asarray(factor, np.float64) * 2.0**scale
         own = [np.require(array, np.int64, ["C", "W"]) for array in (ids, offsets)]
-        items, total, heavy, largest, most = compiled.sum_rows(flat, *own, scaled, fixed)
+        items, total, heavy, largest, most = sums.sum_rows(flat, *own, scaled, fixed)
         if largest < _LIMIT and max(largest, float(fixed.max())) * most < 2.0**63:
             return items, total.reshape(-1, *values.shape[1:]), heavy
     owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
@@ -197,7 +197,10 @@ def sum_rows(
 
 
 def merge_rows(
-    a: tuple[IntArray, IntArray, IntArray], b: tuple[IntArray, IntArray, IntArray], name: str
+    a: tuple[IntArray, IntArray, IntArray],
+    b: tuple[IntArray, IntArray, IntArray],
+    name: str,
+    compiled: bool | None = None,
 ) -> tuple[IntArray, IntArray, IntArray]:
     """Add up two results of `sum_rows`.
 
@@ -205,25 +208,25 @@ def merge_rows(
         a: items, sums and weights.
         b: likewise.
         name: of the parameter, for the error.
+        compiled: In machine code, or not; None: where it is loaded. Changes no bit.
 
     Raises:
         NumericError: If a sum overflows.
     """
     # A process that has not trained in machine code is done sooner than numba is imported.
-    if "fedrec.training.jit" in sys.modules and len(a[0]) > 0 and len(b[0]) > 0:
-        from fedrec.training.jit import sums as compiled
+    loaded = "fedrec.training.jit" in sys.modules if compiled is None else compiled
+    if loaded and len(a[0]) > 0 and len(b[0]) > 0:
+        from fedrec.training.jit import sums
 
         flat = [_flat(part) for part in (a, b)]
-        items, total, weight, fits, light = compiled.merge_rows(*flat[0], *flat[1])
+        items, total, weight, fits, light = sums.merge_rows(*flat[0], *flat[1])
         if fits and light:
             return items, total.reshape(-1, *a[1].shape[1:]), weight
     items = np.union1d(a[0], b[0])
-    places = [np.searchsorted(items, ids) for ids in (a[0], b[0])]
-    spread = [
-        [_placed(part[which], at, len(items)) for part, at in zip((a, b), places, strict=True)]
-        for which in (1, 2)
-    ]
-    return items, add(*spread[0], name), add(*spread[1], "weight")
+    at, other = np.searchsorted(items, a[0]), np.searchsorted(items, b[0])
+    n = len(items)
+    total = add(_placed(a[1], at, n), _placed(b[1], other, n), name)
+    return items, total, add(_placed(a[2], at, n), _placed(b[2], other, n), "weight")
 
 
 def _placed(values: IntArray, at: IntArray, n: int) -> IntArray:

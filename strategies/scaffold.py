@@ -19,6 +19,8 @@ from strategies.base import State, Strategy
 __all__ = ["Scaffold", "ScaffoldState"]
 
 _CONTROL, _DRIFT = "control", "drift"
+_OWN = "own_control"
+"""Not the name of anything that travels, so the wire refuses it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +48,20 @@ class _Client(ClientHalf):
 
     down: tuple[str, ...] = (_CONTROL,)
     up: tuple[str, ...] = (_CONTROL,)
-    own: tuple[str, ...] = (_CONTROL,)
+    own: tuple[str, ...] = (_OWN,)
 
     def pull(self, drift: Drift) -> torch.Tensor:
         """``c - c_u``."""
-        return drift.down[_CONTROL] - drift.own[_CONTROL]
+        return drift.down[_CONTROL] - drift.own[_OWN]
 
     def finish(self, drift: Drift) -> Moved:
         """Option II of the paper: the new c_u from the distance gone."""
         change = drift.value - drift.start
-        server, old = drift.down[_CONTROL], drift.own[_CONTROL]
+        server, old = drift.down[_CONTROL], drift.own[_OWN]
         reached = drift.steps * drift.rate
         new = old - server - change / reached
         new = torch.where(drift.touched, new, torch.zeros_like(new))
-        return Moved(change + reached * server, {_CONTROL: new - old}, {_CONTROL: new})
+        return Moved(change + reached * server, {_CONTROL: new - old}, {_OWN: new})
 
     def extras(self, steps: torch.Tensor, rate: float) -> Mapping[str, torch.Tensor]:
         """``drift``: steps times rate."""

@@ -116,5 +116,5 @@ def _whole(method: Method, shard: Shard, local: Params, shape: tuple[int, ...]) 
     for row in range(shard.n_clients):
         at = room.row(row)
         items = local["touched/items"][at]
-        found[row][items[items >= 0]] = local["item/control"][at][items >= 0]
+        found[row][items[items >= 0]] = local["item/own_control"][at][items >= 0]
     return found

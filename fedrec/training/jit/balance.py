@@ -67,26 +67,26 @@ def size_of_rows(rows, at, target, balance, bias, along):
 
 
 @compiled
-def branch_of(data, settings, room, ids, pairs, user, positives, with_size, branch):
+def branch_of(z, settings, room, target, ids, pairs, user, positives, with_size):
     """The local branch of a user's pairs in the kernel form.
 
     Args:
-        data: `Data`.
+        z: float [n_items, d], the directions.
         settings: `Settings`.
-        room: `Room`; ``target`` holds what `aim` made of the pairs if a size is wanted.
+        room: `Room.kernel`.
+        target: float [s], what `aim` made of the pairs, if a size is wanted.
         ids: int64 [t], the items of the slots.
-        pairs: `Pairs` of the epoch.
+        pairs: `Pairs` of the epoch; ``branch`` is filled.
         user: id of the user.
         positives: number of its positives.
         with_size: whether the size of the branch is wanted.
-        branch: float [s], filled.
 
     Returns:
         The size of the branch, 0 if it is not wanted.
     """
-    z, s = data.directions, len(pairs.slots)
+    s = len(pairs.slots)
     n = positives if settings.cap == 0 else min(settings.cap, positives)
-    kept = room.kernel.kept[:n]
+    kept = room.kept[:n]
     for j in range(n):
         kept[j] = j
     if n < positives:
@@ -96,8 +96,8 @@ def branch_of(data, settings, room, ids, pairs, user, positives, with_size, bran
         keep_some(settings.seed, user, own, n, kept)
     # Columns of zeros change no sum, and whole vectors need no rest.
     width = (n + 15) // 16 * 16
-    right, along = room.kernel.right[:width], room.kernel.along[:width]
-    squares, zero = room.kernel.squares[:width], z.dtype.type(0.0)
+    right, along = room.right[:width], room.along[:width]
+    squares, zero = room.squares[:width], z.dtype.type(0.0)
     along[:], squares[:], right[n:] = 0.0, 0.0, 0.0
     for j in range(n):
         right[j] = z[ids[pairs.slots[kept[j]]]]
@@ -105,21 +105,21 @@ def branch_of(data, settings, room, ids, pairs, user, positives, with_size, bran
     for start in range(0, s, BLOCK):
         m = min(BLOCK, s - start)
         for i in range(m):
-            row, source = room.kernel.left[i], z[ids[pairs.slots[start + i]]]
+            row, source = room.left[i], z[ids[pairs.slots[start + i]]]
             for a in range(len(row)):
                 row[a] = source[a]
-        kappa = room.kernel.kappa[: m * width].reshape(m, width)
-        np.dot(room.kernel.left[:m], right.T, kappa)
+        kappa = room.kappa[: m * width].reshape(m, width)
+        np.dot(room.left[:m], right.T, kappa)
         for i in range(m):
             if column < n and kept[column] == start + i:
                 kappa[i, column] = 0.0
                 column += 1
         if settings.beta != 2:
-            _activate(room.kernel.kappa[: m * width], settings.beta)
+            _activate(room.kappa[: m * width], settings.beta)
         for i in range(m):
-            factor = room.step.target[start + i] if with_size else zero
+            factor = target[start + i] if with_size else zero
             total = _fold(kappa[i], settings.beta == 2, factor, along, squares)
-            branch[start + i] = scale * total
+            pairs.branch[start + i] = scale * total
     return _size(settings.balance, along, _sum(squares), s, scale) if with_size else 0.0
 
 

@@ -11,7 +11,7 @@ import numba as nb
 
 from fedrec.data.cache import cache_folder
 
-__all__ = ["compiled", "compiled_sums"]
+__all__ = ["compiled", "compiled_sums", "inlined"]
 
 
 def _sources() -> str:
@@ -40,3 +40,8 @@ def compiled_sums(function: Callable[..., Any]) -> Any:
     """
     regrouped = {"reassoc", "nsz", "contract"}
     return nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=regrouped)(function)
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """Part of the one function that calls it, which saves compiling it twice."""
+    return nb.njit(cache=True, nogil=True, error_model="numpy", inline="always")(function)

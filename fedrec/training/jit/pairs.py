@@ -12,13 +12,13 @@ __all__ = ["collect", "pairs_of_epoch", "pairs_of_step", "pairs_of_user"]
 
 
 @compiled
-def collect(data, settings, room, first, last, ids):
+def collect(data, settings, client, first, last, ids):
     """Draw all that a client trains on in a round and give each touched item a slot.
 
     Args:
         data: `Data`.
         settings: `Settings`.
-        room: `Room`; ``negatives`` [epochs, n, k] and ``extras`` [epochs, users, e] flat,
+        client: `Room.client`; ``negatives`` [epochs, n, k] and ``extras`` [epochs, users, e] flat,
             ``slot_of`` and ``row_slots`` are filled.
         first: user row.
         last: user row behind the client's last.
@@ -28,14 +28,14 @@ def collect(data, settings, room, first, last, ids):
         The number of slots, and of distinct positives.
     """
     low, high = data.offsets[first], data.offsets[last]
-    flags, k, extra = room.client.flags, data.k, data.extra
+    flags, k, extra = client.flags, data.k, data.extra
     total = (high - low) * k
     for p in range(low, high):
         flags[data.items[p]] = 3
     for epoch in range(settings.epochs):
         for u in range(first, last):
             a, b = data.offsets[u] - low, data.offsets[u + 1] - low
-            drawn = room.client.negatives[epoch * total + a * k : epoch * total + b * k]
+            drawn = client.negatives[epoch * total + a * k : epoch * total + b * k]
             if len(data.given) > 0:
                 drawn[:] = data.given[epoch, low + a : low + b].reshape(-1)
             else:
@@ -47,22 +47,22 @@ def collect(data, settings, room, first, last, ids):
                     epoch,
                     excluded,
                     data.n_items,
-                    room.client.lanes,
-                    room.client.shift,
+                    client.lanes,
+                    client.shift,
                     drawn,
                 )
             for i in range(len(drawn)):
                 flags[drawn[i]] |= 1
             if extra > 0 and b > a:
                 start = (epoch * (last - first) + u - first) * extra
-                more = room.client.extras[start : start + extra]
+                more = client.extras[start : start + extra]
                 draw_extras(
                     settings.seed,
                     settings.round,
                     data.users[u],
                     epoch,
                     data.n_items,
-                    room.client.lanes,
+                    client.lanes,
                     more,
                 )
                 for i in range(extra):
@@ -75,8 +75,8 @@ def collect(data, settings, room, first, last, ids):
         for i in range(8 * word, 8 * word + 8):
             flag = flags[i]
             ids[count] = i
-            room.client.slot_of[i] = count
-            room.client.row_slots[rows] = count
+            client.slot_of[i] = count
+            client.row_slots[rows] = count
             count += flag & 1
             rows += flag >> 1
         words[word] = 0
@@ -84,67 +84,76 @@ def collect(data, settings, room, first, last, ids):
 
 
 @compiled
-def pairs_of_epoch(data, room, epoch, first, last):
-    """Fill the pairs of all users of a client for an epoch; ``users_at`` says where each begins."""
+def pairs_of_epoch(data, client, whole, epoch, first, last):
+    """Fill the pairs of all users of a client for an epoch; ``users_at`` says where each begins.
+
+    Args:
+        data: `Data`.
+        client: `Room.client`, as `collect` left it.
+        whole: `Room.epoch`, filled.
+        epoch: the local epoch.
+        first: user row.
+        last: user row behind the client's last.
+    """
     k, extra = data.k, data.extra
     low = data.offsets[first]
     total = (data.offsets[last] - low) * k
     start = 0
     for u in range(first, last):
         a, b = data.offsets[u] - low, data.offsets[u + 1] - low
-        slots, up, down = room.epoch.slots[start:], room.epoch.up[start:], room.epoch.down[start:]
+        slots, up, down = whole.slots[start:], whole.up[start:], whole.down[start:]
         used = 0
         for p in range(low + a, low + b):
-            t = room.client.slot_of[data.items[p]]
-            room.client.place[t] = used
+            t = client.slot_of[data.items[p]]
+            client.place[t] = used
             slots[used], up[used], down[used] = t, 1.0, 0.0
             used += 1
         for i in range(a * k, b * k):
-            t = room.client.slot_of[room.client.negatives[epoch * total + i]]
-            at = room.client.place[t]
+            t = client.slot_of[client.negatives[epoch * total + i]]
+            at = client.place[t]
             if not (at < used and slots[at] == t):
                 at = used
-                room.client.place[t] = at
+                client.place[t] = at
                 slots[at], up[at], down[at] = t, 0.0, 0.0
                 used += 1
             down[at] += 1.0
-            room.epoch.drawn[i] = at
+            whole.drawn[i] = at
         for i in range(extra if b > a else 0):
-            t = room.client.slot_of[
-                room.client.extras[(epoch * (last - first) + u - first) * extra + i]
-            ]
-            at = room.client.place[t]
+            t = client.slot_of[client.extras[(epoch * (last - first) + u - first) * extra + i]]
+            at = client.place[t]
             if not (at < used and slots[at] == t):
                 at = used
-                room.client.place[t] = at
+                client.place[t] = at
                 slots[at], up[at], down[at] = t, 0.0, 0.0
                 used += 1
-            room.epoch.extra_at[(u - first) * extra + i] = at
+            whole.extra_at[(u - first) * extra + i] = at
         start += used
-        room.epoch.users_at[u - first + 1] = start
+        whole.users_at[u - first + 1] = start
 
 
 @compiled
-def pairs_of_user(data, room, first, u):
+def pairs_of_user(data, whole, first, u):
     """The pairs of a user in the epoch, as they were filled."""
-    a, b = room.epoch.users_at[u - first], room.epoch.users_at[u - first + 1]
+    a, b = whole.users_at[u - first], whole.users_at[u - first + 1]
     low = data.offsets[first]
     return Pairs(
-        room.epoch.slots[a:b],
-        room.epoch.up[a:b],
-        room.epoch.down[a:b],
-        room.epoch.branch[a:b],
-        room.epoch.drawn[(data.offsets[u] - low) * data.k : (data.offsets[u + 1] - low) * data.k],
+        whole.slots[a:b],
+        whole.up[a:b],
+        whole.down[a:b],
+        whole.branch[a:b],
+        whole.drawn[(data.offsets[u] - low) * data.k : (data.offsets[u + 1] - low) * data.k],
     )
 
 
 @compiled
-def pairs_of_step(data, room, whole, first, u, chosen):
+def pairs_of_step(data, place, extra_at, step, whole, first, u, chosen):
     """Those of a user's pairs that belong to some of its positives.
 
     Args:
         data: `Data`.
-        room: `Room`.
+        place: int32, scratch by slot.
+        extra_at: int32 [users * e], which of the pairs each extra row is.
+        step: `Room.step`, filled.
         whole: `Pairs` of the epoch.
         first: first user row of the client.
         u: the user row.
@@ -152,11 +161,11 @@ def pairs_of_step(data, room, whole, first, u, chosen):
     """
     k, used = data.k, 0
     before = data.offsets[u] - data.offsets[first]
-    of, place = room.step.of, room.client.place
+    of = step.of
     for i in range(len(chosen)):
         at = chosen[i] - before
         place[whole.slots[at]] = used
-        of[used], room.step.up[used], room.step.down[used] = at, 1.0, 0.0
+        of[used], step.up[used], step.down[used] = at, 1.0, 0.0
         used += 1
     for i in range(len(chosen)):
         for j in range(k):
@@ -165,24 +174,24 @@ def pairs_of_step(data, room, whole, first, u, chosen):
             if not (where < used and of[where] == at):
                 where = used
                 place[whole.slots[at]] = where
-                of[where], room.step.up[where], room.step.down[where] = at, 0.0, 0.0
+                of[where], step.up[where], step.down[where] = at, 0.0, 0.0
                 used += 1
-            room.step.down[where] += 1.0
-            room.step.drawn[i * k + j] = where
+            step.down[where] += 1.0
+            step.drawn[i * k + j] = where
     for i in range(data.extra):
-        at = room.epoch.extra_at[(u - first) * data.extra + i]
+        at = extra_at[(u - first) * data.extra + i]
         where = place[whole.slots[at]]
         if not (where < used and of[where] == at):
             place[whole.slots[at]] = used
-            of[used], room.step.up[used], room.step.down[used] = at, 0.0, 0.0
+            of[used], step.up[used], step.down[used] = at, 0.0, 0.0
             used += 1
     for i in range(used):
-        room.step.slots[i] = whole.slots[of[i]]
-        room.step.branch[i] = whole.branch[of[i]]
+        step.slots[i] = whole.slots[of[i]]
+        step.branch[i] = whole.branch[of[i]]
     return Pairs(
-        room.step.slots[:used],
-        room.step.up[:used],
-        room.step.down[:used],
-        room.step.branch[:used],
-        room.step.drawn[: len(chosen) * k],
+        step.slots[:used],
+        step.up[:used],
+        step.down[:used],
+        step.branch[:used],
+        step.drawn[: len(chosen) * k],
     )

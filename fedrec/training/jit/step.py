@@ -10,7 +10,7 @@ __all__ = ["scores", "see", "step_user"]
 
 
 @compiled
-def see(data, local, settings, room, pairs, ids, work, share):
+def see(data, settings, room, counted, pairs, ids, work, share):
     """The item vectors that the model sees: rows, and which of them each pair has."""
     if not settings.table:
         return work, pairs.slots
@@ -19,14 +19,14 @@ def see(data, local, settings, room, pairs, ids, work, share):
     for i in range(s):
         t = pairs.slots[i]
         mixed, now, kept, frozen = (
-            room.rows.mixed[i],
+            room.mixed[i],
             work[t],
-            room.rows.rest[t],
+            room.rest[t],
             data.table[ids[t]],
         )
         for a in range(len(mixed)):
             mixed[a] = own * (now[a] + kept[a]) + rest * frozen[a]
-    return room.rows.mixed[:s], room.step.counted[:s]
+    return room.mixed[:s], counted[:s]
 
 
 @compiled
@@ -44,10 +44,10 @@ def scores(settings, rows, at, vector, share, branch, score):
 
 
 @compiled
-def _slopes(settings, room, pairs, k):
+def _slopes(settings, step, pairs, k):
     """The derivatives of a user's loss by its scores, float64 [s], filled; return the loss."""
-    s, score, slope = len(pairs.slots), room.step.score, room.step.slope
-    chance, price = room.step.chance, room.step.price
+    s, score, slope = len(pairs.slots), step.score, step.slope
+    chance, price = step.chance, step.price
     if settings.bce:
         logistic(score[:s], chance[:s], price[:s])
         for i in range(s):
@@ -67,14 +67,15 @@ def _slopes(settings, room, pairs, k):
 
 
 @compiled
-def step_user(data, local, settings, room, pairs, u, ids, work, positives, weight, direct):
+def step_user(data, local, settings, room, step, pairs, u, ids, work, positives, weight, direct):
     """Step a user's vector; move the rows, or add to their gradient; return the loss.
 
     Args:
         data: `Data`.
         local: `Local`; changed.
         settings: `Settings`.
-        room: `Room`.
+        room: `Room.rows`.
+        step: `Room.step`.
         pairs: `Pairs` of the step.
         u: user row.
         ids: int64 [t], the items of the slots.
@@ -86,13 +87,13 @@ def step_user(data, local, settings, room, pairs, u, ids, work, positives, weigh
     kind, d, s = work.dtype, work.shape[1], len(pairs.slots)
     vector = local.users[u]
     share = float(local.share[u]) if settings.kernel or settings.table else 1.0
-    rows, at = see(data, local, settings, room, pairs, ids, work, share)
-    scores(settings, rows, at, vector, share, pairs.branch, room.step.score)
-    loss = _slopes(settings, room, pairs, data.k)
-    factor, own = room.step.factor[:s], room.step.own[: len(vector)]
+    rows, at = see(data, settings, room, step.counted, pairs, ids, work, share)
+    scores(settings, rows, at, vector, share, pairs.branch, step.score)
+    loss = _slopes(settings, step, pairs, data.k)
+    factor, own = step.factor[:s], step.own[: len(vector)]
     own[:] = 0.0
     for i in range(s):
-        factor[i] = weight * room.step.slope[i]
+        factor[i] = weight * step.slope[i]
     add_rows(rows, at, factor, own)
     if settings.bias and settings.bce:  # A ranking loss leaves it out.
         for i in range(s):
@@ -104,31 +105,31 @@ def step_user(data, local, settings, room, pairs, u, ids, work, positives, weigh
     repelled = False
     if settings.decorrelation > 0 and settings.cross:
         for i in range(s):
-            room.step.at[i] = ids[pairs.slots[i]]
+            step.at[i] = ids[pairs.slots[i]]
         repelled = cross_view(
             rows,
             at,
             data.table,
-            room.step.at[:s],
+            step.at[:s],
             settings.decorrelation * (share if settings.table else 1.0),
             settings.gamma,
-            room.rows.z[:s],
-            room.rows.other[:s],
-            room.rows.dz[:s],
-            room.rows.gram,
+            room.z[:s],
+            room.other[:s],
+            room.dz[:s],
+            room.gram,
         )
     elif settings.decorrelation > 0:
         repelled = single_view(
             work,
             pairs.slots,
             settings.decorrelation,
-            room.rows.z[:s],
-            room.rows.dz[:s],
-            room.rows.gram,
+            room.z[:s],
+            room.dz[:s],
+            room.gram,
         )
 
     rate = -settings.item_lr if direct else 1.0
-    target = work if direct else room.rows.gradient
+    target = work if direct else room.gradient
     through = kind.type(rate * share if settings.table else rate)
     rate = kind.type(rate)
     for i in range(s):
@@ -137,7 +138,7 @@ def step_user(data, local, settings, room, pairs, u, ids, work, positives, weigh
             row[a] += f * vector[a]
     if repelled:
         for i in range(s):
-            row, away = target[pairs.slots[i]], room.rows.dz[i]
+            row, away = target[pairs.slots[i]], room.dz[i]
             for a in range(d):
                 row[a] += rate * away[a]
 

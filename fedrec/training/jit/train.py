@@ -6,7 +6,7 @@ import numpy as np
 
 from fedrec.training.jit.arithmetic import logistic
 from fedrec.training.jit.balance import aim, branch_of, size_of_rows
-from fedrec.training.jit.compiler import compiled
+from fedrec.training.jit.compiler import compiled, inlined
 from fedrec.training.jit.draws import shuffle
 from fedrec.training.jit.pairs import collect, pairs_of_epoch, pairs_of_step, pairs_of_user
 from fedrec.training.jit.step import scores, see, step_user
@@ -33,7 +33,7 @@ def train(data, local, settings, ids, change, offsets, losses):
     at = rows = 0
     for c in range(n_clients):
         first, last = data.client_offsets[c], data.client_offsets[c + 1]
-        count, distinct = collect(data, settings, room, first, last, ids[at:])
+        count, distinct = collect(data, settings, room.client, first, last, ids[at:])
         mine, work = ids[at : at + count], change[at : at + count]
         for t in range(count):
             now, frozen = work[t], data.table[mine[t]]
@@ -60,17 +60,17 @@ def train(data, local, settings, ids, change, offsets, losses):
         offsets[c + 1] = at
 
 
-@compiled
+@inlined
 def _epoch(data, local, settings, room, epoch, first, last, ids, work):
     """A local epoch of a client; return its loss."""
     low = data.offsets[first]
     n = data.offsets[last] - low
-    pairs_of_epoch(data, room, epoch, first, last)
+    pairs_of_epoch(data, room.client, room.epoch, epoch, first, last)
     if settings.kernel:
         for u in range(first, last):
             positives = data.offsets[u + 1] - data.offsets[u]
             if positives > 0:
-                pairs = pairs_of_user(data, room, first, u)
+                pairs = pairs_of_user(data, room.epoch, first, u)
                 sized = settings.balance == 1 or settings.balance == 3
                 if sized:
                     aim(
@@ -81,15 +81,15 @@ def _epoch(data, local, settings, room, epoch, first, last, ids, work):
                         room.step.target,
                     )
                 room.epoch.size[u - first] = branch_of(
-                    data,
+                    data.directions,
                     settings,
-                    room,
+                    room.kernel,
+                    room.step.target,
                     ids,
                     pairs,
                     data.users[u],
                     positives,
                     sized,
-                    pairs.branch,
                 )
     direct = last - first == 1 and settings.proximal == 0
     per_row = data.k + 1 if settings.bce else data.k
@@ -101,12 +101,23 @@ def _epoch(data, local, settings, room, epoch, first, last, ids, work):
         for u in range(first, last):
             positives = data.offsets[u + 1] - data.offsets[u]
             if positives > 0:
-                pairs = pairs_of_user(data, room, first, u)
+                pairs = pairs_of_user(data, room.epoch, first, u)
                 loss += step_user(
-                    data, local, settings, room, pairs, u, ids, work, positives, weight, direct
+                    data,
+                    local,
+                    settings,
+                    room.rows,
+                    room.step,
+                    pairs,
+                    u,
+                    ids,
+                    work,
+                    positives,
+                    weight,
+                    direct,
                 )
         if not direct:
-            _descend(data, settings, room, ids, work)
+            _descend(data.table, settings, room.rows.gradient, ids, work)
     else:
         order = room.client.order[:n]
         users = data.users[first:last]
@@ -122,14 +133,34 @@ def _epoch(data, local, settings, room, epoch, first, last, ids, work):
                 while b < len(chosen) and chosen[b] < end:
                     b += 1
                 if b > a:
-                    whole = pairs_of_user(data, room, first, u)
-                    pairs = pairs_of_step(data, room, whole, first, u, chosen[a:b])
+                    whole = pairs_of_user(data, room.epoch, first, u)
+                    pairs = pairs_of_step(
+                        data,
+                        room.client.place,
+                        room.epoch.extra_at,
+                        room.step,
+                        whole,
+                        first,
+                        u,
+                        chosen[a:b],
+                    )
                     loss += step_user(
-                        data, local, settings, room, pairs, u, ids, work, b - a, weight, direct
+                        data,
+                        local,
+                        settings,
+                        room.rows,
+                        room.step,
+                        pairs,
+                        u,
+                        ids,
+                        work,
+                        b - a,
+                        weight,
+                        direct,
                     )
                 a = b
             if not direct:
-                _descend(data, settings, room, ids, work)
+                _descend(data.table, settings, room.rows.gradient, ids, work)
     if settings.balance > 0:
         for u in range(first, last):
             if data.offsets[u + 1] > data.offsets[u]:
@@ -138,23 +169,23 @@ def _epoch(data, local, settings, room, epoch, first, last, ids, work):
 
 
 @compiled
-def _descend(data, settings, room, ids, work):
+def _descend(table, settings, gradients, ids, work):
     """A step along the gradient that the users of a client have added up."""
     rate, pull = work.dtype.type(settings.item_lr), work.dtype.type(settings.proximal)
     for t in range(len(work)):
-        row, gradient, start = work[t], room.rows.gradient[t], data.table[ids[t]]
+        row, gradient, start = work[t], gradients[t], table[ids[t]]
         for a in range(len(row)):
             row[a] -= rate * (gradient[a] + pull * (row[a] - start[a]))
 
 
-@compiled
+@inlined
 def _weigh(data, local, settings, room, first, u, ids, work):
     """A user's new lambda after a local epoch."""
-    pairs = pairs_of_user(data, room, first, u)
+    pairs = pairs_of_user(data, room.epoch, first, u)
     s, share = len(pairs.slots), float(local.share[u])
     target, balance = room.step.target[:s], settings.balance
     if balance == 2:
-        rows, at = see(data, local, settings, room, pairs, ids, work, share)
+        rows, at = see(data, settings, room.rows, room.step.counted, pairs, ids, work, share)
         scores(settings, rows, at, local.users[u], share, pairs.branch, room.step.score)
         logistic(room.step.score[:s], room.step.chance[:s], room.step.price[:s])
     positives = data.offsets[u + 1] - data.offsets[u]
@@ -173,7 +204,15 @@ def _weigh(data, local, settings, room, first, u, ids, work):
         size = size_of_rows(mixed, at, target, balance, settings.bias, room.kernel.along)
     elif balance == 2:
         size = branch_of(
-            data, settings, room, ids, pairs, data.users[u], positives, True, pairs.branch
+            data.directions,
+            settings,
+            room.kernel,
+            room.step.target,
+            ids,
+            pairs,
+            data.users[u],
+            positives,
+            True,
         )
     else:
         size = room.epoch.size[u - first]

@@ -235,7 +235,7 @@ def own_controls(out: Path, method: Method, shard: Shard) -> np.ndarray[Any, Any
     """float64 [clients, items, d]: what every client remembers, 0 where nothing."""
     places = room(shard, method.train)
     items = np.load(out / "state/node-000/touched.items.npy")
-    values = np.load(out / "state/node-000/item.control.npy")
+    values = np.load(out / "state/node-000/item.own_control.npy")
     found = np.zeros((shard.n_clients, shard.n_items, values.shape[1]))
     owner = np.repeat(np.arange(shard.n_clients), np.diff(places))
     found[owner[items >= 0], items[items >= 0]] = values[items >= 0]

@@ -9,7 +9,14 @@ from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrec.aggregation import Denominator, Weighting, mean_update, metric_sums, reduce_sums
+from fedrec.aggregation import (
+    Denominator,
+    Weighting,
+    mean_update,
+    merge_sums,
+    metric_sums,
+    reduce_sums,
+)
 from fedrec.errors import NumericError
 from fedrec.types import FloatArray, RowBlock, UpdateBatch, offsets_of
 from strategies import FedAvg
@@ -135,3 +142,13 @@ def test_an_update_that_is_not_finite_is_an_error() -> None:
     batch = UpdateBatch(1, np.arange(1), np.ones(1), {"item": block}, {})
     with pytest.raises(NumericError, match="'item' is not finite"):
         reduce_sums(batch, "uniform")
+
+
+def test_too_many_examples_for_fixed_point_are_an_error() -> None:
+    block = RowBlock(np.array([0, 1, 2]), np.array([2, 3]), np.zeros((2, 2), np.float32))
+    weight = np.array([2.0**29, 2.0**29])
+    batch = UpdateBatch(1, np.arange(2), weight, {"item": block}, {})
+    partial = reduce_sums(batch, "examples")
+    assert partial.weight == 2**30 << 32
+    with pytest.raises(NumericError, match="'weight'"):
+        merge_sums(partial, partial)
