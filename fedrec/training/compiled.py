@@ -43,7 +43,7 @@ def train_compiled(
     offsets, loss = np.zeros(shard.n_clients + 1, np.int64), np.zeros(shard.n_clients)
     bound = int(room(shard, method.train, data.extra)[-1])
     # Allocated here, because numpy asks the system for large pages.
-    ids, change = np.empty(bound + 1, np.int64), np.empty((bound + 1, table.shape[1]), kind)
+    ids, change = np.empty(bound, np.int64), np.empty((bound, table.shape[1]), kind)
     with _controller().limit(limits=1, user_api="blas"):
         jit.train(data, mine, _settings(method, round), ids, change, offsets, loss)
     ids, change = ids[: offsets[-1]], change[: offsets[-1]]

@@ -140,10 +140,7 @@ def test_any_chunk_and_thread_number_at_a_real_size(form: str) -> None:
     assert all(other == found[0] for other in found[1:])
 
 
-COMPILED = [f for f in FORMS if f == "none" or (f.startswith("kernel") and f != "kernel-extra")]
-
-
-@pytest.mark.parametrize("form", COMPILED)
+@pytest.mark.parametrize("form", FORMS)
 @settings(max_examples=15, deadline=None)
 @given(shard=federations(several=True), train=TRAINS, seed=st.integers(0, 9))
 def test_in_machine_code_too_a_client_alone_has_the_bits_it_has_in_company(

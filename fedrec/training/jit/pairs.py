@@ -10,6 +10,20 @@ from fedrec.training.jit.values import Pairs
 
 __all__ = ["collect", "pairs_of_epoch", "pairs_of_step", "pairs_of_user"]
 
+_ONE = np.uint64(1)
+# The top six bits of this number times 2**i are different for each i.
+_SEQUENCE = 0x03F79D71B4CB0A89
+_TIMES, _TOP = np.uint64(_SEQUENCE), np.uint64(58)
+_PLACE = np.zeros(64, np.int64)
+_PLACE[[(_SEQUENCE << i) % 2**64 >> 58 for i in range(64)]] = np.arange(64)
+
+
+@compiled
+def _mark(words, items):
+    """Set the bit of each item."""
+    for i in range(len(items)):
+        words[items[i] >> 6] |= _ONE << np.uint64(items[i] & 63)
+
 
 @compiled
 def collect(data, settings, client, first, last, ids):
@@ -22,16 +36,17 @@ def collect(data, settings, client, first, last, ids):
             ``slot_of`` and ``row_slots`` are filled.
         first: user row.
         last: user row behind the client's last.
-        ids: int64, one longer than needed, filled with the items of the slots, sorted.
+        ids: int64, filled with the items of the slots, sorted.
 
     Returns:
-        The number of slots, and of distinct positives.
+        The number of slots, and of distinct positives (0 without a table form).
     """
     low, high = data.offsets[first], data.offsets[last]
-    flags, k, extra = client.flags, data.k, data.extra
+    marks, own, k, extra = client.marks, client.own, data.k, data.extra
     total = (high - low) * k
-    for p in range(low, high):
-        flags[data.items[p]] = 3
+    _mark(marks, data.items[low:high])
+    if settings.table:
+        _mark(own, data.items[low:high])
     for epoch in range(settings.epochs):
         for u in range(first, last):
             a, b = data.offsets[u] - low, data.offsets[u + 1] - low
@@ -51,8 +66,7 @@ def collect(data, settings, client, first, last, ids):
                     client.shift,
                     drawn,
                 )
-            for i in range(len(drawn)):
-                flags[drawn[i]] |= 1
+            _mark(marks, drawn)
             if extra > 0 and b > a:
                 start = (epoch * (last - first) + u - first) * extra
                 more = client.extras[start : start + extra]
@@ -65,21 +79,23 @@ def collect(data, settings, client, first, last, ids):
                     client.lanes,
                     more,
                 )
-                for i in range(extra):
-                    flags[more[i]] |= 1
-    words = flags.view(np.uint64)
+                _mark(marks, more)
     count = rows = 0
-    for word in range(len(words)):
-        if words[word] == 0:
-            continue
-        for i in range(8 * word, 8 * word + 8):
-            flag = flags[i]
-            ids[count] = i
-            client.slot_of[i] = count
-            client.row_slots[rows] = count
-            count += flag & 1
-            rows += flag >> 1
-        words[word] = 0
+    for word in range(len(marks)):
+        left = marks[word]
+        while left != 0:
+            rest = left & (left - _ONE)
+            lowest = left ^ rest
+            item = 64 * word + _PLACE[(lowest * _TIMES) >> _TOP]
+            ids[count] = item
+            client.slot_of[item] = count
+            if settings.table and own[word] & lowest != 0:
+                client.row_slots[rows] = count
+                rows += 1
+            count += 1
+            left = rest
+        marks[word] = 0
+    own[:] = 0
     return count, rows
 
 

@@ -23,7 +23,7 @@ def train(data, local, settings, ids, change, offsets, losses):
         data: `fedrec.training.jit.values.Data`.
         local: `fedrec.training.jit.values.Local`; changed.
         settings: `fedrec.training.jit.values.Settings`.
-        ids: int64, one longer than the rows that the clients may touch; the first [t] are filled.
+        ids: int64, as many as the rows that the clients may touch; the first [t] are filled.
         change: float [as many, d], the first [t] are filled.
         offsets: int64 [c + 1], from 0, filled: where each client's rows begin.
         losses: float64 [c], filled.

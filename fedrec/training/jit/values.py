@@ -60,7 +60,9 @@ item is a positive, a sampled negative. ``branch`` float [s]: the local branch. 
 """
 
 Room = namedtuple("Room", "client epoch step rows kernel")
-_Client = namedtuple("_Client", "flags slot_of row_slots lanes shift order negatives extras place")
+_Client = namedtuple(
+    "_Client", "marks own slot_of row_slots lanes shift order negatives extras place"
+)
 _Epoch = namedtuple("_Epoch", "users_at slots up down branch drawn extra_at size")
 _Step = namedtuple(
     "_Step", "of slots up down branch drawn score chance price slope target factor counted at own"
@@ -101,9 +103,10 @@ def room_for(data, settings):
     for i in range(wide):
         counted[i] = i
     client = _Client(
-        flags=np.zeros(8 * ((n_items + 7) // 8), np.uint8),
-        slot_of=np.empty(n_items + 8, np.int32),
-        row_slots=np.empty(positives + 1, np.int32),
+        marks=np.zeros((n_items + 63) // 64, np.uint64),
+        own=np.zeros((n_items + 63) // 64 if settings.table else 0, np.uint64),
+        slot_of=np.empty(n_items, np.int32),
+        row_slots=np.empty(positives if settings.table else 0, np.int32),
         lanes=np.empty((4, 256), np.uint64),
         shift=np.empty(n_items, np.int32),
         order=np.empty(positives if settings.batch > 0 else 0, np.int64),
