@@ -15,7 +15,6 @@ import numpy as np
 
 from fedrec.cohorts import cohort_size
 from fedrec.config import Experiment, load_experiment
-from fedrec.data.cache import cache_folder
 from fedrec.data.negatives import pool_excluded
 from fedrec.data.prepare import open_split, prepare
 from fedrec.errors import ConfigError, DataError, MissingExtra
@@ -39,6 +38,7 @@ from fedrec.runlog import RoundRecord, Seconds
 from fedrec.training.clients import kernel_of
 from fedrec.training.history import check_order
 from fedrec.training.method import Method
+from fedrec.training.prebuilt import build, is_built
 from fedrec.types import Split
 
 __all__ = [
@@ -154,6 +154,7 @@ def prepare_run(
     )
     if not isinstance(experiment.model, Yardstick) and _must_compile(experiment):
         speak("compiling the training kernel, once on a machine (about half a minute)")
+        build()
     create(folder, overwrite)
     kept = experiment.model_copy(update={"data": experiment.data.located()})
     write_text(folder / CONFIG, kept.to_yaml())
@@ -196,7 +197,7 @@ def find_config(config: Path) -> Path:
 
 def _must_compile(experiment: Experiment) -> bool:
     compiled = kernel_of(Method.of(experiment)) == "compiled"
-    return compiled and not any((cache_folder() / "numba").glob("**/*.nbc"))
+    return compiled and not is_built()
 
 
 def _check_sizes(experiment: Experiment, split: Split) -> None:

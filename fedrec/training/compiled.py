@@ -16,6 +16,7 @@ from fedrec.personalization.plgc import PLGC
 from fedrec.seeds import Purpose, bits
 from fedrec.training import jit
 from fedrec.training.method import Method
+from fedrec.training.prebuilt import build
 from fedrec.training.remembered import room
 from fedrec.types import FloatArray, IntArray, Params, Ragged, RowBlock, Shard, UpdateBatch
 
@@ -29,12 +30,18 @@ def train_compiled(
     local: Params,
     round: int,
     popularity: IntArray | None = None,
+    prebuilt: bool = True,
 ) -> tuple[UpdateBatch, dict[str, FloatArray]]:
     """`fedrec.training.clients.train_clients`, compiled; arguments and results are its.
+
+    One more is ``prebuilt``: whether the kernel is loaded from the cache, where it is put if need
+    be; False compiles it here (see `fedrec.training.prebuilt`).
 
     Sums of products go through BLAS: with one thread its bits depend on the shapes alone, which
     are those of one client.
     """
+    if prebuilt:
+        build(method.dtype)
     kind = np.dtype(method.dtype)
     table = _owned(params["item"], kind)
     after = {name: np.array(value, kind) for name, value in local.items()}

@@ -1,0 +1,119 @@
+"""The compiled kernel is built in a process of its own, and only ever loaded where it is used.
+
+In the process that compiles it, a function of the kernel may already stand by itself, optimised
+without its callers; the linker then takes that one, and sums round differently from those of a
+process that loads the finished kernel. So nobody trains with what it has compiled itself.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from fedrec.data.cache import cache_folder
+from fedrec.errors import EngineError
+
+__all__ = ["build", "fill", "is_built"]
+
+_JIT = Path(__file__).parent / "jit"
+
+
+def is_built(dtype: str = "float32") -> bool:
+    """Whether the kernel for a type lies in the cache of this machine.
+
+    Args:
+        dtype: ``float32`` or ``float64``.
+    """
+    return _mark(dtype).exists()
+
+
+@cache
+def build(dtype: str = "float32") -> None:
+    """See to it that the kernel for a type lies in the cache; one process builds, others wait.
+
+    Args:
+        dtype: ``float32`` or ``float64``.
+
+    Raises:
+        EngineError: If it cannot be built.
+    """
+    mark = _mark(dtype)
+    if mark.exists():
+        return
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    with (mark.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if mark.exists():
+            return
+        call = f"from fedrec.training.prebuilt import fill; fill({dtype!r})"
+        path = os.pathsep.join(entry or "." for entry in sys.path)
+        done = subprocess.run(
+            [sys.executable, "-c", call],
+            env={**os.environ, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            lines = [line for line in done.stderr.splitlines() if line.strip()]
+            raise EngineError(
+                f"the training kernel cannot be compiled ({lines[-1] if lines else 'no message'}); "
+                "set FEDREC_CACHE to a folder that can be written to, or train.kernel: reference"
+            )
+        mark.touch()
+
+
+def fill(dtype: str) -> None:
+    """Compile the kernel for a type by training one client with it; in a process for that alone.
+
+    Args:
+        dtype: ``float32`` or ``float64``.
+    """
+    from fedrec.config import Train
+    from fedrec.models.mf import MatrixFactorization
+    from fedrec.personalization.none import NoPersonalization
+    from fedrec.training.compiled import train_compiled
+    from fedrec.training.method import Method, initial_local
+    from fedrec.types import Ragged, Shard
+
+    one = np.zeros(1, np.int64)
+    item, nothing = Ragged(np.array([0, 1]), one), Ragged(np.array([0, 0]), one[:0])
+    shard = Shard(4, one, item.offsets, one, item, nothing, nothing)
+    method = Method(
+        MatrixFactorization(embedding_dim=2), NoPersonalization(), Train(), 0, dtype=dtype
+    )
+    local = {name: initial_local(0, name, spec, one) for name, spec in method.locals().items()}
+    train_compiled(method, shard, method.initial_globals(4), local, 1, prebuilt=False)
+
+
+def _mark(dtype: str) -> Path:
+    """A file that says: built, from these sources, by these versions, for this processor."""
+    parts = [metadata.version("numba"), metadata.version("llvmlite"), platform.machine(), dtype]
+    parts += [platform.python_version(), str(_JIT), _processor()]
+    for path in sorted(_JIT.glob("*.py")):
+        # Numba compiles anew when a file is newer, whatever its content.
+        parts.append(f"{path.name} {path.stat().st_mtime_ns} {path.stat().st_size}")
+    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
+    return cache_folder() / "numba" / f"built-{key}"
+
+
+@cache
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return platform.processor()
+    kept = {
+        line.split(":")[0].strip(): line
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines()
+        if line.startswith(("model name", "flags", "Features"))
+    }
+    return "\n".join(kept.values())

@@ -1,0 +1,47 @@
+"""The kernel gives the same bits in the process that had it compiled and in all later ones."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("numba", reason="needs the extra 'sim'")
+
+pytestmark = pytest.mark.slow
+
+SCRIPT = """
+import hashlib
+import numpy as np
+from fedrec.personalization.plgc import PLGC
+from fedrec.training import jit
+from fedrec.training.clients import train_clients
+from tests.planted import initial_state, method_of, shard_of
+
+draw = np.random.default_rng(0)
+rows = [sorted(draw.choice(200, draw.integers(3, 60), replace=False)) for _ in range(20)]
+shard = shard_of(200, rows)
+for own in (PLGC(tau=2.0, decorrelation=1e-4), PLGC(local="table", decorrelation=1e-4), None):
+    method = method_of({"kernel": "compiled"}, own)
+    params, local = initial_state(method, shard)
+    update, after = train_clients(method, shard, params, local, 1)
+    found = [update.tables["item"].values, update.metrics["loss"], *after.values()]
+    print(hashlib.sha256(b"".join(value.tobytes() for value in found)).hexdigest())
+print(sum(jit.train.stats.cache_misses.values()))
+"""
+
+
+def test_who_compiles_does_not_matter(tmp_path: Path) -> None:
+    """A cold cache, then a warm one: equal bits, and neither process compiled the kernel itself."""
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "FEDREC_CACHE": str(tmp_path), "PYTHONPATH": str(root)}
+    command = [sys.executable, "-c", SCRIPT]
+    cold, warm = (
+        subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    )
+    assert cold == warm
+    assert cold.splitlines()[-1] == "0"
