@@ -58,7 +58,7 @@ def build(dtype: str = "float32") -> None:
         path = os.pathsep.join(entry or "." for entry in sys.path)
         done = subprocess.run(
             [sys.executable, "-c", call],
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, "PYTHONPATH": path, "FEDREC_CACHE": str(_cache())},
             capture_output=True,
             text=True,
             check=False,
@@ -103,7 +103,13 @@ def _mark(dtype: str) -> Path:
         # Numba compiles anew when a file is newer, whatever its content.
         parts.append(f"{path.name} {path.stat().st_mtime_ns} {path.stat().st_size}")
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
-    return cache_folder() / "numba" / f"built-{key}"
+    return _cache() / "numba" / f"built-{key}"
+
+
+def _cache() -> Path:
+    """The cache that numba uses here: the one that was named when it was loaded."""
+    loaded = sys.modules.get("fedrec.training.jit.compiler")
+    return Path(loaded.CACHE) if loaded is not None else cache_folder()
 
 
 @cache

@@ -54,7 +54,8 @@ def test_engine_beside_flower_on_two_workers(command: Fedrec, here: Path) -> Non
     check(found, "flower_ray")
     assert found["rows"]["flower_ray"]["clients"] == 4
     assert set(found["rows"]["flower_ray"]["tried"]) == {"1", "0.5"}
-    assert 0 < found["driver_share"] < 1
+    # Work this small may take the workers less than a tick of the clock.
+    assert found["driver_share"] is None or 0 < found["driver_share"] < 1
 
 
 @pytest.mark.slow

@@ -265,7 +265,8 @@ def test_the_kernel_is_the_loop(
     params, local = initial_state(method, shard)
     update, after = train_clients(method, shard, params, local, round=3)
     block = update.tables["item"]
-    tolerance = {"float32": 1e-6, "float64": 1e-10}[dtype]
+    # Values are of order 1, and each of several steps rounds: 2e-6 was seen, of the reference too.
+    tolerance = {"float32": 1e-5, "float64": 1e-10}[dtype]
     for row in range(shard.n_clients):
         chosen = np.array([row])
         one, mine = shard.take(chosen), split_state(method, shard, local, chosen)

@@ -11,7 +11,7 @@ import numba as nb
 
 from fedrec.data.cache import cache_folder
 
-__all__ = ["compiled", "compiled_sums", "inlined"]
+__all__ = ["CACHE", "compiled", "compiled_sums", "inlined"]
 
 
 def _sources() -> str:
@@ -22,7 +22,10 @@ def _sources() -> str:
     return digest.hexdigest()[:16]
 
 
-nb.config.CACHE_DIR = str(cache_folder() / "numba" / _sources())  # type: ignore[attr-defined]
+CACHE = cache_folder()
+"""Where this process keeps machine code, whatever the environment says later."""
+
+nb.config.CACHE_DIR = str(CACHE / "numba" / _sources())  # type: ignore[attr-defined]
 
 
 def compiled(function: Callable[..., Any]) -> Any:
