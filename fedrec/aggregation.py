@@ -39,6 +39,7 @@ __all__ = [
     "metric_sums",
     "reduce_sums",
     "sorted_by_client",
+    "stepped",
 ]
 
 Weighting = Literal["uniform", "examples"]
@@ -122,7 +123,7 @@ def merge_sums(a: Partial, b: Partial) -> Partial:
         row_weight=row_weight,
         scale=a.scale,
         metrics={name: a.metrics[name] + b.metrics[name] for name in a.metrics},
-        extras={name: a.extras[name] + b.extras[name] for name in a.extras},
+        extras={name: checked(a.extras[name] + b.extras[name], name) for name in a.extras},
     )
 
 
@@ -130,7 +131,7 @@ def keep_each(batch: UpdateBatch) -> Partial:
     """The updates of some clients as they are, in the order of the client ids."""
     return Partial(
         clients=len(batch.client_ids),
-        weight=int(to_fixed(np.asarray(batch.weight, np.float64), "weight", 0).sum()),
+        weight=total_of(to_fixed(batch.weight, "weight"), "weight"),
         ids={},
         sums={},
         row_weight={},
@@ -150,7 +151,7 @@ def join_each(a: Partial, b: Partial) -> Partial:
         raise ValueError("a partial sum cannot be joined with updates of single clients")
     return Partial(
         clients=a.clients + b.clients,
-        weight=a.weight + b.weight,
+        weight=checked(a.weight + b.weight, "weight"),
         ids={},
         sums={},
         row_weight={},
@@ -228,3 +229,16 @@ def mean_update(
         whole[partial.ids[name]] = total
         change[name] = whole
     return change
+
+
+def stepped(params: Params, change: Mapping[str, FloatArray], rate: float) -> Params:
+    """The global parameters after a step: ``params + rate * change``, float32.
+
+    Args:
+        params: The global parameters.
+        change: Per name, float64 of the parameter's shape, as from `mean_update`.
+        rate: Step size.
+    """
+    return {
+        name: np.asarray(value + rate * change[name], np.float32) for name, value in params.items()
+    }

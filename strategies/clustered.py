@@ -10,7 +10,13 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from fedrec.aggregation import Denominator, mean_update, reduce_sums, sorted_by_client
+from fedrec.aggregation import (
+    Denominator,
+    mean_update,
+    reduce_sums,
+    sorted_by_client,
+    stepped,
+)
 from fedrec.errors import MissingExtra
 from fedrec.seeds import Purpose, bits
 from fedrec.types import FloatArray, IntArray, Params, Partial, UpdateBatch
@@ -97,7 +103,7 @@ class Clustered(Strategy):
         batches = {g: p.each for g, p in sorted(partials.items()) if p.each is not None}
         everybody = sorted_by_client(list(batches.values()))
         shared = self._mean(params, everybody)
-        after = _stepped(params, shared, self.server_lr)
+        after = stepped(params, shared, self.server_lr)
         rounds = state.rounds + 1
         if state.own:
             own = {}
@@ -110,7 +116,7 @@ class Clustered(Strategy):
                     }
                 else:
                     change = {n: self.share * shared[n] for n in shared}
-                own[number] = _stepped(mine, change, self.server_lr)
+                own[number] = stepped(mine, change, self.server_lr)
             return replace(state, rounds=rounds, own=own), after
         sketches = state.sketches.copy()
         sketches[everybody.client_ids] += self._sketch(everybody)
@@ -138,10 +144,6 @@ class Clustered(Strategy):
         shape = (-1, *[1] * (block.values.ndim - 1))
         np.add.at(found, (owner, bucket), block.values * sign.reshape(shape))
         return found
-
-
-def _stepped(params: Params, change: Mapping[str, FloatArray], rate: float) -> Params:
-    return {n: (value + rate * change[n]).astype(np.float32) for n, value in params.items()}
 
 
 def _kmeans(points: FloatArray, clusters: int) -> IntArray:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import numpy as np
 from pydantic import Field
 
-from fedrec.aggregation import Denominator, mean_update
+from fedrec.aggregation import Denominator, mean_update, stepped
 from fedrec.training.half import ClientHalf
 from fedrec.types import Params, Partial
 from strategies.base import State, Strategy
@@ -54,7 +53,4 @@ class FedProx(Strategy):
     def apply(self, state: State, params: Params, partial: Partial) -> tuple[State, Params]:
         """One step along the mean change."""
         change = mean_update(params, partial, self.denominator)
-        return None, {
-            name: (value + self.server_lr * change[name]).astype(np.float32)
-            for name, value in params.items()
-        }
+        return None, stepped(params, change, self.server_lr)

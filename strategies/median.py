@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from fedrec.aggregation import stepped
 from fedrec.types import FloatArray, Params, Partial
 from strategies.base import State, Strategy
 from strategies.rowwise import each_change
@@ -43,10 +44,7 @@ class Median(Strategy):
         """One step along the median change."""
         assert partial.each is not None
         change = each_change(params, partial.each, _median)
-        return None, {
-            name: (value + self.server_lr * change[name]).astype(np.float32)
-            for name, value in params.items()
-        }
+        return None, stepped(params, change, self.server_lr)
 
 
 def _median(rows: FloatArray) -> FloatArray:

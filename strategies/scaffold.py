@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from fedrec.aggregation import mean_update
+from fedrec.aggregation import mean_update, stepped
 from fedrec.fixedpoint import from_fixed
 from fedrec.training.half import ClientHalf, Drift, Moved
 from fedrec.types import FloatArray, Params, Partial
@@ -122,11 +122,9 @@ class Scaffold(Strategy):
             name: (value + moved[f"{name}/{_CONTROL}"] / state.clients).astype(np.float32)
             for name, value in state.control.items()
         }
-        after = {
-            name: (
-                value
-                + self.server_lr * (change[name] - drift * np.asarray(state.control[name], float))
-            ).astype(np.float32)
-            for name, value in params.items()
+        whole = {
+            name: change[name] - drift * np.asarray(value, np.float64)
+            for name, value in state.control.items()
         }
+        after = stepped(params, whole, self.server_lr)
         return ScaffoldState(control, state.clients), after

@@ -7,7 +7,6 @@ process that loads the finished kernel. So nobody trains with what it has compil
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import platform
@@ -21,10 +20,13 @@ import numpy as np
 
 from fedrec.data.cache import cache_folder
 from fedrec.errors import EngineError
+from fedrec.runlock import await_idle, hold
 
 __all__ = ["build", "fill", "is_built"]
 
 _JIT = Path(__file__).parent / "jit"
+_PATIENCE = 1.0
+"""Seconds between two looks at whether another process has built it."""
 
 
 def is_built(dtype: str = "float32") -> bool:
@@ -36,7 +38,6 @@ def is_built(dtype: str = "float32") -> bool:
     return _mark(dtype).exists()
 
 
-@cache
 def build(dtype: str = "float32") -> None:
     """See to it that the kernel for a type lies in the cache; one process builds, others wait.
 
@@ -46,30 +47,54 @@ def build(dtype: str = "float32") -> None:
     Raises:
         EngineError: If it cannot be built.
     """
-    mark = _mark(dtype)
-    if mark.exists():
-        return
-    mark.parent.mkdir(parents=True, exist_ok=True)
-    with (mark.parent / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if mark.exists():
-            return
-        call = f"from fedrec.training.prebuilt import fill; fill({dtype!r})"
-        path = os.pathsep.join(entry or "." for entry in sys.path)
-        done = subprocess.run(
-            [sys.executable, "-c", call],
-            env={**os.environ, "PYTHONPATH": path, "FEDREC_CACHE": str(_cache())},
-            capture_output=True,
-            text=True,
-            check=False,
+    if failure := _built(dtype):
+        raise EngineError(
+            f"the training kernel cannot be compiled ({failure}); set FEDREC_CACHE to a folder "
+            "that can be written to, or train.kernel: reference"
         )
-        if done.returncode != 0:
-            lines = [line for line in done.stderr.splitlines() if line.strip()]
-            raise EngineError(
-                f"the training kernel cannot be compiled ({lines[-1] if lines else 'no message'}); "
-                "set FEDREC_CACHE to a folder that can be written to, or train.kernel: reference"
-            )
-        mark.touch()
+
+
+@cache
+def _built(dtype: str) -> str:
+    """Why the kernel cannot be built; empty if it lies in the cache. Tried once in a process."""
+    mark = _mark(dtype)
+    lock = mark.parent / "lock"
+    try:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        lock.touch()
+        while not mark.exists():
+            try:
+                handle = hold(lock)
+            except BlockingIOError:
+                await_idle(lock, _PATIENCE)
+                continue
+            try:
+                if not mark.exists() and (failure := _compile(dtype)):
+                    return failure
+                mark.touch()
+            finally:
+                if handle is not None:
+                    os.close(handle)
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+def _compile(dtype: str) -> str:
+    """Compile in a process of its own; the last line that it complains with."""
+    call = f"from fedrec.training.prebuilt import fill; fill({dtype!r})"
+    path = os.pathsep.join(entry or "." for entry in sys.path)
+    done = subprocess.run(
+        [sys.executable, "-c", call],
+        env={**os.environ, "PYTHONPATH": path, "FEDREC_CACHE": str(_cache())},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    if done.returncode == 0:
+        return ""
+    return lines[-1] if lines else f"exit code {done.returncode}"
 
 
 def fill(dtype: str) -> None:

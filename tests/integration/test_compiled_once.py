@@ -45,3 +45,26 @@ def test_who_compiles_does_not_matter(tmp_path: Path) -> None:
     )
     assert cold == warm
     assert cold.splitlines()[-1] == "0"
+
+
+def test_a_kernel_that_cannot_be_built_is_one_error(tmp_path: Path) -> None:
+    """No folder to keep it in: the error says why and the way out, at once the second time too."""
+    (tmp_path / "file").write_text("")
+    script = """
+from fedrec.errors import EngineError
+from fedrec.training.prebuilt import build
+for _ in range(2):
+    try:
+        build()
+    except EngineError as error:
+        print(error)
+"""
+    root = Path(__file__).parents[2]
+    cache = str(tmp_path / "file")
+    environment = {**os.environ, "FEDREC_CACHE": cache, "PYTHONPATH": str(root)}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    first, second = done.stdout.splitlines()
+    assert first == second
+    assert "cannot be compiled" in first
+    assert "FEDREC_CACHE" in first
