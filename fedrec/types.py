@@ -47,7 +47,7 @@ class Ragged:
     @property
     def lengths(self) -> IntArray:
         """int64 [n], the length of each row."""
-        return np.diff(self.offsets)
+        return self.offsets[1:] - self.offsets[:-1]
 
     def row(self, index: int) -> IntArray:
         """int64 [length], one row (a view)."""
@@ -59,16 +59,27 @@ class Ragged:
 
     def positions(self, rows: IntArray) -> IntArray:
         """int64 [sum of lengths], where the values of some rows lie, row after row."""
-        lengths = self.lengths[rows]
+        if _consecutive(rows):
+            return np.arange(self.offsets[rows[0]], self.offsets[rows[-1] + 1], dtype=np.int64)
+        starts = self.offsets[rows]
+        lengths = self.offsets[rows + 1] - starts
         ends = np.cumsum(lengths)
         within = np.arange(int(ends[-1]) if len(ends) else 0, dtype=np.int64)
-        starts = np.repeat(self.offsets[:-1][rows] - (ends - lengths), lengths)
-        return np.asarray(within + starts)
+        return np.asarray(within + np.repeat(starts - (ends - lengths), lengths))
 
     def take(self, rows: IntArray) -> Ragged:
-        """The given rows, in the given order."""
-        lengths = self.lengths[rows]
-        return Ragged(offsets_of(lengths), np.asarray(self.values[self.positions(rows)]))
+        """The given rows, in the given order; copies."""
+        if _consecutive(rows):
+            offsets = self.offsets[rows[0] : rows[-1] + 2]
+            return Ragged(offsets - offsets[0], self.values[offsets[0] : offsets[-1]].copy())
+        offsets = offsets_of(self.offsets[rows + 1] - self.offsets[rows])
+        return Ragged(offsets, np.asarray(self.values[self.positions(rows)]))
+
+
+def _consecutive(rows: IntArray) -> bool:
+    """Whether rows are a, a + 1, a + 2, ..."""
+    n = len(rows)
+    return n > 0 and rows[-1] - rows[0] == n - 1 and bool((rows[1:] - rows[:-1] == 1).all())
 
 
 def offsets_of(lengths: IntArray) -> IntArray:
@@ -214,14 +225,14 @@ class Shard:
         Args:
             clients: int64 [c], rows of ``client_ids``, in the order wanted.
         """
-        chosen = Ragged(self.client_offsets, np.arange(self.n_users, dtype=np.int64)).take(clients)
-        users = chosen.values
+        whole = Ragged(self.client_offsets, self.user_ids)
+        users, chosen = whole.positions(clients), whole.take(clients)
         at = self.train.positions(users)
         return Shard(
             n_items=self.n_items,
             client_ids=self.client_ids[clients],
             client_offsets=chosen.offsets,
-            user_ids=self.user_ids[users],
+            user_ids=chosen.values,
             train=self.train.take(users),
             valid=self.valid.take(users),
             test=self.test.take(users),

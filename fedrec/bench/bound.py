@@ -70,7 +70,7 @@ def draw(data: Any, u: int, pairs: Any, pool: Any) -> Any:
             c0, c1, c2, c3 = (p1 >> _32) ^ c1 ^ a, p1 & _LOW, (p0 >> _32) ^ c3 ^ b, p0 & _LOW
             a, b = (a + _W0) & _LOW, (b + _W1) & _LOW
         pairs[n + j] = np.int32((c0 * room) >> _32)
-    if n * data.k * 8 > data.n_items:
+    if n * data.k * 32 > data.n_items:
         # Many draws: list the allowed items once.
         at, item = 0, 0
         for p in range(n + 1):

@@ -14,7 +14,6 @@ from fedrec.training.method import initial_local
 __all__ = ["inside_training"]
 
 PART = 256
-LANES = 256
 
 
 def inside_training(work: Workload) -> dict[str, float]:
@@ -29,7 +28,6 @@ def inside_training(work: Workload) -> dict[str, float]:
     drawing = _drawing()
     longest = int(split.train.lengths.max(initial=0)) * method.train.negatives
     scratch = (
-        np.empty((4, LANES), np.uint64),
         np.empty(split.n_items, np.int32),
         np.empty(longest, np.int32),
     )
@@ -83,14 +81,11 @@ def _drawing() -> Any:
         items: Any,
         n_items: Any,
         k: Any,
-        lanes: Any,
         shift: Any,
         drawn: Any,
     ) -> None:
         for u in range(len(users)):
             own = items[offsets[u] : offsets[u + 1]]
-            draw_negatives(
-                seed, number, users[u], 0, own, n_items, lanes, shift, drawn[: len(own) * k]
-            )
+            draw_negatives(seed, number, users[u], 0, own, n_items, shift, drawn[: len(own) * k])
 
     return draw_all

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fedrec.seeds import Purpose
-from fedrec.training.jit.compiler import compiled
+from fedrec.training.jit.compiler import compiled, inlined
 
 __all__ = ["draw_extras", "draw_negatives", "keep_some", "shuffle"]
 
@@ -16,14 +16,46 @@ _NEGATIVES, _BATCHES = int(Purpose.NEGATIVES), int(Purpose.BATCHES)
 _HISTORY, _EXTRA = int(Purpose.HISTORY), int(Purpose.EXTRA_ROWS)
 
 
-@compiled
+@inlined
+def _turn(c0, c1, c2, c3, k0, k1):
+    """One of the ten rounds of Philox4x32 (salmon2011philox)."""
+    p0, p1 = _M0 * c0, _M1 * c2
+    return (p1 >> _32) ^ c1 ^ k0, p1 & _LOW, (p0 >> _32) ^ c3 ^ k1, p0 & _LOW
+
+
+@inlined
+def _next(k0, k1):
+    """The key of the round after."""
+    return (k0 + _W0) & _LOW, (k1 + _W1) & _LOW
+
+
+@inlined
 def _philox(c0, c1, c2, c3, k0, k1):
-    """First 64 of the 128 bits of Philox4x32-10 (salmon2011philox)."""
-    for _ in range(10):
-        p0, p1 = _M0 * c0, _M1 * c2
-        c0, c1, c2, c3 = (p1 >> _32) ^ c1 ^ k0, p1 & _LOW, (p0 >> _32) ^ c3 ^ k1, p0 & _LOW
-        k0, k1 = (k0 + _W0) & _LOW, (k1 + _W1) & _LOW
-    return (c0 << _32) | c1
+    """First two of the four words of Philox4x32-10.
+
+    Written out, because a loop around it is computed for several draws at a time only if there is
+    no loop in it.
+    """
+    c0, c1, c2, c3 = _turn(c0, c1, c2, c3, k0, k1)
+    k0, k1 = _next(k0, k1)
+    c0, c1, c2, c3 = _turn(c0, c1, c2, c3, k0, k1)
+    k0, k1 = _next(k0, k1)
+    c0, c1, c2, c3 = _turn(c0, c1, c2, c3, k0, k1)
+    k0, k1 = _next(k0, k1)
+    c0, c1, c2, c3 = _turn(c0, c1, c2, c3, k0, k1)
+    k0, k1 = _next(k0, k1)
+    c0, c1, c2, c3 = _turn(c0, c1, c2, c3, k0, k1)
+    k0, k1 = _next(k0, k1)
+    c0, c1, c2, c3 = _turn(c0, c1, c2, c3, k0, k1)
+    k0, k1 = _next(k0, k1)
+    c0, c1, c2, c3 = _turn(c0, c1, c2, c3, k0, k1)
+    k0, k1 = _next(k0, k1)
+    c0, c1, c2, c3 = _turn(c0, c1, c2, c3, k0, k1)
+    k0, k1 = _next(k0, k1)
+    c0, c1, c2, c3 = _turn(c0, c1, c2, c3, k0, k1)
+    k0, k1 = _next(k0, k1)
+    c0, c1, c2, c3 = _turn(c0, c1, c2, c3, k0, k1)
+    return c0, c1
 
 
 @compiled
@@ -39,31 +71,17 @@ def _counter(seed, purpose, round, owner):
 
 
 @compiled
-def _ranks(seed, purpose, round, owner, first, pool, lanes, drawn):
-    """drawn[i] = the top 32 bits of draw first + i, times pool, shifted right by 32.
-
-    Philox round by round over many draws, so that each round is computed for several at a time.
-    """
-    k1, k2, k3, k4, k5 = _counter(seed, purpose, round, owner)
-    size, width = np.uint64(pool), lanes.shape[1]
-    for start in range(0, len(drawn), width):
-        m = min(width, len(drawn) - start)
-        c0, c1, c2, c3 = lanes[0, :m], lanes[1, :m], lanes[2, :m], lanes[3, :m]
-        block, a, b = np.uint64(first + start), k4, k5
-        for i in range(m):
-            c0[i], c1[i], c2[i], c3[i] = (block + np.uint64(i)) & _LOW, k1, k2, k3
-        for _ in range(10):
-            for i in range(m):
-                p0, p1 = _M0 * (c0[i] & _LOW), _M1 * (c2[i] & _LOW)
-                c0[i], c1[i] = (p1 >> _32) ^ c1[i] ^ a, p1 & _LOW
-                c2[i], c3[i] = (p0 >> _32) ^ c3[i] ^ b, p0 & _LOW
-            a, b = (a + _W0) & _LOW, (b + _W1) & _LOW
-        for i in range(m):
-            drawn[start + i] = np.int32((c0[i] * size) >> _32)
+def _ranks(seed, purpose, round, owner, first, pool, drawn):
+    """drawn[i] = the top 32 bits of draw first + i, times pool, shifted right by 32."""
+    c1, c2, c3, k0, k1 = _counter(seed, purpose, round, owner)
+    block, size = np.uint64(first), np.uint64(pool)
+    for i in range(len(drawn)):
+        top, _ = _philox((block + np.uint64(i)) & _LOW, c1, c2, c3, k0, k1)
+        drawn[i] = np.int32((top * size) >> _32)
 
 
 @compiled
-def draw_negatives(seed, round, owner, epoch, excluded, n_items, lanes, shift, drawn):
+def draw_negatives(seed, round, owner, epoch, excluded, n_items, shift, drawn):
     """Uniform negatives of a user in a local epoch.
 
     Args:
@@ -73,16 +91,15 @@ def draw_negatives(seed, round, owner, epoch, excluded, n_items, lanes, shift, d
         epoch: the local epoch.
         excluded: int64 [m], sorted.
         n_items: size of the catalogue.
-        lanes: uint64 [4, n], scratch.
         shift: int32 [n_items], scratch.
         drawn: int32 [n * k], filled.
     """
     m = len(excluded)
-    _ranks(seed, _NEGATIVES, round, owner, epoch * len(drawn), n_items - m, lanes, drawn)
+    _ranks(seed, _NEGATIVES, round, owner, epoch * len(drawn), n_items - m, drawn)
     if m == 0:
         return
     # The r-th allowed item stands behind as many excluded ones j as have excluded[j] - j <= r.
-    if n_items <= 8 * len(drawn):
+    if n_items <= 32 * len(drawn):
         start = 0
         for j in range(m):
             end = excluded[j] - j
@@ -106,9 +123,9 @@ def draw_negatives(seed, round, owner, epoch, excluded, n_items, lanes, shift, d
 
 
 @compiled
-def draw_extras(seed, round, owner, epoch, n_items, lanes, drawn):
+def draw_extras(seed, round, owner, epoch, n_items, drawn):
     """Random items of a user in a local epoch, int32 [e], filled."""
-    _ranks(seed, _EXTRA, round, owner, epoch * len(drawn), n_items, lanes, drawn)
+    _ranks(seed, _EXTRA, round, owner, epoch * len(drawn), n_items, drawn)
 
 
 @compiled
@@ -129,7 +146,8 @@ def shuffle(seed, round, epoch, users, offsets, order):
         n = offsets[u + 1] - offsets[u]
         c1, c2, c3, k0, k1 = _counter(seed, _BATCHES, round, users[u])
         for i in range(n):
-            keys[at] = _philox(np.uint64((epoch * n + i) & 0xFFFFFFFF), c1, c2, c3, k0, k1)
+            a, b = _philox(np.uint64((epoch * n + i) & 0xFFFFFFFF), c1, c2, c3, k0, k1)
+            keys[at] = (a << _32) | b
             at += 1
     order[:] = np.argsort(keys, kind="mergesort")
 
@@ -148,7 +166,8 @@ def keep_some(seed, owner, items, cap, kept):
     c1, c2, c3, k0, k1 = _counter(seed, _HISTORY, 0, owner)
     keys = np.empty(len(items), np.uint64)
     for i in range(len(items)):
-        keys[i] = _philox(np.uint64(items[i] & 0xFFFFFFFF), c1, c2, c3, k0, k1)
+        a, b = _philox(np.uint64(items[i] & 0xFFFFFFFF), c1, c2, c3, k0, k1)
+        keys[i] = (a << _32) | b
     last = np.sort(keys)[cap - 1]
     spare = cap
     for i in range(len(items)):

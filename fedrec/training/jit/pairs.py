@@ -62,7 +62,6 @@ def collect(data, settings, client, first, last, ids):
                     epoch,
                     excluded,
                     data.n_items,
-                    client.lanes,
                     client.shift,
                     drawn,
                 )
@@ -76,7 +75,6 @@ def collect(data, settings, client, first, last, ids):
                     data.users[u],
                     epoch,
                     data.n_items,
-                    client.lanes,
                     more,
                 )
                 _mark(marks, more)

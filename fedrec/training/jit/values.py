@@ -60,9 +60,7 @@ item is a positive, a sampled negative. ``branch`` float [s]: the local branch. 
 """
 
 Room = namedtuple("Room", "client epoch step rows kernel")
-_Client = namedtuple(
-    "_Client", "marks own slot_of row_slots lanes shift order negatives extras place"
-)
+_Client = namedtuple("_Client", "marks own slot_of row_slots shift order negatives extras place")
 _Epoch = namedtuple("_Epoch", "users_at slots up down branch drawn extra_at size")
 _Step = namedtuple(
     "_Step", "of slots up down branch drawn score chance price slope target factor counted at own"
@@ -107,7 +105,6 @@ def room_for(data, settings):
         own=np.zeros((n_items + 63) // 64 if settings.table else 0, np.uint64),
         slot_of=np.empty(n_items, np.int32),
         row_slots=np.empty(positives if settings.table else 0, np.int32),
-        lanes=np.empty((4, 256), np.uint64),
         shift=np.empty(n_items, np.int32),
         order=np.empty(positives if settings.batch > 0 else 0, np.int64),
         negatives=np.empty(epochs * positives * k, np.int32),

@@ -65,7 +65,7 @@ def test_negatives_are_the_plain_ones(
 ) -> None:
     n_items = 100_000 if wide else shard.n_items
     excluded = pool_excluded(shard, "clean")
-    lanes, shift = np.empty((4, 256), np.uint64), np.empty(n_items, np.int32)
+    shift = np.empty(n_items, np.int32)
     for user in range(shard.n_users):
         n = int(shard.train.lengths[user]) * k
         owner = int(shard.user_ids[user])
@@ -73,9 +73,7 @@ def test_negatives_are_the_plain_ones(
         hashed = bits(seed, Purpose.NEGATIVES, 7, np.full(n, owner), draw) >> np.uint64(32)
         expected = uniform_negatives(hashed.astype(np.uint32), np.full(n, user), excluded, n_items)
         drawn = np.empty(n, np.int32)
-        draw_negatives(
-            seed, 7, owner, epoch, excluded.row(user).copy(), n_items, lanes, shift, drawn
-        )
+        draw_negatives(seed, 7, owner, epoch, excluded.row(user).copy(), n_items, shift, drawn)
         assert drawn.tolist() == expected.tolist()
 
 
@@ -83,7 +81,7 @@ def test_extra_rows_are_the_plain_ones() -> None:
     hashed = bits(3, Purpose.EXTRA_ROWS, 7, np.full(5, 11), 2 * 5 + np.arange(5))
     expected = ((hashed >> np.uint64(32)) * np.uint64(40)) >> np.uint64(32)
     drawn = np.empty(5, np.int32)
-    draw_extras(3, 7, 11, 2, 40, np.empty((4, 4), np.uint64), drawn)
+    draw_extras(3, 7, 11, 2, 40, drawn)
     assert drawn.tolist() == expected.tolist()
 
 
@@ -115,9 +113,7 @@ def test_a_user_without_positives_excludes_nothing() -> None:
     shard = shard_of(5, [[]])
     drawn = np.empty(0, np.int32)
     nothing = shard.train.row(0).copy()
-    draw_negatives(
-        0, 1, 0, 0, nothing, 5, np.empty((4, 4), np.uint64), np.empty(5, np.int32), drawn
-    )
+    draw_negatives(0, 1, 0, 0, nothing, 5, np.empty(5, np.int32), drawn)
     assert len(drawn) == 0
 
 
