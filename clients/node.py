@@ -25,7 +25,7 @@ from fedrec.ranking import legacy_candidates
 from fedrec.runlog import Failure
 from fedrec.seeds import Purpose, bits
 from fedrec.training.batch import positives_of_clients
-from fedrec.training.clients import train_clients, user_scorer
+from fedrec.training.clients import kernel_of, train_clients, user_scorer
 from fedrec.training.method import Method
 from fedrec.training.parts import parts
 from fedrec.training.remembered import room
@@ -50,6 +50,9 @@ _PART_BYTES = 2**23
 less than `_PART_TABLES` times the tables, or merging the sums would cost more than making them."""
 
 _PART_TABLES = 4
+
+_SUMMED_ROWS = 2**22
+"""Rows that are trained at once where they are summed on the way and none is held."""
 
 
 @lru_cache(maxsize=256)
@@ -103,6 +106,8 @@ class Node:
         self.experiment = experiment
         self.strategy = experiment.strategy
         self.method = Method.of(experiment)
+        compiled = kernel_of(self.method) == "compiled"
+        self._summing = self.strategy.summing if compiled else None
         self.shard = shard
         self._local = out / "local"
         self._name = f"node-{number:03d}"
@@ -160,6 +165,8 @@ class Node:
         specs = self.method.globals()
         row = sum(4 * int(np.prod(specs[name].shape)) for name in self.method.tables())
         held = max(_PART_BYTES // row, _PART_TABLES * self.shard.n_items)
+        if self._summing is not None:
+            held = max(_SUMMED_ROWS, held)
         most = offsets_of(self._places.lengths[rows])
         return [rows[cut] for cut in parts(most, held)]
 
@@ -213,6 +220,7 @@ class Node:
             order.round,
             self.experiment.engine.chunk,
             self._popularity,
+            self._summing,
         )
 
     def _who_fails(

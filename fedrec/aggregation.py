@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -31,6 +32,7 @@ from fedrec.types import (
 
 __all__ = [
     "Denominator",
+    "Summing",
     "Weighting",
     "join_each",
     "keep_each",
@@ -53,27 +55,49 @@ is ``cohort``."""
 _METRICS_SCALE = 20
 
 
-def reduce_sums(batch: UpdateBatch, weighting: Weighting, weighted: bool = True) -> Partial:
+@dataclass(frozen=True, slots=True)
+class Summing:
+    """How the changes of clients are summed.
+
+    Args:
+        weighting: How much each client counts.
+        weighted: Whether changes are multiplied by the weights (not for plain sums).
+    """
+
+    weighting: Weighting = "uniform"
+    weighted: bool = True
+
+    def weights(self, examples: FloatArray) -> FloatArray:
+        """float64 [c]: how much each client counts; ``examples`` [c] are its train examples."""
+        ones = self.weighting == "uniform"
+        return np.ones(len(examples)) if ones else np.asarray(examples, np.float64)
+
+    def factors(self, examples: FloatArray) -> FloatArray:
+        """float64 [c]: what each client's changes are multiplied by."""
+        return self.weights(examples) if self.weighted else np.ones(len(examples))
+
+
+def reduce_sums(batch: UpdateBatch, summing: Summing) -> Partial:
     """Sum the updates of some clients, exactly.
 
     Args:
-        batch: The updates.
-        weighting: How much each client counts.
-        weighted: Whether changes are multiplied by the weights (not for plain sums).
+        batch: The updates; what is summed already was summed in the same way.
+        summing: How.
 
     Raises:
         NumericError: If an update is not finite or a sum overflows.
     """
     n_clients = len(batch.client_ids)
-    weight = np.ones(n_clients) if weighting == "uniform" else np.asarray(batch.weight, np.float64)
+    weight, factor = summing.weights(batch.weight), summing.factors(batch.weight)
     ids, sums, row_weight = {}, {}, {}
-    factor = weight if weighted else np.ones(n_clients)
+    for name, rows in batch.summed.items():
+        ids[name], sums[name], row_weight[name] = rows.ids, rows.sums, rows.weight
     for name, block in batch.tables.items():
         ids[name], sums[name], row_weight[name] = sum_rows(
             block.values, block.ids, block.offsets, factor, weight, name
         )
     for name, change in batch.dense.items():
-        values = _weigh(change, weight, weighting, weighted)
+        values = _weigh(change, factor)
         total = segment_sum(values, np.zeros(n_clients, np.int64), 1, name)
         sums[name] = np.asarray(total[0])
     return Partial(
@@ -85,18 +109,16 @@ def reduce_sums(batch: UpdateBatch, weighting: Weighting, weighted: bool = True)
         scale=dict.fromkeys(sums, SCALE),
         metrics=_metric_totals(batch),
         extras={
-            name: total_of(to_fixed(_weigh(values, weight, weighting, weighted), name), name)
+            name: total_of(to_fixed(_weigh(values, factor), name), name)
             for name, values in batch.extras.items()
         },
     )
 
 
-def _weigh(
-    values: FloatArray, weight: FloatArray, weighting: Weighting, weighted: bool
-) -> FloatArray:
-    if weighting == "uniform" or not weighted:
+def _weigh(values: FloatArray, factor: FloatArray) -> FloatArray:
+    if (factor == 1.0).all():
         return values
-    return np.asarray(values, np.float64) * weight.reshape(-1, *[1] * (values.ndim - 1))
+    return np.asarray(values, np.float64) * factor.reshape(-1, *[1] * (values.ndim - 1))
 
 
 def merge_sums(a: Partial, b: Partial) -> Partial:

@@ -20,6 +20,7 @@ __all__ = [
     "SCALE",
     "add",
     "checked",
+    "fits",
     "from_fixed",
     "merge_rows",
     "segment_sum",
@@ -144,6 +145,11 @@ def segment_sum(
     return np.asarray(total.numpy())
 
 
+def fits(largest: float, most: int) -> bool:
+    """Whether integers up to ``largest``, at most ``most`` of them, are right and add up right."""
+    return largest < _LIMIT and largest * most < 2.0**63
+
+
 def sum_rows(
     values: FloatArray,
     ids: IntArray,
@@ -181,7 +187,7 @@ def sum_rows(
         scaled = np.asarray(factor, np.float64) * 2.0**scale
         own = [np.require(array, np.int64, ["C", "W"]) for array in (ids, offsets)]
         items, total, heavy, largest, most = sums.sum_rows(flat, *own, scaled, fixed)
-        if largest < _LIMIT and max(largest, float(fixed.max())) * most < 2.0**63:
+        if fits(max(largest, float(fixed.max())), most):
             return items, total.reshape(-1, *values.shape[1:]), heavy
     owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     counts = np.bincount(ids)

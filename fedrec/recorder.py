@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,31 @@ def digest(params: Params) -> str:
         state.update(f"{name}|{value.dtype.str}|{value.shape}|".encode())
         state.update(value.tobytes())
     return state.hexdigest()
+
+
+@dataclass(slots=True)
+class _Total:
+    """What a result says of all rounds: added up as they come, so that none is kept."""
+
+    rounds: int = 0
+    clients: int = 0
+    train: float = 0.0
+    evaluate: float = 0.0
+    up: int = 0
+    down: int = 0
+
+    def add(self, record: RoundRecord) -> None:
+        self.rounds = record.round
+        self.clients += record.clients
+        self.train += record.seconds.train
+        self.evaluate += record.seconds.evaluate
+        self.up += record.bytes.up
+        self.down += record.bytes.down
+
+    @property
+    def speed(self) -> float | None:
+        """Clients trained per second of training."""
+        return self.clients / self.train if self.train else None
 
 
 class Recorder:
@@ -79,7 +105,7 @@ class Recorder:
         self._before = 0.0
         self._started = datetime.now(UTC).isoformat(timespec="seconds")
         self._resumed: tuple[int, ...] = ()
-        self._rounds: list[RoundRecord] = []
+        self._total = _Total()
         self._best: RoundRecord | None = None
         self._stale = 0
         for record in rounds:
@@ -87,8 +113,8 @@ class Recorder:
         if taken is not None:
             self._started = taken.started
             self._resumed = (*taken.resumed, taken.record.round)
-            known = [*(record.seconds for record in rounds), taken.record.seconds]
-            self._before = sum(seconds.train + seconds.evaluate for seconds in known)
+            last = taken.record.seconds
+            self._before = self._total.train + self._total.evaluate + last.train + last.evaluate
 
     @property
     def best_round(self) -> int | None:
@@ -149,8 +175,7 @@ class Recorder:
             status: ``completed``, ``early_stop`` or ``interrupted``.
             params: The global parameters after the last round.
         """
-        e = self._experiment
-        train = sum(record.seconds.train for record in self._rounds)
+        e, total = self._experiment, self._total
         names = {
             "data": name_of("data", e.data),
             "model": name_of("models", e.model),
@@ -172,18 +197,15 @@ class Recorder:
             "kernel": None if self._centralised else kernel_of(Method.of(e)),
             "status": status,
             "best_round": self.best_round,
-            "rounds": self._rounds[-1].round if self._rounds else 0,
+            "rounds": total.rounds,
             "metrics": self._chosen(),
             "seconds": {
-                "train": train,
-                "evaluate": sum(record.seconds.evaluate for record in self._rounds),
+                "train": total.train,
+                "evaluate": total.evaluate,
                 "total": self._before + time.perf_counter() - self._began,
             },
-            "clients_per_second": None if self._centralised else self._speed(train),
-            "bytes": {
-                "up": sum(record.bytes.up for record in self._rounds),
-                "down": sum(record.bytes.down for record in self._rounds),
-            },
+            "clients_per_second": None if self._centralised else total.speed,
+            "bytes": {"up": total.up, "down": total.down},
             "engine": self._engine,
             "versions": versions(),
             "commit": commit(),
@@ -201,10 +223,6 @@ class Recorder:
         """Close the run log, also of a run that failed. A second call does nothing."""
         self._log.close()
 
-    def _speed(self, seconds: float) -> float | None:
-        """Clients trained per second of training."""
-        return sum(record.clients for record in self._rounds) / seconds if seconds else None
-
     def _summary(self, evaluation: Evaluation) -> dict[str, dict[str, dict[str, float | None]]]:
         return {
             view: {
@@ -219,7 +237,7 @@ class Recorder:
 
     def _note(self, record: RoundRecord) -> bool:
         """Remember a round; whether it is the best so far."""
-        self._rounds.append(record)
+        self._total.add(record)
         if record.evaluation is None:
             return False
         better = self._is_better(record)

@@ -288,6 +288,21 @@ class RowBlock:
 
 
 @dataclass(frozen=True, slots=True)
+class RowSums:
+    """Changed rows of one item table, summed over some clients: int64 fixed point.
+
+    Args:
+        ids: int64 [m], the rows that were touched, sorted.
+        sums: int64 [m, ...].
+        weight: int64 [m], summed weight of the clients that touched the row.
+    """
+
+    ids: IntArray
+    sums: IntArray
+    weight: IntArray
+
+
+@dataclass(frozen=True, slots=True)
 class UpdateBatch:
     """The updates of some clients of one round, before they are reduced.
 
@@ -299,6 +314,7 @@ class UpdateBatch:
         dense: per dense global parameter (likewise), float [c, ...], the change.
         metrics: per name, float64 [c] (``loss`` summed over the client's examples, ...).
         extras: per name, float64 [c], what a strategy wants summed with the clients' weights.
+        summed: per item table that is not in ``tables``, its rows as they were summed in training.
     """
 
     round: int
@@ -308,6 +324,7 @@ class UpdateBatch:
     dense: Mapping[str, FloatArray]
     metrics: Mapping[str, FloatArray] = field(default_factory=dict)
     extras: Mapping[str, FloatArray] = field(default_factory=dict)
+    summed: Mapping[str, RowSums] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

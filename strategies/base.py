@@ -13,7 +13,14 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
-from fedrec.aggregation import Weighting, join_each, keep_each, merge_sums, reduce_sums
+from fedrec.aggregation import (
+    Summing,
+    Weighting,
+    join_each,
+    keep_each,
+    merge_sums,
+    reduce_sums,
+)
 from fedrec.plugins import Plugin
 from fedrec.training.half import ClientHalf
 from fedrec.types import IntArray, Params, Partial, UpdateBatch
@@ -99,6 +106,13 @@ class Strategy(Plugin):
             found |= {f"{name}@{number}": sent[name] for name in params}
         return found
 
+    @property
+    def summing(self) -> Summing | None:
+        """How rows may be summed as soon as they are trained; None if `reduce` is to see them."""
+        if self.needs == "each" or type(self).reduce is not Strategy.reduce:
+            return None
+        return Summing(self.weighting, weighted=not self.plain_sum)
+
     def reduce(self, batch: UpdateBatch) -> Partial:
         """Sum some clients' updates, or keep each; runs on the node.
 
@@ -107,7 +121,7 @@ class Strategy(Plugin):
         """
         if self.needs == "each":
             return keep_each(batch)
-        return reduce_sums(batch, self.weighting, weighted=not self.plain_sum)
+        return reduce_sums(batch, Summing(self.weighting, weighted=not self.plain_sum))
 
     def merge(self, a: Partial, b: Partial) -> Partial:
         """Join two partial results; associative and commutative, bit for bit."""

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from fedrec.aggregation import (
     Denominator,
+    Summing,
     mean_update,
     reduce_sums,
     sorted_by_client,
@@ -130,7 +131,7 @@ class Clustered(Strategy):
     def _mean(self, params: Params, batch: UpdateBatch) -> Mapping[str, FloatArray]:
         weighted = self.denominator != "sum"
         return mean_update(
-            params, reduce_sums(batch, self.weighting, weighted=weighted), self.denominator
+            params, reduce_sums(batch, Summing(self.weighting, weighted)), self.denominator
         )
 
     def _sketch(self, batch: UpdateBatch) -> FloatArray:

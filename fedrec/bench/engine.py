@@ -213,7 +213,7 @@ def _flower(
 def _phases(work: Workload, folder: Path, meter: Meter, repeats: int) -> dict[str, Any]:
     """Seconds of a round by phase, on the serial engine; ``other`` is what is left.
 
-    What the machine code draws and gathers is measured apart and taken out of ``train``.
+    What the machine code draws, gathers and adds up is measured apart and taken out of ``train``.
     """
     with timed() as watch:
 

@@ -35,14 +35,18 @@ class Ridden:
 
     Args:
         laps: the measured rounds.
-        rounds: the records of all rounds, the warm-up too.
+        train: seconds of training of all rounds, the warm-up too.
+        evaluate: seconds of evaluation, likewise.
+        last: the record of the last round.
         peak: memory of all processes.
         cpu: seconds of CPU in the measured rounds, by kind of process.
         start: seconds from the launch to the end of the first round.
     """
 
     laps: Laps
-    rounds: tuple[RoundRecord, ...]
+    train: tuple[float, ...]
+    evaluate: tuple[float, ...]
+    last: RoundRecord
     peak: Peak
     cpu: Mapping[Kind, float]
     start: float
@@ -90,7 +94,9 @@ def ride(
     section = experiment.engine.model_copy(
         update={"nodes": nodes, "workers": min(resolved.workers, nodes)}
     )
-    records: list[RoundRecord] = []
+    last: RoundRecord | None = None
+    train: list[float] = []  # Not the records: a long run is not to grow by what measures it.
+    ranked: list[float] = []
     began = time.perf_counter()
     first: list[float] = []
     came: list[_Reading] = []  # as a record came, and as the round loop went on
@@ -102,13 +108,16 @@ def ride(
         return _Reading(time.perf_counter(), cpu)
 
     def observe(values: Mapping[str, Any]) -> None:
+        nonlocal last
         first.append(time.perf_counter() - began)
         came.append(read())
-        records.append(RoundRecord.model_validate(values))
+        last = RoundRecord.model_validate(values)
+        train.append(last.seconds.train)
+        ranked.append(last.seconds.evaluate)
         if on_round is not None:
-            on_round(records[-1])
+            on_round(last)
         left.append(read())
-        if len(records) >= warm + rounds:
+        if len(train) >= warm + rounds:
             raise _Enough
 
     config = {
@@ -120,6 +129,7 @@ def ride(
     }
     with meter.peak() as peak, suppress(_Enough):
         launch(section, config, observe)
+    assert last is not None
     spans = list(zip(left[warm - 1 :], came[warm:], strict=False))
     wall = sum(after.seconds - before.seconds for before, after in spans)
     spent: dict[Kind, float] = {
@@ -128,7 +138,5 @@ def ride(
     }
     # Flower's records come late and several at once, so the CPU time is shared out evenly.
     busy = sum(spent.values()) / wall if wall > 0 else 0.0
-    laps = tuple(
-        Lap(record.seconds.train, busy * record.seconds.train) for record in records[warm:]
-    )
-    return Ridden(Laps(work.split.n_clients, laps), tuple(records), peak, spent, first[0])
+    laps = Laps(work.split.n_clients, tuple(Lap(took, busy * took) for took in train[warm:]))
+    return Ridden(laps, tuple(train), tuple(ranked), last, peak, spent, first[0])

@@ -113,10 +113,8 @@ def _cases(
             rounds=bench.repeats,
             evaluate=bench.evaluate,
         )
-        laps = [
-            record.seconds.train + (record.seconds.evaluate if bench.evaluate else 0.0)
-            for record in ridden.rounds[1:]
-        ]
+        ranked = ridden.evaluate if bench.evaluate else (0.0,) * len(ridden.train)
+        laps = [sum(pair) for pair in zip(ridden.train[1:], ranked[1:], strict=True)]
         cases.append(
             {
                 "personalization": personalization,
@@ -130,8 +128,8 @@ def _cases(
                 "pss_gib_of": {kind: size / GIB for kind, size in ridden.peak.of.items()},
                 "cpu_seconds": sum(ridden.cpu.values()) / bench.repeats,
                 "cpu_seconds_of": {k: v / bench.repeats for k, v in ridden.cpu.items()},
-                "bytes_up": ridden.rounds[-1].bytes.up,
-                "bytes_down": ridden.rounds[-1].bytes.down,
+                "bytes_up": ridden.last.bytes.up,
+                "bytes_down": ridden.last.bytes.down,
                 "prepare_seconds": prepared,
                 "start_seconds": ridden.start,
             }

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from fedrec.aggregation import Summing
 from fedrec.errors import ConfigError, MissingExtra
 from fedrec.personalization.base import Anchor, View
 from fedrec.training.batch import Work, plan_work, positives_of_clients
@@ -69,6 +70,7 @@ def train_clients(
     round: int,
     chunk: int = 64,
     popularity: IntArray | None = None,
+    summing: Summing | None = None,
 ) -> tuple[UpdateBatch, dict[str, FloatArray]]:
     """Train clients for a round.
 
@@ -81,6 +83,8 @@ def train_clients(
         chunk: clients in one computation; changes no bit, but for ``vmap`` models; halved where
             it does not fit in memory.
         popularity: int64 [n_items], weights for popularity sampling.
+        summing: How changed rows will be summed, if nobody wants to see them before; the compiled
+            kernel then sums them itself, others do not care.
 
     Returns:
         The updates, and the new local parameters in the same order.
@@ -91,7 +95,7 @@ def train_clients(
     if kernel_of(method) == "compiled":
         from fedrec.training.compiled import train_compiled
 
-        return train_compiled(method, shard, params, local, round, popularity)
+        return train_compiled(method, shard, params, local, round, popularity, summing)
     tensors = _tensors(params, method.dtype)
     directions = method.personalization.directions(tensors["item"])
     layout = _layout(method, shard)

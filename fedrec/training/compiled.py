@@ -10,7 +10,9 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
+from fedrec.aggregation import Summing
 from fedrec.data.negatives import check_rows_with_pool, pool_excluded, popularity_negatives
+from fedrec.fixedpoint import SCALE, fits, to_fixed
 from fedrec.models.pfedrec import PFedRec
 from fedrec.personalization.plgc import PLGC
 from fedrec.seeds import Purpose, bits
@@ -18,9 +20,21 @@ from fedrec.training import jit
 from fedrec.training.method import Method
 from fedrec.training.prebuilt import build
 from fedrec.training.remembered import room
-from fedrec.types import FloatArray, IntArray, Params, Ragged, RowBlock, Shard, UpdateBatch
+from fedrec.types import (
+    FloatArray,
+    IntArray,
+    Params,
+    Ragged,
+    RowBlock,
+    RowSums,
+    Shard,
+    UpdateBatch,
+)
 
 __all__ = ["train_compiled"]
+
+_WITHOUT = PLGC(balance="fixed")
+"""Whatever else it says is not looked at."""
 
 
 def train_compiled(
@@ -30,12 +44,15 @@ def train_compiled(
     local: Params,
     round: int,
     popularity: IntArray | None = None,
+    summing: Summing | None = None,
     prebuilt: bool = True,
 ) -> tuple[UpdateBatch, dict[str, FloatArray]]:
     """`fedrec.training.clients.train_clients`, compiled; arguments and results are its.
 
     One more is ``prebuilt``: whether the kernel is loaded from the cache, where it is put if need
-    be; False compiles it here (see `fedrec.training.prebuilt`).
+    be; False compiles it here (see `fedrec.training.prebuilt`). With ``summing``, the changed rows
+    are added up as soon as a client is trained, while they lie in the cache, and the update holds
+    them in ``summed`` instead of ``tables``; in ``tables`` though where they cannot be added up.
 
     Sums of products go through BLAS: with one thread its bits depend on the shapes alone, which
     are those of one client.
@@ -48,25 +65,43 @@ def train_compiled(
     mine = _local(method, after, table.shape[1])
     data = _data(method, shard, table, round, popularity)
     offsets, loss = np.zeros(shard.n_clients + 1, np.int64), np.zeros(shard.n_clients)
-    bound = int(room(shard, method.train, data.extra)[-1])
-    # Allocated here, because numpy asks the system for large pages.
-    ids, change = np.empty(bound, np.int64), np.empty((bound, table.shape[1]), kind)
-    with _controller().limit(limits=1, user_api="blas"):
-        jit.train(data, mine, _settings(method, round), ids, change, offsets, loss)
-    ids, change = ids[: offsets[-1]], change[: offsets[-1]]
-    _split(method, mine, after)
     weight = np.bincount(
         shard.client_of_user(), weights=shard.train.lengths, minlength=shard.n_clients
     )
-    update = UpdateBatch(
-        round,
-        shard.client_ids,
-        weight,
-        {"item": RowBlock(offsets, ids, change)},
-        {},
-        {"loss": loss, "examples": weight},
+    sums = _sums(summing, weight, table)
+    most = room(shard, method.train, data.extra)
+    bound = int(most[-1] if summing is None else np.diff(most).max(initial=0))
+    # Allocated here, because numpy asks the system for large pages.
+    ids, change = np.empty(bound, np.int64), np.empty((bound, table.shape[1]), kind)
+    with _controller().limit(limits=1, user_api="blas"):
+        jit.train(data, mine, _settings(method, round), sums, ids, change, offsets, loss)
+    tables, summed = {}, {}
+    if summing is None:
+        tables["item"] = RowBlock(offsets, ids[: offsets[-1]], change[: offsets[-1]])
+    elif fits(
+        max(float(sums.peak.max().view(np.float64)), float(sums.weight.max(initial=0))),
+        int(sums.counts.max()),
+    ):
+        items = np.flatnonzero(sums.counts)
+        summed["item"] = RowSums(items, sums.total[items], sums.heavy[items])
+    else:  # Whoever adds up the changes one by one can tell what is wrong with them.
+        return train_compiled(method, shard, params, local, round, popularity, None, prebuilt)
+    _split(method, mine, after)
+    metrics = {"loss": loss, "examples": weight}
+    return UpdateBatch(round, shard.client_ids, weight, tables, {}, metrics, {}, summed), after
+
+
+def _sums(summing: Summing | None, examples: FloatArray, table: FloatArray) -> jit.Sums:
+    n, d = table.shape if summing is not None else (0, table.shape[1])
+    how = summing or Summing()
+    return jit.Sums(
+        factor=how.factors(examples) * 2.0**SCALE,
+        weight=to_fixed(how.weights(examples), "weight"),
+        total=np.zeros((n, d), np.int64),
+        heavy=np.zeros(n, np.int64),
+        counts=np.zeros(n, np.int64),
+        peak=np.zeros(d, np.int64),
     )
-    return update, after
 
 
 @cache
@@ -111,7 +146,7 @@ def _data(
 def _settings(method: Method, round: int) -> jit.Settings:
     train, optimizer = method.train, method.train.local_optimizer
     own = method.personalization if isinstance(method.personalization, PLGC) else None
-    plgc = own or PLGC(balance="fixed")
+    plgc = own or _WITHOUT
     table = plgc.local == "table"
     return jit.Settings(
         seed=method.seed,

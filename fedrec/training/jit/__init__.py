@@ -5,6 +5,6 @@ own data. The readable reference is `fedrec.training.kernel`.
 """
 
 from fedrec.training.jit.train import train
-from fedrec.training.jit.values import BALANCES, Data, Local, Rule, Settings
+from fedrec.training.jit.values import BALANCES, Data, Local, Rule, Settings, Sums
 
-__all__ = ["BALANCES", "Data", "Local", "Rule", "Settings", "train"]
+__all__ = ["BALANCES", "Data", "Local", "Rule", "Settings", "Sums", "train"]

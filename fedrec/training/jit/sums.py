@@ -6,7 +6,35 @@ import numpy as np
 
 from fedrec.training.jit.compiler import compiled
 
-__all__ = ["merge_rows", "sum_rows"]
+__all__ = ["add_client", "merge_rows", "sum_rows"]
+
+
+@compiled
+def add_client(values, places, factor, weight, sums, total, counts, peak):
+    """Add a client's changed rows to the sums.
+
+    The innermost loop stands here and not in a function of its own, which would cost as much again.
+
+    Args:
+        values: float [n, d].
+        places: int64 [n], the sum that each belongs to.
+        factor: float64, what they are multiplied by before they are rounded.
+        weight: int64, of the client.
+        sums: int64 [m, d].
+        total: int64 [m], the weight of the clients.
+        counts: int64 [m], how many they are.
+        peak: int64 [d], the largest absolute terms so far, by their bits: those of floats from 0,
+            as whole numbers, have the order of the floats; then comes inf, then NaN.
+    """
+    for p in range(len(places)):
+        at = places[p]
+        counts[at] += 1
+        total[at] += weight
+        row, into = values[p], sums[at]
+        for a in range(values.shape[1]):
+            x = np.rint(np.float64(row[a]) * factor)
+            into[a] += np.int64(x)
+            peak[a] = max(peak[a], np.float64(abs(x)).view(np.int64))
 
 
 @compiled
@@ -25,36 +53,25 @@ def sum_rows(values, ids, offsets, factor, weight):
         clients; the largest absolute term (not finite if one was not); the most terms of a sum.
     """
     d = values.shape[1]
-    counts = np.zeros(ids.max() + 1 if len(ids) > 0 else 0, np.int64)
+    place = np.zeros(ids.max() + 1 if len(ids) > 0 else 0, np.int64)
     for p in range(len(ids)):
-        counts[ids[p]] += 1
-    most = m = 0
-    for item in range(len(counts)):
-        most = max(most, counts[item])
-        m += counts[item] > 0
-    items = np.empty(m, np.int64)
-    m = 0
-    for item in range(len(counts)):
-        if counts[item] > 0:
-            items[m], counts[item] = item, m
+        place[ids[p]] = 1
+    m = place.sum()
+    items, m = np.empty(m, np.int64), 0
+    for item in range(len(place)):
+        if place[item] > 0:
+            items[m], place[item] = item, m
             m += 1
-    sums, total = np.zeros((m, d), np.int64), np.zeros(m, np.int64)
-    # As whole numbers, the bits of floats from 0 have the order of the floats; then inf, then NaN.
-    peak = np.zeros(d, np.int64)
+    sums, total, counts = np.zeros((m, d), np.int64), np.zeros(m, np.int64), np.zeros(m, np.int64)
+    places, peak = place[ids], np.zeros(d, np.int64)
     for c in range(len(offsets) - 1):
-        f = factor[c]
-        for p in range(offsets[c], offsets[c + 1]):
-            row, at = values[p], counts[ids[p]]
-            total[at] += weight[c]
-            into = sums[at]
-            for a in range(d):
-                x = np.rint(np.float64(row[a]) * f)
-                into[a] += np.int64(x)
-                peak[a] = max(peak[a], np.float64(abs(x)).view(np.int64))
+        low, high = offsets[c], offsets[c + 1]
+        mine = values[low:high], places[low:high]
+        add_client(mine[0], mine[1], factor[c], weight[c], sums, total, counts, peak)
     largest = np.int64(0)
     for a in range(d):
         largest = max(largest, peak[a])
-    return items, sums, total, np.int64(largest).view(np.float64), most
+    return items, sums, total, np.int64(largest).view(np.float64), counts.max()
 
 
 @compiled

@@ -10,26 +10,29 @@ from fedrec.training.jit.compiler import compiled, inlined
 from fedrec.training.jit.draws import shuffle
 from fedrec.training.jit.pairs import collect, pairs_of_epoch, pairs_of_step, pairs_of_user
 from fedrec.training.jit.step import scores, see, step_user
+from fedrec.training.jit.sums import add_client
 from fedrec.training.jit.values import room_for
 
 __all__ = ["train"]
 
 
 @compiled
-def train(data, local, settings, ids, change, offsets, losses):
+def train(data, local, settings, sums, ids, change, offsets, losses):
     """Train clients for a round.
 
     Args:
         data: `fedrec.training.jit.values.Data`.
         local: `fedrec.training.jit.values.Local`; changed.
         settings: `fedrec.training.jit.values.Settings`.
+        sums: `fedrec.training.jit.values.Sums`; changed.
         ids: int64, as many as the rows that the clients may touch; the first [t] are filled.
-        change: float [as many, d], the first [t] are filled.
+        change: float [as many, d], the first [t] are filled. Where the changes are summed, both
+            are scratch for one client.
         offsets: int64 [c + 1], from 0, filled: where each client's rows begin.
         losses: float64 [c], filled.
     """
     n_clients, d = len(data.client_offsets) - 1, data.table.shape[1]
-    room = room_for(data, settings)
+    room, summing = room_for(data, settings), len(sums.total) > 0
     at = rows = 0
     for c in range(n_clients):
         first, last = data.client_offsets[c], data.client_offsets[c + 1]
@@ -55,7 +58,19 @@ def train(data, local, settings, ids, change, offsets, losses):
                 t = room.client.row_slots[r]
                 for a in range(d):
                     local.residual[rows + r, a] = keep * (room.rows.rest[t, a] + work[t, a])
-        at += count
+        if summing:
+            add_client(
+                work,
+                mine,
+                sums.factor[c],
+                sums.weight[c],
+                sums.total,
+                sums.heavy,
+                sums.counts,
+                sums.peak,
+            )
+        else:
+            at += count
         rows += distinct
         offsets[c + 1] = at
 

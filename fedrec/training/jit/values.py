@@ -8,7 +8,7 @@ import numpy as np
 
 from fedrec.training.jit.compiler import compiled
 
-__all__ = ["BALANCES", "BLOCK", "Data", "Local", "Pairs", "Rule", "Settings", "room_for"]
+__all__ = ["BALANCES", "BLOCK", "Data", "Local", "Pairs", "Rule", "Settings", "Sums", "room_for"]
 
 BALANCES = {"fixed": 0, "alignment": 1, "residual": 2, "trace": 3}
 
@@ -50,6 +50,15 @@ kernel.
 Local = namedtuple("Local", "users first second steps share residual")
 """What is changed in place: vectors and moments float [u, h], steps and lambda float [u],
 ``residual`` float [r, d], one row for each item of each client's train positives."""
+
+Sums = namedtuple("Sums", "factor weight total heavy counts peak")
+"""Where the clients' changes are added up, exactly; without rows in ``total``: nowhere.
+
+``factor`` float64 [c], ``weight`` int64 [c]: see `fedrec.training.jit.sums.sum_rows`. ``total``
+int64 [n_items, d], ``heavy`` int64 [n_items]: the sums and the weights of who is in them.
+``counts`` int64 [n_items]: how many are. ``peak`` int64 [d]: see
+`fedrec.training.jit.sums.add_client`.
+"""
 
 Pairs = namedtuple("Pairs", "slots up down branch drawn")
 """The distinct items of a user in an epoch or in one step of it, its positives first.

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fedrec.aggregation import (
     Denominator,
+    Summing,
     Weighting,
     mean_update,
     merge_sums,
@@ -79,7 +80,7 @@ def touched(batch: UpdateBatch) -> FloatArray:
 def test_the_mean_is_a_loop_over_clients(
     batch: UpdateBatch, weighting: Weighting, denominator: Denominator
 ) -> None:
-    partial = reduce_sums(batch, weighting, weighted=denominator != "sum")
+    partial = reduce_sums(batch, Summing(weighting, weighted=denominator != "sum"))
     found = mean_update(PARAMS, partial, denominator)
     weight = np.ones_like(batch.weight) if weighting == "uniform" else batch.weight
     changes, rows = whole_updates(batch), touched(batch)
@@ -119,7 +120,7 @@ def test_the_cohort_mean_is_flowers(batch: UpdateBatch) -> None:
 @settings(max_examples=20, deadline=None)
 @given(batch=batches())
 def test_what_is_counted_is_counted(batch: UpdateBatch) -> None:
-    partial = reduce_sums(batch, "examples")
+    partial = reduce_sums(batch, Summing("examples"))
     rows = touched(batch)
     assert partial.clients == len(batch.client_ids)
     assert partial.weight == int(batch.weight.sum()) << 32
@@ -133,7 +134,9 @@ def test_nobody_touched_anything() -> None:
     nothing = RowBlock(np.zeros(3, np.int64), np.zeros(0, np.int64), np.zeros((0, 2), np.float32))
     batch = UpdateBatch(1, np.arange(2), np.ones(2), {"item": nothing}, {})
     for denominator in ("rows", "cohort", "sum"):
-        found = mean_update({"item": PARAMS["item"]}, reduce_sums(batch, "uniform"), denominator)
+        found = mean_update(
+            {"item": PARAMS["item"]}, reduce_sums(batch, Summing("uniform")), denominator
+        )
         assert not found["item"].any()
 
 
@@ -141,14 +144,14 @@ def test_an_update_that_is_not_finite_is_an_error() -> None:
     block = RowBlock(np.array([0, 1]), np.array([2]), np.array([[np.nan, 0.0]]))
     batch = UpdateBatch(1, np.arange(1), np.ones(1), {"item": block}, {})
     with pytest.raises(NumericError, match="'item' is not finite"):
-        reduce_sums(batch, "uniform")
+        reduce_sums(batch, Summing("uniform"))
 
 
 def test_too_many_examples_for_fixed_point_are_an_error() -> None:
     block = RowBlock(np.array([0, 1, 2]), np.array([2, 3]), np.zeros((2, 2), np.float32))
     weight = np.array([2.0**29, 2.0**29])
     batch = UpdateBatch(1, np.arange(2), weight, {"item": block}, {})
-    partial = reduce_sums(batch, "examples")
+    partial = reduce_sums(batch, Summing("examples"))
     assert partial.weight == 2**30 << 32
     with pytest.raises(NumericError, match="'weight'"):
         merge_sums(partial, partial)

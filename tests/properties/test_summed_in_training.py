@@ -1,0 +1,94 @@
+"""Rows summed while they are trained have the sums of rows that were handed over and summed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedrec.errors import NumericError
+from fedrec.models.pfedrec import PFedRec
+from fedrec.training.clients import train_clients
+from fedrec.types import Partial, Shard, UpdateBatch
+from strategies import STRATEGIES, FedAvg
+from tests.planted import federations, initial_state, method_of, shard_of
+from tests.properties.test_invariance import FORMS, TRAINS, personal, raw, raw_partial
+
+pytest.importorskip("numba", reason="needs the extra 'sim'")
+
+AVERAGING: dict[str, dict[str, Any]] = {
+    "fedavg": {"weighting": "examples"},
+    "fedadam": {"denominator": "sum", "weighting": "examples"},
+    "fedprox": {"mu": 0.1},
+}
+
+
+@pytest.mark.parametrize("name", AVERAGING)
+@pytest.mark.parametrize("form", FORMS)
+@settings(max_examples=6, deadline=None)
+@given(
+    shard=federations(several=True),
+    train=TRAINS,
+    seed=st.integers(0, 9),
+    own=st.booleans(),
+    dtype=st.sampled_from(["float32", "float64"]),
+)
+def test_the_sums_are_those_of_the_rows(
+    name: str, form: str, shard: Shard, train: dict[str, Any], seed: int, own: bool, dtype: str
+) -> None:
+    strategy = STRATEGIES[name].model_validate(AVERAGING[name])
+    model = PFedRec(embedding_dim=4, init_std=0.5) if own else None
+    method = method_of(
+        {**train, "kernel": "compiled"},
+        personal(form),
+        model,
+        dtype,
+        seed,
+        strategy.client_half,
+    )
+    params, local = initial_state(method, shard)
+    rows, after = train_clients(method, shard, params, local, 1)
+    summed, later = train_clients(method, shard, params, local, 1, summing=strategy.summing)
+    assert set(summed.summed) == set(rows.tables) and not summed.tables
+    assert raw_partial(strategy.reduce(summed)) == raw_partial(strategy.reduce(rows))
+    assert raw(rows, after) == raw(rows, later)
+    assert summed.metrics["loss"].tobytes() == rows.metrics["loss"].tobytes()
+
+
+def test_rows_that_cannot_be_summed_are_handed_over() -> None:
+    strategy = FedAvg()
+    method = method_of({"kernel": "compiled", "item_lr": 1e30})
+    shard = shard_of(9, [[0, 1], [2, 3]])
+    params, local = initial_state(method, shard)
+    update, _ = train_clients(method, shard, params, local, 1, summing=strategy.summing)
+    assert set(update.tables) == {"item"} and not update.summed
+    with pytest.raises(NumericError, match="'item'"):
+        strategy.reduce(update)
+
+
+class Halved(FedAvg):
+    """Looks at every client's rows."""
+
+    def reduce(self, batch: UpdateBatch) -> Partial:
+        return super().reduce(batch)
+
+
+def test_who_reduces_in_a_way_of_its_own_gets_the_rows() -> None:
+    assert Halved().summing is None
+    assert all(
+        (strategy.needs == "each") == (strategy().summing is None)
+        for strategy in STRATEGIES.values()
+    )
+
+
+def test_kernels_without_sums_hand_over_the_rows() -> None:
+    method = method_of({"kernel": "reference"})
+    shard = shard_of(9, [[0, 1], [2, 3]])
+    params, local = initial_state(method, shard)
+    plain = raw(*train_clients(method, shard, params, local, 1))
+    asked = train_clients(method, shard, params, local, 1, summing=FedAvg().summing)
+    assert raw(*asked) == plain
+    assert np.all(np.isfinite(asked[0].tables["item"].values))
