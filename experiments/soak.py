@@ -6,7 +6,8 @@ Samples the proportional set size of our processes (the driver and Ray's actors)
 Ray's daemons apart, and writes soak.json and soak.png. The growth is the median slope between any
 two samples after the first 50 rounds. Exit code 1 if our processes grow by more than 1 MB per 100
 rounds. What others run on the machine shifts shares of the pages of common libraries; the figure
-``ours_anonymous`` is free of that.
+``ours_anonymous`` is free of that. ``ours_store`` are pages of Ray's object store that our
+processes have touched; Ray limits them.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def main() -> int:
     samples = soak(options)
     growth = {
         kind: slope([(s["round"], s[kind]) for s in samples if s["round"] >= first(options.rounds)])
-        for kind in ("ours", "ours_anonymous", "driver", "workers", "daemons")
+        for kind in ("ours", "ours_anonymous", "ours_store", "driver", "workers", "daemons")
     }
     result = {
         "bench": "soak",
@@ -80,6 +81,8 @@ def soak(options: argparse.Namespace) -> list[Sample]:
             found["ours"] = found["driver"] + found["workers"]
             anonymous = meter.memory("Pss_Anon")
             found["ours_anonymous"] = (anonymous["driver"] + anonymous["workers"]) / MB
+            shared = meter.memory("Pss_Shmem")
+            found["ours_store"] = (shared["driver"] + shared["workers"]) / MB
             samples.append({"round": float(record.round), **found})
 
     with metered() as meter, TemporaryDirectory(prefix="fedrec-soak-") as name:

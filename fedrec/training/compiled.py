@@ -52,7 +52,8 @@ def train_compiled(
     One more is ``prebuilt``: whether the kernel is loaded from the cache, where it is put if need
     be; False compiles it here (see `fedrec.training.prebuilt`). With ``summing``, the changed rows
     are added up as soon as a client is trained, while they lie in the cache, and the update holds
-    them in ``summed`` instead of ``tables``; in ``tables`` though where they cannot be added up.
+    them in ``summed`` instead of ``tables``; in ``tables`` though where they cannot be added up, or
+    are fewer than the items: a device with one user does not make sums of a whole catalogue.
 
     Sums of products go through BLAS: with one thread its bits depend on the shapes alone, which
     are those of one client.
@@ -68,8 +69,10 @@ def train_compiled(
     weight = np.bincount(
         shard.client_of_user(), weights=shard.train.lengths, minlength=shard.n_clients
     )
-    sums = _sums(summing, weight, table)
     most = room(shard, method.train, data.extra)
+    if most[-1] < len(table):
+        summing = None
+    sums = _sums(summing, weight, table)
     bound = int(most[-1] if summing is None else np.diff(most).max(initial=0))
     # Allocated here, because numpy asks the system for large pages.
     ids, change = np.empty(bound, np.int64), np.empty((bound, table.shape[1]), kind)

@@ -52,18 +52,26 @@ def test_the_sums_are_those_of_the_rows(
     params, local = initial_state(method, shard)
     rows, after = train_clients(method, shard, params, local, 1)
     summed, later = train_clients(method, shard, params, local, 1, summing=strategy.summing)
-    assert set(summed.summed) == set(rows.tables) and not summed.tables
+    assert {*summed.summed, *summed.tables} == set(rows.tables)
     assert raw_partial(strategy.reduce(summed)) == raw_partial(strategy.reduce(rows))
     assert raw(rows, after) == raw(rows, later)
     assert summed.metrics["loss"].tobytes() == rows.metrics["loss"].tobytes()
 
 
+def trained(rows: list[list[int]], lr: float = 0.1) -> UpdateBatch:
+    method, shard = method_of({"kernel": "compiled", "item_lr": lr}), shard_of(9, rows)
+    params, local = initial_state(method, shard)
+    return train_clients(method, shard, params, local, 1, summing=FedAvg().summing)[0]
+
+
+def test_they_are_summed_where_they_may_be_as_many_as_the_items() -> None:
+    assert trained([[0, 1], [2, 3]]).summed and not trained([[0, 1], [2, 3]]).tables
+    assert trained([[0]]).tables and not trained([[0]]).summed
+
+
 def test_rows_that_cannot_be_summed_are_handed_over() -> None:
     strategy = FedAvg()
-    method = method_of({"kernel": "compiled", "item_lr": 1e30})
-    shard = shard_of(9, [[0, 1], [2, 3]])
-    params, local = initial_state(method, shard)
-    update, _ = train_clients(method, shard, params, local, 1, summing=strategy.summing)
+    update = trained([[0, 1], [2, 3]], lr=1e30)
     assert set(update.tables) == {"item"} and not update.summed
     with pytest.raises(NumericError, match="'item'"):
         strategy.reduce(update)
