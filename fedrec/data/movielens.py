@@ -9,17 +9,22 @@ from __future__ import annotations
 import gzip
 import hashlib
 import logging
+import re
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrec.data import ids
 from fedrec.data.base import DataSet
+from fedrec.data.cache import cache_folder
 from fedrec.data.fetch import find, get, member
 from fedrec.data.ids import index_ids
 from fedrec.errors import DataError
+from fedrec.files import write_text
 from fedrec.types import Interactions
 
 __all__ = ["MovieLens100K"]
@@ -30,6 +35,7 @@ GENRES = (
     *("Documentary", "Drama", "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery"),
     *("Romance", "Sci-Fi", "Thriller", "War", "Western"),
 )
+FILES = ("ml-100k.inter", "ml-100k.item", "ml-100k.user", "u.data", "u.item", "u.user")
 NO_TITLE = ("unknown", "unkonwn")
 
 Rows = list[list[str]]
@@ -50,7 +56,7 @@ class MovieLens100K(DataSet):
         Raises:
             DataError: If the files are absent and cannot be fetched, or are damaged.
         """
-        folder = find("ml-100k") or get("ml-100k", logging.getLogger("fedrec.data").info)
+        folder = _folder()
         if member(folder, "ml-100k.inter"):
             ratings = _numbers(folder, "ml-100k.inter", header=True)
             films = [_packaged_film(row) for row in _rows(folder, "ml-100k.item", "\t", 4)[1:]]
@@ -81,14 +87,42 @@ class MovieLens100K(DataSet):
         )
 
     def fingerprint(self) -> str:
-        """A hash of what `load` returns, which is the same from every source."""
+        """A hash of what `load` returns, which is the same from every source.
+
+        Noted in the cache for these files and this code, as reading takes longer than hashing.
+        """
+        note = cache_folder() / "fingerprints" / _raw(_folder())
+        with suppress(OSError, UnicodeDecodeError):
+            if re.fullmatch("[0-9a-f]{64}", known := note.read_text(encoding="utf-8")):
+                return known
         data = self.load()
         digest = hashlib.sha256()
         for array in (data.users, data.items, data.ratings, data.timestamps):
             digest.update(np.ascontiguousarray(array).tobytes())
         for column in (*data.user_columns.values(), *data.item_columns.values()):
             digest.update("\n".join(column.tolist()).encode())
+        with suppress(OSError):  # Who cannot write there is told when the split is kept.
+            note.parent.mkdir(parents=True, exist_ok=True)
+            write_text(note, digest.hexdigest())
         return digest.hexdigest()
+
+
+def _folder() -> Path:
+    return find("ml-100k") or get("ml-100k", logging.getLogger("fedrec.data").info)
+
+
+def _raw(folder: Path) -> str:
+    """A hash of the files as they are, and of the code that reads them."""
+    digest = hashlib.sha256()
+    for code in (Path(__file__), Path(ids.__file__)):
+        digest.update(code.read_bytes())
+    for name in FILES:
+        path, content = member(folder, name), b""
+        with suppress(OSError):  # What cannot be read is told by `_rows`.
+            content = b"" if path is None else path.read_bytes()
+        digest.update(f"{name} {None if path is None else path.name} {len(content)} ".encode())
+        digest.update(content)
+    return digest.hexdigest()
 
 
 def _numbers(folder: Path, name: str, *, header: bool) -> NDArray[np.float64]:

@@ -14,6 +14,7 @@ import pytest
 
 from fedrec.config import Clients
 from fedrec.data import Inter, MovieLens100K, fetch
+from fedrec.data.cache import cache_folder
 from fedrec.data.fetch import CATALOGUE
 from fedrec.data.prepare import split_of
 from fedrec.errors import DataError
@@ -225,6 +226,23 @@ def test_damaged_files_are_found(copied: Path) -> None:
     path.with_suffix(".inter.gz").write_bytes(gzip.compress(whole.encode())[:1000])
     with pytest.raises(DataError, match="cannot be read"):
         MovieLens100K().load()
+
+
+def test_the_noted_fingerprint_is_that_of_the_content(copied: Path) -> None:
+    first = MovieLens100K().fingerprint()
+    (note,) = (cache_folder() / "fingerprints").iterdir()
+    assert MovieLens100K().fingerprint() == first == note.read_text(encoding="utf-8")
+    note.write_text("no hash", encoding="utf-8")
+    assert MovieLens100K().fingerprint() == first == note.read_text(encoding="utf-8")
+
+
+def test_other_files_have_another_fingerprint(copied: Path) -> None:
+    first = MovieLens100K().fingerprint()
+    path = fetch.member(copied, "ml-100k.user")
+    assert path is not None
+    text = content(copied, "ml-100k.user").replace(b"technician", b"engineer")
+    path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
+    assert MovieLens100K().fingerprint() != first
 
 
 def test_without_pandas(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
