@@ -51,8 +51,8 @@ less than `_PART_TABLES` times the tables, or merging the sums would cost more t
 
 _PART_TABLES = 4
 
-_SUMMED_ROWS = 2**22
-"""Rows that are trained at once where they are summed on the way and none is held."""
+_SUMMED_BYTES = 2**29
+"""The same where rows are summed on the way: held only if they turn out to have no sum."""
 
 
 @lru_cache(maxsize=256)
@@ -164,9 +164,8 @@ class Node:
         """The clients in parts (see `_PART_BYTES`)."""
         specs = self.method.globals()
         row = sum(4 * int(np.prod(specs[name].shape)) for name in self.method.tables())
-        held = max(_PART_BYTES // row, _PART_TABLES * self.shard.n_items)
-        if self._summing is not None:
-            held = max(_SUMMED_ROWS, held)
+        size = _PART_BYTES if self._summing is None else _SUMMED_BYTES
+        held = max(size // row, _PART_TABLES * self.shard.n_items)
         most = offsets_of(self._places.lengths[rows])
         return [rows[cut] for cut in parts(most, held)]
 
