@@ -52,7 +52,7 @@ less than `_PART_TABLES` times the tables, or merging the sums would cost more t
 _PART_TABLES = 4
 
 _SUMMED_BYTES = 2**29
-"""The same where rows are summed on the way: held only if they turn out to have no sum."""
+"""`_PART_BYTES` where rows are summed on the way: held only if it turns out they have no sum."""
 
 
 @lru_cache(maxsize=256)

@@ -145,9 +145,15 @@ def segment_sum(
     return np.asarray(total.numpy())
 
 
-def fits(largest: float, most: int) -> bool:
-    """Whether integers up to ``largest``, at most ``most`` of them, are right and add up right."""
-    return largest < _LIMIT and largest * most < 2.0**63
+def fits(largest: float, heaviest: float, most: int) -> bool:
+    """Whether no sum of rows in fixed point can be wrong.
+
+    Args:
+        largest: absolute value of a term, as an integer; not finite if one was not.
+        heaviest: weight of a client, as an integer.
+        most: terms of a sum.
+    """
+    return largest < _LIMIT and max(largest, heaviest) * most < 2.0**63
 
 
 def sum_rows(
@@ -187,7 +193,7 @@ def sum_rows(
         scaled = np.asarray(factor, np.float64) * 2.0**scale
         own = [np.require(array, np.int64, ["C", "W"]) for array in (ids, offsets)]
         items, total, heavy, largest, most = sums.sum_rows(flat, *own, scaled, fixed)
-        if fits(max(largest, float(fixed.max())), most):
+        if fits(largest, float(fixed.max()), most):
             return items, total.reshape(-1, *values.shape[1:]), heavy
     owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     counts = np.bincount(ids)

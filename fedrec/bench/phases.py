@@ -12,11 +12,7 @@ from typing import Any
 __all__ = ["PHASES", "Stopwatch", "timed"]
 
 PHASES: Mapping[str, tuple[str, ...]] = {
-    "sample": (
-        "fedrec.training.compiled:batch_steps",
-        "fedrec.training.jit:draw_uniform",
-        "fedrec.training.clients:plan_work",
-    ),
+    "sample": ("fedrec.training.clients:plan_work",),
     "gather": (
         "fedrec.types:Shard.take",
         "fedrec.types:Ragged.take",
@@ -39,8 +35,9 @@ PHASES: Mapping[str, tuple[str, ...]] = {
     ),
     "apply": ("strategies.fedadam:FedAdam.apply",),
 }
-"""What belongs to which phase: ``module:function`` or ``module:Class.method``. What does not exist
-is passed over. A function called within another is counted once, for its own phase."""
+"""What belongs to which phase: ``module:function`` or ``module:Class.method``.
+
+A function called within another is counted once, for its own phase."""
 
 
 class Stopwatch:
@@ -87,28 +84,26 @@ def timed(phases: Mapping[str, tuple[str, ...]] = PHASES) -> Iterator[Stopwatch]
 
     Args:
         phases: See `PHASES`.
+
+    Raises:
+        ImportError: If a module is gone.
+        KeyError: If a function is; likewise AttributeError for its class.
     """
     watch = Stopwatch(phases)
     with ExitStack() as stack:
         for phase, references in phases.items():
             for reference in references:
-                found = _find(reference)
-                if found is not None:
-                    owner, name, function = found
-                    setattr(owner, name, watch.around(phase, function))
-                    stack.callback(setattr, owner, name, function)
+                owner, name, function = _find(reference)
+                setattr(owner, name, watch.around(phase, function))
+                stack.callback(setattr, owner, name, function)
         yield watch
 
 
-def _find(reference: str) -> tuple[Any, str, Callable[..., Any]] | None:
+def _find(reference: str) -> tuple[Any, str, Callable[..., Any]]:
     """Who holds a function as an own attribute, under which name, and the function."""
     module, _, path = reference.partition(":")
-    try:
-        owner: Any = import_module(module)
-    except ImportError:
-        return None
+    owner: Any = import_module(module)
     *above, name = path.split(".")
     for each in above:
-        owner = getattr(owner, each, None)
-    function = vars(owner).get(name) if owner is not None else None
-    return (owner, name, function) if callable(function) else None
+        owner = getattr(owner, each)
+    return owner, name, vars(owner)[name]

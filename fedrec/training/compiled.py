@@ -82,8 +82,7 @@ def train_compiled(
     if summing is None:
         tables["item"] = RowBlock(offsets, ids[: offsets[-1]], change[: offsets[-1]])
     elif fits(
-        max(float(sums.peak.max().view(np.float64)), float(sums.weight.max(initial=0))),
-        int(sums.counts.max()),
+        float(sums.peak.max().view(np.float64)), float(sums.weight.max()), int(sums.counts.max())
     ):
         items = np.flatnonzero(sums.counts)
         summed["item"] = RowSums(items, sums.total[items], sums.heavy[items])
