@@ -16,6 +16,7 @@ from fedrec.checkpoint import Checkpoint, Origin, write_checkpoint
 from fedrec.config import Experiment
 from fedrec.evaluation import Evaluation
 from fedrec.files import write_arrays, write_json
+from fedrec.interrupts import held_back
 from fedrec.metrics.base import PerUserMetric
 from fedrec.plugins import Plugin, name_of
 from fedrec.provenance import commit, hardware, versions
@@ -158,12 +159,14 @@ class Recorder:
         """
         if evaluation is not None:
             record = record.model_copy(update={"evaluation": self._summary(evaluation)})
-        self._log.append(record)
-        better = self._note(record)
-        if better and evaluation is not None:
-            if params:
-                write_arrays(self._out / "model.safetensors", params, {"round": str(record.round)})
-            write_per_user(self._out, self._per_user(evaluation))
+        with held_back():  # the log never names a best round whose model is not there
+            self._log.append(record)
+            better = self._note(record)
+            if better and evaluation is not None:
+                if params:
+                    about = {"round": str(record.round)}
+                    write_arrays(self._out / "model.safetensors", params, about)
+                write_per_user(self._out, self._per_user(evaluation))
         if self._observer is not None:
             self._observer(record.model_dump(mode="json"))
         return better

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedrec import recorder as recorders
 from fedrec.config import Experiment
 from fedrec.data.prepare import split_of
 from fedrec.evaluation import Evaluation
@@ -55,6 +57,29 @@ def record(recorder: Recorder, round: int, score: float | None) -> bool:
         bytes=Bytes(up=10, down=100),
     )
     return recorder.record(line, None if score is None else evaluation(score), params(float(round)))
+
+
+@pytest.mark.parametrize("at", ["write_arrays", "write_per_user"])
+def test_an_interrupt_leaves_the_model_of_the_best_round_that_the_log_names(
+    at: str, tmp_path: Path, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C right after the line of the log, and between the model and the values per user."""
+    write = getattr(recorders, at)
+
+    def interrupted(*arguments: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+        write(*arguments)
+
+    recorder = Recorder(tmp_path, EXPERIMENT, split, {"name": "serial", "nodes": 1})
+    record(recorder, 1, 0.1)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(recorders, at, interrupted)
+        record(recorder, 2, 0.2)
+    recorder.finish("interrupted", params(2.0))
+    found = RunFolder(tmp_path)
+    assert found.result()["best_round"] == 2
+    np.testing.assert_array_equal(found.model()["item"], params(2.0)["item"])
+    assert found.per_user()["valid.ndcg@5"].eq(0.2).all()
 
 
 def whole(out: Path, split: Split, scores: list[float | None], **more: Any) -> dict[str, Any]:
