@@ -21,6 +21,7 @@ from fedrec.errors import ClientFailure, FedRecError, NumericError
 from fedrec.evaluation import Evaluation, Part, evaluate
 from fedrec.files import write_bytes
 from fedrec.flower.records import Order, Trained
+from fedrec.personalization.none import NoPersonalization
 from fedrec.ranking import legacy_candidates
 from fedrec.runlog import Failure
 from fedrec.seeds import Purpose, bits
@@ -68,7 +69,6 @@ def open_node(run: str, out: str, split: str, partition: int, partitions: int) -
         partition: number of the node.
         partitions: number of nodes.
     """
-    torch.set_num_threads(1)
     prepared = open_split(Path(split))
     experiment = load_experiment(Path(out) / "config.yaml")
     costs = training_costs(Method.of(experiment), prepared)
@@ -108,6 +108,9 @@ class Node:
         self.method = Method.of(experiment)
         compiled = kernel_of(self.method) == "compiled"
         self._summing = self.strategy.summing if compiled else None
+        self._trains_in_torch = not (
+            compiled and isinstance(self.method.personalization, NoPersonalization)
+        )
         self.shard = shard
         self._local = out / "local"
         self._name = f"node-{number:03d}"
@@ -211,6 +214,8 @@ class Node:
     def _attempt(
         self, order: Order, params: Params, rows: IntArray
     ) -> tuple[UpdateBatch, dict[str, FloatArray]]:
+        if self._trains_in_torch:  # Machine code alone does not wait for torch to be imported.
+            torch.set_num_threads(1)
         return train_clients(
             self.method,
             self.shard.take(rows),
@@ -263,6 +268,7 @@ class Node:
         return found
 
     def _rank(self, params: Params, rows: IntArray) -> Evaluation:
+        torch.set_num_threads(1)
         shard = self.shard.take(rows)
         return evaluate(
             shard,

@@ -1,6 +1,7 @@
 """The command ``fedrec``: a thin front door, everything it does can be called from Python too.
 
-torch, Flower and Ray are imported within the commands, so that help and version come at once.
+Flower and Ray are imported within the commands, and torch where it is used, so that help and
+version come at once.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import typer.core
 
 from fedrec.bench.commands import bench_app
 from fedrec.errors import ConfigError, FedRecError, MissingExtra, RunFolderError
+from fedrec.later import import_later
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,6 +55,7 @@ app.add_typer(bench_app, name="bench")
 
 def main() -> None:
     """Run the command line; an error of the user's is one line on stderr and exit code 2."""
+    import_later("torch")
     try:
         sys.exit(app(standalone_mode=False))
     except FedRecError as error:

@@ -33,7 +33,7 @@ __all__ = [
 Part: TypeAlias = Literal["valid", "test"]
 PARTS: tuple[Part, ...] = ("valid", "test")
 
-Scores: TypeAlias = torch.Tensor | FloatArray
+Scores: TypeAlias = "torch.Tensor | FloatArray"
 """The scores of some users for the whole catalogue, float [b, n_items]."""
 
 

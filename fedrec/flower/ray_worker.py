@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,8 +64,6 @@ class Worker:
         self._contexts: dict[int, Context] = {}
         self._exchange = 0
         self._arrays: dict[Any, Array] = {}
-        if "torch" in sys.modules:
-            sys.modules["torch"].set_num_threads(1)
 
     def handle(
         self, exchange: int, node: int, body: bytes, pieces: Sequence[Piece]

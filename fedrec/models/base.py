@@ -14,7 +14,7 @@ from fedrec.types import FloatArray, IntArray, ParamSpec, Split
 
 __all__ = ["History", "Model", "Pairs", "Scorer", "Tensors", "Yardstick"]
 
-Tensors: TypeAlias = Mapping[str, torch.Tensor]
+Tensors: TypeAlias = "Mapping[str, torch.Tensor]"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from pydantic import Field, field_validator
@@ -14,7 +14,7 @@ from fedrec.types import ParamSpec
 
 __all__ = ["NeuMF"]
 
-Tensor = torch.Tensor
+Tensor: TypeAlias = "torch.Tensor"
 
 
 class NeuMF(Model):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import torch
 from pydantic import Field, model_validator
@@ -13,8 +13,7 @@ from fedrec.types import ParamSpec
 
 __all__ = ["SASRec"]
 
-Tensor = torch.Tensor
-F = torch.nn.functional
+Tensor: TypeAlias = "torch.Tensor"
 
 
 class SASRec(Model):
@@ -142,4 +141,4 @@ def _linear(x: Tensor, params: Tensors, name: str) -> Tensor:
 
 
 def _normed(x: Tensor, params: Tensors, name: str) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:], params[name], params[f"{name}_bias"])
+    return torch.nn.functional.layer_norm(x, x.shape[-1:], params[name], params[f"{name}_bias"])

@@ -12,7 +12,6 @@ from pydantic import Field
 
 from fedrec.personalization import balance
 from fedrec.personalization.base import Anchor, Forward, Personalization, Ranking, View
-from fedrec.personalization.decorrelation import cross_view, single_view
 from fedrec.seeds import Purpose, bits
 from fedrec.training.stable import bag_sum, gather, padded_mm, sigmoid
 from fedrec.types import FloatArray, IntArray, ParamSpec, Ragged, Shard
@@ -187,6 +186,9 @@ class PLGC(Personalization):
         """The decorrelation of each user's touched rows, weighted and summed."""
         if self.decorrelation == 0:
             return None
+        # Derives from torch, which may be imported later.
+        from fedrec.personalization.decorrelation import cross_view, single_view
+
         cross = self.view == "cross" or (self.view == "auto" and self.local == "table")
         lengths = np.diff(touched.offsets).tolist()
         if not cross:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 
@@ -15,7 +16,7 @@ from fedrec.training.stable import gather
 
 __all__ = ["Forward"]
 
-Tensor = torch.Tensor
+Tensor: TypeAlias = "torch.Tensor"
 
 
 @dataclass(frozen=True, slots=True)

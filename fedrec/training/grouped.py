@@ -22,7 +22,7 @@ from fedrec.types import IntArray, Ragged
 
 __all__ = ["Call", "Rows", "Values", "by_client", "filled_length"]
 
-Tensor = torch.Tensor
+Tensor: TypeAlias = "torch.Tensor"
 Call: TypeAlias = Callable[[Tensors, Pairs], Tensor]
 """From the parameters and pairs of one client, [l], to float [l, ...]."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 
@@ -12,7 +12,7 @@ from fedrec.types import ParamSpec
 
 __all__ = ["ClientHalf", "Drift", "HasClientHalf", "Moved", "half_of"]
 
-Tensor = torch.Tensor
+Tensor: TypeAlias = "torch.Tensor"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from fedrec.training.stable import log_sigmoid, segment_sum
 
 __all__ = ["Outcome", "train_chunk"]
 
-Tensor = torch.Tensor
+Tensor: TypeAlias = "torch.Tensor"
 
 
 @dataclass(frozen=True, slots=True)

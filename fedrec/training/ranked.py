@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from fedrec.types import IntArray, Ragged
 
 __all__ = ["BlockRanking"]
 
-Tensor = torch.Tensor
+Tensor: TypeAlias = "torch.Tensor"
 
 _SCORES = 1 << 18
 """Scores that a model which is not ``csr`` computes at once, which bounds the memory."""
