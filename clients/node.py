@@ -108,9 +108,8 @@ class Node:
         self.method = Method.of(experiment)
         compiled = kernel_of(self.method) == "compiled"
         self._summing = self.strategy.summing if compiled else None
-        self._trains_in_torch = not (
-            compiled and isinstance(self.method.personalization, NoPersonalization)
-        )
+        if not compiled or not isinstance(self.method.personalization, NoPersonalization):
+            torch.set_num_threads(1)  # Who trains in machine code alone meets torch when ranking.
         self.shard = shard
         self._local = out / "local"
         self._name = f"node-{number:03d}"
@@ -214,8 +213,6 @@ class Node:
     def _attempt(
         self, order: Order, params: Params, rows: IntArray
     ) -> tuple[UpdateBatch, dict[str, FloatArray]]:
-        if self._trains_in_torch:  # Machine code alone does not wait for torch to be imported.
-            torch.set_num_threads(1)
         return train_clients(
             self.method,
             self.shard.take(rows),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from contextlib import nullcontext
 from functools import cache
 from typing import Any
 
@@ -76,7 +78,7 @@ def train_compiled(
     bound = int(most[-1] if summing is None else np.diff(most).max(initial=0))
     # Allocated here, because numpy asks the system for large pages.
     ids, change = np.empty(bound, np.int64), np.empty((bound, table.shape[1]), kind)
-    with _controller().limit(limits=1, user_api="blas"):
+    with _blas().limit(limits=1) if isinstance(method.personalization, PLGC) else nullcontext():
         jit.train(data, mine, _settings(method, round), sums, ids, change, offsets, loss)
     tables, summed = {}, {}
     if summing is None:
@@ -107,8 +109,10 @@ def _sums(summing: Summing | None, examples: FloatArray, table: FloatArray) -> j
 
 
 @cache
-def _controller() -> ThreadpoolController:
-    return ThreadpoolController()
+def _blas() -> ThreadpoolController:
+    """Over the threads of products in machine code, which go through scipy at their first call."""
+    importlib.import_module("scipy.linalg.cython_blas")
+    return ThreadpoolController().select(user_api="blas")
 
 
 def _owned(values: NDArray[Any], kind: Any = np.int64) -> NDArray[Any]:

@@ -68,3 +68,38 @@ for _ in range(2):
     assert first == second
     assert "cannot be compiled" in first
     assert "FEDREC_CACHE" in first
+
+
+def test_products_have_one_thread() -> None:
+    """Every BLAS that is there after training in machine code was held to one thread in it."""
+    script = """
+import numpy as np
+from threadpoolctl import ThreadpoolController
+from fedrec.personalization.plgc import PLGC
+from fedrec.training import compiled, jit
+from tests.planted import initial_state, method_of, shard_of
+
+def libraries():
+    found = ThreadpoolController().select(user_api="blas").info()
+    return {each["filepath"]: each["num_threads"] for each in found}
+
+train, during = jit.train, {}
+
+def watched(*given):
+    during.update(libraries())
+    train(*given)
+
+compiled.jit.train = watched
+draw = np.random.default_rng(0)
+shard = shard_of(200, [sorted(draw.choice(200, 40, replace=False)) for _ in range(20)])
+method = method_of({"kernel": "compiled"}, PLGC(tau=2.0, decorrelation=1e-4))
+compiled.train_compiled(method, shard, *initial_state(method, shard), 1, prebuilt=True)
+assert set(libraries()) == set(during), (libraries(), during)
+assert set(during.values()) == {1}, during
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
