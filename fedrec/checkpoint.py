@@ -175,43 +175,8 @@ def pack(value: Any, strategy: Plugin) -> tuple[Any, dict[str, NDArray[Any]]]:
     Raises:
         ConfigError: Names the strategy and the part of its state that cannot be kept.
     """
-    arrays: dict[str, NDArray[Any]] = {}
-    known = {cls: name for name, cls in _dataclasses_of(strategy).items()}
-
-    def keep(array: NDArray[Any]) -> str:
-        name = f"state/{len(arrays)}"
-        arrays[name] = array
-        return name
-
-    def walk(value: Any, where: str) -> Any:
-        if value is None or type(value) in (bool, int, str):
-            return value
-        if type(value) is float:
-            return {"float": value.hex()}
-        if isinstance(value, np.generic | np.ndarray) and _plain(value.dtype):
-            kind = "array" if isinstance(value, np.ndarray) else "number"
-            return {kind: keep(np.asarray(value, order="C"))}
-        if type(value) in (tuple, list):
-            items = [walk(item, f"{where}[{at}]") for at, item in enumerate(value)]
-            return {type(value).__name__: items}
-        if type(value) in known:
-            fields = {
-                field.name: walk(getattr(value, field.name), f"{where}.{field.name}")
-                for field in dataclasses.fields(value)
-            }
-            return {"dataclass": known[type(value)], "fields": fields}
-        if isinstance(value, Mapping):
-            pairs = [
-                [walk(key, f"key {key!r} of {where}"), walk(item, f"{where}[{key!r}]")]
-                for key, item in value.items()
-            ]
-            return {"mapping": pairs}
-        raise ConfigError(
-            f"strategy {name_of('strategies', strategy)}: {where} is of type {_said(value)}, "
-            f"which a checkpoint cannot keep; it keeps {KEPT}"
-        )
-
-    return walk(value, "its state"), arrays
+    packer = _Packer(strategy)
+    return packer.pack(value, "its state"), packer.arrays
 
 
 def unpack(tree: Any, arrays: Mapping[str, NDArray[Any]], strategy: Plugin) -> Any:
@@ -240,6 +205,55 @@ def unpack(tree: Any, arrays: Mapping[str, NDArray[Any]], strategy: Plugin) -> A
         return make[kind](content)
 
     return walk(tree)
+
+
+class _Packer:
+    """The inverse of `unpack`, and the arrays that it has come upon.
+
+    A class, because a function that calls itself from within another is a circle of references,
+    and this is done in every round.
+    """
+
+    def __init__(self, strategy: Plugin) -> None:
+        self.arrays: dict[str, NDArray[Any]] = {}
+        self._strategy = strategy
+        self._known = {cls: name for name, cls in _dataclasses_of(strategy).items()}
+
+    def pack(self, value: Any, where: str) -> Any:
+        if value is None or type(value) in (bool, int, str):
+            return value
+        if type(value) is float:
+            return {"float": value.hex()}
+        if isinstance(value, np.generic | np.ndarray) and _plain(value.dtype):
+            kind = "array" if isinstance(value, np.ndarray) else "number"
+            return {kind: self._keep(np.asarray(value, order="C"))}
+        if type(value) in (tuple, list):
+            items = [self.pack(item, f"{where}[{at}]") for at, item in enumerate(value)]
+            return {type(value).__name__: items}
+        if type(value) in self._known:
+            fields = {
+                field.name: self.pack(getattr(value, field.name), f"{where}.{field.name}")
+                for field in dataclasses.fields(value)
+            }
+            return {"dataclass": self._known[type(value)], "fields": fields}
+        if isinstance(value, Mapping):
+            pairs = [
+                [
+                    self.pack(key, f"key {key!r} of {where}"),
+                    self.pack(item, f"{where}[{key!r}]"),
+                ]
+                for key, item in value.items()
+            ]
+            return {"mapping": pairs}
+        raise ConfigError(
+            f"strategy {name_of('strategies', self._strategy)}: {where} is of type {_said(value)}, "
+            f"which a checkpoint cannot keep; it keeps {KEPT}"
+        )
+
+    def _keep(self, array: NDArray[Any]) -> str:
+        name = f"state/{len(self.arrays)}"
+        self.arrays[name] = array
+        return name
 
 
 def _dataclasses_of(strategy: Plugin) -> dict[str, type]:

@@ -39,6 +39,10 @@ SECONDS_TO_REPLACE = 120.0
 MIB = 2**20
 STORE_BYTES = 2048 * MIB
 SMALLEST_STORE_BYTES = 80 * MIB
+LEAN = {
+    "task_events_report_interval_ms": 0,  # kept for a dashboard that is not there
+    "free_objects_batch_size": 1,  # else what many rounds have sent lies in the store for a second
+}
 LESS_MEMORY = "lower engine.chunk or engine.workers"
 LOG = logging.getLogger("fedrec")
 DEATHS = (
@@ -312,7 +316,7 @@ def _start(address: str | None, n_workers: int, gpus_per_worker: float) -> None:
                 num_gpus=None if gpus_per_worker else 0,
                 object_store_memory=_store_bytes(),
                 include_dashboard=False,
-                _system_config={"task_events_report_interval_ms": 0},
+                _system_config=LEAN,
                 **quiet,
             )
     except (ray.exceptions.RayError, OSError, ValueError, RuntimeError) as error:

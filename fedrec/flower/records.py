@@ -121,7 +121,7 @@ def encode_params(params: Params, allowed: Iterable[str]) -> ArrayRecord:
 
 def decode_params(content: RecordDict) -> dict[str, FloatArray]:
     """The global parameters of a message."""
-    return _numpy(content.array_records[_PARAMS])
+    return _numpy(_needed(content, _PARAMS))
 
 
 def encode_order(
@@ -148,14 +148,13 @@ def decode_order(content: RecordDict) -> tuple[Order, IntArray | None]:
     Raises:
         ProtocolError: If there is none.
     """
-    if _ORDER not in content.config_records:
+    what = content.get(_ORDER)
+    if not isinstance(what, ConfigRecord):
         raise ProtocolError(
             "the message holds no order of fedrec; start rounds with fedrec's own server app"
         )
-    order = Order(**dict(content.config_records[_ORDER]))  # type: ignore[arg-type]
-    if _CLIENTS not in content.array_records:
-        return order, None
-    return order, _numpy(content.array_records[_CLIENTS])["ids"]
+    order = Order(**dict(what))  # type: ignore[arg-type]
+    return order, _numpy(_needed(content, _CLIENTS))["ids"] if _CLIENTS in content else None
 
 
 def encode_roll_call(roll_call: RollCall) -> RecordDict:
@@ -170,8 +169,8 @@ def encode_roll_call(roll_call: RollCall) -> RecordDict:
 
 def decode_roll_call(content: RecordDict) -> RollCall:
     """What `encode_roll_call` encoded."""
-    ids = _numpy(content.array_records[_CLIENTS])["ids"]
-    about: dict[str, Any] = dict(content.config_records[_ABOUT])
+    ids = _numpy(_needed(content, _CLIENTS))["ids"]
+    about = _about(content)
     return RollCall(ids, str(about["code"]), int(about["partitions"]))
 
 
@@ -217,16 +216,16 @@ def encode_trained(trained: Trained, allowed: Iterable[str]) -> RecordDict:
 
 def decode_trained(content: RecordDict) -> Trained:
     """What `encode_trained` encoded."""
-    about: dict[str, Any] = dict(content.config_records[_ABOUT])
+    about = _about(content)
     failures = tuple(
         Failure(client=str(client), reason=str(reason))
         for client, reason in zip(about.get("failed", []), about.get("reasons", []), strict=True)
     )
-    if _SUMS not in content.array_records and _EACH not in content.array_records:
+    if _SUMS not in content and _EACH not in content:
         return Trained(None, failures, int(about["group"]), float(about["seconds"]))
     found: dict[str, dict[str, IntArray]] = {"sums": {}, "ids": {}, "weight": {}}
-    sums = content.array_records.get(_SUMS)
-    for key, value in (_numpy(sums) if sums is not None else {}).items():
+    sums = _numpy(_needed(content, _SUMS)) if _SUMS in content else {}
+    for key, value in sums.items():
         name, _, kind = key.rpartition(_MARK)
         found[kind][name] = value.astype(np.int64, copy=False)
     partial = Partial(
@@ -238,9 +237,7 @@ def decode_trained(content: RecordDict) -> Trained:
         scale=_paired(about, "names", "scales"),
         metrics=_paired(about, "metrics", "metric_sums"),
         extras=_paired(about, "extras", "extra_sums"),
-        each=(
-            decode_each(content.array_records[_EACH]) if _EACH in content.array_records else None
-        ),
+        each=decode_each(_needed(content, _EACH)) if _EACH in content else None,
     )
     return Trained(partial, failures, int(about["group"]), float(about["seconds"]))
 
@@ -262,7 +259,7 @@ def encode_evaluation(evaluation: Evaluation) -> RecordDict:
 
 def decode_evaluation(content: RecordDict) -> Evaluation:
     """What `encode_evaluation` encoded."""
-    arrays = _numpy(content.array_records[_VALUES])
+    arrays = _numpy(_needed(content, _VALUES))
     values: dict[View, dict[Part, FloatArray]] = {}
     for view in get_args(View):
         parts = {
@@ -280,15 +277,28 @@ def decode_evaluation(content: RecordDict) -> Evaluation:
 
 def byte_count(message: Message) -> int:
     """Bytes of the arrays and configuration that a message carries; headers are left out."""
-    content = message.content
-    arrays = sum(record.count_bytes() for record in content.array_records.values())
-    config = sum(record.count_bytes() for record in content.config_records.values())
-    return arrays + config
+    return sum(record.count_bytes() for record in message.content.values())
 
 
 def _arrays(values: Mapping[str, FloatArray], allowed: set[str]) -> ArrayRecord:
     _check(values, allowed)
     return ArrayRecord({name: Array(np.asarray(v, order="C")) for name, v in values.items()})
+
+
+def _needed(content: RecordDict, key: str) -> ArrayRecord:
+    # Flower's own `array_records` makes a circle of references, in which the arrays stay until
+    # the garbage collector comes by.
+    record = content.get(key)
+    if not isinstance(record, ArrayRecord):
+        raise ProtocolError(f"the message holds no arrays '{key}'; run the same fedrec everywhere")
+    return record
+
+
+def _about(content: RecordDict) -> dict[str, Any]:
+    record = content.get(_ABOUT)
+    if not isinstance(record, ConfigRecord):
+        raise ProtocolError(f"the message holds no '{_ABOUT}'; run the same fedrec everywhere")
+    return dict(record)
 
 
 def _check(names: Iterable[str], allowed: set[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -164,6 +165,17 @@ def test_the_state_of_every_strategy_can_be_kept(name: str) -> None:
     again = unpack(json.loads(json.dumps(tree)), packed, strategy)
     assert type(again) is type(state)
     assert pack(again, strategy)[0] == tree
+
+
+def test_packing_leaves_nothing_to_the_garbage_collector() -> None:
+    state = {"a": (1, [2.0, np.ones(3)]), "b": Moments({"item": np.ones(2)})}
+    gc.collect()
+    gc.disable()
+    try:
+        pack(state, TOY)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 # The file ------------------------------------------------------------------------------------

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from flwr.app import Message, RecordDict
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -159,3 +161,52 @@ def test_bytes_are_those_of_the_content() -> None:
     with task_identity(1, 0):
         counts = [records.byte_count(Message(c, 1, records.TRAIN)) for c in (small, large)]
     assert 4000 <= counts[1] - counts[0] <= 4400
+
+
+@pytest.mark.parametrize("key", ["order", "clients", "params", "sums", "about", "values"])
+def test_a_message_that_lacks_what_it_must_hold_is_named(key: str) -> None:
+    """As from a device with another version; a record of another kind is none either."""
+    decode = {
+        "order": records.decode_order,
+        "clients": records.decode_roll_call,
+        "params": records.decode_params,
+        "sums": records.decode_trained,
+        "about": records.decode_trained,
+        "values": records.decode_evaluation,
+    }[key]
+    about = {"about": ConfigRecord({"group": 0, "seconds": 1.0})} if key == "sums" else {}
+    with pytest.raises(ProtocolError, match=f"holds no .*{key}"):
+        decode(RecordDict({**about, key: MetricRecord({"x": 1})}))
+
+
+@settings(max_examples=20, deadline=None)
+@given(partials())
+def test_what_was_read_is_gone_without_the_garbage_collector(partial: Partial) -> None:
+    """A circle of references would hold the arrays of many rounds."""
+    params = records.encode_params({"item": np.zeros((9, 2), np.float32)}, GLOBAL)
+    values = {"mixed": {"valid": np.ones((4, 2)), "test": np.ones((4, 2))}}
+    evaluation = Evaluation(np.arange(4), values, {5: np.arange(3)})  # type: ignore[arg-type]
+    contents = [
+        records.encode_order(Order("a", "b", "c"), params, np.arange(5)),
+        records.encode_roll_call(RollCall(np.arange(5), "code", 2)),
+        records.encode_trained(Trained(partial), GLOBAL),
+        records.encode_evaluation(evaluation),
+    ]
+    del params
+    gc.collect()
+    gc.disable()
+    try:
+        there = [weakref.ref(record) for content in contents for record in content.values()]
+        assert all(each() is not None for each in there)
+        with task_identity(1, 0):
+            for content in contents:
+                records.byte_count(Message(content, 1, records.TRAIN))
+        records.decode_order(contents[0])
+        records.decode_params(contents[0])
+        records.decode_roll_call(contents[1])
+        records.decode_trained(contents[2])
+        records.decode_evaluation(contents[3])
+        del content, contents
+        assert [each() for each in there] == [None] * len(there)
+    finally:
+        gc.enable()
