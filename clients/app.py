@@ -18,7 +18,7 @@ app = ClientApp()
 @app.query("roll_call")
 def roll_call(message: Message, context: Context) -> Message:
     """Say which clients this node hosts, and which code it runs."""
-    order, _ = records.decode_order(message.content)
+    order, _ = records.decode_request(message.content)
     node = _node(order, context)
     partitions = int(context.node_config["num-partitions"])
     answer = records.RollCall(node.shard.client_ids, code_hash(), partitions)
@@ -28,24 +28,24 @@ def roll_call(message: Message, context: Context) -> Message:
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train the clients that are meant, and answer with the sum of their updates."""
-    order, clients = records.decode_order(message.content)
+    order, clients = records.decode_request(message.content)
     node = _node(order, context)
     chosen = node.shard.client_ids if clients is None else clients
     trained = node.train(order, records.decode_params(message.content), chosen)
-    return Message(records.encode_trained(trained, node.method.travels()), reply_to=message)
+    return Message(records.encode_trained(trained, node.task.travels()), reply_to=message)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Let the users rank the catalogue, and answer with metric values."""
-    order, clients = records.decode_order(message.content)
+    order, clients = records.decode_request(message.content)
     node = _node(order, context)
     chosen = node.shard.client_ids if clients is None else clients
     evaluation = node.evaluate(order, records.decode_params(message.content), chosen)
     return Message(records.encode_evaluation(evaluation), reply_to=message)
 
 
-def _node(order: records.Order, context: Context) -> Node:
+def _node(order: records.RoundRequest, context: Context) -> Node:
     try:
         partition = int(context.node_config["partition-id"])
         partitions = int(context.node_config["num-partitions"])

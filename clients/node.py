@@ -14,27 +14,27 @@ from safetensors.numpy import save
 
 from clients.placement import hosted_clients, training_costs
 from clients.store import StateStore
-from fedrec.config import Experiment, load_experiment
+from fedrec.config.experiment import Experiment, load_experiment
 from fedrec.data.negatives import pool_excluded
 from fedrec.data.prepare import open_split
 from fedrec.errors import ClientFailure, FedRecError, NumericError
-from fedrec.evaluation import Evaluation, Part, evaluate
-from fedrec.files import write_bytes
-from fedrec.flower.records import Order, Trained
+from fedrec.evaluation.evaluate import Evaluation, Part, evaluate
+from fedrec.evaluation.ranking import legacy_candidates
+from fedrec.evaluation.scorer import user_scorer
+from fedrec.flower.records import RoundRequest, Trained
 from fedrec.personalization.none import NoPersonalization
-from fedrec.ranking import legacy_candidates
-from fedrec.runlog import Failure
 from fedrec.seeds import Purpose, bits
-from fedrec.training.batch import positives_of_clients
-from fedrec.training.clients import kernel_of, train_clients, user_scorer
-from fedrec.training.method import Method
+from fedrec.storage.files import write_bytes
+from fedrec.training.client_state import capacity
+from fedrec.training.clients import resolve_executor, train_clients
 from fedrec.training.parts import parts
-from fedrec.training.remembered import room
+from fedrec.training.plan import positives_of_clients
 from fedrec.types import (
+    Aggregate,
+    FailedClient,
     FloatArray,
     IntArray,
     Params,
-    Partial,
     Ragged,
     Shard,
     UpdateBatch,
@@ -71,7 +71,7 @@ def open_node(run: str, out: str, split: str, partition: int, partitions: int) -
     """
     prepared = open_split(Path(split))
     experiment = load_experiment(Path(out) / "config.yaml")
-    costs = training_costs(Method.of(experiment), prepared)
+    costs = training_costs(experiment.client_task(), prepared)
     ids = hosted_clients(costs, partition, partitions)
     popularity = np.bincount(prepared.train.values, minlength=prepared.n_items) + 1
     return Node(
@@ -105,10 +105,10 @@ class Node:
         assert isinstance(experiment.strategy, Strategy)
         self.experiment = experiment
         self.strategy = experiment.strategy
-        self.method = Method.of(experiment)
-        compiled = kernel_of(self.method) == "compiled"
+        self.task = experiment.client_task()
+        compiled = resolve_executor(self.task) == "compiled"
         self._summing = self.strategy.summing if compiled else None
-        if not compiled or not isinstance(self.method.personalization, NoPersonalization):
+        if not compiled or not isinstance(self.task.personalization, NoPersonalization):
             torch.set_num_threads(1)  # Who trains in machine code alone meets torch when ranking.
         self.shard = shard
         self._local = out / "local"
@@ -117,8 +117,8 @@ class Node:
         self._popularity = popularity if by_popularity else None
         self._positives = positives_of_clients(shard)
         self._users = Ragged(shard.client_offsets, np.arange(shard.n_users, dtype=np.int64))
-        self._kinds = {spec.per or "client" for spec in self.method.locals().values()}
-        offsets = room(shard, self.method.train, self.method.personalization.random_rows)
+        self._kinds = {spec.per or "client" for spec in self.task.locals().values()}
+        offsets = capacity(shard, self.task.train, self.task.personalization.random_rows)
         self._places = Ragged(offsets, np.arange(offsets[-1], dtype=np.int64))
         owners = {
             "user": shard.user_ids,
@@ -127,10 +127,10 @@ class Node:
             "row": self._row_ids(np.arange(len(self._positives.values), dtype=np.int64)),
         }
         self._store = StateStore(
-            out / "state" / self._name, self.method.locals(), owners, experiment.seed
+            out / "state" / self._name, self.task.locals(), owners, experiment.seed
         )
 
-    def train(self, order: Order, params: Params, client_ids: IntArray) -> Trained:
+    def train(self, order: RoundRequest, params: Params, client_ids: IntArray) -> Trained:
         """Train some of the clients and reduce their updates; their new state is staged.
 
         Args:
@@ -144,15 +144,15 @@ class Node:
         began = time.perf_counter()
         self._store.settle(order.committed, order.round)
         rows = np.searchsorted(self.shard.client_ids, client_ids)
-        partial: Partial | None = None
-        failures: list[Failure] = []
+        aggregate: Aggregate | None = None
+        failures: list[FailedClient] = []
         kept: list[IntArray] = []
         states: list[dict[str, FloatArray]] = []
         for part_of_rows in self._parts(rows):
             part, local, good = self._train(order, params, part_of_rows, failures)
             if part is None:
                 continue
-            partial = part if partial is None else self.strategy.merge(partial, part)
+            aggregate = part if aggregate is None else self.strategy.merge(aggregate, part)
             kept.append(good)
             states.append(local)
         if kept:
@@ -160,20 +160,20 @@ class Node:
             at = self._positions(np.concatenate(kept))
             self._store.stage(order.round, at, values, order.group)
         seconds = time.perf_counter() - began
-        return Trained(partial, tuple(failures), order.group, seconds)
+        return Trained(aggregate, tuple(failures), order.group, seconds)
 
     def _parts(self, rows: IntArray) -> list[IntArray]:
         """The clients in parts (see `_PART_BYTES`)."""
-        specs = self.method.globals()
-        row = sum(4 * int(np.prod(specs[name].shape)) for name in self.method.tables())
+        specs = self.task.globals()
+        row = sum(4 * int(np.prod(specs[name].shape)) for name in self.task.tables())
         size = _PART_BYTES if self._summing is None else _SUMMED_BYTES
         held = max(size // row, _PART_TABLES * self.shard.n_items)
         most = offsets_of(self._places.lengths[rows])
         return [rows[cut] for cut in parts(most, held)]
 
     def _train(
-        self, order: Order, params: Params, rows: IntArray, failures: list[Failure]
-    ) -> tuple[Partial | None, dict[str, FloatArray], IntArray]:
+        self, order: RoundRequest, params: Params, rows: IntArray, failures: list[FailedClient]
+    ) -> tuple[Aggregate | None, dict[str, FloatArray], IntArray]:
         """Train some clients; those that fail are added to ``failures`` and left out."""
         while len(rows):
             try:
@@ -188,13 +188,13 @@ class Node:
                 client = str(self.shard.client_ids[row])
                 if self.experiment.rounds.max_failures == 0:
                     raise ClientFailure(order.round, client, "train", _line(cause)) from cause
-                failures.append(Failure(client=client, reason=_line(cause)))
+                failures.append(FailedClient(client=client, reason=_line(cause)))
             rows = rows[~np.isin(rows, list(found))]
         return None, {}, rows
 
     def _reduce(
         self, update: UpdateBatch, rows: IntArray
-    ) -> tuple[Partial | None, dict[int, Exception]]:
+    ) -> tuple[Aggregate | None, dict[int, Exception]]:
         """The reduced updates, or the clients whose update cannot be: those not finite."""
         reason = "the update is not finite; lower train.item_lr or train.local_optimizer.lr"
         broken = ~np.isfinite(update.metrics["loss"])
@@ -211,10 +211,10 @@ class Node:
         return None, {int(row): FloatingPointError(reason) for row in rows[broken]}
 
     def _attempt(
-        self, order: Order, params: Params, rows: IntArray
+        self, order: RoundRequest, params: Params, rows: IntArray
     ) -> tuple[UpdateBatch, dict[str, FloatArray]]:
         return train_clients(
-            self.method,
+            self.task,
             self.shard.take(rows),
             params,
             self._store.get(self._positions(rows)),
@@ -225,7 +225,7 @@ class Node:
         )
 
     def _who_fails(
-        self, order: Order, params: Params, rows: IntArray, error: Exception
+        self, order: RoundRequest, params: Params, rows: IntArray, error: Exception
     ) -> dict[int, Exception]:
         """The clients that fail on their own, with the cause."""
         if len(rows) == 1:
@@ -240,7 +240,7 @@ class Node:
             raise error
         return found
 
-    def evaluate(self, order: Order, params: Params, client_ids: IntArray) -> Evaluation:
+    def evaluate(self, order: RoundRequest, params: Params, client_ids: IntArray) -> Evaluation:
         """Let the users of some clients rank the catalogue; keep their local parameters.
 
         Args:
@@ -269,10 +269,10 @@ class Node:
         shard = self.shard.take(rows)
         return evaluate(
             shard,
-            user_scorer(self.method, shard, params, self._store.get(self._positions(rows))),
+            user_scorer(self.task, shard, params, self._store.get(self._positions(rows))),
             self.experiment.evaluate.parsed(),
             self.experiment.evaluate.block,
-            self._candidates(shard) if self.method.protocol == "legacy" else None,
+            self._candidates(shard) if self.task.protocol == "legacy" else None,
         )
 
     def _who_cannot_rank(
@@ -295,14 +295,16 @@ class Node:
             owner = np.repeat(shard.user_ids, LEGACY_CANDIDATES)
             draw = np.tile(np.arange(LEGACY_CANDIDATES), shard.n_users)
             hashed = bits(
-                self.method.seed, Purpose.LEGACY_CANDIDATES, number, owner, draw
+                self.task.seed, Purpose.LEGACY_CANDIDATES, number, owner, draw
             ) >> np.uint64(32)
             found[part] = legacy_candidates(
                 hashed.astype(np.uint32), known, shard.n_items, LEGACY_CANDIDATES
             )
         return found
 
-    def _keep(self, order: Order, shard: Shard, local: Params, at: Mapping[str, IntArray]) -> None:
+    def _keep(
+        self, order: RoundRequest, shard: Shard, local: Params, at: Mapping[str, IntArray]
+    ) -> None:
         """Write the local parameters of this round beside those of the best; drop the others."""
         self._local.mkdir(exist_ok=True)
         content = {name: np.ascontiguousarray(v) for name, v in local.items() if "/" not in name}
@@ -311,7 +313,7 @@ class Node:
         if "row" in at:
             content["ids.row"] = self._row_ids(at["row"])
         about: dict[str, str] = {}
-        about |= {f"per.{n}": s.per or "client" for n, s in self.method.locals().items()}
+        about |= {f"per.{n}": s.per or "client" for n, s in self.task.locals().items()}
         about["round"] = str(order.round)
         # Each group of a strategy is a message of its own, and so a file of its own.
         name = f"{self._name}g{order.group}" if order.group else self._name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedrec.training.method import Method
+from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray, IntArray, Split
 
 __all__ = ["hosted_clients", "training_costs"]
@@ -35,14 +35,14 @@ def hosted_clients(costs: FloatArray, partition: int, partitions: int) -> IntArr
     return np.arange(bounds[partition], bounds[partition + 1], dtype=np.int64)
 
 
-def training_costs(method: Method, split: Split) -> FloatArray:
+def training_costs(task: ClientTask, split: Split) -> FloatArray:
     """float64 [n_clients]: what each client costs to train, in touched rows and a bit for itself.
 
     Args:
-        method: What is trained.
+        task: What is trained.
         split: The data.
     """
     n = split.train.lengths[split.clients.values]
-    rows = n * (1 + method.train.negatives) * method.train.local_epochs
-    of_user = 8.0 + rows * method.personalization.row_cost(n)
+    rows = n * (1 + task.train.negatives) * task.train.local_epochs
+    of_user = 8.0 + rows * task.personalization.row_cost(n)
     return np.bincount(split.clients.owners(), of_user, split.n_clients)

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save
 
 from fedrec.errors import ProtocolError
-from fedrec.training.method import initial_local
+from fedrec.training.task import initial_local
 from fedrec.types import FloatArray, IntArray, ParamSpec
 
 __all__ = ["StateStore"]

@@ -6,10 +6,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fedrec.config import Experiment, load_experiment
-    from fedrec.results import Recommendation, RunResult, load
-    from fedrec.resuming import resume
-    from fedrec.running import run
+    from fedrec.config.experiment import Experiment, load_experiment
+    from fedrec.runs.result import Recommendation, RunResult, load
+    from fedrec.runs.resume import resume
+    from fedrec.runs.run import run
 
 __all__ = [
     "Experiment",
@@ -22,13 +22,13 @@ __all__ = [
 ]
 
 _HOME = {
-    "Experiment": "fedrec.config",
-    "Recommendation": "fedrec.results",
-    "RunResult": "fedrec.results",
-    "load": "fedrec.results",
-    "load_experiment": "fedrec.config",
-    "resume": "fedrec.resuming",
-    "run": "fedrec.running",
+    "Experiment": "fedrec.config.experiment",
+    "Recommendation": "fedrec.runs.result",
+    "RunResult": "fedrec.runs.result",
+    "load": "fedrec.runs.result",
+    "load_experiment": "fedrec.config.experiment",
+    "resume": "fedrec.runs.resume",
+    "run": "fedrec.runs.run",
 }
 
 

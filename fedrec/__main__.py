@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedrec.cli import main
+from fedrec.cli.commands import main
 
 __all__: list[str] = []
 

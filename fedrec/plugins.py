@@ -24,10 +24,10 @@ from fedrec.errors import ConfigError, FedRecError, did_you_mean
 __all__ = ["Plugin", "Section", "find_beside", "lookup", "name_of", "table"]
 
 CORE_TABLES = {
-    "data": "fedrec.data:DATASETS",
-    "models": "fedrec.models:MODELS",
-    "personalization": "fedrec.personalization:PERSONALIZATIONS",
-    "metrics": "fedrec.metrics:METRICS",
+    "data": ("fedrec.data:DATASETS",),
+    "models": ("fedrec.models:MODELS", "fedrec.baselines:BASELINES"),
+    "personalization": ("fedrec.personalization:PERSONALIZATIONS",),
+    "metrics": ("fedrec.evaluation.metrics:METRICS",),
 }
 
 
@@ -71,7 +71,7 @@ def table(kind: str) -> Mapping[str, type[Plugin]]:
     Raises:
         ConfigError: If two distributions bring the same name.
     """
-    sources = [CORE_TABLES[kind]] if kind in CORE_TABLES else []
+    sources = [*CORE_TABLES.get(kind, ())]
     sources += sorted({entry.value for entry in entry_points(group=f"fedrec.{kind}")})
     merged: dict[str, type[Plugin]] = {}
     for source in sources:

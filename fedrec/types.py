@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "Aggregate",
+    "FailedClient",
     "FloatArray",
     "IntArray",
     "Interactions",
     "ParamSpec",
     "Params",
-    "Partial",
     "Ragged",
     "RowBlock",
     "Shard",
@@ -328,7 +329,20 @@ class UpdateBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class Partial:
+class FailedClient:
+    """A client that failed in a round.
+
+    Args:
+        client: The client id, or a description of the group of clients.
+        reason: The cause, one line.
+    """
+
+    client: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
     """A sum of updates that can be added to others in any order with the same bits.
 
     All sums are int64 fixed point: value = integer / 2**scale.

@@ -11,20 +11,19 @@ from typing import Any
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedrec.checkpoint import Origin, pack, read_checkpoint
-from fedrec.cohorts import cohort_size
-from fedrec.config import Experiment, load_experiment
+from fedrec.config.cohorts import cohort_size
+from fedrec.config.experiment import Experiment, load_experiment
 from fedrec.data.prepare import open_split, version_of
 from fedrec.errors import ConfigError, EngineError
-from fedrec.evaluation import check_cutoffs
+from fedrec.evaluation.evaluate import check_cutoffs
 from fedrec.flower import records
 from fedrec.flower.grid import EngineGrid
 from fedrec.flower.siblings import code_hash
-from fedrec.recorder import Recorder
-from fedrec.runfolder import RunFolder
-from fedrec.running import find_config, prepare_run
-from fedrec.training.clients import kernel_of
-from fedrec.training.method import Method
+from fedrec.runs.checkpoint import Origin, pack, read_checkpoint
+from fedrec.runs.folder import RunFolder
+from fedrec.runs.recorder import Recorder
+from fedrec.runs.run import find_config, prepare_run
+from fedrec.training.clients import resolve_executor
 from server.roster import call_roll
 from server.strategy import FlowerStrategy, Plan
 from strategies.base import Strategy
@@ -42,14 +41,14 @@ def main(grid: Grid, context: Context) -> None:
     check_cutoffs(experiment.evaluate.parsed(), split.n_items)
     if not isinstance(experiment.strategy, Strategy):
         raise ConfigError("strategy: is not a strategy of fedrec (subclass strategies.Strategy)")
-    method = Method.of(experiment)
-    order = records.Order(run=uuid.uuid4().hex, out=str(out), split=str(split_folder))
+    task = experiment.client_task()
+    order = records.RoundRequest(run=uuid.uuid4().hex, out=str(out), split=str(split_folder))
     roster = call_roll(grid, order, split.n_clients)
     origin = Origin(
         config=experiment.model_dump(mode="json"),
         data=version_of(split_folder),
         code=code_hash(),
-        kernel=kernel_of(method),
+        kernel=resolve_executor(task),
         nodes=len(roster.node_ids),
     )
     taken = read_checkpoint(out, experiment.strategy)
@@ -79,9 +78,9 @@ def main(grid: Grid, context: Context) -> None:
         rounds=RunFolder(out).rounds() if taken is not None else (),
     )
     with closing(recorder):
-        params = method.initial_globals(split.n_items)
+        params = task.initial_globals(split.n_items)
         strategy = FlowerStrategy(
-            experiment.strategy, params, method.travels(), roster, order, plan, recorder
+            experiment.strategy, params, task.travels(), roster, order, plan, recorder
         )
         if taken is not None:
             strategy.go_on(taken)

@@ -46,7 +46,9 @@ class Roster:
         return [(node, clients) for node, clients in parts if len(clients)]
 
 
-def call_roll(grid: Grid, order: records.Order, n_clients: int, patience: float = 60.0) -> Roster:
+def call_roll(
+    grid: Grid, order: records.RoundRequest, n_clients: int, patience: float = 60.0
+) -> Roster:
     """Ask every node once which clients it hosts.
 
     Each node says how many nodes there are in all, so those still on their way are waited for.
@@ -66,7 +68,7 @@ def call_roll(grid: Grid, order: records.Order, n_clients: int, patience: float 
     deadline = time.monotonic() + patience
     while len(answers) < wanted:
         asked = sorted(set(grid.get_node_ids()) - set(answers))
-        calls = [Message(records.encode_order(order), node, records.ROLL_CALL) for node in asked]
+        calls = [Message(records.encode_request(order), node, records.ROLL_CALL) for node in asked]
         for reply in exchange(grid, calls, "roll call") if calls else []:
             answer = records.decode_roll_call(reply.content)
             answers[reply.metadata.src_node_id] = answer

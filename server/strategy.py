@@ -12,15 +12,15 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 from flwr.serverapp.strategy import Strategy as FlwrStrategy
 
-from fedrec.aggregation import metric_sums
-from fedrec.checkpoint import Checkpoint
-from fedrec.cohorts import cohort
+from fedrec.aggregation.reduce import metric_sums
+from fedrec.config.cohorts import cohort
 from fedrec.errors import ClientFailure, EngineError
-from fedrec.evaluation import Evaluation, merge
+from fedrec.evaluation.evaluate import Evaluation, merge
 from fedrec.flower import records
-from fedrec.recorder import Recorder
-from fedrec.runlog import Bytes, Failure, RoundRecord, Seconds
-from fedrec.types import IntArray, Params, Partial
+from fedrec.runs.checkpoint import Checkpoint
+from fedrec.runs.log import Bytes, RoundRecord, Seconds
+from fedrec.runs.recorder import Recorder
+from fedrec.types import Aggregate, FailedClient, IntArray, Params
 from server.roster import Roster, exchange
 from strategies.base import State, Strategy
 
@@ -72,7 +72,7 @@ class FlowerStrategy(FlwrStrategy):
         params: Params,
         allowed: Iterable[str],
         roster: Roster,
-        order: records.Order,
+        order: records.RoundRequest,
         plan: Plan,
         recorder: Recorder,
     ) -> None:
@@ -87,9 +87,9 @@ class FlowerStrategy(FlwrStrategy):
         self._taken: Checkpoint | None = None
         self._traffic = {"up": 0, "down": 0}
         self._sent: dict[tuple[int, tuple[str, ...]], ArrayRecord] = {}
-        self._partials: Mapping[int, Partial] = {}
+        self._partials: Mapping[int, Aggregate] = {}
         self._idle = 0.0
-        self._failures: tuple[Failure, ...] = ()
+        self._failures: tuple[FailedClient, ...] = ()
         self._evaluation: Evaluation | None = None
 
     def start(
@@ -153,20 +153,20 @@ class FlowerStrategy(FlwrStrategy):
             ClientFailure: If more clients failed than may.
             EngineError: If no client succeeded.
         """
-        partials: dict[int, Partial] = {}
-        failures: list[Failure] = []
+        aggregates: dict[int, Aggregate] = {}
+        failures: list[FailedClient] = []
         busy: dict[int, float] = {}
         for reply in replies:
             trained = records.decode_trained(reply.content)
             failures += trained.failures
             node = reply.metadata.src_node_id
             busy[node] = busy.get(node, 0.0) + trained.seconds
-            if trained.partial is not None:
-                known = partials.get(trained.group)
-                partials[trained.group] = (
-                    trained.partial
+            if trained.aggregate is not None:
+                known = aggregates.get(trained.group)
+                aggregates[trained.group] = (
+                    trained.aggregate
                     if known is None
-                    else self.strategy.merge(known, trained.partial)
+                    else self.strategy.merge(known, trained.aggregate)
                 )
         self._failures = tuple(failures)
         self._idle = max(busy.values()) - sum(busy.values()) / len(busy) if busy else 0.0
@@ -179,9 +179,9 @@ class FlowerStrategy(FlwrStrategy):
                 "train",
                 f"{first.reason}; rounds.max_failures is {self._plan.max_failures}",
             )
-        if not partials:
+        if not aggregates:
             raise EngineError(f"round {server_round}: no client of the cohort succeeded")
-        self._partials = dict(sorted(partials.items()))
+        self._partials = dict(sorted(aggregates.items()))
         self.state, self.params = self.strategy.apply_groups(
             self.state, self.params, self._partials
         )
@@ -206,7 +206,7 @@ class FlowerStrategy(FlwrStrategy):
         """Flower prints one here; the run folder holds it instead."""
 
     def _messages(
-        self, order: records.Order, clients: IntArray, message_type: str
+        self, order: records.RoundRequest, clients: IntArray, message_type: str
     ) -> Iterator[Message]:
         training = message_type == records.TRAIN
         for node, mine in self._roster.deal(clients):
@@ -215,7 +215,7 @@ class FlowerStrategy(FlwrStrategy):
                 chosen = mine[group == number]
                 # Whoever means all clients of a node need not list them.
                 listed = None if not training and len(chosen) == len(mine) else chosen
-                content = records.encode_order(
+                content = records.encode_request(
                     replace(order, group=number), self._encoded(number, training), listed
                 )
                 yield Message(content, node, message_type, group_id=str(order.round))
@@ -229,7 +229,7 @@ class FlowerStrategy(FlwrStrategy):
             self._sent[group, names] = records.encode_params(wanted, self._allowed)
         return self._sent[group, names]
 
-    def _ordered(self, round: int, committed: int) -> records.Order:
+    def _ordered(self, round: int, committed: int) -> records.RoundRequest:
         return replace(
             self._order, round=round, committed=committed, best=self.recorder.best_round or 0
         )
@@ -253,7 +253,7 @@ class FlowerStrategy(FlwrStrategy):
         sums = metric_sums(self._partials.values())
         return RoundRecord(
             round=number,
-            clients=sum(partial.clients for partial in self._partials.values()),
+            clients=sum(aggregate.clients for aggregate in self._partials.values()),
             failures=self._failures,
             loss=sums["loss"] / max(sums["examples"], 1.0),
             seconds=Seconds(train=time.perf_counter() - began, idle=self._idle),

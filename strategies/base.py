@@ -2,7 +2,7 @@
 
 A strategy is pure: no transport, no clock, no randomness of its own. Its server half is `init`,
 `groups`, `broadcast`, `reduce`, `merge` and `apply`; `reduce` runs on the nodes, so that one sum
-travels and not each client's update. Its `client_half` is what it asks of local training.
+travels and not each client's update. Its `client_rule` is what it asks of local training.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
-from fedrec.aggregation import (
+from fedrec.aggregation.reduce import (
     Summing,
     Weighting,
     join_each,
@@ -22,8 +22,8 @@ from fedrec.aggregation import (
     reduce_sums,
 )
 from fedrec.plugins import Plugin
-from fedrec.training.half import ClientHalf
-from fedrec.types import IntArray, Params, Partial, UpdateBatch
+from fedrec.training.client_rule import ClientRule
+from fedrec.types import Aggregate, IntArray, Params, UpdateBatch
 
 __all__ = ["State", "Strategy"]
 
@@ -48,9 +48,9 @@ class Strategy(Plugin):
         return False
 
     @property
-    def client_half(self) -> ClientHalf:
+    def client_rule(self) -> ClientRule:
         """What it asks of the clients' training; plain training by default."""
-        return ClientHalf()
+        return ClientRule()
 
     @abstractmethod
     def init(self, params: Params, n_clients: int) -> State:
@@ -82,7 +82,7 @@ class Strategy(Plugin):
             group: Of `groups`.
 
         Returns:
-            Every global parameter and whatever `client_half` asks to have sent down.
+            Every global parameter and whatever `client_rule` asks to have sent down.
         """
         return params
 
@@ -113,7 +113,7 @@ class Strategy(Plugin):
             return None
         return Summing(self.weighting, weighted=not self.plain_sum)
 
-    def reduce(self, batch: UpdateBatch) -> Partial:
+    def reduce(self, batch: UpdateBatch) -> Aggregate:
         """Sum some clients' updates, or keep each; runs on the node.
 
         Raises:
@@ -123,31 +123,31 @@ class Strategy(Plugin):
             return keep_each(batch)
         return reduce_sums(batch, Summing(self.weighting, weighted=not self.plain_sum))
 
-    def merge(self, a: Partial, b: Partial) -> Partial:
+    def merge(self, a: Aggregate, b: Aggregate) -> Aggregate:
         """Join two partial results; associative and commutative, bit for bit."""
         return join_each(a, b) if self.needs == "each" else merge_sums(a, b)
 
     def apply_groups(
-        self, state: State, params: Params, partials: Mapping[int, Partial]
+        self, state: State, params: Params, aggregates: Mapping[int, Aggregate]
     ) -> tuple[State, Params]:
         """The next state and global parameters, from what each group of clients answered.
 
         Args:
             state: From `init` or the last round.
             params: The global parameters.
-            partials: Per group that had clients in the round. By default there is one, group 0.
+            aggregates: Per group that had clients in the round. By default there is one, group 0.
         """
-        (partial,) = partials.values()
-        return self.apply(state, params, partial)
+        (aggregate,) = aggregates.values()
+        return self.apply(state, params, aggregate)
 
     @abstractmethod
-    def apply(self, state: State, params: Params, partial: Partial) -> tuple[State, Params]:
+    def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
         """The next state and global parameters.
 
         Args:
             state: From `init` or the last round.
             params: The global parameters, float32.
-            partial: All updates of the round.
+            aggregate: All updates of the round.
 
         Returns:
             New values; the arguments stay as they are.

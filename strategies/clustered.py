@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from fedrec.aggregation import (
+from fedrec.aggregation.reduce import (
     Denominator,
     Summing,
     mean_update,
@@ -20,7 +20,7 @@ from fedrec.aggregation import (
 )
 from fedrec.errors import MissingExtra
 from fedrec.seeds import Purpose, bits
-from fedrec.types import FloatArray, IntArray, Params, Partial, UpdateBatch
+from fedrec.types import Aggregate, FloatArray, IntArray, Params, UpdateBatch
 from strategies.base import State, Strategy
 
 __all__ = ["Clustered", "ClusteredState"]
@@ -93,15 +93,15 @@ class Clustered(Strategy):
         """The group's own parameters; everybody's during the warm-up."""
         return dict(state.own[group]) if state.own else params
 
-    def apply(self, state: State, params: Params, partial: Partial) -> tuple[State, Params]:
+    def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
         """One round in which all clients are in one group."""
-        return self.apply_groups(state, params, {0: partial})
+        return self.apply_groups(state, params, {0: aggregate})
 
     def apply_groups(
-        self, state: State, params: Params, partials: Mapping[int, Partial]
+        self, state: State, params: Params, aggregates: Mapping[int, Aggregate]
     ) -> tuple[State, Params]:
         """Step everybody's parameters, and those of each group; make the groups in their round."""
-        batches = {g: p.each for g, p in sorted(partials.items()) if p.each is not None}
+        batches = {g: p.each for g, p in sorted(aggregates.items()) if p.each is not None}
         everybody = sorted_by_client(list(batches.values()))
         shared = self._mean(params, everybody)
         after = stepped(params, shared, self.server_lr)

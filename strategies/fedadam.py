@@ -9,8 +9,8 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from fedrec.aggregation import Denominator, mean_update
-from fedrec.types import FloatArray, Params, Partial
+from fedrec.aggregation.reduce import Denominator, mean_update
+from fedrec.types import Aggregate, FloatArray, Params
 from strategies.base import State, Strategy
 
 __all__ = ["FedAdam", "FedAdamState"]
@@ -71,9 +71,9 @@ class FedAdam(Strategy):
         zeros = {name: np.zeros(value.shape) for name, value in params.items()}
         return FedAdamState(first=zeros, second=zeros)
 
-    def apply(self, state: State, params: Params, partial: Partial) -> tuple[State, Params]:
+    def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
         """One Adam step along the aggregated change."""
-        change = mean_update(params, partial, self.denominator)
+        change = mean_update(params, aggregate, self.denominator)
         rounds = state.rounds + 1
         first = {n: self.beta1 * state.first[n] + (1 - self.beta1) * d for n, d in change.items()}
         second = {

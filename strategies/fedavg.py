@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from fedrec.aggregation import Denominator, mean_update, stepped
-from fedrec.types import Params, Partial
+from fedrec.aggregation.reduce import Denominator, mean_update, stepped
+from fedrec.types import Aggregate, Params
 from strategies.base import State, Strategy
 
 __all__ = ["FedAvg"]
@@ -42,7 +42,7 @@ class FedAvg(Strategy):
         """No state."""
         return None
 
-    def apply(self, state: State, params: Params, partial: Partial) -> tuple[State, Params]:
+    def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
         """One step along the mean change."""
-        change = mean_update(params, partial, self.denominator)
+        change = mean_update(params, aggregate, self.denominator)
         return None, stepped(params, change, self.server_lr)

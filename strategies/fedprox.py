@@ -6,9 +6,9 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from fedrec.aggregation import Denominator, mean_update, stepped
-from fedrec.training.half import ClientHalf
-from fedrec.types import Params, Partial
+from fedrec.aggregation.reduce import Denominator, mean_update, stepped
+from fedrec.training.client_rule import ClientRule
+from fedrec.types import Aggregate, Params
 from strategies.base import State, Strategy
 
 __all__ = ["FedProx"]
@@ -37,9 +37,9 @@ class FedProx(Strategy):
     server_lr: float = Field(1.0, gt=0)
 
     @property
-    def client_half(self) -> ClientHalf:
+    def client_rule(self) -> ClientRule:
         """The proximal term."""
-        return ClientHalf(proximal=self.mu)
+        return ClientRule(proximal=self.mu)
 
     @property
     def plain_sum(self) -> bool:
@@ -50,7 +50,7 @@ class FedProx(Strategy):
         """No state."""
         return None
 
-    def apply(self, state: State, params: Params, partial: Partial) -> tuple[State, Params]:
+    def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
         """One step along the mean change."""
-        change = mean_update(params, partial, self.denominator)
+        change = mean_update(params, aggregate, self.denominator)
         return None, stepped(params, change, self.server_lr)

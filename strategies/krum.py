@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from fedrec.aggregation import stepped
-from fedrec.types import FloatArray, Params, Partial
+from fedrec.aggregation.reduce import stepped
+from fedrec.types import Aggregate, FloatArray, Params
 from strategies.base import State, Strategy
 from strategies.rowwise import each_change
 
@@ -46,10 +46,10 @@ class Krum(Strategy):
         """No state."""
         return None
 
-    def apply(self, state: State, params: Params, partial: Partial) -> tuple[State, Params]:
+    def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
         """One step along the chosen changes."""
-        assert partial.each is not None
-        change = each_change(params, partial.each, self._choose)
+        assert aggregate.each is not None
+        change = each_change(params, aggregate.each, self._choose)
         return None, stepped(params, change, self.server_lr)
 
     def _choose(self, rows: FloatArray) -> FloatArray:

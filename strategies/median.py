@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from fedrec.aggregation import stepped
-from fedrec.types import FloatArray, Params, Partial
+from fedrec.aggregation.reduce import stepped
+from fedrec.types import Aggregate, FloatArray, Params
 from strategies.base import State, Strategy
 from strategies.rowwise import each_change
 
@@ -40,10 +40,10 @@ class Median(Strategy):
         """No state."""
         return None
 
-    def apply(self, state: State, params: Params, partial: Partial) -> tuple[State, Params]:
+    def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
         """One step along the median change."""
-        assert partial.each is not None
-        change = each_change(params, partial.each, _median)
+        assert aggregate.each is not None
+        change = each_change(params, aggregate.each, _median)
         return None, stepped(params, change, self.server_lr)
 
 

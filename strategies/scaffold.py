@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from fedrec.aggregation import mean_update, stepped
-from fedrec.fixedpoint import from_fixed
-from fedrec.training.half import ClientHalf, Drift, Moved
-from fedrec.types import FloatArray, Params, Partial
+from fedrec.aggregation.fixed_point import from_fixed
+from fedrec.aggregation.reduce import mean_update, stepped
+from fedrec.training.client_rule import ClientRule, ClientUpdate, ParamView
+from fedrec.types import Aggregate, FloatArray, Params
 from strategies.base import State, Strategy
 
 __all__ = ["Scaffold", "ScaffoldState"]
@@ -37,7 +37,7 @@ class ScaffoldState:
 
 
 @dataclass(frozen=True, slots=True)
-class _Client(ClientHalf):
+class _Client(ClientRule):
     r"""Steps along :math:`g - c_u + c`; remembers :math:`c_u`, the mean gradient of its last round.
 
     A row that the client does not touch has :math:`g = 0`, so with K steps of rate :math:`\eta_l`
@@ -50,18 +50,18 @@ class _Client(ClientHalf):
     up: tuple[str, ...] = (_CONTROL,)
     own: tuple[str, ...] = (_OWN,)
 
-    def pull(self, drift: Drift) -> torch.Tensor:
+    def pull(self, drift: ParamView) -> torch.Tensor:
         """``c - c_u``."""
         return drift.down[_CONTROL] - drift.own[_OWN]
 
-    def finish(self, drift: Drift) -> Moved:
+    def finish(self, drift: ParamView) -> ClientUpdate:
         """Option II of the paper: the new c_u from the distance gone."""
         change = drift.value - drift.start
         server, old = drift.down[_CONTROL], drift.own[_OWN]
         reached = drift.steps * drift.rate
         new = old - server - change / reached
         new = torch.where(drift.touched, new, torch.zeros_like(new))
-        return Moved(change + reached * server, {_CONTROL: new - old}, {_OWN: new})
+        return ClientUpdate(change + reached * server, {_CONTROL: new - old}, {_OWN: new})
 
     def extras(self, steps: torch.Tensor, rate: float) -> Mapping[str, torch.Tensor]:
         """``drift``: steps times rate."""
@@ -93,7 +93,7 @@ class Scaffold(Strategy):
     server_lr: float = Field(1.0, gt=0)
 
     @property
-    def client_half(self) -> ClientHalf:
+    def client_rule(self) -> ClientRule:
         """Control variates."""
         return _Client()
 
@@ -111,13 +111,13 @@ class Scaffold(Strategy):
         """The parameters, and the server's control variate beside each."""
         return {**params, **{f"{n}/{_CONTROL}": c for n, c in state.control.items()}}
 
-    def apply(self, state: State, params: Params, partial: Partial) -> tuple[State, Params]:
+    def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
         """One step along the mean change; the control variate takes up the clients' changes."""
-        change = mean_update(params, partial, self.denominator)
-        drift = float(from_fixed(np.array(partial.extras[_DRIFT])))
-        drift /= partial.clients if self.denominator == "cohort" else 1
+        change = mean_update(params, aggregate, self.denominator)
+        drift = float(from_fixed(np.array(aggregate.extras[_DRIFT])))
+        drift /= aggregate.clients if self.denominator == "cohort" else 1
         beside = {f"{name}/{_CONTROL}": value for name, value in params.items()}
-        moved = mean_update(beside, partial, "sum")
+        moved = mean_update(beside, aggregate, "sum")
         control = {
             name: (value + moved[f"{name}/{_CONTROL}"] / state.clients).astype(np.float32)
             for name, value in state.control.items()

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from fedrec.config import Train
 from fedrec.models.base import Model
 from fedrec.models.mf import MatrixFactorization
 from fedrec.personalization.base import Personalization
 from fedrec.personalization.none import NoPersonalization
-from fedrec.training.batch import positives_of_clients
+from fedrec.training.client_rule import ClientRule
+from fedrec.training.client_state import capacity
 from fedrec.training.clients import train_clients
-from fedrec.training.half import ClientHalf
-from fedrec.training.method import Method, initial_local
-from fedrec.training.remembered import room
+from fedrec.training.plan import positives_of_clients
+from fedrec.training.settings import Train
+from fedrec.training.task import ClientTask, initial_local
 from fedrec.types import FloatArray, IntArray, Params, Ragged, Shard, UpdateBatch, offsets_of
 
 __all__ = [
@@ -69,42 +69,42 @@ def method_of(
     model: Model | None = None,
     dtype: str = "float32",
     seed: int = 0,
-    half: ClientHalf | None = None,
-) -> Method:
+    half: ClientRule | None = None,
+) -> ClientTask:
     """A method: matrix factorisation, d = 4, values of order 1, reference kernel, unless told."""
-    return Method(
+    return ClientTask(
         model or MatrixFactorization(embedding_dim=4, init_std=0.5),
         personalization or NoPersonalization(),
         Train.model_validate({"kernel": "reference"} | dict(train or {})),
         seed,
         "clean",
         dtype,
-        half or ClientHalf(),
+        half or ClientRule(),
     )
 
 
-def initial_state(method: Method, shard: Shard) -> tuple[Params, Params]:
+def initial_state(task: ClientTask, shard: Shard) -> tuple[Params, Params]:
     """Global and local parameters before the first round."""
     owners = {
         "user": shard.user_ids,
         "client": shard.client_ids,
         "row": np.arange(len(positives_of_clients(shard).values), dtype=np.int64),
-        "touched": places(method, shard).values,
+        "touched": places(task, shard).values,
     }
     local = {
-        name: initial_local(method.seed, name, spec, owners[spec.per or "client"])
-        for name, spec in method.locals().items()
+        name: initial_local(task.seed, name, spec, owners[spec.per or "client"])
+        for name, spec in task.locals().items()
     }
-    return method.initial_globals(shard.n_items), local
+    return task.initial_globals(shard.n_items), local
 
 
-def places(method: Method, shard: Shard) -> Ragged:
+def places(task: ClientTask, shard: Shard) -> Ragged:
     """Where each client's ``per: touched`` values lie."""
-    offsets = room(shard, method.train, method.personalization.random_rows)
+    offsets = capacity(shard, task.train, task.personalization.random_rows)
     return Ragged(offsets, np.arange(offsets[-1], dtype=np.int64))
 
 
-def split_state(method: Method, shard: Shard, local: Params, clients: IntArray) -> Params:
+def split_state(task: ClientTask, shard: Shard, local: Params, clients: IntArray) -> Params:
     """The local parameters of some clients."""
     positives = positives_of_clients(shard)
     users = Ragged(shard.client_offsets, np.arange(shard.n_users, dtype=np.int64)).take(clients)
@@ -112,21 +112,21 @@ def split_state(method: Method, shard: Shard, local: Params, clients: IntArray) 
         "user": users.values,
         "client": clients,
         "row": positives.positions(clients),
-        "touched": places(method, shard).positions(clients),
+        "touched": places(task, shard).positions(clients),
     }
-    return {name: local[name][at[spec.per or "client"]] for name, spec in method.locals().items()}
+    return {name: local[name][at[spec.per or "client"]] for name, spec in task.locals().items()}
 
 
 def train(
-    method: Method, shard: Shard, rounds: int = 1, chunk: int = 64
+    task: ClientTask, shard: Shard, rounds: int = 1, chunk: int = 64
 ) -> tuple[Params, list[UpdateBatch], dict[str, FloatArray]]:
     """Train with plain sums of updates as the server's step."""
-    params, local = initial_state(method, shard)
+    params, local = initial_state(task, shard)
     updates = []
     current = dict(params)
     state = dict(local)
     for number in range(1, rounds + 1):
-        update, state = train_clients(method, shard, current, state, number, chunk)
+        update, state = train_clients(task, shard, current, state, number, chunk)
         updates.append(update)
         for name, block in update.tables.items():
             table = current[name].astype(np.float64)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from hypothesis import strategies as st
 
-from fedrec.ranking import Part
+from fedrec.evaluation.ranking import Part
 from fedrec.types import Ragged, Shard, offsets_of
 
 

@@ -32,12 +32,12 @@ from typing import Any
 
 import numpy as np
 
-from fedrec.config import load_experiment
+from fedrec.baselines.base import Scorer
+from fedrec.config.experiment import load_experiment
 from fedrec.data.prepare import split_of
 from fedrec.errors import FedRecError
-from fedrec.evaluation import PARTS, Part, evaluate
-from fedrec.metrics import Metric, parse_metric
-from fedrec.models.base import Scorer
+from fedrec.evaluation.evaluate import PARTS, Part, evaluate
+from fedrec.evaluation.metrics import Metric, parse_metric
 from fedrec.types import FloatArray, IntArray, Split
 
 GRID: Mapping[str, Sequence[float]] = {

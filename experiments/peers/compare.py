@@ -23,15 +23,15 @@ from typing import Any
 
 import numpy as np
 
-from fedrec.bench.contender import Work, negatives_of, open_work
-from fedrec.bench.contest import THREADS
-from fedrec.bench.meter import metered
-from fedrec.bench.report import about_run, write
-from fedrec.bench.road import ride
-from fedrec.bench.workload import Workload, workload
-from fedrec.data.cache import cache_folder
-from fedrec.training.batch import batch_steps
-from fedrec.training.clients import kernel_of, train_clients
+from experiments.benchmarks.contender import TrainingPlan, negatives_of, open_work
+from experiments.benchmarks.contest import THREADS
+from experiments.benchmarks.meter import metered
+from experiments.benchmarks.report import about_run, write
+from experiments.benchmarks.road import ride
+from experiments.benchmarks.workload import Workload, workload
+from fedrec.storage.cache import cache_folder
+from fedrec.training.plan import batch_steps
+from fedrec.training.clients import resolve_executor, train_clients
 from fedrec.types import FloatArray
 
 HERE = Path(__file__).resolve().parent
@@ -95,7 +95,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
             ridden = ride(
                 work, folder / "run", meter, {"name": "serial"}, rounds=options.rounds, warm=WARM
             )
-        rows["fedrec"] = {"kernel": kernel_of(work.method), **ridden.laps.to_json()}
+        rows["fedrec"] = {"kernel": resolve_executor(work.task), **ridden.laps.to_json()}
         whole = open_work(folder / "run", np.arange(work.split.n_clients, dtype=np.int64))
         hand_out(whole, rounds, folder / "work.npz")
         expected = averaged(whole, rounds)
@@ -125,13 +125,13 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def hand_out(work: Work, rounds: int, path: Path) -> None:
+def hand_out(work: TrainingPlan, rounds: int, path: Path) -> None:
     """Write the clients: per round and positive, in the order of its step, it and its negatives."""
-    shard, k, batch = work.shard, work.method.train.negatives, work.method.train.batch_size
+    shard, k, batch = work.shard, work.task.train.negatives, work.task.train.batch_size
     examples = np.empty((rounds, len(shard.train.values), 1 + k), np.int64)
     for number in range(1, rounds + 1):
         rows = np.column_stack([shard.train.values, negatives_of(work, number).reshape(-1, k)])
-        step = batch_steps(shard, batch, work.method.seed, number, 0)
+        step = batch_steps(shard, batch, work.task.seed, number, 0)
         examples[number - 1] = rows[np.lexsort((step, shard.train.owners()))]
     np.savez(
         path,
@@ -142,16 +142,16 @@ def hand_out(work: Work, rounds: int, path: Path) -> None:
         bias=work.local["bias"],
         rounds=rounds,
         batch=batch,
-        lr=work.method.train.item_lr,
+        lr=work.task.train.item_lr,
     )
 
 
-def averaged(work: Work, rounds: int) -> dict[str, FloatArray]:
+def averaged(work: TrainingPlan, rounds: int) -> dict[str, FloatArray]:
     """The table and the heads after the rounds, by fedrec's training and plain averages."""
     item, local = np.asarray(work.params["item"], np.float64), dict(work.local)
     for number in range(1, rounds + 1):
         params = {"item": item.astype(np.float32)}
-        update, after = train_clients(work.method, work.shard, params, local, number)
+        update, after = train_clients(work.task, work.shard, params, local, number)
         total = np.zeros_like(item)
         np.add.at(total, update.tables["item"].ids, update.tables["item"].values)
         item, local = item + total / work.shard.n_clients, after

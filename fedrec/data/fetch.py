@@ -22,9 +22,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedrec.data.cache import cache_folder, publish, scratch
 from fedrec.errors import DataError, did_you_mean
 from fedrec.plugins import lookup
+from fedrec.storage.cache import cache_folder, publish, scratch
 
 __all__ = ["CATALOGUE", "Remote", "catalogue", "check", "find", "get", "member"]
 

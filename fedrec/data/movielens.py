@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from fedrec.data import ids
 from fedrec.data.base import DataSet
-from fedrec.data.cache import cache_folder
 from fedrec.data.fetch import find, get, member
 from fedrec.data.ids import index_ids
 from fedrec.errors import DataError
-from fedrec.files import write_text
+from fedrec.storage.cache import cache_folder
+from fedrec.storage.files import write_text
 from fedrec.types import Interactions
 
 __all__ = ["MovieLens100K"]

@@ -13,7 +13,7 @@ from fedrec.errors import ConfigError, did_you_mean
 from fedrec.types import IntArray, Interactions, Ragged, offsets_of
 
 if TYPE_CHECKING:
-    from fedrec.config import Clients
+    from fedrec.data.clients import Clients
 
 __all__ = ["assign_clients", "clients_of"]
 

@@ -15,17 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.data.base import DataSet
-from fedrec.data.cache import cache_folder, publish, scratch
 from fedrec.data.filters import filter_interactions, select
 from fedrec.data.leakage import check_split
 from fedrec.data.negatives import check_pool
 from fedrec.data.partition import assign_clients
 from fedrec.data.split import DROPPED, TEST, TRAIN, VALID, hold_out
 from fedrec.errors import DataError
+from fedrec.storage.cache import cache_folder, publish, scratch
 from fedrec.types import FloatArray, IntArray, Interactions, Ragged, Split, offsets_of
 
 if TYPE_CHECKING:
-    from fedrec.config import Clients
+    from fedrec.data.clients import Clients
 
 __all__ = ["open_split", "prepare", "save_split", "split_of", "version_of"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
-from fedrec.config import Engine
+from fedrec.config.engine import Engine
 from fedrec.errors import MissingExtra
 from fedrec.flower.references import app_reference, load_app
 from fedrec.flower.siblings import check_siblings

@@ -285,9 +285,6 @@ def _actor_class() -> type:
             import traceback
 
             try:
-                from fedrec.later import import_later
-
-                import_later("torch")
                 from fedrec.flower.ray_worker import Worker, check_code
 
                 check_code(code)

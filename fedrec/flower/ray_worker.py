@@ -16,8 +16,7 @@ from fedrec.flower.grid import RUN_ID, node_config
 from fedrec.flower.pieces import Piece, assemble, take_apart
 from fedrec.flower.references import load_app
 from fedrec.flower.siblings import code_hash
-from fedrec.runfolder import is_run_folder
-from fedrec.runlock import hold
+from fedrec.storage.lock import hold
 
 __all__ = ["Worker", "check_code"]
 
@@ -56,7 +55,7 @@ class Worker:
         extra: Mapping[str, Any],
     ) -> None:
         out = Path(str(run_config.get("out") or ""))
-        self._at_work = hold(out, shared=True) if is_run_folder(out) else None
+        self._at_work = hold(out, shared=True) if (out / "rounds.jsonl").is_file() else None
         self._app = load_app(client_app, "ClientApp")
         self._n_nodes = n_nodes
         self._run_config = dict(run_config)

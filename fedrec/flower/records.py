@@ -15,28 +15,27 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from fedrec.errors import ProtocolError
-from fedrec.evaluation import Evaluation, Part
+from fedrec.evaluation.evaluate import Evaluation, Part
 from fedrec.flower.each import decode_each, encode_each
 from fedrec.personalization.base import View
-from fedrec.runlog import Failure
-from fedrec.types import FloatArray, IntArray, Params, Partial
+from fedrec.types import Aggregate, FailedClient, FloatArray, IntArray, Params
 
 __all__ = [
     "EVALUATE",
     "ROLL_CALL",
     "TRAIN",
-    "Order",
     "RollCall",
+    "RoundRequest",
     "Trained",
     "byte_count",
     "decode_evaluation",
-    "decode_order",
     "decode_params",
+    "decode_request",
     "decode_roll_call",
     "decode_trained",
     "encode_evaluation",
-    "encode_order",
     "encode_params",
+    "encode_request",
     "encode_roll_call",
     "encode_trained",
 ]
@@ -52,7 +51,7 @@ _MARK = "/"
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class RoundRequest:
     """What the server tells a node with every message.
 
     Args:
@@ -94,14 +93,14 @@ class Trained:
     """What a node answers to a training message.
 
     Args:
-        partial: the reduced updates, or None if no client succeeded.
+        aggregate: the reduced updates, or None if no client succeeded.
         failures: the clients that failed.
         group: the group of the strategy that they are in.
         seconds: how long the node worked.
     """
 
-    partial: Partial | None
-    failures: tuple[Failure, ...] = ()
+    aggregate: Aggregate | None
+    failures: tuple[FailedClient, ...] = ()
     group: int = 0
     seconds: float = field(default=0.0, compare=False)
 
@@ -111,7 +110,7 @@ def encode_params(params: Params, allowed: Iterable[str]) -> ArrayRecord:
 
     Args:
         params: Named arrays.
-        allowed: The names that may travel, see `fedrec.training.method.Method.travels`.
+        allowed: The names that may travel, see `fedrec.training.task.ClientTask.travels`.
 
     Raises:
         ProtocolError: If another name is among them.
@@ -124,8 +123,8 @@ def decode_params(content: RecordDict) -> dict[str, FloatArray]:
     return _numpy(_needed(content, _PARAMS))
 
 
-def encode_order(
-    order: Order, params: ArrayRecord | None = None, clients: IntArray | None = None
+def encode_request(
+    order: RoundRequest, params: ArrayRecord | None = None, clients: IntArray | None = None
 ) -> RecordDict:
     """A message to a node.
 
@@ -142,7 +141,7 @@ def encode_order(
     return content
 
 
-def decode_order(content: RecordDict) -> tuple[Order, IntArray | None]:
+def decode_request(content: RecordDict) -> tuple[RoundRequest, IntArray | None]:
     """The order of a message, and the clients that are meant (None: all of the node).
 
     Raises:
@@ -153,7 +152,7 @@ def decode_order(content: RecordDict) -> tuple[Order, IntArray | None]:
         raise ProtocolError(
             "the message holds no order of fedrec; start rounds with fedrec's own server app"
         )
-    order = Order(**dict(what))  # type: ignore[arg-type]
+    order = RoundRequest(**dict(what))  # type: ignore[arg-type]
     return order, _numpy(_needed(content, _CLIENTS))["ids"] if _CLIENTS in content else None
 
 
@@ -179,7 +178,7 @@ def encode_trained(trained: Trained, allowed: Iterable[str]) -> RecordDict:
 
     Args:
         trained: What came of it.
-        allowed: The names that may travel, see `fedrec.training.method.Method.travels`.
+        allowed: The names that may travel, see `fedrec.training.task.ClientTask.travels`.
 
     Raises:
         ProtocolError: If the sums hold another name.
@@ -188,29 +187,29 @@ def encode_trained(trained: Trained, allowed: Iterable[str]) -> RecordDict:
     if trained.failures:  # Flower cannot count the bytes of an empty list.
         about["failed"] = [failure.client for failure in trained.failures]
         about["reasons"] = [failure.reason for failure in trained.failures]
-    partial = trained.partial
-    if partial is None:
+    aggregate = trained.aggregate
+    if aggregate is None:
         return RecordDict({_ABOUT: ConfigRecord(about)})
-    names = [*partial.sums, *partial.ids, *partial.row_weight, *partial.scale]
+    names = [*aggregate.sums, *aggregate.ids, *aggregate.row_weight, *aggregate.scale]
     _check(names, set(allowed))
-    arrays = {f"{name}{_MARK}sums": value for name, value in partial.sums.items()}
-    arrays |= {f"{name}{_MARK}ids": _small(value) for name, value in partial.ids.items()}
-    arrays |= {f"{name}{_MARK}weight": value for name, value in partial.row_weight.items()}
+    arrays = {f"{name}{_MARK}sums": value for name, value in aggregate.sums.items()}
+    arrays |= {f"{name}{_MARK}ids": _small(value) for name, value in aggregate.ids.items()}
+    arrays |= {f"{name}{_MARK}weight": value for name, value in aggregate.row_weight.items()}
     about |= {
-        "clients": partial.clients,
-        "weight": partial.weight,
-        "names": list(partial.scale),
-        "scales": list(partial.scale.values()),
-        "metrics": list(partial.metrics),
-        "metric_sums": list(partial.metrics.values()),
-        "extras": list(partial.extras),
-        "extra_sums": list(partial.extras.values()),
+        "clients": aggregate.clients,
+        "weight": aggregate.weight,
+        "names": list(aggregate.scale),
+        "scales": list(aggregate.scale.values()),
+        "metrics": list(aggregate.metrics),
+        "metric_sums": list(aggregate.metrics.values()),
+        "extras": list(aggregate.extras),
+        "extra_sums": list(aggregate.extras.values()),
     }
     content = RecordDict({_ABOUT: ConfigRecord({k: v for k, v in about.items() if v != []})})
-    if partial.each is None:
+    if aggregate.each is None:
         content[_SUMS] = _arrays(arrays, set(arrays))
     else:
-        content[_EACH] = encode_each(partial.each, set(allowed))
+        content[_EACH] = encode_each(aggregate.each, set(allowed))
     return content
 
 
@@ -218,7 +217,7 @@ def decode_trained(content: RecordDict) -> Trained:
     """What `encode_trained` encoded."""
     about = _about(content)
     failures = tuple(
-        Failure(client=str(client), reason=str(reason))
+        FailedClient(client=str(client), reason=str(reason))
         for client, reason in zip(about.get("failed", []), about.get("reasons", []), strict=True)
     )
     if _SUMS not in content and _EACH not in content:
@@ -228,7 +227,7 @@ def decode_trained(content: RecordDict) -> Trained:
     for key, value in sums.items():
         name, _, kind = key.rpartition(_MARK)
         found[kind][name] = value.astype(np.int64, copy=False)
-    partial = Partial(
+    aggregate = Aggregate(
         clients=int(about["clients"]),
         weight=int(about["weight"]),
         ids=found["ids"],
@@ -239,7 +238,7 @@ def decode_trained(content: RecordDict) -> Trained:
         extras=_paired(about, "extras", "extra_sums"),
         each=decode_each(_needed(content, _EACH)) if _EACH in content else None,
     )
-    return Trained(partial, failures, int(about["group"]), float(about["seconds"]))
+    return Trained(aggregate, failures, int(about["group"]), float(about["seconds"]))
 
 
 def _paired(about: Mapping[str, Any], names: str, values: str) -> dict[str, int]:

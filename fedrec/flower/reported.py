@@ -45,6 +45,6 @@ def reported_server(reference: str) -> ServerApp:
 
 
 def _write(report: Path, text: str) -> None:
-    partial = report.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(report)
+    aggregate = report.with_suffix(".partial")
+    aggregate.write_text(text, encoding="utf-8")
+    aggregate.replace(report)

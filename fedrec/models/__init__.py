@@ -1,39 +1,29 @@
-"""Client models, and the centralised yardsticks they are measured against. One file each."""
+"""Client models. One file each."""
 
 from collections.abc import Mapping
 
-from fedrec.models.base import History, Model, Pairs, Scorer, Tensors, Yardstick
-from fedrec.models.itemknn import ItemKNN
+from fedrec.compute.batch import Tensors
+from fedrec.models.base import History, Model, Pairs
 from fedrec.models.mf import MatrixFactorization
 from fedrec.models.neumf import NeuMF
 from fedrec.models.pfedrec import PFedRec
-from fedrec.models.popularity import Popularity
-from fedrec.models.random import RandomScores
 from fedrec.models.sasrec import SASRec
 
 __all__ = [
     "MODELS",
     "History",
-    "ItemKNN",
     "MatrixFactorization",
     "Model",
     "NeuMF",
     "PFedRec",
     "Pairs",
-    "Popularity",
-    "RandomScores",
     "SASRec",
-    "Scorer",
     "Tensors",
-    "Yardstick",
 ]
 
-MODELS: Mapping[str, type[Model | Yardstick]] = {
+MODELS: Mapping[str, type[Model]] = {
     "mf": MatrixFactorization,
     "pfedrec": PFedRec,
     "neumf": NeuMF,
     "sasrec": SASRec,
-    "popularity": Popularity,
-    "random": RandomScores,
-    "itemknn": ItemKNN,
 }

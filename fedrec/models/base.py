@@ -1,20 +1,19 @@
-"""What a client model declares, and what the yardsticks are."""
+"""What a client model declares."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal
 
 import torch
 
+from fedrec.compute.batch import Tensors
 from fedrec.plugins import Plugin
-from fedrec.types import FloatArray, IntArray, ParamSpec, Split
+from fedrec.types import ParamSpec
 
-__all__ = ["History", "Model", "Pairs", "Scorer", "Tensors", "Yardstick"]
-
-Tensors: TypeAlias = "Mapping[str, torch.Tensor]"
+__all__ = ["History", "Model", "Pairs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,7 @@ class Model(Plugin):
     - ``csr``: many clients flat in one computation. Every parameter arrives gathered per pair,
       ``[q, *shape]``, also dense global ones, and the score of a pair may use only that pair's
       row, with operations that give the same bits wherever the row stands (see
-      `fedrec.training.stable`): no ``mm``, no ``linear``.
+      `fedrec.compute.operations`): no ``mm``, no ``linear``.
     - ``loop``: one client at a time. Dense parameters arrive as they are, ``[*shape]``; item rows
       and user parameters are gathered per pair. Any operation is fine.
     - ``vmap``: written as for ``loop``, for one client, and computed by `torch.func.vmap` for many
@@ -133,20 +132,3 @@ class Model(Plugin):
         if history is not None:
             pairs = Pairs(user, item, history.lengths[user], history)
         return self.score(gathered, pairs).reshape(n_users, n_items)
-
-
-Scorer: TypeAlias = Callable[[IntArray], FloatArray]
-"""From user indices, int64 [b], to their scores for the whole catalogue, float32 [b, n_items]."""
-
-
-class Yardstick(Plugin):
-    """A centralised method to compare with; it sees everybody's train items."""
-
-    @abstractmethod
-    def fit(self, split: Split, seed: int) -> Scorer:
-        """Learn from the train items of all users.
-
-        Args:
-            split: The data; only ``split.train`` may be looked at.
-            seed: The run's seed.
-        """

@@ -9,7 +9,8 @@ from typing import ClassVar, Literal, TypeAlias
 import torch
 from pydantic import Field, field_validator
 
-from fedrec.models.base import History, Model, Pairs, Tensors
+from fedrec.compute.batch import Tensors
+from fedrec.models.base import History, Model, Pairs
 from fedrec.types import ParamSpec
 
 __all__ = ["NeuMF"]

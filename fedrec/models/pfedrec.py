@@ -8,8 +8,9 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 
-from fedrec.models.base import History, Model, Pairs, Tensors
-from fedrec.training.stable import padded_mm, row_dot
+from fedrec.compute.batch import Tensors
+from fedrec.compute.operations import padded_mm, row_dot
+from fedrec.models.base import History, Model, Pairs
 from fedrec.types import ParamSpec
 
 __all__ = ["PFedRec"]

@@ -8,7 +8,8 @@ from typing import ClassVar, TypeAlias
 import torch
 from pydantic import Field, model_validator
 
-from fedrec.models.base import History, Model, Pairs, Tensors
+from fedrec.compute.batch import Tensors
+from fedrec.models.base import History, Model, Pairs
 from fedrec.types import ParamSpec
 
 __all__ = ["SASRec"]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from fedrec.personalization.base import Personalization
 from fedrec.personalization.none import NoPersonalization
-from fedrec.personalization.plgc import PLGC
+from fedrec.personalization.plgc.plgc import PLGC
 
 __all__ = ["PERSONALIZATIONS", "PLGC", "NoPersonalization", "Personalization"]
 

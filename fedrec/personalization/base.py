@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeAlias
 import numpy as np
 import torch
 
+from fedrec.compute.operations import gather
 from fedrec.plugins import Plugin
-from fedrec.training.stable import gather
 from fedrec.types import FloatArray, IntArray, ParamSpec, Ragged, Shard
 
 if TYPE_CHECKING:
-    from fedrec.models.base import Tensors
-    from fedrec.training.batch import Touched
+    from fedrec.compute.batch import PairBatch, Tensors
 
-__all__ = ["Anchor", "Forward", "Personalization", "Ranking", "View"]
+__all__ = ["Forward", "FrozenItems", "Personalization", "Ranking", "View"]
 
 
 View: TypeAlias = Literal["mixed", "global", "local"]
@@ -25,19 +24,19 @@ View: TypeAlias = Literal["mixed", "global", "local"]
 
 
 @dataclass(frozen=True, slots=True)
-class Anchor:
+class FrozenItems:
     """The frozen global table of a round, and whom it is looked at for.
 
     Args:
         table: float [n_items, d], the frozen global item table.
-        directions: what `Personalization.directions` made of it.
+        unit_item_vectors: what `Personalization.directions` made of it.
         history: one row per user row: the train items that a kernel may look at.
         positives: one row per client row: the union of its users' train items, sorted.
         clients: int64 [u], the client row of each user row.
     """
 
     table: torch.Tensor
-    directions: torch.Tensor | None
+    unit_item_vectors: torch.Tensor | None
     history: Ragged
     positives: Ragged
     clients: IntArray
@@ -118,15 +117,15 @@ class Personalization(Plugin):
         """
         return np.ones(len(history))
 
-    def directions(self, table: torch.Tensor) -> torch.Tensor | None:
+    def unit_item_vectors(self, table: torch.Tensor) -> torch.Tensor | None:
         """What it needs of the whole frozen table, float [n_items, d]; once per message."""
         return None
 
     def history(self, shard: Shard, seed: int) -> Ragged:
-        """The train items of each user that `Anchor.history` holds; all by default."""
+        """The train items of each user that `FrozenItems.history` holds; all by default."""
         return shard.train
 
-    def prepare(self, anchor: Anchor, touched: Touched) -> Tensors:
+    def prepare(self, frozen_items: FrozenItems, touched: PairBatch) -> Tensors:
         """Prepare what depends on the frozen table and the touched pairs; once an epoch."""
         return {}
 
@@ -135,7 +134,7 @@ class Personalization(Plugin):
         work: torch.Tensor,
         frozen: torch.Tensor,
         local: Tensors,
-        touched: Touched,
+        touched: PairBatch,
     ) -> torch.Tensor:
         """The item vectors that the model sees.
 
@@ -150,16 +149,16 @@ class Personalization(Plugin):
         Returns:
             float [q, d].
         """
-        return gather(work, touched.slots)
+        return gather(work, touched.local_rows)
 
     def score(
-        self, base: torch.Tensor, local: Tensors, touched: Touched, prepared: Tensors
+        self, base: torch.Tensor, local: Tensors, touched: PairBatch, prepared: Tensors
     ) -> torch.Tensor:
         """The score that is trained, float [q], from the model's own."""
         return base
 
     def loss(
-        self, work: torch.Tensor, frozen: torch.Tensor, local: Tensors, touched: Touched
+        self, work: torch.Tensor, frozen: torch.Tensor, local: Tensors, touched: PairBatch
     ) -> torch.Tensor | None:
         """A term added to the loss, summed over the users that are touched; None for none."""
         return None
@@ -169,7 +168,7 @@ class Personalization(Plugin):
         work: torch.Tensor,
         frozen: torch.Tensor,
         local: Tensors,
-        touched: Touched,
+        touched: PairBatch,
         prepared: Tensors,
         forward: Forward,
     ) -> Tensors:
@@ -180,11 +179,13 @@ class Personalization(Plugin):
         """New values of ``per: row`` parameters from the round's change, float [t, d]."""
         return {}
 
-    def rank(self, anchor: Anchor, local: Tensors, ranking: Ranking) -> dict[View, torch.Tensor]:
+    def rank(
+        self, frozen_items: FrozenItems, local: Tensors, ranking: Ranking
+    ) -> dict[View, torch.Tensor]:
         """The scores of a block of users for the catalogue.
 
         Args:
-            anchor: of the fresh global table.
+            frozen_items: of the fresh global table.
             local: ``per: user`` values of the block, float [b, ...]; ``per: row`` ones of all
                 clients, float [n_positives, ...], as ``anchor.positives`` lays them out.
             ranking: the model for these users.

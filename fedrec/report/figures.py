@@ -12,7 +12,7 @@ from fedrec.errors import RunFolderError
 from fedrec.report.compare import per_run, per_user
 from fedrec.report.drawing import DASHES, PANEL, Key, Plot, colour, draw
 from fedrec.report.runs import Group, Run, pretty_metric
-from fedrec.runlog import RoundRecord
+from fedrec.runs.log import RoundRecord
 from fedrec.types import FloatArray
 
 __all__ = ["all_figures", "effective_rank", "singular_values"]

@@ -13,12 +13,12 @@ import yaml
 from markupsafe import Markup
 
 from fedrec.errors import RunFolderError
-from fedrec.files import write_text
 from fedrec.report.citations import cited
 from fedrec.report.compare import paired
 from fedrec.report.figures import all_figures
 from fedrec.report.runs import Group, pretty_metric
 from fedrec.report.table import costs, provenance, results, spread
+from fedrec.storage.files import write_text
 
 __all__ = ["headline", "render", "write"]
 

@@ -10,8 +10,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from fedrec.errors import RunFolderError
-from fedrec.runfolder import FINISHED, RunFolder, find
-from fedrec.runlog import RoundRecord
+from fedrec.runs.folder import FINISHED, RunFolder, find
+from fedrec.runs.log import RoundRecord
 
 __all__ = ["Group", "Run", "load", "pretty_metric"]
 

@@ -191,7 +191,7 @@ def _notes(groups: Sequence[Group]) -> tuple[str, ...]:
             "ranked. They only reproduce published numbers; do not compare them with other rows."
         )
     if any(group.centralised for group in groups):
-        notes.append("[centralised] rows saw all users' train data in one place: yardsticks")
+        notes.append("[centralised] rows saw all users' train data in one place: baselines")
     if len({group.data_key for group in groups}) > 1:
         notes.append("rows with different data, split or protocol are not comparable")
     for group in groups:

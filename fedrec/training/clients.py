@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Literal
 
 import numpy as np
 import torch
 
-from fedrec.aggregation import Summing
+from fedrec.aggregation.reduce import Summing
 from fedrec.errors import ConfigError, MissingExtra
-from fedrec.personalization.base import Anchor, View
-from fedrec.training.batch import Work, plan_work, positives_of_clients
+from fedrec.personalization.base import FrozenItems
 from fedrec.training.chunks import Layout, block_back, in_chunks
-from fedrec.training.history import latest
-from fedrec.training.kernel import Outcome, train_chunk
-from fedrec.training.method import Method, has_machine_code
-from fedrec.training.ranked import BlockRanking
-from fedrec.training.remembered import remembered_rows, room
+from fedrec.training.client_state import capacity, seen_items
+from fedrec.training.local_sgd import Outcome, train_chunk
+from fedrec.training.plan import TrainingPlan, plan_training, positives_of_clients
+from fedrec.training.task import ClientTask, has_machine_code
 from fedrec.types import (
     FloatArray,
     IntArray,
@@ -30,10 +28,10 @@ from fedrec.types import (
     offsets_of,
 )
 
-__all__ = ["kernel_of", "train_clients", "user_scorer"]
+__all__ = ["frozen_items_of", "resolve_executor", "tensors_of", "train_clients"]
 
 
-def kernel_of(method: Method) -> Literal["compiled", "reference", "vmap", "loop"]:
+def resolve_executor(task: ClientTask) -> Literal["compiled", "reference", "vmap", "loop"]:
     """Which kernel trains a method.
 
     ``compiled`` and ``reference`` give the same bits whichever clients are trained together;
@@ -44,15 +42,15 @@ def kernel_of(method: Method) -> Literal["compiled", "reference", "vmap", "loop"
             looks at the order of items but is ``csr``.
         MissingExtra: If there is, but numba is not installed.
     """
-    asked, model = method.train.kernel, method.model
+    asked, model = task.train.kernel, task.model
     if model.batching == "csr" and model.window is not None:
         raise ConfigError(
             f"model: {type(model).__name__} has a window but is 'csr'; declare batching = 'vmap' "
             "or 'loop'"
         )
-    if asked == "reference" or (asked == "auto" and not has_machine_code(method)):
+    if asked == "reference" or (asked == "auto" and not has_machine_code(task)):
         return "reference" if model.batching == "csr" else model.batching
-    if not has_machine_code(method):
+    if not has_machine_code(task):
         raise ConfigError(
             "train.kernel: there is no machine code for this model and personalization; "
             "write 'auto' or 'reference'"
@@ -63,7 +61,7 @@ def kernel_of(method: Method) -> Literal["compiled", "reference", "vmap", "loop"
 
 
 def train_clients(
-    method: Method,
+    task: ClientTask,
     shard: Shard,
     params: Params,
     local: Params,
@@ -75,7 +73,7 @@ def train_clients(
     """Train clients for a round.
 
     Args:
-        method: model, personalization, optimisers.
+        task: model, personalization, optimisers.
         shard: the clients that train.
         params: the global parameters, float32, and what the strategy sent beside them.
         local: the local parameters of these clients, in their order (see `train_chunk`).
@@ -92,64 +90,64 @@ def train_clients(
     Raises:
         EngineError: If a client does not fit in memory even alone.
     """
-    if kernel_of(method) == "compiled":
-        from fedrec.training.compiled import train_compiled
+    if resolve_executor(task) == "compiled":
+        from fedrec.training.executors.compiled import train_compiled
 
-        return train_compiled(method, shard, params, local, round, popularity, summing)
-    tensors = _tensors(params, method.dtype)
-    directions = method.personalization.directions(tensors["item"])
-    layout = _layout(method, shard)
+        return train_compiled(task, shard, params, local, round, popularity, summing)
+    tensors = tensors_of(params, task.dtype)
+    unit_item_vectors = task.personalization.unit_item_vectors(tensors["item"])
+    layout = _layout(task, shard)
 
-    def train(rows: IntArray) -> tuple[Work, Outcome]:
+    def train(rows: IntArray) -> tuple[TrainingPlan, Outcome]:
         part = shard.take(rows)
         mine = {
             name: _tensor(local[name][layout.at(spec.per or "client", rows)], tensors["item"].dtype)
-            for name, spec in method.locals().items()
+            for name, spec in task.locals().items()
         }
-        work = plan_work(
+        work = plan_training(
             part,
-            method.train,
-            method.seed,
+            task.train,
+            task.seed,
             round,
-            method.protocol,
+            task.protocol,
             popularity,
-            method.personalization.random_rows,
+            task.personalization.random_rows,
             _remembered(layout, rows, mine),
-            method.model.window,
+            task.model.window,
         )
-        anchor = _anchor(method, part, tensors["item"], directions)
-        return work, train_chunk(method, work, anchor, tensors, mine)
+        frozen_items = frozen_items_of(task, part, tensors["item"], unit_item_vectors)
+        return work, train_chunk(task, work, frozen_items, tensors, mine)
 
-    size = 1 if method.model.batching == "loop" else chunk
+    size = 1 if task.model.batching == "loop" else chunk
     order = np.arange(shard.n_clients, dtype=np.int64)
-    if method.model.batching == "vmap":
+    if task.model.batching == "vmap":
         order = np.argsort(-_examples(shard), kind="stable")
     trained = in_chunks(order, size, train, shard)
-    return _merge(method, shard, round, layout, order, trained)
+    return _merge(task, shard, round, layout, order, trained)
 
 
 def _merge(
-    method: Method,
+    task: ClientTask,
     shard: Shard,
     round: int,
     layout: Layout,
     order: IntArray,
-    trained: list[tuple[Work, Outcome]],
+    trained: list[tuple[TrainingPlan, Outcome]],
 ) -> tuple[UpdateBatch, dict[str, FloatArray]]:
     """The results of clients that were trained in some order, in their own."""
     works, outcomes = [work for work, _ in trained], [outcome for _, outcome in trained]
-    ids = np.concatenate([work.slot_items for work in works] or [np.zeros(0, np.int64)])
-    slots = [np.diff(work.slot_offsets) for work in works]
-    offsets = offsets_of(np.concatenate(slots or [np.zeros(0, np.int64)]))
+    ids = np.concatenate([work.row_items for work in works] or [np.zeros(0, np.int64)])
+    local_rows = [np.diff(work.row_offsets) for work in works]
+    offsets = offsets_of(np.concatenate(local_rows or [np.zeros(0, np.int64)]))
     tables = {
         name: RowBlock(offsets, ids, _joined([out.tables[name] for out in outcomes]))
-        for name in _uploaded(method, method.tables())
+        for name in _uploaded(task, task.tables())
     }
     dense = {
         name: _joined([out.dense[name] for out in outcomes])
-        for name in _uploaded(method, method.dense())
+        for name in _uploaded(task, task.dense())
     }
-    after = {name: _joined([out.local[name] for out in outcomes]) for name in method.locals()}
+    after = {name: _joined([out.local[name] for out in outcomes]) for name in task.locals()}
     extras = {
         name: _joined([out.extras[name] for out in outcomes])
         for name in (outcomes[0].extras if outcomes else ())
@@ -160,7 +158,7 @@ def _merge(
         tables = {name: block_back(block, order) for name, block in tables.items()}
         dense = {name: change[back] for name, change in dense.items()}
         extras = {name: value[back] for name, value in extras.items()}
-        per = {name: spec.per or "client" for name, spec in method.locals().items()}
+        per = {name: spec.per or "client" for name, spec in task.locals().items()}
         after = {name: value[layout.back(per[name], order)] for name, value in after.items()}
         loss = loss[back]
     weight = _examples(shard)
@@ -175,54 +173,15 @@ def _examples(shard: Shard) -> FloatArray:
     )
 
 
-def _uploaded(method: Method, names: tuple[str, ...]) -> list[str]:
-    return [f"{n}/{kind}" if kind else n for n in names for kind in ("", *method.half.up)]
+def _uploaded(task: ClientTask, names: tuple[str, ...]) -> list[str]:
+    return [f"{n}/{kind}" if kind else n for n in names for kind in ("", *task.half.up)]
 
 
 def _remembered(layout: Layout, rows: IntArray, local: Mapping[str, torch.Tensor]) -> Ragged | None:
     if "touched/items" not in local:
         return None
     mine = offsets_of(np.diff(layout.offsets["touched"])[rows])
-    return remembered_rows(mine, local["touched/items"].numpy())
-
-
-def user_scorer(
-    method: Method, shard: Shard, params: Params, local: Params
-) -> Callable[[IntArray], dict[View, torch.Tensor]]:
-    """A function that scores the whole catalogue for some users, with their own parameters.
-
-    Args:
-        method: model and personalization.
-        shard: the clients.
-        params: the global parameters.
-        local: the local parameters of these clients, in their order.
-
-    Returns:
-        From user rows of the shard, int64 [b], to float [b, n_items] per view.
-    """
-    tensors = _tensors(params, method.dtype)
-    dtype = tensors["item"].dtype
-    values = {name: torch.from_numpy(np.array(v)).to(dtype) for name, v in local.items()}
-    directions = method.personalization.directions(tensors["item"])
-    anchor = _anchor(method, shard, tensors["item"], directions)
-    state = method.personalization.state(tensors["item"].shape[1])
-    history = _latest_items(method, shard)
-
-    def of_users(users: IntArray) -> dict[View, torch.Tensor]:
-        ranking = BlockRanking(method, tensors, values, anchor.clients, users, history)
-        at = torch.from_numpy(users)
-        mine = {n: values[n] if s.per == "row" else values[n][at] for n, s in state.items()}
-        return method.personalization.rank(anchor, mine, ranking)
-
-    return of_users
-
-
-def _latest_items(method: Method, shard: Shard) -> Ragged | None:
-    """One row per user row: the items that a model with a window ranks from, oldest first."""
-    if method.model.window is None:
-        return None
-    order = latest(shard, method.model.window - 1)
-    return Ragged(order.offsets, shard.train.values[order.values])
+    return seen_items(mine, local["touched/items"].numpy())
 
 
 def _tensor(values: FloatArray, dtype: torch.dtype) -> torch.Tensor:
@@ -231,31 +190,45 @@ def _tensor(values: FloatArray, dtype: torch.dtype) -> torch.Tensor:
     return copied.to(dtype) if copied.is_floating_point() else copied
 
 
-def _tensors(params: Params, dtype: str) -> dict[str, torch.Tensor]:
+def tensors_of(params: Params, dtype: str) -> dict[str, torch.Tensor]:
+    """Copy arrays to tensors of a type.
+
+    Args:
+        params: The arrays.
+        dtype: ``float32`` or ``float64``.
+    """
     kind = torch.float64 if dtype == "float64" else torch.float32
     return {name: torch.from_numpy(np.array(value)).to(kind) for name, value in params.items()}
 
 
-def _anchor(
-    method: Method, shard: Shard, table: torch.Tensor, directions: torch.Tensor | None
-) -> Anchor:
-    return Anchor(
+def frozen_items_of(
+    task: ClientTask, shard: Shard, table: torch.Tensor, unit_item_vectors: torch.Tensor | None
+) -> FrozenItems:
+    """Return the frozen global table, for the users of a shard.
+
+    Args:
+        task: model and personalization.
+        shard: the clients.
+        table: float [n_items, d], the global item table.
+        unit_item_vectors: what `Personalization.unit_item_vectors` made of it.
+    """
+    return FrozenItems(
         table=table,
-        directions=directions,
-        history=method.personalization.history(shard, method.seed),
+        unit_item_vectors=unit_item_vectors,
+        history=task.personalization.history(shard, task.seed),
         positives=positives_of_clients(shard),
         clients=shard.client_of_user(),
     )
 
 
-def _layout(method: Method, shard: Shard) -> Layout:
+def _layout(task: ClientTask, shard: Shard) -> Layout:
     """Where the local values of the clients lie."""
     return Layout(
         {
             "user": shard.client_offsets,
             "client": np.arange(shard.n_clients + 1, dtype=np.int64),
             "row": positives_of_clients(shard).offsets,
-            "touched": room(shard, method.train, method.personalization.random_rows),
+            "touched": capacity(shard, task.train, task.personalization.random_rows),
         }
     )
 

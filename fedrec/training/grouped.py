@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fedrec.compute.batch import Tensors
+from fedrec.compute.operations import gather
 from fedrec.errors import ConfigError
-from fedrec.models.base import History, Pairs, Tensors
-from fedrec.training.stable import gather
+from fedrec.models.base import History, Pairs
 from fedrec.types import IntArray, Ragged
 
 __all__ = ["Call", "Rows", "Values", "by_client", "filled_length"]

@@ -12,7 +12,7 @@ def parts(offsets: IntArray, budget: int) -> list[slice]:
 
     Args:
         offsets: int64 [c + 1], how many rows the clients before each one touch at most (see
-            `fedrec.training.remembered.room`).
+            `fedrec.training.client_state.capacity`).
         budget: Rows of a part; a client that needs more is a part of its own.
 
     Returns:

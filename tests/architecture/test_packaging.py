@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
-import fedrec.cli
+import fedrec.cli.commands
 from fedrec.flower.siblings import SIBLINGS, check_siblings
 from fedrec.plugins import table
 
@@ -58,7 +58,7 @@ def canonical(name: str) -> str:
 
 def test_the_command_line_knows_which_extra_brings_what(project: dict[str, Any]) -> None:
     extras = project["project"]["optional-dependencies"]
-    for part, extra in fedrec.cli.EXTRA_OF.items():
+    for part, extra in fedrec.cli.commands.EXTRA_OF.items():
         wanted = "flwr[simulation]" if part == "ray" else part
         assert any(text.startswith(wanted) for text in extras[extra]), part
 
@@ -71,7 +71,7 @@ def test_every_folder_of_experiments_ships(root: Path, project: dict[str, Any]) 
 
 
 def test_shipped_experiments_can_be_read(root: Path) -> None:
-    from fedrec.config import load_experiment
+    from fedrec.config.experiment import load_experiment
 
     found = sorted((root / "experiments").rglob("*.yaml"))
     assert found
@@ -83,7 +83,7 @@ def test_shipped_experiments_can_be_read(root: Path) -> None:
 def load_experiment_again(text: str) -> object:
     import yaml
 
-    from fedrec.config import load_experiment
+    from fedrec.config.experiment import load_experiment
 
     return load_experiment(yaml.safe_load(text))
 

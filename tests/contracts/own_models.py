@@ -8,9 +8,10 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 
-from fedrec.models.base import History, Model, Pairs, Tensors
+from fedrec.compute.batch import Tensors
+from fedrec.compute.operations import row_dot
+from fedrec.models.base import History, Model, Pairs
 from fedrec.models.mf import MatrixFactorization
-from fedrec.training.stable import row_dot
 from fedrec.types import ParamSpec
 
 __all__ = [

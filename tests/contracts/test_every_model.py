@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from fedrec.baselines.base import Baseline
+from fedrec.compute.batch import Tensors
+from fedrec.evaluation.scorer import user_scorer
 from fedrec.models import MODELS
-from fedrec.models.base import History, Model, Pairs, Tensors, Yardstick
+from fedrec.models.base import History, Model, Pairs
 from fedrec.plugins import lookup, name_of, table
-from fedrec.training.clients import train_clients, user_scorer
-from fedrec.training.method import Method
+from fedrec.training.clients import train_clients
+from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray, Params, Shard
 from tests.contracts import own_models
 from tests.planted import initial_state, method_of, shard_of, train
@@ -27,7 +30,7 @@ SHARD = replace(
 every_model = pytest.mark.parametrize("model", SHIPPED + OWN, ids=lambda m: type(m).__name__)
 
 
-def method(model: Model) -> Method:
+def task(model: Model) -> ClientTask:
     return method_of({"item_lr": 0.1, "weight_decay": 0.1}, model=model)
 
 
@@ -95,8 +98,8 @@ def test_a_pair_is_scored_from_its_own_rows(model: Model) -> None:
 
 @every_model
 def test_it_trains_every_parameter_and_stays_finite(model: Model) -> None:
-    before, local = initial_state(method(model), SHARD)
-    after, updates, state = train(method(model), SHARD, rounds=8)
+    before, local = initial_state(task(model), SHARD)
+    after, updates, state = train(task(model), SHARD, rounds=8)
     for name, value in before.items():
         assert np.isfinite(after[name]).all()
         assert not np.array_equal(after[name], value), f"{name} does not move"
@@ -111,9 +114,9 @@ def test_it_trains_every_parameter_and_stays_finite(model: Model) -> None:
 
 @every_model
 def test_the_catalogue_is_all_pairs(model: Model) -> None:
-    params, _, local = train(method(model), SHARD)
+    params, _, local = train(task(model), SHARD)
     users = np.arange(SHARD.n_users)
-    scores = user_scorer(method(model), SHARD, params, local)(users)["mixed"]
+    scores = user_scorer(task(model), SHARD, params, local)(users)["mixed"]
     assert scores.shape == (SHARD.n_users, SHARD.n_items)
     assert bool(torch.isfinite(scores).all())
     np.testing.assert_allclose(scores, by_pairs(model, SHARD, params, local), rtol=1e-4, atol=1e-6)
@@ -178,4 +181,4 @@ def test_the_loop_is_the_flat_form() -> None:
 
 def test_every_entry_of_the_table_is_a_model_or_a_yardstick() -> None:
     assert table("models") == MODELS
-    assert all(issubclass(m, Model | Yardstick) for m in MODELS.values())
+    assert all(issubclass(m, Model | Baseline) for m in MODELS.values())

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from fedrec.errors import ConfigError
+from fedrec.evaluation.scorer import user_scorer
 from fedrec.models.base import Model
 from fedrec.personalization import PERSONALIZATIONS
 from fedrec.personalization.base import Personalization
-from fedrec.personalization.plgc import PLGC
+from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.plugins import table
-from fedrec.training.clients import train_clients, user_scorer
+from fedrec.training.clients import train_clients
 from fedrec.types import ParamSpec
 from tests.contracts.own_models import BiasedMF, SmallNet
 from tests.planted import initial_state, method_of, shard_of, train

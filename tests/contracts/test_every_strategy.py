@@ -16,14 +16,14 @@ from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrec.checkpoint import pack, unpack
 from fedrec.errors import ProtocolError
 from fedrec.flower.records import Trained, decode_trained, encode_params, encode_trained
-from fedrec.groups import of_group
 from fedrec.plugins import name_of, table
+from fedrec.runs.checkpoint import pack, unpack
+from fedrec.runs.groups import of_group
 from fedrec.training.clients import train_clients
-from fedrec.training.method import Method
-from fedrec.types import FloatArray, IntArray, Params, Partial, RowBlock, UpdateBatch, offsets_of
+from fedrec.training.task import ClientTask
+from fedrec.types import Aggregate, FloatArray, IntArray, Params, RowBlock, UpdateBatch, offsets_of
 from strategies import STRATEGIES, Strategy
 from tests.contracts.every_option import EARLY, strategies_of
 from tests.contracts.own_models import BiasedMF
@@ -46,7 +46,7 @@ def batch_of(strategy: Strategy, rows: list[list[int]], seed: int, equal: bool =
     What the strategy's client half uploads beside a parameter is there too.
     """
     rng = np.random.default_rng(seed)
-    n, half = len(rows), strategy.client_half
+    n, half = len(rows), strategy.client_rule
     ids = np.array([item for row in rows for item in row], np.int64)
     offsets = offsets_of(np.array([len(row) for row in rows], np.int64))
 
@@ -102,14 +102,16 @@ def two_rounds(strategy: Strategy, nodes: list[UpdateBatch]) -> tuple[Any, Param
     params: Params = PARAMS
     state = strategy.init(params, CLIENTS)
     for _ in range(2):
-        partials: dict[int, Partial] = {}
+        aggregates: dict[int, Aggregate] = {}
         for batch in nodes:
             group = strategy.groups(state, batch.client_ids)
             for number in np.unique(group).tolist():
-                partial = strategy.reduce(take(batch, np.flatnonzero(group == number)))
-                known = partials.get(number)
-                partials[number] = partial if known is None else strategy.merge(known, partial)
-        state, params = strategy.apply_groups(state, params, partials)
+                aggregate = strategy.reduce(take(batch, np.flatnonzero(group == number)))
+                known = aggregates.get(number)
+                aggregates[number] = (
+                    aggregate if known is None else strategy.merge(known, aggregate)
+                )
+        state, params = strategy.apply_groups(state, params, aggregates)
     return state, params
 
 
@@ -166,14 +168,14 @@ def test_merge_is_associative_and_commutative(name: str, data: st.DataObject) ->
 @given(data=st.data())
 def test_nothing_is_mutated_and_twice_is_the_same(name: str, data: st.DataObject) -> None:
     strategy, batch = data.draw(played(name))
-    partial = strategy.reduce(batch)
-    state, params = strategy.apply(strategy.init(PARAMS, CLIENTS), PARAMS, partial)
-    before = copy.deepcopy([as_bytes(v) for v in (batch, partial, state, params)])
-    first, second = (strategy.apply(state, params, partial) for _ in range(2))
+    aggregate = strategy.reduce(batch)
+    state, params = strategy.apply(strategy.init(PARAMS, CLIENTS), PARAMS, aggregate)
+    before = copy.deepcopy([as_bytes(v) for v in (batch, aggregate, state, params)])
+    first, second = (strategy.apply(state, params, aggregate) for _ in range(2))
     if strategy.needs == "sums":
-        strategy.merge(partial, partial)
+        strategy.merge(aggregate, aggregate)
     strategy.published(state, params, CLIENTS)
-    assert [as_bytes(v) for v in (batch, partial, state, params)] == before
+    assert [as_bytes(v) for v in (batch, aggregate, state, params)] == before
     assert as_bytes(first) == as_bytes(second)
 
 
@@ -192,7 +194,7 @@ def test_the_parameters_keep_names_shapes_and_type(name: str, data: st.DataObjec
     for found in (params, *(strategy.broadcast(state, params, g) for g in set(groups.tolist()))):
         assert {n: (found[n].shape, found[n].dtype.name) for n in PARAMS} == expected
         assert all(np.isfinite(value).all() for value in found.values())
-        kinds = strategy.client_half.down
+        kinds = strategy.client_rule.down
         assert set(found) <= {*PARAMS, *(f"{n}/{kind}" for n in PARAMS for kind in kinds)}
 
 
@@ -272,15 +274,15 @@ def test_no_change_is_no_change(name: str) -> None:
 SHARD = shard_of(9, [[0, 1, 4], [2, 3], [5], [1, 7], []], [2, 1, 1, 1])
 
 
-def trained(name: str) -> tuple[Strategy, Method, Partial]:
+def trained(name: str) -> tuple[Strategy, ClientTask, Aggregate]:
     """What a node makes of a round of real training, with dense and local parameters."""
     strategy = STRATEGIES[name]()
     fields = {"local_epochs": 2, "batch_size": 2, "item_lr": 0.1}
-    method = method_of(fields, model=BiasedMF(), half=strategy.client_half)
-    params, local = initial_state(method, SHARD)
+    task = method_of(fields, model=BiasedMF(), half=strategy.client_rule)
+    params, local = initial_state(task, SHARD)
     sent = strategy.broadcast(strategy.init(params, 4), params, 0)
-    update, _ = train_clients(method, SHARD, sent, local, round=1)
-    return strategy, method, strategy.reduce(update)
+    update, _ = train_clients(task, SHARD, sent, local, round=1)
+    return strategy, task, strategy.reduce(update)
 
 
 def through_the_wire(content: Any) -> Any:
@@ -290,18 +292,18 @@ def through_the_wire(content: Any) -> Any:
 
 @every_strategy
 def test_the_wire_keeps_every_bit(name: str) -> None:
-    strategy, method, partial = trained(name)
-    assert (partial.each is not None) == (strategy.needs == "each")
-    content = encode_trained(Trained(partial, (), 3, 0.25), method.travels())
+    strategy, task, aggregate = trained(name)
+    assert (aggregate.each is not None) == (strategy.needs == "each")
+    content = encode_trained(Trained(aggregate, (), 3, 0.25), task.travels())
     found = decode_trained(through_the_wire(content))
     assert (found.group, found.seconds, found.failures) == (3, 0.25, ())
-    assert as_bytes(found.partial) == as_bytes(partial)
-    params = method.initial_globals(SHARD.n_items)
+    assert as_bytes(found.aggregate) == as_bytes(aggregate)
+    params = task.initial_globals(SHARD.n_items)
     states = [strategy.init(params, SHARD.n_clients) for _ in range(2)]
-    assert found.partial is not None
+    assert found.aggregate is not None
     one, other = (
         strategy.apply(state, params, p)
-        for state, p in zip(states, (partial, found.partial), strict=True)
+        for state, p in zip(states, (aggregate, found.aggregate), strict=True)
     )
     assert as_bytes(one) == as_bytes(other)
 
@@ -309,11 +311,11 @@ def test_the_wire_keeps_every_bit(name: str) -> None:
 @every_strategy
 @pytest.mark.parametrize("kind", ["rows", "dense"])
 def test_a_local_name_cannot_be_sent(name: str, kind: Literal["rows", "dense"]) -> None:
-    _, method, partial = trained(name)
-    allowed = set(method.travels())
-    secret = set(method.locals()) - allowed
+    _, task, aggregate = trained(name)
+    allowed = set(task.travels())
+    secret = set(task.locals()) - allowed
     assert {"user", "client_bias", "user/first"} <= secret
-    content = encode_trained(Trained(partial), allowed)
+    content = encode_trained(Trained(aggregate), allowed)
     parts = {
         part
         for record in content.array_records.values()
@@ -322,25 +324,25 @@ def test_a_local_name_cannot_be_sent(name: str, kind: Literal["rows", "dense"]) 
     }
     assert parts & allowed
     assert not parts & secret
-    params = method.initial_globals(SHARD.n_items)
+    params = task.initial_globals(SHARD.n_items)
     with pytest.raises(ProtocolError, match="'user' may not leave its client"):
         encode_params({**params, "user": params["item"]}, allowed)
     with pytest.raises(ProtocolError, match="'user' may not leave its client"):
-        encode_trained(Trained(smuggled(partial, kind)), allowed)
+        encode_trained(Trained(smuggled(aggregate, kind)), allowed)
 
 
-def smuggled(partial: Partial, kind: Literal["rows", "dense"]) -> Partial:
+def smuggled(aggregate: Aggregate, kind: Literal["rows", "dense"]) -> Aggregate:
     """The partial with one more parameter, which is local."""
-    if partial.each is None:
+    if aggregate.each is None:
         like = "item" if kind == "rows" else "constant"
-        sums = {**partial.sums, "user": partial.sums[like]}
+        sums = {**aggregate.sums, "user": aggregate.sums[like]}
         if kind == "dense":
-            return replace(partial, sums=sums)
-        ids = {**partial.ids, "user": partial.ids[like]}
-        return replace(partial, ids=ids, sums=sums)
-    each = partial.each
+            return replace(aggregate, sums=sums)
+        ids = {**aggregate.ids, "user": aggregate.ids[like]}
+        return replace(aggregate, ids=ids, sums=sums)
+    each = aggregate.each
     if kind == "rows":
         more = replace(each, tables={**each.tables, "user": each.tables["item"]})
     else:
         more = replace(each, dense={**each.dense, "user": each.dense["constant"]})
-    return replace(partial, each=more)
+    return replace(aggregate, each=more)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fedrec import cli
+from fedrec.cli import commands as cli
 from tests.integration.refusal import ROWS, SMALL, TABLE, Done, Fedrec, table
 
 

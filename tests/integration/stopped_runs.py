@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 import fedrec
-from fedrec.config import load_experiment
-from fedrec.runfolder import RunFolder
-from fedrec.runlog import RoundRecord, read_rounds
+from fedrec.config.experiment import load_experiment
+from fedrec.runs.folder import RunFolder
+from fedrec.runs.log import RoundRecord, read_rounds
 from tests.integration.test_run_serial import BASE, PLGC, merged
 
 __all__ = ["ROUNDS", "SMALL", "go", "go_on", "outcome", "rounds_of", "stopped"]

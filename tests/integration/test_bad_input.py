@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fedrec.config import load_experiment
+from fedrec.config.experiment import load_experiment
 from fedrec.errors import ConfigError
 from tests.integration.refusal import Fedrec, of, refused
 
@@ -60,8 +60,8 @@ SETTINGS: Mapping[str, tuple[list[str], list[str]]] = {
     "name is no text": (["model.name=3"], ["model.name", "text", "3"]),
     "no module": (["model.name=nowhere:Own"], ["model", "nowhere", "beside the YAML"]),
     "no class": (["model.name=fedrec.models.mf:Nope"], ["model", "'fedrec.models.mf'", "'Nope'"]),
-    "no plug-in": (["model.name=fedrec.config:Train"], ["model", "not a plug-in class"]),
-    "no model": (["model.name=fedrec.data:Synthetic"], ["model", "Model", "Yardstick"]),
+    "no plug-in": (["model.name=fedrec.config.experiment:Train"], ["model", "not a plug-in class"]),
+    "no model": (["model.name=fedrec.data:Synthetic"], ["model", "Model", "Baseline"]),
     "no personalization": ([f"personalization.name={CLASS}"], ["Personalization", CLASS]),
     "no strategy": ([f"strategy.name={CLASS}"], ["strategy", "strategies.Strategy"]),
     "no attribute": (["model.name='nowhere:'"], ["model", "package.module:Class"]),
@@ -86,7 +86,7 @@ SETTINGS: Mapping[str, tuple[list[str], list[str]]] = {
         ["data.split", "below 1"],
     ),
     "groups above users": (["data.taste_groups=50"], ["data.taste_groups", "40"]),
-    "yardstick by legacy": (
+    "baseline by legacy": (
         ["model={name: popularity}", "data.protocol=legacy"],
         ["data.protocol", "clean"],
     ),

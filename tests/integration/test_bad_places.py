@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import fedrec
-from fedrec.config import load_experiment
+from fedrec.config.experiment import load_experiment
 from fedrec.errors import ConfigError, DataError, FedRecError, RunFolderError
 from tests.integration.refusal import Done, Fedrec, content, of, refused
 
@@ -99,7 +99,7 @@ BLOCKED = """\
 import sys
 for name in sys.argv.pop(1).split(","):
     sys.modules[name] = None
-from fedrec.cli import main
+from fedrec.cli.commands import main
 main()
 """
 

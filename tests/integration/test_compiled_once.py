@@ -16,8 +16,8 @@ pytestmark = pytest.mark.slow
 SCRIPT = """
 import hashlib
 import numpy as np
-from fedrec.personalization.plgc import PLGC
-from fedrec.training import jit
+from fedrec.personalization.plgc.plgc import PLGC
+from fedrec.training.executors import numba as jit
 from fedrec.training.clients import train_clients
 from tests.planted import initial_state, method_of, shard_of
 
@@ -52,7 +52,7 @@ def test_a_kernel_that_cannot_be_built_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     script = """
 from fedrec.errors import EngineError
-from fedrec.training.prebuilt import build
+from fedrec.training.executors.build import build
 for _ in range(2):
     try:
         build()
@@ -75,8 +75,9 @@ def test_products_have_one_thread() -> None:
     script = """
 import numpy as np
 from threadpoolctl import ThreadpoolController
-from fedrec.personalization.plgc import PLGC
-from fedrec.training import compiled, jit
+from fedrec.personalization.plgc.plgc import PLGC
+from fedrec.training.executors import compiled
+from fedrec.training.executors import numba as jit
 from tests.planted import initial_state, method_of, shard_of
 
 def libraries():

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fedrec.config import Engine
+from fedrec.config.engine import Engine
 from fedrec.errors import EngineError, ProtocolError
 from fedrec.flower import runtime
 from fedrec.flower.launch import launch

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
-from fedrec.config import Engine
+from fedrec.config.engine import Engine
 from fedrec.errors import ClientFailure, EngineError
 from fedrec.flower.launch import launch
 from fedrec.flower.processes import running_processes

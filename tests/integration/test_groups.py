@@ -15,13 +15,13 @@ from safetensors.numpy import load_file
 import clients.app
 import fedrec
 import server.app
-from fedrec.config import Experiment, load_experiment
+from fedrec.config.experiment import Experiment, load_experiment
 from fedrec.data.prepare import split_of
-from fedrec.flower.records import decode_order, decode_params, decode_roll_call
+from fedrec.flower.records import decode_params, decode_request, decode_roll_call
 from fedrec.flower.serial import SerialGrid
-from fedrec.groups import of_group
-from fedrec.runfolder import RunFolder
-from fedrec.running import prepare_run
+from fedrec.runs.folder import RunFolder
+from fedrec.runs.groups import of_group
+from fedrec.runs.run import prepare_run
 from fedrec.types import IntArray
 
 WARMUP, ROUNDS = 2, 5
@@ -116,7 +116,7 @@ class Counting(SerialGrid):
             kind, node = message.metadata.message_type, message.metadata.dst_node_id
             if kind == "query.roll_call":
                 continue
-            order, meant = decode_order(message.content)
+            order, meant = decode_request(message.content)
             table = decode_params(message.content)["item"].tobytes()
             self.sent.append((kind, order.round, node, order.group, meant, table))
         replies = super().send_and_receive(asked)

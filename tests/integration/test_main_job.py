@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fedrec
-from fedrec.config import load_experiment
+from fedrec.config.experiment import load_experiment
 
 pytestmark = pytest.mark.slow
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import fedrec
-from fedrec.config import load_experiment
-from fedrec.runfolder import RunFolder
+from fedrec.config.experiment import load_experiment
+from fedrec.runs.folder import RunFolder
 
 pytest.importorskip("ray", reason="needs the extra 'sim'")
 

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import fedrec
-from fedrec.config import load_experiment
+from fedrec.config.experiment import load_experiment
 from fedrec.errors import DataError
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {

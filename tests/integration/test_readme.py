@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import fedrec
-from fedrec.config import load_experiment
+from fedrec.config.experiment import load_experiment
 
 
 @pytest.fixture

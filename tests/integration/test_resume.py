@@ -15,8 +15,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import fedrec
-from fedrec.runfolder import RunFolder
-from fedrec.runlog import RoundRecord, read_rounds
+from fedrec.runs.folder import RunFolder
+from fedrec.runs.log import RoundRecord, read_rounds
 from strategies import STRATEGIES
 from tests.integration.stopped_runs import (
     ROUNDS,
@@ -42,7 +42,7 @@ PHOTOGRAPHED = """\
 import json, shutil, sys
 from pathlib import Path
 import fedrec
-from fedrec.config import load_experiment
+from fedrec.config.experiment import load_experiment
 
 config, out, album = json.loads(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
 busy = False

@@ -16,8 +16,8 @@ from safetensors.numpy import load_file, save_file
 
 import fedrec
 from fedrec.errors import ConfigError, RunFolderError
-from fedrec.files import write_arrays
-from fedrec.runlock import hold
+from fedrec.storage.files import write_arrays
+from fedrec.storage.lock import hold
 from tests.integration.stopped_runs import go, go_on, outcome, stopped
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 import fedrec
-from fedrec.config import load_experiment
+from fedrec.config.experiment import load_experiment
 from fedrec.data import Synthetic
 from fedrec.data.prepare import split_of
 from fedrec.errors import ClientFailure, ConfigError, DataError, RunFolderError
-from fedrec.runlog import RoundRecord, read_rounds
-from fedrec.training.method import initial_local
+from fedrec.runs.log import RoundRecord, read_rounds
+from fedrec.training.task import initial_local
 from tests.contracts.own_models import Fussy
 
 DATA = {
@@ -100,7 +100,7 @@ def test_the_configuration_that_was_run_can_be_run_again(
 
 
 def test_the_mean_over_users_is_the_metric(plgc: fedrec.RunResult) -> None:
-    from fedrec.runfolder import RunFolder
+    from fedrec.runs.folder import RunFolder
 
     table = RunFolder(plgc.folder).per_user()
     assert len(table) == 40
@@ -198,9 +198,9 @@ def test_a_run_by_the_published_protocol_is_labelled(tmp_path: Path) -> None:
     clean = go(tmp_path / "clean", data={**data, "protocol": "clean"}).result
     assert clean["ranking"] == "full"
     assert found["metrics"]["test"]["hit_rate@5"] != clean["metrics"]["test"]["hit_rate@5"]
-    with pytest.raises(ConfigError, match="yardsticks are measured on 'clean' only"):
-        go(tmp_path / "yardstick", data=data, model={"name": "popularity"})
-    assert not (tmp_path / "yardstick").exists()
+    with pytest.raises(ConfigError, match="baselines are measured on 'clean' only"):
+        go(tmp_path / "baseline", data=data, model={"name": "popularity"})
+    assert not (tmp_path / "baseline").exists()
 
 
 def test_a_callback_sees_every_round(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_one_client_at_a_time_is_all_at_once(tmp_path: Path) -> None:
         go(tmp_path / name.partition(":")[2], model={"name": name, **model})
         for name in ("fedrec.models.mf:MatrixFactorization", f"{OWN}:LoopMF")
     )
-    from fedrec.runfolder import RunFolder
+    from fedrec.runs.folder import RunFolder
 
     one, other = (RunFolder(done.folder).model()["item"] for done in (flat, loop))
     np.testing.assert_allclose(one, other, atol=1e-6)

@@ -19,11 +19,11 @@ from fedrec.models.base import Model
 from fedrec.models.pfedrec import PFedRec
 from fedrec.personalization.base import Personalization
 from fedrec.personalization.none import NoPersonalization
-from fedrec.personalization.plgc import PLGC
-from fedrec.training.batch import plan_work
+from fedrec.personalization.plgc.plgc import PLGC
+from fedrec.training.client_rule import ClientRule
 from fedrec.training.clients import train_clients
-from fedrec.training.half import ClientHalf
-from fedrec.training.method import Method, has_machine_code
+from fedrec.training.plan import plan_training
+from fedrec.training.task import ClientTask, has_machine_code
 from fedrec.types import FloatArray, Params, Shard
 from tests.planted import federations, initial_state, method_of, split_state
 
@@ -31,20 +31,20 @@ Tensor = torch.Tensor
 
 
 def slow_client(
-    method: Method, shard: Shard, params: Params, local: Params, round: int
+    task: ClientTask, shard: Shard, params: Params, local: Params, round: int
 ) -> tuple[FloatArray, dict[str, FloatArray], float]:
     """One client, written as a reader of the definitions would."""
     kind = torch.float64  # Also of float32: the difference is the kernel's rounding alone.
-    train, plgc = method.train, method.personalization
+    train, plgc = task.train, task.personalization
     extra = plgc.extra_rows if isinstance(plgc, PLGC) else 0
-    linear = isinstance(method.model, PFedRec)
+    linear = isinstance(task.model, PFedRec)
     frozen = torch.tensor(np.array(params["item"]), dtype=kind)
     table = frozen.clone().requires_grad_()
     vectors = torch.tensor(np.array(local["head" if linear else "user"]), dtype=kind)
     users = [vector.clone().requires_grad_() for vector in vectors]
     offsets = torch.tensor(np.array(local["bias"]) if linear else np.zeros(shard.n_users))
     biases = [offset.to(kind).clone().requires_grad_() for offset in offsets]
-    work = plan_work(shard, train, method.seed, round, extra_rows=extra)
+    work = plan_training(shard, train, task.seed, round, extra_rows=extra)
     rates = train.local_optimizer
     private: list[Any] = [
         torch.optim.Adam(own, lr=rates.lr, betas=(0.9, 0.999), eps=rates.epsilon)
@@ -126,7 +126,7 @@ def slow_client(
                     total = total + plgc.decorrelation * decorrelation(
                         plgc, table, seen(user), frozen, distinct
                     )
-            total = total + 0.5 * method.half.proximal * (table - frozen).square().sum()
+            total = total + 0.5 * task.half.proximal * (table - frozen).square().sum()
             total.backward()  # type: ignore[no-untyped-call]
             shared.step()
             for user in np.unique(epoch.user[chosen]):
@@ -256,26 +256,26 @@ def test_the_kernel_is_the_loop(
     dtype: str,
     kernel: str,
 ) -> None:
-    half = ClientHalf(proximal=proximal)
+    half = ClientRule(proximal=proximal)
     if dtype == "float32" and isinstance(personalization, PLGC):
         # Two rows correlate by 1 or -1 whatever they are: a gradient of 0, of which rounding
         # leaves something, over a standard deviation that may be tiny.
         personalization = personalization.model_copy(update={"decorrelation": 0.0})
-    method = method_of(train | {"kernel": kernel}, personalization, model, dtype, seed, half)
-    params, local = initial_state(method, shard)
-    update, after = train_clients(method, shard, params, local, round=3)
+    task = method_of(train | {"kernel": kernel}, personalization, model, dtype, seed, half)
+    params, local = initial_state(task, shard)
+    update, after = train_clients(task, shard, params, local, round=3)
     block = update.tables["item"]
     # Values are of order 1, and each of several steps rounds: 2e-6 was seen, of the reference too.
     tolerance = {"float32": 1e-5, "float64": 1e-10}[dtype]
     for row in range(shard.n_clients):
         chosen = np.array([row])
-        one, mine = shard.take(chosen), split_state(method, shard, local, chosen)
-        change, expected, loss = slow_client(method, one, params, mine, round=3)
+        one, mine = shard.take(chosen), split_state(task, shard, local, chosen)
+        change, expected, loss = slow_client(task, one, params, mine, round=3)
         got = np.zeros_like(change)
         at = slice(block.offsets[row], block.offsets[row + 1])
         got[block.ids[at]] = block.values[at]
         np.testing.assert_allclose(got, change, atol=tolerance, rtol=tolerance)
-        found = split_state(method, shard, after, chosen)
+        found = split_state(task, shard, after, chosen)
         for name, value in expected.items():
             np.testing.assert_allclose(
                 found[name], value, atol=tolerance, rtol=tolerance, err_msg=name

@@ -24,10 +24,10 @@ from fedrec.models.pfedrec import PFedRec
 from fedrec.models.sasrec import SASRec
 from fedrec.personalization.base import Personalization
 from fedrec.personalization.none import NoPersonalization
-from fedrec.personalization.plgc import PLGC
-from fedrec.training.batch import plan_work
+from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.training.clients import train_clients
-from fedrec.training.method import Method
+from fedrec.training.plan import plan_training
+from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray, Params, Shard
 from tests.oracles.test_kernel_oracle import decorrelation
 from tests.planted import federations, initial_state, method_of, split_state
@@ -89,12 +89,12 @@ FORMS: dict[str, Personalization] = {
 
 
 def slow_client(
-    method: Method, score: Score, shard: Shard, params: Params, local: Params
+    task: ClientTask, score: Score, shard: Shard, params: Params, local: Params
 ) -> tuple[dict[str, FloatArray], dict[str, FloatArray], float]:
     """One client of one or several users, as a reader of the definitions would train it."""
-    kind = torch.float64 if method.dtype == "float64" else torch.float32
-    train, plgc = method.train, method.personalization
-    specs = method.model.params()
+    kind = torch.float64 if task.dtype == "float64" else torch.float32
+    train, plgc = task.train, task.personalization
+    specs = task.model.params()
     shared = {n: torch.tensor(np.array(v), dtype=kind).requires_grad_() for n, v in params.items()}
     frozen = shared["item"].detach().clone()
     own: dict[str, list[Tensor]] = {}
@@ -129,7 +129,7 @@ def slow_client(
 
     def before_of(user: int, item: int) -> Tensor | None:
         """What the user took before an item, in the window; None if the item stands before it."""
-        window = method.model.window
+        window = task.model.window
         if window is None:
             return torch.zeros(0, dtype=torch.int64)
         assert shard.timestamps is not None
@@ -137,7 +137,7 @@ def slow_client(
         order = shard.train.values[at][np.argsort(shard.timestamps[at])][-window:].tolist()
         return torch.tensor(order[: order.index(item)]).long() if item in order else None
 
-    work = plan_work(shard, train, method.seed, 1, window=method.model.window)
+    work = plan_training(shard, train, task.seed, 1, window=task.model.window)
     loss = 0.0
     for epoch in work.epochs:
         items, loss = epoch.touched.items.tolist(), 0.0
@@ -153,7 +153,7 @@ def slow_client(
                 negatives = [items[pair] for pair in epoch.negative[at]]
                 terms += [torch.nn.functional.softplus(logit(user, n, before)) for n in negatives]
                 touched[user] |= {item, *negatives}
-                if method.model.window is not None:
+                if task.model.window is not None:
                     own_items = shard.train.row(user).tolist()
                     touched[user] |= {i for i in own_items if before_of(user, i) is not None}
             total = torch.stack(terms).sum()
@@ -203,24 +203,24 @@ def test_the_kernel_is_the_loop(
     model, score = MODELS[name]
     train = {"negatives": 2, "item_lr": 0.05, "local_epochs": epochs, "batch_size": batch_size}
     train["local_optimizer"] = {"name": "sgd", "lr": 0.05}
-    method = method_of(train, FORMS[form], model, dtype, seed)
+    task = method_of(train, FORMS[form], model, dtype, seed)
     shard = with_times(shard, seed)
-    params, local = initial_state(method, shard)
-    update, after = train_clients(method, shard, params, local, 1)
+    params, local = initial_state(task, shard)
+    update, after = train_clients(task, shard, params, local, 1)
     tolerance = 1e-10 if dtype == "float64" else 2e-5
     block = update.tables["item"]
     for client in range(min(shard.n_clients, 3)):
         rows = np.array([client])
         part = shard.take(rows)
-        mine = split_state(method, shard, local, rows)
-        change, values, loss = slow_client(method, score, part, params, mine)
+        mine = split_state(task, shard, local, rows)
+        change, values, loss = slow_client(task, score, part, params, mine)
         at = slice(*block.offsets[client : client + 2])
         near(block.values[at], change["item"][block.ids[at]], tolerance)
         others = np.delete(change["item"], block.ids[at], axis=0)
         assert not others.any(), "a row that no client is said to have touched has moved"
         for dense, value in update.dense.items():
             near(value[client], change[dense], tolerance)
-        kept = split_state(method, shard, after, rows)
+        kept = split_state(task, shard, after, rows)
         for own, value in values.items():
             near(kept[own], value, tolerance)
         np.testing.assert_allclose(update.metrics["loss"][client], loss, rtol=1e-5)

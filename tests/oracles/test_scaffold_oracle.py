@@ -6,9 +6,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrec.training.batch import plan_work
 from fedrec.training.clients import train_clients
-from fedrec.training.method import Method
+from fedrec.training.plan import plan_training
+from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray, IntArray, Params, Shard
 from strategies.scaffold import Scaffold
 from tests.planted import federations, initial_state, method_of, places, split_state
@@ -17,7 +17,7 @@ RATE, LOCAL_RATE = 0.2, 0.1
 
 
 def _client_round(
-    method: Method,
+    task: ClientTask,
     shard: Shard,
     row: int,
     round: int,
@@ -32,7 +32,7 @@ def _client_round(
     cross-entropy of matrix factorisation by hand: (sigmoid(s) - label) times the other vector.
     """
     alone = shard.take(np.array([row]))
-    work = plan_work(alone, method.train, method.seed, round)
+    work = plan_training(alone, task.train, task.seed, round)
     y, p, steps = table.copy(), users.copy(), 0
     for epoch in work.epochs:
         touched = epoch.touched
@@ -56,7 +56,7 @@ def _client_round(
 def test_sparse_scaffold_is_the_papers(shard: Shard, seed: int, batch: int | str) -> None:
     """Three rounds with changing cohorts: same table, same c, same c_u, to float32's rounding."""
     strategy = Scaffold(server_lr=0.7)
-    method = method_of(
+    task = method_of(
         {
             "batch_size": batch,
             "local_epochs": 2,
@@ -64,9 +64,9 @@ def test_sparse_scaffold_is_the_papers(shard: Shard, seed: int, batch: int | str
             "local_optimizer": {"name": "sgd", "lr": LOCAL_RATE},
         },
         dtype="float64",
-        half=strategy.client_half,
+        half=strategy.client_rule,
     )
-    params, local = initial_state(method, shard)
+    params, local = initial_state(task, shard)
     state = strategy.init(params, shard.n_clients)
     local = {n: v.copy() if v.dtype == np.int32 else v.astype(float) for n, v in local.items()}
     table, control = params["item"].astype(float), np.zeros(params["item"].shape)
@@ -77,16 +77,16 @@ def test_sparse_scaffold_is_the_papers(shard: Shard, seed: int, batch: int | str
         cohort = np.sort(rng.choice(shard.n_clients, rng.integers(1, shard.n_clients + 1), False))
         sent = strategy.broadcast(state, params, 0)
         update, after = train_clients(
-            method, shard.take(cohort), sent, split_state(method, shard, local, cohort), round, 2
+            task, shard.take(cohort), sent, split_state(task, shard, local, cohort), round, 2
         )
-        _put_back(method, shard, local, cohort, after)
+        _put_back(task, shard, local, cohort, after)
         state, params = strategy.apply(state, params, strategy.reduce(update))
 
         moved, changed = np.zeros_like(table), np.zeros_like(table)
         for row in cohort.tolist():
             mine = slice(*shard.client_offsets[row : row + 2])
             y, users[mine], steps = _client_round(
-                method, shard, row, round, table, control, own[row], users[mine]
+                task, shard, row, round, table, control, own[row], users[mine]
             )
             new = own[row] - control + (table - y) / (steps * RATE)
             moved += y - table
@@ -98,21 +98,21 @@ def test_sparse_scaffold_is_the_papers(shard: Shard, seed: int, batch: int | str
         np.testing.assert_allclose(params["item"], table, atol=2e-6)
         np.testing.assert_allclose(state.control["item"], control, atol=2e-6)
         np.testing.assert_allclose(local["user"], users, atol=2e-6)
-        np.testing.assert_allclose(_whole(method, shard, local, table.shape), own, atol=1e-5)
+        np.testing.assert_allclose(_whole(task, shard, local, table.shape), own, atol=1e-5)
 
 
 def _put_back(
-    method: Method, shard: Shard, local: dict[str, FloatArray], cohort: IntArray, after: Params
+    task: ClientTask, shard: Shard, local: dict[str, FloatArray], cohort: IntArray, after: Params
 ) -> None:
     index = {name: np.arange(len(value)) for name, value in local.items()}
-    at = split_state(method, shard, index, cohort)
+    at = split_state(task, shard, index, cohort)
     for name, value in after.items():
         local[name][at[name]] = value
 
 
-def _whole(method: Method, shard: Shard, local: Params, shape: tuple[int, ...]) -> FloatArray:
+def _whole(task: ClientTask, shard: Shard, local: Params, shape: tuple[int, ...]) -> FloatArray:
     """The remembered rows of every client, as whole tables."""
-    room, found = places(method, shard), np.zeros((shard.n_clients, *shape))
+    room, found = places(task, shard), np.zeros((shard.n_clients, *shape))
     for row in range(shard.n_clients):
         at = room.row(row)
         items = local["touched/items"][at]

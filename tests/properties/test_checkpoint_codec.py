@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from safetensors.numpy import load, save
 
-from fedrec.checkpoint import (
+from fedrec.errors import ConfigError, RunFolderError
+from fedrec.plugins import Plugin
+from fedrec.runs.checkpoint import (
     Checkpoint,
     Origin,
     pack,
@@ -25,9 +27,7 @@ from fedrec.checkpoint import (
     unpack,
     write_checkpoint,
 )
-from fedrec.errors import ConfigError, RunFolderError
-from fedrec.plugins import Plugin
-from fedrec.runlog import RoundRecord, Seconds
+from fedrec.runs.log import RoundRecord, Seconds
 from strategies import STRATEGIES
 
 

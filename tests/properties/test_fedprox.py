@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrec.models.base import Model
-from fedrec.training.batch import plan_work
 from fedrec.training.clients import train_clients
-from fedrec.training.method import Method, has_machine_code
+from fedrec.training.plan import plan_training
+from fedrec.training.task import ClientTask, has_machine_code
 from fedrec.types import FloatArray, Params, Shard
 from strategies import FedAvg, FedProx
 from tests.contracts.own_models import BiasedMF
@@ -39,17 +39,17 @@ SEVERAL_STEPS = st.sampled_from(
 
 
 def slow_client(
-    method: Method, shard: Shard, params: Params, local: Params, mu: float
+    task: ClientTask, shard: Shard, params: Params, local: Params, mu: float
 ) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
     """One client: every global parameter in full, the term in the loss, torch's own SGD.
 
     Returns:
         The change of each global parameter, and the local parameters after the round.
     """
-    train = method.train
+    train = task.train
     start = {n: torch.tensor(np.array(v)).double() for n, v in params.items()}
     shared = {n: v.clone().requires_grad_() for n, v in start.items()}
-    names = [n for n, s in method.specs().items() if s.role == "local" and s.trainable]
+    names = [n for n, s in task.specs().items() if s.role == "local" and s.trainable]
     own = {n: torch.tensor(np.array(local[n])).double().requires_grad_() for n in names}
     optimizer = torch.optim.SGD(
         [
@@ -57,7 +57,7 @@ def slow_client(
             {"params": list(own.values()), "lr": train.local_optimizer.lr},
         ]
     )
-    biased = isinstance(method.model, BiasedMF)
+    biased = isinstance(task.model, BiasedMF)
 
     def logits(user: torch.Tensor, item: torch.Tensor) -> torch.Tensor:
         score: torch.Tensor = (own["user"][user] * shared["item"][item]).sum(1)
@@ -65,7 +65,7 @@ def slow_client(
             score = score + shared["item_bias"][item] + shared["constant"] + own["client_bias"][0]
         return score
 
-    for epoch in plan_work(shard, train, method.seed, round=4).epochs:
+    for epoch in plan_training(shard, train, task.seed, round=4).epochs:
         users, items = epoch.touched.users, epoch.touched.items
         for number in range(epoch.steps):
             chosen = np.flatnonzero(epoch.step == number)
@@ -97,13 +97,13 @@ def slow_client(
     )
 
 
-def check(method: Method, shard: Shard, mu: float) -> None:
-    params, local = initial_state(method, shard)
-    update, after = train_clients(method, shard, params, local, round=4)
+def check(task: ClientTask, shard: Shard, mu: float) -> None:
+    params, local = initial_state(task, shard)
+    update, after = train_clients(task, shard, params, local, round=4)
     for row in range(shard.n_clients):
         chosen = np.array([row])
-        mine = split_state(method, shard, local, chosen)
-        change, expected = slow_client(method, shard.take(chosen), params, mine, mu)
+        mine = split_state(task, shard, local, chosen)
+        change, expected = slow_client(task, shard.take(chosen), params, mine, mu)
         for name, value in change.items():
             found = np.zeros_like(value)
             if name in update.tables:
@@ -113,7 +113,7 @@ def check(method: Method, shard: Shard, mu: float) -> None:
             else:
                 found = update.dense[name][row]
             np.testing.assert_allclose(found, value, atol=1e-10, rtol=0, err_msg=name)
-        left = split_state(method, shard, after, chosen)
+        left = split_state(task, shard, after, chosen)
         for name, value in expected.items():
             np.testing.assert_allclose(left[name], value, atol=1e-10, rtol=0, err_msg=name)
 
@@ -135,7 +135,7 @@ def test_the_term_is_that_of_the_loss(
     mu: float,
     seed: int,
 ) -> None:
-    half = FedProx(mu=mu).client_half
+    half = FedProx(mu=mu).client_rule
     check(method_of(train | steps, model=model, dtype="float64", seed=seed, half=half), shard, mu)
 
 
@@ -151,16 +151,16 @@ def test_in_machine_code_too(
 ) -> None:
     pytest.importorskip("numba", reason="needs the extra 'sim'")
     fields = train | steps | {"kernel": "compiled"}
-    method = method_of(fields, dtype="float64", half=FedProx(mu=mu).client_half)
-    assert has_machine_code(method)
-    check(method, shard, mu)
+    task = method_of(fields, dtype="float64", half=FedProx(mu=mu).client_rule)
+    assert has_machine_code(task)
+    check(task, shard, mu)
 
 
-def bits(method: Method, shard: Shard, strategy: FedAvg | FedProx) -> dict[str, bytes]:
+def bits(task: ClientTask, shard: Shard, strategy: FedAvg | FedProx) -> dict[str, bytes]:
     """Two rounds, and what they leave behind."""
-    params, local = initial_state(method, shard)
+    params, local = initial_state(task, shard)
     for number in (1, 2):
-        update, local = train_clients(method, shard, params, local, number)
+        update, local = train_clients(task, shard, params, local, number)
         params = strategy.apply(None, params, strategy.reduce(update))[1]
     return {name: value.tobytes() for name, value in {**params, **local}.items()}
 
@@ -171,7 +171,7 @@ def test_without_the_term_it_is_federated_averaging(
     shard: Shard, train: dict[str, Any], steps: dict[str, Any]
 ) -> None:
     found = [
-        bits(method_of(train | steps, model=BiasedMF(), half=s.client_half), shard, s)
+        bits(method_of(train | steps, model=BiasedMF(), half=s.client_rule), shard, s)
         for s in (FedProx(mu=0), FedAvg())
     ]
     assert found[0] == found[1]
@@ -182,7 +182,7 @@ def test_without_the_term_it_is_federated_averaging(
 def test_with_one_step_the_term_is_nothing(shard: Shard, mu: float) -> None:
     train = {"item_lr": 0.1, "local_epochs": 1, "batch_size": "full"}
     found = [
-        bits(method_of(train, half=s.client_half), shard, s) for s in (FedProx(mu=mu), FedAvg())
+        bits(method_of(train, half=s.client_rule), shard, s) for s in (FedProx(mu=mu), FedAvg())
     ]
     assert found[0] == found[1]
 
@@ -200,9 +200,9 @@ def test_a_strong_term_keeps_the_rows_at_the_start(shard: Shard, mu: float) -> N
         "negatives": 2,
         "local_optimizer": {"name": "sgd", "lr": 1e-9},
     }
-    method = method_of(train, dtype="float64", half=FedProx(mu=mu).client_half)
-    params, local = initial_state(method, shard)
-    update, _ = train_clients(method, shard, params, local, 1)
+    task = method_of(train, dtype="float64", half=FedProx(mu=mu).client_rule)
+    params, local = initial_state(task, shard)
+    update, _ = train_clients(task, shard, params, local, 1)
     block = update.tables["item"]
     owner = np.repeat(np.arange(shard.n_clients), np.diff(block.offsets))
     pairs = 1 + 2 * shard.train.lengths[owner]

@@ -14,14 +14,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedrec.evaluation.scorer import user_scorer
 from fedrec.models.base import Model
 from fedrec.models.mf import MatrixFactorization
 from fedrec.personalization.base import Personalization
 from fedrec.personalization.none import NoPersonalization
-from fedrec.personalization.plgc import PLGC
-from fedrec.training.clients import train_clients, user_scorer
-from fedrec.training.method import Method
-from fedrec.types import FloatArray, IntArray, Params, Partial, Shard, UpdateBatch
+from fedrec.personalization.plgc.plgc import PLGC
+from fedrec.training.clients import train_clients
+from fedrec.training.task import ClientTask
+from fedrec.types import Aggregate, FloatArray, IntArray, Params, Shard, UpdateBatch
 from strategies import STRATEGIES, FedAvg, Strategy
 from tests.contracts.every_option import strategies_of
 from tests.contracts.own_models import BiasedMF, Weighted
@@ -71,11 +72,11 @@ def threads(count: int) -> Iterator[None]:
 
 
 def rounds(
-    method: Method, shard: Shard, params: Params, local: Params, chunk: int
+    task: ClientTask, shard: Shard, params: Params, local: Params, chunk: int
 ) -> tuple[UpdateBatch, dict[str, FloatArray]]:
     """Two rounds, so that what the first left behind counts too."""
-    _, local = train_clients(method, shard, params, local, 1, chunk)
-    return train_clients(method, shard, params, local, 2, chunk)
+    _, local = train_clients(task, shard, params, local, 1, chunk)
+    return train_clients(task, shard, params, local, 2, chunk)
 
 
 def raw(update: UpdateBatch, local: Params) -> dict[str, bytes]:
@@ -90,14 +91,14 @@ def raw(update: UpdateBatch, local: Params) -> dict[str, bytes]:
     return found | {"weight": update.weight.tobytes()}
 
 
-def raw_partial(partial: Partial) -> dict[str, Any]:
-    found: dict[str, Any] = {"clients": partial.clients, "weight": partial.weight}
-    found |= {"metrics": dict(partial.metrics), "scale": dict(partial.scale)}
-    found |= {"extras": dict(partial.extras)}
+def raw_partial(aggregate: Aggregate) -> dict[str, Any]:
+    found: dict[str, Any] = {"clients": aggregate.clients, "weight": aggregate.weight}
+    found |= {"metrics": dict(aggregate.metrics), "scale": dict(aggregate.scale)}
+    found |= {"extras": dict(aggregate.extras)}
     for part in ("ids", "sums", "row_weight"):
-        found[part] = {name: v.tobytes() for name, v in getattr(partial, part).items()}
-    if partial.each is not None:
-        found |= raw(partial.each, {}) | {"each": partial.each.client_ids.tobytes()}
+        found[part] = {name: v.tobytes() for name, v in getattr(aggregate, part).items()}
+    if aggregate.each is not None:
+        found |= raw(aggregate.each, {}) | {"each": aggregate.each.client_ids.tobytes()}
     return found
 
 
@@ -112,11 +113,11 @@ def raw_partial(partial: Partial) -> dict[str, Any]:
 def test_any_chunk_gives_the_same_bits(
     form: str, shard: Shard, train: dict[str, Any], seed: int, model: Model | None
 ) -> None:
-    method = method_of(train, personal(form), model, seed=seed)
-    params, local = initial_state(method, shard)
-    whole = raw(*rounds(method, shard, params, local, 64))
+    task = method_of(train, personal(form), model, seed=seed)
+    params, local = initial_state(task, shard)
+    whole = raw(*rounds(task, shard, params, local, 64))
     for chunk in (1, 3):
-        assert raw(*rounds(method, shard, params, local, chunk)) == whole
+        assert raw(*rounds(task, shard, params, local, chunk)) == whole
 
 
 def crowd(n_clients: int, n_items: int, most: int) -> Shard:
@@ -131,12 +132,12 @@ def crowd(n_clients: int, n_items: int, most: int) -> Shard:
 def test_any_chunk_and_thread_number_at_a_real_size(form: str) -> None:
     shard = crowd(15, 900, 300)
     model = MatrixFactorization(embedding_dim=64, init_std=0.1)
-    method = method_of({"item_lr": 0.1}, personal(form), model)
-    params, local = initial_state(method, shard)
+    task = method_of({"item_lr": 0.1}, personal(form), model)
+    params, local = initial_state(task, shard)
     found = []
     for chunk, count in ((64, 1), (1, 1), (7, 1), (64, 2)):
         with threads(count):
-            found.append(raw(*train_clients(method, shard, params, local, 3, chunk)))
+            found.append(raw(*train_clients(task, shard, params, local, 3, chunk)))
     assert all(other == found[0] for other in found[1:])
 
 
@@ -147,18 +148,18 @@ def test_in_machine_code_too_a_client_alone_has_the_bits_it_has_in_company(
     form: str, shard: Shard, train: dict[str, Any], seed: int
 ) -> None:
     pytest.importorskip("numba", reason="needs the extra 'sim'")
-    method = method_of({**train, "kernel": "compiled"}, personal(form), seed=seed)
-    params, local = initial_state(method, shard)
-    update, after = train_clients(method, shard, params, local, 2)
+    task = method_of({**train, "kernel": "compiled"}, personal(form), seed=seed)
+    params, local = initial_state(task, shard)
+    update, after = train_clients(task, shard, params, local, 2)
     block = update.tables["item"]
     for client in range(shard.n_clients):
         rows = np.array([client])
-        mine = split_state(method, shard, local, rows)
-        alone, left = train_clients(method, shard.take(rows), params, mine, 2)
+        mine = split_state(task, shard, local, rows)
+        alone, left = train_clients(task, shard.take(rows), params, mine, 2)
         at = slice(int(block.offsets[client]), int(block.offsets[client + 1]))
         assert alone.tables["item"].ids.tobytes() == block.ids[at].tobytes()
         assert alone.tables["item"].values.tobytes() == block.values[at].tobytes()
-        expected = split_state(method, shard, after, rows)
+        expected = split_state(task, shard, after, rows)
         assert {n: v.tobytes() for n, v in left.items()} == {
             n: v.tobytes() for n, v in expected.items()
         }
@@ -167,15 +168,20 @@ def test_in_machine_code_too_a_client_alone_has_the_bits_it_has_in_company(
 
 
 def of_nodes(
-    method: Method, shard: Shard, params: Params, local: Params, nodes: list[IntArray], s: Strategy
-) -> list[Partial]:
+    task: ClientTask,
+    shard: Shard,
+    params: Params,
+    local: Params,
+    nodes: list[IntArray],
+    s: Strategy,
+) -> list[Aggregate]:
     """What each node answers."""
-    partials = []
+    aggregates = []
     for rows in nodes:
-        mine = split_state(method, shard, local, rows)
-        update, _ = train_clients(method, shard.take(rows), params, mine, 5)
-        partials.append(s.reduce(update))
-    return partials
+        mine = split_state(task, shard, local, rows)
+        update, _ = train_clients(task, shard.take(rows), params, mine, 5)
+        aggregates.append(s.reduce(update))
+    return aggregates
 
 
 @pytest.mark.parametrize("form", ["none", "kernel-extra", "table-alignment"])
@@ -186,8 +192,8 @@ def test_any_order_and_any_nodes_give_the_same_bits(
 ) -> None:
     strategy = data.draw(st.sampled_from(sorted(STRATEGIES)).flatmap(strategies_of))
     model = data.draw(st.sampled_from([None, BiasedMF()]))
-    method = method_of(train, personal(form), model, half=strategy.client_half)
-    initial, local = initial_state(method, shard)
+    task = method_of(train, personal(form), model, half=strategy.client_rule)
+    initial, local = initial_state(task, shard)
     state = strategy.init(initial, shard.n_clients)
     params = strategy.broadcast(state, initial, 0)
     order = np.array(data.draw(st.permutations(range(shard.n_clients))), np.int64)
@@ -195,13 +201,13 @@ def test_any_order_and_any_nodes_give_the_same_bits(
     nodes = [part for part in np.split(order, cuts) if len(part)]
 
     everybody = np.arange(shard.n_clients)
-    (whole,) = of_nodes(method, shard, params, local, [everybody], strategy)
-    partials = of_nodes(method, shard, params, local, nodes, strategy)
-    merged = reduce(strategy.merge, partials)
+    (whole,) = of_nodes(task, shard, params, local, [everybody], strategy)
+    aggregates = of_nodes(task, shard, params, local, nodes, strategy)
+    merged = reduce(strategy.merge, aggregates)
     assert raw_partial(merged) == raw_partial(whole)
-    backwards = reduce(lambda a, b: strategy.merge(b, a), partials)
+    backwards = reduce(lambda a, b: strategy.merge(b, a), aggregates)
     assert raw_partial(backwards) == raw_partial(whole)
-    after = [strategy.apply(state, initial, partial)[1] for partial in (whole, merged)]
+    after = [strategy.apply(state, initial, aggregate)[1] for aggregate in (whole, merged)]
     assert all(after[0][name].tobytes() == after[1][name].tobytes() for name in initial)
 
 
@@ -209,13 +215,13 @@ def test_any_order_and_any_nodes_give_the_same_bits(
 @settings(max_examples=8, deadline=None)
 @given(shard=federations(several=True), data=st.data())
 def test_a_user_ranks_alike_in_any_company(form: str, shard: Shard, data: st.DataObject) -> None:
-    method = method_of({"item_lr": 0.1}, personal(form))
-    params, local = initial_state(method, shard)
-    _, local = train_clients(method, shard, params, local, 1)
-    everybody = user_scorer(method, shard, params, local)(np.arange(shard.n_users))
+    task = method_of({"item_lr": 0.1}, personal(form))
+    params, local = initial_state(task, shard)
+    _, local = train_clients(task, shard, params, local, 1)
+    everybody = user_scorer(task, shard, params, local)(np.arange(shard.n_users))
     client = data.draw(st.integers(0, shard.n_clients - 1))
     rows = np.array([client])
-    alone = user_scorer(method, shard.take(rows), params, split_state(method, shard, local, rows))
+    alone = user_scorer(task, shard.take(rows), params, split_state(task, shard, local, rows))
     users = np.flatnonzero(shard.client_of_user() == client)
     for at, user in enumerate(users):
         for view, scores in alone(np.array([at])).items():
@@ -228,8 +234,8 @@ def test_a_second_run_is_the_first_and_another_seed_is_not(
     shard: Shard, seed: int, model: Model | None
 ) -> None:
     def run(of: int) -> dict[str, bytes]:
-        method = method_of({"item_lr": 0.1}, personal("kernel-alignment"), model, seed=of)
-        return raw(*rounds(method, shard, *initial_state(method, shard), 64))
+        task = method_of({"item_lr": 0.1}, personal("kernel-alignment"), model, seed=of)
+        return raw(*rounds(task, shard, *initial_state(task, shard), 64))
 
     assert run(seed) == run(seed)
     assert run(seed) != run(seed + 1)
@@ -238,9 +244,9 @@ def test_a_second_run_is_the_first_and_another_seed_is_not(
 @settings(max_examples=10, deadline=None)
 @given(shard=federations(), factor=st.floats(0.01, 100.0))
 def test_weights_times_a_constant_change_no_mean(shard: Shard, factor: float) -> None:
-    method = method_of({"item_lr": 0.1}, model=BiasedMF())
-    params, local = initial_state(method, shard)
-    update, _ = train_clients(method, shard, params, local, 1)
+    task = method_of({"item_lr": 0.1}, model=BiasedMF())
+    params, local = initial_state(task, shard)
+    update, _ = train_clients(task, shard, params, local, 1)
     scaled = replace(update, weight=update.weight * factor)
     for denominator in ("rows", "cohort"):
         strategy = FedAvg.model_validate({"denominator": denominator, "weighting": "examples"})

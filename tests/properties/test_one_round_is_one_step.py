@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrec.training.batch import plan_work
 from fedrec.training.clients import train_clients
-from fedrec.training.method import Method
+from fedrec.training.plan import plan_training
+from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray, Params, Shard
 from strategies import FedAvg
 from tests.contracts.own_models import BiasedMF
@@ -26,26 +26,26 @@ def tensor(value: FloatArray) -> torch.Tensor:
     return torch.tensor(np.array(value, np.float64))
 
 
-def centralised(method: Method, shard: Shard, start: Params) -> dict[str, FloatArray]:
+def centralised(task: ClientTask, shard: Shard, start: Params) -> dict[str, FloatArray]:
     """One gradient step on the loss summed over everybody; all parameters in one place."""
     items, users = (
         torch.nn.Embedding(len(start[name]), start[name].shape[1], _weight=tensor(start[name]))
         for name in ("item", "user")
     )
     leaves = {"item": items.weight, "user": users.weight}
-    biased = isinstance(method.model, BiasedMF)
+    biased = isinstance(task.model, BiasedMF)
     if biased:
         for name in ("item_bias", "constant", "client_bias"):
             leaves[name] = torch.nn.Parameter(tensor(start[name]))
     optimizer = torch.optim.SGD(list(leaves.values()), lr=LR)
-    (epoch,) = plan_work(shard, method.train, method.seed, round=1).epochs
+    (epoch,) = plan_training(shard, task.train, task.seed, round=1).epochs
     loss_of = torch.nn.BCEWithLogitsLoss(reduction="sum")
     client_of_user = torch.from_numpy(shard.client_of_user())
     counts = torch.from_numpy(shard.train.lengths).double()
-    loss = 0.5 * method.train.weight_decay * (counts @ users.weight.square().sum(1))
+    loss = 0.5 * task.train.weight_decay * (counts @ users.weight.square().sum(1))
     if biased:
         owned = torch.zeros(shard.n_clients).double().index_add_(0, client_of_user, counts)
-        decay = 0.5 * method.train.weight_decay * (leaves["client_bias"].square() @ owned)
+        decay = 0.5 * task.train.weight_decay * (leaves["client_bias"].square() @ owned)
         loss = loss + decay
     for at, label in ((epoch.positive, 1.0), (epoch.negative.ravel(), 0.0)):
         user, item = epoch.touched.users[at], epoch.touched.items[at]
@@ -59,18 +59,18 @@ def centralised(method: Method, shard: Shard, start: Params) -> dict[str, FloatA
     return {name: value.detach().numpy() for name, value in leaves.items()}
 
 
-def federated(method: Method, shard: Shard, strategy: FedAvg) -> dict[str, FloatArray]:
+def federated(task: ClientTask, shard: Shard, strategy: FedAvg) -> dict[str, FloatArray]:
     """One round, through the node's and the server's half of the strategy."""
-    params, local = initial_state(method, shard)
-    update, after = train_clients(method, shard, params, local, round=1)
+    params, local = initial_state(task, shard)
+    update, after = train_clients(task, shard, params, local, round=1)
     _, params = strategy.apply(strategy.init(params, 8), params, strategy.reduce(update))
     return {**params, **after}
 
 
-def check(method: Method, shard: Shard, strategy: FedAvg) -> None:
-    params, local = initial_state(method, shard)
-    expected = centralised(method, shard, {**params, **local})
-    found = federated(method, shard, strategy)
+def check(task: ClientTask, shard: Shard, strategy: FedAvg) -> None:
+    params, local = initial_state(task, shard)
+    expected = centralised(task, shard, {**params, **local})
+    found = federated(task, shard, strategy)
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=2e-6, err_msg=name)
 
@@ -92,5 +92,5 @@ def test_one_client_is_a_centralised_step(
 def test_everybody_summed_is_a_centralised_step(
     shard: Shard, seed: int, model: BiasedMF | None, extra: dict[str, Any]
 ) -> None:
-    method = method_of({**TRAIN, **extra}, model=model, seed=seed)
-    check(method, shard, FedAvg(denominator="sum"))
+    task = method_of({**TRAIN, **extra}, model=model, seed=seed)
+    check(task, shard, FedAvg(denominator="sum"))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fedrec.errors import NumericError
 from fedrec.models.pfedrec import PFedRec
 from fedrec.training.clients import train_clients
-from fedrec.types import Partial, Shard, UpdateBatch
+from fedrec.types import Aggregate, Shard, UpdateBatch
 from strategies import STRATEGIES, FedAvg
 from tests.planted import federations, initial_state, method_of, shard_of
 from tests.properties.test_invariance import FORMS, TRAINS, personal, raw, raw_partial
@@ -47,7 +47,7 @@ def test_the_sums_are_those_of_the_rows(
         model,
         dtype,
         seed,
-        strategy.client_half,
+        strategy.client_rule,
     )
     params, local = initial_state(method, shard)
     rows, after = train_clients(method, shard, params, local, 1)
@@ -80,7 +80,7 @@ def test_rows_that_cannot_be_summed_are_handed_over() -> None:
 class Halved(FedAvg):
     """Looks at every client's rows."""
 
-    def reduce(self, batch: UpdateBatch) -> Partial:
+    def reduce(self, batch: UpdateBatch) -> Aggregate:
         return super().reduce(batch)
 
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrec.config import Train
 from fedrec.data.negatives import popularity_weights
-from fedrec.training.batch import Work, plan_work
+from fedrec.training.plan import TrainingPlan, plan_training
+from fedrec.training.settings import Train
 from fedrec.types import Shard
 from tests.planted import shard_of
 
@@ -22,7 +22,7 @@ SHARD = shard_of(
 )
 
 
-def negatives_of(work: Work, user: int) -> list[int]:
+def negatives_of(work: TrainingPlan, user: int) -> list[int]:
     """All items drawn as negatives of a user, over the epochs."""
     return [
         int(epoch.touched.items[pair])
@@ -35,7 +35,9 @@ def drawn(shard: Shard, protocol: str, rounds: int, popularity: bool) -> list[se
     train = Train(negatives=4, local_epochs=2)
     weights = popularity_weights(shard.train, shard.n_items) if popularity else None
     works = [
-        plan_work(shard, train, 1, round, "legacy" if protocol == "legacy" else "clean", weights)
+        plan_training(
+            shard, train, 1, round, "legacy" if protocol == "legacy" else "clean", weights
+        )
         for round in range(rounds)
     ]
     return [{i for work in works for i in negatives_of(work, u)} for u in range(shard.n_users)]
@@ -65,7 +67,7 @@ def test_legacy_spares_the_held_out_items(popularity: bool) -> None:
 )
 def test_a_plan_is_whole(seed: int, round: int, extra: int, size: str | int) -> None:
     train = Train.model_validate({"local_epochs": 2, "batch_size": size, "negatives": 3})
-    work = plan_work(SHARD, train, seed, round, extra_rows=extra)
+    work = plan_training(SHARD, train, seed, round, extra_rows=extra)
     for epoch in work.epochs:
         touched = epoch.touched
         pairs = list(zip(touched.users.tolist(), touched.items.tolist(), strict=True))
@@ -79,9 +81,9 @@ def test_a_plan_is_whole(seed: int, round: int, extra: int, size: str | int) -> 
         assert (users[epoch.negative] == epoch.user[:, None]).all()
         assert not touched.labels.numpy()[epoch.negative].any()
         assert np.bincount(users[epoch.extra], minlength=3).tolist() == [extra] * 3
-        slots = touched.slots.numpy()
-        assert (work.slot_items[slots] == touched.items.numpy()).all()
-        client = np.searchsorted(work.slot_offsets, slots, side="right") - 1
+        local_rows = touched.local_rows.numpy()
+        assert (work.row_items[local_rows] == touched.items.numpy()).all()
+        client = np.searchsorted(work.row_offsets, local_rows, side="right") - 1
         assert (client == touched.clients.numpy()).all()
         steps = [np.sort(epoch.step[epoch.client == client]) for client in range(2)]
         batch = 99 if size == "full" else int(size)
@@ -90,7 +92,7 @@ def test_a_plan_is_whole(seed: int, round: int, extra: int, size: str | int) -> 
 
 def test_each_round_and_epoch_is_drawn_anew() -> None:
     train = Train(negatives=4, local_epochs=2)
-    first, second = (plan_work(SHARD, train, 0, round) for round in (1, 2))
+    first, second = (plan_training(SHARD, train, 0, round) for round in (1, 2))
     assert negatives_of(first, 2) != negatives_of(second, 2)
     half = len(negatives_of(first, 2)) // 2
     assert negatives_of(first, 2)[:half] != negatives_of(first, 2)[half:]

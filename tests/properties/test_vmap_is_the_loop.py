@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedrec.evaluation.scorer import user_scorer
 from fedrec.models.base import Model
 from fedrec.models.neumf import NeuMF
 from fedrec.models.sasrec import SASRec
 from fedrec.personalization.base import Personalization
 from fedrec.personalization.none import NoPersonalization
-from fedrec.personalization.plgc import PLGC
-from fedrec.training.clients import kernel_of, train_clients, user_scorer
+from fedrec.personalization.plgc.plgc import PLGC
+from fedrec.training.clients import resolve_executor, train_clients
 from fedrec.types import FloatArray, Shard
 from tests.contracts.own_models import SmallNet, VmapNet
 from tests.planted import federations, initial_state, method_of, shard_of
@@ -121,5 +122,7 @@ def test_any_chunk_gives_the_same_values(name: str) -> None:
 
 
 def test_the_path_has_its_name() -> None:
-    names = {name: [kernel_of(method_of(model=m)) for m in pair] for name, pair in MODELS.items()}
+    names = {
+        name: [resolve_executor(method_of(model=m)) for m in pair] for name, pair in MODELS.items()
+    }
     assert set(map(tuple, names.values())) == {("vmap", "loop")}

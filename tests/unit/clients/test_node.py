@@ -11,12 +11,11 @@ import pytest
 from safetensors.numpy import load_file
 
 from clients.node import Node
-from fedrec.config import Experiment
+from fedrec.config.experiment import Experiment
 from fedrec.errors import ClientFailure, ConfigError
-from fedrec.flower.records import Order, Trained
-from fedrec.runlog import Failure
-from fedrec.training.method import initial_local
-from fedrec.types import IntArray, Params, Partial, Shard
+from fedrec.flower.records import RoundRequest, Trained
+from fedrec.training.task import initial_local
+from fedrec.types import Aggregate, FailedClient, IntArray, Params, Shard
 from tests.contracts.own_models import Fussy
 from tests.planted import shard_of
 
@@ -51,19 +50,19 @@ def make(tmp_path: Path) -> Make:
     return build
 
 
-def order(round: int, committed: int | None = None, best: int = 0) -> Order:
-    return Order("run", "", "", round, round - 1 if committed is None else committed, best)
+def order(round: int, committed: int | None = None, best: int = 0) -> RoundRequest:
+    return RoundRequest("run", "", "", round, round - 1 if committed is None else committed, best)
 
 
 def start(node: Node) -> Params:
-    return node.method.initial_globals(SHARD.n_items)
+    return node.task.initial_globals(SHARD.n_items)
 
 
-def raw(partial: Partial | None) -> Any:
-    assert partial is not None
-    found: dict[str, Any] = {"clients": partial.clients, "metrics": dict(partial.metrics)}
+def raw(aggregate: Aggregate | None) -> Any:
+    assert aggregate is not None
+    found: dict[str, Any] = {"clients": aggregate.clients, "metrics": dict(aggregate.metrics)}
     for part in ("ids", "sums", "row_weight"):
-        found[part] = {name: v.tobytes() for name, v in getattr(partial, part).items()}
+        found[part] = {name: v.tobytes() for name, v in getattr(aggregate, part).items()}
     return found
 
 
@@ -78,9 +77,9 @@ def test_a_round_that_is_repeated_has_the_same_bits(make: Make) -> None:
     node = make()
     first = node.train(order(1), start(node), EVERYBODY)
     again = node.train(order(1), start(node), EVERYBODY)
-    assert raw(again.partial) == raw(first.partial)
+    assert raw(again.aggregate) == raw(first.aggregate)
     second = node.train(order(2), start(node), EVERYBODY)
-    assert raw(second.partial) != raw(first.partial)
+    assert raw(second.aggregate) != raw(first.aggregate)
 
 
 def test_a_round_that_was_not_taken_leaves_no_trace(make: Make) -> None:
@@ -98,7 +97,7 @@ def test_a_process_that_starts_anew_goes_on_where_the_last_ended(
     for node in (whole, cut):
         node.train(order(1), start(node), EVERYBODY)
     revived = Node(cut.experiment, SHARD, cut._local.parent, 0, np.ones(12, np.int64))
-    answers = [n.train(order(2), start(n), EVERYBODY).partial for n in (whole, revived)]
+    answers = [n.train(order(2), start(n), EVERYBODY).aggregate for n in (whole, revived)]
     assert raw(answers[0]) == raw(answers[1])
 
 
@@ -119,10 +118,10 @@ def test_clients_that_stay_at_home_keep_their_state(make: Make) -> None:
 @pytest.mark.parametrize("cuts", [[1], [2], [1, 3]])
 def test_nodes_sum_up_to_one_node(make: Make, cuts: list[int]) -> None:
     whole = make()
-    expected = [whole.train(order(r), start(whole), EVERYBODY).partial for r in (1, 2)]
+    expected = [whole.train(order(r), start(whole), EVERYBODY).aggregate for r in (1, 2)]
     nodes = [make(SHARD.take(part)) for part in np.split(np.arange(4), cuts)]
     for number in (1, 2):
-        answers = [n.train(order(number), start(n), n.shard.client_ids).partial for n in nodes]
+        answers = [n.train(order(number), start(n), n.shard.client_ids).aggregate for n in nodes]
         merged = answers[0]
         for answer in answers[1:]:
             assert merged is not None
@@ -175,9 +174,9 @@ def test_the_others_train_on_with_the_same_bits(
     node, healthy = make(**sections), make(**sections)
     found = node.train(order(1), start(node), EVERYBODY)
     expected = healthy.train(order(1), start(healthy), without(EVERYBODY, client))
-    assert found.failures == (Failure(client=str(client), reason=REASONS[how]),)
+    assert found.failures == (FailedClient(client=str(client), reason=REASONS[how]),)
     assert expected.failures == ()
-    assert raw(found.partial) == raw(expected.partial)
+    assert raw(found.aggregate) == raw(expected.aggregate)
     assert kept(node, 1) == kept(healthy, 1)
 
 
@@ -194,7 +193,7 @@ def test_a_node_whose_only_client_fails_answers_without_sums(make: Make, how: st
     sections = {"model": fussy(3, how), "rounds": {"max_failures": 1}, "personalization": "none"}
     node = make(**sections)
     found = node.train(order(1), start(node), EVERYBODY[2:3])
-    assert found == Trained(None, (Failure(client="2", reason=REASONS[how]),))
+    assert found == Trained(None, (FailedClient(client="2", reason=REASONS[how]),))
 
 
 def test_a_client_that_cannot_rank_is_named(make: Make) -> None:
@@ -205,5 +204,5 @@ def test_a_client_that_cannot_rank_is_named(make: Make) -> None:
 
 
 def test_a_yardstick_has_no_node(make: Make) -> None:
-    with pytest.raises(ConfigError, match="yardstick has no clients"):
+    with pytest.raises(ConfigError, match="baseline has no clients"):
         make(model="popularity")

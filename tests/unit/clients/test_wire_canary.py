@@ -16,13 +16,13 @@ from safetensors.numpy import load_file
 import clients.app
 import server.app
 from clients.node import Node
-from fedrec.config import Experiment
-from fedrec.fixedpoint import from_fixed, to_fixed
-from fedrec.flower.records import Order, encode_trained
+from fedrec.aggregation.fixed_point import from_fixed, to_fixed
+from fedrec.config.experiment import Experiment
+from fedrec.flower.records import RoundRequest, encode_trained
 from fedrec.flower.serial import SerialGrid
-from fedrec.running import prepare_run
-from fedrec.training.method import Method
-from fedrec.training.remembered import room
+from fedrec.runs.run import prepare_run
+from fedrec.training.client_state import capacity
+from fedrec.training.task import ClientTask
 from fedrec.types import Shard
 from tests.planted import shard_of
 
@@ -144,7 +144,7 @@ def test_the_tap_is_on_the_wire(tapped: tuple[Experiment, Tap]) -> None:
     }
     assert len(grid.secrets) > 400
     # A value that must travel is found: the search would find a local one.
-    globals_ = Method.of(tapped[0]).initial_globals(30)["item"]
+    globals_ = tapped[0].client_task().initial_globals(30)["item"]
     assert any(globals_[3].tobytes() in raw for _, _, raw in grid.sent)
 
 
@@ -173,9 +173,9 @@ def windows(content: bytes, width: int) -> set[bytes]:
 def test_no_local_name_is_in_any_message(tapped: tuple[Experiment, Tap]) -> None:
     """Of SCAFFOLD's control variates the name travels, the local values do not (see below)."""
     experiment, grid = tapped
-    method = Method.of(experiment)
-    allowed, shared = set(method.travels()), set(method.globals())
-    secret = set(method.locals()) - allowed
+    task = experiment.client_task()
+    allowed, shared = set(task.travels()), set(task.globals())
+    secret = set(task.locals()) - allowed
     assert {"canary", "user", "user/first"} <= secret
     for kind, content, raw in grid.sent:
         for record in content.array_records.values():
@@ -205,21 +205,21 @@ def test_of_control_variates_only_summed_differences_are_sent(count: int, tmp_pa
     }
     experiment = Experiment.model_validate(document)
     node = Node(experiment, shard, tmp_path, 0, np.ones(8, np.int64))
-    strategy, method = node.strategy, node.method
-    params = method.initial_globals(8)
+    strategy, task = node.strategy, node.task
+    params = task.initial_globals(8)
     state, cohort = strategy.init(params, 3), np.arange(count, dtype=np.int64)
     before = np.zeros((3, 8, 4))
     for number in (1, 2, 3):
         sent = strategy.broadcast(state, params, 0)
-        order = Order("run", "", "", number, committed=number - 1)
+        order = RoundRequest("run", "", "", number, committed=number - 1)
         trained = node.train(order, sent, cohort)
-        node.evaluate(Order("run", "", "", number, committed=number), params, cohort)
-        after = own_controls(tmp_path, method, shard)
-        raw = recorddict_to_proto(encode_trained(trained, method.travels())).SerializeToString()
-        partial = trained.partial
-        assert partial is not None
+        node.evaluate(RoundRequest("run", "", "", number, committed=number), params, cohort)
+        after = own_controls(tmp_path, task, shard)
+        raw = recorddict_to_proto(encode_trained(trained, task.travels())).SerializeToString()
+        aggregate = trained.aggregate
+        assert aggregate is not None
         found = np.zeros((8, 4))
-        found[partial.ids["item/control"]] = from_fixed(partial.sums["item/control"])
+        found[aggregate.ids["item/control"]] = from_fixed(aggregate.sums["item/control"])
         difference = after - before
         np.testing.assert_allclose(found, difference.sum(0), atol=1e-6)
         for client in cohort:
@@ -228,12 +228,12 @@ def test_of_control_variates_only_summed_differences_are_sent(count: int, tmp_pa
                     assert kind.tobytes() not in raw
         before = after
         assert strategy.needs == "sums"
-        state, params = strategy.apply(state, params, partial)
+        state, params = strategy.apply(state, params, aggregate)
 
 
-def own_controls(out: Path, method: Method, shard: Shard) -> np.ndarray[Any, Any]:
+def own_controls(out: Path, task: ClientTask, shard: Shard) -> np.ndarray[Any, Any]:
     """float64 [clients, items, d]: what every client remembers, 0 where nothing."""
-    places = room(shard, method.train)
+    places = capacity(shard, task.train)
     items = np.load(out / "state/node-000/touched.items.npy")
     values = np.load(out / "state/node-000/item.own_control.npy")
     found = np.zeros((shard.n_clients, shard.n_items, values.shape[1]))

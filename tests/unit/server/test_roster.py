@@ -17,7 +17,7 @@ from fedrec.flower.serial import SerialGrid
 from fedrec.flower.siblings import code_hash
 from server.roster import Roster, call_roll, exchange
 
-ORDER = records.Order("run", "out", "split")
+ORDER = records.RoundRequest("run", "out", "split")
 Hosts = list[list[int]]
 
 
@@ -117,7 +117,7 @@ def test_silent_nodes_are_counted() -> None:
         Deaf(app_of([[0], [1]], 2), 2) as grid,
         pytest.raises(EngineError, match="round 3: 1 of 2 nodes are silent"),
     ):
-        asked = [Message(records.encode_order(ORDER), n, records.ROLL_CALL) for n in (1, 2)]
+        asked = [Message(records.encode_request(ORDER), n, records.ROLL_CALL) for n in (1, 2)]
         exchange(grid, asked, "round 3")
 
 

@@ -11,16 +11,16 @@ import pytest
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from fedrec.cohorts import cohort
-from fedrec.config import Experiment
+from fedrec.config.cohorts import cohort
+from fedrec.config.experiment import Experiment
 from fedrec.data.prepare import split_of
 from fedrec.errors import ClientFailure, EngineError
-from fedrec.evaluation import Evaluation
+from fedrec.evaluation.evaluate import Evaluation
 from fedrec.flower import records
 from fedrec.flower.serial import SerialGrid
-from fedrec.recorder import Recorder
-from fedrec.runlog import Failure, read_rounds
-from fedrec.types import FloatArray, Partial, RowBlock, UpdateBatch
+from fedrec.runs.log import read_rounds
+from fedrec.runs.recorder import Recorder
+from fedrec.types import Aggregate, FailedClient, FloatArray, RowBlock, UpdateBatch
 from server.roster import Roster
 from server.strategy import FlowerStrategy, Plan
 from strategies import FedAvg
@@ -40,13 +40,13 @@ class Toy:
     def __init__(self, scores: list[float], failing: dict[int, list[int]] | None = None) -> None:
         self.scores = scores
         self.failing = failing or {}
-        self.orders: list[tuple[str, int, records.Order, list[int] | None]] = []
+        self.orders: list[tuple[str, int, records.RoundRequest, list[int] | None]] = []
         self.app = ClientApp()
         self.app.train()(self.train)
         self.app.evaluate()(self.evaluate)
 
-    def _note(self, kind: str, message: Message) -> tuple[records.Order, Any]:
-        order, clients = records.decode_order(message.content)
+    def _note(self, kind: str, message: Message) -> tuple[records.RoundRequest, Any]:
+        order, clients = records.decode_request(message.content)
         ids = None if clients is None else clients.tolist()
         self.orders.append((kind, message.metadata.dst_node_id, order, ids))
         return order, clients
@@ -56,16 +56,16 @@ class Toy:
         failed = set(self.failing.get(order.round, []))
         well = np.array([c for c in clients.tolist() if c not in failed], np.int64)
         failures = tuple(
-            Failure(client=str(c), reason="no power") for c in clients.tolist() if c in failed
+            FailedClient(client=str(c), reason="no power") for c in clients.tolist() if c in failed
         )
-        partial: Partial | None = None
+        aggregate: Aggregate | None = None
         if len(well):
             n = len(well)
             block = RowBlock(np.arange(n + 1), np.zeros(n, np.int64), np.ones((n, 1), np.float32))
             metrics = {"loss": np.full(n, 0.5), "examples": np.ones(n)}
             update = UpdateBatch(order.round, well, np.ones(n), {"item": block}, {}, metrics)
-            partial = FedAvg(denominator="sum").reduce(update)
-        content = records.encode_trained(records.Trained(partial, failures), ["item"])
+            aggregate = FedAvg(denominator="sum").reduce(update)
+        content = records.encode_trained(records.Trained(aggregate, failures), ["item"])
         return Message(content, reply_to=message)
 
     def evaluate(self, message: Message, context: Context) -> Message:
@@ -93,7 +93,7 @@ def run(toy: Toy, out: Path, rounds: int = 6, every: int = 1, **plan: Any) -> Fl
         {"item": np.zeros((N_ITEMS, 1), np.float32)},
         ["item"],
         Roster(tuple(range(1, N_NODES + 1)), tuple(HOSTED)),
-        records.Order("run", str(out), "split"),
+        records.RoundRequest("run", str(out), "split"),
         Plan(seed=0, n_clients=N_CLIENTS, rounds=rounds, every=every, **{**fields, **plan}),
         Recorder(out, experiment, split, {"name": "serial"}),
     )

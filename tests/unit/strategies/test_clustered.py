@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrec.types import FloatArray, IntArray, Params, Partial, RowBlock, UpdateBatch, offsets_of
+from fedrec.types import Aggregate, FloatArray, IntArray, Params, RowBlock, UpdateBatch, offsets_of
 from strategies import Clustered, FedAvg
 from strategies.base import State
 from strategies.clustered import ClusteredState
@@ -64,11 +64,11 @@ def step(
 ) -> tuple[ClusteredState, Params]:
     """One round: a partial for each group."""
     group = strategy.groups(state, batch.client_ids)
-    partials: dict[int, Partial] = {
+    aggregates: dict[int, Aggregate] = {
         g: strategy.reduce(some(batch, np.flatnonzero(group == g)))
         for g in np.unique(group).tolist()
     }
-    return strategy.apply_groups(state, params, partials)
+    return strategy.apply_groups(state, params, aggregates)
 
 
 def planted(groups: int, n: int, seed: int) -> tuple[IntArray, FloatArray]:

@@ -38,8 +38,8 @@ def run(strategy: FedAdam, history: list[tuple[FloatArray, list[int]]]) -> dict[
     }
     state = strategy.init(params, 8)
     for number, (change, rows) in enumerate(history, 1):
-        partial = strategy.reduce(batch_of(change, rows, number))
-        state, after = strategy.apply(state, params, partial)
+        aggregate = strategy.reduce(batch_of(change, rows, number))
+        state, after = strategy.apply(state, params, aggregate)
         params = dict(after)
     return params
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedrec.config import Clients
 from fedrec.data import Inter, MovieLens100K, fetch
-from fedrec.data.cache import cache_folder
+from fedrec.data.clients import Clients
 from fedrec.data.fetch import CATALOGUE
 from fedrec.data.prepare import split_of
 from fedrec.errors import DataError
+from fedrec.storage.cache import cache_folder
 from fedrec.types import Interactions
 
 

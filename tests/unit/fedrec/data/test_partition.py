@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrec.config import Clients
 from fedrec.data import SplitBy, Synthetic
+from fedrec.data.clients import Clients
 from fedrec.data.partition import assign_clients, clients_of
 from fedrec.data.prepare import split_of
 from fedrec.data.split import TEST, hold_out

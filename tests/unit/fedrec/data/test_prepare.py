@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedrec.config import Clients
 from fedrec.data import Synthetic
-from fedrec.data.cache import cache_folder, publish, scratch
+from fedrec.data.clients import Clients
 from fedrec.data.prepare import open_split, prepare, save_split, split_of
 from fedrec.errors import DataError
+from fedrec.storage.cache import cache_folder, publish, scratch
 from fedrec.types import Interactions, Ragged, Split
 
 MADE = Synthetic(users=30, items=40)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrec.config import Clients
 from fedrec.data import DataSet, SplitBy, Synthetic
+from fedrec.data.clients import Clients
 from fedrec.data.filters import select
 from fedrec.data.prepare import split_of
 from fedrec.data.split import DROPPED, TEST, TRAIN, VALID, hold_out

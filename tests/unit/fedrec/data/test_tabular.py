@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedrec.config import Clients, Experiment, load_experiment
+from fedrec.config.experiment import Experiment, load_experiment
 from fedrec.data import Csv, Frame, Inter, Parquet
+from fedrec.data.clients import Clients
 from fedrec.data.prepare import split_of
 from fedrec.errors import ConfigError, DataError, MissingExtra
 from fedrec.types import Interactions

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from fedrec.config import Engine
+from fedrec.config.engine import Engine
 from fedrec.errors import EngineError, MissingExtra
 from fedrec.flower import launch, references
 from fedrec.flower.launch import ResolvedEngine, resolve_engine
@@ -52,7 +52,9 @@ def test_an_app_that_is_not_registered_says_how_to_install(monkeypatch: pytest.M
 
 
 def test_a_reference_to_something_else_is_refused() -> None:
-    with pytest.raises(EngineError, match=r"fedrec.config:Engine is .*, expected a ClientApp"):
-        load_app("fedrec.config:Engine", "ClientApp")
+    with pytest.raises(
+        EngineError, match=r"fedrec.config.experiment:Engine is .*, expected a ClientApp"
+    ):
+        load_app("fedrec.config.experiment:Engine", "ClientApp")
     with pytest.raises(EngineError, match=r"has no 'Engin' \(did you mean 'Engine'\?\)"):
-        load_app("fedrec.config:Engin", "ClientApp")
+        load_app("fedrec.config.experiment:Engin", "ClientApp")

@@ -15,18 +15,17 @@ from hypothesis import strategies as st
 from numpy.testing import assert_equal
 
 from fedrec.errors import ProtocolError
-from fedrec.evaluation import Evaluation
+from fedrec.evaluation.evaluate import Evaluation
 from fedrec.flower import records
 from fedrec.flower.identity import task_identity
-from fedrec.flower.records import Order, RollCall, Trained
-from fedrec.runlog import Failure
-from fedrec.types import FloatArray, Partial
+from fedrec.flower.records import RollCall, RoundRequest, Trained
+from fedrec.types import Aggregate, FailedClient, FloatArray
 
 words = st.text(min_size=1, max_size=20)
 numbers = st.integers(0, 2**31)
 ids = st.sets(st.integers(0, 2**40), max_size=6).map(lambda s: np.array(sorted(s), np.int64))
 orders = st.builds(
-    Order, run=words, out=words, split=words, round=numbers, committed=numbers, best=numbers
+    RoundRequest, run=words, out=words, split=words, round=numbers, committed=numbers, best=numbers
 )
 
 
@@ -36,11 +35,11 @@ def wire(content: RecordDict) -> RecordDict:
 
 
 @st.composite
-def partials(draw: st.DrawFn) -> Partial:
+def aggregates(draw: st.DrawFn) -> Aggregate:
     rng = np.random.default_rng(draw(st.integers(0, 999)))
     rows = draw(ids)
     big = 2**62
-    return Partial(
+    return Aggregate(
         clients=draw(st.integers(1, 10**6)),
         weight=draw(st.integers(0, 2**62)),
         ids={"item": rows, "bias": rows},
@@ -64,8 +63,8 @@ GLOBAL = ("item", "bias", "head", "constant")
 
 @settings(deadline=None)
 @given(orders, st.none() | ids)
-def test_orders(order: Order, clients: FloatArray | None) -> None:
-    found, chosen = records.decode_order(wire(records.encode_order(order, clients=clients)))
+def test_orders(order: RoundRequest, clients: FloatArray | None) -> None:
+    found, chosen = records.decode_request(wire(records.encode_request(order, clients=clients)))
     assert found == order
     assert_equal(chosen, clients)
 
@@ -81,20 +80,23 @@ def test_roll_calls(clients: FloatArray, code: str, partitions: int) -> None:
 
 
 @settings(deadline=None)
-@given(st.none() | partials(), st.lists(st.builds(Failure, client=words, reason=words), max_size=3))
-def test_training_replies(partial: Partial | None, failures: list[Failure]) -> None:
-    trained = Trained(partial, tuple(failures))
+@given(
+    st.none() | aggregates(),
+    st.lists(st.builds(FailedClient, client=words, reason=words), max_size=3),
+)
+def test_training_replies(aggregate: Aggregate | None, failures: list[FailedClient]) -> None:
+    trained = Trained(aggregate, tuple(failures))
     found = records.decode_trained(wire(records.encode_trained(trained, GLOBAL)))
     assert found.failures == trained.failures
-    if partial is None:
-        assert found.partial is None
+    if aggregate is None:
+        assert found.aggregate is None
         return
-    assert found.partial is not None
-    for name in Partial.__dataclass_fields__:
-        assert_equal(getattr(found.partial, name), getattr(partial, name))
-    for part in (found.partial.ids, found.partial.sums, found.partial.row_weight):
+    assert found.aggregate is not None
+    for name in Aggregate.__dataclass_fields__:
+        assert_equal(getattr(found.aggregate, name), getattr(aggregate, name))
+    for part in (found.aggregate.ids, found.aggregate.sums, found.aggregate.row_weight):
         assert all(value.dtype == np.int64 for value in part.values())
-    assert found.partial.sums["constant"].shape == ()
+    assert found.aggregate.sums["constant"].shape == ()
 
 
 @settings(deadline=None)
@@ -141,23 +143,23 @@ def test_a_local_name_cannot_go_down(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["user", "lambda", "user/first"])
 def test_a_local_name_cannot_go_up(name: str) -> None:
-    partial = Partial(1, 1, {}, {name: np.ones(1, np.int64)}, {}, {name: 32})
+    aggregate = Aggregate(1, 1, {}, {name: np.ones(1, np.int64)}, {}, {name: 32})
     with pytest.raises(ProtocolError, match=f"'{name}' may not leave its client"):
-        records.encode_trained(Trained(partial), GLOBAL)
-    hidden = replace(partial, sums={}, scale={}, row_weight={name: np.ones(1, np.int64)})
+        records.encode_trained(Trained(aggregate), GLOBAL)
+    hidden = replace(aggregate, sums={}, scale={}, row_weight={name: np.ones(1, np.int64)})
     with pytest.raises(ProtocolError, match=f"'{name}' may not leave its client"):
         records.encode_trained(Trained(hidden), GLOBAL)
 
 
 def test_a_message_without_an_order_says_so() -> None:
     with pytest.raises(ProtocolError, match="no order of fedrec; start rounds with fedrec's own"):
-        records.decode_order(RecordDict())
+        records.decode_request(RecordDict())
 
 
 def test_bytes_are_those_of_the_content() -> None:
-    small = records.encode_order(Order("a", "b", "c"))
+    small = records.encode_request(RoundRequest("a", "b", "c"))
     params = records.encode_params({"item": np.zeros((100, 10), np.float32)}, GLOBAL)
-    large = records.encode_order(Order("a", "b", "c"), params)
+    large = records.encode_request(RoundRequest("a", "b", "c"), params)
     with task_identity(1, 0):
         counts = [records.byte_count(Message(c, 1, records.TRAIN)) for c in (small, large)]
     assert 4000 <= counts[1] - counts[0] <= 4400
@@ -167,7 +169,7 @@ def test_bytes_are_those_of_the_content() -> None:
 def test_a_message_that_lacks_what_it_must_hold_is_named(key: str) -> None:
     """As from a device with another version; a record of another kind is none either."""
     decode = {
-        "order": records.decode_order,
+        "order": records.decode_request,
         "clients": records.decode_roll_call,
         "params": records.decode_params,
         "sums": records.decode_trained,
@@ -180,16 +182,16 @@ def test_a_message_that_lacks_what_it_must_hold_is_named(key: str) -> None:
 
 
 @settings(max_examples=20, deadline=None)
-@given(partials())
-def test_what_was_read_is_gone_without_the_garbage_collector(partial: Partial) -> None:
+@given(aggregates())
+def test_what_was_read_is_gone_without_the_garbage_collector(aggregate: Aggregate) -> None:
     """A circle of references would hold the arrays of many rounds."""
     params = records.encode_params({"item": np.zeros((9, 2), np.float32)}, GLOBAL)
     values = {"mixed": {"valid": np.ones((4, 2)), "test": np.ones((4, 2))}}
     evaluation = Evaluation(np.arange(4), values, {5: np.arange(3)})  # type: ignore[arg-type]
     contents = [
-        records.encode_order(Order("a", "b", "c"), params, np.arange(5)),
+        records.encode_request(RoundRequest("a", "b", "c"), params, np.arange(5)),
         records.encode_roll_call(RollCall(np.arange(5), "code", 2)),
-        records.encode_trained(Trained(partial), GLOBAL),
+        records.encode_trained(Trained(aggregate), GLOBAL),
         records.encode_evaluation(evaluation),
     ]
     del params
@@ -201,7 +203,7 @@ def test_what_was_read_is_gone_without_the_garbage_collector(partial: Partial) -
         with task_identity(1, 0):
             for content in contents:
                 records.byte_count(Message(content, 1, records.TRAIN))
-        records.decode_order(contents[0])
+        records.decode_request(contents[0])
         records.decode_params(contents[0])
         records.decode_roll_call(contents[1])
         records.decode_trained(contents[2])

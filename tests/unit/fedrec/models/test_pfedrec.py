@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from fedrec.evaluation.scorer import user_scorer
 from fedrec.models import MatrixFactorization, PFedRec
 from fedrec.models.base import Pairs
-from fedrec.training.batch import plan_work
-from fedrec.training.clients import train_clients, user_scorer
+from fedrec.training.clients import train_clients
+from fedrec.training.plan import plan_training
 from tests.planted import initial_state, method_of, shard_of
 
 SHARD = shard_of(6, [[1, 4]])
@@ -22,7 +23,7 @@ def test_one_step_is_the_gradient_written_out() -> None:
     local = {"head": local["head"].astype(np.float64), "bias": np.array([0.3])}
     update, after = train_clients(method, SHARD, params, local, 1)
 
-    (epoch,) = plan_work(SHARD, method.train, method.seed, 1).epochs
+    (epoch,) = plan_training(SHARD, method.train, method.seed, 1).epochs
     items = epoch.touched.items.numpy()
     asked = np.concatenate([epoch.positive, epoch.negative.ravel()])
     table, head = params["item"].astype(np.float64), local["head"][0]

@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from fedrec.evaluation.scorer import user_scorer
 from fedrec.models import SASRec
 from fedrec.models.base import History, Pairs
 from fedrec.personalization.base import View
-from fedrec.personalization.plgc import PLGC
-from fedrec.training.batch import plan_work
-from fedrec.training.clients import train_clients, user_scorer
+from fedrec.personalization.plgc.plgc import PLGC
+from fedrec.training.clients import train_clients
+from fedrec.training.plan import plan_training
 from tests.planted import initial_state, method_of, shard_of
 
 D, PLACES = 4, 6
@@ -113,7 +114,7 @@ def test_each_positive_and_its_negatives_stand_after_what_came_before() -> None:
     shard = replace(shard_of(12, rows), timestamps=times)
     model = SASRec(embedding_dim=D, max_len=3)
     method = method_of({"negatives": 2, "batch_size": 1}, model=model)
-    (epoch,) = plan_work(shard, method.train, 0, 1, window=model.window).epochs
+    (epoch,) = plan_training(shard, method.train, 0, 1, window=model.window).epochs
     touched = epoch.touched
     assert touched.history is not None and touched.context is not None
     items = touched.items.numpy()

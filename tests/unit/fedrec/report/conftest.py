@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import yaml
 
-from fedrec.files import write_arrays, write_json, write_text
-from fedrec.runfolder import create
-from fedrec.runlog import RunLog
+from fedrec.runs.folder import create
+from fedrec.runs.log import RunLog
+from fedrec.storage.files import write_arrays, write_json, write_text
 from fedrec.types import FloatArray
 
 METRICS = ("ndcg@10", "hit_rate@10", "recall@10", "mrr", "coverage@10", "gini@10")

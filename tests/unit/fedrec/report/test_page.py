@@ -26,7 +26,7 @@ Maker = Callable[..., Path]
 
 @pytest.fixture
 def several(make: Maker) -> list[Path]:
-    """Two methods over seeds, a yardstick, an interrupted run and a legacy one."""
+    """Two methods over seeds, a baseline, an interrupted run and a legacy one."""
     return [
         *(make(f"plgc-{seed}", method="plgc", seed=seed, top=0.077) for seed in range(2)),
         *(make(f"mf-{seed}", seed=seed, top=0.079) for seed in range(2)),

@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedrec.compute.batch import Tensors
 from fedrec.errors import EngineError
-from fedrec.models.base import Pairs, Tensors
+from fedrec.models.base import Pairs
 from fedrec.models.mf import MatrixFactorization
 from fedrec.training.chunks import Layout, block_back, in_chunks
 from fedrec.training.clients import train_clients

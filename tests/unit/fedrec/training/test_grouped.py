@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedrec.compute.batch import Tensors
 from fedrec.errors import ConfigError
-from fedrec.models.base import Pairs, Tensors
+from fedrec.models.base import Pairs
 from fedrec.training.grouped import Rows, Values, by_client, filled_length
 from fedrec.types import Ragged, offsets_of
 

@@ -1,0 +1,180 @@
+"""Contenders against the clock: one process per core, all starting each round together."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+import traceback
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from queue import Empty
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from experiments.benchmarks.contender import Contender, open_work
+from fedrec.errors import EngineError
+from fedrec.types import IntArray
+
+__all__ = ["THREADS", "Lap", "Laps", "contest", "deal"]
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+PAUSE = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lap:
+    """One round.
+
+    Args:
+        seconds: wall time, until the last process was done.
+        cpu: seconds of CPU of all processes.
+    """
+
+    seconds: float
+    cpu: float
+
+
+@dataclass(frozen=True, slots=True)
+class Laps:
+    """The measured rounds of one contender.
+
+    Args:
+        clients: trained in each round.
+        laps: the rounds, without the warm-up.
+    """
+
+    clients: int
+    laps: tuple[Lap, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Median wall time of a round."""
+        return median(lap.seconds for lap in self.laps)
+
+    @property
+    def rate(self) -> float:
+        """Clients per second, by the median."""
+        return self.clients / self.seconds
+
+    @property
+    def cpu_rate(self) -> float | None:
+        """Clients per second of CPU, by the median; None where CPU time cannot be read."""
+        cpu = median(lap.cpu for lap in self.laps)
+        return self.clients / cpu if cpu > 0 else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Medians and raw values."""
+        return {
+            "clients": self.clients,
+            "seconds": self.seconds,
+            "clients_per_second": self.rate,
+            "clients_per_cpu_second": self.cpu_rate,
+            "raw_seconds": [lap.seconds for lap in self.laps],
+            "raw_cpu_seconds": [lap.cpu for lap in self.laps],
+        }
+
+
+def deal(lengths: IntArray, parts: int) -> tuple[IntArray, ...]:
+    """Clients dealt out so that the parts finish together: by length, there and back.
+
+    Args:
+        lengths: int64 [c], positives of each client.
+        parts: How many parts.
+
+    Returns:
+        Sorted client ids of each part; all together each client once.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    turn = np.arange(len(order)) % (2 * parts)
+    part = np.minimum(turn, 2 * parts - 1 - turn)
+    return tuple(np.sort(order[part == number]).astype(np.int64) for number in range(parts))
+
+
+def contest(contender: str, folder: Path, parts: Sequence[IntArray], rounds: int) -> Laps:
+    """Let a contender train, one process for each part, one thread each.
+
+    Args:
+        contender: ``module:class``, a `Contender`.
+        folder: What `experiments.benchmarks.workload.Workload.write` wrote.
+        parts: The clients of each process.
+        rounds: Measured rounds; one more comes before them.
+
+    Raises:
+        EngineError: If a process fails.
+    """
+    context = multiprocessing.get_context("spawn")
+    barrier, queue = context.Barrier(len(parts)), context.Queue()
+    processes = [
+        context.Process(
+            target=_run, args=(contender, str(folder), part, rounds, barrier, queue), daemon=True
+        )
+        for part in parts
+    ]
+    former = {name: os.environ.get(name) for name in THREADS}
+    os.environ.update(dict.fromkeys(THREADS, "1"))
+    try:
+        for process in processes:
+            process.start()
+        found = list(_collect(processes, queue))
+    finally:
+        for name, value in former.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        for process in processes:
+            process.terminate()
+            process.join()
+    laps = []
+    for number in range(rounds):
+        begins, ends, cpus = zip(*(times[number] for times in found), strict=True)
+        laps.append(Lap(max(ends) - min(begins), sum(cpus)))
+    return Laps(sum(len(part) for part in parts), tuple(laps))
+
+
+Times = list[tuple[float, float, float]]
+
+
+def _collect(processes: Sequence[Any], queue: Any) -> Iterable[Times]:
+    waiting = len(processes)
+    while waiting:
+        try:
+            times, error = queue.get(timeout=PAUSE)
+        except Empty:
+            dead = [process for process in processes if process.exitcode not in (None, 0)]
+            if dead:
+                raise EngineError(
+                    f"a process of the bench broke off with exit code {dead[0].exitcode}; "
+                    "lower --clients if the memory is short"
+                ) from None
+            continue
+        if error:
+            failure = EngineError(f"a contender failed: {error.strip().splitlines()[-1]}")
+            failure.add_note(error)
+            raise failure
+        waiting -= 1
+        yield times
+
+
+def _run(
+    contender: str, folder: str, part: IntArray, rounds: int, barrier: Any, queue: Any
+) -> None:
+    try:
+        import torch
+
+        torch.set_num_threads(1)
+        module, _, name = contender.partition(":")
+        made: Contender = getattr(import_module(module), name)(open_work(Path(folder), part))
+        made.round(1)
+        times: Times = []
+        for number in range(2, rounds + 2):
+            barrier.wait()
+            began, cpu = time.perf_counter(), time.process_time()
+            made.round(number)
+            times.append((began, time.perf_counter(), time.process_time() - cpu))
+        queue.put((times, ""))
+    except BaseException:
+        barrier.abort()
+        queue.put(([], traceback.format_exc()))

@@ -1,0 +1,237 @@
+"""``fedrec bench engine``: the same work done by fedrec and by others, in one run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from experiments.benchmarks.contest import Lap, Laps, contest, deal
+from experiments.benchmarks.inside import inside_training
+from experiments.benchmarks.meter import GIB, Meter, Peak, metered
+from experiments.benchmarks.phases import timed
+from experiments.benchmarks.report import about_run
+from experiments.benchmarks.road import Ridden, ride
+from experiments.benchmarks.workload import Workload, some_clients, workload
+from fedrec.runs.log import RoundRecord
+from fedrec.training.clients import resolve_executor, train_clients
+from fedrec.training.task import initial_local
+
+__all__ = ["EngineBench", "bench_engine"]
+
+FLOWER_ACTORS_PER_CORE = (1, 2)
+FLOWER_WARM = 3
+ALONE = 500
+LOADER = 300
+
+LABELS = {
+    "batched": "fedrec",
+    "alone": "fedrec, one client per chunk",
+    "loop": "PyTorch loop",
+    "loop_loader": "PyTorch loop with DataLoader",
+    "flower_ray": "Flower on Ray, one client per node",
+    "kernel": "bound: one hand-written kernel per core",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineBench:
+    """What is measured.
+
+    Args:
+        data: ``ml-1m``, ``ml-100k`` or ``tiny``.
+        personalization: ``none`` or ``plgc``.
+        workers: Cores, for everybody alike.
+        repeats: Measured rounds of each; medians count.
+        clients: Of the data, or None for all.
+        flower_clients: For Flower, which is slow; 0 leaves it out.
+        dim: Length of the vectors.
+        negatives: Per positive.
+    """
+
+    data: str = "ml-1m"
+    personalization: str = "none"
+    workers: int = 2
+    repeats: int = 5
+    clients: int | None = None
+    flower_clients: int = 200
+    dim: int = 32
+    negatives: int = 4
+
+
+def bench_engine(bench: EngineBench, say: Callable[[str], None] | None = None) -> dict[str, Any]:
+    """Measure.
+
+    Args:
+        bench: What.
+        say: Is called with a line about what is being done.
+
+    Returns:
+        JSON: ``ratios`` of clients per second, ``cpu_ratios`` of clients per second of CPU (the
+        steadier ones where others use the machine too), ``rows`` with medians and raw values,
+        ``phases``, where it was measured.
+
+    Raises:
+        FedRecError: If the data is not to be had or a contender fails.
+    """
+    speak = say or (lambda _: None)
+    work = workload(
+        bench.data,
+        bench.personalization,
+        clients=bench.clients,
+        dim=bench.dim,
+        negatives=bench.negatives,
+    )
+    speak(work.about)
+    rows: dict[str, dict[str, Any]] = {}
+    with metered() as meter, TemporaryDirectory(prefix="fedrec-bench-") as name:
+        folder = Path(name)
+        speak(LABELS["batched"])
+        ridden = ride(work, folder / "batched", meter, _engine(bench.workers), rounds=bench.repeats)
+        rows["batched"] = _row("batched", ridden.laps, ridden.peak)
+        speak(LABELS["alone"])
+        rows["alone"] = _row("alone", _alone(work, bench))
+        for key, limit in (("loop", None), ("loop_loader", LOADER), ("kernel", None)):
+            speak(LABELS[key])
+            rows[key] = _compete(key, _limited(work, limit), folder / key, meter, bench)
+        if bench.flower_clients:
+            speak(LABELS["flower_ray"])
+            small = _limited(work, bench.flower_clients)
+            rows["flower_ray"] = _flower(small, folder, meter, bench, speak)
+        speak("phases, serial")
+        phases = _phases(work, folder / "phases", meter, bench.repeats)
+    ours = rows["batched"]["clients_per_second"]
+    cpu = rows["batched"]["clients_per_cpu_second"]
+    return {
+        "bench": "engine",
+        "data": work.about,
+        "personalization": bench.personalization,
+        "kernel": resolve_executor(work.task),
+        "workers": bench.workers,
+        "repeats": bench.repeats,
+        "dim": bench.dim,
+        "negatives": bench.negatives,
+        "ratios": {
+            f"batched/{key}": ours / row["clients_per_second"]
+            for key, row in rows.items()
+            if key != "batched"
+        },
+        "cpu_ratios": {
+            f"batched/{key}": cpu / row["clients_per_cpu_second"]
+            for key, row in rows.items()
+            if key != "batched" and cpu and row["clients_per_cpu_second"]
+        },
+        "rows": rows,
+        "driver_share": _driver_share(ridden),
+        "phases": phases,
+        **about_run(),
+    }
+
+
+def _engine(workers: int) -> dict[str, Any]:
+    return {"name": "serial" if workers == 1 else "ray", "workers": workers}
+
+
+def _limited(work: Workload, count: int | None) -> Workload:
+    if count is None or count >= work.split.n_clients:
+        return work
+    about = f"{work.about}; {count} of its clients"
+    return Workload(about, work.experiment, some_clients(work.split, count))
+
+
+def _row(key: str, laps: Laps, peak: Peak | None = None, **more: Any) -> dict[str, Any]:
+    row = {"label": LABELS[key], **laps.to_json(), **more}
+    if peak is not None:
+        row["pss_gib"] = peak.bytes / GIB
+        row["pss_gib_of"] = {kind: size / GIB for kind, size in peak.of.items()}
+    return row
+
+
+def _compete(
+    key: str, work: Workload, folder: Path, meter: Meter, bench: EngineBench
+) -> dict[str, Any]:
+    contender = {
+        "loop": "experiments.benchmarks.loop:LoopContender",
+        "loop_loader": "experiments.benchmarks.loop:LoaderContender",
+        "kernel": "experiments.benchmarks.kernel:KernelContender",
+    }[key]
+    work.write(folder)
+    parts = deal(work.split.train.lengths, bench.workers)
+    with meter.peak() as peak:
+        laps = contest(contender, folder, parts, bench.repeats)
+    return _row(key, laps, peak)
+
+
+def _alone(work: Workload, bench: EngineBench) -> Laps:
+    """One call of the training function for each client, on one core; the rate times the cores."""
+    few = _limited(work, ALONE)
+    method, n = few.task, few.split.n_clients
+    params = method.initial_globals(few.split.n_items)
+    shards = [few.split.shard(np.array([client])) for client in range(n)]
+    locals_ = [
+        {name: initial_local(method.seed, name, spec, s.user_ids) for name, spec in specs.items()}
+        for specs in (method.locals(),)
+        for s in shards
+    ]
+    laps = []
+    for number in range(bench.repeats + 1):
+        began, cpu = time.perf_counter(), time.process_time()
+        for shard, local in zip(shards, locals_, strict=True):
+            train_clients(method, shard, params, local, number + 1, 1)
+        took = time.perf_counter() - began
+        laps.append(Lap(took / bench.workers, time.process_time() - cpu))
+    return Laps(n, tuple(laps[1:]))
+
+
+def _flower(
+    work: Workload, folder: Path, meter: Meter, bench: EngineBench, speak: Callable[[str], None]
+) -> dict[str, Any]:
+    """The best of some numbers of Flower's actors on the same cores."""
+    nodes = work.split.n_clients
+    found: dict[str, Ridden] = {}
+    for per_core in FLOWER_ACTORS_PER_CORE:
+        share = f"{1 / per_core:g}"
+        speak(f"  client_resources: {share} of a core, {nodes} nodes")
+        found[share] = ride(
+            work,
+            folder / f"flower-{per_core}",
+            meter,
+            {"name": "flower", "workers": per_core * bench.workers, "nodes": nodes},
+            rounds=bench.repeats,
+            warm=FLOWER_WARM,
+        )
+    best = max(found, key=lambda share: found[share].laps.rate)
+    tried = {share: each.laps.to_json() for share, each in found.items()}
+    return _row("flower_ray", found[best].laps, found[best].peak, num_cpus=best, tried=tried)
+
+
+def _phases(work: Workload, folder: Path, meter: Meter, repeats: int) -> dict[str, Any]:
+    """Seconds of a round by phase, on the serial engine; ``other`` is what is left.
+
+    What the machine code draws, gathers and adds up is measured apart and taken out of ``train``.
+    """
+    with timed() as watch:
+
+        def warmed(record: RoundRecord) -> None:
+            if record.round == 1:
+                watch.reset()
+
+        ridden = ride(work, folder, meter, {"name": "serial"}, rounds=repeats, on_round=warmed)
+        found = {phase: seconds / repeats for phase, seconds in watch.seconds.items()}
+    for phase, seconds in inside_training(work).items():
+        found[phase] += seconds
+        found["train"] = max(0.0, found["train"] - seconds)
+    whole = sum(lap.seconds for lap in ridden.laps.laps) / repeats
+    found["other"] = max(0.0, whole - sum(found.values()))
+    return {"seconds": found, "round": whole, "engine": "serial"}
+
+
+def _driver_share(ridden: Ridden) -> float | None:
+    """The driver's share of the CPU time, Ray's daemons left out."""
+    ours = ridden.cpu["driver"] + ridden.cpu["workers"]
+    return ridden.cpu["driver"] / ours if ridden.cpu["workers"] > 0 else None

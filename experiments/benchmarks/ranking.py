@@ -1,0 +1,94 @@
+"""``fedrec bench evaluate``: full ranking of all users, beside a matrix product and a round."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+
+from experiments.benchmarks.contender import open_work
+from experiments.benchmarks.meter import metered
+from experiments.benchmarks.report import about_run
+from experiments.benchmarks.road import ride
+from experiments.benchmarks.workload import workload
+from fedrec.evaluation.evaluate import evaluate
+from fedrec.evaluation.scorer import user_scorer
+from fedrec.runs.log import RoundRecord
+
+__all__ = ["bench_evaluate"]
+
+
+def bench_evaluate(
+    data: str = "ml-1m",
+    personalization: str = "none",
+    *,
+    repeats: int = 5,
+    clients: int | None = None,
+    dim: int = 32,
+    say: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Measure on one core, the three in turn, after each round of a serial run.
+
+    ``evaluate``: masking, ranks and every metric of the default for every user. ``mm``: one
+    float32 ``torch.mm`` of the users' vectors and the table. ``train``: a round of all clients.
+
+    Args:
+        data: ``ml-1m``, ``ml-100k`` or ``tiny``.
+        personalization: ``none`` or ``plgc``.
+        repeats: Measured rounds; medians count.
+        clients: Of the data, or None for all.
+        dim: Length of the vectors.
+        say: Is called with a line about what is being done.
+
+    Returns:
+        JSON: ``ratios``, medians in ``seconds``, raw values, where it was measured.
+    """
+    work = workload(data, personalization, clients=clients, dim=dim)
+    (say or (lambda _: None))(work.about)
+    raw: dict[str, list[float]] = {"evaluate": [], "mm": []}
+    with metered() as meter, TemporaryDirectory(prefix="fedrec-bench-") as name:
+        folder = Path(name)
+        work.write(folder / "work")
+        everyone = np.arange(work.split.n_clients, dtype=np.int64)
+        whole = open_work(folder / "work", everyone)
+        users = torch.from_numpy(whole.local["user"])
+        table = torch.from_numpy(np.asarray(whole.params["item"])).T
+        settings = work.experiment.evaluate
+
+        def measure(record: RoundRecord) -> None:
+            torch.set_num_threads(1)
+            began = time.perf_counter()
+            torch.mm(users, table)
+            raw["mm"].append(time.perf_counter() - began)
+            began = time.perf_counter()
+            score = user_scorer(whole.task, whole.shard, whole.params, whole.local)
+            evaluate(whole.shard, score, settings.parsed(), settings.block)
+            raw["evaluate"].append(time.perf_counter() - began)
+
+        ridden = ride(
+            work, folder / "run", meter, {"name": "serial"}, rounds=repeats, on_round=measure
+        )
+    kept = {key: values[1:] for key, values in raw.items()}
+    kept["train"] = [lap.seconds for lap in ridden.laps.laps]
+    seconds = {key: median(values) for key, values in kept.items()}
+    return {
+        "bench": "evaluate",
+        "data": work.about,
+        "personalization": personalization,
+        "repeats": repeats,
+        "dim": dim,
+        "metrics": list(settings.metrics),
+        "ratios": {
+            f"evaluate/{key}": seconds["evaluate"] / seconds[key] for key in ("mm", "train")
+        },
+        "seconds": seconds,
+        "raw_seconds": kept,
+        "pss_gib": ridden.peak.bytes / 2**30,
+        **about_run(),
+    }

@@ -1,0 +1,1 @@
+"""Sums of updates: exact, associative, the same bits for any grouping."""

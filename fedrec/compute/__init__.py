@@ -1,0 +1,1 @@
+"""Deterministic tensor operations and the batches that they work on."""

@@ -1,0 +1,40 @@
+"""The section ``engine`` of an experiment."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from fedrec.plugins import Section
+
+__all__ = ["Engine"]
+
+
+class Engine(Section):
+    """What the run is executed on. No choice here changes a bit of the result.
+
+    There is one exception: models that `torch.func.vmap` computes keep it to rounding.
+
+    Args:
+        name: ``ray``, ``serial``, ``flower``, or ``auto``: Ray where it is installed.
+        workers: processes, or ``auto``: one per core.
+        nodes: logical nodes among which the clients are dealt, or ``auto``: one per worker.
+        address: of a running Ray cluster (``ray`` only); None starts one on this machine.
+        gpus_per_worker: share of a GPU that Ray reserves for each worker.
+        chunk: clients trained in one computation.
+    """
+
+    name: Literal["auto", "serial", "ray", "flower"] = "auto"
+    workers: int | Literal["auto"] = "auto"
+    nodes: int | Literal["auto"] = "auto"
+    address: str | None = None
+    gpus_per_worker: float = Field(0.0, ge=0)
+    chunk: int = Field(64, ge=1)
+
+    @field_validator("workers", "nodes")
+    @classmethod
+    def _positive(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("expected a number from 1, or 'auto'")
+        return value

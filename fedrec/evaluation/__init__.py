@@ -1,0 +1,1 @@
+"""Ranking of the whole catalogue, and the metrics of it."""

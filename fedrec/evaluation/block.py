@@ -1,0 +1,171 @@
+"""The model at evaluation: a block of users against the catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import torch
+
+from fedrec.compute.batch import Tensors
+from fedrec.models.base import History, Pairs
+from fedrec.training.grouped import Call, Rows, Values, by_client
+from fedrec.training.task import ClientTask
+from fedrec.types import IntArray, Ragged
+
+__all__ = ["BlockRanking"]
+
+Tensor: TypeAlias = "torch.Tensor"
+
+_SCORES = 1 << 18
+"""Scores that a model which is not ``csr`` computes at once, which bounds the memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRanking:
+    """The model for a block of users (see `fedrec.personalization.base.Ranking`).
+
+    Args:
+        task: model and personalization.
+        params: the global parameters: tables float [n_items, *shape], dense float [*shape].
+        local: the local parameters of all users and clients.
+        clients: int64 [u], the client row of each user row.
+        users: int64 [b], the user rows of the block.
+        history: for a model with a window, one row per user row: the latest train items, oldest
+            first.
+    """
+
+    task: ClientTask
+    params: Mapping[str, Tensor]
+    local: Mapping[str, Tensor]
+    clients: IntArray
+    users: IntArray
+    history: Ragged | None = None
+
+    def catalogue(self) -> Tensor:
+        """float [b, n_items]: scores with the global table."""
+        if self.task.model.batching == "csr":
+            tables = {name: self.params[name] for name in self.task.tables()}
+            scores = self.task.model.score_catalogue(self._flat(), tables)
+            # A model that has nothing of the user's own scores one row, the same for all.
+            return scores.expand(len(self.users), -1)
+        return self._catalogue(self.params["item"], self._histories())
+
+    def pairs(self, block_users: IntArray, items: IntArray, rows: Tensor) -> Tensor:
+        """float [q]: scores of (row of the block, item) with other item vectors, float [q, d]."""
+        return self._pairs(block_users, items, rows, self.params["item"], self._histories())
+
+    def patched(self, base: Tensor, block_users: IntArray, items: IntArray, rows: Tensor) -> Tensor:
+        """float [b, n_items]: ``base`` where other item vectors make no difference.
+
+        They count for the scores of their own pairs, and of a model with a window for all scores
+        of a user that has them in its history.
+
+        Args:
+            base: float [b, n_items], what `catalogue` gave.
+            block_users: int64 [q], rows of the block, ascending.
+            items: int64 [q], ascending for each row.
+            rows: float [q, d], the vectors of these pairs.
+        """
+        source, history = self.params["item"], self._histories()
+        scores = base.clone()
+        if history is not None:
+            n_items = len(source)
+            keys = block_users * n_items + items
+            wanted = history.owners() * n_items + history.values
+            at = np.minimum(np.searchsorted(keys, wanted), max(len(keys) - 1, 0))
+            moved = keys[at] == wanted if len(keys) else np.zeros(len(wanted), bool)
+            source = torch.cat([source, rows])
+            history = Ragged(history.offsets, np.where(moved, n_items + at, history.values))
+            scores = self._catalogue(source, history)
+        own = self._pairs(block_users, items, rows, source, history)
+        scores[torch.from_numpy(block_users), torch.from_numpy(items)] = own
+        return scores
+
+    def _histories(self) -> Ragged | None:
+        """One row per user of the block."""
+        return None if self.history is None else self.history.take(self.users)
+
+    def _catalogue(self, source: Tensor, history: Ragged | None) -> Tensor:
+        model, names = self.task.model, self.task.tables()
+        shared = {n: self.params[n] for n in (*names, *self.task.dense())}
+
+        def of_client(params: Tensors, pairs: Pairs) -> Tensor:
+            mine = {name: value for name, value in params.items() if name not in names}
+            tables = {name: params[name] for name in names}
+            if pairs.history is None:
+                scores = model.score_catalogue(mine, tables)
+            else:
+                vectors = pairs.history.vectors[pairs.users]
+                lengths = pairs.history.lengths[pairs.users]
+                scores = model.score_catalogue(mine, tables, History(vectors, lengths))
+            return scores.expand(len(pairs.users), -1)
+
+        everybody = np.arange(len(self.users))
+        n_items = len(self.params["item"])
+        items = np.zeros(len(self.users), np.int64)
+        most = max(_SCORES // n_items, 1)
+        return self._by_client(of_client, everybody, items, {}, shared, source, history, most)
+
+    def _pairs(
+        self,
+        block_users: IntArray,
+        items: IntArray,
+        rows: Tensor,
+        source: Tensor,
+        history: Ragged | None,
+    ) -> Tensor:
+        user, item = torch.from_numpy(block_users), torch.from_numpy(items)
+        gathered = {n: self.params[n][item] for n in self.task.tables()} | {"item": rows}
+        if self.task.model.batching == "csr":
+            own = {name: value[user] for name, value in self._flat().items()}
+            return self.task.model.score(own | gathered, Pairs(user, item))
+        every = torch.arange(len(user))
+        of_rows = {name: (value, every) for name, value in gathered.items()}
+        shared = {name: self.params[name] for name in self.task.dense()}
+        score = self.task.model.score
+        return self._by_client(score, block_users, items, of_rows, shared, source, history, _SCORES)
+
+    def _by_client(
+        self,
+        call: Call,
+        block_users: IntArray,
+        items: IntArray,
+        of_rows: Mapping[str, tuple[Tensor, Tensor]],
+        shared: Tensors,
+        source: Tensor,
+        history: Ragged | None,
+        most: int,
+    ) -> Tensor:
+        model = self.task.model
+        user = self.users[block_users]
+        specs = {n: s for n, s in model.params().items() if s.role == "local"}
+        own = {
+            n: (self.local[n], torch.from_numpy(user)) for n, s in specs.items() if s.per == "user"
+        }
+        dense = {n: self.local[n] for n, s in specs.items() if s.per != "user"}
+        context = None if history is None else torch.from_numpy(history.lengths[block_users])
+        rows = Rows(
+            torch.from_numpy(block_users),
+            torch.from_numpy(items),
+            torch.from_numpy(self.clients[user]),
+            context,
+            history,
+        )
+        values = Values({**of_rows, **own}, dense, shared, source)
+        return by_client(call, values, rows, model.batching == "vmap", most)
+
+    def _flat(self) -> dict[str, Tensor]:
+        """Every parameter without a row per item, gathered for the users of the block."""
+        user = torch.from_numpy(self.users)
+        client = torch.from_numpy(self.clients[self.users])
+        found = {}
+        for name, spec in self.task.model.params().items():
+            if spec.role == "global":
+                whole = self.params[name]
+                found[name] = whole.expand(len(user), *whole.shape)
+            elif spec.role == "local":
+                found[name] = self.local[name][user if spec.per == "user" else client]
+        return found

@@ -1,0 +1,235 @@
+"""Ranking the catalogue for many users at once, and the result of doing so.
+
+Every user ranks the whole catalogue but the items it is known to have: the train items while
+validating, the train and the validation items while testing. Nothing here depends on how users
+are grouped into blocks: ranks are counts, and means are exactly rounded sums.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from fedrec.errors import ConfigError
+from fedrec.evaluation.metrics.base import ExposureMetric, Metric, PerUserMetric
+from fedrec.evaluation.ranking import (
+    PARTS,
+    Part,
+    Scores,
+    exposure,
+    legacy_candidates,
+    mask_of,
+    place,
+    ranks_of,
+    top_k,
+)
+from fedrec.personalization.base import View
+from fedrec.types import FloatArray, IntArray, Ragged, Shard
+
+__all__ = [
+    "PARTS",
+    "VIEWS",
+    "Evaluation",
+    "Part",
+    "View",
+    "block_users",
+    "check_cutoffs",
+    "evaluate",
+    "exposure",
+    "legacy_candidates",
+    "mask_of",
+    "merge",
+    "per_user_values",
+    "ranks_of",
+    "top_k",
+]
+
+VIEWS: tuple[View, ...] = get_args(View)
+
+_AUTO_BYTES = 16 * 2**20
+_AUTO_LEAST = 64  # users: the rows of one matrix product
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What an evaluation of some users gave: metric values and counts, no scores, no vectors.
+
+    Args:
+        users: int64 [u], the users, sorted and distinct.
+        values: per view and part, float64 [u, m], one column per per-user metric, in the order
+            of the metrics; NaN for a user that has nothing held out in that part.
+        exposure: per cut-off k, int64 [n_items]: in how many top-k lists each item stands (view
+            ``mixed``, part ``test``, only users that have test items).
+    """
+
+    users: IntArray
+    values: Mapping[View, Mapping[Part, FloatArray]]
+    exposure: Mapping[int, IntArray]
+
+    def summarise(
+        self, metrics: Sequence[Metric], view: View = "mixed", part: Part = "test"
+    ) -> dict[str, float]:
+        """The metrics by label: means over the users that have items held out.
+
+        Args:
+            metrics: as given to `evaluate`.
+            view: which of the scores.
+            part: which of the held-out parts. Measures of exposure exist for the view ``mixed``
+                and the part ``test`` alone.
+
+        Returns:
+            A value per label; NaN where no user has anything held out.
+        """
+        columns = self.values[view][part]
+        labels = [metric.label for metric in metrics if isinstance(metric, PerUserMetric)]
+        means = {label: _mean(columns[:, at]) for at, label in enumerate(labels)}
+        spread = {
+            metric.label: metric.value(self.exposure[metric.k])
+            for metric in metrics
+            if isinstance(metric, ExposureMetric) and metric.k is not None
+        }
+        reached = means | spread if (view, part) == ("mixed", "test") else means
+        return {
+            metric.label: reached[metric.label] for metric in metrics if metric.label in reached
+        }
+
+
+def check_cutoffs(metrics: Sequence[Metric], n_items: int) -> None:
+    """Check that no list is longer than the catalogue.
+
+    Raises:
+        ConfigError: If a cut-off exceeds ``n_items``.
+    """
+    for metric in metrics:
+        if metric.k is not None and metric.k > n_items:
+            raise ConfigError(
+                f"evaluate.metrics: {metric.label} looks at {metric.k} items, but the catalogue "
+                f"has {n_items}; give a cut-off from 1 to {n_items}"
+            )
+
+
+def block_users(block: int | Literal["auto"], n_items: int) -> int:
+    """How many users are scored together.
+
+    Args:
+        block: the number, or ``auto``: as many as 16 MiB of float32 scores hold, from 64.
+        n_items: size of the catalogue.
+    """
+    if block != "auto":
+        return block
+    return max(_AUTO_LEAST, _AUTO_BYTES // (4 * max(n_items, 1)))
+
+
+def per_user_values(ranks: Ragged, metrics: Sequence[Metric]) -> FloatArray:
+    """The values of the per-user metrics among some metrics.
+
+    Args:
+        ranks: one row per user, the sorted ranks of its held-out items.
+        metrics: any metrics; others than per-user metrics are passed over.
+
+    Returns:
+        float64 [b, m], NaN for a user without held-out items.
+    """
+    columns = [m.per_user(ranks) for m in metrics if isinstance(m, PerUserMetric)]
+    return np.stack(columns, axis=1) if columns else np.empty((len(ranks), 0))
+
+
+def evaluate(
+    shard: Shard,
+    score: Callable[[IntArray], Mapping[View, Scores]],
+    metrics: Sequence[Metric],
+    block: int | Literal["auto"] = "auto",
+    candidates: Mapping[Part, Ragged] | None = None,
+) -> Evaluation:
+    """Let the users of a shard rank the catalogue.
+
+    Besides the scores of one block it holds the ranks of the held-out items of all users, and
+    their metric values.
+
+    Args:
+        shard: the users and their items, one user at least.
+        score: from user rows of the shard, int64 [b], to their scores, per view
+            float [b, n_items]; the same views each time.
+        metrics: what to measure.
+        block: users whose scores are computed together (see `block_users`); changes no bit of
+            the result.
+        candidates: per part one row per user row: the only items that compete with the held-out
+            ones (protocol ``legacy``); None: the whole catalogue.
+
+    Raises:
+        NumericError: If a score is NaN.
+        ValueError: If there are no users.
+    """
+    if shard.n_users == 0:
+        raise ValueError("there is nobody to evaluate")
+    cutoffs = sorted({m.k for m in metrics if isinstance(m, ExposureMetric) and m.k is not None})
+    shown = {k: np.zeros(shard.n_items, np.int64) for k in cutoffs}
+    depth = max(cutoffs, default=0)
+    ranks: dict[View, dict[Part, list[IntArray]]] = {}
+    size = block_users(block, shard.n_items)
+    for start in range(0, shard.n_users, size):
+        rows = np.arange(start, min(start + size, shard.n_users), dtype=np.int64)
+        compete = {part: c.take(rows) for part, c in (candidates or {}).items()}
+        placed = {
+            view: place(scores, shard, rows, depth if view == "mixed" else 0, compete)
+            for view, scores in score(rows).items()
+        }
+        for view, of_view in placed.items():
+            for part, values in of_view.ranks.items():
+                ranks.setdefault(view, {}).setdefault(part, []).append(values)
+        for k in cutoffs:
+            shown[k] += exposure(placed["mixed"].top[:, :k], shard.n_items)
+    offsets = {"valid": shard.valid.offsets, "test": shard.test.offsets}
+    order = np.argsort(shard.user_ids, kind="stable")
+    return Evaluation(
+        users=shard.user_ids[order],
+        values={
+            view: {
+                part: per_user_values(Ragged(offsets[part], np.concatenate(pieces)), metrics)[order]
+                for part, pieces in of_view.items()
+            }
+            for view, of_view in ranks.items()
+        },
+        exposure=shown,
+    )
+
+
+def merge(pieces: Sequence[Evaluation]) -> Evaluation:
+    """The evaluation of all users of some evaluations of different users, in any order.
+
+    Args:
+        pieces: at least one, with the same views and cut-offs.
+
+    Raises:
+        ValueError: If there is none, or a user occurs twice.
+    """
+    if not pieces:
+        raise ValueError("there is no evaluation to merge")
+    users = np.concatenate([piece.users for piece in pieces])
+    order = np.argsort(users, kind="stable")
+    if np.any(np.diff(users[order]) == 0):
+        raise ValueError("a user was evaluated twice")
+    first = pieces[0]
+    return Evaluation(
+        users=users[order],
+        values={
+            view: {
+                part: np.concatenate([piece.values[view][part] for piece in pieces])[order]
+                for part in parts
+            }
+            for view, parts in first.values.items()
+        },
+        exposure={
+            k: np.sum([piece.exposure[k] for piece in pieces], axis=0) for k in first.exposure
+        },
+    )
+
+
+def _mean(values: FloatArray) -> float:
+    known = values[~np.isnan(values)]
+    # Exactly rounded, so the order of the users does not matter.
+    return math.fsum(known.tolist()) / len(known) if len(known) else float("nan")

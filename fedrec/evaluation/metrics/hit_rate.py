@@ -1,0 +1,26 @@
+"""Hit rate: does any held-out item make the list?"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fedrec.evaluation.metrics.base import PerUserMetric
+from fedrec.types import FloatArray, Ragged
+
+__all__ = ["HitRate"]
+
+
+class HitRate(PerUserMetric):
+    r"""Share of the users with a held-out item in their top k.
+
+    .. math:: \mathrm{HR}@k(u) = [\min_i r_{ui} \le k]
+
+    with :math:`r_{ui}` the rank, from 1, of held-out item i.
+    """
+
+    def per_user(self, ranks: Ragged) -> FloatArray:
+        """float64 [n]: 0 or 1 for each user, NaN without held-out items."""
+        if self.k is None:
+            return np.where(ranks.lengths > 0, 1.0, np.nan)
+        hits = np.bincount(ranks.owners()[ranks.values <= self.k], minlength=len(ranks))
+        return np.where(ranks.lengths > 0, (hits > 0).astype(np.float64), np.nan)

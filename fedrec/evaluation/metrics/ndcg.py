@@ -1,0 +1,45 @@
+"""Normalised discounted cumulative gain: a hit high in the list counts more."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from fedrec.evaluation.metrics.base import PerUserMetric
+from fedrec.types import FloatArray, Ragged
+
+__all__ = ["NDCG"]
+
+
+class NDCG(PerUserMetric):
+    r"""Discounted gain of the held-out items in the top k, over that of the ideal list.
+
+    .. math::
+        \mathrm{NDCG}@k(u) = \frac{\sum_{i \in H_u, r_{ui} \le k} 1 / \log_2(1 + r_{ui})}
+                                  {\sum_{r=1}^{\min(|H_u|, k)} 1 / \log_2(1 + r)}
+
+    with :math:`r_{ui}` the rank, from 1, of item i of the held-out items :math:`H_u`; gains are
+    binary.
+
+    Reference: jarvelin2002cumulated, with binary gains.
+    """
+
+    reference: ClassVar[str] = "jarvelin2002cumulated"
+
+    def per_user(self, ranks: Ragged) -> FloatArray:
+        """float64 [n]: from 0 to 1 for each user, NaN without held-out items."""
+        longest = int(max(ranks.values.max(initial=1), ranks.lengths.max(initial=1)))
+        depth = longest if self.k is None else self.k
+        # One table of discounts, so that a value never depends on its place in the array.
+        discount = 1.0 / np.log2(np.arange(2, depth + 2, dtype=np.float64))
+        ideal = np.cumsum(discount)
+        inside = ranks.values <= depth
+        gain = np.bincount(
+            ranks.owners()[inside],
+            weights=discount[ranks.values[inside] - 1],
+            minlength=len(ranks),
+        )
+        held_out = ranks.lengths
+        best = ideal[np.clip(held_out, 1, depth) - 1]
+        return np.where(held_out > 0, gain / best, np.nan)

@@ -1,0 +1,5 @@
+"""Personalized Local and Global Collaboration (PLGC)."""
+
+from fedrec.personalization.plgc.plgc import PLGC
+
+__all__ = ["PLGC"]

@@ -1,0 +1,341 @@
+"""PLGC: a frozen global item table beside a local one, balanced by the tangent kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from fedrec.compute.operations import bag_sum, gather, padded_mm, sigmoid
+from fedrec.personalization.base import Forward, FrozenItems, Personalization, Ranking, View
+from fedrec.personalization.plgc import balance
+from fedrec.seeds import Purpose, bits
+from fedrec.types import FloatArray, IntArray, ParamSpec, Ragged, Shard
+
+if TYPE_CHECKING:
+    from fedrec.compute.batch import PairBatch, Tensors
+
+__all__ = ["PLGC"]
+
+_COLUMNS = 128
+
+
+class PLGC(Personalization):
+    r"""Mixes a local branch into the model, with a weight :math:`\lambda_u` for each user.
+
+    ``local: table`` keeps a durable residual :math:`\Delta_u` on the client's positive rows,
+    :math:`E_u = W + \Delta_u`; the model sees
+    :math:`\tilde E = \lambda E_u + (1 - \lambda)\,\mathrm{sg}(E_g)`.
+
+    ``local: kernel`` lets the local branch move in the span of a kernel of the frozen table, so
+    that it says something about items the user has not touched:
+
+    .. math:: l_{ui} = n^{-1/2} \sum_{j \in I_u, j \ne i} \max(0, z_i \cdot z_j)^\beta, \quad
+              s_{ui} = p_u \cdot e_i + \lambda_u \tau\, l_{ui}
+
+    The paper leaves both open beyond its abstract; these are our definitions.
+
+    Args:
+        local: ``kernel`` or ``table``.
+        mode: kernel form: train through the mixed score (``joint``) or the model's own
+            (``decoupled``: the global trajectory is then that of the base method, bit for bit).
+        balance: how :math:`\lambda_u` is set: ``alignment``, ``residual`` or ``trace`` of the
+            tangent kernels, or ``fixed``.
+        value: :math:`\lambda` of ``fixed``.
+        initial: :math:`\lambda` before the first local epoch, of the others.
+        ema: weight of the old :math:`\lambda` when the new one comes in after a local epoch.
+        per: ``user``, or ``row``: :math:`\lambda_{ui} = 0` for rows the client has not touched
+            (when ranking: that are not its positives; negatives are not kept).
+        tau: kernel form: scale of the local branch.
+        beta: kernel form: exponent of the similarity.
+        centre: kernel form: subtract the mean row before rows are normalised.
+        history_cap: kernel form: at most this many positives of a user make up its kernel
+            (chosen by hash); None: all.
+        persistence: table form: share of :math:`\Delta_u` that survives a round.
+        decorrelation: weight of the decorrelation loss.
+        view: ``cross`` (client's view against the frozen rows), ``single`` (the working copy
+            alone), or ``auto``: cross for the table form, single for the kernel form.
+        gamma: cross view: weight of pairs of different dimensions.
+        extra_rows: random rows per user that join the touched ones.
+
+    Reference: plgc2025; balance: jiang2024lgmix; decorrelation: zbontar2021barlow,
+    shi2023feddecorr.
+    """
+
+    reference: ClassVar[str] = "plgc2025"
+    views: ClassVar[tuple[View, ...]] = ("mixed", "global", "local")
+
+    local: Literal["kernel", "table"] = "kernel"
+    mode: Literal["joint", "decoupled"] = "joint"
+    balance: Literal["alignment", "residual", "trace", "fixed"] = "alignment"
+    value: float = Field(1.0, ge=0, le=1)
+    initial: float = Field(0.5, ge=0, le=1)
+    ema: float = Field(0.9, ge=0, lt=1)
+    per: Literal["user", "row"] = "user"
+    tau: float = Field(1.0, ge=0)
+    beta: int = Field(2, ge=1, le=16)
+    centre: bool = True
+    history_cap: int | None = Field(None, ge=1)
+    persistence: float = Field(0.9, ge=0, le=1)
+    decorrelation: float = Field(0.0, ge=0)
+    view: Literal["auto", "cross", "single"] = "auto"
+    gamma: float = Field(0.005, ge=0)
+    extra_rows: int = Field(0, ge=0)
+
+    @property
+    def random_rows(self) -> int:
+        """Random rows per user and epoch that join the touched ones."""
+        return self.extra_rows
+
+    def state(self, dim: int) -> Mapping[str, ParamSpec]:
+        """``lambda`` per user; ``residual`` [d] per positive row for the table form."""
+        start = self.value if self.balance == "fixed" else self.initial
+        state = {"lambda": ParamSpec("local", (), per="user", init_value=start, trainable=False)}
+        if self.local == "table":
+            state["residual"] = ParamSpec("local", (dim,), per="row", trainable=False)
+        return state
+
+    def row_cost(self, history: IntArray) -> FloatArray:
+        """Kernel form: each row meets the whole history; measured against the model's own row."""
+        if self.local == "table":
+            return np.full(len(history), 2.0)
+        capped = history if self.history_cap is None else np.minimum(history, self.history_cap)
+        return np.asarray(1.5 + capped / 30)
+
+    def unit_item_vectors(self, table: torch.Tensor) -> torch.Tensor | None:
+        """float [n_items, d]: the rows, centred and of length 1; None for the table form."""
+        if self.local == "table":
+            return None
+        centred = table - table.mean(0) if self.centre else table
+        length = centred.square().sum(-1, keepdim=True).sqrt()
+        return torch.where(length > 0, centred / length, torch.zeros_like(centred))
+
+    def history(self, shard: Shard, seed: int) -> Ragged:
+        """The positives of each user that make up its kernel."""
+        if self.history_cap is None or not (shard.train.lengths > self.history_cap).any():
+            return shard.train
+        owner = shard.train.owners()
+        items = shard.train.values
+        keys = bits(seed, Purpose.HISTORY, 0, shard.user_ids[owner], items)
+        order = np.lexsort((keys, owner))
+        place = np.empty(len(owner), np.int64)
+        place[order] = np.arange(len(owner)) - shard.train.offsets[:-1][owner[order]]
+        kept = place < self.history_cap
+        lengths = np.minimum(shard.train.lengths, self.history_cap)
+        return Ragged(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), items[kept])
+
+    def prepare(self, frozen_items: FrozenItems, touched: PairBatch) -> Tensors:
+        """Kernel form: ``kernel`` [q], the local branch; what the weights need of its features."""
+        if self.local == "table" or frozen_items.unit_item_vectors is None:
+            return {}
+        branch = frozen_items.table.new_zeros(len(touched.items))
+        size = frozen_items.table.new_zeros(len(touched.offsets) - 1)
+        labels = touched.labels.to(branch.dtype)
+        kept = {}
+        for user, (start, stop) in _users(touched):
+            items, history = touched.items[start:stop], frozen_items.history.row(user)
+            kappa = self._kappa(frozen_items.unit_item_vectors, items, history)
+            branch[start:stop] = kappa.sum(1)
+            if self.balance == "trace":
+                size[user] = balance.trace(kappa)
+            elif self.balance == "alignment":
+                size[user] = balance.alignment(kappa, labels[start:stop].clone())
+            elif self.balance == "residual":
+                kept[f"kappa {user}"] = kappa
+        return {"kernel": branch, "size": size, **kept}
+
+    def _kappa(self, z: torch.Tensor, items: torch.Tensor, own: np.ndarray) -> torch.Tensor:
+        """float [s, n]: n**-1/2 * max(0, cosine)**beta, 0 between an item and itself."""
+        history = torch.from_numpy(np.ascontiguousarray(own))
+        cosine = (z[items] @ z[history].T).clamp_min_(0.0)
+        kappa = _power(cosine, self.beta)
+        same = torch.searchsorted(items, history) if len(items) else history
+        found = same < len(items)
+        found &= items[same.clamp_max(max(len(items) - 1, 0))] == history
+        columns = torch.nonzero(found).squeeze(1)
+        kappa[same[columns], columns] = 0.0
+        return kappa.mul_(max(len(own), 1) ** -0.5)
+
+    def rows(
+        self, work: torch.Tensor, frozen: torch.Tensor, local: Tensors, touched: PairBatch
+    ) -> torch.Tensor:
+        """float [q, d]: the working copy (kernel form), or the mix of both tables (table form)."""
+        if self.local == "kernel":
+            return gather(work, touched.local_rows)
+        own = gather(work + local["residual"], touched.local_rows)
+        share = local["lambda"][touched.users].unsqueeze(-1)
+        return share * own + (1 - share) * frozen[touched.local_rows]
+
+    def score(
+        self, base: torch.Tensor, local: Tensors, touched: PairBatch, prepared: Tensors
+    ) -> torch.Tensor:
+        """float [q]: with the local branch added, in the joint kernel form."""
+        if self.local == "table" or self.mode == "decoupled":
+            return base
+        share = local["lambda"][touched.users]
+        return base + share * (self.tau * prepared["kernel"][touched.index])
+
+    def loss(
+        self, work: torch.Tensor, frozen: torch.Tensor, local: Tensors, touched: PairBatch
+    ) -> torch.Tensor | None:
+        """The decorrelation of each user's touched rows, weighted and summed."""
+        if self.decorrelation == 0:
+            return None
+        # Derives from torch, which may be imported later.
+        from fedrec.personalization.plgc.decorrelation import cross_view, single_view
+
+        cross = self.view == "cross" or (self.view == "auto" and self.local == "table")
+        lengths = np.diff(touched.offsets).tolist()
+        if not cross:
+            return self.decorrelation * single_view(gather(work, touched.local_rows), lengths)
+        mixed = torch.split(self.rows(work, frozen, local, touched), lengths)
+        fixed = torch.split(frozen[touched.local_rows], lengths)
+        terms = [
+            cross_view(rows.clone(), other.clone(), self.gamma)
+            for rows, other in zip(mixed, fixed, strict=True)
+        ]
+        return self.decorrelation * torch.stack(terms).sum()
+
+    def after_epoch(
+        self,
+        work: torch.Tensor,
+        frozen: torch.Tensor,
+        local: Tensors,
+        touched: PairBatch,
+        prepared: Tensors,
+        forward: Forward,
+    ) -> Tensors:
+        """The new weight of each user, smoothed."""
+        if self.balance == "fixed":
+            return {}
+        labels = touched.labels.to(work.dtype)
+        error = labels
+        if self.balance == "residual":
+            base = forward.score(self.rows(work, frozen, local, touched))
+            error = sigmoid(self.score(base, local, touched, prepared)) - labels
+        fixed = self._sizes(forward.features(frozen[touched.local_rows]), touched, labels, error)
+        if self.local == "table":
+            rows = forward.features((work + local["residual"])[touched.local_rows])
+            own = self._sizes(rows, touched, labels, error)
+        elif self.balance == "residual":
+            own = torch.zeros_like(fixed)
+            for user, (start, stop) in _users(touched):
+                own[user] = balance.residual(prepared[f"kappa {user}"], error[start:stop].clone())
+        else:
+            own = prepared["size"]
+        old = local["lambda"]
+        new = self.ema * old + (1 - self.ema) * balance.share(own, fixed)
+        present = torch.from_numpy(np.diff(touched.offsets) > 0)
+        return {"lambda": torch.where(present, new, old)}
+
+    def _sizes(
+        self, features: torch.Tensor, touched: PairBatch, labels: torch.Tensor, error: torch.Tensor
+    ) -> torch.Tensor:
+        """float [u]: the size of a branch for each user."""
+        size = features.new_zeros(len(touched.offsets) - 1)
+        for user, (start, stop) in _users(touched):
+            rows = features[start:stop].clone()
+            if self.balance == "trace":
+                size[user] = balance.trace(rows)
+            elif self.balance == "residual":
+                size[user] = balance.residual(rows, error[start:stop].clone())
+            else:
+                size[user] = balance.alignment(rows, labels[start:stop].clone())
+        return size
+
+    def after_round(self, change: torch.Tensor, local: Tensors) -> Tensors:
+        """Table form: the residual takes up the round's change, and fades."""
+        if self.local == "kernel":
+            return {}
+        return {"residual": self.persistence * (local["residual"] + change)}
+
+    def rank(
+        self, frozen_items: FrozenItems, local: Tensors, ranking: Ranking
+    ) -> dict[View, torch.Tensor]:
+        """Scores with both branches (``mixed``), the global one and the local one alone."""
+        base = ranking.catalogue()
+        share = local["lambda"].unsqueeze(-1)
+        if self.local == "table":
+            return self._rank_table(frozen_items, local, ranking, base)
+        assert frozen_items.unit_item_vectors is not None
+        branch = self._catalogue_branch(frozen_items, ranking.users).mul_(self.tau)
+        if self.per == "row":
+            seen = torch.zeros_like(branch)
+            block, items, _ = _positive_pairs(frozen_items, ranking.users)
+            seen[torch.from_numpy(block), torch.from_numpy(items)] = 1.0
+            share = share * seen
+        return {"mixed": (share * branch).add_(base), "global": base, "local": branch}
+
+    def _catalogue_branch(self, frozen_items: FrozenItems, users: np.ndarray) -> torch.Tensor:
+        """float [b, n_items]: the local branch of some users for every item.
+
+        The kernel of two items is the same for all users. So it is computed once for the items
+        that stand in some history, `_COLUMNS` items of the catalogue at a time: few enough to
+        stay in the cache while every user adds up its own rows.
+        """
+        z = frozen_items.unit_item_vectors
+        assert z is not None
+        n_items = len(z)
+        mine = frozen_items.history.take(users)
+        occurs = np.zeros(n_items, bool)
+        occurs[mine.values] = True
+        known = np.flatnonzero(occurs)
+        row = torch.from_numpy(np.cumsum(occurs)[mine.values] - 1)
+        offsets = torch.from_numpy(mine.offsets)
+        every = torch.arange(len(known))
+        column = torch.from_numpy(known % _COLUMNS)
+        starts = np.arange(0, n_items, _COLUMNS)
+        bounds = np.searchsorted(known, [*starts, n_items])
+        left = z[torch.from_numpy(known)]
+        right = z.new_zeros((len(starts) * _COLUMNS, z.shape[1]))
+        right[:n_items] = z
+        branch = z.new_empty((len(users), n_items))
+        for start, (first, last) in zip(starts, pairwise(bounds), strict=True):
+            cosine = padded_mm(left, right[start : start + _COLUMNS].T).clamp_min_(0.0)
+            kappa = _power(cosine, self.beta)
+            kappa[every[first:last], column[first:last]] = 0.0
+            part = branch[:, start : start + _COLUMNS]
+            part.copy_(bag_sum(kappa, row, offsets)[:, : part.shape[1]])
+        scale = torch.from_numpy(np.maximum(mine.lengths, 1) ** -0.5).to(z.dtype)
+        return branch.mul_(scale.unsqueeze(-1))
+
+    def _rank_table(
+        self, frozen_items: FrozenItems, local: Tensors, ranking: Ranking, base: torch.Tensor
+    ) -> dict[View, torch.Tensor]:
+        block, items, at = _positive_pairs(frozen_items, ranking.users)
+        rows = frozen_items.table[torch.from_numpy(items)]
+        moved = local["residual"][torch.from_numpy(at)].add_(rows)
+        share = local["lambda"][torch.from_numpy(block)].unsqueeze(-1)
+        own = ranking.patched(base, block, items, moved)
+        mixed = ranking.patched(base, block, items, moved.mul_(share).add_((1 - share) * rows))
+        return {"mixed": mixed, "global": base, "local": own}
+
+
+def _power(x: torch.Tensor, exponent: int) -> torch.Tensor:
+    """x**exponent by products, which round alike in every place of an array."""
+    power = x
+    for _ in range(exponent - 1):
+        power = power * x
+    return power
+
+
+def _users(touched: PairBatch) -> Iterator[tuple[int, tuple[int, int]]]:
+    """The users that have pairs, with where their pairs begin and end."""
+    bounds = touched.offsets.tolist()
+    for user, (start, stop) in enumerate(pairwise(bounds)):
+        if stop > start:
+            yield user, (start, stop)
+
+
+def _positive_pairs(
+    frozen_items: FrozenItems, users: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The positives of the clients of a block of users: row of the block, item, positive row."""
+    clients = frozen_items.clients[users]
+    block = np.repeat(np.arange(len(users)), frozen_items.positives.lengths[clients])
+    at = frozen_items.positives.positions(clients)
+    return block, frozen_items.positives.values[at], at

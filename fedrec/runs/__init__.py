@@ -1,0 +1,1 @@
+"""Runs: start and resume one, record it, read it back."""

@@ -1,0 +1,275 @@
+"""Run an experiment: check it, prepare the data, start the engine."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedrec.baselines.base import Baseline
+from fedrec.config.cohorts import cohort_size
+from fedrec.config.experiment import Experiment, load_experiment
+from fedrec.data.negatives import pool_excluded
+from fedrec.data.prepare import open_split, prepare
+from fedrec.errors import ConfigError, DataError, MissingExtra
+from fedrec.evaluation.evaluate import check_cutoffs, evaluate
+from fedrec.evaluation.ranking import check_candidates
+from fedrec.flower.launch import launch, resolve_engine
+from fedrec.flower.siblings import check_siblings
+from fedrec.runs.folder import (
+    CONFIG,
+    RESULT,
+    RunFolder,
+    check_free,
+    create,
+    discard_unstarted,
+)
+from fedrec.runs.log import RoundRecord, Seconds
+from fedrec.runs.recorder import Recorder
+from fedrec.runs.result import RunResult
+from fedrec.storage.files import write_json, write_text
+from fedrec.training.clients import resolve_executor
+from fedrec.training.executors.build import build, is_built
+from fedrec.training.history import check_order
+from fedrec.types import Split
+
+__all__ = [
+    "Prepared",
+    "carry_out",
+    "check_parts",
+    "find_config",
+    "prepare_run",
+    "run",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An experiment that is ready to start.
+
+    Args:
+        experiment: What is run.
+        out: The run folder, made, with ``config.yaml``.
+        split: The folder of the prepared data.
+    """
+
+    experiment: Experiment
+    out: Path
+    split: Path
+
+
+def run(
+    experiment: Experiment | str | Path,
+    *,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    on_round: Callable[[RoundRecord], None] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> RunResult:
+    """Run an experiment to its end.
+
+    Args:
+        experiment: The experiment, or the path of its YAML file.
+        out: The run folder; default ``runs/<name>-seed<N>`` in the working folder.
+        overwrite: Replace an existing run folder.
+        on_round: Is called with the record of each round.
+        say: Is called with a line about what is being done.
+
+    Returns:
+        The run.
+
+    Raises:
+        FedRecError: One line that says what is wrong and what to do, before any work is done.
+    """
+    prepared = prepare_run(
+        experiment, Path(out) if out is not None else None, overwrite=overwrite, say=say
+    )
+    try:
+        carry_out(prepared, on_round)
+    except BaseException:
+        discard_unstarted(prepared.out)
+        raise
+    return RunResult(prepared.out)
+
+
+def carry_out(prepared: Prepared, on_round: Callable[[RoundRecord], None] | None = None) -> None:
+    """Run what is prepared to its end, from its beginning or from its last checkpoint.
+
+    Args:
+        prepared: From `prepare_run`, or `fedrec.runs.resume.prepare_resume`.
+        on_round: Is called with the record of each round.
+
+    Raises:
+        FedRecError: What is wrong, and what to do.
+    """
+
+    def observe(record: Mapping[str, Any]) -> None:
+        if on_round is not None:
+            on_round(RoundRecord.model_validate(record))
+
+    if isinstance(prepared.experiment.model, Baseline):
+        _run_yardstick(prepared, prepared.experiment.model, observe)
+    else:
+        _run_federated(prepared, observe)
+
+
+def prepare_run(
+    source: Experiment | str | Path,
+    out: Path | None,
+    *,
+    overwrite: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> Prepared:
+    """Check everything that can be checked, prepare the data and make the run folder.
+
+    Args:
+        source: The experiment, or the path of its YAML file.
+        out: The run folder, or None for the default.
+        overwrite: Replace an existing run folder.
+        say: Is called with a line about what is being done.
+
+    Raises:
+        FedRecError: What is wrong, and what to do.
+    """
+    speak = say or (lambda _: None)
+    experiment = source if isinstance(source, Experiment) else load_experiment(source)
+    check_parts(experiment)
+    stem = "experiment" if isinstance(source, Experiment) else Path(source).stem
+    folder = (out or Path("runs") / f"{stem}-seed{experiment.seed}").absolute()
+    check_free(folder, overwrite)
+    split_folder = prepare(experiment.data, experiment.clients)
+    split = open_split(split_folder)
+    _check_sizes(experiment, split)
+    speak(
+        f"{split.name}: {split.n_users} users, {split.n_items} items, "
+        f"{len(split.train.values)} train interactions, {split.n_clients} clients"
+    )
+    if not isinstance(experiment.model, Baseline) and _must_compile(experiment):
+        speak("compiling the training kernel, once on a machine (about half a minute)")
+        build()
+    create(folder, overwrite)
+    kept = experiment.model_copy(update={"data": experiment.data.located()})
+    write_text(folder / CONFIG, kept.to_yaml())
+    return Prepared(experiment, folder, split_folder)
+
+
+def check_parts(experiment: Experiment) -> None:
+    """See whether what an experiment needs of this installation is there.
+
+    Raises:
+        FedRecError: What is missing, and how to get it.
+    """
+    if importlib.util.find_spec("pyarrow") is None:
+        raise MissingExtra("pyarrow, for running experiments,", "sim")
+    if not isinstance(experiment.model, Baseline):
+        resolve_executor(experiment.client_task())
+        resolve_engine(experiment.engine)
+        check_siblings()
+
+
+def find_config(config: Path) -> Path:
+    """The file of an experiment: as given, or of that name among the shipped ones.
+
+    Args:
+        config: Such as ``experiments/ml-100k/mf.yaml``; found from any working folder.
+
+    Returns:
+        The path as given if nothing is found, so that reading it tells what is missing.
+    """
+    if config.exists() or config.is_absolute():
+        return config
+    beside = Path(__file__).resolve().parent.parent / config
+    if config.parts[:1] == ("experiments",) and beside.exists():
+        return beside
+    for file in metadata.files("fedrec") or []:
+        if file.as_posix().endswith(f"share/fedrec/{config.as_posix()}"):
+            return Path(str(file.locate()))
+    return config
+
+
+def _must_compile(experiment: Experiment) -> bool:
+    compiled = resolve_executor(experiment.client_task()) == "compiled"
+    return compiled and not is_built()
+
+
+def _check_sizes(experiment: Experiment, split: Split) -> None:
+    if isinstance(experiment.model, Baseline) and experiment.data.protocol == "legacy":
+        raise ConfigError("data.protocol: the baselines are measured on 'clean' only")
+    if not isinstance(experiment.model, Baseline):
+        check_order(experiment.model, split.timestamps, split.name)
+    check_cutoffs(experiment.evaluate.parsed(), split.n_items)
+    cohort_size(experiment.rounds, split.n_clients)
+    nodes = experiment.engine.nodes
+    if isinstance(nodes, int) and nodes > split.n_clients:
+        raise ConfigError(
+            f"engine.nodes: {nodes} nodes are more than the {split.n_clients} clients; lower it or "
+            "write 'auto'"
+        )
+    full = split.train.lengths
+    if experiment.data.protocol == "legacy":
+        known = pool_excluded(split, "legacy")
+        check_candidates(known, split.n_items)
+        full = known.lengths
+    if (full >= split.n_items).any():
+        user = split.user_ids[int(np.argmax(full))]
+        raise DataError(
+            f"user '{user}' knows all {split.n_items} items, so no negative can be drawn for it; "
+            "raise data.threshold or leave the user out"
+        )
+
+
+def _run_federated(prepared: Prepared, observer: Callable[[Mapping[str, Any]], None]) -> None:
+    engine = prepared.experiment.engine
+    resolved = resolve_engine(engine)
+    nodes = min(resolved.nodes, open_split(prepared.split).n_clients)
+    workers = min(resolved.workers, nodes)
+    try:
+        launch(
+            engine.model_copy(update={"nodes": nodes, "workers": workers}),
+            {
+                "experiment": str(prepared.out / CONFIG),
+                "out": str(prepared.out),
+                "split": str(prepared.split),
+                "engine": resolved.name,
+                "workers": str(workers),
+            },
+            observer,
+        )
+    except KeyboardInterrupt:
+        folder, result = RunFolder(prepared.out), prepared.out / RESULT
+        if resolved.name == "flower" and folder.rounds() and not result.exists():
+            # The server app ran in another process, which was ended.
+            told = {"name": "flower", "workers": workers, "nodes": nodes}
+            write_json(result, {**folder.result(), "engine": told})
+        raise
+
+
+def _run_yardstick(
+    prepared: Prepared, model: Baseline, observer: Callable[[Mapping[str, Any]], None]
+) -> None:
+    """Fit once, let every user rank once."""
+    experiment, split = prepared.experiment, open_split(prepared.split)
+    engine = {"name": "centralised", "workers": 1, "nodes": 1}
+    recorder = Recorder(prepared.out, experiment, split, engine, observer, centralised=True)
+    with closing(recorder):
+        began = time.perf_counter()
+        scorer = model.fit(split, experiment.seed)
+        fitted = time.perf_counter()
+        shard = split.shard(np.arange(split.n_clients, dtype=np.int64))
+        evaluation = evaluate(
+            shard,
+            lambda rows: {"mixed": scorer(shard.user_ids[rows])},
+            experiment.evaluate.parsed(),
+            experiment.evaluate.block,
+        )
+        seconds = Seconds(train=fitted - began, evaluate=time.perf_counter() - fitted)
+        record = RoundRecord(round=0, clients=split.n_clients, seconds=seconds)
+        recorder.record(record, evaluation, {})
+        recorder.finish("completed", {})

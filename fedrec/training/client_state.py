@@ -1,0 +1,232 @@
+"""What clients remember of the rows they touched, and how it comes to their slots and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import torch
+
+from fedrec.training.client_rule import ClientUpdate, ParamView
+from fedrec.training.plan import TrainingPlan
+from fedrec.types import IntArray, Ragged, Shard, offsets_of
+
+if TYPE_CHECKING:
+    from fedrec.training.settings import Train
+    from fedrec.training.task import ClientTask
+
+__all__ = ["ClientState", "capacity", "seen_items"]
+
+Tensor: TypeAlias = "torch.Tensor"
+
+_ITEMS = "touched/items"
+
+
+def capacity(shard: Shard, train: Train, extra_rows: int = 0) -> IntArray:
+    """int64 [c + 1]: where each client's ``per: touched`` values begin, with room for all it needs.
+
+    Args:
+        shard: The clients.
+        train: Negatives and local epochs.
+        extra_rows: Random rows per user and epoch.
+    """
+    n = shard.train.lengths
+    of_user = n * (1 + train.negatives * train.local_epochs)
+    of_user += (n > 0) * (extra_rows * train.local_epochs)
+    total = np.bincount(shard.client_of_user(), of_user, shard.n_clients).astype(np.int64)
+    return offsets_of(np.minimum(total, shard.n_items))
+
+
+def seen_items(offsets: IntArray, items: np.ndarray) -> Ragged:
+    """One row per client: the items that it remembers, sorted.
+
+    Args:
+        offsets: int64 [c + 1] of `capacity`.
+        items: int32 [offsets[-1]], sorted within a client, -1 where the room is empty.
+    """
+    owners = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    used = items >= 0
+    lengths = np.bincount(owners[used], minlength=len(offsets) - 1)
+    return Ragged(offsets_of(lengths), items[used].astype(np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class ClientState:
+    """The global parameters of some clients as their strategy's client half sees them.
+
+    Args:
+        task: what is trained.
+        down: what the server sent: per name of `ClientRule.travels`, tables gathered to the slots,
+            dense ones once per client.
+        own: what is remembered, on the slots, or per client; 0 where nothing is.
+        steps: float64 [c], the steps of each client in this round.
+        row_client: int64 [t].
+        touched: bool [t].
+        local_rows: int64 [m], the slots of the remembered rows.
+    """
+
+    task: ClientTask
+    down: Mapping[str, Tensor]
+    own: Mapping[str, Tensor]
+    steps: Tensor
+    row_client: Tensor
+    touched: Tensor
+    local_rows: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        task: ClientTask,
+        work: TrainingPlan,
+        params: Mapping[str, Tensor],
+        local: Mapping[str, Tensor],
+    ) -> ClientState:
+        """What some clients start a round with.
+
+        Args:
+            task: what is trained.
+            work: the round of the clients; its slots include all remembered rows.
+            params: the global parameters and what the server sent beside them.
+            local: the local parameters (see `fedrec.training.local_sgd.train_chunk`).
+        """
+        half, shard = task.half, work.shard
+        row_client = np.repeat(np.arange(shard.n_clients), np.diff(work.row_offsets))
+        row_items = torch.from_numpy(np.ascontiguousarray(work.row_items))
+        touched = torch.zeros(len(row_items), dtype=torch.bool)
+        steps = np.zeros(shard.n_clients, np.int64)
+        for epoch in work.epochs:
+            touched[epoch.touched.local_rows] = True
+            most = np.zeros(shard.n_clients, np.int64)
+            np.maximum.at(most, epoch.client, epoch.step + 1)
+            steps += most
+        local_rows = torch.zeros(0, dtype=torch.int64)
+        if _ITEMS in local:
+            offsets = capacity(shard, task.train, task.personalization.random_rows)
+            rows = seen_items(offsets, local[_ITEMS].numpy())
+            wanted = rows.owners() * shard.n_items + rows.values
+            local_rows = torch.from_numpy(
+                np.searchsorted(row_client * shard.n_items + work.row_items, wanted)
+            )
+        down, own = {}, {}
+        for name, spec in task.globals().items():
+            for kind in half.down:
+                value = params[f"{name}/{kind}"]
+                down[f"{name}/{kind}"] = (
+                    value[row_items]
+                    if spec.role == "item_rows"
+                    else value.expand(shard.n_clients, *value.shape)
+                )
+            for kind in half.own:
+                value = local[f"{name}/{kind}"]
+                if spec.role == "item_rows":
+                    spread = value.new_zeros((len(row_items), *value.shape[1:]))
+                    spread[local_rows] = value[local[_ITEMS] >= 0]
+                    value = spread
+                own[f"{name}/{kind}"] = value
+        return cls(
+            task,
+            down,
+            own,
+            torch.from_numpy(steps).double(),
+            torch.from_numpy(row_client),
+            touched,
+            local_rows,
+        )
+
+    def pulls(
+        self,
+        values: Mapping[str, Tensor],
+        starts: Mapping[str, Tensor],
+        present: Tensor,
+    ) -> Iterator[tuple[str, Tensor]]:
+        """The strategy's terms of the gradients of global parameters.
+
+        Args:
+            values: now, tables on the slots, dense ones per client.
+            starts: as the round began.
+            present: bool [c], the clients that make this step; the others do not move.
+        """
+        for name, value in values.items():
+            term = self.task.half.pull(self._drift(name, value, starts[name]))
+            if term is not None:
+                here = self._per_row(name, present, value)
+                yield name, torch.where(here, term, torch.zeros_like(term))
+
+    def finish(
+        self, values: Mapping[str, Tensor], starts: Mapping[str, Tensor]
+    ) -> Mapping[str, ClientUpdate]:
+        """What is uploaded and remembered of each global parameter; nothing of idle clients.
+
+        Args:
+            values: after the last step.
+            starts: as the round began.
+        """
+        found = {}
+        for name, value in values.items():
+            drift = self._drift(name, value, starts[name])
+            moved = self.task.half.finish(drift)
+            busy = self._per_row(name, self.steps > 0, value)
+            zero = torch.zeros_like(value)
+            found[name] = ClientUpdate(
+                torch.where(busy, moved.change, zero),
+                {kind: torch.where(busy, up, zero) for kind, up in moved.up.items()},
+                {kind: torch.where(busy, own, drift.own[kind]) for kind, own in moved.own.items()},
+            )
+        return found
+
+    def remember(
+        self, work: TrainingPlan, moved: Mapping[str, ClientUpdate], local: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The local parameters in which it is kept.
+
+        Args:
+            work: the round.
+            moved: of `finish`.
+            local: the local parameters before the round.
+        """
+        kept: dict[str, Tensor] = {}
+        tables = self.task.tables()
+        for name in self.task.dense():
+            kept |= {f"{name}/{kind}": own for kind, own in moved[name].own.items()}
+        if _ITEMS not in local:
+            return kept
+        shard = work.shard
+        offsets = capacity(shard, self.task.train, self.task.personalization.random_rows)
+        old = torch.zeros_like(self.touched)
+        old[self.local_rows] = True
+        keep = self.touched | (old & (self.steps == 0)[self.row_client])
+        owner = self.row_client[keep]
+        lengths = torch.bincount(owner, minlength=shard.n_clients).numpy()
+        place = np.arange(len(owner)) - offsets_of(lengths)[:-1][owner.numpy()]
+        at = torch.from_numpy(offsets[:-1][owner.numpy()] + place)
+        items = torch.full_like(local[_ITEMS], -1)
+        items[at] = torch.from_numpy(work.row_items).to(items.dtype)[keep]
+        kept[_ITEMS] = items
+        for name in tables:
+            for kind, own in moved[name].own.items():
+                value = torch.zeros_like(local[f"{name}/{kind}"])
+                value[at] = own[keep]
+                kept[f"{name}/{kind}"] = value
+        return kept
+
+    def _drift(self, name: str, value: Tensor, start: Tensor) -> ParamView:
+        half = self.task.half
+        return ParamView(
+            value=value,
+            start=start,
+            down={kind: self.down[f"{name}/{kind}"] for kind in half.down},
+            own={kind: self.own[f"{name}/{kind}"] for kind in half.own},
+            steps=self._per_row(name, self.steps.clamp_min(1).to(value.dtype), value),
+            rate=self.task.train.item_lr,
+            touched=(
+                self.touched.reshape(-1, *[1] * (value.dim() - 1))
+                if name in self.task.tables()
+                else self._per_row(name, self.steps > 0, value)
+            ),
+        )
+
+    def _per_row(self, name: str, of_client: Tensor, like: Tensor) -> Tensor:
+        rows = of_client[self.row_client] if name in self.task.tables() else of_client
+        return rows.reshape(-1, *[1] * (like.dim() - 1))

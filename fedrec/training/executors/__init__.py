@@ -1,0 +1,1 @@
+"""Executors: each computes the same update, on its own terms."""

@@ -1,0 +1,156 @@
+"""The metrics are those of the ranks, and no result depends on how users are grouped."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedrec.errors import ConfigError
+from fedrec.evaluation.evaluate import (
+    PARTS,
+    VIEWS,
+    View,
+    block_users,
+    check_cutoffs,
+    evaluate,
+    mask_of,
+    merge,
+    per_user_values,
+    ranks_of,
+    top_k,
+)
+from fedrec.evaluation.metrics import parse_metric
+from fedrec.types import FloatArray, IntArray, Shard
+from tests.rankings import World, ragged, worlds
+
+METRICS = tuple(
+    parse_metric(label)
+    for label in ("ndcg@3", "coverage@2", "hit_rate@3", "recall@3", "mrr", "gini@3")
+)
+
+
+def test_the_ideal_ranking_gives_the_first_ranks_and_one() -> None:
+    world = World(3, 20, 30, 1000)
+    owners = world.test.owners()
+    ideal = np.zeros_like(world.scores)
+    ideal[owners, world.test.values] = 1.0
+    ranks = ranks_of(ideal, world.test, mask_of("test", world.train, world.valid))
+    for user in range(len(world.test)):
+        assert ranks.row(user).tolist() == list(range(1, len(world.test.row(user)) + 1))
+    values = per_user_values(ranks, tuple(parse_metric(f"{m}@30") for m in ("ndcg", "recall")))
+    assert np.all(values[world.test.lengths > 0] == 1.0)
+
+
+@settings(deadline=None, max_examples=20)
+@given(world=worlds, block=st.integers(1, 13))
+def test_without_numba_the_result_is_the_same(world: World, block: int) -> None:
+    shard = world.shard()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "numba", None)
+        slow = evaluate(shard, scorer(world, shard, VIEWS), METRICS, block)
+    fast = evaluate(shard, scorer(world, shard, VIEWS), METRICS)
+    for view in VIEWS:
+        for part in PARTS:
+            np.testing.assert_array_equal(fast.values[view][part], slow.values[view][part])
+    for k in (2, 3):
+        np.testing.assert_array_equal(fast.exposure[k], slow.exposure[k])
+
+
+@given(n_items=st.integers(0, 10**7))
+def test_the_memory_of_a_block_is_bounded(n_items: int) -> None:
+    users = block_users("auto", n_items)
+    assert users == 64 or users * n_items * 4 <= 16 * 2**20
+    assert block_users(7, n_items) == 7
+
+
+def scorer(world: World, shard: Shard, views: tuple[View, ...]):  # type: ignore[no-untyped-def]
+    def score(rows: IntArray) -> dict[View, FloatArray]:
+        mine = world.scores[shard.user_ids[rows]]
+        return {view: mine if view == "mixed" else -np.abs(mine) for view in views}
+
+    return score
+
+
+@settings(deadline=None, max_examples=30)
+@given(world=worlds, block=st.integers(1, 13), other=st.integers(1, 13), seed=st.integers(0, 99))
+def test_blocks_and_nodes_change_no_bit(world: World, block: int, other: int, seed: int) -> None:
+    shard = world.shard()
+    score = scorer(world, shard, VIEWS)
+    one = evaluate(shard, score, METRICS, block)
+    pieces = [
+        evaluate(sub, scorer(world, sub, VIEWS), METRICS, other)
+        for sub in (
+            Shard(
+                n_items=shard.n_items,
+                client_ids=shard.client_ids[i : i + 1],
+                client_offsets=np.array([0, 1], np.int64),
+                user_ids=shard.user_ids[i : i + 1],
+                train=shard.train.take(np.array([i])),
+                valid=shard.valid.take(np.array([i])),
+                test=shard.test.take(np.array([i])),
+            )
+            for i in np.random.default_rng(seed).permutation(shard.n_users)
+        )
+    ]
+    two = merge(pieces)
+    np.testing.assert_array_equal(one.users, np.arange(shard.n_users))
+    np.testing.assert_array_equal(one.users, two.users)
+    for k in (2, 3):
+        np.testing.assert_array_equal(one.exposure[k], two.exposure[k])
+    for view in VIEWS:
+        for part in PARTS:
+            np.testing.assert_array_equal(one.values[view][part], two.values[view][part])
+            np.testing.assert_equal(
+                one.summarise(METRICS, view, part), two.summarise(METRICS, view, part)
+            )
+
+
+def test_the_summary_is_what_it_says() -> None:
+    world = World(11, 40, 25, 1000)
+    shard = world.shard()
+    found = evaluate(shard, scorer(world, shard, VIEWS), METRICS, 7)
+    test = found.summarise(METRICS)
+    assert list(test) == [metric.label for metric in METRICS]
+    assert "coverage@2" not in found.summarise(METRICS, "mixed", "valid")
+    assert "gini@3" not in found.summarise(METRICS, "global", "test")
+    excluded = mask_of("test", world.train, world.valid)
+    values = per_user_values(ranks_of(world.scores, world.test, excluded), METRICS)
+    expected = np.nanmean(values, axis=0)
+    shown = [test[label] for label in ("ndcg@3", "hit_rate@3", "recall@3", "mrr")]
+    np.testing.assert_allclose(shown, expected, rtol=1e-14)
+    tested = np.flatnonzero(world.test.lengths > 0)
+    lists = top_k(world.scores[tested], excluded.take(tested), 2)
+    assert test["coverage@2"] == len(set(lists.ravel().tolist()) - {-1}) / world.n_items
+
+
+def test_nobody_to_evaluate_gives_nan() -> None:
+    none = ragged([[], []])
+    shard = Shard(3, np.arange(2), np.arange(3), np.arange(2), none, none, none)
+    found = evaluate(
+        shard, lambda rows: {"mixed": np.zeros((len(rows), 3), np.float32)}, METRICS, 2
+    )
+    assert np.isnan(found.summarise(METRICS)["ndcg@3"])
+    assert found.exposure[2].tolist() == [0, 0, 0]
+
+
+def test_a_user_is_evaluated_once() -> None:
+    world = World(0, 3, 5, 5)
+    shard = world.shard()
+    found = evaluate(shard, scorer(world, shard, ("mixed",)), METRICS, 2)
+    with pytest.raises(ValueError, match="twice"):
+        merge([found, found])
+    with pytest.raises(ValueError, match="no evaluation"):
+        merge([])
+    with pytest.raises(ValueError, match="nobody"):
+        evaluate(shard.take(np.arange(0)), scorer(world, shard, ("mixed",)), METRICS)
+
+
+def test_a_list_longer_than_the_catalogue_is_an_error() -> None:
+    metrics = (parse_metric("mrr"), parse_metric("ndcg@10"))
+    check_cutoffs(metrics, 10)
+    with pytest.raises(ConfigError, match=r"evaluate\.metrics: ndcg@10 .* has 9"):
+        check_cutoffs(metrics, 9)

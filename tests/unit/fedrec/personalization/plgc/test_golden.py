@@ -1,0 +1,111 @@
+"""The golden step: two users, four items, d = 2, every number derived by hand.
+
+E = [[1,0],[0,1],[1,1],[-1,1]], p1 = (1,0), p2 = (0,1), no centring, beta 2, tau 3, lambda 1/2.
+I1 = {0,2}, negatives of user 1: item 3 twice; I2 = {1,2}, negatives of user 2: item 0 twice.
+The rows normalised are (1,0), (0,1), (.7071,.7071), (-.7071,.7071), so the kernel is 1/2 between
+items 0 and 2 and between 1 and 2, and 0 elsewhere (negative cosines are cut, the diagonal is 0).
+User 1: l(0) = l(2) = .5/sqrt 2 = .353553, l(3) = 0; s = p.e + .5*3*l = (1.530330, 1.530330, -1).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from fedrec.compute.batch import PairBatch
+from fedrec.models.mf import MatrixFactorization
+from fedrec.personalization.base import FrozenItems
+from fedrec.personalization.plgc.decorrelation import single_view
+from fedrec.personalization.plgc.plgc import PLGC
+from fedrec.training.local_sgd import Outcome, train_chunk
+from fedrec.training.plan import Epoch, TrainingPlan, positives_of_clients
+from fedrec.training.settings import Train
+from fedrec.training.task import ClientTask
+from fedrec.types import Shard
+from tests.planted import shard_of
+
+TABLE = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [-1.0, 1.0]])
+USERS = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+SHARD = shard_of(4, [[0, 2], [1, 2]])
+
+
+def golden_work() -> TrainingPlan:
+    """Pairs (0,0) (0,2) (0,3) | (1,0) (1,1) (1,2); the slots are the pairs."""
+    touched = PairBatch(
+        users=torch.tensor([0, 0, 0, 1, 1, 1]),
+        items=torch.tensor([0, 2, 3, 0, 1, 2]),
+        local_rows=torch.arange(6),
+        labels=torch.tensor([1.0, 1.0, 0.0, 0.0, 1.0, 1.0]),
+        offsets=np.array([0, 3, 6]),
+        index=torch.arange(6),
+        clients=torch.tensor([0, 0, 0, 1, 1, 1]),
+    )
+    epoch = Epoch(
+        touched=touched,
+        positive=np.array([0, 1, 4, 5]),
+        negative=np.array([[2], [2], [3], [3]]),
+        step=np.zeros(4, np.int64),
+        client=np.array([0, 0, 1, 1]),
+        user=np.array([0, 0, 1, 1]),
+    )
+    return TrainingPlan(SHARD, np.array([0, 3, 6]), np.array([0, 2, 3, 0, 1, 2]), (epoch,))
+
+
+def golden_step(share: torch.Tensor, balance: str = "alignment") -> Outcome:
+    plgc = PLGC.model_validate(
+        {"local": "kernel", "balance": balance, "tau": 3.0, "ema": 0.0, "centre": False}
+    )
+    # The derivation divides the user's gradient by its two positives: .1 / 2.
+    train = Train.model_validate(
+        {"negatives": 1, "item_lr": 1.0, "local_optimizer": {"name": "sgd", "lr": 0.05}}
+    )
+    task = ClientTask(MatrixFactorization(embedding_dim=2), plgc, train, 0)
+    frozen_items = anchor_of(plgc, SHARD)
+    return train_chunk(
+        task, golden_work(), frozen_items, {"item": TABLE}, {"user": USERS, "lambda": share}
+    )
+
+
+def anchor_of(plgc: PLGC, shard: Shard) -> FrozenItems:
+    return FrozenItems(
+        TABLE,
+        plgc.unit_item_vectors(TABLE),
+        shard.train,
+        positives_of_clients(shard),
+        shard.client_of_user(),
+    )
+
+
+def test_the_step() -> None:
+    done = golden_step(torch.full((2,), 0.5))
+    a, b, c = 0.177945, 0.537883, 1.259120
+    rows = [[a, 0], [a, 0], [-b, 0], [0, -c], [0, a], [0, a]]
+    torch.testing.assert_close(done.tables["item"], torch.tensor(rows), atol=2e-6, rtol=0)
+    users = [[1.044689, -0.017997], [-0.054059, 1.017794]]
+    torch.testing.assert_close(done.local["user"], torch.tensor(users), atol=2e-6, rtol=0)
+    loss = torch.tensor([1.018420, 2.378025], dtype=torch.float64)
+    torch.testing.assert_close(done.loss, loss, atol=2e-6, rtol=0)
+
+
+def test_the_weights_of_the_next_step() -> None:
+    share = golden_step(torch.full((2,), 0.5)).local["lambda"]
+    # A_l = 1/9, A_g = 17/45 and A_l = 2/27, A_g = 5/36.
+    expected = torch.tensor([(1 / 9) / (1 / 9 + 17 / 45), (2 / 27) / (2 / 27 + 5 / 36)])
+    torch.testing.assert_close(share, expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(expected, torch.tensor([0.227273, 0.347826]), atol=1e-6, rtol=0)
+
+
+def test_the_trace_weights() -> None:
+    share = golden_step(torch.full((2,), 0.5), "trace").local["lambda"]
+    torch.testing.assert_close(share, torch.tensor([0.047619, 0.111111]), atol=1e-6, rtol=0)
+
+
+def test_the_loss_with_the_new_weights() -> None:
+    first = golden_step(torch.full((2,), 0.5))
+    again = golden_step(first.local["lambda"])
+    loss = torch.tensor([1.134377, 2.242338], dtype=torch.float64)
+    torch.testing.assert_close(again.loss, loss, atol=2e-6, rtol=0)
+
+
+def test_decorrelation_of_the_four_rows() -> None:
+    torch.testing.assert_close(single_view(TABLE), torch.tensor(0.522233**2), atol=1e-6, rtol=0)

@@ -1,0 +1,56 @@
+"""Versions, commit and hardware are those of this machine."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy
+import pytest
+
+from fedrec.runs.provenance import commit, hardware, versions
+
+
+def git(where: Path, *arguments: str) -> str:
+    identity = ("-c", "user.name=test", "-c", "user.email=test@example.org")
+    done = subprocess.run(
+        ("git", "-C", str(where), *identity, *arguments),
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout.strip()
+
+
+def test_versions_name_what_is_installed() -> None:
+    found = versions()
+    assert found["python"] == platform.python_version()
+    assert found["numpy"] == numpy.__version__
+
+
+def test_hardware_has_cores_and_a_cpu() -> None:
+    found = hardware()
+    assert int(found["cores"]) >= 1
+    assert found["cpu"]
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_commit_tells_clean_from_dirty_and_ours_from_another(tmp_path: Path) -> None:
+    package = tmp_path / "fedrec"
+    package.mkdir()
+    assert commit(tmp_path) is None
+    git(tmp_path, "init", "--quiet")
+    assert commit(tmp_path) is None
+    (package / "a.py").write_text("a = 1\n", encoding="utf-8")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "--no-gpg-sign", "-m", "first")
+    head = git(tmp_path, "rev-parse", "HEAD")
+    assert commit(tmp_path) == head
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "run.json").touch()
+    assert commit(tmp_path) == head
+    (package / "new.py").touch()
+    assert commit(tmp_path) == f"{head}+dirty"
+    assert commit(package) is None

@@ -1,0 +1,175 @@
+"""What a run leaves behind."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedrec.config.experiment import Experiment
+from fedrec.data.prepare import split_of
+from fedrec.evaluation.evaluate import Evaluation
+from fedrec.runs import recorder as recorders
+from fedrec.runs.folder import RunFolder
+from fedrec.runs.log import Bytes, RoundRecord, Seconds, read_rounds
+from fedrec.runs.recorder import Recorder, digest
+from fedrec.types import Params, Split
+
+EXPERIMENT = Experiment.model_validate(
+    {
+        "data": {"name": "synthetic", "users": 12, "items": 20, "taste_groups": 2},
+        "clients": {"by": "random", "count": 5},
+        "personalization": {"name": "plgc"},
+        "evaluate": {"metrics": ["ndcg@5", "mrr", "coverage@5"]},
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def split() -> Split:
+    return split_of(EXPERIMENT.data, EXPERIMENT.clients)
+
+
+def params(value: float) -> Params:
+    return {"item": np.full((20, 2), value, np.float32), "constant": np.array(value, np.float32)}
+
+
+def evaluation(score: float) -> Evaluation:
+    values = np.full((12, 2), score)
+    parts = {"valid": values, "test": values / 2}
+    views = {"mixed": parts, "local": {part: v / 10 for part, v in parts.items()}}
+    return Evaluation(np.arange(12), views, {5: np.ones(20, np.int64)})  # type: ignore[arg-type]
+
+
+def record(recorder: Recorder, round: int, score: float | None) -> bool:
+    line = RoundRecord(
+        round=round,
+        clients=5,
+        seconds=Seconds(train=0.5, evaluate=0.25),
+        bytes=Bytes(up=10, down=100),
+    )
+    return recorder.record(line, None if score is None else evaluation(score), params(float(round)))
+
+
+@pytest.mark.parametrize("at", ["write_arrays", "write_per_user"])
+def test_an_interrupt_leaves_the_model_of_the_best_round_that_the_log_names(
+    at: str, tmp_path: Path, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C right after the line of the log, and between the model and the values per user."""
+    write = getattr(recorders, at)
+
+    def interrupted(*arguments: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+        write(*arguments)
+
+    recorder = Recorder(tmp_path, EXPERIMENT, split, {"name": "serial", "nodes": 1})
+    record(recorder, 1, 0.1)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(recorders, at, interrupted)
+        record(recorder, 2, 0.2)
+    recorder.finish("interrupted", params(2.0))
+    found = RunFolder(tmp_path)
+    assert found.result()["best_round"] == 2
+    np.testing.assert_array_equal(found.model()["item"], params(2.0)["item"])
+    assert found.per_user()["valid.ndcg@5"].eq(0.2).all()
+
+
+def whole(out: Path, split: Split, scores: list[float | None], **more: Any) -> dict[str, Any]:
+    recorder = Recorder(out, EXPERIMENT, split, {"name": "serial", "nodes": 1}, **more)
+    for round, score in enumerate(scores, 1):
+        record(recorder, round, score)
+    return recorder.finish("completed", params(float(len(scores))))
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [
+        ([0.1, 0.3, 0.2], 2),
+        ([None, 0.2, None, 0.3], 4),
+        ([0.3, 0.3], 1),
+        ([math.nan, math.nan], 2),
+    ],
+)
+def test_validation_chooses_the_round(
+    scores: list[float | None], best: int, tmp_path: Path, split: Split
+) -> None:
+    found = whole(tmp_path, split, scores)
+    assert found["best_round"] == best
+    folder = RunFolder(tmp_path)
+    assert folder.model()["item"][0, 0] == best
+    assert found["digest"] == digest(params(float(len(scores))))
+    score = scores[best - 1]
+    assert score is not None
+    values = folder.per_user()["valid.ndcg@5"].to_numpy()
+    np.testing.assert_array_equal(values, np.full(12, score))
+    stored = json.loads((tmp_path / "result.json").read_text())
+    assert stored["metrics"]["valid"]["ndcg@5"] == (None if math.isnan(score) else score)
+
+
+def test_the_result_has_all_its_keys(tmp_path: Path, split: Split) -> None:
+    found = whole(tmp_path, split, [0.1, 0.3])
+    assert found["metrics"]["valid"] == {"ndcg@5": 0.3, "mrr": 0.3}
+    assert found["metrics"]["test"] == {"ndcg@5": 0.15, "mrr": 0.15, "coverage@5": 1.0}
+    assert found["metrics"]["views"] == {"local": {"ndcg@5": 0.015, "mrr": 0.015}}
+    assert found["seconds"]["train"] == 1.0
+    assert found["seconds"]["evaluate"] == 0.5
+    assert found["seconds"]["total"] >= 0
+    assert found["clients_per_second"] == 10.0
+    assert found["bytes"] == {"up": 20, "down": 200}
+    assert found["protocol"] == "clean"
+    assert found["ranking"] == "full"
+    assert (found["clients"], found["users"], found["items"]) == (5, 12, 20)
+    assert found["name"] == "plgc + mf + fedavg"
+    assert {"plgc2025", "koren2009matrix", "mcmahan2017communication"} <= set(found["citations"])
+    assert {"fedrec", "torch", "numpy"} <= set(found["versions"])
+    assert RunFolder(tmp_path).result() == found
+
+
+def test_every_user_is_told_with_its_raw_id_and_client(tmp_path: Path, split: Split) -> None:
+    whole(tmp_path, split, [0.2])
+    table = RunFolder(tmp_path).per_user()
+    assert table["user"].tolist() == split.user_ids.tolist()
+    assert table["n_train"].tolist() == split.train.lengths.tolist()
+    for client in range(split.n_clients):
+        users = split.user_ids[split.clients.row(client)].tolist()
+        assert table["user"][table["client"] == client].tolist() == users
+    assert {"valid.ndcg@5", "test.mrr", "test.local.mrr"} <= set(table.columns)
+    assert not {"test.coverage@5"} & set(table.columns)
+
+
+def test_the_observer_sees_what_is_written(tmp_path: Path, split: Split) -> None:
+    seen: list[Mapping[str, Any]] = []
+    whole(tmp_path, split, [None, 0.2], observer=seen.append)
+    assert [dict(each) for each in seen] == read_rounds(tmp_path / "rounds.jsonl")
+
+
+def test_a_run_without_rounds_still_has_a_result(tmp_path: Path, split: Split) -> None:
+    found = whole(tmp_path, split, [])
+    assert (found["best_round"], found["rounds"], found["clients_per_second"]) == (None, 0, None)
+
+
+def test_a_number_is_kept_as_a_number(tmp_path: Path, split: Split) -> None:
+    whole(tmp_path, split, [0.2])
+    assert RunFolder(tmp_path).model()["constant"].shape == ()
+
+
+@given(st.integers(0, 3), st.integers(0, 99))
+def test_a_digest_sees_every_bit_and_no_order(at: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    one = {"a": rng.random((2, 2)).astype(np.float32), "b": np.ones(2, np.float32)}
+    assert digest(one) == digest(dict(reversed(one.items())))
+    other = {name: value.copy() for name, value in one.items()}
+    other["a"].flat[at] = np.nextafter(other["a"].flat[at], np.float32(2))
+    assert digest(other) != digest(one)
+    assert digest({"a": one["a"].reshape(4), "b": one["b"]}) != digest(one)
+    assert digest({"c": one["a"], "b": one["b"]}) != digest(one)
+    assert digest({"a": one["a"].astype(np.float64), "b": one["b"]}) != digest(one)
+    assert digest({"a": np.asfortranarray(one["a"]), "b": one["b"]}) == digest(one)

@@ -1,0 +1,198 @@
+"""What clients remember of the rows they touched: there is room for it, and it comes back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedrec.training.client_rule import ClientRule, ClientUpdate, ParamView
+from fedrec.training.client_state import ClientState, capacity, seen_items
+from fedrec.training.clients import train_clients
+from fedrec.training.plan import TrainingPlan, plan_training
+from fedrec.training.task import ClientTask
+from fedrec.types import FloatArray, IntArray, Params, Shard, offsets_of
+from tests.contracts.own_models import BiasedMF
+from tests.planted import federations, initial_state, method_of, places, shard_of, split_state
+
+TRAINS = st.fixed_dictionaries(
+    {
+        "negatives": st.integers(1, 5),
+        "local_epochs": st.integers(1, 3),
+        "batch_size": st.sampled_from(["full", 2]),
+        "item_lr": st.just(0.1),
+    }
+)
+
+
+class Diary(ClientRule):
+    """Remembers where each row stood at the end of the last round it was touched in."""
+
+    def finish(self, drift: ParamView) -> ClientUpdate:
+        return ClientUpdate(drift.value - drift.start, own={"end": drift.value})
+
+
+DIARY = Diary(own=("end",))
+
+
+def touched_in(work: TrainingPlan) -> list[set[int]]:
+    """The items that each client touches."""
+    found: list[set[int]] = [set() for _ in range(work.shard.n_clients)]
+    for epoch in work.epochs:
+        pairs = zip(epoch.touched.clients.tolist(), epoch.touched.items.tolist(), strict=True)
+        for client, item in pairs:
+            found[client].add(item)
+    return found
+
+
+def remembered(task: ClientTask, shard: Shard, local: Params, name: str) -> list[dict[int, bytes]]:
+    """Per client, what it remembers of each item."""
+    room_of = places(task, shard)
+    found = []
+    for row in range(shard.n_clients):
+        at = room_of.row(row)
+        items, values = local["touched/items"][at], local[name][at]
+        used = items >= 0
+        assert (np.diff(items[used]) > 0).all()
+        assert not values[~used].any()
+        found.append({int(i): v.tobytes() for i, v in zip(items[used], values[used], strict=True)})
+    return found
+
+
+# Room ------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    shard=federations(several=True),
+    train=TRAINS,
+    extra=st.integers(0, 4),
+    round=st.integers(1, 99),
+)
+def test_there_is_room_for_all_that_a_client_may_touch(
+    shard: Shard, train: dict[str, Any], extra: int, round: int
+) -> None:
+    task = method_of(train)
+    offsets = capacity(shard, task.train, extra)
+    work = plan_training(shard, task.train, 0, round, extra_rows=extra)
+    rooms = np.diff(offsets)
+    assert (rooms >= [len(items) for items in touched_in(work)]).all()
+    assert (rooms <= shard.n_items).all()
+    # Nobody's room depends on the company.
+    for row in range(shard.n_clients):
+        assert capacity(shard.take(np.array([row])), task.train, extra)[-1] == rooms[row]
+
+
+def test_the_room_is_that_of_the_positives_and_all_draws() -> None:
+    shard = shard_of(100, [[1, 2, 3], [4], []], [2, 1])
+    task = method_of({"negatives": 4, "local_epochs": 2})
+    assert capacity(shard, task.train).tolist() == [0, 36, 36]
+    assert capacity(shard, task.train, extra_rows=5).tolist() == [0, 56, 56]
+    small = shard_of(10, [[1, 2, 3], [4], []], [2, 1])
+    assert capacity(small, task.train).tolist() == [0, 10, 10]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.sets(st.integers(0, 50)).map(sorted), min_size=1, max_size=6), st.data())
+def test_the_empty_room_is_left_out(rows: list[list[int]], data: st.DataObject) -> None:
+    spare = [data.draw(st.integers(0, 3)) for _ in rows]
+    offsets = offsets_of(np.array([len(r) + s for r, s in zip(rows, spare, strict=True)]))
+    items = np.array(
+        [i for r, s in zip(rows, spare, strict=True) for i in [*r, *[-1] * s]], np.int32
+    )
+    found = seen_items(offsets, items)
+    assert [found.row(k).tolist() for k in range(len(rows))] == rows
+
+
+# There and back --------------------------------------------------------------------------------
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    shard=federations(several=True),
+    train=TRAINS,
+    seed=st.integers(0, 99),
+    idle=st.integers(0, 2),
+)
+def test_what_is_remembered_is_recalled(
+    shard: Shard, train: dict[str, Any], seed: int, idle: int
+) -> None:
+    """Rounds with changing cohorts: the rows of a client's last round, their bits, nothing else."""
+    shard = with_idle(shard, idle)
+    task = method_of(train, model=BiasedMF(), half=DIARY)
+    params, local = initial_state(task, shard)
+    expected: dict[str, list[dict[int, FloatArray]]] = {
+        name: [{} for _ in range(shard.n_clients)] for name in ("item", "item_bias")
+    }
+    rng = np.random.default_rng(seed)
+    for number in (1, 2, 3):
+        rows = np.sort(rng.permutation(shard.n_clients)[: rng.integers(1, shard.n_clients + 1)])
+        part, mine = shard.take(rows), split_state(task, shard, local, rows)
+        work = work_of(task, part, mine, number)
+        recalled(task, part, work, params, mine)
+        update, after = train_clients(task, part, params, mine, number)
+        local = put_back(task, shard, local, rows, after)
+        for name, table in expected.items():
+            block = update.tables[name]
+            for row, (client, items) in enumerate(zip(rows, touched_in(work), strict=True)):
+                if not items:
+                    continue
+                at = slice(block.offsets[row], block.offsets[row + 1])
+                ends = params[name][block.ids[at]] + block.values[at]
+                table[client] = {
+                    int(i): v for i, v in zip(block.ids[at], ends, strict=True) if int(i) in items
+                }
+            found = remembered(task, shard, local, f"{name}/end")
+            assert [set(row) for row in found] == [set(row) for row in table]
+            for got, want in zip(found, table, strict=True):
+                for item, raw in got.items():
+                    near = np.frombuffer(raw, np.float32)
+                    np.testing.assert_allclose(near, np.ravel(want[item]), atol=1e-6)
+
+
+def with_idle(shard: Shard, count: int) -> Shard:
+    """The shard with some more clients, of one user each, that hold nothing to train on."""
+    rows = [shard.train.row(k).tolist() for k in range(shard.n_users)]
+    sizes = np.diff(shard.client_offsets).tolist()
+    return shard_of(shard.n_items, rows + [[]] * count, sizes + [1] * count)
+
+
+def work_of(task: ClientTask, shard: Shard, local: Params, round: int) -> TrainingPlan:
+    offsets = capacity(shard, task.train)
+    rows = seen_items(offsets, local["touched/items"])
+    return plan_training(shard, task.train, task.seed, round, remembered=rows)
+
+
+def tensors(params: Params) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(np.asarray(value)) for name, value in params.items()}
+
+
+def recalled(
+    task: ClientTask, shard: Shard, work: TrainingPlan, params: Params, local: Params
+) -> None:
+    """On its slots a client finds what it remembers, and 0 on the others."""
+    memory = ClientState.of(task, work, tensors(params), tensors(local))
+    for name in ("item", "item_bias"):
+        kept = remembered(task, shard, local, f"{name}/end")
+        own = memory.own[f"{name}/end"].numpy()
+        for row in range(shard.n_clients):
+            for at in range(work.row_offsets[row], work.row_offsets[row + 1]):
+                item = int(work.row_items[at])
+                nothing = np.zeros(own.shape[1:], np.float32).tobytes()
+                assert own[at].tobytes() == kept[row].get(item, nothing)
+    assert memory.own["constant/end"].numpy().tobytes() == local["constant/end"].tobytes()
+
+
+def put_back(
+    task: ClientTask, shard: Shard, local: Params, rows: IntArray, after: Params
+) -> dict[str, FloatArray]:
+    """All local parameters, with those of some clients replaced."""
+    index = {name: np.arange(len(value)) for name, value in local.items()}
+    at = split_state(task, shard, index, rows)
+    found = {name: value.copy() for name, value in local.items()}
+    for name, value in after.items():
+        found[name][at[name]] = value
+    return found
