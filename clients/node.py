@@ -106,7 +106,7 @@ class Node:
         self.experiment = experiment
         self.strategy = experiment.strategy
         self.task = experiment.client_task()
-        compiled = resolve_executor(self.task) == "compiled"
+        compiled = resolve_executor(self.task) == "numba"
         self._summing = self.strategy.summing if compiled else None
         if not compiled or not isinstance(self.task.personalization, NoPersonalization):
             torch.set_num_threads(1)  # Who trains in machine code alone meets torch when ranking.
@@ -196,7 +196,7 @@ class Node:
         self, update: UpdateBatch, rows: IntArray
     ) -> tuple[Aggregate | None, dict[int, Exception]]:
         """The reduced updates, or the clients whose update cannot be: those not finite."""
-        reason = "the update is not finite; lower train.item_lr or train.local_optimizer.lr"
+        reason = "the update is not finite; lower the rates of train.optimizers"
         broken = ~np.isfinite(update.metrics["loss"])
         if self.strategy.needs == "each":
             broken |= _not_finite(update)

@@ -36,6 +36,17 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
 
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Keys of earlier versions, and what to write instead."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_renamed(cls, values: Any) -> Any:
+        for name in values if isinstance(values, Mapping) else ():
+            if name in cls.renamed:
+                raise ValueError(f"{name}: this key has a new name; write {cls.renamed[name]}")
+        return values
+
     @model_validator(mode="before")
     @classmethod
     def _truth_is_no_number(cls, values: Any) -> Any:

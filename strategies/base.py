@@ -40,10 +40,12 @@ class Strategy(Plugin):
 
     needs: ClassVar[Literal["sums", "each"]] = "sums"
 
+    renamed: ClassVar[Mapping[str, str]] = {"denominator": "average: per_row, cohort or sum"}
+
     weighting: Weighting = "uniform"
 
     @property
-    def plain_sum(self) -> bool:
+    def sums_unweighted(self) -> bool:
         """Whether updates are added up unweighted, whatever the weighting."""
         return False
 
@@ -111,7 +113,7 @@ class Strategy(Plugin):
         """How rows may be summed as soon as they are trained; None if `reduce` is to see them."""
         if self.needs == "each" or type(self).reduce is not Strategy.reduce:
             return None
-        return Summing(self.weighting, weighted=not self.plain_sum)
+        return Summing(self.weighting, weighted=not self.sums_unweighted)
 
     def reduce(self, batch: UpdateBatch) -> Aggregate:
         """Sum some clients' updates, or keep each; runs on the node.
@@ -121,7 +123,7 @@ class Strategy(Plugin):
         """
         if self.needs == "each":
             return keep_each(batch)
-        return reduce_sums(batch, Summing(self.weighting, weighted=not self.plain_sum))
+        return reduce_sums(batch, Summing(self.weighting, weighted=not self.sums_unweighted))
 
     def merge(self, a: Aggregate, b: Aggregate) -> Aggregate:
         """Join two partial results; associative and commutative, bit for bit."""

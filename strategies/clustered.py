@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from fedrec.aggregation.reduce import (
-    Denominator,
+    Average,
     Summing,
     mean_update,
     reduce_sums,
@@ -62,7 +62,7 @@ class Clustered(Strategy):
         warmup: rounds before the groups are made.
         share: s, how much a group takes from everybody's mean.
         buckets: size of the sketch, in item rows.
-        denominator: ``rows``, ``cohort`` or ``sum``; see `strategies.fedavg.FedAvg`.
+        average: ``per_row``, ``cohort`` or ``sum``; see `strategies.fedavg.FedAvg`.
         weighting: ``uniform``, or ``examples``: by number of train examples.
         server_lr: :math:`\eta`.
 
@@ -77,7 +77,7 @@ class Clustered(Strategy):
     warmup: int = Field(20, ge=1)
     share: float = Field(0.5, ge=0, le=1)
     buckets: int = Field(16, ge=1)
-    denominator: Denominator = "rows"
+    average: Average = "per_row"
     server_lr: float = Field(1.0, gt=0)
 
     def init(self, params: Params, n_clients: int) -> State:
@@ -129,9 +129,9 @@ class Clustered(Strategy):
         return ClusteredState(rounds, nothing, group, {g: after for g in numbers}), after
 
     def _mean(self, params: Params, batch: UpdateBatch) -> Mapping[str, FloatArray]:
-        weighted = self.denominator != "sum"
+        weighted = self.average != "sum"
         return mean_update(
-            params, reduce_sums(batch, Summing(self.weighting, weighted)), self.denominator
+            params, reduce_sums(batch, Summing(self.weighting, weighted)), self.average
         )
 
     def _sketch(self, batch: UpdateBatch) -> FloatArray:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from fedrec.aggregation.reduce import Denominator, mean_update
+from fedrec.aggregation.reduce import Average, mean_update
 from fedrec.types import Aggregate, FloatArray, Params
 from strategies.base import State, Strategy
 
@@ -41,7 +41,7 @@ class FedAdam(Strategy):
     The moments of all rows decay in every round, also of rows that nobody touched.
 
     Args:
-        denominator: what :math:`\Delta` is divided by: ``rows``, ``cohort`` or ``sum``.
+        average: what :math:`\Delta` is divided by: ``per_row``, ``cohort`` or ``sum``.
         weighting: ``uniform``, or ``examples``: by number of train examples.
         server_lr: :math:`\eta`.
         beta1: :math:`\beta_1`.
@@ -54,7 +54,7 @@ class FedAdam(Strategy):
 
     reference: ClassVar[str] = "reddi2021adaptive"
 
-    denominator: Denominator = "sum"
+    average: Average = "sum"
     server_lr: float = Field(0.01, gt=0)
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.99, ge=0, lt=1)
@@ -62,9 +62,9 @@ class FedAdam(Strategy):
     bias_correction: bool = False
 
     @property
-    def plain_sum(self) -> bool:
+    def sums_unweighted(self) -> bool:
         """Whether changes are added up unweighted."""
-        return self.denominator == "sum"
+        return self.average == "sum"
 
     def init(self, params: Params, n_clients: int) -> State:
         """Moments of zero."""
@@ -73,7 +73,7 @@ class FedAdam(Strategy):
 
     def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
         """One Adam step along the aggregated change."""
-        change = mean_update(params, aggregate, self.denominator)
+        change = mean_update(params, aggregate, self.average)
         rounds = state.rounds + 1
         first = {n: self.beta1 * state.first[n] + (1 - self.beta1) * d for n, d in change.items()}
         second = {

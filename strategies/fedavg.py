@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from fedrec.aggregation.reduce import Denominator, mean_update, stepped
+from fedrec.aggregation.reduce import Average, mean_update, stepped
 from fedrec.types import Aggregate, Params
 from strategies.base import State, Strategy
 
@@ -16,12 +16,12 @@ __all__ = ["FedAvg"]
 class FedAvg(Strategy):
     r"""The mean of the clients' changes, taken as a step.
 
-    .. math:: x \leftarrow x + \eta \, \frac{\sum_u w_u \Delta_u}{\text{denominator}}
+    .. math:: x \leftarrow x + \eta \, \frac{\sum_u w_u \Delta_u}{\text{divisor}}
 
     Args:
-        denominator: ``rows`` (weight of the clients that touched the row: an item that few clients
-            know still moves), ``cohort`` (weight of all clients of the round, as published) or
-            ``sum``.
+        average: ``per_row`` (divide by the weight of the clients that touched the row, so that
+            an item that few clients know still moves), ``cohort`` (by the weight of all clients of
+            the round, as published) or ``sum`` (do not divide).
         weighting: ``uniform``, or ``examples``: by number of train examples.
         server_lr: :math:`\eta`.
 
@@ -30,13 +30,13 @@ class FedAvg(Strategy):
 
     reference: ClassVar[str] = "mcmahan2017communication"
 
-    denominator: Denominator = "rows"
+    average: Average = "per_row"
     server_lr: float = Field(1.0, gt=0)
 
     @property
-    def plain_sum(self) -> bool:
+    def sums_unweighted(self) -> bool:
         """Whether changes are added up unweighted."""
-        return self.denominator == "sum"
+        return self.average == "sum"
 
     def init(self, params: Params, n_clients: int) -> State:
         """No state."""
@@ -44,5 +44,5 @@ class FedAvg(Strategy):
 
     def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
         """One step along the mean change."""
-        change = mean_update(params, aggregate, self.denominator)
+        change = mean_update(params, aggregate, self.average)
         return None, stepped(params, change, self.server_lr)

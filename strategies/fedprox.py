@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from fedrec.aggregation.reduce import Denominator, mean_update, stepped
+from fedrec.aggregation.reduce import Average, mean_update, stepped
 from fedrec.training.client_rule import ClientRule
 from fedrec.types import Aggregate, Params
 from strategies.base import State, Strategy
@@ -23,7 +23,7 @@ class FedProx(Strategy):
 
     Args:
         mu: :math:`\mu`.
-        denominator: ``rows``, ``cohort`` or ``sum``; see `strategies.fedavg.FedAvg`.
+        average: ``per_row``, ``cohort`` or ``sum``; see `strategies.fedavg.FedAvg`.
         weighting: ``uniform``, or ``examples``: by number of train examples.
         server_lr: :math:`\eta`.
 
@@ -33,7 +33,7 @@ class FedProx(Strategy):
     reference: ClassVar[str] = "li2020fedprox"
 
     mu: float = Field(0.01, ge=0)
-    denominator: Denominator = "rows"
+    average: Average = "per_row"
     server_lr: float = Field(1.0, gt=0)
 
     @property
@@ -42,9 +42,9 @@ class FedProx(Strategy):
         return ClientRule(proximal=self.mu)
 
     @property
-    def plain_sum(self) -> bool:
+    def sums_unweighted(self) -> bool:
         """Whether changes are added up unweighted."""
-        return self.denominator == "sum"
+        return self.average == "sum"
 
     def init(self, params: Params, n_clients: int) -> State:
         """No state."""
@@ -52,5 +52,5 @@ class FedProx(Strategy):
 
     def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
         """One step along the mean change."""
-        change = mean_update(params, aggregate, self.denominator)
+        change = mean_update(params, aggregate, self.average)
         return None, stepped(params, change, self.server_lr)

@@ -13,12 +13,15 @@ from pydantic import Field
 from fedrec.aggregation.fixed_point import from_fixed
 from fedrec.aggregation.reduce import mean_update, stepped
 from fedrec.training.client_rule import ClientRule, ClientUpdate, ParamView
+from fedrec.training.settings import Optimizers
 from fedrec.types import Aggregate, FloatArray, Params
 from strategies.base import State, Strategy
 
 __all__ = ["Scaffold", "ScaffoldState"]
 
-_CONTROL, _DRIFT = "control", "drift"
+_CONTROL = "control"
+_DRIFT = {True: "drift", False: "drift_shared"}
+"""Steps times rate; True: of item tables."""
 _OWN = "own_control"
 """Not the name of anything that travels, so the wire refuses it."""
 
@@ -63,9 +66,12 @@ class _Client(ClientRule):
         new = torch.where(drift.touched, new, torch.zeros_like(new))
         return ClientUpdate(change + reached * server, {_CONTROL: new - old}, {_OWN: new})
 
-    def extras(self, steps: torch.Tensor, rate: float) -> Mapping[str, torch.Tensor]:
-        """``drift``: steps times rate."""
-        return {_DRIFT: steps * rate}
+    def extras(self, steps: torch.Tensor, optimizers: Optimizers) -> Mapping[str, torch.Tensor]:
+        """Return steps times rate, for item tables and for the other shared parameters."""
+        return {
+            _DRIFT[True]: steps * optimizers.item.lr,
+            _DRIFT[False]: steps * optimizers.shared.lr,
+        }
 
 
 class Scaffold(Strategy):
@@ -80,7 +86,7 @@ class Scaffold(Strategy):
     client, so the mean is over the cohort. K is the client's own number of steps.
 
     Args:
-        denominator: ``cohort``, as published, or ``sum``: changes are not divided.
+        average: ``cohort``, as published, or ``sum``: changes are not divided.
         server_lr: :math:`\eta`.
 
     Reference: karimireddy2020scaffold, Algorithm 1, option II.
@@ -89,7 +95,7 @@ class Scaffold(Strategy):
     reference: ClassVar[str] = "karimireddy2020scaffold"
 
     weighting: Literal["uniform"] = "uniform"
-    denominator: Literal["cohort", "sum"] = "cohort"
+    average: Literal["cohort", "sum"] = "cohort"
     server_lr: float = Field(1.0, gt=0)
 
     @property
@@ -98,9 +104,9 @@ class Scaffold(Strategy):
         return _Client()
 
     @property
-    def plain_sum(self) -> bool:
+    def sums_unweighted(self) -> bool:
         """Whether changes are added up unweighted."""
-        return self.denominator == "sum"
+        return self.average == "sum"
 
     def init(self, params: Params, n_clients: int) -> State:
         """A control variate of zero."""
@@ -113,9 +119,12 @@ class Scaffold(Strategy):
 
     def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
         """One step along the mean change; the control variate takes up the clients' changes."""
-        change = mean_update(params, aggregate, self.denominator)
-        drift = float(from_fixed(np.array(aggregate.extras[_DRIFT])))
-        drift /= aggregate.clients if self.denominator == "cohort" else 1
+        change = mean_update(params, aggregate, self.average)
+        divisor = aggregate.clients if self.average == "cohort" else 1
+        drift = {
+            table: float(from_fixed(np.array(aggregate.extras[name]))) / divisor
+            for table, name in _DRIFT.items()
+        }
         beside = {f"{name}/{_CONTROL}": value for name, value in params.items()}
         moved = mean_update(beside, aggregate, "sum")
         control = {
@@ -123,7 +132,7 @@ class Scaffold(Strategy):
             for name, value in state.control.items()
         }
         whole = {
-            name: change[name] - drift * np.asarray(value, np.float64)
+            name: change[name] - drift[name in aggregate.ids] * np.asarray(value, np.float64)
             for name, value in state.control.items()
         }
         after = stepped(params, whole, self.server_lr)

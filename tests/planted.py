@@ -28,10 +28,17 @@ __all__ = [
     "method_of",
     "places",
     "ragged",
+    "rates",
     "shard_of",
     "split_state",
     "train",
 ]
+
+
+def rates(lr: float, private: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The optimizers of a task: one rate for all that is shared, and the private optimizer."""
+    optimizers: dict[str, Any] = {"item": {"lr": lr}, "shared": {"lr": lr}}
+    return optimizers if private is None else {**optimizers, "private": private}
 
 
 def ragged(rows: Sequence[Sequence[int]]) -> Ragged:
@@ -75,7 +82,7 @@ def method_of(
     return ClientTask(
         model or MatrixFactorization(embedding_dim=4, init_std=0.5),
         personalization or NoPersonalization(),
-        Train.model_validate({"kernel": "reference"} | dict(train or {})),
+        Train.model_validate({"backend": "torch"} | dict(train or {})),
         seed,
         "clean",
         dtype,

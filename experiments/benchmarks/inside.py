@@ -23,7 +23,7 @@ def inside_training(work: Workload) -> dict[str, float]:
         work: What is trained, one user per client, on one thread. Nothing is found where it is
             not compiled.
     """
-    if resolve_executor(work.task) != "compiled":
+    if resolve_executor(work.task) != "numba":
         return {}
     method, split = work.task, work.split
     drawing, adding = _drawing(), _adding()

@@ -26,7 +26,7 @@ class KernelContender(Contender):
     def __init__(self, work: TrainingPlan) -> None:
         super().__init__(work)
         method, shard = work.task, work.shard
-        train, rates = method.train, method.train.local_optimizer
+        train, rates = method.train, method.train.optimizers.private
         self._data = bound.Data(
             seed=method.seed,
             purpose=int(Purpose.NEGATIVES),
@@ -48,7 +48,7 @@ class KernelContender(Contender):
             share=share,
         )
         self._rates = bound.Rates(
-            item=train.item_lr,
+            item=train.optimizers.item.lr,
             lr=rates.lr,
             beta1=rates.beta1,
             beta2=rates.beta2,

@@ -48,7 +48,7 @@ class LoopContender(Contender):
     def __init__(self, work: TrainingPlan) -> None:
         super().__init__(work)
         n_items, dim = self.table.shape
-        rates = work.task.train.local_optimizer
+        rates = work.task.train.optimizers.private
         self._server = _Client(n_items, dim)
         with torch.no_grad():
             self._server.item.weight.copy_(torch.from_numpy(self.table))
@@ -87,7 +87,7 @@ class LoopContender(Contender):
                 continue
             model = copy.deepcopy(self._server)
             model.user = self._users[u]
-            shared = torch.optim.SGD(model.item.parameters(), lr=train.item_lr)
+            shared = torch.optim.SGD(model.item.parameters(), lr=train.optimizers.item.lr)
             items, labels = self._batch(positives[low:high], negatives[low * k : high * k])
             logits = model(items)
             kappa = distinct = None

@@ -40,7 +40,7 @@ PERSONALIZATIONS: Mapping[str, Mapping[str, Any]] = {
     "none": {"name": "none"},
     "plgc": {
         "name": "plgc",
-        "local": "kernel",
+        "branch": "similarity",
         "mode": "joint",
         "balance": "alignment",
         "tau": 2.0,
@@ -185,9 +185,13 @@ def _experiment(
         {
             "data": data,
             "model": dict(model),
-            "train": {"item_lr": 1.0, "weight_decay": 0.1, **train},
+            "train": {
+                "optimizers": {"item": {"lr": 1.0}, "shared": {"lr": 1.0}},
+                "weight_decay": 0.1,
+                **train,
+            },
             "personalization": dict(personalization),
-            "strategy": {"name": "fedadam", "denominator": "sum", "server_lr": 0.005},
+            "strategy": {"name": "fedadam", "average": "sum", "server_lr": 0.005},
         }
     )
 

@@ -82,7 +82,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         train={"batch_size": positives, "weight_decay": 0.0, **rates},
         negatives=NEGATIVES,
     )
-    averaging = {"name": "fedavg", "weighting": "uniform", "denominator": "cohort"}
+    averaging = {"name": "fedavg", "weighting": "uniform", "average": "cohort"}
     experiment = work.experiment.model_validate(
         {**dict(work.experiment), "strategy": averaging, "rounds": {"count": 1}}
     )
@@ -142,7 +142,7 @@ def hand_out(work: TrainingPlan, rounds: int, path: Path) -> None:
         bias=work.local["bias"],
         rounds=rounds,
         batch=batch,
-        lr=work.task.train.item_lr,
+        lr=work.task.train.optimizers.item.lr,
     )
 
 

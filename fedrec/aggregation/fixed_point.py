@@ -58,12 +58,12 @@ def to_fixed(values: FloatArray, name: str, scale: int = SCALE) -> IntArray:
 def _check(largest: float, name: str, scale: int) -> None:
     if not math.isfinite(largest):
         raise NumericError(
-            f"the update of '{name}' is not finite; lower train.item_lr or train.local_optimizer.lr"
+            f"the update of '{name}' is not finite; lower the rates of train.optimizers"
         )
     if largest >= _LIMIT:
         raise NumericError(
             f"the update of '{name}' overflows fixed point with scale 2**{scale} "
-            f"(largest value {largest / 2.0**scale:.3g}); lower train.item_lr"
+            f"(largest value {largest / 2.0**scale:.3g}); lower the rates of train.optimizers"
         )
 
 
@@ -80,7 +80,9 @@ def add(a: IntArray, b: IntArray, name: str) -> IntArray:
     """
     total = np.add(a, b, dtype=np.int64)
     if bool((((a ^ total) & (b ^ total)) < 0).any()):
-        raise NumericError(f"the summed update of '{name}' overflows; lower train.item_lr")
+        raise NumericError(
+            f"the summed update of '{name}' overflows; lower the rates of train.optimizers"
+        )
     return np.asarray(total)
 
 
@@ -139,7 +141,8 @@ def segment_sum(
         if largest * terms >= 2.0**63:
             raise NumericError(
                 f"the summed update of '{name}' may overflow fixed point with scale 2**{scale} "
-                f"(largest value {largest / 2.0**scale:.3g}, {terms} terms); lower train.item_lr"
+                f"(largest value {largest / 2.0**scale:.3g}, {terms} terms); "
+                "lower the rates of train.optimizers"
             )
         total.index_add_(0, at[start : start + _SLICE], part.long())
     return np.asarray(total.numpy())

@@ -31,7 +31,7 @@ from fedrec.types import (
 )
 
 __all__ = [
-    "Denominator",
+    "Average",
     "Summing",
     "Weighting",
     "join_each",
@@ -47,10 +47,10 @@ __all__ = [
 Weighting = Literal["uniform", "examples"]
 """Whether every client counts the same, or by its number of train examples."""
 
-Denominator = Literal["rows", "cohort", "sum"]
+Average = Literal["per_row", "cohort", "sum"]
 """What a row's summed change is divided by: the weight of the clients that touched the row, the
-weight of all clients of the cohort, or nothing. Dense parameters know no rows: for them ``rows``
-is ``cohort``."""
+weight of all clients of the cohort, or nothing. Dense parameters know no rows: for them
+``per_row`` is ``cohort``."""
 
 _METRICS_SCALE = 20
 
@@ -222,15 +222,13 @@ def metric_sums(aggregates: Iterable[Aggregate]) -> dict[str, float]:
     return {name: value * 2.0**-_METRICS_SCALE for name, value in total.items()}
 
 
-def mean_update(
-    params: Params, aggregate: Aggregate, denominator: Denominator
-) -> Mapping[str, FloatArray]:
+def mean_update(params: Params, aggregate: Aggregate, average: Average) -> Mapping[str, FloatArray]:
     """The aggregated change of every global parameter, dense.
 
     Args:
         params: The global parameters, for their shapes.
         aggregate: The summed updates.
-        denominator: See `Denominator`.
+        average: See `Average`.
 
     Returns:
         Per name, float64 of the parameter's shape; 0 where nobody touched a row.
@@ -242,12 +240,12 @@ def mean_update(
     for name, value in params.items():
         total = from_fixed(aggregate.sums[name], aggregate.scale[name])
         if name not in aggregate.ids:
-            change[name] = total if denominator == "sum" else total / cohort
+            change[name] = total if average == "sum" else total / cohort
             continue
-        if denominator == "rows":
+        if average == "per_row":
             touched = from_fixed(aggregate.row_weight[name])
             total = total / touched.reshape(-1, *[1] * (total.ndim - 1))
-        elif denominator == "cohort":
+        elif average == "cohort":
             total = total / cohort
         whole = np.zeros(value.shape, np.float64)
         whole[aggregate.ids[name]] = total

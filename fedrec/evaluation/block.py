@@ -20,7 +20,7 @@ __all__ = ["BlockRanking"]
 Tensor: TypeAlias = "torch.Tensor"
 
 _SCORES = 1 << 18
-"""Scores that a model which is not ``csr`` computes at once, which bounds the memory."""
+"""Scores that a model which is not ``flat`` computes at once, which bounds the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class BlockRanking:
 
     def catalogue(self) -> Tensor:
         """float [b, n_items]: scores with the global table."""
-        if self.task.model.batching == "csr":
+        if self.task.model.execution == "flat":
             tables = {name: self.params[name] for name in self.task.tables()}
             scores = self.task.model.score_catalogue(self._flat(), tables)
             # A model that has nothing of the user's own scores one row, the same for all.
@@ -119,7 +119,7 @@ class BlockRanking:
     ) -> Tensor:
         user, item = torch.from_numpy(block_users), torch.from_numpy(items)
         gathered = {n: self.params[n][item] for n in self.task.tables()} | {"item": rows}
-        if self.task.model.batching == "csr":
+        if self.task.model.execution == "flat":
             own = {name: value[user] for name, value in self._flat().items()}
             return self.task.model.score(own | gathered, Pairs(user, item))
         every = torch.arange(len(user))
@@ -155,7 +155,7 @@ class BlockRanking:
             history,
         )
         values = Values({**of_rows, **own}, dense, shared, source)
-        return by_client(call, values, rows, model.batching == "vmap", most)
+        return by_client(call, values, rows, model.execution == "vmap", most)
 
     def _flat(self) -> dict[str, Tensor]:
         """Every parameter without a row per item, gathered for the users of the block."""

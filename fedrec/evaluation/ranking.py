@@ -289,7 +289,7 @@ def _check_nan(diverged: int, of: int) -> None:
     if diverged > 0:
         raise NumericError(
             f"the scores of {diverged} of {of} users are NaN: training diverged; lower "
-            "train.item_lr, train.local_optimizer.lr or strategy.server_lr"
+            "the rates of train.optimizers or strategy.server_lr"
         )
 
 

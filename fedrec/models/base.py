@@ -52,9 +52,9 @@ class Model(Plugin):
 
     It holds no parameters itself; the framework hands them in, gathered for the pairs at hand.
 
-    ``batching`` says how clients may be computed together:
+    ``execution`` says how clients may be computed together:
 
-    - ``csr``: many clients flat in one computation. Every parameter arrives gathered per pair,
+    - ``flat``: many clients flat in one computation. Every parameter arrives gathered per pair,
       ``[q, *shape]``, also dense global ones, and the score of a pair may use only that pair's
       row, with operations that give the same bits wherever the row stands (see
       `fedrec.compute.operations`): no ``mm``, no ``linear``.
@@ -66,7 +66,7 @@ class Model(Plugin):
       result is the loop's to rounding, not to the bit.
     """
 
-    batching: ClassVar[Literal["csr", "vmap", "loop"]] = "csr"
+    execution: ClassVar[Literal["flat", "vmap", "loop"]] = "flat"
 
     @property
     def window(self) -> int | None:
@@ -74,7 +74,7 @@ class Model(Plugin):
 
         A model with a window w is trained on the latest w train items of each user, each scored
         from those before it, so from at most w - 1, and ranks from the latest w - 1 of all. It
-        finds them in `Pairs`; it cannot be ``csr``.
+        finds them in `Pairs`; it cannot be ``flat``.
         """
         return None
 
@@ -121,7 +121,7 @@ class Model(Plugin):
         """
         n_items = len(table["item"])
         specs = self.params()
-        per_user = [n for n in users if self.batching == "csr" or specs[n].per == "user"]
+        per_user = [n for n in users if self.execution == "flat" or specs[n].per == "user"]
         n_users = len(users[per_user[0]]) if per_user else 1
         n_users = n_users if history is None else len(history.lengths)
         user = torch.arange(n_users).repeat_interleave(n_items)

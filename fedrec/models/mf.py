@@ -27,7 +27,7 @@ class MatrixFactorization(Model):
     """
 
     reference: ClassVar[str] = "koren2009matrix"
-    batching = "csr"
+    execution = "flat"
 
     embedding_dim: int = Field(64, ge=1)
     init_std: float = Field(0.01, ge=0)

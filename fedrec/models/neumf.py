@@ -37,7 +37,7 @@ class NeuMF(Model):
     """
 
     reference: ClassVar[str] = "he2017neural"
-    batching = "vmap"
+    execution = "vmap"
 
     embedding_dim: int = Field(32, ge=1)
     layers: tuple[int, ...] = (32, 16, 8)

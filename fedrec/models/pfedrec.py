@@ -36,7 +36,7 @@ class PFedRec(Model):
     """
 
     reference: ClassVar[str] = "zhang2023dual"
-    batching = "csr"
+    execution = "flat"
 
     embedding_dim: int = Field(32, ge=1)
     init_std: float = Field(0.01, ge=0)

@@ -47,7 +47,7 @@ class SASRec(Model):
     """
 
     reference: ClassVar[str] = "kang2018selfattentive"
-    batching = "vmap"
+    execution = "vmap"
 
     embedding_dim: int = Field(32, ge=1)
     max_len: int = Field(50, ge=2)

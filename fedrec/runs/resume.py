@@ -194,7 +194,7 @@ def _check_origin(
         )
     if kernel != origin.kernel:
         raise RunFolderError(
-            f"{path}: train.kernel: {experiment.train.kernel} means '{kernel}' in this "
+            f"{path}: train.backend: {experiment.train.backend} means '{kernel}' in this "
             f"installation, where the run began it meant '{origin.kernel}', which gives other "
             "bits; continue it there, or start a new run with another --out"
         )

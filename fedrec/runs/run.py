@@ -195,7 +195,7 @@ def find_config(config: Path) -> Path:
 
 
 def _must_compile(experiment: Experiment) -> bool:
-    compiled = resolve_executor(experiment.client_task()) == "compiled"
+    compiled = resolve_executor(experiment.client_task()) == "numba"
     return compiled and not is_built()
 
 

@@ -8,6 +8,7 @@ from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 
+from fedrec.training.settings import Optimizers
 from fedrec.types import ParamSpec
 
 __all__ = ["ClientRule", "ClientUpdate", "HasClientRule", "ParamView", "client_rule_of"]
@@ -28,7 +29,7 @@ class ParamView:
         down: per name of `ClientRule.down`, float [n, *shape], what the server sent beside it.
         own: per name of `ClientRule.own`, float [n, *shape], what the client remembers of it.
         steps: float [n, 1, ...], the steps that the client makes in this round, at least 1.
-        rate: step size of global parameters.
+        rate: step size of this parameter.
         touched: bool [n, 1, ...], whether the row is among the client's pairs of this round.
     """
 
@@ -98,12 +99,12 @@ class ClientRule:
         """
         return ClientUpdate(drift.value - drift.start)
 
-    def extras(self, steps: Tensor, rate: float) -> Mapping[str, Tensor]:
+    def extras(self, steps: Tensor, optimizers: Optimizers) -> Mapping[str, Tensor]:
         """Further numbers of each client, summed with its weight: per name, float [c].
 
         Args:
             steps: float [c], the steps that each client makes; 0 without data.
-            rate: step size of global parameters.
+            optimizers: of local training, for their step sizes.
         """
         return {}
 

@@ -219,7 +219,7 @@ class ClientState:
             down={kind: self.down[f"{name}/{kind}"] for kind in half.down},
             own={kind: self.own[f"{name}/{kind}"] for kind in half.own},
             steps=self._per_row(name, self.steps.clamp_min(1).to(value.dtype), value),
-            rate=self.task.train.item_lr,
+            rate=self.task.rate(name),
             touched=(
                 self.touched.reshape(-1, *[1] * (value.dim() - 1))
                 if name in self.task.tables()

@@ -31,7 +31,7 @@ from fedrec.types import (
 __all__ = ["frozen_items_of", "resolve_executor", "tensors_of", "train_clients"]
 
 
-def resolve_executor(task: ClientTask) -> Literal["compiled", "reference", "vmap", "loop"]:
+def resolve_executor(task: ClientTask) -> Literal["numba", "flat", "vmap", "loop"]:
     """Which kernel trains a method.
 
     ``compiled`` and ``reference`` give the same bits whichever clients are trained together;
@@ -39,25 +39,25 @@ def resolve_executor(task: ClientTask) -> Literal["compiled", "reference", "vmap
 
     Raises:
         ConfigError: If machine code is asked for and there is none for the method, or the model
-            looks at the order of items but is ``csr``.
+            looks at the order of items but is ``flat``.
         MissingExtra: If there is, but numba is not installed.
     """
-    asked, model = task.train.kernel, task.model
-    if model.batching == "csr" and model.window is not None:
+    asked, model = task.train.backend, task.model
+    if model.execution == "flat" and model.window is not None:
         raise ConfigError(
-            f"model: {type(model).__name__} has a window but is 'csr'; declare batching = 'vmap' "
+            f"model: {type(model).__name__} has a window but is 'flat'; declare execution = 'vmap' "
             "or 'loop'"
         )
-    if asked == "reference" or (asked == "auto" and not has_machine_code(task)):
-        return "reference" if model.batching == "csr" else model.batching
+    if asked == "torch" or (asked == "auto" and not has_machine_code(task)):
+        return model.execution
     if not has_machine_code(task):
         raise ConfigError(
-            "train.kernel: there is no machine code for this model and personalization; "
-            "write 'auto' or 'reference'"
+            "train.backend: there is no machine code for this model and personalization; "
+            "write 'auto' or 'torch'"
         )
     if find_spec("numba") is None:
-        raise MissingExtra("numba, which train.kernel: reference does without,", "sim")
-    return "compiled"
+        raise MissingExtra("numba, which train.backend: torch does without,", "sim")
+    return "numba"
 
 
 def train_clients(
@@ -90,7 +90,7 @@ def train_clients(
     Raises:
         EngineError: If a client does not fit in memory even alone.
     """
-    if resolve_executor(task) == "compiled":
+    if resolve_executor(task) == "numba":
         from fedrec.training.executors.compiled import train_compiled
 
         return train_compiled(task, shard, params, local, round, popularity, summing)
@@ -118,9 +118,9 @@ def train_clients(
         frozen_items = frozen_items_of(task, part, tensors["item"], unit_item_vectors)
         return work, train_chunk(task, work, frozen_items, tensors, mine)
 
-    size = 1 if task.model.batching == "loop" else chunk
+    size = 1 if task.model.execution == "loop" else chunk
     order = np.arange(shard.n_clients, dtype=np.int64)
-    if task.model.batching == "vmap":
+    if task.model.execution == "vmap":
         order = np.argsort(-_examples(shard), kind="stable")
     trained = in_chunks(order, size, train, shard)
     return _merge(task, shard, round, layout, order, trained)

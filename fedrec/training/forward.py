@@ -74,7 +74,7 @@ class Forward:
         return both[:, 0], both[:, 1:]
 
     def _of_pairs(self, call: Call, rows: Tensor) -> Tensor:
-        if self.task.model.batching == "csr":
+        if self.task.model.execution == "flat":
             return call(
                 self._flat() | {"item": rows}, Pairs(self.touched.users, self.touched.items)
             )
@@ -102,7 +102,7 @@ class Forward:
         wanted = Rows(
             touched.users[at], touched.items[at], touched.clients[at], context, touched.history
         )
-        return by_client(call, values, wanted, self.task.model.batching == "vmap")
+        return by_client(call, values, wanted, self.task.model.execution == "vmap")
 
     def _own(self) -> dict[str, str]:
         """Whose each local parameter of the model is."""

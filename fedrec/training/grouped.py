@@ -1,6 +1,6 @@
 """One computation per client, or per group of clients of about the same size.
 
-A model that is not ``csr`` is written for one client. Everything around it is flat and ragged; so
+A model that is not ``flat`` is written for one client. Everything around it is flat and ragged; so
 its pairs are cut into clients here, computed client by client (``loop``) or filled up to equal
 length and computed side by side (``vmap``), and laid flat again.
 """
@@ -187,7 +187,7 @@ def _compute(call: Call, values: Values, rows: Rows, group: _Group, together: bo
             raise
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
-            f"model: torch.func.vmap cannot compute it ({reason}); declare batching = 'loop'"
+            f"model: torch.func.vmap cannot compute it ({reason}); declare execution = 'loop'"
         ) from error
     return found
 

@@ -111,7 +111,7 @@ def train_chunk(
         dense=_uploads(start, moved),
         local={**after, **memory.remember(work, moved, local)},
         loss=loss,
-        extras=task.half.extras(memory.steps, task.train.item_lr),
+        extras=task.half.extras(memory.steps, task.train.optimizers),
     )
 
 
@@ -181,9 +181,10 @@ def _step(
     ):
         for name, pull in memory.pulls(values, starts, stepping):
             gradients[kind, name] = gradients[kind, name] + pull
+    rates = train.optimizers
     after = _State(
-        {n: state.tables[n] - train.item_lr * gradients["table", n] for n in state.tables},
-        {n: state.dense[n] - train.item_lr * gradients["dense", n] for n in state.dense},
+        {n: v - rates.item.lr * gradients["table", n] for n, v in state.tables.items()},
+        {n: v - rates.shared.lr * gradients["dense", n] for n, v in state.dense.items()},
         dict(state.local),
     )
     for name in trainable:
@@ -191,7 +192,7 @@ def _step(
         present = torch.zeros(len(state.local[name]), dtype=torch.bool)
         present[owner] = True
         after.local.update(
-            local_step(train.local_optimizer, name, state.local, gradients["local", name], present)
+            local_step(rates.private, name, state.local, gradients["local", name], present)
         )
     loss = segment_sum(per_positive.detach().double(), client, shard.n_clients)
     return after, loss

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from fedrec.training.settings import LocalOptimizer
+    from fedrec.training.settings import PrivateOptimizer
 
 __all__ = ["step"]
 
 
 def step(
-    optimizer: LocalOptimizer,
+    optimizer: PrivateOptimizer,
     name: str,
     values: Mapping[str, torch.Tensor],
     gradient: torch.Tensor,

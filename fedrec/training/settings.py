@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from fedrec.plugins import Section
 
-__all__ = ["LocalOptimizer", "Train"]
+__all__ = ["SGD", "Optimizers", "PrivateOptimizer", "Train"]
 
 
-class LocalOptimizer(Section):
-    """The private optimiser of the local parameters. Its state never leaves the client.
+class SGD(Section):
+    """Plain stochastic gradient descent.
+
+    Args:
+        name: ``sgd``.
+        lr: Step size.
+    """
+
+    name: Literal["sgd"] = "sgd"
+    lr: float = Field(1.0, gt=0)
+
+
+class PrivateOptimizer(Section):
+    """The optimizer of the private parameters. Its state never leaves the client.
 
     Args:
         name: ``adam`` or ``sgd``.
-        lr: step size.
-        beta1: decay of Adam's first moment.
-        beta2: decay of Adam's second moment.
-        epsilon: floor of Adam's denominator.
+        lr: Step size.
+        beta1: Decay of Adam's first moment.
+        beta2: Decay of Adam's second moment.
+        epsilon: Floor of Adam's denominator.
     """
 
     name: Literal["adam", "sgd"] = "adam"
@@ -27,6 +40,20 @@ class LocalOptimizer(Section):
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.999, ge=0, lt=1)
     epsilon: float = Field(1e-8, gt=0)
+
+
+class Optimizers(Section):
+    """The optimizers of local training, one per group of parameters.
+
+    Args:
+        item: Of the item tables.
+        shared: Of the other shared parameters.
+        private: Of the private parameters.
+    """
+
+    item: SGD = SGD()
+    shared: SGD = SGD()
+    private: PrivateOptimizer = PrivateOptimizer()
 
 
 class Train(Section):
@@ -39,13 +66,18 @@ class Train(Section):
         negative_sampling: ``uniform``, or ``popularity`` (in proportion to train count + 1).
         local_epochs: passes over the client's positives in one round.
         batch_size: positives per step (with their negatives), or ``full``.
-        item_lr: SGD step size of all global parameters.
-        local_optimizer: optimiser of the local parameters.
-        kernel: ``compiled``, ``reference`` (torch), or ``auto``: compiled for what it covers. Both
-            give the same values to rounding, not to the bit.
+        optimizers: One per group of parameters.
+        backend: ``numba``, ``torch``, or ``auto``: numba for what it covers. Both give the same
+            values to rounding, not to the bit.
         weight_decay: w in w/2 * n * ||p||^2 for each trainable local parameter of a user, n the
             user's positives in the batch.
     """
+
+    renamed: ClassVar[Mapping[str, str]] = {
+        "item_lr": "optimizers.item.lr and optimizers.shared.lr",
+        "local_optimizer": "optimizers.private",
+        "kernel": "backend: auto, numba or torch",
+    }
 
     loss: Literal["bce", "bpr"] = "bce"
     reduction: Literal["sum", "mean"] = "sum"
@@ -53,10 +85,9 @@ class Train(Section):
     negative_sampling: Literal["uniform", "popularity"] = "uniform"
     local_epochs: int = Field(1, ge=1)
     batch_size: int | Literal["full"] = "full"
-    item_lr: float = Field(1.0, gt=0)
-    local_optimizer: LocalOptimizer = LocalOptimizer()
+    optimizers: Optimizers = Optimizers()
     weight_decay: float = Field(0.0, ge=0)
-    kernel: Literal["auto", "compiled", "reference"] = "auto"
+    backend: Literal["auto", "numba", "torch"] = "auto"
 
     @field_validator("batch_size")
     @classmethod

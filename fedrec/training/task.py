@@ -71,6 +71,11 @@ class ClientTask:
         """The names of all that may be on the wire."""
         return (*self.globals(), *self.half.travels(self.globals()))
 
+    def rate(self, name: str) -> float:
+        """Return the step size of a shared parameter."""
+        optimizers = self.train.optimizers
+        return (optimizers.item if name in self.tables() else optimizers.shared).lr
+
     def tables(self) -> tuple[str, ...]:
         """The names of the item tables."""
         return tuple(n for n, s in self.specs().items() if s.role == "item_rows")
@@ -82,7 +87,7 @@ class ClientTask:
     def locals(self) -> Mapping[str, ParamSpec]:
         """What stays: local parameters, their optimiser's state, what the strategy remembers."""
         local = {n: s for n, s in self.specs().items() if s.role == "local"}
-        if self.train.local_optimizer.name == "adam":
+        if self.train.optimizers.private.name == "adam":
             for name, spec in list(local.items()):
                 if spec.trainable:
                     moment = replace(spec, init_std=0.0, init_value=0.0, trainable=False)

@@ -24,9 +24,9 @@ def choices(name: str, field: str) -> list[str]:
 
 @st.composite
 def strategies_of(draw: st.DrawFn, name: str, means: bool = False) -> Strategy:
-    """A strategy with some denominator and weighting; ``means``: not with plain sums."""
+    """A strategy with some average and weighting; ``means``: not with plain sums."""
     fields = dict(EARLY.get(name, {}))
-    for field in ("denominator", "weighting"):
+    for field in ("average", "weighting"):
         if offered := [c for c in choices(name, field) if not (means and c == "sum")]:
             fields[field] = draw(st.sampled_from(offered))
     return STRATEGIES[name].model_validate(fields)

@@ -50,7 +50,7 @@ class BiasedMF(Model):
 class LoopMF(MatrixFactorization):
     """Matrix factorisation, one client at a time, with operations of any kind."""
 
-    batching: ClassVar[Literal["csr", "vmap", "loop"]] = "loop"  # type: ignore[assignment]
+    execution: ClassVar[Literal["flat", "vmap", "loop"]] = "loop"  # type: ignore[assignment]
 
     def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
         return torch.einsum("qd,qd->q", params["user"], params["item"])
@@ -64,7 +64,7 @@ class LoopMF(MatrixFactorization):
 class SmallNet(Model):
     """A small network over user and item vectors, one client at a time."""
 
-    batching: ClassVar[Literal["csr", "vmap", "loop"]] = "loop"
+    execution: ClassVar[Literal["flat", "vmap", "loop"]] = "loop"
 
     embedding_dim: int = Field(4, ge=1)
     hidden: int = Field(6, ge=1)
@@ -90,13 +90,13 @@ class SmallNet(Model):
 class VmapNet(SmallNet):
     """The small network for many clients at once; the catalogue by the default of `Model`."""
 
-    batching: ClassVar[Literal["csr", "vmap", "loop"]] = "vmap"
+    execution: ClassVar[Literal["flat", "vmap", "loop"]] = "vmap"
 
 
 class Routed(Model):
     """Two experts, chosen by the user's first number with Python's own `if`: nothing for vmap."""
 
-    batching: ClassVar[Literal["csr", "vmap", "loop"]] = "loop"
+    execution: ClassVar[Literal["flat", "vmap", "loop"]] = "loop"
 
     embedding_dim: int = Field(4, ge=1)
 

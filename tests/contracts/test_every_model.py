@@ -18,7 +18,7 @@ from fedrec.training.clients import train_clients
 from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray, Params, Shard
 from tests.contracts import own_models
-from tests.planted import initial_state, method_of, shard_of, train
+from tests.planted import initial_state, method_of, rates, shard_of, train
 
 SHIPPED: list[Model] = [m() for m in MODELS.values() if issubclass(m, Model)]
 OWN: list[Model] = [getattr(own_models, name)() for name in own_models.__all__]
@@ -31,16 +31,16 @@ every_model = pytest.mark.parametrize("model", SHIPPED + OWN, ids=lambda m: type
 
 
 def task(model: Model) -> ClientTask:
-    return method_of({"item_lr": 0.1, "weight_decay": 0.1}, model=model)
+    return method_of({"optimizers": rates(0.1), "weight_decay": 0.1}, model=model)
 
 
 def gathered(model: Model, n_pairs: int) -> tuple[dict[str, torch.Tensor], Pairs]:
-    """Random parameters for the pairs of one client, as the model's batching wants them."""
+    """Random parameters for the pairs of one client, as the model's execution wants them."""
     rng = torch.Generator().manual_seed(0)
     params = {}
     for name, spec in model.params().items():
         dense = spec.role == "global" or spec.per == "client"
-        one = model.batching != "csr" and dense
+        one = model.execution != "flat" and dense
         shape = spec.shape if one else (n_pairs, *spec.shape)
         params[name] = torch.randn(shape, generator=rng)
     pairs = Pairs(torch.zeros(n_pairs, dtype=torch.int64), torch.arange(n_pairs))
@@ -91,7 +91,7 @@ def test_a_pair_is_scored_from_its_own_rows(model: Model) -> None:
     if pairs.context is not None:
         here = replace(here, context=pairs.context[33:34])
     alone = model.score(one, here)
-    if model.batching == "csr":
+    if model.execution == "flat":
         assert alone.numpy().tobytes() == whole[33:34].numpy().tobytes()
     torch.testing.assert_close(alone, whole[33:34])
 
@@ -131,7 +131,7 @@ def by_pairs(model: Model, shard: Shard, params: Params, local: Params) -> torch
         for item in range(shard.n_items):
             rows = {}
             for name, spec in specs.items():
-                flat = model.batching == "csr"
+                flat = model.execution == "flat"
                 if spec.role == "item_rows":
                     rows[name] = torch.tensor(params[name][item : item + 1])
                 elif spec.role == "global":
@@ -162,7 +162,7 @@ def with_history(pair: Pairs, window: int, shard: Shard, user: int, table: Float
 
 def test_the_loop_is_the_flat_form() -> None:
     flat, loop = (
-        method_of({"item_lr": 0.1, "local_epochs": 2, "batch_size": 2}, model=model)
+        method_of({"optimizers": rates(0.1), "local_epochs": 2, "batch_size": 2}, model=model)
         for model in (
             SHIPPED[0].model_copy(update={"embedding_dim": 5, "init_std": 0.5}),
             own_models.LoopMF(embedding_dim=5, init_std=0.5),

@@ -16,18 +16,18 @@ from fedrec.plugins import table
 from fedrec.training.clients import train_clients
 from fedrec.types import ParamSpec
 from tests.contracts.own_models import BiasedMF, SmallNet
-from tests.planted import initial_state, method_of, shard_of, train
+from tests.planted import initial_state, method_of, rates, shard_of, train
 
 SHARD = shard_of(9, [[0, 1, 4], [2, 3], [5], [1, 7]], [2, 1, 1])
 FORMS: list[Personalization] = [
     *[personalization() for personalization in PERSONALIZATIONS.values()],
     *[
-        PLGC(local=local, balance=balance, decorrelation=0.01)
-        for local in ("kernel", "table")
+        PLGC(branch=branch, balance=balance, decorrelation=0.01)
+        for branch in ("similarity", "table")
         for balance in ("alignment", "residual", "trace", "fixed")
     ],
-    PLGC(local="kernel", mode="decoupled", per="row", history_cap=1, extra_rows=2),
-    PLGC(local="table", view="single", decorrelation=0.1, persistence=1.0, extra_rows=2),
+    PLGC(branch="similarity", mode="decoupled", per="row", history_cap=1, extra_rows=2),
+    PLGC(branch="table", view="single", decorrelation=0.1, persistence=1.0, extra_rows=2),
 ]
 MODELS: list[Model | None] = [None, BiasedMF(), SmallNet()]
 
@@ -40,7 +40,7 @@ every_model = pytest.mark.parametrize("model", MODELS, ids=["mf", "biased", "net
 @every_form
 @every_model
 def test_it_trains_and_ranks_with_its_views(form: Personalization, model: Model | None) -> None:
-    method = method_of({"item_lr": 0.05, "batch_size": 2}, form, model)
+    method = method_of({"optimizers": rates(0.05), "batch_size": 2}, form, model)
     params, _, local = train(method, SHARD, rounds=2)
     state = form.state(params["item"].shape[1])
     assert set(state) <= set(local)
@@ -56,7 +56,7 @@ def test_it_trains_and_ranks_with_its_views(form: Personalization, model: Model 
 
 @every_form
 def test_nothing_is_mutated(form: Personalization) -> None:
-    method = method_of({"item_lr": 0.05}, form)
+    method = method_of({"optimizers": rates(0.05)}, form)
     params, local = initial_state(method, SHARD)
     before = {name: value.tobytes() for name, value in {**params, **local}.items()}
     train_clients(method, SHARD, params, local, 1)

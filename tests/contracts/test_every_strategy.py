@@ -22,12 +22,13 @@ from fedrec.plugins import name_of, table
 from fedrec.runs.checkpoint import pack, unpack
 from fedrec.runs.groups import of_group
 from fedrec.training.clients import train_clients
+from fedrec.training.settings import Optimizers
 from fedrec.training.task import ClientTask
 from fedrec.types import Aggregate, FloatArray, IntArray, Params, RowBlock, UpdateBatch, offsets_of
 from strategies import STRATEGIES, Strategy
 from tests.contracts.every_option import EARLY, strategies_of
 from tests.contracts.own_models import BiasedMF
-from tests.planted import initial_state, method_of, shard_of
+from tests.planted import initial_state, method_of, rates, shard_of
 
 N, D, CLIENTS = 7, 3, 8
 PARAMS: dict[str, FloatArray] = {
@@ -64,7 +65,7 @@ def batch_of(strategy: Strategy, rows: list[list[int]], seed: int, equal: bool =
     weight = np.ones(n) if equal else rng.integers(1, 9, n).astype(float)
     metrics = {"loss": rng.random(n), "examples": weight}
     steps = torch.tensor(np.ones(n) if equal else rng.integers(1, 5, n)).double()
-    extras = {name: value.numpy() for name, value in half.extras(steps, 0.1).items()}
+    extras = {name: value.numpy() for name, value in half.extras(steps, Optimizers()).items()}
     everybody = np.arange(n, dtype=np.int64)
     return UpdateBatch(1, everybody, weight, tables, dense, metrics, extras)
 
@@ -277,7 +278,7 @@ SHARD = shard_of(9, [[0, 1, 4], [2, 3], [5], [1, 7], []], [2, 1, 1, 1])
 def trained(name: str) -> tuple[Strategy, ClientTask, Aggregate]:
     """What a node makes of a round of real training, with dense and local parameters."""
     strategy = STRATEGIES[name]()
-    fields = {"local_epochs": 2, "batch_size": 2, "item_lr": 0.1}
+    fields = {"local_epochs": 2, "batch_size": 2, "optimizers": rates(0.1)}
     task = method_of(fields, model=BiasedMF(), half=strategy.client_rule)
     params, local = initial_state(task, SHARD)
     sent = strategy.broadcast(strategy.init(params, 4), params, 0)

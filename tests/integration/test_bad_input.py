@@ -34,9 +34,12 @@ SETTINGS: Mapping[str, tuple[list[str], list[str]]] = {
     "section for a value": (["seed.x=1"], ["seed", "whole number"]),
     "key of a value": (["rounds.count.x=1"], ["rounds.count.x=1", "'count' is a value"]),
     "zero rounds": (["rounds.count=0"], ["rounds.count", "1 or more", "0"]),
-    "negative rate": (["train.item_lr=-1"], ["train.item_lr", "more than 0", "-1"]),
-    "rate not finite": (["train.item_lr=.nan"], ["train.item_lr", "finite"]),
-    "infinite rate": (["train.item_lr=.inf"], ["train.item_lr", "finite"]),
+    "negative rate": (
+        ["train.optimizers.item.lr=-1"],
+        ["train.optimizers.item.lr", "more than 0", "-1"],
+    ),
+    "rate not finite": (["train.optimizers.item.lr=.nan"], ["train.optimizers.item.lr", "finite"]),
+    "infinite rate": (["train.optimizers.item.lr=.inf"], ["train.optimizers.item.lr", "finite"]),
     "negative seed": (["seed=-1"], ["seed", "0 or more", "-1"]),
     "huge seed": ([f"seed={2**63}"], ["seed", "less than", str(2**63)]),
     "share above 1": (["rounds.cohort_fraction=1.5"], ["rounds.cohort_fraction", "1 or less"]),
@@ -50,8 +53,8 @@ SETTINGS: Mapping[str, tuple[list[str], list[str]]] = {
     "no workers": (["engine.workers=0"], ["engine.workers", "'auto'"]),
     "unknown engine": (["engine.name=rya"], ["engine.name", "'ray'", "'rya'"]),
     "unknown optimiser": (
-        ["train.local_optimizer.name=adamm"],
-        ["train.local_optimizer.name", "'adam'", "'adamm'"],
+        ["train.optimizers.private.name=adamm"],
+        ["train.optimizers.private.name", "'adam'", "'adamm'"],
     ),
     "unknown model": (["model.name=mff"], ["model", "'mff'", "did you mean 'mf'"]),
     "unknown strategy": (["strategy=fedav"], ["strategy", "'fedav'", "did you mean 'fedavg'"]),
@@ -146,16 +149,18 @@ def test_every_key_at_every_level_is_checked(key: str) -> None:
 
 
 def test_all_levels_are_there() -> None:
-    assert {"seed", "train.local_optimizer.lr", "data.split.seed", "data.columns.user"} <= {*KEYS}
+    assert {"seed", "train.optimizers.private.lr", "data.split.seed", "data.columns.user"} <= {
+        *KEYS
+    }
     assert {"personalization.tau", "strategy.server_lr", "engine.nodes"} <= {*KEYS}
 
 
 @pytest.mark.parametrize("text", ["1e-3", "1E-3", "0.001", ".001", "'0.001'"])
 def test_numbers_that_yaml_takes_for_text_are_numbers(text: str) -> None:
     """YAML 1.1 reads 1e-3, without a dot, as text."""
-    sets = [f"train.item_lr={text}", f"strategy.server_lr={text}"]
+    sets = [f"train.optimizers.item.lr={text}", f"strategy.server_lr={text}"]
     found = load_experiment({"data": "synthetic", "strategy": "fedadam"}, sets)
-    assert found.train.item_lr == 1e-3
+    assert found.train.optimizers.item.lr == 1e-3
     assert found.strategy.model_dump()["server_lr"] == 1e-3
 
 

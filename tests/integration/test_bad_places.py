@@ -114,7 +114,7 @@ main()
         ("pandas", of("data.k_core=1", config="table.yaml"), "pandas, for reading csv files,"),
         ("scipy", of("clients={by: taste, count: 3}"), "scipy, for clients.by: taste,"),
         ("scipy", of("model={name: itemknn}"), "scipy"),
-        ("numba", of("train.kernel=compiled"), "train.kernel: reference"),
+        ("numba", of("train.backend=numba"), "train.backend: torch"),
         ("matplotlib", ["report", "A", "--out", "x.html"], "matplotlib, for the HTML report,"),
         ("jinja2", ["report", "A", "--out", "x.html"], "jinja2, for the HTML report,"),
     ],

@@ -24,8 +24,8 @@ from tests.planted import initial_state, method_of, shard_of
 draw = np.random.default_rng(0)
 rows = [sorted(draw.choice(200, draw.integers(3, 60), replace=False)) for _ in range(20)]
 shard = shard_of(200, rows)
-for own in (PLGC(tau=2.0, decorrelation=1e-4), PLGC(local="table", decorrelation=1e-4), None):
-    method = method_of({"kernel": "compiled"}, own)
+for own in (PLGC(tau=2.0, decorrelation=1e-4), PLGC(branch="table", decorrelation=1e-4), None):
+    method = method_of({"backend": "numba"}, own)
     params, local = initial_state(method, shard)
     update, after = train_clients(method, shard, params, local, 1)
     found = [update.tables["item"].values, update.metrics["loss"], *after.values()]
@@ -93,7 +93,7 @@ def watched(*given):
 compiled.jit.train = watched
 draw = np.random.default_rng(0)
 shard = shard_of(200, [sorted(draw.choice(200, 40, replace=False)) for _ in range(20)])
-method = method_of({"kernel": "compiled"}, PLGC(tau=2.0, decorrelation=1e-4))
+method = method_of({"backend": "numba"}, PLGC(tau=2.0, decorrelation=1e-4))
 compiled.train_compiled(method, shard, *initial_state(method, shard), 1, prebuilt=True)
 assert set(libraries()) == set(during), (libraries(), during)
 assert set(during.values()) == {1}, during

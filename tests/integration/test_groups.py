@@ -23,6 +23,7 @@ from fedrec.runs.folder import RunFolder
 from fedrec.runs.groups import of_group
 from fedrec.runs.run import prepare_run
 from fedrec.types import IntArray
+from tests.planted import rates
 
 WARMUP, ROUNDS = 2, 5
 DOCUMENT: dict[str, Any] = {
@@ -35,8 +36,8 @@ DOCUMENT: dict[str, Any] = {
         "interactions_per_user": 12.0,
     },
     "model": {"name": "mf", "embedding_dim": 8, "init_std": 0.1},
-    "train": {"item_lr": 0.3, "kernel": "reference"},
-    "personalization": {"name": "plgc", "local": "table", "persistence": 0.5},
+    "train": {"optimizers": rates(0.3), "backend": "torch"},
+    "personalization": {"name": "plgc", "branch": "table", "persistence": 0.5},
     "strategy": {
         "name": "clustered",
         "clusters": 3,

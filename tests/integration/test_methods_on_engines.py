@@ -10,6 +10,7 @@ import pytest
 import fedrec
 from fedrec.config.experiment import load_experiment
 from fedrec.runs.folder import RunFolder
+from tests.planted import rates
 
 pytest.importorskip("ray", reason="needs the extra 'sim'")
 
@@ -25,7 +26,7 @@ DOCUMENT: dict[str, Any] = {
         "interactions_per_user": 8.0,
     },
     "model": {"name": "mf", "embedding_dim": 4, "init_std": 0.1},
-    "train": {"item_lr": 0.2, "local_epochs": 2, "kernel": "reference"},
+    "train": {"optimizers": rates(0.2), "local_epochs": 2, "backend": "torch"},
     "rounds": {"count": 5, "cohort_fraction": 0.7},
     "evaluate": {"every": 2, "metrics": ["ndcg@5", "hit_rate@5"]},
 }

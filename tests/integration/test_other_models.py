@@ -13,9 +13,10 @@ from safetensors.numpy import load_file
 import fedrec
 from fedrec.config.experiment import load_experiment
 from fedrec.errors import DataError
+from tests.planted import rates
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
-    "pfedrec": ("compiled", {"name": "pfedrec", "embedding_dim": 4, "init_std": 0.1}),
+    "pfedrec": ("numba", {"name": "pfedrec", "embedding_dim": 4, "init_std": 0.1}),
     "neumf": ("vmap", {"name": "neumf", "embedding_dim": 4, "layers": [6, 4]}),
     "private": ("vmap", {"name": "neumf", "embedding_dim": 4, "layers": [4], "head": "private"}),
     "sasrec": ("vmap", {"name": "sasrec", "embedding_dim": 4, "max_len": 6, "blocks": 1}),
@@ -23,8 +24,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 PLGC = {
     "none": {"name": "none"},
-    "kernel": {"name": "plgc", "local": "kernel", "decorrelation": 0.01},
-    "table": {"name": "plgc", "local": "table", "balance": "residual"},
+    "kernel": {"name": "plgc", "branch": "similarity", "decorrelation": 0.01},
+    "table": {"name": "plgc", "branch": "table", "balance": "residual"},
 }
 CLIENTS = {"user": {"by": "user"}, "groups": {"by": "random", "count": 6}}
 
@@ -41,7 +42,7 @@ def go(out: Path, model: dict[str, Any], own: str, clients: str, **engine: Any) 
         },
         "clients": CLIENTS[clients],
         "model": model,
-        "train": {"item_lr": 0.05, "batch_size": 4},
+        "train": {"optimizers": rates(0.05), "batch_size": 4},
         "personalization": PLGC[own],
         "rounds": {"count": 2},
         "evaluate": {"every": 1, "metrics": ["ndcg@5", "coverage@5"]},
@@ -70,7 +71,7 @@ def test_a_model_goes_the_whole_road(name: str, own: str, tmp_path: Path) -> Non
     done = go(tmp_path / "run", model, own, clients)
     about = result(done)
     assert about["status"] == "completed"
-    assert about["kernel"] in (kernel, "reference" if kernel == "compiled" else kernel)
+    assert about["kernel"] in (kernel, "flat" if kernel == "numba" else kernel)
     assert len(done.recommend("3", 4)) == 4
     assert set(about["metrics"]["views"]) == (set() if own == "none" else {"global", "local"})
 

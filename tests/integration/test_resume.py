@@ -27,6 +27,7 @@ from tests.integration.stopped_runs import (
     rounds_of,
     stopped,
 )
+from tests.planted import rates
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +234,7 @@ def test_where_the_last_round_was_evaluated_out_of_turn_that_stays(tmp_path: Pat
 
 
 def test_patience_goes_on_counting(tmp_path: Path) -> None:
-    train = {"item_lr": 1e-20, "local_optimizer": {"name": "sgd", "lr": 1e-20}}
+    train = {"optimizers": rates(1e-20, {"name": "sgd", "lr": 1e-20})}
     still = {"train": train, "strategy": {"name": "fedavg"}, "evaluate": {"every": 1}}
     rounds = {"count": 12, "patience": 3, "cohort_fraction": None}
     folder = stopped(tmp_path / "run", 3, **still, rounds=rounds)

@@ -35,7 +35,10 @@ def folder(half: Path, tmp_path: Path) -> Path:
     ("sets", "said"),
     [
         (["seed=3"], r"with --set: is not what was run: seed is 3, was 0; .*--out"),
-        (["train.item_lr=0.5", "model.embedding_dim=4"], r"embedding_dim is 4, was 8; train.item"),
+        (
+            ["train.optimizers.item.lr=0.5", "model.embedding_dim=4"],
+            r"embedding_dim is 4, was 8; train.item",
+        ),
         (["strategy={name: fedavg}"], r"run: strategy.name is 'fedavg', was 'fedadam'; a run"),
         (["evaluate.every=1"], r"evaluate.every is 1, was 2"),
         (["rounds.cohort_fraction=0.4"], r"rounds.cohort_fraction is 0.4, was 0.5"),
@@ -56,8 +59,10 @@ def test_another_experiment_is_refused(sets: list[str], said: str, folder: Path)
 
 def test_an_edited_config_is_refused(folder: Path) -> None:
     config = folder / "config.yaml"
-    config.write_text(config.read_text("utf-8").replace("item_lr: 0.1", "item_lr: 0.3"), "utf-8")
-    with pytest.raises(ConfigError, match=r"config\.yaml: is not .*item_lr is 0\.3, was 0\.1"):
+    config.write_text(
+        config.read_text("utf-8").replace("      lr: 0.1", "      lr: 0.3", 1), "utf-8"
+    )
+    with pytest.raises(ConfigError, match=r"config\.yaml: is not .*item\.lr is 0\.3, was 0\.1"):
         go_on(folder)
 
 
@@ -85,7 +90,7 @@ def test_other_data_is_refused(folder: Path) -> None:
 
 
 def test_another_kernel_is_refused(folder: Path) -> None:
-    changed(folder, kernel="compiled")
+    changed(folder, backend="numba")
     with pytest.raises(RunFolderError, match=r"means 'reference'.*it meant 'compiled'"):
         go_on(folder)
 

@@ -17,6 +17,7 @@ from fedrec.errors import ClientFailure, ConfigError, DataError, RunFolderError
 from fedrec.runs.log import RoundRecord, read_rounds
 from fedrec.training.task import initial_local
 from tests.contracts.own_models import Fussy
+from tests.planted import rates
 
 DATA = {
     "name": "synthetic",
@@ -29,12 +30,12 @@ DATA = {
 BASE: dict[str, Any] = {
     "data": DATA,
     "model": {"name": "mf", "embedding_dim": 8, "init_std": 0.1},
-    "train": {"item_lr": 0.1, "kernel": "reference"},
+    "train": {"optimizers": rates(0.1), "backend": "torch"},
     "rounds": {"count": 3},
     "evaluate": {"every": 1, "metrics": ["ndcg@5", "hit_rate@5", "coverage@5"]},
     "engine": {"name": "serial"},
 }
-PLGC = {"name": "plgc", "local": "kernel", "balance": "alignment"}
+PLGC = {"name": "plgc", "branch": "similarity", "balance": "alignment"}
 OWN = "tests.contracts.own_models"
 
 
@@ -125,7 +126,7 @@ def test_a_run_is_never_overwritten_by_accident(tmp_path: Path) -> None:
 FORMS: dict[str, dict[str, Any]] = {
     "none": {},
     "kernel": {"personalization": PLGC},
-    "table": {"personalization": {"name": "plgc", "local": "table", "decorrelation": 0.01}},
+    "table": {"personalization": {"name": "plgc", "branch": "table", "decorrelation": 0.01}},
     "fedadam": {"strategy": {"name": "fedadam"}, "train": {"batch_size": 3, "local_epochs": 2}},
     "partial": {"rounds": {"cohort_fraction": 0.3}, "personalization": PLGC},
     "several": {"clients": {"by": "random", "count": 7}, "personalization": PLGC},
@@ -159,10 +160,10 @@ def test_nodes_and_chunks_change_no_bit_and_the_seed_does(form: str, tmp_path: P
         {"train": {"loss": "bpr"}},
         {"train": {"negative_sampling": "popularity"}},
         {"train": {"reduction": "mean", "weight_decay": 0.1}},
-        {"train": {"local_optimizer": {"name": "sgd", "lr": 0.1}}},
+        {"train": {"optimizers": rates(1.0, {"name": "sgd", "lr": 0.1})}},
         {"clients": {"by": "taste", "count": 4}},
         {"clients": {"by": "column", "column": "taste_group"}},
-        {"strategy": {"name": "fedavg", "weighting": "examples", "denominator": "cohort"}},
+        {"strategy": {"name": "fedavg", "weighting": "examples", "average": "cohort"}},
         {"data": {**DATA, "split": {"name": "ratio", "valid": 0.0, "test": 0.2}}},
         {
             "personalization": {**PLGC, "extra_rows": 2, "decorrelation": 0.01},
@@ -216,7 +217,7 @@ def test_a_callback_sees_every_round(tmp_path: Path) -> None:
 
 def test_it_stops_when_validation_gets_no_better(tmp_path: Path) -> None:
     # Steps too small to move anything.
-    train = {"item_lr": 1e-20, "local_optimizer": {"name": "sgd", "lr": 1e-20}}
+    train = {"optimizers": rates(1e-20, {"name": "sgd", "lr": 1e-20})}
     done = go(tmp_path / "run", train=train, rounds={"count": 50, "patience": 3})
     found = done.result
     assert found["status"] == "early_stop"
@@ -240,7 +241,7 @@ def test_the_planted_ranking_is_recovered(tmp_path: Path) -> None:
         tmp_path / "mf",
         data=data,
         model={"name": "mf", "embedding_dim": 16, "init_std": 0.01},
-        train={"item_lr": 1.0, "weight_decay": 0.2, "local_optimizer": {"lr": 0.05}},
+        train={"optimizers": rates(1.0, {"lr": 0.05}), "weight_decay": 0.2},
         strategy={"name": "fedadam", "server_lr": 0.05},
         rounds={"count": 60},
         evaluate={"every": 10},
@@ -262,7 +263,7 @@ def test_the_planted_ranking_is_recovered(tmp_path: Path) -> None:
 def test_a_model_of_the_users_own_trains(
     model: str, clients: dict[str, Any], tmp_path: Path
 ) -> None:
-    train = {"item_lr": 0.02}
+    train = {"optimizers": rates(0.02)}
     done = go(tmp_path / "run", model=f"{OWN}:{model}", clients=clients, train=train)
     losses = [record["loss"] for record in read_rounds(done.folder / "rounds.jsonl")]
     assert losses[-1] < losses[0]

@@ -25,7 +25,7 @@ from fedrec.training.clients import train_clients
 from fedrec.training.plan import plan_training
 from fedrec.training.task import ClientTask, has_machine_code
 from fedrec.types import FloatArray, Params, Shard
-from tests.planted import federations, initial_state, method_of, split_state
+from tests.planted import federations, initial_state, method_of, rates, split_state
 
 Tensor = torch.Tensor
 
@@ -45,20 +45,20 @@ def slow_client(
     offsets = torch.tensor(np.array(local["bias"]) if linear else np.zeros(shard.n_users))
     biases = [offset.to(kind).clone().requires_grad_() for offset in offsets]
     work = plan_training(shard, train, task.seed, round, extra_rows=extra)
-    rates = train.local_optimizer
+    adam = train.optimizers.private
     private: list[Any] = [
-        torch.optim.Adam(own, lr=rates.lr, betas=(0.9, 0.999), eps=rates.epsilon)
-        if rates.name == "adam"
-        else torch.optim.SGD(own, lr=rates.lr)
+        torch.optim.Adam(own, lr=adam.lr, betas=(0.9, 0.999), eps=adam.epsilon)
+        if adam.name == "adam"
+        else torch.optim.SGD(own, lr=adam.lr)
         for own in ([v, b] if linear else [v] for v, b in zip(users, biases, strict=True))
     ]
-    shared = torch.optim.SGD([table], lr=train.item_lr)
+    shared = torch.optim.SGD([table], lr=train.optimizers.item.lr)
     state = {}
     if isinstance(plgc, PLGC):
         state["lambda"] = torch.tensor(np.array(local["lambda"]), dtype=kind)
         residual = torch.zeros_like(frozen)
         own = sorted(set(shard.train.values.tolist()))
-        if plgc.local == "table":
+        if plgc.branch == "table":
             residual[own] = torch.tensor(np.array(local["residual"]), dtype=kind)
 
     def kernel(user: int) -> Tensor:
@@ -73,7 +73,7 @@ def slow_client(
 
     def seen(user: int) -> Tensor:
         """[n_items, d]: the item vectors that the user's model sees."""
-        if isinstance(plgc, PLGC) and plgc.local == "table":
+        if isinstance(plgc, PLGC) and plgc.branch == "table":
             share = state["lambda"][user]
             mixed: Tensor = share * (table + residual) + (1 - share) * frozen
             return mixed
@@ -83,7 +83,7 @@ def slow_client(
         score: Tensor = seen(user)[items] @ users[user]
         if linear:
             score = score + biases[user]
-        if isinstance(plgc, PLGC) and plgc.local == "kernel" and plgc.mode == "joint":
+        if isinstance(plgc, PLGC) and plgc.branch == "similarity" and plgc.mode == "joint":
             score = score + state["lambda"][user] * plgc.tau * kernel(user).sum(1)[items]
         return score
 
@@ -139,14 +139,14 @@ def slow_client(
                 with torch.no_grad():
                     features = (
                         kernel(user)[rows_of]
-                        if plgc.local == "kernel"
+                        if plgc.branch == "similarity"
                         else (table + residual)[rows_of]
                     )
                     fixed = frozen[rows_of]
                     if linear:
                         one = torch.ones(len(rows_of), 1, dtype=kind)
                         fixed = torch.cat([fixed, one], 1)
-                        if plgc.local == "table":
+                        if plgc.branch == "table":
                             features = torch.cat([features, one], 1)
                     new = share_of(plgc, features, fixed, y, logits(user, rows_of))
                 state["lambda"][user] = plgc.ema * state["lambda"][user] + (1 - plgc.ema) * new
@@ -159,7 +159,7 @@ def slow_client(
         after["bias"] = torch.stack(biases).detach().numpy()
     if isinstance(plgc, PLGC):
         after["lambda"] = state["lambda"].numpy()
-        if plgc.local == "table":
+        if plgc.branch == "table":
             after["residual"] = (plgc.persistence * (residual + change)[own]).numpy()
     return change.numpy(), after, loss_of_epoch
 
@@ -168,7 +168,7 @@ def decorrelation(plgc: PLGC, table: Tensor, seen: Tensor, frozen: Tensor, rows:
     if len(rows) < 2:
         return torch.zeros((), dtype=table.dtype)
     d = table.shape[1]
-    if plgc.view == "single" or (plgc.view == "auto" and plgc.local == "kernel"):
+    if plgc.view == "single" or (plgc.view == "auto" and plgc.branch == "similarity"):
         correlation = torch.corrcoef(table[rows].T)
         return (correlation**2).sum().sub((torch.diagonal(correlation) ** 2).sum()) / (d * (d - 1))
     both = torch.corrcoef(torch.cat([seen[rows].T, frozen[rows].T]))[:d, d:]
@@ -197,22 +197,22 @@ def share_of(plgc: PLGC, local: Tensor, frozen: Tensor, y: Tensor, logit: Tensor
 
 PERSONALIZATIONS: list[Personalization] = [
     NoPersonalization(),
-    PLGC(local="kernel", balance="alignment", decorrelation=0.05, tau=2.0),
-    PLGC(local="kernel", balance="residual", tau=2.0),
-    PLGC(local="kernel", balance="trace", mode="decoupled", beta=3.0),
-    PLGC(local="table", balance="trace", decorrelation=0.05, gamma=0.5),
-    PLGC(local="table", balance="alignment", persistence=0.5),
-    PLGC(local="table", balance="fixed", value=0.3),
-    PLGC(local="table", balance="residual", view="single", decorrelation=0.05, extra_rows=2),
-    PLGC(local="kernel", balance="alignment", view="cross", decorrelation=0.05, gamma=0.5),
-    PLGC(local="kernel", balance="residual", extra_rows=3, decorrelation=0.05),
+    PLGC(branch="similarity", balance="alignment", decorrelation=0.05, tau=2.0),
+    PLGC(branch="similarity", balance="residual", tau=2.0),
+    PLGC(branch="similarity", balance="trace", mode="decoupled", beta=3.0),
+    PLGC(branch="table", balance="trace", decorrelation=0.05, gamma=0.5),
+    PLGC(branch="table", balance="alignment", persistence=0.5),
+    PLGC(branch="table", balance="fixed", value=0.3),
+    PLGC(branch="table", balance="residual", view="single", decorrelation=0.05, extra_rows=2),
+    PLGC(branch="similarity", balance="alignment", view="cross", decorrelation=0.05, gamma=0.5),
+    PLGC(branch="similarity", balance="residual", extra_rows=3, decorrelation=0.05),
 ]
 
 CASES = [
     (kernel, personalization)
     for personalization in PERSONALIZATIONS
-    for kernel in ("reference", "compiled")
-    if kernel == "reference" or has_machine_code(method_of(personalization=personalization))
+    for kernel in ("torch", "numba")
+    if kernel == "torch" or has_machine_code(method_of(personalization=personalization))
 ]
 
 TRAINS = st.fixed_dictionaries(
@@ -222,16 +222,19 @@ TRAINS = st.fixed_dictionaries(
         "negatives": st.integers(1, 4),
         "local_epochs": st.integers(1, 3),
         "batch_size": st.sampled_from(["full", 2, 3]),
-        "item_lr": st.sampled_from([0.1, 0.5]),
-        "weight_decay": st.sampled_from([0.0, 0.2]),
-        "local_optimizer": st.sampled_from(
-            [
-                {"name": "sgd", "lr": 0.1},
-                # With a tiny epsilon Adam's first step is the sign of the gradient, of rounding
-                # errors too.
-                {"name": "adam", "lr": 0.05, "epsilon": 0.01},
-            ]
+        "optimizers": st.builds(
+            rates,
+            st.sampled_from([0.1, 0.5]),
+            st.sampled_from(
+                [
+                    {"name": "sgd", "lr": 0.1},
+                    # With a tiny epsilon Adam's first step is the sign of the gradient, of rounding
+                    # errors too.
+                    {"name": "adam", "lr": 0.05, "epsilon": 0.01},
+                ]
+            ),
         ),
+        "weight_decay": st.sampled_from([0.0, 0.2]),
     }
 )
 

@@ -30,7 +30,7 @@ from fedrec.training.plan import plan_training
 from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray, Params, Shard
 from tests.oracles.test_kernel_oracle import decorrelation
-from tests.planted import federations, initial_state, method_of, split_state
+from tests.planted import federations, initial_state, method_of, rates, split_state
 
 Tensor = torch.Tensor
 Values = dict[str, Tensor]
@@ -83,8 +83,8 @@ MODELS: dict[str, tuple[Model, Score]] = {
 }
 FORMS: dict[str, Personalization] = {
     "none": NoPersonalization(),
-    "kernel": PLGC(local="kernel", balance="fixed", value=0.75, tau=2.0, decorrelation=0.05),
-    "table": PLGC(local="table", balance="fixed", value=0.25, decorrelation=0.05),
+    "kernel": PLGC(branch="similarity", balance="fixed", value=0.75, tau=2.0, decorrelation=0.05),
+    "table": PLGC(branch="table", balance="fixed", value=0.25, decorrelation=0.05),
 }
 
 
@@ -103,12 +103,12 @@ def slow_client(
             rows = torch.tensor(np.array(local[name]), dtype=kind)
             own[name] = [row.clone().requires_grad_() for row in rows]
     everyone = [value for values in own.values() for value in values]
-    steps = [torch.optim.SGD(list(shared.values()), lr=train.item_lr)]
+    steps = [torch.optim.SGD(list(shared.values()), lr=train.optimizers.item.lr)]
     if everyone:
-        steps.append(torch.optim.SGD(everyone, lr=train.local_optimizer.lr))
+        steps.append(torch.optim.SGD(everyone, lr=train.optimizers.private.lr))
 
     def vectors(user: int) -> Tensor:
-        if isinstance(plgc, PLGC) and plgc.local == "table":
+        if isinstance(plgc, PLGC) and plgc.branch == "table":
             return plgc.value * shared["item"] + (1 - plgc.value) * frozen
         return shared["item"]
 
@@ -123,7 +123,7 @@ def slow_client(
     def logit(user: int, item: int, before: Tensor) -> Tensor:
         mine = dict(shared) | {n: v[user if len(v) > 1 else 0] for n, v in own.items()}
         found = score(mine, vectors(user), item, before)
-        if isinstance(plgc, PLGC) and plgc.local == "kernel":
+        if isinstance(plgc, PLGC) and plgc.branch == "similarity":
             found = found + plgc.value * plgc.tau * branch(user, item)
         return found
 
@@ -201,8 +201,12 @@ def test_the_kernel_is_the_loop(
     name: str, form: str, dtype: str, shard: Shard, seed: int, epochs: int, batch_size: Any
 ) -> None:
     model, score = MODELS[name]
-    train = {"negatives": 2, "item_lr": 0.05, "local_epochs": epochs, "batch_size": batch_size}
-    train["local_optimizer"] = {"name": "sgd", "lr": 0.05}
+    train = {
+        "negatives": 2,
+        "optimizers": rates(0.05, {"name": "sgd", "lr": 0.05}),
+        "local_epochs": epochs,
+        "batch_size": batch_size,
+    }
     task = method_of(train, FORMS[form], model, dtype, seed)
     shard = with_times(shard, seed)
     params, local = initial_state(task, shard)

@@ -11,7 +11,7 @@ from fedrec.training.plan import plan_training
 from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray, IntArray, Params, Shard
 from strategies.scaffold import Scaffold
-from tests.planted import federations, initial_state, method_of, places, split_state
+from tests.planted import federations, initial_state, method_of, places, rates, split_state
 
 RATE, LOCAL_RATE = 0.2, 0.1
 
@@ -60,8 +60,7 @@ def test_sparse_scaffold_is_the_papers(shard: Shard, seed: int, batch: int | str
         {
             "batch_size": batch,
             "local_epochs": 2,
-            "item_lr": RATE,
-            "local_optimizer": {"name": "sgd", "lr": LOCAL_RATE},
+            "optimizers": rates(RATE, {"name": "sgd", "lr": LOCAL_RATE}),
         },
         dtype="float64",
         half=strategy.client_rule,

@@ -187,7 +187,7 @@ def checkpoint(**changes: Any) -> Checkpoint:
         "params": {"item": np.arange(6, dtype=np.float32).reshape(2, 3).T, "w": np.float32(2)},
         "state": Moments({"item": np.ones(2)}, 3),
         "evaluates": True,
-        "origin": Origin({"seed": 0, "x": [1.5, None]}, "data", "code", "reference", 2),
+        "origin": Origin({"seed": 0, "x": [1.5, None]}, "data", "code", "flat", 2),
         "started": "2026-01-01T00:00:00+00:00",
         "resumed": (1,),
     }

@@ -17,16 +17,17 @@ from fedrec.training.task import ClientTask, has_machine_code
 from fedrec.types import FloatArray, Params, Shard
 from strategies import FedAvg, FedProx
 from tests.contracts.own_models import BiasedMF
-from tests.planted import federations, initial_state, method_of, split_state
+from tests.planted import federations, initial_state, method_of, rates, split_state
 
 TRAINS = st.fixed_dictionaries(
     {
         "loss": st.sampled_from(["bce", "bpr"]),
         "reduction": st.sampled_from(["sum", "mean"]),
         "negatives": st.integers(1, 3),
-        "item_lr": st.sampled_from([0.1, 0.4]),
+        "optimizers": st.builds(
+            rates, st.sampled_from([0.1, 0.4]), st.just({"name": "sgd", "lr": 0.1})
+        ),
         "weight_decay": st.sampled_from([0.0, 0.2]),
-        "local_optimizer": st.just({"name": "sgd", "lr": 0.1}),
     }
 )
 SEVERAL_STEPS = st.sampled_from(
@@ -53,8 +54,8 @@ def slow_client(
     own = {n: torch.tensor(np.array(local[n])).double().requires_grad_() for n in names}
     optimizer = torch.optim.SGD(
         [
-            {"params": list(shared.values()), "lr": train.item_lr},
-            {"params": list(own.values()), "lr": train.local_optimizer.lr},
+            {"params": list(shared.values()), "lr": train.optimizers.item.lr},
+            {"params": list(own.values()), "lr": train.optimizers.private.lr},
         ]
     )
     biased = isinstance(task.model, BiasedMF)
@@ -150,7 +151,7 @@ def test_in_machine_code_too(
     shard: Shard, train: dict[str, Any], steps: dict[str, Any], mu: float
 ) -> None:
     pytest.importorskip("numba", reason="needs the extra 'sim'")
-    fields = train | steps | {"kernel": "compiled"}
+    fields = train | steps | {"backend": "numba"}
     task = method_of(fields, dtype="float64", half=FedProx(mu=mu).client_rule)
     assert has_machine_code(task)
     check(task, shard, mu)
@@ -180,7 +181,7 @@ def test_without_the_term_it_is_federated_averaging(
 @settings(max_examples=10, deadline=None)
 @given(shard=federations(several=True), mu=st.sampled_from([0.5, 5.0]))
 def test_with_one_step_the_term_is_nothing(shard: Shard, mu: float) -> None:
-    train = {"item_lr": 0.1, "local_epochs": 1, "batch_size": "full"}
+    train = {"optimizers": rates(0.1), "local_epochs": 1, "batch_size": "full"}
     found = [
         bits(method_of(train, half=s.client_rule), shard, s) for s in (FedProx(mu=mu), FedAvg())
     ]
@@ -195,10 +196,9 @@ def test_a_strong_term_keeps_the_rows_at_the_start(shard: Shard, mu: float) -> N
     A row's gradient is at most the user's vector, once per pair; so the change is O(1 / mu).
     """
     train = {
-        "item_lr": 1 / mu,
+        "optimizers": rates(1 / mu, {"name": "sgd", "lr": 1e-9}),
         "local_epochs": 6,
         "negatives": 2,
-        "local_optimizer": {"name": "sgd", "lr": 1e-9},
     }
     task = method_of(train, dtype="float64", half=FedProx(mu=mu).client_rule)
     params, local = initial_state(task, shard)

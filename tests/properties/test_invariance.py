@@ -26,10 +26,10 @@ from fedrec.types import Aggregate, FloatArray, IntArray, Params, Shard, UpdateB
 from strategies import STRATEGIES, FedAvg, Strategy
 from tests.contracts.every_option import strategies_of
 from tests.contracts.own_models import BiasedMF, Weighted
-from tests.planted import federations, initial_state, method_of, shard_of, split_state
+from tests.planted import federations, initial_state, method_of, rates, shard_of, split_state
 
-KERNEL: dict[str, Any] = {"local": "kernel", "tau": 2.0}
-TABLE: dict[str, Any] = {"local": "table", "persistence": 0.5}
+KERNEL: dict[str, Any] = {"branch": "similarity", "tau": 2.0}
+TABLE: dict[str, Any] = {"branch": "table", "persistence": 0.5}
 FORMS: dict[str, dict[str, Any] | None] = {
     "none": None,
     "kernel-alignment": KERNEL | {"decorrelation": 0.05},
@@ -49,9 +49,10 @@ TRAINS = st.fixed_dictionaries(
         "negatives": st.integers(1, 4),
         "local_epochs": st.integers(1, 2),
         "batch_size": st.sampled_from(["full", 1, 2, 5]),
-        "item_lr": st.just(0.1),
+        "optimizers": st.builds(
+            rates, st.just(0.1), st.fixed_dictionaries({"name": st.sampled_from(["sgd", "adam"])})
+        ),
         "weight_decay": st.sampled_from([0.0, 0.2]),
-        "local_optimizer": st.fixed_dictionaries({"name": st.sampled_from(["sgd", "adam"])}),
     }
 )
 
@@ -132,7 +133,7 @@ def crowd(n_clients: int, n_items: int, most: int) -> Shard:
 def test_any_chunk_and_thread_number_at_a_real_size(form: str) -> None:
     shard = crowd(15, 900, 300)
     model = MatrixFactorization(embedding_dim=64, init_std=0.1)
-    task = method_of({"item_lr": 0.1}, personal(form), model)
+    task = method_of({"optimizers": rates(0.1)}, personal(form), model)
     params, local = initial_state(task, shard)
     found = []
     for chunk, count in ((64, 1), (1, 1), (7, 1), (64, 2)):
@@ -148,7 +149,7 @@ def test_in_machine_code_too_a_client_alone_has_the_bits_it_has_in_company(
     form: str, shard: Shard, train: dict[str, Any], seed: int
 ) -> None:
     pytest.importorskip("numba", reason="needs the extra 'sim'")
-    task = method_of({**train, "kernel": "compiled"}, personal(form), seed=seed)
+    task = method_of({**train, "backend": "numba"}, personal(form), seed=seed)
     params, local = initial_state(task, shard)
     update, after = train_clients(task, shard, params, local, 2)
     block = update.tables["item"]
@@ -215,7 +216,7 @@ def test_any_order_and_any_nodes_give_the_same_bits(
 @settings(max_examples=8, deadline=None)
 @given(shard=federations(several=True), data=st.data())
 def test_a_user_ranks_alike_in_any_company(form: str, shard: Shard, data: st.DataObject) -> None:
-    task = method_of({"item_lr": 0.1}, personal(form))
+    task = method_of({"optimizers": rates(0.1)}, personal(form))
     params, local = initial_state(task, shard)
     _, local = train_clients(task, shard, params, local, 1)
     everybody = user_scorer(task, shard, params, local)(np.arange(shard.n_users))
@@ -234,7 +235,7 @@ def test_a_second_run_is_the_first_and_another_seed_is_not(
     shard: Shard, seed: int, model: Model | None
 ) -> None:
     def run(of: int) -> dict[str, bytes]:
-        task = method_of({"item_lr": 0.1}, personal("kernel-alignment"), model, seed=of)
+        task = method_of({"optimizers": rates(0.1)}, personal("kernel-alignment"), model, seed=of)
         return raw(*rounds(task, shard, *initial_state(task, shard), 64))
 
     assert run(seed) == run(seed)
@@ -244,12 +245,12 @@ def test_a_second_run_is_the_first_and_another_seed_is_not(
 @settings(max_examples=10, deadline=None)
 @given(shard=federations(), factor=st.floats(0.01, 100.0))
 def test_weights_times_a_constant_change_no_mean(shard: Shard, factor: float) -> None:
-    task = method_of({"item_lr": 0.1}, model=BiasedMF())
+    task = method_of({"optimizers": rates(0.1)}, model=BiasedMF())
     params, local = initial_state(task, shard)
     update, _ = train_clients(task, shard, params, local, 1)
     scaled = replace(update, weight=update.weight * factor)
-    for denominator in ("rows", "cohort"):
-        strategy = FedAvg.model_validate({"denominator": denominator, "weighting": "examples"})
+    for average in ("rows", "cohort"):
+        strategy = FedAvg.model_validate({"average": average, "weighting": "examples"})
         plain, other = (
             strategy.apply(None, params, strategy.reduce(batch))[1] for batch in (update, scaled)
         )

@@ -16,10 +16,10 @@ from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray, Params, Shard
 from strategies import FedAvg
 from tests.contracts.own_models import BiasedMF
-from tests.planted import federations, initial_state, method_of
+from tests.planted import federations, initial_state, method_of, rates
 
 LR = 0.3
-TRAIN = {"item_lr": LR, "local_optimizer": {"name": "sgd", "lr": LR}}
+TRAIN = {"optimizers": rates(LR, {"name": "sgd", "lr": LR})}
 
 
 def tensor(value: FloatArray) -> torch.Tensor:
@@ -76,13 +76,13 @@ def check(task: ClientTask, shard: Shard, strategy: FedAvg) -> None:
 
 
 @settings(max_examples=15, deadline=None)
-@given(shard=federations(), who=st.integers(0, 8), seed=st.integers(0, 99), denominator=st.data())
+@given(shard=federations(), who=st.integers(0, 8), seed=st.integers(0, 99), average=st.data())
 def test_one_client_is_a_centralised_step(
-    shard: Shard, who: int, seed: int, denominator: st.DataObject
+    shard: Shard, who: int, seed: int, average: st.DataObject
 ) -> None:
     one = shard.take(np.array([who % shard.n_clients]))
-    kind = denominator.draw(st.sampled_from(["rows", "cohort", "sum"]))
-    check(method_of(TRAIN, seed=seed), one, FedAvg(denominator=kind))
+    kind = average.draw(st.sampled_from(["rows", "cohort", "sum"]))
+    check(method_of(TRAIN, seed=seed), one, FedAvg(average=kind))
 
 
 @pytest.mark.parametrize("extra", [{}, {"weight_decay": 0.2}], ids=["plain", "decay"])
@@ -93,4 +93,4 @@ def test_everybody_summed_is_a_centralised_step(
     shard: Shard, seed: int, model: BiasedMF | None, extra: dict[str, Any]
 ) -> None:
     task = method_of({**TRAIN, **extra}, model=model, seed=seed)
-    check(task, shard, FedAvg(denominator="sum"))
+    check(task, shard, FedAvg(average="sum"))

@@ -14,14 +14,14 @@ from fedrec.models.pfedrec import PFedRec
 from fedrec.training.clients import train_clients
 from fedrec.types import Aggregate, Shard, UpdateBatch
 from strategies import STRATEGIES, FedAvg
-from tests.planted import federations, initial_state, method_of, shard_of
+from tests.planted import federations, initial_state, method_of, rates, shard_of
 from tests.properties.test_invariance import FORMS, TRAINS, personal, raw, raw_partial
 
 pytest.importorskip("numba", reason="needs the extra 'sim'")
 
 AVERAGING: dict[str, dict[str, Any]] = {
     "fedavg": {"weighting": "examples"},
-    "fedadam": {"denominator": "sum", "weighting": "examples"},
+    "fedadam": {"average": "sum", "weighting": "examples"},
     "fedprox": {"mu": 0.1},
 }
 
@@ -42,7 +42,7 @@ def test_the_sums_are_those_of_the_rows(
     strategy = STRATEGIES[name].model_validate(AVERAGING[name])
     model = PFedRec(embedding_dim=4, init_std=0.5) if own else None
     method = method_of(
-        {**train, "kernel": "compiled"},
+        {**train, "backend": "numba"},
         personal(form),
         model,
         dtype,
@@ -59,7 +59,7 @@ def test_the_sums_are_those_of_the_rows(
 
 
 def trained(rows: list[list[int]], lr: float = 0.1) -> UpdateBatch:
-    method, shard = method_of({"kernel": "compiled", "item_lr": lr}), shard_of(9, rows)
+    method, shard = method_of({"backend": "numba", "optimizers": rates(lr)}), shard_of(9, rows)
     params, local = initial_state(method, shard)
     return train_clients(method, shard, params, local, 1, summing=FedAvg().summing)[0]
 
@@ -93,7 +93,7 @@ def test_who_reduces_in_a_way_of_its_own_gets_the_rows() -> None:
 
 
 def test_kernels_without_sums_hand_over_the_rows() -> None:
-    method = method_of({"kernel": "reference"})
+    method = method_of({"backend": "torch"})
     shard = shard_of(9, [[0, 1], [2, 3]])
     params, local = initial_state(method, shard)
     plain = raw(*train_clients(method, shard, params, local, 1))

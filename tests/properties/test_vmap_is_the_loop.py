@@ -20,17 +20,17 @@ from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.training.clients import resolve_executor, train_clients
 from fedrec.types import FloatArray, Shard
 from tests.contracts.own_models import SmallNet, VmapNet
-from tests.planted import federations, initial_state, method_of, shard_of
+from tests.planted import federations, initial_state, method_of, rates, shard_of
 
-Batching = Literal["csr", "vmap", "loop"]
+Batching = Literal["flat", "vmap", "loop"]
 
 
 class LoopNeuMF(NeuMF):
-    batching: ClassVar[Batching] = "loop"  # type: ignore[assignment]
+    execution: ClassVar[Batching] = "loop"  # type: ignore[assignment]
 
 
 class LoopSASRec(SASRec):
-    batching: ClassVar[Batching] = "loop"  # type: ignore[assignment]
+    execution: ClassVar[Batching] = "loop"  # type: ignore[assignment]
 
 
 # Weights of order 1, so that the network matters; and sigmoids that are not linear.
@@ -44,10 +44,10 @@ MODELS: dict[str, tuple[Model, Model]] = {
 }
 FORMS: dict[str, Personalization] = {
     "none": NoPersonalization(),
-    "kernel": PLGC(local="kernel", tau=2.0, decorrelation=0.05, history_cap=3, extra_rows=2),
-    "kernel-residual": PLGC(local="kernel", balance="residual", tau=2.0),
-    "table": PLGC(local="table", balance="trace", decorrelation=0.05),
-    "table-residual": PLGC(local="table", balance="residual", persistence=0.5),
+    "kernel": PLGC(branch="similarity", tau=2.0, decorrelation=0.05, history_cap=3, extra_rows=2),
+    "kernel-residual": PLGC(branch="similarity", balance="residual", tau=2.0),
+    "table": PLGC(branch="table", balance="trace", decorrelation=0.05),
+    "table-residual": PLGC(branch="table", balance="residual", persistence=0.5),
 }
 TRAINS = st.fixed_dictionaries(
     {
@@ -56,12 +56,15 @@ TRAINS = st.fixed_dictionaries(
         "negatives": st.integers(1, 3),
         "local_epochs": st.integers(1, 2),
         "batch_size": st.sampled_from(["full", 5]),
-        "item_lr": st.just(0.05),
+        "optimizers": st.builds(
+            rates,
+            st.just(0.05),
+            st.sampled_from(
+                [{"name": "sgd", "lr": 0.1}, {"name": "adam", "lr": 0.02, "epsilon": 0.01}]
+            ),
+        ),
         "weight_decay": st.sampled_from([0.0, 0.2]),
         # With a tiny epsilon Adam's first step is the sign of the gradient, of rounding errors too.
-        "local_optimizer": st.sampled_from(
-            [{"name": "sgd", "lr": 0.1}, {"name": "adam", "lr": 0.02, "epsilon": 0.01}]
-        ),
     }
 )
 
@@ -113,7 +116,7 @@ def test_side_by_side_is_one_by_one(
 @pytest.mark.parametrize("name", MODELS)
 def test_any_chunk_gives_the_same_values(name: str) -> None:
     shard = with_times(shard_of(30, [range(n) for n in (1, 9, 3, 20, 4, 4, 12)], [2, 1, 1, 3]), 1)
-    train = {"item_lr": 0.05, "batch_size": 3}
+    train = {"optimizers": rates(0.05), "batch_size": 3}
     whole = results(MODELS[name][0], FORMS["kernel"], shard, train, "float64", 64)
     for chunk in (1, 3):
         part = results(MODELS[name][0], FORMS["kernel"], shard, train, "float64", chunk)

@@ -27,12 +27,12 @@ _COLUMNS = 128
 class PLGC(Personalization):
     r"""Mixes a local branch into the model, with a weight :math:`\lambda_u` for each user.
 
-    ``local: table`` keeps a durable residual :math:`\Delta_u` on the client's positive rows,
+    ``branch: table`` keeps a durable residual :math:`\Delta_u` on the client's positive rows,
     :math:`E_u = W + \Delta_u`; the model sees
     :math:`\tilde E = \lambda E_u + (1 - \lambda)\,\mathrm{sg}(E_g)`.
 
-    ``local: kernel`` lets the local branch move in the span of a kernel of the frozen table, so
-    that it says something about items the user has not touched:
+    ``branch: similarity`` lets the local branch move in the span of a kernel of the frozen table,
+    so that it says something about items that the user has not touched:
 
     .. math:: l_{ui} = n^{-1/2} \sum_{j \in I_u, j \ne i} \max(0, z_i \cdot z_j)^\beta, \quad
               s_{ui} = p_u \cdot e_i + \lambda_u \tau\, l_{ui}
@@ -40,8 +40,8 @@ class PLGC(Personalization):
     The paper leaves both open beyond its abstract; these are our definitions.
 
     Args:
-        local: ``kernel`` or ``table``.
-        mode: kernel form: train through the mixed score (``joint``) or the model's own
+        branch: What the local branch is: ``similarity`` or ``table``.
+        mode: similarity branch: train through the mixed score (``joint``) or the model's own
             (``decoupled``: the global trajectory is then that of the base method, bit for bit).
         balance: how :math:`\lambda_u` is set: ``alignment``, ``residual`` or ``trace`` of the
             tangent kernels, or ``fixed``.
@@ -50,15 +50,15 @@ class PLGC(Personalization):
         ema: weight of the old :math:`\lambda` when the new one comes in after a local epoch.
         per: ``user``, or ``row``: :math:`\lambda_{ui} = 0` for rows the client has not touched
             (when ranking: that are not its positives; negatives are not kept).
-        tau: kernel form: scale of the local branch.
-        beta: kernel form: exponent of the similarity.
-        centre: kernel form: subtract the mean row before rows are normalised.
-        history_cap: kernel form: at most this many positives of a user make up its kernel
+        tau: similarity branch: scale of the local branch.
+        beta: similarity branch: exponent of the similarity.
+        centre: similarity branch: subtract the mean row before rows are normalised.
+        history_cap: similarity branch: at most this many positives of a user make up its kernel
             (chosen by hash); None: all.
-        persistence: table form: share of :math:`\Delta_u` that survives a round.
+        persistence: table branch: share of :math:`\Delta_u` that survives a round.
         decorrelation: weight of the decorrelation loss.
         view: ``cross`` (client's view against the frozen rows), ``single`` (the working copy
-            alone), or ``auto``: cross for the table form, single for the kernel form.
+            alone), or ``auto``: cross for the table branch, single for the similarity branch.
         gamma: cross view: weight of pairs of different dimensions.
         extra_rows: random rows per user that join the touched ones.
 
@@ -67,9 +67,10 @@ class PLGC(Personalization):
     """
 
     reference: ClassVar[str] = "plgc2025"
+    renamed: ClassVar[Mapping[str, str]] = {"local": "branch: similarity (was kernel) or table"}
     views: ClassVar[tuple[View, ...]] = ("mixed", "global", "local")
 
-    local: Literal["kernel", "table"] = "kernel"
+    branch: Literal["similarity", "table"] = "similarity"
     mode: Literal["joint", "decoupled"] = "joint"
     balance: Literal["alignment", "residual", "trace", "fixed"] = "alignment"
     value: float = Field(1.0, ge=0, le=1)
@@ -92,23 +93,23 @@ class PLGC(Personalization):
         return self.extra_rows
 
     def state(self, dim: int) -> Mapping[str, ParamSpec]:
-        """``lambda`` per user; ``residual`` [d] per positive row for the table form."""
+        """``lambda`` per user; ``residual`` [d] per positive row for the table branch."""
         start = self.value if self.balance == "fixed" else self.initial
         state = {"lambda": ParamSpec("local", (), per="user", init_value=start, trainable=False)}
-        if self.local == "table":
+        if self.branch == "table":
             state["residual"] = ParamSpec("local", (dim,), per="row", trainable=False)
         return state
 
     def row_cost(self, history: IntArray) -> FloatArray:
-        """Kernel form: each row meets the whole history; measured against the model's own row."""
-        if self.local == "table":
+        """Return the cost; in the similarity branch each row meets the whole history."""
+        if self.branch == "table":
             return np.full(len(history), 2.0)
         capped = history if self.history_cap is None else np.minimum(history, self.history_cap)
         return np.asarray(1.5 + capped / 30)
 
     def unit_item_vectors(self, table: torch.Tensor) -> torch.Tensor | None:
-        """float [n_items, d]: the rows, centred and of length 1; None for the table form."""
-        if self.local == "table":
+        """float [n_items, d]: the rows, centred and of length 1; None for the table branch."""
+        if self.branch == "table":
             return None
         centred = table - table.mean(0) if self.centre else table
         length = centred.square().sum(-1, keepdim=True).sqrt()
@@ -129,8 +130,8 @@ class PLGC(Personalization):
         return Ragged(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), items[kept])
 
     def prepare(self, frozen_items: FrozenItems, touched: PairBatch) -> Tensors:
-        """Kernel form: ``kernel`` [q], the local branch; what the weights need of its features."""
-        if self.local == "table" or frozen_items.unit_item_vectors is None:
+        """Prepare the similarity branch: ``kernel`` [q], and what the weights need of it."""
+        if self.branch == "table" or frozen_items.unit_item_vectors is None:
             return {}
         branch = frozen_items.table.new_zeros(len(touched.items))
         size = frozen_items.table.new_zeros(len(touched.offsets) - 1)
@@ -163,8 +164,8 @@ class PLGC(Personalization):
     def rows(
         self, work: torch.Tensor, frozen: torch.Tensor, local: Tensors, touched: PairBatch
     ) -> torch.Tensor:
-        """float [q, d]: the working copy (kernel form), or the mix of both tables (table form)."""
-        if self.local == "kernel":
+        """float [q, d]: the working copy, or in the table branch the mix of both tables."""
+        if self.branch == "similarity":
             return gather(work, touched.local_rows)
         own = gather(work + local["residual"], touched.local_rows)
         share = local["lambda"][touched.users].unsqueeze(-1)
@@ -173,8 +174,8 @@ class PLGC(Personalization):
     def score(
         self, base: torch.Tensor, local: Tensors, touched: PairBatch, prepared: Tensors
     ) -> torch.Tensor:
-        """float [q]: with the local branch added, in the joint kernel form."""
-        if self.local == "table" or self.mode == "decoupled":
+        """float [q]: with the local branch added, in the joint similarity branch."""
+        if self.branch == "table" or self.mode == "decoupled":
             return base
         share = local["lambda"][touched.users]
         return base + share * (self.tau * prepared["kernel"][touched.index])
@@ -188,7 +189,7 @@ class PLGC(Personalization):
         # Derives from torch, which may be imported later.
         from fedrec.personalization.plgc.decorrelation import cross_view, single_view
 
-        cross = self.view == "cross" or (self.view == "auto" and self.local == "table")
+        cross = self.view == "cross" or (self.view == "auto" and self.branch == "table")
         lengths = np.diff(touched.offsets).tolist()
         if not cross:
             return self.decorrelation * single_view(gather(work, touched.local_rows), lengths)
@@ -218,7 +219,7 @@ class PLGC(Personalization):
             base = forward.score(self.rows(work, frozen, local, touched))
             error = sigmoid(self.score(base, local, touched, prepared)) - labels
         fixed = self._sizes(forward.features(frozen[touched.local_rows]), touched, labels, error)
-        if self.local == "table":
+        if self.branch == "table":
             rows = forward.features((work + local["residual"])[touched.local_rows])
             own = self._sizes(rows, touched, labels, error)
         elif self.balance == "residual":
@@ -248,8 +249,8 @@ class PLGC(Personalization):
         return size
 
     def after_round(self, change: torch.Tensor, local: Tensors) -> Tensors:
-        """Table form: the residual takes up the round's change, and fades."""
-        if self.local == "kernel":
+        """Table branch: the residual takes up the round's change, and fades."""
+        if self.branch == "similarity":
             return {}
         return {"residual": self.persistence * (local["residual"] + change)}
 
@@ -259,7 +260,7 @@ class PLGC(Personalization):
         """Scores with both branches (``mixed``), the global one and the local one alone."""
         base = ranking.catalogue()
         share = local["lambda"].unsqueeze(-1)
-        if self.local == "table":
+        if self.branch == "table":
             return self._rank_table(frozen_items, local, ranking, base)
         assert frozen_items.unit_item_vectors is not None
         branch = self._catalogue_branch(frozen_items, ranking.users).mul_(self.tau)

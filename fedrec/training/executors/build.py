@@ -50,7 +50,7 @@ def build(dtype: str = "float32") -> None:
     if failure := _built(dtype):
         raise EngineError(
             f"the training kernel cannot be compiled ({failure}); set FEDREC_CACHE to a folder "
-            "that can be written to, or train.kernel: reference"
+            "that can be written to, or train.backend: torch"
         )
 
 

@@ -151,10 +151,10 @@ def _data(
 
 
 def _settings(task: ClientTask, round: int) -> jit.Settings:
-    train, optimizer = task.train, task.train.local_optimizer
+    train, optimizer = task.train, task.train.optimizers.private
     own = task.personalization if isinstance(task.personalization, PLGC) else None
     plgc = own or _WITHOUT
-    table = plgc.local == "table"
+    table = plgc.branch == "table"
     return jit.Settings(
         seed=task.seed,
         round=round,
@@ -162,7 +162,7 @@ def _settings(task: ClientTask, round: int) -> jit.Settings:
         batch=0 if train.batch_size == "full" else int(train.batch_size),
         bce=train.loss == "bce",
         mean=train.reduction == "mean",
-        item_lr=train.item_lr,
+        item_lr=train.optimizers.item.lr,
         proximal=float(task.half.proximal),
         bias=isinstance(task.model, PFedRec),
         rule=jit.Rule(
@@ -196,7 +196,7 @@ def _vectors(task: ClientTask) -> tuple[str, ...]:
 def _local(task: ClientTask, after: dict[str, FloatArray], d: int) -> jit.Local:
     kind = np.dtype(task.dtype)
     names = _vectors(task)
-    adam = task.train.local_optimizer.name == "adam"
+    adam = task.train.optimizers.private.name == "adam"
 
     def joined(part: str) -> FloatArray:
         if len(names) == 1:

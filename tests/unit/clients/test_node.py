@@ -17,7 +17,7 @@ from fedrec.flower.records import RoundRequest, Trained
 from fedrec.training.task import initial_local
 from fedrec.types import Aggregate, FailedClient, IntArray, Params, Shard
 from tests.contracts.own_models import Fussy
-from tests.planted import shard_of
+from tests.planted import rates, shard_of
 
 SHARD = shard_of(
     12,
@@ -38,8 +38,8 @@ def make(tmp_path: Path) -> Make:
     def build(shard: Shard = SHARD, **sections: Any) -> Node:
         document = {
             "data": {"name": "synthetic"},
-            "train": {"item_lr": 0.1},
-            "personalization": {"name": "plgc", "local": "table", "persistence": 0.5},
+            "train": {"optimizers": rates(0.1)},
+            "personalization": {"name": "plgc", "branch": "table", "persistence": 0.5},
             "evaluate": {"metrics": ["ndcg@3", "coverage@3"]},
             **sections,
         }
@@ -152,7 +152,7 @@ def fussy(user: int, how: str) -> dict[str, Any]:
 
 REASONS = {
     "raise": "RuntimeError: the model does not like this user",
-    "nan": "the update is not finite; lower train.item_lr or train.local_optimizer.lr",
+    "nan": "the update is not finite; lower the rates of train.optimizers",
 }
 
 

@@ -24,7 +24,7 @@ from fedrec.runs.run import prepare_run
 from fedrec.training.client_state import capacity
 from fedrec.training.task import ClientTask
 from fedrec.types import Shard
-from tests.planted import shard_of
+from tests.planted import rates, shard_of
 
 CANARY = 12345.678
 LEAST = 8
@@ -32,11 +32,11 @@ LEAST = 8
 
 FORMS: dict[str, dict[str, Any]] = {
     "none": {},
-    "kernel": {"personalization": {"name": "plgc", "local": "kernel", "tau": 2.0}},
+    "kernel": {"personalization": {"name": "plgc", "branch": "similarity", "tau": 2.0}},
     "table": {
         "personalization": {
             "name": "plgc",
-            "local": "table",
+            "branch": "table",
             "persistence": 0.5,
             "decorrelation": 0.01,
         }
@@ -116,7 +116,7 @@ def tapped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
                 "embedding_dim": 4,
                 "init_std": 0.3,
             },
-            "train": {"item_lr": 0.1},
+            "train": {"optimizers": rates(0.1)},
             **FORMS[request.param],
             "rounds": {"count": 3},
             "evaluate": {"every": 1, "metrics": ["ndcg@5"]},
@@ -200,7 +200,7 @@ def test_of_control_variates_only_summed_differences_are_sent(count: int, tmp_pa
     document = {
         "data": {"name": "synthetic"},
         "model": {"name": "mf", "embedding_dim": 4, "init_std": 0.3},
-        "train": {"item_lr": 0.1, "local_epochs": 2, "negatives": 2},
+        "train": {"optimizers": rates(0.1), "local_epochs": 2, "negatives": 2},
         "strategy": {"name": "scaffold"},
     }
     experiment = Experiment.model_validate(document)

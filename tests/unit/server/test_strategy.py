@@ -64,7 +64,7 @@ class Toy:
             block = RowBlock(np.arange(n + 1), np.zeros(n, np.int64), np.ones((n, 1), np.float32))
             metrics = {"loss": np.full(n, 0.5), "examples": np.ones(n)}
             update = UpdateBatch(order.round, well, np.ones(n), {"item": block}, {}, metrics)
-            aggregate = FedAvg(denominator="sum").reduce(update)
+            aggregate = FedAvg(average="sum").reduce(update)
         content = records.encode_trained(records.Trained(aggregate, failures), ["item"])
         return Message(content, reply_to=message)
 
@@ -82,14 +82,14 @@ def run(toy: Toy, out: Path, rounds: int = 6, every: int = 1, **plan: Any) -> Fl
     experiment = Experiment.model_validate(
         {
             "data": {"name": "synthetic", "users": N_CLIENTS, "items": N_ITEMS, "taste_groups": 2},
-            "strategy": {"name": "fedavg", "denominator": "sum"},
+            "strategy": {"name": "fedavg", "average": "sum"},
             "evaluate": {"metrics": ["mrr"]},
         }
     )
     split = split_of(experiment.data, experiment.clients)
     fields: dict[str, Any] = {"cohort_size": N_CLIENTS, "patience": None, "max_failures": 0}
     strategy = FlowerStrategy(
-        FedAvg(denominator="sum"),
+        FedAvg(average="sum"),
         {"item": np.zeros((N_ITEMS, 1), np.float32)},
         ["item"],
         Roster(tuple(range(1, N_NODES + 1)), tuple(HOSTED)),

@@ -104,9 +104,9 @@ def test_the_state_has_the_shape_of_the_parameters() -> None:
     assert {n: v.shape for n, v in state.second.items()} == {"item": (N, D), "constant": ()}
 
 
-@pytest.mark.parametrize("denominator", ["rows", "cohort", "sum"])
-def test_the_denominators_agree_for_one_client(denominator: str) -> None:
+@pytest.mark.parametrize("average", ["rows", "cohort", "sum"])
+def test_the_denominators_agree_for_one_client(average: str) -> None:
     change = np.arange(N * D).reshape(N, D).astype(float)
-    found = run(FedAdam.model_validate({"denominator": denominator}), [(change, [0, 2])])
+    found = run(FedAdam.model_validate({"average": average}), [(change, [0, 2])])
     expected = run(FedAdam(), [(change, [0, 2])])
     assert np.array_equal(found["item"], expected["item"])

@@ -36,7 +36,7 @@ EXPECTED = {
 
 @pytest.mark.parametrize(("options", "expected"), EXPECTED.items(), ids=str)
 def test_by_hand(options: tuple[str, str], expected: tuple[list[float], float]) -> None:
-    fields = dict(zip(("denominator", "weighting"), options, strict=True))
+    fields = dict(zip(("average", "weighting"), options, strict=True))
     strategy = FedAvg.model_validate(fields)
     _, after = strategy.apply(strategy.init(PARAMS, 8), PARAMS, strategy.reduce(BATCH))
     assert after["item"][:, 0].tolist() == expected[0]
@@ -49,7 +49,7 @@ def test_the_step_scales() -> None:
     assert after["item"][:, 0].tolist() == [0.75, 2.0, 0.0]
 
 
-@pytest.mark.parametrize("field", [{"server_lr": 0}, {"denominator": "median"}, {"server": 1}])
+@pytest.mark.parametrize("field", [{"server_lr": 0}, {"average": "median"}, {"server": 1}])
 def test_bad_options(field: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         FedAvg.model_validate(field)

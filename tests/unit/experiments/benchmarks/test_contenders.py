@@ -25,7 +25,7 @@ def contenders() -> dict[str, type[Contender]]:
 
 @pytest.mark.parametrize("personalization", ["none", "plgc"])
 @pytest.mark.parametrize("name", ["loop", "loader", "kernel"])
-@pytest.mark.parametrize("kernel", ["auto", "reference"])
+@pytest.mark.parametrize("kernel", ["auto", "torch"])
 def test_it_trains_to_the_same_parameters(
     tmp_path: Path, name: str, personalization: str, kernel: str
 ) -> None:

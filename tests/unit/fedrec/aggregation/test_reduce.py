@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrec.aggregation.reduce import (
-    Denominator,
+    Average,
     Summing,
     Weighting,
     mean_update,
@@ -74,25 +74,25 @@ def touched(batch: UpdateBatch) -> FloatArray:
 
 
 @pytest.mark.parametrize("weighting", ["uniform", "examples"])
-@pytest.mark.parametrize("denominator", ["rows", "cohort", "sum"])
+@pytest.mark.parametrize("average", ["rows", "cohort", "sum"])
 @settings(max_examples=30, deadline=None)
 @given(batch=batches())
 def test_the_mean_is_a_loop_over_clients(
-    batch: UpdateBatch, weighting: Weighting, denominator: Denominator
+    batch: UpdateBatch, weighting: Weighting, average: Average
 ) -> None:
-    aggregate = reduce_sums(batch, Summing(weighting, weighted=denominator != "sum"))
-    found = mean_update(PARAMS, aggregate, denominator)
+    aggregate = reduce_sums(batch, Summing(weighting, weighted=average != "sum"))
+    found = mean_update(PARAMS, aggregate, average)
     weight = np.ones_like(batch.weight) if weighting == "uniform" else batch.weight
     changes, rows = whole_updates(batch), touched(batch)
     for name, value in PARAMS.items():
-        factor = np.ones_like(weight) if denominator == "sum" else weight
+        factor = np.ones_like(weight) if average == "sum" else weight
         total = sum(
             w * np.asarray(c[name], np.float64) for w, c in zip(factor, changes, strict=True)
         )
         below: FloatArray = np.array(weight.sum())
-        if denominator == "sum":
+        if average == "sum":
             below = np.array(1.0)
-        elif denominator == "rows" and name in batch.tables:
+        elif average == "per_row" and name in batch.tables:
             below = np.maximum(weight @ rows, 1e-9).reshape(-1, *[1] * (value.ndim - 1))
         np.testing.assert_allclose(found[name], total / below, atol=1e-8, err_msg=name)
         assert found[name].shape == value.shape
@@ -110,7 +110,7 @@ def test_the_cohort_mean_is_flowers(batch: UpdateBatch) -> None:
         metrics = MetricRecord({"num-examples": int(weight)})
         replies.append(RecordDict({"arrays": arrays, "metrics": metrics}))
     theirs = aggregate_arrayrecords(replies, "num-examples")
-    ours = FedAvg(denominator="cohort", weighting="examples")
+    ours = FedAvg(average="cohort", weighting="examples")
     _, found = ours.apply(ours.init(PARAMS, 8), PARAMS, ours.reduce(batch))
     for name, value in found.items():
         expected = theirs[name].numpy()
@@ -133,9 +133,10 @@ def test_what_is_counted_is_counted(batch: UpdateBatch) -> None:
 def test_nobody_touched_anything() -> None:
     nothing = RowBlock(np.zeros(3, np.int64), np.zeros(0, np.int64), np.zeros((0, 2), np.float32))
     batch = UpdateBatch(1, np.arange(2), np.ones(2), {"item": nothing}, {})
-    for denominator in ("rows", "cohort", "sum"):
+    averages: tuple[Average, ...] = ("per_row", "cohort", "sum")
+    for average in averages:
         found = mean_update(
-            {"item": PARAMS["item"]}, reduce_sums(batch, Summing("uniform")), denominator
+            {"item": PARAMS["item"]}, reduce_sums(batch, Summing("uniform")), average
         )
         assert not found["item"].any()
 

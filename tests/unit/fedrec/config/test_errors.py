@@ -64,7 +64,7 @@ def test_every_fault_is_told_once() -> None:
 
 def test_faults_keep_their_section() -> None:
     fault = Fault("lr", "is missing")
-    assert str(fault.within("train.local_optimizer")) == "train.local_optimizer.lr: is missing"
+    assert str(fault.within("train.optimizers.item")) == "train.optimizers.item.lr: is missing"
     assert str(Fault("", "is missing").within("data")) == "data: is missing"
     assert SectionFaults([fault, fault]).faults == (fault, fault)
 

@@ -16,6 +16,7 @@ from fedrec.errors import ConfigError
 from fedrec.models import MatrixFactorization
 from fedrec.personalization import PLGC
 from strategies import FedAdam, FedAvg
+from tests.planted import rates
 
 MINIMAL = {"data": {"name": "synthetic", "users": 50}}
 
@@ -32,8 +33,11 @@ UNKNOWN = [
     ({"sed": 1}, "sed: unknown key (did you mean 'seed'?)"),
     ({"rounds": {"cout": 1}}, "rounds.cout: unknown key (did you mean 'count'?)"),
     ({"rounds": {"max_failure": 1}}, "rounds.max_failure: unknown key (did you mean 'max_failur"),
-    ({"train": {"item_rl": 1}}, "train.item_rl: unknown key (did you mean 'item_lr'?)"),
-    ({"train": {"local_optimizer": {"nam": "sgd"}}}, "train.local_optimizer.nam: unknown key (did"),
+    ({"train": {"negative": 1}}, "train.negative: unknown key (did you mean 'negatives'?)"),
+    (
+        {"train": {"optimizers": rates(1.0, {"nam": "sgd"})}},
+        "train.optimizers.private.nam: unknown key (did",
+    ),
     ({"model": {"name": "mf", "embeding_dim": 3}}, "model.embeding_dim: unknown key (did you mea"),
     ({"model": {"nam": "mf"}}, "model.nam: unknown key"),
     ({"strategy": {"name": "fedavg", "server_rl": 1}}, "strategy.server_rl: unknown key (did you"),
@@ -61,12 +65,21 @@ WRONG = [
     ({"train": {"negatives": True}}, "train.negatives: expected a number or a word, got true"),
     ({"train": None}, "train: expected a mapping of keys to values, got null"),
     ({"train": [1]}, "train: expected a mapping of keys to values, got [1]"),
-    ({"train": {"item_lr": 0}}, "train.item_lr: expected more than 0, got 0"),
-    ({"train": {"item_lr": float("nan")}}, "train.item_lr: expected a finite number"),
-    ({"train": {"item_lr": float("inf")}}, "train.item_lr: expected a finite number"),
+    ({"train": {"optimizers": rates(0)}}, "train.optimizers.item.lr: expected more than 0, got 0"),
+    (
+        {"train": {"optimizers": rates(float("nan"))}},
+        "train.optimizers.item.lr: expected a finite number",
+    ),
+    (
+        {"train": {"optimizers": rates(float("inf"))}},
+        "train.optimizers.item.lr: expected a finite number",
+    ),
     ({"train": {"batch_size": "ful"}}, "train.batch_size: expected a whole number or 'full', got"),
     ({"train": {"batch_size": 0}}, "train.batch_size: expected a number from 1, or 'full', got 0"),
-    ({"train": {"local_optimizer": {"name": "x"}}}, "train.local_optimizer.name: expected 'adam'"),
+    (
+        {"train": {"optimizers": rates(1.0, {"name": "x"})}},
+        "train.optimizers.private.name: expected 'adam'",
+    ),
     ({"train": {"loss": "mse"}}, "train.loss: expected 'bce' or 'bpr', got 'mse'"),
     ({"rounds": {"count": 0}}, "rounds.count: expected 1 or more, got 0"),
     ({"rounds": {"cohort_size": 0}}, "cohort_size: expected a number from 1, or 'all'"),
@@ -118,8 +131,8 @@ def test_a_fault_is_named(part: dict[str, Any], said: str) -> None:
 
 
 def test_all_faults_are_told_at_once() -> None:
-    said = refused({"sed": 1, "train": {"item_lr": -1, "loss": "x"}})
-    for field in ("data: is missing", "sed: unknown", "train.item_lr: ", "train.loss: "):
+    said = refused({"sed": 1, "train": {"optimizers": rates(-1), "loss": "x"}})
+    for field in ("data: is missing", "sed: unknown", "train.optimizers.item.lr: ", "train.loss: "):
         assert field in said
 
 
@@ -143,7 +156,7 @@ def test_set_takes_dotted_keys_and_yaml_values() -> None:
         [
             "seed=7",
             "model.embedding_dim=8",
-            "train.local_optimizer.lr=1e-1",
+            "train.optimizers.private.lr=1e-1",
             "data.split.name=ratio",
             "rounds.patience=null",
             "evaluate.metrics=[mrr, recall@3]",
@@ -154,7 +167,7 @@ def test_set_takes_dotted_keys_and_yaml_values() -> None:
     )
     assert found.seed == 7
     assert found.model == MatrixFactorization(embedding_dim=8)
-    assert found.train.local_optimizer.lr == 0.1
+    assert found.train.optimizers.private.lr == 0.1
     assert found.data.split.name == "ratio"
     assert found.rounds.patience is None
     assert found.evaluate.metrics == ("mrr", "recall@3")
@@ -174,15 +187,18 @@ def test_set_does_not_change_the_document() -> None:
         ("seed", "--set seed: expected dotted.key=value"),
         ("=3", "--set =3: expected dotted.key=value"),
         ("seed={", "--set seed={: the value is not valid YAML"),
-        ("train.item_lr.x=1", "--set train.item_lr.x=1: 'item_lr' is a value, it has no keys"),
-        ("train.item_rl=1", "train.item_rl: unknown key (did you mean 'item_lr'?)"),
+        (
+            "train.optimizers.item.lr.x=1",
+            "--set train.optimizers.item.lr.x=1: 'lr' is a value, it has no keys",
+        ),
+        ("train.negative=1", "train.negative: unknown key (did you mean 'negatives'?)"),
         ("model.embeding_dim=8", "model.embeding_dim: unknown key (did you mean 'embedding_dim'?)"),
-        ("train.item_lr=abc", "train.item_lr: expected a number, got 'abc'"),
+        ("train.optimizers.item.lr=abc", "train.optimizers.item.lr: expected a number, got 'abc'"),
         ("a..b=1", "--set a..b=1: expected dotted.key=value"),
     ],
 )
 def test_a_bad_set_is_named(override: str, said: str) -> None:
-    assert said in refused({**MINIMAL, "train": {"item_lr": 1.0}}, override)
+    assert said in refused({**MINIMAL, "train": {"optimizers": rates(1.0)}}, override)
 
 
 # YAML ----------------------------------------------------------------------------------------
@@ -256,16 +272,15 @@ experiments = st.fixed_dictionaries(
         | st.fixed_dictionaries({"name": st.just("mf"), "init_std": numbers}),
         "train": st.fixed_dictionaries(
             {
-                "item_lr": numbers,
+                "optimizers": st.builds(rates, numbers, st.fixed_dictionaries({"lr": numbers})),
                 "batch_size": st.just("full") | st.integers(1, 99),
-                "local_optimizer": st.fixed_dictionaries({"lr": numbers}),
             }
         ),
         "personalization": st.just({"name": "none"})
         | st.fixed_dictionaries(
             {
                 "name": st.just("plgc"),
-                "local": st.sampled_from(["kernel", "table"]),
+                "branch": st.sampled_from(["similarity", "table"]),
                 "centre": st.booleans(),
                 "history_cap": st.none() | st.integers(1, 99),
                 "gamma": numbers,
@@ -274,7 +289,7 @@ experiments = st.fixed_dictionaries(
         "strategy": st.fixed_dictionaries(
             {
                 "name": st.sampled_from(["fedavg", "fedadam"]),
-                "denominator": st.sampled_from(["rows", "cohort", "sum"]),
+                "average": st.sampled_from(["per_row", "cohort", "sum"]),
                 "server_lr": numbers,
             }
         ),
@@ -297,7 +312,7 @@ def test_what_is_written_is_read_back(
     again = read(tmp_path_factory.mktemp("yaml"), text)
     assert again == found
     assert again.to_yaml() == text
-    assert again.train.item_lr == document["train"]["item_lr"]
+    assert again.train.optimizers.item.lr == document["train"]["optimizers"]["item"]["lr"]
 
 
 def test_an_experiment_is_a_frozen_value() -> None:

@@ -10,13 +10,13 @@ from fedrec.models import MatrixFactorization, PFedRec
 from fedrec.models.base import Pairs
 from fedrec.training.clients import train_clients
 from fedrec.training.plan import plan_training
-from tests.planted import initial_state, method_of, shard_of
+from tests.planted import initial_state, method_of, rates, shard_of
 
 SHARD = shard_of(6, [[1, 4]])
 
 
 def test_one_step_is_the_gradient_written_out() -> None:
-    train = {"item_lr": 0.5, "negatives": 1, "local_optimizer": {"name": "sgd", "lr": 0.2}}
+    train = {"optimizers": rates(0.5, {"name": "sgd", "lr": 0.2}), "negatives": 1}
     model = PFedRec(embedding_dim=3, init_std=1.0, head_std=1.0)
     method = method_of(train, model=model, dtype="float64")
     params, local = initial_state(method, SHARD)

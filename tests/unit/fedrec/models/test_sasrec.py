@@ -18,7 +18,7 @@ from fedrec.personalization.base import View
 from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.training.clients import train_clients
 from fedrec.training.plan import plan_training
-from tests.planted import initial_state, method_of, shard_of
+from tests.planted import initial_state, method_of, rates, shard_of
 
 D, PLACES = 4, 6
 
@@ -146,7 +146,7 @@ def test_a_clients_own_item_vectors_count_as_history_and_as_candidates() -> None
     times, rows = timed([[7, 2, 9, 4, 0], [3, 1], [5]])
     shard = replace(shard_of(12, rows, [2, 1]), timestamps=times)
     model = SASRec(embedding_dim=D, max_len=4, init_std=0.5)
-    method = method_of(model=model, personalization=PLGC(local="table"), dtype="float64")
+    method = method_of(model=model, personalization=PLGC(branch="table"), dtype="float64")
     params, local = initial_state(method, shard)
     rng = np.random.default_rng(0)
     local = {**local, "residual": rng.standard_normal(local["residual"].shape)}
@@ -175,7 +175,7 @@ def test_a_clients_own_item_vectors_count_as_history_and_as_candidates() -> None
 def test_the_order_of_clients_does_not_matter() -> None:
     times, rows = timed([[7, 2, 9, 4, 0], [3, 1], [5], [8, 6, 2]])
     shard = replace(shard_of(12, rows), timestamps=times)
-    method = method_of({"item_lr": 0.1}, model=SASRec(embedding_dim=D, init_std=0.5))
+    method = method_of({"optimizers": rates(0.1)}, model=SASRec(embedding_dim=D, init_std=0.5))
     params, local = initial_state(method, shard)
     order = np.array([2, 0, 3, 1])
     one, _ = train_clients(method, shard, params, local, 1)

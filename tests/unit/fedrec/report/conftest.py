@@ -41,7 +41,7 @@ def config(method: str, seed: int, protocol: str, server_lr: float) -> dict[str,
     """A resolved experiment."""
     personalization: dict[str, Any] = {"name": method}
     if method == "plgc":
-        personalization |= {"local": "kernel", "balance": "alignment", "decorrelation": 0.0001}
+        personalization |= {"branch": "similarity", "balance": "alignment", "decorrelation": 0.0001}
     return {
         "seed": seed,
         "data": {

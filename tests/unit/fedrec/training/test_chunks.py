@@ -17,7 +17,7 @@ from fedrec.models.mf import MatrixFactorization
 from fedrec.training.chunks import Layout, block_back, in_chunks
 from fedrec.training.clients import train_clients
 from fedrec.types import IntArray, RowBlock, Shard, offsets_of
-from tests.planted import federations, initial_state, method_of, shard_of
+from tests.planted import federations, initial_state, method_of, rates, shard_of
 
 OUT = ("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried",)
 
@@ -39,8 +39,10 @@ class Narrow(MatrixFactorization):
 @pytest.mark.parametrize("how", ["torch", "python"])
 def test_a_chunk_that_does_not_fit_is_halved_and_nothing_changes(how: str) -> None:
     shard = shard_of(20, [[0, 1], [2, 3, 4], [5], [6, 7, 8, 9], [1, 3, 5]])
-    wide = method_of({"item_lr": 0.1})
-    narrow = method_of({"item_lr": 0.1}, model=Narrow(embedding_dim=4, init_std=0.5, how=how))
+    wide = method_of({"optimizers": rates(0.1)})
+    narrow = method_of(
+        {"optimizers": rates(0.1)}, model=Narrow(embedding_dim=4, init_std=0.5, how=how)
+    )
     params, local = initial_state(wide, shard)
     update, after = train_clients(wide, shard, params, local, 1)
     other, same = train_clients(narrow, shard, params, local, 1)

@@ -16,14 +16,22 @@ from fedrec.training.plan import TrainingPlan, plan_training
 from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray, IntArray, Params, Shard, offsets_of
 from tests.contracts.own_models import BiasedMF
-from tests.planted import federations, initial_state, method_of, places, shard_of, split_state
+from tests.planted import (
+    federations,
+    initial_state,
+    method_of,
+    places,
+    rates,
+    shard_of,
+    split_state,
+)
 
 TRAINS = st.fixed_dictionaries(
     {
         "negatives": st.integers(1, 5),
         "local_epochs": st.integers(1, 3),
         "batch_size": st.sampled_from(["full", 2]),
-        "item_lr": st.just(0.1),
+        "optimizers": st.builds(rates, st.just(0.1)),
     }
 )
 

@@ -110,7 +110,7 @@ def test_a_call_that_vmap_cannot_compute_is_named_with_the_way_out() -> None:
 
     values = Values({"x": (torch.ones(2), torch.tensor([0, 1]))}, {})
     assert by_client(branches, values, rows_of(0, 1), False).tolist() == [1.0, 1.0]
-    with pytest.raises(ConfigError, match=r"vmap.*declare batching = 'loop'"):
+    with pytest.raises(ConfigError, match=r"vmap.*declare execution = 'loop'"):
         by_client(branches, values, rows_of(0, 1), True)
 
 

@@ -55,5 +55,5 @@ def test_a_flat_model_has_no_window() -> None:
         def window(self) -> int:
             return 3
 
-    with pytest.raises(ConfigError, match="Flat has a window but is 'csr'"):
+    with pytest.raises(ConfigError, match="Flat has a window but is 'flat'"):
         resolve_executor(method_of(model=Flat()))

@@ -22,7 +22,7 @@ from fedrec.training.plan import Epoch, TrainingPlan, positives_of_clients
 from fedrec.training.settings import Train
 from fedrec.training.task import ClientTask
 from fedrec.types import Shard
-from tests.planted import shard_of
+from tests.planted import rates, shard_of
 
 TABLE = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [-1.0, 1.0]])
 USERS = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
@@ -53,11 +53,11 @@ def golden_work() -> TrainingPlan:
 
 def golden_step(share: torch.Tensor, balance: str = "alignment") -> Outcome:
     plgc = PLGC.model_validate(
-        {"local": "kernel", "balance": balance, "tau": 3.0, "ema": 0.0, "centre": False}
+        {"branch": "similarity", "balance": balance, "tau": 3.0, "ema": 0.0, "centre": False}
     )
     # The derivation divides the user's gradient by its two positives: .1 / 2.
     train = Train.model_validate(
-        {"negatives": 1, "item_lr": 1.0, "local_optimizer": {"name": "sgd", "lr": 0.05}}
+        {"negatives": 1, "optimizers": rates(1.0, {"name": "sgd", "lr": 0.05})}
     )
     task = ClientTask(MatrixFactorization(embedding_dim=2), plgc, train, 0)
     frozen_items = anchor_of(plgc, SHARD)

@@ -16,7 +16,7 @@ from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.training.clients import train_clients
 from fedrec.types import Params, Shard
 from tests.contracts.own_models import BiasedMF, Weighted
-from tests.planted import federations, initial_state, method_of, shard_of, train
+from tests.planted import federations, initial_state, method_of, rates, shard_of, train
 
 TRAINS = st.fixed_dictionaries(
     {
@@ -25,18 +25,19 @@ TRAINS = st.fixed_dictionaries(
         "negatives": st.integers(1, 3),
         "local_epochs": st.integers(1, 2),
         "batch_size": st.sampled_from(["full", 2]),
-        "item_lr": st.just(0.1),
+        "optimizers": st.builds(
+            rates, st.just(0.1), st.fixed_dictionaries({"name": st.sampled_from(["sgd", "adam"])})
+        ),
         "weight_decay": st.sampled_from([0.0, 0.2]),
-        "local_optimizer": st.fixed_dictionaries({"name": st.sampled_from(["sgd", "adam"])}),
     }
 )
 MODELS = st.sampled_from([None, BiasedMF(), Weighted()])
 BALANCES = ("alignment", "residual", "trace", "fixed")
 
-TABLE_IS_BASE = {"local": "table", "balance": "fixed", "value": 1.0, "persistence": 0.0}
+TABLE_IS_BASE = {"branch": "table", "balance": "fixed", "value": 1.0, "persistence": 0.0}
 KERNEL_IS_BASE = {
-    "weight of zero": {"local": "kernel", "balance": "fixed", "value": 0.0},
-    **{f"no scale, {b}": {"local": "kernel", "balance": b, "tau": 0.0} for b in BALANCES},
+    "weight of zero": {"branch": "similarity", "balance": "fixed", "value": 0.0},
+    **{f"no scale, {b}": {"branch": "similarity", "balance": b, "tau": 0.0} for b in BALANCES},
 }
 
 
@@ -80,14 +81,14 @@ def test_kernel_without_its_branch(
 def test_decoupled_trains_the_base(
     balance: str, shard: Shard, of_train: dict[str, Any], model: Model | None
 ) -> None:
-    fields = {"local": "kernel", "mode": "decoupled", "balance": balance, "tau": 5.0}
+    fields = {"branch": "similarity", "mode": "decoupled", "balance": balance, "tau": 5.0}
     trajectories_agree(fields, shard, of_train, model)
 
 
 IN_MACHINE_CODE = {
     **KERNEL_IS_BASE,
     **{
-        f"decoupled, {b}": {"local": "kernel", "mode": "decoupled", "balance": b, "tau": 5.0}
+        f"decoupled, {b}": {"branch": "similarity", "mode": "decoupled", "balance": b, "tau": 5.0}
         for b in BALANCES
     },
 }
@@ -100,7 +101,7 @@ def test_in_machine_code_too(
     fields: dict[str, Any], shard: Shard, of_train: dict[str, Any]
 ) -> None:
     pytest.importorskip("numba", reason="needs the extra 'sim'")
-    trajectories_agree(fields, shard, {**of_train, "kernel": "compiled"}, None)
+    trajectories_agree(fields, shard, {**of_train, "backend": "numba"}, None)
 
 
 @settings(max_examples=15, deadline=None)
@@ -108,7 +109,7 @@ def test_in_machine_code_too(
 def test_table_without_weight_uploads_no_item_row(
     shard: Shard, of_train: dict[str, Any], model: Model | None
 ) -> None:
-    fields = {"local": "table", "balance": "fixed", "value": 0.0}
+    fields = {"branch": "table", "balance": "fixed", "value": 0.0}
     method = method_of(of_train, PLGC.model_validate(fields), model)
     params, local = initial_state(method, shard)
     update, after = train_clients(method, shard, params, local, 1)
@@ -121,9 +122,9 @@ def test_table_without_weight_uploads_no_item_row(
 @settings(max_examples=8, deadline=None)
 @given(shard=federations(several=True))
 def test_equal_tables_share_alike(balance: str, shard: Shard) -> None:
-    fields = {"local": "table", "balance": balance, "ema": 0.0, "initial": 0.9}
+    fields = {"branch": "table", "balance": balance, "ema": 0.0, "initial": 0.9}
     # A step too small to change a bit leaves both tables equal.
-    method = method_of({"item_lr": 1e-30}, PLGC.model_validate(fields))
+    method = method_of({"optimizers": rates(1e-30)}, PLGC.model_validate(fields))
     params, local = initial_state(method, shard)
     update, after = train_clients(method, shard, params, local, 1)
     assert not update.tables["item"].values.any()
@@ -159,8 +160,8 @@ def test_nothing_reaches_the_frozen_table(
 @settings(max_examples=15, deadline=None)
 @given(shard=federations(several=True), tau=st.floats(0.1, 5.0))
 def test_the_three_scores_of_the_kernel_form(shard: Shard, tau: float) -> None:
-    fields = {"local": "kernel", "balance": "alignment", "tau": tau}
-    method = method_of({"item_lr": 0.1}, PLGC.model_validate(fields))
+    fields = {"branch": "similarity", "balance": "alignment", "tau": tau}
+    method = method_of({"optimizers": rates(0.1)}, PLGC.model_validate(fields))
     params, _, local = train(method, shard)
     users = np.arange(shard.n_users)
     views = user_scorer(method, shard, params, local)(users)
@@ -174,8 +175,8 @@ def test_the_three_scores_of_the_kernel_form(shard: Shard, tau: float) -> None:
 @settings(max_examples=15, deadline=None)
 @given(shard=federations(several=True), value=st.floats(0.0, 1.0))
 def test_the_three_scores_of_the_table_form(shard: Shard, value: float) -> None:
-    fields = {"local": "table", "balance": "fixed", "value": value, "persistence": 1.0}
-    method = method_of({"item_lr": 0.1}, PLGC.model_validate(fields))
+    fields = {"branch": "table", "balance": "fixed", "value": value, "persistence": 1.0}
+    method = method_of({"optimizers": rates(0.1)}, PLGC.model_validate(fields))
     params, _, local = train(method, shard)
     views = user_scorer(method, shard, params, local)(np.arange(shard.n_users))
     plain = local["user"] @ params["item"].T
@@ -194,8 +195,8 @@ def test_the_three_scores_of_the_table_form(shard: Shard, value: float) -> None:
 
 def test_row_weights_leave_unknown_items_alone() -> None:
     shard = shard_of(8, [[0, 1, 2], [2, 3]])
-    fields = {"local": "kernel", "balance": "fixed", "value": 1.0, "per": "row", "tau": 3.0}
-    method = method_of({"item_lr": 0.1}, PLGC.model_validate(fields))
+    fields = {"branch": "similarity", "balance": "fixed", "value": 1.0, "per": "row", "tau": 3.0}
+    method = method_of({"optimizers": rates(0.1)}, PLGC.model_validate(fields))
     params, _, local = train(method, shard)
     views = user_scorer(method, shard, params, local)(np.arange(2))
     for user in range(2):

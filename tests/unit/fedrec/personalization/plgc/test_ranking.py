@@ -60,7 +60,7 @@ def test_the_branch_is_its_definition(
     assert not branch[0].any()
 
 
-@pytest.mark.parametrize("fields", [{}, {"local": "table"}, {"history_cap": 50, "per": "row"}])
+@pytest.mark.parametrize("fields", [{}, {"branch": "table"}, {"history_cap": 50, "per": "row"}])
 def test_any_block_and_thread_number_at_a_real_size(fields: dict[str, object]) -> None:
     shard = crowd(7, 12, 700)
     model = MatrixFactorization(embedding_dim=32, init_std=0.1)
