@@ -35,7 +35,7 @@ class Purpose(IntEnum):
     BATCHES = 5
     HISTORY = 6
     LEGACY_CANDIDATES = 7
-    YARDSTICK = 8
+    BASELINE = 8
     EXTRA_ROWS = 9
     HISTORY_ORDER = 10
     SKETCH = 11

@@ -24,7 +24,7 @@ class RandomScores(Baseline):
         items = np.arange(split.n_items, dtype=np.int64)
 
         def scores(users: IntArray) -> FloatArray:
-            drawn = uniform(seed, Purpose.YARDSTICK, 0, users[:, None], items[None, :])
+            drawn = uniform(seed, Purpose.BASELINE, 0, users[:, None], items[None, :])
             return np.asarray(drawn, dtype=np.float32)
 
         return scores

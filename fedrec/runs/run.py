@@ -115,7 +115,7 @@ def carry_out(prepared: Prepared, on_round: Callable[[RoundRecord], None] | None
             on_round(RoundRecord.model_validate(record))
 
     if isinstance(prepared.experiment.model, Baseline):
-        _run_yardstick(prepared, prepared.experiment.model, observe)
+        _run_baseline(prepared, prepared.experiment.model, observe)
     else:
         _run_federated(prepared, observe)
 
@@ -251,7 +251,7 @@ def _run_federated(prepared: Prepared, observer: Callable[[Mapping[str, Any]], N
         raise
 
 
-def _run_yardstick(
+def _run_baseline(
     prepared: Prepared, model: Baseline, observer: Callable[[Mapping[str, Any]], None]
 ) -> None:
     """Fit once, let every user rank once."""

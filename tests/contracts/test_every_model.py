@@ -179,6 +179,6 @@ def test_the_loop_is_the_flat_form() -> None:
     torch.testing.assert_close(*scores)
 
 
-def test_every_entry_of_the_table_is_a_model_or_a_yardstick() -> None:
+def test_every_entry_of_the_table_is_a_model_or_a_baseline() -> None:
     assert table("models") == MODELS
     assert all(issubclass(m, Model | Baseline) for m in MODELS.values())

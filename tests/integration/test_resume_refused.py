@@ -125,7 +125,7 @@ def test_a_damaged_folder_is_named(spoil: Callable[[Path], Any], said: str, fold
     assert "\n" not in str(caught.value)
 
 
-def test_a_yardstick_is_fitted_once(tmp_path: Path) -> None:
+def test_a_baseline_is_fitted_once(tmp_path: Path) -> None:
     folder = go(tmp_path / "run", model={"name": "popularity"}).folder
     said: list[str] = []
     go_on(folder, say=said.append)

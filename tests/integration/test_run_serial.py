@@ -182,7 +182,7 @@ def test_every_choice_runs_and_is_its_own(changes: dict[str, Any], tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["popularity", "random", "itemknn"])
-def test_yardsticks_are_labelled_and_say_what_they_know(name: str, tmp_path: Path) -> None:
+def test_baselines_are_labelled_and_say_what_they_know(name: str, tmp_path: Path) -> None:
     done = go(tmp_path / "run", model={"name": name})
     assert done.result["centralised"] is True
     assert done.result["name"] == name

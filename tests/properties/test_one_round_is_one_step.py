@@ -81,7 +81,7 @@ def test_one_client_is_a_centralised_step(
     shard: Shard, who: int, seed: int, average: st.DataObject
 ) -> None:
     one = shard.take(np.array([who % shard.n_clients]))
-    kind = average.draw(st.sampled_from(["rows", "cohort", "sum"]))
+    kind = average.draw(st.sampled_from(["per_row", "cohort", "sum"]))
     check(method_of(TRAIN, seed=seed), one, FedAvg(average=kind))
 
 

@@ -203,6 +203,6 @@ def test_a_client_that_cannot_rank_is_named(make: Make) -> None:
         node.evaluate(order(2, 0), params, EVERYBODY)
 
 
-def test_a_yardstick_has_no_node(make: Make) -> None:
+def test_a_baseline_has_no_node(make: Make) -> None:
     with pytest.raises(ConfigError, match="baseline has no clients"):
         make(model="popularity")

@@ -104,7 +104,7 @@ def test_the_state_has_the_shape_of_the_parameters() -> None:
     assert {n: v.shape for n, v in state.second.items()} == {"item": (N, D), "constant": ()}
 
 
-@pytest.mark.parametrize("average", ["rows", "cohort", "sum"])
+@pytest.mark.parametrize("average", ["per_row", "cohort", "sum"])
 def test_the_denominators_agree_for_one_client(average: str) -> None:
     change = np.arange(N * D).reshape(N, D).astype(float)
     found = run(FedAdam.model_validate({"average": average}), [(change, [0, 2])])

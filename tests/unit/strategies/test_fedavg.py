@@ -25,10 +25,10 @@ BATCH = UpdateBatch(
     dense={"head": np.array([[1.0], [3.0]], np.float32)},
 )
 EXPECTED = {
-    ("rows", "uniform"): ([1.5, 4.0, 0.0], 2.0),
+    ("per_row", "uniform"): ([1.5, 4.0, 0.0], 2.0),
     ("cohort", "uniform"): ([1.5, 2.0, 0.0], 2.0),
     ("sum", "uniform"): ([3.0, 4.0, 0.0], 4.0),
-    ("rows", "examples"): ([1.25, 4.0, 0.0], 1.5),
+    ("per_row", "examples"): ([1.25, 4.0, 0.0], 1.5),
     ("cohort", "examples"): ([1.25, 1.0, 0.0], 1.5),
     ("sum", "examples"): ([3.0, 4.0, 0.0], 4.0),
 }

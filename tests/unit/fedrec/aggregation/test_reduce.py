@@ -74,7 +74,7 @@ def touched(batch: UpdateBatch) -> FloatArray:
 
 
 @pytest.mark.parametrize("weighting", ["uniform", "examples"])
-@pytest.mark.parametrize("average", ["rows", "cohort", "sum"])
+@pytest.mark.parametrize("average", ["per_row", "cohort", "sum"])
 @settings(max_examples=30, deadline=None)
 @given(batch=batches())
 def test_the_mean_is_a_loop_over_clients(

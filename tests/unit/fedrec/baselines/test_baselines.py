@@ -17,7 +17,7 @@ from fedrec.baselines.random import RandomScores
 from fedrec.errors import MissingExtra
 from fedrec.types import Ragged, Split, offsets_of
 
-YARDSTICKS = (Popularity(), RandomScores(), ItemKNN(), ItemKNN(neighbours=2, shrink=0.0))
+BASELINES = (Popularity(), RandomScores(), ItemKNN(), ItemKNN(neighbours=2, shrink=0.0))
 
 
 def ragged(rows: list[list[int]]) -> Ragged:
@@ -44,17 +44,17 @@ def split(rows: list[list[int]], n_items: int, held_out: list[list[int]] | None 
 rows_of_items = st.lists(st.sets(st.integers(0, 9)).map(sorted), min_size=1, max_size=8)
 
 
-@pytest.mark.parametrize("baseline", YARDSTICKS, ids=lambda y: type(y).__name__)
+@pytest.mark.parametrize("baseline", BASELINES, ids=lambda y: type(y).__name__)
 @given(rows=rows_of_items, seed=st.integers(0, 9))
 def test_scores_do_not_depend_on_company_or_held_out_items(
-    yardstick: Baseline, rows: list[list[int]], seed: int
+    baseline: Baseline, rows: list[list[int]], seed: int
 ) -> None:
     users = np.arange(len(rows), dtype=np.int64)
-    together = yardstick.fit(split(rows, 10), seed)(users)
+    together = baseline.fit(split(rows, 10), seed)(users)
     assert together.shape == (len(rows), 10)
     assert together.dtype == np.float32
     leaky = split(rows, 10, held_out=[[0, 9] for _ in rows])
-    again = yardstick.fit(leaky, seed)
+    again = baseline.fit(leaky, seed)
     for user in users[::-1]:
         np.testing.assert_array_equal(again(np.array([user]))[0], together[user])
 

@@ -84,7 +84,7 @@ def test_the_bar_fits_any_terminal_and_the_round_is_whole(
     assert "loss" in lines[-1] or width < 120
 
 
-def test_a_yardstick_has_no_round(experiment: Experiment) -> None:
+def test_a_baseline_has_no_round(experiment: Experiment) -> None:
     assert shown(experiment, [record(0, 0.125)]) == (
         "ray: [2 workers]\nfitted  valid ndcg@10 0.1250\n"
     )
