@@ -264,7 +264,7 @@ def test_the_kernel_is_the_loop(
         # Two rows correlate by 1 or -1 whatever they are: a gradient of 0, of which rounding
         # leaves something, over a standard deviation that may be tiny.
         personalization = personalization.model_copy(update={"decorrelation": 0.0})
-    task = method_of(train | {"kernel": kernel}, personalization, model, dtype, seed, half)
+    task = method_of(train | {"backend": kernel}, personalization, model, dtype, seed, half)
     params, local = initial_state(task, shard)
     update, after = train_clients(task, shard, params, local, round=3)
     block = update.tables["item"]

@@ -29,7 +29,7 @@ def contenders() -> dict[str, type[Contender]]:
 def test_it_trains_to_the_same_parameters(
     tmp_path: Path, name: str, personalization: str, kernel: str
 ) -> None:
-    work = workload("tiny", personalization, clients=CLIENTS, train={"kernel": kernel})
+    work = workload("tiny", personalization, clients=CLIENTS, train={"backend": kernel})
     work.write(tmp_path / "work")
     opened = open_work(tmp_path / "work", np.arange(CLIENTS, dtype=np.int64))
     made, local = contenders()[name](opened), opened.local
