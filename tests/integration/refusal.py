@@ -16,7 +16,7 @@ __all__ = ["HEAD", "ROWS", "SMALL", "TABLE", "Done", "Fedrec", "content", "of", 
 SMALL = """\
 data: {name: synthetic, users: 40, items: 60, taste_groups: 2, interactions_per_user: 12}
 model: {name: mf, embedding_dim: 4}
-train: {kernel: reference}
+train: {backend: torch}
 rounds: {count: 1}
 engine: {name: serial}
 evaluate: {metrics: [ndcg@5]}

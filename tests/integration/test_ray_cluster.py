@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 CONFIG = """
 data: {name: synthetic, users: 40, items: 60}
 model: {name: mf, embedding_dim: 8}
-train: {kernel: reference}
+train: {backend: torch}
 personalization: {name: plgc}
 rounds: {count: 3}
 evaluate: {every: 2}

@@ -37,7 +37,7 @@ def folder(half: Path, tmp_path: Path) -> Path:
         (["seed=3"], r"with --set: is not what was run: seed is 3, was 0; .*--out"),
         (
             ["train.optimizers.item.lr=0.5", "model.embedding_dim=4"],
-            r"embedding_dim is 4, was 8; train.item",
+            r"embedding_dim is 4, was 8; train.optimizers.item",
         ),
         (["strategy={name: fedavg}"], r"run: strategy.name is 'fedavg', was 'fedadam'; a run"),
         (["evaluate.every=1"], r"evaluate.every is 1, was 2"),
@@ -90,8 +90,8 @@ def test_other_data_is_refused(folder: Path) -> None:
 
 
 def test_another_kernel_is_refused(folder: Path) -> None:
-    changed(folder, backend="numba")
-    with pytest.raises(RunFolderError, match=r"means 'reference'.*it meant 'compiled'"):
+    changed(folder, kernel="numba")
+    with pytest.raises(RunFolderError, match=r"means 'flat'.*it meant 'numba'"):
         go_on(folder)
 
 

@@ -249,7 +249,7 @@ def test_weights_times_a_constant_change_no_mean(shard: Shard, factor: float) ->
     params, local = initial_state(task, shard)
     update, _ = train_clients(task, shard, params, local, 1)
     scaled = replace(update, weight=update.weight * factor)
-    for average in ("rows", "cohort"):
+    for average in ("per_row", "cohort"):
         strategy = FedAvg.model_validate({"average": average, "weighting": "examples"})
         plain, other = (
             strategy.apply(None, params, strategy.reduce(batch))[1] for batch in (update, scaled)

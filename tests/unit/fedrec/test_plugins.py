@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from fedrec.baselines import BASELINES
 from fedrec.errors import ConfigError
 from fedrec.models import MODELS, MatrixFactorization
 from fedrec.plugins import Plugin, Section, find_beside, lookup, name_of, table
@@ -86,7 +87,7 @@ def test_another_distribution_brings_more(
     )
     install(tmp_path, "brought", own)
     monkeypatch.syspath_prepend(tmp_path)
-    assert set(table("models")) == {*MODELS, "better"}
+    assert set(table("models")) == {*MODELS, *BASELINES, "better"}
     assert lookup("models", "better").model_validate({"extra": 4}).model_dump()["extra"] == 4
     sys.modules.pop("brought")
 

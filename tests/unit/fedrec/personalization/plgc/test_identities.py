@@ -131,25 +131,25 @@ def test_equal_tables_share_alike(balance: str, shard: Shard) -> None:
     assert (after["lambda"] == 0.5).all()
 
 
-@pytest.mark.parametrize("local", ["table", "kernel"])
+@pytest.mark.parametrize("branch", ["table", "similarity"])
 @pytest.mark.parametrize("balance", BALANCES)
 @settings(max_examples=6, deadline=None)
 @given(shard=federations(several=True), of_train=TRAINS, model=MODELS)
 def test_a_weight_is_a_share(
-    local: str, balance: str, shard: Shard, of_train: dict[str, Any], model: Model | None
+    branch: str, balance: str, shard: Shard, of_train: dict[str, Any], model: Model | None
 ) -> None:
-    fields = {"local": local, "balance": balance, "decorrelation": 0.01, "ema": 0.5}
+    fields = {"branch": branch, "balance": balance, "decorrelation": 0.01, "ema": 0.5}
     _, _, state = train(method_of(of_train, PLGC.model_validate(fields), model), shard, rounds=2)
     assert ((state["lambda"] >= 0) & (state["lambda"] <= 1)).all()
 
 
-@pytest.mark.parametrize("local", ["table", "kernel"])
+@pytest.mark.parametrize("branch", ["table", "similarity"])
 @settings(max_examples=8, deadline=None)
 @given(shard=federations(several=True), of_train=TRAINS)
 def test_nothing_reaches_the_frozen_table(
-    local: str, shard: Shard, of_train: dict[str, Any]
+    branch: str, shard: Shard, of_train: dict[str, Any]
 ) -> None:
-    fields = {"local": local, "decorrelation": 0.1, "extra_rows": 1}
+    fields = {"branch": branch, "decorrelation": 0.1, "extra_rows": 1}
     method = method_of(of_train, PLGC.model_validate(fields))
     params, state = initial_state(method, shard)
     before = {name: value.tobytes() for name, value in {**params, **state}.items()}
