@@ -1,4 +1,4 @@
-"""``fedrec bench engine``: the same work done by fedrec and by others, in one run."""
+"""Training speed: the same work done by fedrec and by others, in one run."""
 
 from __future__ import annotations
 
@@ -11,14 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from experiments.benchmarks.contest import Lap, Laps, contest, deal
-from experiments.benchmarks.inside import inside_training
 from experiments.benchmarks.meter import GIB, Meter, Peak, metered
-from experiments.benchmarks.phases import timed
 from experiments.benchmarks.report import about_run
-from experiments.benchmarks.road import Ridden, ride
+from experiments.benchmarks.rounds import MeasuredRun, run_rounds
+from experiments.benchmarks.timing import RoundTime, RoundTimes, deal, time_competitor
 from experiments.benchmarks.workload import Workload, some_clients, workload
-from fedrec.runs.log import RoundRecord
 from fedrec.training.clients import resolve_executor, train_clients
 from fedrec.training.task import initial_local
 
@@ -35,7 +32,6 @@ LABELS = {
     "loop": "PyTorch loop",
     "loop_loader": "PyTorch loop with DataLoader",
     "flower_ray": "Flower on Ray, one client per node",
-    "kernel": "bound: one hand-written kernel per core",
 }
 
 
@@ -73,11 +69,11 @@ def bench_engine(bench: EngineBench, say: Callable[[str], None] | None = None) -
 
     Returns:
         JSON: ``ratios`` of clients per second, ``cpu_ratios`` of clients per second of CPU (the
-        steadier ones where others use the machine too), ``rows`` with medians and raw values,
-        ``phases``, where it was measured.
+        steadier ones where others use the machine too), ``rows`` with medians and raw values, and
+        where it was measured.
 
     Raises:
-        FedRecError: If the data is not to be had or a contender fails.
+        FedRecError: If the data is not to be had or a competitor fails.
     """
     speak = say or (lambda _: None)
     work = workload(
@@ -92,26 +88,26 @@ def bench_engine(bench: EngineBench, say: Callable[[str], None] | None = None) -
     with metered() as meter, TemporaryDirectory(prefix="fedrec-bench-") as name:
         folder = Path(name)
         speak(LABELS["batched"])
-        ridden = ride(work, folder / "batched", meter, _engine(bench.workers), rounds=bench.repeats)
-        rows["batched"] = _row("batched", ridden.laps, ridden.peak)
+        measured = run_rounds(
+            work, folder / "batched", meter, _engine(bench.workers), rounds=bench.repeats
+        )
+        rows["batched"] = _row("batched", measured.times, measured.peak)
         speak(LABELS["alone"])
         rows["alone"] = _row("alone", _alone(work, bench))
-        for key, limit in (("loop", None), ("loop_loader", LOADER), ("kernel", None)):
+        for key, limit in (("loop", None), ("loop_loader", LOADER)):
             speak(LABELS[key])
             rows[key] = _compete(key, _limited(work, limit), folder / key, meter, bench)
         if bench.flower_clients:
             speak(LABELS["flower_ray"])
             small = _limited(work, bench.flower_clients)
             rows["flower_ray"] = _flower(small, folder, meter, bench, speak)
-        speak("phases, serial")
-        phases = _phases(work, folder / "phases", meter, bench.repeats)
     ours = rows["batched"]["clients_per_second"]
     cpu = rows["batched"]["clients_per_cpu_second"]
     return {
         "bench": "engine",
         "data": work.about,
         "personalization": bench.personalization,
-        "kernel": resolve_executor(work.task),
+        "executor": resolve_executor(work.task),
         "workers": bench.workers,
         "repeats": bench.repeats,
         "dim": bench.dim,
@@ -127,8 +123,7 @@ def bench_engine(bench: EngineBench, say: Callable[[str], None] | None = None) -
             if key != "batched" and cpu and row["clients_per_cpu_second"]
         },
         "rows": rows,
-        "driver_share": _driver_share(ridden),
-        "phases": phases,
+        "driver_share": _driver_share(measured),
         **about_run(),
     }
 
@@ -144,8 +139,8 @@ def _limited(work: Workload, count: int | None) -> Workload:
     return Workload(about, work.experiment, some_clients(work.split, count))
 
 
-def _row(key: str, laps: Laps, peak: Peak | None = None, **more: Any) -> dict[str, Any]:
-    row = {"label": LABELS[key], **laps.to_json(), **more}
+def _row(key: str, times: RoundTimes, peak: Peak | None = None, **more: Any) -> dict[str, Any]:
+    row = {"label": LABELS[key], **times.to_json(), **more}
     if peak is not None:
         row["pss_gib"] = peak.bytes / GIB
         row["pss_gib_of"] = {kind: size / GIB for kind, size in peak.of.items()}
@@ -155,19 +150,18 @@ def _row(key: str, laps: Laps, peak: Peak | None = None, **more: Any) -> dict[st
 def _compete(
     key: str, work: Workload, folder: Path, meter: Meter, bench: EngineBench
 ) -> dict[str, Any]:
-    contender = {
-        "loop": "experiments.benchmarks.loop:LoopContender",
-        "loop_loader": "experiments.benchmarks.loop:LoaderContender",
-        "kernel": "experiments.benchmarks.kernel:KernelContender",
+    competitor = {
+        "loop": "experiments.benchmarks.loop:LoopCompetitor",
+        "loop_loader": "experiments.benchmarks.loop:LoaderCompetitor",
     }[key]
     work.write(folder)
     parts = deal(work.split.train.lengths, bench.workers)
     with meter.peak() as peak:
-        laps = contest(contender, folder, parts, bench.repeats)
-    return _row(key, laps, peak)
+        times = time_competitor(competitor, folder, parts, bench.repeats)
+    return _row(key, times, peak)
 
 
-def _alone(work: Workload, bench: EngineBench) -> Laps:
+def _alone(work: Workload, bench: EngineBench) -> RoundTimes:
     """One call of the training function for each client, on one core; the rate times the cores."""
     few = _limited(work, ALONE)
     method, n = few.task, few.split.n_clients
@@ -178,14 +172,14 @@ def _alone(work: Workload, bench: EngineBench) -> Laps:
         for specs in (method.locals(),)
         for s in shards
     ]
-    laps = []
+    times = []
     for number in range(bench.repeats + 1):
         began, cpu = time.perf_counter(), time.process_time()
         for shard, local in zip(shards, locals_, strict=True):
             train_clients(method, shard, params, local, number + 1, 1)
         took = time.perf_counter() - began
-        laps.append(Lap(took / bench.workers, time.process_time() - cpu))
-    return Laps(n, tuple(laps[1:]))
+        times.append(RoundTime(took / bench.workers, time.process_time() - cpu))
+    return RoundTimes(n, tuple(times[1:]))
 
 
 def _flower(
@@ -193,11 +187,11 @@ def _flower(
 ) -> dict[str, Any]:
     """The best of some numbers of Flower's actors on the same cores."""
     nodes = work.split.n_clients
-    found: dict[str, Ridden] = {}
+    found: dict[str, MeasuredRun] = {}
     for per_core in FLOWER_ACTORS_PER_CORE:
         share = f"{1 / per_core:g}"
         speak(f"  client_resources: {share} of a core, {nodes} nodes")
-        found[share] = ride(
+        found[share] = run_rounds(
             work,
             folder / f"flower-{per_core}",
             meter,
@@ -205,33 +199,12 @@ def _flower(
             rounds=bench.repeats,
             warm=FLOWER_WARM,
         )
-    best = max(found, key=lambda share: found[share].laps.rate)
-    tried = {share: each.laps.to_json() for share, each in found.items()}
-    return _row("flower_ray", found[best].laps, found[best].peak, num_cpus=best, tried=tried)
+    best = max(found, key=lambda share: found[share].times.rate)
+    tried = {share: each.times.to_json() for share, each in found.items()}
+    return _row("flower_ray", found[best].times, found[best].peak, num_cpus=best, tried=tried)
 
 
-def _phases(work: Workload, folder: Path, meter: Meter, repeats: int) -> dict[str, Any]:
-    """Seconds of a round by phase, on the serial engine; ``other`` is what is left.
-
-    What the machine code draws, gathers and adds up is measured apart and taken out of ``train``.
-    """
-    with timed() as watch:
-
-        def warmed(record: RoundRecord) -> None:
-            if record.round == 1:
-                watch.reset()
-
-        ridden = ride(work, folder, meter, {"name": "serial"}, rounds=repeats, on_round=warmed)
-        found = {phase: seconds / repeats for phase, seconds in watch.seconds.items()}
-    for phase, seconds in inside_training(work).items():
-        found[phase] += seconds
-        found["train"] = max(0.0, found["train"] - seconds)
-    whole = sum(lap.seconds for lap in ridden.laps.laps) / repeats
-    found["other"] = max(0.0, whole - sum(found.values()))
-    return {"seconds": found, "round": whole, "engine": "serial"}
-
-
-def _driver_share(ridden: Ridden) -> float | None:
+def _driver_share(measured: MeasuredRun) -> float | None:
     """The driver's share of the CPU time, Ray's daemons left out."""
-    ours = ridden.cpu["driver"] + ridden.cpu["workers"]
-    return ridden.cpu["driver"] / ours if ridden.cpu["workers"] > 0 else None
+    ours = measured.cpu["driver"] + measured.cpu["workers"]
+    return measured.cpu["driver"] / ours if measured.cpu["workers"] > 0 else None

@@ -3,8 +3,8 @@
 One module per client, copied from the server's; its whole item table comes in and goes out;
 autograd; ``torch.optim``; a Python loop over the users. Written as a competent author would: the
 negatives of all users are drawn at once, each user keeps its vector and its Adam from round to
-round, and nothing is computed that is not needed. `LoopContender` slices tensors; most published
-scripts hand each client's examples to a ``DataLoader``, and `LoaderContender` is that.
+round, and nothing is computed that is not needed. `LoopCompetitor` slices tensors; most published
+scripts hand each client's examples to a ``DataLoader``, and `LoaderCompetitor` is that.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from experiments.benchmarks.contender import Contender, TrainingPlan, negatives_of
+from experiments.benchmarks.competitor import Competitor, Task, negatives_of
 from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.types import FloatArray
 
-__all__ = ["LoaderContender", "LoopContender"]
+__all__ = ["LoaderCompetitor", "LoopCompetitor"]
 
 Tensor = torch.Tensor
 
@@ -37,7 +37,7 @@ class _Client(torch.nn.Module):
         return cast(Tensor, self.item(items)) @ self.user
 
 
-class LoopContender(Contender):
+class LoopCompetitor(Competitor):
     """See the module.
 
     Args:
@@ -45,7 +45,7 @@ class LoopContender(Contender):
             PLGC in its joint mode with the weight from alignment.
     """
 
-    def __init__(self, work: TrainingPlan) -> None:
+    def __init__(self, work: Task) -> None:
         super().__init__(work)
         n_items, dim = self.table.shape
         rates = work.task.train.optimizers.private
@@ -67,7 +67,7 @@ class LoopContender(Contender):
             self._history = self._plgc.history(work.shard, work.task.seed)
 
     def round(self, number: int) -> float:
-        """See `Contender.round`."""
+        """See `Competitor.round`."""
         work, train = self.work, self.work.task.train
         bce = torch.nn.functional.binary_cross_entropy_with_logits
         k, offsets = train.negatives, work.shard.train.offsets
@@ -157,16 +157,16 @@ class LoopContender(Contender):
 
     @property
     def users(self) -> FloatArray:
-        """See `Contender.users`."""
+        """See `Competitor.users`."""
         return torch.stack([user.detach() for user in self._users]).numpy()
 
     @property
     def share(self) -> FloatArray | None:
-        """See `Contender.share`."""
+        """See `Competitor.share`."""
         return self._share
 
 
-class LoaderContender(LoopContender):
+class LoaderCompetitor(LoopCompetitor):
     """The loop with a ``DataLoader`` for each client, as the published scripts have it."""
 
     def _batch(self, positives: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,12 +7,12 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from fedrec.flower.processes import marked_processes
+import psutil
 
 __all__ = ["GIB", "Kind", "Meter", "Peak", "metered"]
 
@@ -110,7 +110,7 @@ class Meter:
             watching.join()
 
     def _processes(self) -> dict[int, Kind]:
-        found: dict[int, Kind] = {pid: _kind(pid) for pid in marked_processes(self.marker)}
+        found: dict[int, Kind] = {pid: _kind(pid) for pid in _marked(self.marker)}
         if PROC.is_dir():
             found[os.getpid()] = "driver"
         return found
@@ -128,6 +128,17 @@ def metered() -> Iterator[Meter]:
         os.environ.pop(VARIABLE)
         if former is not None:
             os.environ[VARIABLE] = former
+
+
+def _marked(marker: str) -> list[int]:
+    """Return the processes that have the marker in their environment."""
+    name, _, value = marker.partition("=")
+    pids = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(name) == value:
+                pids.append(process.pid)
+    return pids
 
 
 def _kind(pid: int) -> Kind:

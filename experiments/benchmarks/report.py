@@ -12,7 +12,7 @@ from rich.table import Table
 
 from fedrec.runs.provenance import commit, hardware, versions
 
-__all__ = ["about_run", "engine_tables", "evaluate_table", "scale_table", "write"]
+__all__ = ["about_run", "engine_table", "evaluate_table", "scale_table", "write"]
 
 
 def about_run() -> dict[str, Any]:
@@ -31,8 +31,8 @@ def write(result: Mapping[str, Any], path: Path) -> None:
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
-def engine_tables(result: Mapping[str, Any]) -> list[Table]:
-    """The rows of `experiments.benchmarks.engine.bench_engine`, and the phases."""
+def engine_table(result: Mapping[str, Any]) -> Table:
+    """Return the rows of `experiments.benchmarks.engine.bench_engine` as a table."""
     cores = result["workers"]
     title = f"{result['data']}; personalization {result['personalization']}; {cores} cores"
     rates = _table(title, "", "clients", "clients/s", "per CPU s", "fedrec is", "peak PSS GiB")
@@ -46,15 +46,11 @@ def engine_tables(result: Mapping[str, Any]) -> list[Table]:
             "" if ratio is None else f"{ratio:.2f} x",
             _number(row.get("pss_gib"), ".2f"),
         )
-    phases = _table("a round on the serial engine, by phase", "phase", "ms", "share")
-    whole = result["phases"]["round"]
-    for phase, seconds in result["phases"]["seconds"].items():
-        phases.add_row(phase, f"{1e3 * seconds:.1f}", f"{seconds / whole:.0%}")
-    return [rates, phases]
+    return rates
 
 
 def evaluate_table(result: Mapping[str, Any]) -> Table:
-    """The medians of `experiments.benchmarks.ranking.bench_evaluate`."""
+    """The medians of `experiments.benchmarks.evaluate.bench_evaluate`."""
     table = _table(f"{result['data']}; all users rank all items", "", "ms", "evaluate is")
     table.add_row("evaluate", f"{1e3 * result['seconds']['evaluate']:.1f}", "")
     for key, label in (("mm", "one matrix product"), ("train", "one training round")):

@@ -1,4 +1,4 @@
-"""``fedrec bench scale``: time and memory of a round as the number of clients grows."""
+"""Time and memory of a round as the number of clients grows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments.benchmarks.meter import GIB, Meter, metered
 from experiments.benchmarks.report import about_run
-from experiments.benchmarks.road import ride
+from experiments.benchmarks.rounds import run_rounds
 from experiments.benchmarks.workload import synthetic_workload
 
 __all__ = ["ScaleBench", "bench_scale"]
@@ -105,7 +105,7 @@ def _cases(
     prepared = time.perf_counter() - began
     cases = []
     for workers in bench.workers:
-        ridden = ride(
+        measured = run_rounds(
             work,
             folder / f"workers-{workers}",
             meter,
@@ -113,25 +113,25 @@ def _cases(
             rounds=bench.repeats,
             evaluate=bench.evaluate,
         )
-        ranked = ridden.evaluate if bench.evaluate else (0.0,) * len(ridden.train)
-        laps = [sum(pair) for pair in zip(ridden.train[1:], ranked[1:], strict=True)]
+        ranked = measured.evaluate if bench.evaluate else (0.0,) * len(measured.train)
+        times = [sum(pair) for pair in zip(measured.train[1:], ranked[1:], strict=True)]
         cases.append(
             {
                 "personalization": personalization,
                 "clients": clients,
                 "pairs": len(work.split.train.values),
                 "workers": workers,
-                "seconds": float(np.median(laps)),
-                "raw_seconds": laps,
-                "clients_per_second": clients / float(np.median(laps)),
-                "pss_gib": ridden.peak.bytes / GIB,
-                "pss_gib_of": {kind: size / GIB for kind, size in ridden.peak.of.items()},
-                "cpu_seconds": sum(ridden.cpu.values()) / bench.repeats,
-                "cpu_seconds_of": {k: v / bench.repeats for k, v in ridden.cpu.items()},
-                "bytes_up": ridden.last.bytes.up,
-                "bytes_down": ridden.last.bytes.down,
+                "seconds": float(np.median(times)),
+                "raw_seconds": times,
+                "clients_per_second": clients / float(np.median(times)),
+                "pss_gib": measured.peak.bytes / GIB,
+                "pss_gib_of": {kind: size / GIB for kind, size in measured.peak.of.items()},
+                "cpu_seconds": sum(measured.cpu.values()) / bench.repeats,
+                "cpu_seconds_of": {k: v / bench.repeats for k, v in measured.cpu.items()},
+                "bytes_up": measured.last.bytes.up,
+                "bytes_down": measured.last.bytes.down,
                 "prepare_seconds": prepared,
-                "start_seconds": ridden.start,
+                "start_seconds": measured.start,
             }
         )
     return cases

@@ -22,7 +22,7 @@ from typing import Any
 
 from experiments.benchmarks.meter import Meter, metered
 from experiments.benchmarks.report import about_run, write
-from experiments.benchmarks.road import ride
+from experiments.benchmarks.rounds import run_rounds
 from experiments.benchmarks.workload import DATA, PERSONALIZATIONS, workload
 from fedrec.runs.log import RoundRecord
 
@@ -87,7 +87,7 @@ def soak(options: argparse.Namespace) -> list[Sample]:
 
     with metered() as meter, TemporaryDirectory(prefix="fedrec-soak-") as name:
         engine: dict[str, Any] = {"name": "ray", "workers": options.workers}
-        ride(
+        run_rounds(
             work,
             Path(name) / "run",
             meter,

@@ -23,11 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from experiments.benchmarks.contender import TrainingPlan, negatives_of, open_work
-from experiments.benchmarks.contest import THREADS
+from experiments.benchmarks.competitor import Task, negatives_of, open_task
+from experiments.benchmarks.timing import THREADS
 from experiments.benchmarks.meter import metered
 from experiments.benchmarks.report import about_run, write
-from experiments.benchmarks.road import ride
+from experiments.benchmarks.rounds import run_rounds
 from experiments.benchmarks.workload import Workload, workload
 from fedrec.storage.cache import cache_folder
 from fedrec.training.plan import batch_steps
@@ -92,24 +92,24 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         folder = Path(name)
         rounds = WARM + options.rounds
         with metered() as meter:
-            ridden = ride(
+            measured = run_rounds(
                 work, folder / "run", meter, {"name": "serial"}, rounds=options.rounds, warm=WARM
             )
-        rows["fedrec"] = {"kernel": resolve_executor(work.task), **ridden.laps.to_json()}
-        whole = open_work(folder / "run", np.arange(work.split.n_clients, dtype=np.int64))
+        rows["fedrec"] = {"kernel": resolve_executor(work.task), **measured.times.to_json()}
+        whole = open_task(folder / "run", np.arange(work.split.n_clients, dtype=np.int64))
         hand_out(whole, rounds, folder / "work.npz")
         expected = averaged(whole, rounds)
         start = {"item": whole.params["item"], "head": whole.local["head"]}
         for peer in PEERS:
             found = run_peer(peer, options.envs, folder)
-            laps = found["laps"][WARM:]
-            seconds, cpu = (median(column) for column in laps.T.tolist())
+            times = found["times"][WARM:]
+            seconds, cpu = (median(column) for column in times.T.tolist())
             rows[peer] = {
                 "clients": whole.shard.n_clients,
                 "clients_per_second": whole.shard.n_clients / seconds,
                 "clients_per_cpu_second": whole.shard.n_clients / cpu,
-                "raw_seconds": laps[:, 0].tolist(),
-                "raw_cpu_seconds": laps[:, 1].tolist(),
+                "raw_seconds": times[:, 0].tolist(),
+                "raw_cpu_seconds": times[:, 1].tolist(),
                 "difference": max(
                     relative(found[name], expected[name], start[name]) for name in expected
                 ),
@@ -125,7 +125,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def hand_out(work: TrainingPlan, rounds: int, path: Path) -> None:
+def hand_out(work: Task, rounds: int, path: Path) -> None:
     """Write the clients: per round and positive, in the order of its step, it and its negatives."""
     shard, k, batch = work.shard, work.task.train.negatives, work.task.train.batch_size
     examples = np.empty((rounds, len(shard.train.values), 1 + k), np.int64)
@@ -146,7 +146,7 @@ def hand_out(work: TrainingPlan, rounds: int, path: Path) -> None:
     )
 
 
-def averaged(work: TrainingPlan, rounds: int) -> dict[str, FloatArray]:
+def averaged(work: Task, rounds: int) -> dict[str, FloatArray]:
     """The table and the heads after the rounds, by fedrec's training and plain averages."""
     item, local = np.asarray(work.params["item"], np.float64), dict(work.local)
     for number in range(1, rounds + 1):

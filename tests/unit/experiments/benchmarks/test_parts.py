@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.benchmarks.contest import deal
 from experiments.benchmarks.meter import PROC, metered
-from experiments.benchmarks.phases import timed
+from experiments.benchmarks.timing import deal
 from experiments.benchmarks.workload import some_clients, synthetic_workload, workload
 from fedrec.config.experiment import load_experiment
 from fedrec.data.prepare import open_split
@@ -58,29 +56,6 @@ def test_names_that_are_not_known_are_refused() -> None:
         workload("ml-100")
     with pytest.raises(ConfigError, match="--personalization: unknown 'plg'"):
         synthetic_workload(10, 100, "plg")
-
-
-def test_a_phase_within_another_counts_once() -> None:
-    phases = {
-        "inner": ("time:perf_counter_ns",),
-        "outer": ("experiments.benchmarks.workload:workload",),
-    }
-    with timed(phases) as watch:
-        from experiments.benchmarks import workload as module
-
-        began = time.perf_counter()
-        module.workload("tiny")
-        took = time.perf_counter() - began
-    assert 0 < watch.seconds["outer"] <= took
-    assert module.workload is workload
-
-
-@pytest.mark.parametrize(
-    "reference", ["no.such.module:x", "experiments.benchmarks.workload:nothing"]
-)
-def test_a_phase_without_its_function_is_no_phase_of_0_seconds(reference: str) -> None:
-    with pytest.raises((ImportError, KeyError)), timed({"absent": (reference,)}):
-        pass
 
 
 @pytest.mark.skipif(not PROC.is_dir(), reason="needs /proc")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.benchmarks.contender import Contender, open_work
+from experiments.benchmarks.competitor import Competitor, open_task
 from experiments.benchmarks.workload import workload
 from fedrec.training.clients import train_clients
 
@@ -16,23 +16,22 @@ pytest.importorskip("numba", reason="needs the extra 'sim'")
 CLIENTS = 12
 
 
-def contenders() -> dict[str, type[Contender]]:
-    from experiments.benchmarks.kernel import KernelContender
-    from experiments.benchmarks.loop import LoaderContender, LoopContender
+def competitors() -> dict[str, type[Competitor]]:
+    from experiments.benchmarks.loop import LoaderCompetitor, LoopCompetitor
 
-    return {"loop": LoopContender, "loader": LoaderContender, "kernel": KernelContender}
+    return {"loop": LoopCompetitor, "loader": LoaderCompetitor}
 
 
 @pytest.mark.parametrize("personalization", ["none", "plgc"])
-@pytest.mark.parametrize("name", ["loop", "loader", "kernel"])
+@pytest.mark.parametrize("name", ["loop", "loader"])
 @pytest.mark.parametrize("kernel", ["auto", "torch"])
 def test_it_trains_to_the_same_parameters(
     tmp_path: Path, name: str, personalization: str, kernel: str
 ) -> None:
     work = workload("tiny", personalization, clients=CLIENTS, train={"backend": kernel})
     work.write(tmp_path / "work")
-    opened = open_work(tmp_path / "work", np.arange(CLIENTS, dtype=np.int64))
-    made, local = contenders()[name](opened), opened.local
+    opened = open_task(tmp_path / "work", np.arange(CLIENTS, dtype=np.int64))
+    made, local = competitors()[name](opened), opened.local
     for number in (1, 2, 3):
         loss = made.round(number)
         update, local = train_clients(opened.task, opened.shard, opened.params, local, number)
@@ -52,8 +51,8 @@ def test_parts_of_the_clients_add_up_to_all(tmp_path: Path) -> None:
     work = workload("tiny", clients=CLIENTS)
     work.write(tmp_path / "work")
     parts = [np.arange(CLIENTS), np.arange(5), np.arange(5, CLIENTS)]
-    for made in contenders().values():
-        whole, *halves = [made(open_work(tmp_path / "work", part)) for part in parts]
+    for made in competitors().values():
+        whole, *halves = [made(open_task(tmp_path / "work", part)) for part in parts]
         losses = [each.round(1) for each in (whole, *halves)]
         np.testing.assert_allclose(losses[0], sum(losses[1:]), rtol=1e-5)
         np.testing.assert_allclose(whole.total, sum(each.total for each in halves), atol=1e-5)

@@ -15,11 +15,11 @@ from fedrec.seeds import Purpose, bits
 from fedrec.training.task import ClientTask, initial_local
 from fedrec.types import FloatArray, IntArray, Params, Shard
 
-__all__ = ["Contender", "TrainingPlan", "negatives_of", "open_work"]
+__all__ = ["Competitor", "Task", "negatives_of", "open_task"]
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingPlan:
+class Task:
     """A share of the clients, one user each, with the parameters that they start from.
 
     Args:
@@ -35,7 +35,7 @@ class TrainingPlan:
     local: Params
 
 
-def open_work(folder: Path, client_ids: IntArray) -> TrainingPlan:
+def open_task(folder: Path, client_ids: IntArray) -> Task:
     """Open what `experiments.benchmarks.workload.Workload.write` wrote, for some clients.
 
     Args:
@@ -49,10 +49,10 @@ def open_work(folder: Path, client_ids: IntArray) -> TrainingPlan:
         name: initial_local(task.seed, name, spec, shard.user_ids)
         for name, spec in task.locals().items()
     }
-    return TrainingPlan(task, shard, task.initial_globals(split.n_items), local)
+    return Task(task, shard, task.initial_globals(split.n_items), local)
 
 
-class Contender(ABC):
+class Competitor(ABC):
     """Trains its clients round by round; the global table stays, the users move on.
 
     Args:
@@ -64,7 +64,7 @@ class Contender(ABC):
         total: float [n_items, d], the summed change of the table in the last round.
     """
 
-    def __init__(self, work: TrainingPlan) -> None:
+    def __init__(self, work: Task) -> None:
         self.work = work
         self.table: FloatArray = np.ascontiguousarray(work.params["item"], np.float32)
         self.total: FloatArray = np.zeros_like(self.table)
@@ -91,7 +91,7 @@ class Contender(ABC):
         """float32 [u], PLGC's weights now; None without PLGC."""
 
 
-def negatives_of(work: TrainingPlan, number: int) -> IntArray:
+def negatives_of(work: Task, number: int) -> IntArray:
     """int64 [positives * k]: the sampled negatives of a round, positive after positive."""
     shard, k = work.shard, work.task.train.negatives
     user = shard.train.owners()

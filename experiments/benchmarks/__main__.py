@@ -1,16 +1,24 @@
-"""The command ``fedrec bench``; everything it needs is imported when one is called."""
+"""Benchmarks of speed and memory: ``python -m experiments.benchmarks --help``."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-__all__ = ["bench_app"]
+from fedrec.errors import FedRecError
 
-bench_app = typer.Typer(help="Measure speed and memory, beside other ways to do the same work.")
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Measure speed and memory, beside other ways to do the same work.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
 
 WIDTH = 140
 
@@ -21,14 +29,14 @@ Clients = Annotated[int | None, typer.Option(min=2, help="So many of the clients
 Json = Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")]
 
 
-@bench_app.callback(invoke_without_command=True)
+@app.callback(invoke_without_command=True)
 def _bench(ctx: typer.Context) -> None:
     """Measure speed and memory, beside other ways to do the same work."""
     if ctx.invoked_subcommand is None:
         typer.echo(ctx.get_help())
 
 
-@bench_app.command("engine")
+@app.command("engine")
 def _engine(
     data: Data = "ml-1m",
     personalization: Personal = "none",
@@ -40,9 +48,9 @@ def _engine(
     ] = 200,
     json: Json = None,
 ) -> None:
-    """Train the same clients with fedrec, a PyTorch loop, stock Flower and a bare kernel."""
+    """Train the same clients with fedrec, a PyTorch loop and stock Flower."""
     from experiments.benchmarks.engine import EngineBench, bench_engine
-    from experiments.benchmarks.report import engine_tables
+    from experiments.benchmarks.report import engine_table
 
     bench = EngineBench(
         data=data,
@@ -53,10 +61,10 @@ def _engine(
         flower_clients=flower_clients,
     )
     result = bench_engine(bench, _say)
-    _show(result, json, *engine_tables(result))
+    _show(result, json, engine_table(result))
 
 
-@bench_app.command("evaluate")
+@app.command("evaluate")
 def _evaluate(
     data: Data = "ml-1m",
     personalization: Personal = "none",
@@ -65,14 +73,14 @@ def _evaluate(
     json: Json = None,
 ) -> None:
     """Rank the whole catalogue for all users, beside a matrix product and a training round."""
-    from experiments.benchmarks.ranking import bench_evaluate
+    from experiments.benchmarks.evaluate import bench_evaluate
     from experiments.benchmarks.report import evaluate_table
 
     result = bench_evaluate(data, personalization, repeats=repeats, clients=clients, say=_say)
     _show(result, json, evaluate_table(result))
 
 
-@bench_app.command("scale")
+@app.command("scale")
 def _scale(
     clients: Annotated[
         list[int] | None,
@@ -123,3 +131,10 @@ def _show(result: Mapping[str, Any], json: Path | None, *tables: object) -> None
     if json is not None:
         write(result, json)
         _say(f"wrote {json}")
+
+
+if __name__ == "__main__":
+    try:
+        app()
+    except FedRecError as error:
+        sys.exit(f"error: {error}")

@@ -1,4 +1,4 @@
-"""``fedrec bench evaluate``: full ranking of all users, beside a matrix product and a round."""
+"""Ranking speed: all users rank all items, beside a matrix product and a training round."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments.benchmarks.contender import open_work
+from experiments.benchmarks.competitor import open_task
 from experiments.benchmarks.meter import metered
 from experiments.benchmarks.report import about_run
-from experiments.benchmarks.road import ride
+from experiments.benchmarks.rounds import run_rounds
 from experiments.benchmarks.workload import workload
 from fedrec.evaluation.evaluate import evaluate
 from fedrec.evaluation.scorer import user_scorer
@@ -56,7 +56,7 @@ def bench_evaluate(
         folder = Path(name)
         work.write(folder / "work")
         everyone = np.arange(work.split.n_clients, dtype=np.int64)
-        whole = open_work(folder / "work", everyone)
+        whole = open_task(folder / "work", everyone)
         users = torch.from_numpy(whole.local["user"])
         table = torch.from_numpy(np.asarray(whole.params["item"])).T
         settings = work.experiment.evaluate
@@ -71,11 +71,11 @@ def bench_evaluate(
             evaluate(whole.shard, score, settings.parsed(), settings.block)
             raw["evaluate"].append(time.perf_counter() - began)
 
-        ridden = ride(
+        measured = run_rounds(
             work, folder / "run", meter, {"name": "serial"}, rounds=repeats, on_round=measure
         )
     kept = {key: values[1:] for key, values in raw.items()}
-    kept["train"] = [lap.seconds for lap in ridden.laps.laps]
+    kept["train"] = [lap.seconds for lap in measured.times.times]
     seconds = {key: median(values) for key, values in kept.items()}
     return {
         "bench": "evaluate",
@@ -89,6 +89,6 @@ def bench_evaluate(
         },
         "seconds": seconds,
         "raw_seconds": kept,
-        "pss_gib": ridden.peak.bytes / 2**30,
+        "pss_gib": measured.peak.bytes / 2**30,
         **about_run(),
     }

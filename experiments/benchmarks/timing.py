@@ -16,18 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from experiments.benchmarks.contender import Contender, open_work
+from experiments.benchmarks.competitor import Competitor, open_task
 from fedrec.errors import EngineError
 from fedrec.types import IntArray
 
-__all__ = ["THREADS", "Lap", "Laps", "contest", "deal"]
+__all__ = ["THREADS", "RoundTime", "RoundTimes", "deal", "time_competitor"]
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 PAUSE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Lap:
+class RoundTime:
     """One round.
 
     Args:
@@ -40,21 +40,21 @@ class Lap:
 
 
 @dataclass(frozen=True, slots=True)
-class Laps:
-    """The measured rounds of one contender.
+class RoundTimes:
+    """The measured rounds of one competitor.
 
     Args:
         clients: trained in each round.
-        laps: the rounds, without the warm-up.
+        times: the rounds, without the warm-up.
     """
 
     clients: int
-    laps: tuple[Lap, ...]
+    times: tuple[RoundTime, ...]
 
     @property
     def seconds(self) -> float:
         """Median wall time of a round."""
-        return median(lap.seconds for lap in self.laps)
+        return median(lap.seconds for lap in self.times)
 
     @property
     def rate(self) -> float:
@@ -64,7 +64,7 @@ class Laps:
     @property
     def cpu_rate(self) -> float | None:
         """Clients per second of CPU, by the median; None where CPU time cannot be read."""
-        cpu = median(lap.cpu for lap in self.laps)
+        cpu = median(lap.cpu for lap in self.times)
         return self.clients / cpu if cpu > 0 else None
 
     def to_json(self) -> dict[str, Any]:
@@ -74,8 +74,8 @@ class Laps:
             "seconds": self.seconds,
             "clients_per_second": self.rate,
             "clients_per_cpu_second": self.cpu_rate,
-            "raw_seconds": [lap.seconds for lap in self.laps],
-            "raw_cpu_seconds": [lap.cpu for lap in self.laps],
+            "raw_seconds": [lap.seconds for lap in self.times],
+            "raw_cpu_seconds": [lap.cpu for lap in self.times],
         }
 
 
@@ -95,11 +95,13 @@ def deal(lengths: IntArray, parts: int) -> tuple[IntArray, ...]:
     return tuple(np.sort(order[part == number]).astype(np.int64) for number in range(parts))
 
 
-def contest(contender: str, folder: Path, parts: Sequence[IntArray], rounds: int) -> Laps:
-    """Let a contender train, one process for each part, one thread each.
+def time_competitor(
+    competitor: str, folder: Path, parts: Sequence[IntArray], rounds: int
+) -> RoundTimes:
+    """Let a competitor train, one process for each part, one thread each.
 
     Args:
-        contender: ``module:class``, a `Contender`.
+        competitor: ``module:class``, a `Competitor`.
         folder: What `experiments.benchmarks.workload.Workload.write` wrote.
         parts: The clients of each process.
         rounds: Measured rounds; one more comes before them.
@@ -111,7 +113,7 @@ def contest(contender: str, folder: Path, parts: Sequence[IntArray], rounds: int
     barrier, queue = context.Barrier(len(parts)), context.Queue()
     processes = [
         context.Process(
-            target=_run, args=(contender, str(folder), part, rounds, barrier, queue), daemon=True
+            target=_run, args=(competitor, str(folder), part, rounds, barrier, queue), daemon=True
         )
         for part in parts
     ]
@@ -127,11 +129,11 @@ def contest(contender: str, folder: Path, parts: Sequence[IntArray], rounds: int
         for process in processes:
             process.terminate()
             process.join()
-    laps = []
+    times = []
     for number in range(rounds):
         begins, ends, cpus = zip(*(times[number] for times in found), strict=True)
-        laps.append(Lap(max(ends) - min(begins), sum(cpus)))
-    return Laps(sum(len(part) for part in parts), tuple(laps))
+        times.append(RoundTime(max(ends) - min(begins), sum(cpus)))
+    return RoundTimes(sum(len(part) for part in parts), tuple(times))
 
 
 Times = list[tuple[float, float, float]]
@@ -151,7 +153,7 @@ def _collect(processes: Sequence[Any], queue: Any) -> Iterable[Times]:
                 ) from None
             continue
         if error:
-            failure = EngineError(f"a contender failed: {error.strip().splitlines()[-1]}")
+            failure = EngineError(f"a competitor failed: {error.strip().splitlines()[-1]}")
             failure.add_note(error)
             raise failure
         waiting -= 1
@@ -159,14 +161,14 @@ def _collect(processes: Sequence[Any], queue: Any) -> Iterable[Times]:
 
 
 def _run(
-    contender: str, folder: str, part: IntArray, rounds: int, barrier: Any, queue: Any
+    competitor: str, folder: str, part: IntArray, rounds: int, barrier: Any, queue: Any
 ) -> None:
     try:
         import torch
 
         torch.set_num_threads(1)
-        module, _, name = contender.partition(":")
-        made: Contender = getattr(import_module(module), name)(open_work(Path(folder), part))
+        module, _, name = competitor.partition(":")
+        made: Competitor = getattr(import_module(module), name)(open_task(Path(folder), part))
         made.round(1)
         times: Times = []
         for number in range(2, rounds + 2):

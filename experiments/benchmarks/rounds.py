@@ -1,4 +1,4 @@
-"""fedrec's own rounds on the real road: server app, client app, an engine, messages, state."""
+"""Measured rounds of fedrec itself: server app, client app, an engine, messages, state."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks.contest import Lap, Laps
 from experiments.benchmarks.meter import Kind, Meter, Peak
+from experiments.benchmarks.timing import RoundTime, RoundTimes
 from experiments.benchmarks.workload import Workload
 from fedrec.config.engine import Engine
 from fedrec.flower.launch import launch, resolve_engine
 from fedrec.runs.log import RoundRecord
 
-__all__ = ["Ridden", "ride"]
+__all__ = ["MeasuredRun", "run_rounds"]
 
 
 class _Enough(Exception):
@@ -30,11 +30,11 @@ class _Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class Ridden:
+class MeasuredRun:
     """What a run of some rounds showed.
 
     Args:
-        laps: the measured rounds.
+        times: the measured rounds.
         train: seconds of training of all rounds, the warm-up too.
         evaluate: seconds of evaluation, likewise.
         last: the record of the last round.
@@ -43,7 +43,7 @@ class Ridden:
         start: seconds from the launch to the end of the first round.
     """
 
-    laps: Laps
+    times: RoundTimes
     train: tuple[float, ...]
     evaluate: tuple[float, ...]
     last: RoundRecord
@@ -52,7 +52,7 @@ class Ridden:
     start: float
 
 
-def ride(
+def run_rounds(
     work: Workload,
     folder: Path,
     meter: Meter,
@@ -62,7 +62,7 @@ def ride(
     warm: int = 1,
     evaluate: bool = False,
     on_round: Callable[[RoundRecord], None] | None = None,
-) -> Ridden:
+) -> MeasuredRun:
     """Run some rounds of all clients.
 
     Args:
@@ -138,5 +138,7 @@ def ride(
     }
     # Flower's records come late and several at once, so the CPU time is shared out evenly.
     busy = sum(spent.values()) / wall if wall > 0 else 0.0
-    laps = Laps(work.split.n_clients, tuple(Lap(took, busy * took) for took in train[warm:]))
-    return Ridden(laps, tuple(train), tuple(ranked), last, peak, spent, first[0])
+    times = RoundTimes(
+        work.split.n_clients, tuple(RoundTime(took, busy * took) for took in train[warm:])
+    )
+    return MeasuredRun(times, tuple(train), tuple(ranked), last, peak, spent, first[0])
