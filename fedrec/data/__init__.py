@@ -1,4 +1,4 @@
-"""The data room: from files to what each client trains on.
+"""From files to what each client trains on.
 
 ``load`` → `filters` → `split` → `partition` → `leakage` → `prepare`, which caches the result.
 """
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from fedrec.data.base import DataSet, SplitBy
 from fedrec.data.movielens import MovieLens100K
 from fedrec.data.synthetic import Synthetic
-from fedrec.data.tabular import Csv, Frame, Inter, Parquet
+from fedrec.data.tabular import Csv, Frame, Inter, Lists, Parquet
 
 __all__ = [
     "DATASETS",
@@ -18,6 +18,7 @@ __all__ = [
     "DataSet",
     "Frame",
     "Inter",
+    "Lists",
     "MovieLens100K",
     "Parquet",
     "SplitBy",
@@ -28,6 +29,7 @@ DATASETS: Mapping[str, type[DataSet]] = {
     "csv": Csv,
     "frame": Frame,
     "inter": Inter,
+    "lists": Lists,
     "ml-100k": MovieLens100K,
     "parquet": Parquet,
     "synthetic": Synthetic,

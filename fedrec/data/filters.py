@@ -1,4 +1,4 @@
-"""What is kept of the interactions before they are split.
+"""Filter interactions before they are split.
 
 The order is fixed: duplicates, then the rating threshold, then the k-core. Users that are too
 short for the split are settled with it (`fedrec.data.split`). Last, users and items without any
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.data.base import DataSet
+from fedrec.data.problems import UnsuitableData
 from fedrec.errors import DataError
 from fedrec.types import IntArray, Interactions
 
@@ -22,7 +23,7 @@ Mask = NDArray[np.bool_]
 
 
 def filter_interactions(data: Interactions, options: DataSet) -> Interactions:
-    """Duplicates, threshold and k-core, in this order; then new indices.
+    """Apply duplicates, threshold and k-core, in this order, and give new indices.
 
     Args:
         data: As loaded.
@@ -36,29 +37,32 @@ def filter_interactions(data: Interactions, options: DataSet) -> Interactions:
     data = select(data, keep_one(data, options.duplicates))
     if options.threshold is not None:
         if data.ratings is None:
-            raise DataError(
+            raise UnsuitableData(
                 f"data.threshold is {options.threshold:g}, but {data.name} has no ratings; name "
-                "their column in data.columns.rating, or set data.threshold: null"
+                "their column in data.columns.rating, or set data.threshold: null",
+                threshold=None,
             )
         keep = data.ratings >= options.threshold
         if not keep.any():
-            raise DataError(
+            raise UnsuitableData(
                 f"data.threshold: no rating of {data.name} is {options.threshold:g} or more; the "
-                f"highest is {data.ratings.max():g}"
+                f"highest is {data.ratings.max():g}",
+                threshold=None,
             )
         data = select(data, keep)
     if options.k_core > 1:
         keep = k_core(data.users, data.items, options.k_core)
         if not keep.any():
-            raise DataError(
-                f"data.k_core: {options.k_core} leaves nothing of {data.name}; lower it, or set 0"
+            raise UnsuitableData(
+                f"data.k_core: {options.k_core} leaves nothing of {data.name}; lower it, or set 0",
+                k_core=0,
             )
         data = select(data, keep)
     return data
 
 
 def check_interactions(data: Interactions) -> None:
-    """See that a data set keeps its promises: lengths, ranges of indices, finite numbers.
+    """Check that a data set keeps its promises: lengths, ranges of indices, text, finite numbers.
 
     Raises:
         DataError: Naming what is wrong.
@@ -76,6 +80,8 @@ def check_interactions(data: Interactions) -> None:
             raise DataError(
                 f"{data.name}: {label} index {bad} is out of range; there are {len(ids)} {label}s"
             )
+        if ids.dtype.kind != "U" and not all(isinstance(each, str) for each in ids.tolist()):
+            raise DataError(f"{data.name}: raw ids of {label}s that are no text; expected str")
         if len(np.unique(ids)) != len(ids):
             raise DataError(f"{data.name}: two {label}s have the same raw id")
     for label, values in (("rating", data.ratings), ("timestamp", data.timestamps)):
@@ -96,10 +102,17 @@ def check_interactions(data: Interactions) -> None:
                 raise DataError(
                     f"{data.name}: column '{name}' has {len(column)} cells, expected {len(ids)}"
                 )
+            if column.dtype.kind != "U":
+                for row, cell in enumerate(column.tolist()):
+                    if not isinstance(cell, str):
+                        raise DataError(
+                            f"{data.name}: row {row + 1}, column '{name}': expected text, got "
+                            f"{cell!r}"
+                        )
 
 
 def keep_one(data: Interactions, duplicates: Literal["error", "first", "last"]) -> Mask:
-    """Which rows stay so that each user has each item once.
+    """Choose rows so that each user has each item once.
 
     Args:
         data: Interactions.
@@ -110,7 +123,7 @@ def keep_one(data: Interactions, duplicates: Literal["error", "first", "last"]) 
         bool [n].
 
     Raises:
-        DataError: If there are duplicates and none may be there: the raw ids and the option.
+        UnsuitableData: If there are duplicates and none may be there: the raw ids and the option.
     """
     keys = data.users * len(data.item_ids) + data.items
     ordered = np.sort(keys)
@@ -122,9 +135,10 @@ def keep_one(data: Interactions, duplicates: Literal["error", "first", "last"]) 
     if duplicates == "error" and same.any():
         rows = np.sort(order[1:][same])
         user, item = data.user_ids[data.users[rows[0]]], data.item_ids[data.items[rows[0]]]
-        raise DataError(
+        raise UnsuitableData(
             f"{data.name}: user '{user}' has item '{item}' more than once ({len(rows)} such rows); "
-            "set data.duplicates to first or last"
+            "set data.duplicates to first or last",
+            duplicates="last",
         )
     edge = np.ones(1, np.bool_)
     keep = np.empty(len(data), np.bool_)
@@ -133,7 +147,7 @@ def keep_one(data: Interactions, duplicates: Literal["error", "first", "last"]) 
 
 
 def k_core(users: IntArray, items: IntArray, k: int) -> Mask:
-    """The largest part in which every user and every item has at least k interactions.
+    """Choose the largest set of rows in which every user and every item has at least k.
 
     Args:
         users: int64 [n].
@@ -156,7 +170,7 @@ def k_core(users: IntArray, items: IntArray, k: int) -> Mask:
 
 
 def select(data: Interactions, keep: Mask) -> Interactions:
-    """Some rows, with new indices: users and items that no row names are left out."""
+    """Return some rows with new indices; users and items that no row names are left out."""
     if keep.all() and _all_used(data):
         return data
     users, user_index = _renumber(data.users[keep], len(data.user_ids))

@@ -1,12 +1,17 @@
 """Raw ids: their table in a fixed order, and a hash of each that never changes.
 
+A raw id is text without white space at its ends, as it is written: ``007``, ``7``, ``+7`` and
+``7e0`` are four ids. Only a column in which every id is a whole number, some with a point and
+zeros (``7.0``), is read as whole numbers: that is how a column of floats is written. This holds
+for text files, Parquet files and data frames alike; a float is taken as it would be written.
+
 Everything that must not depend on the order of a file (indices, ties in time, random shares,
 groups of users) is built on these two.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import re
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +21,8 @@ from fedrec.types import IntArray
 __all__ = ["HashArray", "hash_ids", "index_ids", "mix", "mix_seed"]
 
 HashArray = NDArray[np.uint64]
+
+WHOLE = re.compile(r"-?\d+", re.ASCII)
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
@@ -54,7 +61,7 @@ def mix_seed(seed: int, *columns: HashArray) -> HashArray:
 
 
 def hash_ids(ids: NDArray[np.str_]) -> HashArray:
-    """A hash of each raw id, from its characters alone.
+    """Hash raw ids by their characters alone.
 
     Args:
         ids: str [n].
@@ -70,36 +77,28 @@ def hash_ids(ids: NDArray[np.str_]) -> HashArray:
     return state
 
 
-def index_ids(values: NDArray[Any]) -> tuple[IntArray, NDArray[np.str_]]:
-    """Indices into a sorted table of raw ids.
+def index_ids(
+    codes: IntArray, ids: NDArray[np.object_] | NDArray[np.str_]
+) -> tuple[IntArray, NDArray[np.str_]]:
+    """Sort a table of raw ids, and leave out those that no row names.
 
-    The table is sorted as numbers where all ids are whole numbers (``7`` before ``007`` before
-    ``10``), and as text otherwise.
+    It is sorted as numbers where all ids are whole numbers (``7`` before ``007`` before ``10``),
+    and as text otherwise.
 
     Args:
-        values: [n], whole numbers or str.
+        codes: int64 [n], index into ``ids``.
+        ids: text [m], each once.
 
     Returns:
-        int64 [n], the index of each value, and str [m], the table.
+        int64 [n], the index of each row's id in the sorted table, and that table, str [k].
     """
-    unique, inverse = np.unique(values, return_inverse=True)
-    indices = np.asarray(inverse.reshape(-1), np.int64)
-    if unique.dtype.kind in "iu":
-        return indices, unique.astype(np.str_)
-    ids = unique.astype(np.str_)
-    numbers = _whole_numbers(ids)
-    if numbers is None:
-        return indices, ids
-    order = np.lexsort((ids, np.char.str_len(ids), numbers))
+    used = np.unique(codes)
+    table = ids[used].astype(np.str_)
+    if all(map(WHOLE.fullmatch, table.tolist())):
+        numbers = [(int(each), len(each), each) for each in table.tolist()]
+        order = np.array(sorted(range(len(table)), key=numbers.__getitem__), np.int64)
+    else:
+        order = np.argsort(table)
     place = np.empty(len(ids), np.int64)
-    place[order] = np.arange(len(ids), dtype=np.int64)
-    return place[indices], ids[order]
-
-
-def _whole_numbers(ids: NDArray[np.str_]) -> IntArray | None:
-    """The ids as int64, or None unless all are whole numbers of at most 18 digits."""
-    negative = np.char.startswith(ids, "-")
-    digits = np.where(negative, np.char.lstrip(ids, "-"), ids)
-    plain = np.char.isdecimal(digits) & (np.char.str_len(digits) <= 18)
-    plain &= np.char.str_len(ids) - np.char.str_len(digits) == negative
-    return ids.astype(np.int64) if len(ids) and bool(plain.all()) else None
+    place[used[order]] = np.arange(len(used), dtype=np.int64)
+    return place[codes], table[order]

@@ -25,7 +25,7 @@ from fedrec.data.ids import index_ids
 from fedrec.errors import DataError
 from fedrec.storage.cache import cache_folder
 from fedrec.storage.files import write_text
-from fedrec.types import Interactions
+from fedrec.types import IntArray, Interactions
 
 __all__ = ["MovieLens100K"]
 
@@ -66,8 +66,8 @@ class MovieLens100K(DataSet):
             films = [_official_film(row) for row in _rows(folder, "u.item", "|", 24)]
             people = _rows(folder, "u.user", "|", 5)
         ratings = ratings[np.lexsort((ratings[:, 1], ratings[:, 0]))]
-        users, user_ids = index_ids(ratings[:, 0].astype(np.int64))
-        items, item_ids = index_ids(ratings[:, 1].astype(np.int64))
+        users, user_ids = _index(ratings[:, 0])
+        items, item_ids = _index(ratings[:, 1])
         came = (len(user_ids), len(item_ids), len(ratings))
         if came != (USERS, ITEMS, RATINGS):
             raise DataError(
@@ -133,6 +133,11 @@ def _numbers(folder: Path, name: str, *, header: bool) -> NDArray[np.float64]:
         raise DataError(f"{folder / name}: {error}; expected four numbers in a line") from error
 
 
+def _index(numbers: NDArray[np.float64]) -> tuple[IntArray, NDArray[np.str_]]:
+    values, codes = np.unique(numbers.astype(np.int64), return_inverse=True)
+    return index_ids(codes.astype(np.int64), values.astype(np.str_))
+
+
 def _rows(folder: Path, name: str, separator: str, width: int) -> Rows:
     path = member(folder, name)
     if path is None:
@@ -146,7 +151,7 @@ def _rows(folder: Path, name: str, separator: str, width: int) -> Rows:
     rows = [line.split(separator) for line in text.split("\n") if line]
     for number, row in enumerate(rows, start=1):
         if len(row) != width:
-            raise DataError(f"{path}, line {number}: {len(row)} fields, expected {width}")
+            raise DataError(f"{path}: line {number}: has {len(row)} cells, expected {width}")
     return rows
 
 

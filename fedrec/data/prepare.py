@@ -1,4 +1,4 @@
-"""From a data set to a split on disk, which workers map into memory.
+"""Make the split of a data set on disk, where workers map it into memory.
 
 ``load`` → filters → held-out parts → clients → leakage check → arrays in the cache, under a hash
 of all that they depend on.
@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.data.base import DataSet
+from fedrec.data.base import DataSet, SplitBy
 from fedrec.data.filters import filter_interactions, select
 from fedrec.data.leakage import check_split
 from fedrec.data.negatives import check_pool
 from fedrec.data.partition import assign_clients
+from fedrec.data.problems import DataProblems, UnsuitableData
 from fedrec.data.split import DROPPED, TEST, TRAIN, VALID, hold_out
 from fedrec.errors import DataError
 from fedrec.storage.cache import cache_folder, publish, scratch
@@ -35,7 +36,7 @@ RAGGED = ("train", "valid", "test", "clients")
 
 
 def prepare(data: DataSet, clients: Clients) -> Path:
-    """Make the split of an experiment, or find it where it was made before.
+    """Make the split of an experiment on disk, unless it was made before.
 
     Args:
         data: The data set with its filters and its split.
@@ -61,23 +62,52 @@ def prepare(data: DataSet, clients: Clients) -> Path:
 
 
 def split_of(data: DataSet, clients: Clients) -> Split:
-    """The split of an experiment, in memory, checked for leakage.
+    """Make the split of an experiment, in memory, and check it for leakage.
 
     Args:
         data: The data set with its filters and its split.
         clients: Who holds which users.
 
     Raises:
-        DataError: As `prepare`.
+        DataError: As `prepare`; where there are several problems, all that can be seen.
         ConfigError: As `prepare`.
         MissingExtra: As `prepare`.
     """
-    kept = filter_interactions(data.load(), data)
-    parts = hold_out(kept, data.split, data.short_users)
+    lines: list[str] = []
+    options = data
+    try:
+        interactions = data.load()
+    except DataProblems as problems:
+        if problems.rest is None:
+            raise
+        lines += problems.lines
+        interactions = problems.rest
+        # Rows are missing: whether enough are left cannot be judged.
+        lenient = {"threshold": None, "k_core": 0, "short_users": "train_only", "split": SplitBy()}
+        options = data.model_copy(update=lenient)
+    for _ in range(len(DataSet.model_fields)):
+        try:
+            split = _split(interactions, options, clients)
+            break
+        except UnsuitableData as problem:
+            lines.append(str(problem))
+            options = options.model_copy(update=problem.without)
+        except DataError:
+            if not lines:
+                raise
+            break  # It may be a consequence of the problems before it.
+    if lines:
+        raise DataProblems(lines)
+    return split
+
+
+def _split(interactions: Interactions, options: DataSet, clients: Clients) -> Split:
+    kept = filter_interactions(interactions, options)
+    parts = hold_out(kept, options.split, options.short_users)
     kept, parts = select(kept, parts != DROPPED), parts[parts != DROPPED]
     order = np.lexsort((kept.items, kept.users))
     train_rows = order[parts[order] == TRAIN]
-    train, times = _part(kept, order[parts[order] == TRAIN])
+    train, times = _part(kept, train_rows)
     valid, valid_times = _part(kept, order[parts[order] == VALID])
     test, test_times = _part(kept, order[parts[order] == TEST])
     split = Split(
@@ -93,14 +123,14 @@ def split_of(data: DataSet, clients: Clients) -> Split:
         item_columns=kept.item_columns,
         name=kept.name,
     )
-    ordered = {"leave_one_out": "per_user", "temporal": "global"}.get(data.split.name)
+    ordered = {"leave_one_out": "per_user", "temporal": "global"}.get(options.split.name)
     check_split(
         split,
         valid_times=valid_times,
         test_times=test_times,
         order="none" if ordered is None or times is None else ordered,  # type: ignore[arg-type]
     )
-    check_pool(split, data.protocol)
+    check_pool(split, options.protocol)
     return split
 
 
@@ -130,7 +160,7 @@ def save_split(split: Split, folder: Path) -> None:
 
 
 def open_split(path: Path) -> Split:
-    """A prepared split; its arrays stay on disk and are mapped read-only.
+    """Open a prepared split; its arrays stay on disk and are mapped read-only.
 
     Args:
         path: The folder that `prepare` returned.
@@ -165,22 +195,35 @@ def open_split(path: Path) -> Split:
             name=str(meta["name"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path}: not a prepared split ({error}); remove it and run again"
-        ) from error
+        raise _no_split(path, error) from error
 
 
 def version_of(path: Path) -> str:
-    """The sha256 of a prepared split: of the content of its arrays, wherever they came from.
+    """Hash what is in a prepared split, wherever it came from and whatever it is called.
 
     Args:
         path: The folder that `prepare` returned.
+
+    Returns:
+        A sha256.
+
+    Raises:
+        DataError: If it is not there, or not one.
     """
-    return _sha256(path / META)
+    try:
+        meta = json.loads((path / META).read_text(encoding="utf-8"))
+        content = [meta["n_items"], {name: file["sha256"] for name, file in meta["arrays"].items()}]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _no_split(path, error) from error
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _no_split(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path}: not a prepared split ({error}); remove it and run again")
 
 
 def _part(data: Interactions, rows: IntArray) -> tuple[Ragged, FloatArray | None]:
-    """One row per user of the items of some interactions, which are sorted, and their times."""
+    """Return one row per user of the items of some sorted interactions, and their times."""
     lengths = np.bincount(data.users[rows], minlength=len(data.user_ids))
     times = None if data.timestamps is None else data.timestamps[rows]
     return Ragged(offsets_of(lengths), data.items[rows]), times
@@ -188,7 +231,8 @@ def _part(data: Interactions, rows: IntArray) -> tuple[Ragged, FloatArray | None
 
 def _key(data: DataSet, clients: Clients) -> str:
     kind = f"{type(data).__module__}:{type(data).__qualname__}"
-    section = data.located().model_dump(mode="json", exclude={"protocol"})
+    section = data.model_dump(mode="json", exclude={"protocol", "path"})
+    section["name"] = getattr(data, "label", "")
     parts = [FORMAT, kind, section, data.fingerprint(), clients.model_dump(mode="json")]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 

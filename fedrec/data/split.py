@@ -1,4 +1,4 @@
-"""Which interactions are held out.
+"""Hold interactions out for validation and test.
 
 Ties in time, and the order of data without timestamps, are decided by a hash of the split's seed
 and the raw ids of user and item: not by the order of the file, nor by the seed of a run. Data
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fedrec.data.base import SplitBy
 from fedrec.data.ids import HashArray, hash_ids, mix_seed
+from fedrec.data.problems import UnsuitableData
 from fedrec.errors import DataError
 from fedrec.types import IntArray, Interactions, offsets_of
 
@@ -25,7 +26,7 @@ TRAIN, VALID, TEST, DROPPED = 0, 1, 2, -1
 
 
 def hold_out(data: Interactions, by: SplitBy, short_users: ShortUsers) -> Parts:
-    """The part that each interaction belongs to.
+    """Assign each interaction to training, validation or test.
 
     ``leave_one_out``: a user's latest interaction is for the test, the second latest for
     validation; it needs 3. ``ratio``: random shares of each user's interactions, at least one
@@ -67,7 +68,7 @@ def hold_out(data: Interactions, by: SplitBy, short_users: ShortUsers) -> Parts:
 
 
 def tie_hash(data: Interactions, seed: int) -> HashArray:
-    """uint64 [n]: a hash of (seed, raw user id, raw item id)."""
+    """Hash (seed, raw user id, raw item id) of each interaction: uint64 [n]."""
     users, items = hash_ids(data.user_ids), hash_ids(data.item_ids)
     return mix_seed(seed, users[data.users], items[data.items])
 
@@ -96,9 +97,10 @@ def _ratio(data: Interactions, by: SplitBy, ties: HashArray) -> tuple[Parts, NDA
 
 def _temporal(data: Interactions, by: SplitBy, ties: HashArray) -> tuple[Parts, NDArray[np.bool_]]:
     if data.timestamps is None:
-        raise DataError(
+        raise UnsuitableData(
             f"data.split: temporal needs timestamps, but {data.name} has none; name their column "
-            "in data.columns.timestamp, or use leave_one_out or ratio"
+            "in data.columns.timestamp, or use leave_one_out or ratio",
+            split=SplitBy(),
         )
     order = np.lexsort((data.items, data.users, ties, data.timestamps))
     test = max(1, int(_share(by.test, np.array(len(data)))))
@@ -113,7 +115,7 @@ def _temporal(data: Interactions, by: SplitBy, ties: HashArray) -> tuple[Parts, 
 def _in_user_order(
     data: Interactions, keys: tuple[NDArray[np.generic], ...]
 ) -> tuple[IntArray, IntArray, IntArray]:
-    """Rows sorted by user and keys (the last counts most), each row's place, rows per user."""
+    """Return rows sorted by user and keys (the last counts most), their places, rows per user."""
     order = np.lexsort((*keys, data.users))
     counts = np.bincount(data.users, minlength=len(data.user_ids))
     place = np.arange(len(data), dtype=np.int64) - offsets_of(counts)[:-1][data.users[order]]
@@ -121,7 +123,7 @@ def _in_user_order(
 
 
 def _share(share: float, counts: IntArray) -> IntArray:
-    """floor(share * count), with 0.3 * 10 = 3."""
+    """Return floor(share * count), with 0.3 * 10 = 3."""
     return np.asarray(np.floor(share * counts + 1e-9), np.int64)
 
 
@@ -139,10 +141,11 @@ def _settle(
         count = int((data.users == user).sum())
         others = int(short.sum()) - 1
         more = f" (and {others} more users)" if others else ""
-        raise DataError(
+        raise UnsuitableData(
             f"{data.name}: user '{data.user_ids[user]}' has {count} "
             f"interaction{'s' if count != 1 else ''}, {needed}{more}; set data.short_users to "
-            "train_only or drop"
+            "train_only or drop",
+            short_users="train_only",
         )
     rows = short[data.users]
     keeps = policy == "train_only" and not needed.startswith("temporal")

@@ -1,7 +1,7 @@
-"""The user's own interactions: csv, Parquet, RecBole's ``.inter`` files and data frames.
+"""The user's own interactions: text files, Parquet, RecBole's ``.inter`` files and data frames.
 
-All go through `interactions_from_frame`. Data without timestamps has no order: leave-one-out
-then holds out random interactions of each user, drawn by the split's seed.
+All go through `fedrec.data.columns`. Data without timestamps has no order: leave-one-out then
+holds out random interactions of each user, drawn by the split's seed.
 """
 
 from __future__ import annotations
@@ -10,121 +10,125 @@ import hashlib
 import importlib.util
 import json
 from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-from pydantic import Field, PrivateAttr
+import numpy as np
+from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from fedrec.data.base import DataSet
-from fedrec.data.frames import Columns, content_hash, interactions_from_frame
-from fedrec.data.textfile import file_hash, line_of_row, open_bytes, read_table
+from fedrec.data.columns import Columns, interactions_of, places_of
+from fedrec.data.problems import Problems
+from fedrec.data.rawfile import content_hash, read_bytes, utf8_of
+from fedrec.data.textfile import TextTable, read_lists
 from fedrec.errors import DataError, MissingExtra
+from fedrec.storage.cache import expanded
 from fedrec.types import Interactions
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Csv", "Frame", "Inter", "Parquet"]
+__all__ = ["Csv", "Frame", "Inter", "Lists", "Parquet"]
+
+PACKINGS = (".gz", ".bz2", ".xz", ".zst", ".zip")
+
+
+def _separator(text: str) -> str:
+    text = text.replace("\\t", "\t")
+    if set(text) & set('\r\n\0"'):
+        raise ValueError(f"expected characters other than line ends and quote marks, got {text!r}")
+    return text
+
+
+Separator = Annotated[str, Field(min_length=1), AfterValidator(_separator)]
 
 
 class _File(DataSet):
-    """A file of interactions.
+    """A file of interactions, which may be packed (gzip, bzip2, xz, zstd, zip).
 
     Args:
         path: the file; relative paths start at the working folder.
-        columns: which column holds what.
     """
 
-    path: Path
-    columns: Columns = Columns()
+    modules: ClassVar[tuple[str, ...]] = ("pandas",)
+    path: Annotated[Path, AfterValidator(expanded)]
 
     def load(self) -> Interactions:
         """Read the file.
 
         Raises:
-            DataError: If it is missing, damaged or empty, or a cell is; with the line.
+            DataError: If it is missing, damaged or empty, or cells are; with the lines.
             MissingExtra: If pandas is not installed.
         """
-        _needs("pandas", f"reading {type(self).__name__.lower()} files")
-        frame = self._read()
-        return interactions_from_frame(
-            frame,
-            self._columns(frame),
-            name=self.path.name.partition(".")[0],
-            source=str(self.path),
-            where=self._where,
-        )
+        for module in self.modules:
+            _needs(module, f"reading {type(self).__name__.lower()} files")
+        return self._read(read_bytes(self.path))
+
+    @property
+    def label(self) -> str:
+        """The name of the file without its endings."""
+        path = Path(self.path.name)
+        path = Path(path.stem) if path.suffix in PACKINGS else path
+        return path.stem or str(path)
 
     def located(self) -> Self:
-        """With the whole path of the file."""
+        """Return this with the whole path of the file."""
         return self.model_copy(update={"path": self.path.absolute()})
 
     def fingerprint(self) -> str:
-        """A hash of the file and of how it is read."""
+        """Hash the content of the file, unpacked, and how it is read."""
         how = self.model_dump(mode="json", exclude={*DataSet.model_fields, "path"})
-        how["name"] = self.path.name
-        text = json.dumps([type(self).__name__, file_hash(self.path), how])
+        text = json.dumps([type(self).__name__, content_hash(self.path), how])
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def _columns(self, frame: pd.DataFrame) -> Columns:
-        return self.columns
-
-    def _where(self, row: int) -> str:
-        return f"{self.path}, row {row + 1}"
-
     @abstractmethod
-    def _read(self) -> pd.DataFrame: ...
+    def _read(self, content: bytes) -> Interactions: ...
 
 
 class Csv(_File):
-    """A text file with one interaction in a line, plain or gzipped.
+    """A text file with one interaction in a line.
 
     Args:
-        separator: between the cells; may be longer than one character, as in ``::``.
+        columns: which column holds what.
+        separator: between the cells; any characters, such as ``;``, ``::`` or a tab.
         header: whether the first line names the columns. If not, ``columns`` are numbers from 0.
         encoding: of the text.
+        quoted: whether a cell in double quotes may hold separators.
     """
 
-    separator: str = Field(",", min_length=1)
+    columns: Columns = Columns()
+    separator: Separator = ","
     header: bool = True
     encoding: str = "utf-8"
+    quoted: bool = True
 
-    def _read(self) -> pd.DataFrame:
-        for part, column in self.columns.named().items():
+    def _read(self, content: bytes) -> Interactions:
+        for field, column in self.columns.named().items():
             if isinstance(column, int) == self.header:
                 expected = "a name" if self.header else "a number from 0"
                 raise DataError(
-                    f"data.columns.{part}: expected {expected}, got {column!r}, because "
+                    f"data.columns.{field}: expected {expected}, got {column!r}, because "
                     f"data.header is {str(self.header).lower()}"
                 )
-        return read_table(
-            self.path,
+        source = str(self.path)
+        table = TextTable(
+            source,
+            utf8_of(self.path, content, self.encoding),
             separator=self.separator,
             header=self.header,
-            encoding=self.encoding,
-            quoted=True,
+            quoted=self.quoted,
         )
-
-    def _where(self, row: int) -> str:
-        line = line_of_row(
-            self.path, row, separator=self.separator, header=self.header, encoding=self.encoding
-        )
-        return f"{self.path}, line {line}"
-
-
-class Parquet(_File):
-    """A Parquet file with one interaction in a row."""
-
-    def _read(self) -> pd.DataFrame:
-        _needs("pyarrow", "reading parquet files")
-        import pandas as pd
-
-        open_bytes(self.path).close()
-        try:
-            return pd.read_parquet(self.path)
-        except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise DataError(f"{self.path}: not a readable Parquet file: {reason}") from error
+        numeric = [label for label in table.labels if str(label).replace(".", "", 1).isdecimal()]
+        named = self.columns.named().values()
+        if self.header and numeric and not set(table.labels) & set(named):
+            raise DataError(
+                f"{source}: line 1: expected the names of columns, got '{numeric[0]}'; if the file "
+                "has no header, set data.header: false and number data.columns from 0"
+            )
+        way_out = "set data.columns.{}" + (", or data.separator" if len(table.labels) == 1 else "")
+        places = places_of(self.columns, table.labels, source, way_out)
+        return _of_table(table, places, self.label)
 
 
 class Inter(_File):
@@ -132,34 +136,99 @@ class Inter(_File):
 
     The header says ``name:type`` for each column. ``rating`` and ``timestamp`` are read where
     they are there and ``columns`` does not name others.
+
+    Args:
+        columns: which column holds what.
+        encoding: of the text.
     """
 
     columns: Columns = Columns(user="user_id", item="item_id")
+    encoding: str = "utf-8"
 
-    def _read(self) -> pd.DataFrame:
-        frame = read_table(self.path, separator="\t", header=True, encoding="utf-8", quoted=False)
-        untyped = [str(column) for column in frame.columns if ":" not in str(column)]
+    def _read(self, content: bytes) -> Interactions:
+        text = utf8_of(self.path, content, self.encoding)
+        table = TextTable(str(self.path), text, separator="\t", header=True, quoted=False)
+        untyped = [label for label in table.labels if ":" not in label]
         if untyped:
             raise DataError(
-                f"{self.path}, line 1: expected columns as name:type, such as user_id:token, got "
-                f"'{untyped[0]}'; for other text files use name: csv"
+                f"{self.path}: line 1: expected columns as name:type, such as user_id:token, got "
+                f"'{untyped[0]}'; for other text files set data.name: csv"
             )
-        return frame.rename(columns=lambda column: str(column).partition(":")[0])
+        table.labels = [label.partition(":")[0] for label in table.labels]
+        columns = self.columns
+        for field in ("rating", "timestamp"):
+            if getattr(columns, field) is None and field in table.labels:
+                columns = columns.model_copy(update={field: field})
+        return _of_table(table, places_of(columns, table.labels, str(self.path)), self.label)
 
-    def _columns(self, frame: pd.DataFrame) -> Columns:
-        given = {"user": self.columns.user, "item": self.columns.item}
-        for part in ("rating", "timestamp"):
-            chosen = getattr(self.columns, part)
-            given[part] = part if chosen is None and part in frame.columns else chosen
-        return Columns.model_validate(given)
 
-    def _where(self, row: int) -> str:
-        line = line_of_row(self.path, row, separator="\t", header=True, encoding="utf-8")
-        return f"{self.path}, line {line}"
+class Lists(_File):
+    """A text file with one user and its items in a line: ``user item item item``.
+
+    Args:
+        separator: between the ids; None: any white space.
+        ordered: whether a user's items stand in their order in time, so that leave-one-out holds
+            out the last.
+        encoding: of the text.
+    """
+
+    separator: Separator | None = None
+    ordered: bool = False
+    encoding: str = "utf-8"
+
+    @model_validator(mode="after")
+    def _has_no_common_time(self) -> Lists:
+        if self.split.name == "temporal":
+            raise ValueError(
+                "split: temporal needs times, and lists have at most an order for each user; use "
+                "leave_one_out or ratio"
+            )
+        return self
+
+    def _read(self, content: bytes) -> Interactions:
+        text = utf8_of(self.path, content, self.encoding)
+        frame, problems = read_lists(str(self.path), text, self.separator, ordered=self.ordered)
+        places = {"user": 0, "item": 1} | ({"timestamp": 2} if self.ordered else {})
+        return interactions_of(frame, ("user", "item", "order"), places, problems, self.label)
+
+
+class Parquet(_File):
+    """A Parquet file with one interaction in a row.
+
+    Args:
+        columns: which column holds what.
+    """
+
+    modules: ClassVar[tuple[str, ...]] = ("pandas", "pyarrow")
+    columns: Columns = Columns()
+
+    def _read(self, content: bytes) -> Interactions:
+        import pyarrow
+        from pyarrow import parquet
+
+        source = str(self.path)
+        try:
+            file = parquet.ParquetFile(pyarrow.BufferReader(content))
+            labels = file.schema_arrow.names
+            places = places_of(self.columns, labels, source)
+            frame = (
+                file.read(columns=[labels[at] for at in places.values()])
+                .select([labels[at] for at in places.values()])
+                .to_pandas(ignore_metadata=True, integer_object_nulls=True)
+            )
+        except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())
+            raise DataError(
+                f"{source}: not a readable Parquet file: {reason}; for text set data.name: csv"
+            ) from error
+        chosen = [labels[at] for at in places.values()]
+        places = {field: at for at, field in enumerate(places)}
+        problems = Problems(source, lambda row: f"row {row + 1}")
+        return interactions_of(frame, chosen, places, problems, self.label)
 
 
 class Frame(DataSet):
-    """A pandas data frame, given from Python with `Frame.of`.
+    """A data frame, given from Python with `Frame.of`.
 
     The rows themselves are not part of the configuration: a dumped experiment holds their hash,
     and cannot be run again from YAML alone.
@@ -171,28 +240,34 @@ class Frame(DataSet):
 
     content: str = ""
     columns: Columns = Columns()
-    _frame: Any = PrivateAttr(default=None)
+    _interactions: Interactions | None = PrivateAttr(default=None)
 
     @classmethod
     def of(
         cls,
-        frame: pd.DataFrame,
+        frame: Any,
         *,
-        user: str = "user",
-        item: str = "item",
-        rating: str | None = None,
-        timestamp: str | None = None,
+        user: str | int = "user",
+        item: str | int = "item",
+        rating: str | int | None = None,
+        timestamp: str | int | None = None,
         **options: Any,
     ) -> Frame:
-        """A data set of the rows of a data frame.
+        """Make a data set of the rows of a table.
 
         Args:
-            frame: One row per interaction; it is copied.
+            frame: One row per interaction: a data frame of pandas or polars, an Arrow table, a
+                mapping of columns, a list of mappings, or a numpy array.
             user: Column of the user's id.
             item: Column of the item's id.
             rating: Column of the rating, if there is one.
             timestamp: Column of the time, numbers or dates, if there is one.
             options: What every data set has: ``split``, ``threshold``, ...
+
+        Raises:
+            DataError: If it is no table, a column is missing, or cells are bad; rows are counted
+                from 1.
+            MissingExtra: If pandas is not installed.
 
         Example:
             >>> import pandas as pd
@@ -203,39 +278,97 @@ class Frame(DataSet):
 
             It is then the ``data`` of an experiment: ``fedrec.Experiment(data=data)``.
         """
+        _needs("pandas", "data frames")
+        source = "data frame"
         columns = Columns(user=user, item=item, rating=rating, timestamp=timestamp)
-        names = [name for name in columns.named().values() if name in frame.columns]
-        data = cls.model_validate(
-            {**options, "columns": columns, "content": content_hash(frame[names])}
+        table = _table_of(frame)
+        labels = list(table.columns)
+        levels = {name for name in table.index.names if name is not None} - set(labels)
+        if levels & set(columns.named().values()):
+            raise DataError(
+                f"{source}: its index holds {sorted(map(str, levels))}; expected columns; give "
+                "frame.reset_index()"
+            )
+        interactions = interactions_of(
+            table,
+            labels,
+            places_of(columns, labels, source, "name it with {}= of Frame.of"),
+            Problems(source, lambda row: f"row {row + 1}"),
+            "frame",
         )
-        data._frame = frame.copy()
+        content = _hash(interactions)
+        data = cls.model_validate({**options, "columns": columns, "content": content})
+        data._interactions = interactions
         return data
 
     def load(self) -> Interactions:
-        """The interactions of the rows.
+        """Return the interactions of the rows.
 
         Raises:
-            DataError: If this comes from a dumped configuration, which has no rows, or a cell is
-                bad; rows are counted from 1.
+            DataError: If this comes from a dumped configuration, which has no rows.
         """
-        if self._frame is None:
+        if self._interactions is None:
             raise DataError(
                 "data 'frame' has no rows: they are not kept in YAML; give them from Python with "
                 "fedrec.data.Frame.of(frame), or write them to a file and use name: csv"
             )
-        return interactions_from_frame(
-            self._frame,
-            self.columns,
-            name="frame",
-            source="data frame",
-            where=lambda row: f"data frame, row {row + 1}",
-        )
+        return self._interactions
 
     def fingerprint(self) -> str:
-        """The hash of the rows and the columns."""
-        return hashlib.sha256(f"{self.content} {self.columns!r}".encode()).hexdigest()
+        """Return the hash of the rows."""
+        return self.content
 
 
-def _needs(module: str, part: str) -> None:
+def _of_table(table: TextTable, places: dict[str, int], name: str) -> Interactions:
+    frame = table.read(places.values())
+    ids = [places["user"], places["item"]]
+    if table.header:
+        again = np.logical_and.reduce([(frame[at] == table.first[at]).to_numpy() for at in ids])
+        table.problems.add(f"{table.where(row)}: repeats the header" for row in again.nonzero()[0])
+        table.problems.rows.update(again.nonzero()[0].tolist())
+    elif len(frame) > 1 and all(map(_begins_with_name, (frame[at] for at in ids))):
+        table.problems.add(
+            [f"{table.where(0)}: expected ids, got names of columns; set data.header: true"]
+        )
+    return interactions_of(frame, table.labels, places, table.problems, name)
+
+
+def _begins_with_name(column: pd.Series[Any]) -> bool:
+    """Return whether the first cell alone is no whole number."""
+    whole = column.str.fullmatch(r"-?\d+").to_numpy(np.bool_)
+    return bool(whole[1:].all() and not whole[0])
+
+
+def _table_of(frame: Any) -> pd.DataFrame:
+    """Make a pandas data frame of what is a table."""
+    import pandas as pd
+
+    try:
+        if isinstance(frame, pd.DataFrame):
+            return frame
+        if hasattr(frame, "to_pandas"):
+            frame = frame.to_pandas()
+        elif isinstance(frame, Mapping | list) or (isinstance(frame, np.ndarray) and frame.size):
+            frame = pd.DataFrame(frame)
+    except (ValueError, TypeError, ImportError) as error:
+        raise DataError(f"data frame: {error}; expected columns of one length") from error
+    if not isinstance(frame, pd.DataFrame):
+        raise DataError(
+            f"data frame: expected a table with columns, such as pandas.DataFrame, got "
+            f"{type(frame).__name__}"
+        )
+    return frame
+
+
+def _hash(data: Interactions) -> str:
+    digest = hashlib.sha256()
+    for array in (data.users, data.items, data.ratings, data.timestamps):
+        digest.update(b"-" if array is None else array.tobytes())
+    for ids in (data.user_ids, data.item_ids):
+        digest.update("\n".join([*ids.tolist(), ""]).encode())
+    return digest.hexdigest()
+
+
+def _needs(module: str, purpose: str) -> None:
     if importlib.util.find_spec(module) is None:
-        raise MissingExtra(f"{module}, for {part},", "sim")
+        raise MissingExtra(f"{module}, for {purpose},", "sim")

@@ -10,19 +10,39 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fedrec.errors import DataError
+from fedrec.errors import ConfigError, DataError, FedRecError
+from fedrec.storage.files import is_full
 
-__all__ = ["cache_folder", "publish", "scratch"]
+__all__ = ["cache_folder", "expanded", "publish", "scratch"]
 
 
 def cache_folder() -> Path:
-    """Where fedrec keeps what it fetched and prepared: ``FEDREC_CACHE``, or the user's cache."""
-    chosen = os.environ.get("FEDREC_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
+    """Return where fetched and prepared data is kept: ``FEDREC_CACHE``, or the user's cache.
+
+    Raises:
+        FedRecError: If neither is known.
+    """
     import platformdirs
 
-    return platformdirs.user_cache_path("fedrec", appauthor=False)
+    chosen = os.environ.get("FEDREC_CACHE")
+    folder = expanded(chosen) if chosen else platformdirs.user_cache_path("fedrec", appauthor=False)
+    if not chosen and not folder.is_absolute():
+        raise FedRecError("there is no home folder; set FEDREC_CACHE to a folder for cached data")
+    return folder.absolute()
+
+
+def expanded(path: str | Path) -> Path:
+    """Replace ``~`` and ``~name`` at the start of a path by the home folder.
+
+    Raises:
+        ConfigError: If there is no such home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{path}: there is no home folder for '~'; give the whole path"
+        ) from error
 
 
 @contextmanager
@@ -86,6 +106,11 @@ def publish(source: Path, target: Path, intact: Callable[[Path], bool]) -> Path:
 
 
 def _unwritable(target: Path, error: OSError) -> DataError:
+    if is_full(error):
+        return DataError(
+            f"disk full: {target} cannot be written; free some space, or set FEDREC_CACHE to a "
+            "folder on another disk"
+        )
     return DataError(
         f"{target}: cannot be written ({error.strerror or error}); "
         "set FEDREC_CACHE to a folder that can"

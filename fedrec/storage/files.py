@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -12,9 +13,10 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
+from fedrec.errors import FedRecError
 from fedrec.types import FloatArray
 
-__all__ = ["remove_rests", "write_arrays", "write_bytes", "write_json", "write_text"]
+__all__ = ["is_full", "remove_rests", "write_arrays", "write_bytes", "write_json", "write_text"]
 
 
 def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
@@ -24,10 +26,15 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
         path: The file; its folder exists.
         content: What is written.
         durable: Also after a loss of power, not only after the death of the process.
+
+    Raises:
+        FedRecError: If the disk is full; the old content stays.
+        OSError: If it cannot be written for another reason.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
+    temporary = None
     try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = Path(name)
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
@@ -35,8 +42,19 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
                 os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
+    except OSError as error:
+        if is_full(error):
+            raise FedRecError(f"disk full: {path} cannot be written; free some space") from error
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def is_full(error: OSError) -> bool:
+    """Return whether an error says that a disk is full, or a quota used up."""
+    # numpy reports a short write in words alone.
+    return error.errno in (errno.ENOSPC, errno.EDQUOT) or " requested and " in str(error)
 
 
 def remove_rests(path: Path) -> None:

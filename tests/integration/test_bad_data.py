@@ -18,14 +18,14 @@ def changed(line: int, row: str) -> list[str]:
 
 
 CELLS: Mapping[str, tuple[str, list[str]]] = {
-    "text": ("0,4,good,4", ["r.csv, line 4", "'rating'", "a number", "'good'"]),
-    "not a number": ("0,4,nan,4", ["r.csv, line 4", "'rating'", "finite", "'nan'"]),
-    "infinite": ("0,4,-inf,4", ["r.csv, line 4", "'rating'", "finite", "'-inf'"]),
-    "empty rating": ("0,4,,4", ["r.csv, line 4", "'rating'", "empty", "a number"]),
-    "empty user": (",4,3,4", ["r.csv, line 4", "'user'", "empty", "an id"]),
-    "empty item": ("0, ,3,4", ["r.csv, line 4", "'item'", "empty", "an id"]),
-    "no time": ("0,4,3,soon", ["r.csv, line 4", "'time'", "date", "'soon'"]),
-    "a cell short": ("0,4,3", ["r.csv, line 4", "'time'", "empty"]),
+    "text": ("0,4,good,4", ["r.csv: line 4", "'rating'", "a number", "'good'"]),
+    "not a number": ("0,4,nan,4", ["r.csv: line 4", "'rating'", "finite", "'nan'"]),
+    "infinite": ("0,4,-inf,4", ["r.csv: line 4", "'rating'", "finite", "'-inf'"]),
+    "empty rating": ("0,4,,4", ["r.csv: line 4", "'rating'", "empty", "a number"]),
+    "empty user": (",4,3,4", ["r.csv: line 4", "'user'", "empty", "an id"]),
+    "empty item": ("0, ,3,4", ["r.csv: line 4", "'item'", "empty", "an id"]),
+    "no time": ("0,4,3,soon", ["r.csv: line 4", "'time'", "date", "'soon'"]),
+    "a cell short": ("0,4,3", ["r.csv: line 4", "'time'", "empty"]),
     "a cell more": ("0,4,3,4,5", ["r.csv", "line 4", "data.separator"]),
     "twice": (ROWS[1], ["'0'", "'2'", "more than once", "data.duplicates"]),
 }
@@ -90,9 +90,9 @@ TABLES: Mapping[str, tuple[str, list[str], list[str]]] = {
         ["data.columns.user", "a name", "data.header"],
     ),
     "missing file": ("", ["data.path=nowhere.csv"], ["nowhere.csv", "no such file", "data.path"]),
-    "a folder": ("", ["data.path=."], ["Is a directory", "data.path"]),
+    "a folder": ("", ["data.path=."], ["is a directory", "data.path"]),
     "no Parquet": (HEAD, ["data={name: parquet, path: r.csv}"], ["r.csv", "Parquet"]),
-    "no inter": (HEAD, ["data={name: inter, path: r.csv}"], ["r.csv, line 1", "name:type", "csv"]),
+    "no inter": (HEAD, ["data={name: inter, path: r.csv}"], ["r.csv: line 1", "name:type", "csv"]),
     "a data frame": ("", ["data={name: frame}"], ["frame", "fedrec.data.Frame.of"]),
 }
 
@@ -123,7 +123,7 @@ def test_bytes_that_are_no_text(command: Fedrec) -> None:
     Path("r.csv").write_bytes("\n".join([HEAD, *ROWS]).encode()[:60] + b"\xff\xff\n")
     refused(command, of(config="table.yaml"), ["r.csv", "data.encoding"])
     Path("r.csv").write_bytes(b"\x1f\x8bno gzip")
-    refused(command, of(config="table.yaml"), ["r.csv", "cannot be read"])
+    refused(command, of(config="table.yaml"), ["r.csv", "cannot be unpacked"])
 
 
 def test_damaged_data_sets(command: Fedrec, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +134,7 @@ def test_damaged_data_sets(command: Fedrec, here: Path, monkeypatch: pytest.Monk
     (here / "data" / "ml-100k").mkdir(parents=True)
     for part in ("inter", "item", "user"):
         (here / "data" / "ml-100k" / f"ml-100k.{part}").write_text("x\n", encoding="utf-8")
-    refused(command, of("data={name: ml-100k}"), ["ml-100k.inter, line 1"])
+    refused(command, of("data={name: ml-100k}"), ["ml-100k.inter: line 1"])
     refused(command, ["data", "check", "ml-100k"], ["ml-100k.inter", "fetch it anew"])
     for word in ("get", "check"):
         refused(command, ["data", word, "ml-100"], ["'ml-100'", "did you mean 'ml-100k'"])

@@ -7,14 +7,20 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from fedrec.data import Synthetic
 from fedrec.data.filters import check_interactions, filter_interactions, k_core, keep_one, select
 from fedrec.data.ids import index_ids
 from fedrec.errors import DataError
-from fedrec.types import Interactions
+from fedrec.types import IntArray, Interactions
 
 pairs = st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), min_size=1, max_size=60)
+
+
+def indexed(ids: list[int]) -> tuple[IntArray, NDArray[np.str_]]:
+    table, codes = np.unique(np.array(ids), return_inverse=True)
+    return index_ids(codes.astype(np.int64), table.astype(np.str_))
 
 
 def interactions(
@@ -22,8 +28,8 @@ def interactions(
     ratings: list[float] | None = None,
     times: list[float] | None = None,
 ) -> Interactions:
-    users, user_ids = index_ids(np.array([user for user, _ in rows]))
-    items, item_ids = index_ids(np.array([item for _, item in rows]))
+    users, user_ids = indexed([user for user, _ in rows])
+    items, item_ids = indexed([item for _, item in rows])
     return Interactions(
         users=users,
         items=items,

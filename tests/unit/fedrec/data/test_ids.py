@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from fedrec.data.ids import hash_ids, index_ids, mix, mix_seed
+from fedrec.types import IntArray
 
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=6)
 
@@ -15,23 +17,27 @@ def test_mix_gives_the_published_values_of_splitmix64() -> None:
     assert mix(states).tolist() == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4]
 
 
-@given(st.lists(texts, min_size=1), st.randoms(use_true_random=False))
-def test_indices_do_not_depend_on_the_order_of_rows(ids: list[str], random: object) -> None:
-    rows = np.array(ids, np.str_)
-    order = np.random.default_rng(0).permutation(len(rows))
-    indices, table = index_ids(rows)
-    shuffled, same = index_ids(rows[order])
-    assert table[indices].tolist() == rows.tolist()
+def indexed(ids: list[str]) -> tuple[IntArray, NDArray[np.str_]]:
+    """Give ids in the order in which they first come to `index_ids`."""
+    table = list(dict.fromkeys(ids))
+    codes = np.array([table.index(each) for each in ids], np.int64)
+    return index_ids(codes, np.array(table, object))
+
+
+@given(st.lists(texts, min_size=1))
+def test_indices_do_not_depend_on_the_order_of_rows(ids: list[str]) -> None:
+    order = np.random.default_rng(0).permutation(len(ids))
+    indices, table = indexed(ids)
+    shuffled, same = indexed([ids[row] for row in order])
+    assert table[indices].tolist() == ids
     assert table.tolist() == same.tolist()
     assert shuffled.tolist() == indices[order].tolist()
 
 
-@given(st.lists(st.integers(-(10**12), 10**12), min_size=1))
-def test_whole_numbers_sort_alike_as_numbers_and_as_text(numbers: list[int]) -> None:
-    as_numbers = index_ids(np.array(numbers, np.int64))
-    as_text = index_ids(np.array([str(number) for number in numbers], np.str_))
-    assert as_numbers[0].tolist() == as_text[0].tolist()
-    assert as_text[1].tolist() == [str(number) for number in sorted(set(numbers))]
+@given(st.lists(st.integers(-(10**25), 10**25), min_size=1))
+def test_whole_numbers_sort_as_numbers(numbers: list[int]) -> None:
+    table = indexed([str(number) for number in numbers])[1]
+    assert table.tolist() == [str(number) for number in sorted(set(numbers))]
 
 
 @pytest.mark.parametrize(
@@ -40,12 +46,18 @@ def test_whole_numbers_sort_alike_as_numbers_and_as_text(numbers: list[int]) -> 
         (["10", "9", "007", "7"], ["7", "007", "9", "10"]),
         (["10", "9", "a"], ["10", "9", "a"]),
         (["--1", "2"], ["--1", "2"]),
+        (["+10", "9"], ["+10", "9"]),
         (["²", "3"], ["3", "²"]),
         (["9" * 30, "10"], ["10", "9" * 30]),
     ],
 )
 def test_only_whole_numbers_sort_as_numbers(ids: list[str], table: list[str]) -> None:
-    assert index_ids(np.array(ids))[1].tolist() == table
+    assert indexed(ids)[1].tolist() == table
+
+
+def test_ids_that_no_row_names_are_left_out() -> None:
+    codes, table = index_ids(np.array([2, 0, 2]), np.array(["b", "unused", "a"]))
+    assert (codes.tolist(), table.tolist()) == ([0, 1, 0], ["a", "b"])
 
 
 @given(st.lists(texts, min_size=1, unique=True), st.integers(0, 20))

@@ -220,7 +220,7 @@ def test_damaged_files_are_found(copied: Path) -> None:
     with pytest.raises(DataError, match="expected four numbers in a line"):
         MovieLens100K().load()
     path.write_text(whole + "1\t2\n")
-    with pytest.raises(DataError, match="line 100002: 2 fields, expected 4"):
+    with pytest.raises(DataError, match="line 100002: has 2 cells, expected 4"):
         MovieLens100K().load()
     path.unlink()
     path.with_suffix(".inter.gz").write_bytes(gzip.compress(whole.encode())[:1000])
