@@ -15,11 +15,16 @@ IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 
 @pytest.fixture(scope="session", autouse=True)
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One torch thread, and a cache folder of the session's own, also for started processes."""
+    """One torch thread, and one cache folder for the session and the processes that it starts.
+
+    The folder is the one that FEDREC_CACHE names, if any, so that several sessions compile the
+    numba kernel once.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FEDREC_CACHE", str(tmp_path_factory.mktemp("cache")))
+        if not os.environ.get("FEDREC_CACHE"):
+            patch.setenv("FEDREC_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
     torch.set_num_threads(threads)
 
