@@ -21,7 +21,9 @@ def roll_call(message: Message, context: Context) -> Message:
     order, _ = records.decode_request(message.content)
     node = _node(order, context)
     partitions = int(context.node_config["num-partitions"])
-    answer = records.RollCall(node.shard.client_ids, code_hash(), partitions)
+    partition = int(context.node_config["partition-id"])
+    state = node.state(order.committed)
+    answer = records.RollCall(node.shard.client_ids, code_hash(), partitions, partition, state)
     return Message(records.encode_roll_call(answer), reply_to=message)
 
 

@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import save
 
 from clients.placement import hosted_clients, training_costs
-from clients.store import StateStore
+from clients.state_store import StateStore
 from fedrec.config.experiment import Experiment, load_experiment
 from fedrec.data.negatives import pool_excluded
 from fedrec.data.prepare import open_split
@@ -24,7 +23,7 @@ from fedrec.evaluation.scorer import user_scorer
 from fedrec.flower.records import RoundRequest, Trained
 from fedrec.personalization.none import NoPersonalization
 from fedrec.seeds import Purpose, bits
-from fedrec.storage.files import write_bytes
+from fedrec.storage.files import write_arrays
 from fedrec.training.client_state import capacity
 from fedrec.training.clients import resolve_executor, train_clients
 from fedrec.training.parts import parts
@@ -148,6 +147,7 @@ class Node:
         failures: list[FailedClient] = []
         kept: list[IntArray] = []
         states: list[dict[str, FloatArray]] = []
+        state_change = 0
         for part_of_rows in self._parts(rows):
             part, local, good = self._train(order, params, part_of_rows, failures)
             if part is None:
@@ -158,9 +158,20 @@ class Node:
         if kept:
             values = {name: np.concatenate([state[name] for state in states]) for name in states[0]}
             at = self._positions(np.concatenate(kept))
-            self._store.stage(order.round, at, values, order.group)
+            state_change = self._store.stage(order.round, at, values, order.group)
         seconds = time.perf_counter() - began
-        return Trained(aggregate, tuple(failures), order.group, seconds)
+        return Trained(aggregate, tuple(failures), order.group, seconds, state_change)
+
+    def state(self, committed: int) -> tuple[int, int] | None:
+        """Return the round and the checksum of the private state; None where there is none.
+
+        Args:
+            committed: The last round that the server applied.
+
+        Raises:
+            RunFolderError: If a file of the state is damaged.
+        """
+        return self._store.verify(committed) if self.task.locals() else None
 
     def _parts(self, rows: IntArray) -> list[IntArray]:
         """The clients in parts (see `_PART_BYTES`)."""
@@ -307,9 +318,9 @@ class Node:
     ) -> None:
         """Write the local parameters of this round beside those of the best; drop the others."""
         self._local.mkdir(exist_ok=True)
-        content = {name: np.ascontiguousarray(v) for name, v in local.items() if "/" not in name}
-        content["ids.user"] = np.ascontiguousarray(shard.user_ids)
-        content["ids.client"] = np.ascontiguousarray(shard.client_ids)
+        content = {name: value for name, value in local.items() if "/" not in name}
+        content["ids.user"] = shard.user_ids
+        content["ids.client"] = shard.client_ids
         if "row" in at:
             content["ids.row"] = self._row_ids(at["row"])
         about: dict[str, str] = {}
@@ -318,7 +329,7 @@ class Node:
         # Each group of a strategy is a message of its own, and so a file of its own.
         name = f"{self._name}g{order.group}" if order.group else self._name
         path = self._local / f"{name}@{order.round}.safetensors"
-        write_bytes(path, save(content, metadata=about))
+        write_arrays(path, content, about)
         for old in self._local.glob(f"{name}@*.safetensors"):
             if old.stem.rpartition("@")[2] not in (str(order.round), str(order.best)):
                 old.unlink()

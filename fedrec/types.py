@@ -21,6 +21,7 @@ __all__ = [
     "RowBlock",
     "Shard",
     "Split",
+    "State",
     "UpdateBatch",
 ]
 
@@ -326,6 +327,27 @@ class UpdateBatch:
     metrics: Mapping[str, FloatArray] = field(default_factory=dict)
     extras: Mapping[str, FloatArray] = field(default_factory=dict)
     summed: Mapping[str, RowSums] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a strategy remembers from round to round.
+
+    Args:
+        arrays: By name; of truth values, integers or floats.
+        values: By name; values of JSON.
+    """
+
+    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    def below(self, prefix: str) -> dict[str, NDArray[Any]]:
+        """Return the arrays whose names begin with a prefix, by the rest of their names."""
+        return {
+            name.removeprefix(prefix): array
+            for name, array in self.arrays.items()
+            if name.startswith(prefix)
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,12 +19,11 @@ from fedrec.evaluation.evaluate import check_cutoffs
 from fedrec.flower import records
 from fedrec.flower.grid import EngineGrid
 from fedrec.flower.siblings import code_hash
-from fedrec.runs.checkpoint import Origin, pack, read_checkpoint
-from fedrec.runs.folder import RunFolder
+from fedrec.runs.checkpoint import Origin, read_checkpoint
 from fedrec.runs.recorder import Recorder
 from fedrec.runs.run import find_config, prepare_run
 from fedrec.training.clients import resolve_executor
-from server.roster import call_roll
+from server.roster import call_roll, check_states
 from server.strategy import FlowerStrategy, Plan
 from strategies.base import Strategy
 
@@ -42,21 +41,28 @@ def main(grid: Grid, context: Context) -> None:
     if not isinstance(experiment.strategy, Strategy):
         raise ConfigError("strategy: is not a strategy of fedrec (subclass strategies.Strategy)")
     task = experiment.client_task()
-    order = records.RoundRequest(run=uuid.uuid4().hex, out=str(out), split=str(split_folder))
-    roster = call_roll(grid, order, split.n_clients)
+    checkpoint = read_checkpoint(out)
+    request = records.RoundRequest(
+        run=uuid.uuid4().hex,
+        out=str(out),
+        split=str(split_folder),
+        committed=checkpoint.record.round if checkpoint else 0,
+    )
+    roster = call_roll(grid, request, split.n_clients)
     origin = Origin(
         config=experiment.model_dump(mode="json"),
         data=version_of(split_folder),
         code=code_hash(),
-        kernel=resolve_executor(task),
+        backend=resolve_executor(task),
         nodes=len(roster.node_ids),
     )
-    taken = read_checkpoint(out, experiment.strategy)
-    if taken is not None and taken.origin.nodes != origin.nodes:
-        raise EngineError(
-            f"{out}: its clients live on {taken.origin.nodes} nodes, but {origin.nodes} are here; "
-            "start as many"
-        )
+    if checkpoint is not None:
+        if checkpoint.origin.nodes != origin.nodes:
+            raise EngineError(
+                f"{out}: its clients live on {checkpoint.origin.nodes} nodes, but {origin.nodes} "
+                "are here; start as many"
+            )
+        check_states(str(out), roster, checkpoint.node_states)
     rounds = experiment.rounds
     plan = Plan(
         seed=experiment.seed,
@@ -74,17 +80,15 @@ def main(grid: Grid, context: Context) -> None:
         _engine(context.run_config, len(roster.node_ids)),
         grid.observer if isinstance(grid, EngineGrid) else None,
         origin=origin,
-        taken=taken,
-        rounds=RunFolder(out).rounds() if taken is not None else (),
+        checkpoint=checkpoint,
     )
     with closing(recorder):
         params = task.initial_globals(split.n_items)
         strategy = FlowerStrategy(
-            experiment.strategy, params, task.travels(), roster, order, plan, recorder
+            experiment.strategy, params, task.travels(), roster, request, plan, recorder
         )
-        if taken is not None:
-            strategy.go_on(taken)
-        pack(strategy.state, experiment.strategy)  # what it cannot keep is said before round 1
+        if checkpoint is not None:
+            strategy.resume(checkpoint)
         try:
             strategy.start(grid)
         except KeyboardInterrupt:

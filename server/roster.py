@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from fedrec.errors import EngineError
+from fedrec.errors import EngineError, RunFolderError
 from fedrec.flower import records
 from fedrec.flower.siblings import code_hash
 from fedrec.types import IntArray
 
-__all__ = ["Roster", "call_roll", "exchange"]
+__all__ = ["Roster", "call_roll", "check_states", "exchange"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +25,15 @@ class Roster:
     Args:
         node_ids: one per node.
         hosted: per node, int64, the clients it hosts, sorted.
+        numbers: per node, the number that names its folder of private state.
+        states: per number, the last round that changed the private state of the node's clients,
+            and its checksum; nodes whose clients have none are left out.
     """
 
     node_ids: tuple[int, ...]
     hosted: tuple[IntArray, ...]
+    numbers: tuple[int, ...] = ()
+    states: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def deal(self, cohort: IntArray) -> list[tuple[int, IntArray]]:
         """Cut a cohort to the nodes that host it.
@@ -92,7 +97,41 @@ def call_roll(
             f"the nodes host {len(every)} clients, {len(np.unique(every))} of them different, but "
             f"the run has {n_clients}; each must be hosted exactly once"
         )
-    return Roster(tuple(node for _, node in found), tuple(clients for clients, _ in found))
+    nodes = [node for _, node in found]
+    return Roster(
+        tuple(nodes),
+        tuple(clients for clients, _ in found),
+        tuple(answers[node].partition for node in nodes),
+        {str(a.partition): a.state for a in answers.values() if a.state is not None},
+    )
+
+
+def check_states(out: str, roster: Roster, expected: Mapping[str, tuple[int, int]]) -> None:
+    """Make sure that the private state of every node's clients is what the checkpoint expects.
+
+    Args:
+        out: The run folder.
+        roster: The nodes with their states.
+        expected: As `Roster.states`.
+
+    Raises:
+        RunFolderError: Names the node and the round of its state.
+    """
+    for number, (round, checksum) in expected.items():
+        there = roster.states.get(number)
+        if there == (round, checksum):
+            continue
+        folder = f"{out}/state/node-{int(number):03d}"
+        if there is None:
+            what = "the private state of this node's clients is missing"
+        elif there[0] != round:
+            what = f"the private state is of round {there[0]}, the checkpoint needs round {round}"
+        else:
+            what = f"the private state of round {round} is not the one of this run"
+        raise RunFolderError(
+            f"{folder}: {what}; put back the whole run folder from one copy, or run again with "
+            "--overwrite"
+        )
 
 
 def exchange(grid: Grid, messages: Iterable[Message], what: str) -> list[Message]:

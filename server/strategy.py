@@ -21,8 +21,9 @@ from fedrec.runs.checkpoint import Checkpoint
 from fedrec.runs.log import Bytes, RoundRecord, Seconds
 from fedrec.runs.recorder import Recorder
 from fedrec.types import Aggregate, FailedClient, IntArray, Params
+from server.returned import checked_apply, checked_broadcast, checked_init
 from server.roster import Roster, exchange
-from strategies.base import State, Strategy
+from strategies.base import Strategy
 
 __all__ = ["FlowerStrategy", "Plan"]
 
@@ -78,13 +79,14 @@ class FlowerStrategy(FlwrStrategy):
     ) -> None:
         self.strategy = strategy
         self.params = params
-        self.state: State = strategy.init(params, plan.n_clients)
+        self.state = checked_init(strategy, params, plan.n_clients)
         self.recorder = recorder
+        self._node_states = dict(roster.states)
         self._allowed = tuple(allowed)
         self._roster = roster
         self._order = order
         self._plan = plan
-        self._taken: Checkpoint | None = None
+        self._checkpoint: Checkpoint | None = None
         self._traffic = {"up": 0, "down": 0}
         self._sent: dict[tuple[int, tuple[str, ...]], ArrayRecord] = {}
         self._partials: Mapping[int, Aggregate] = {}
@@ -109,14 +111,14 @@ class FlowerStrategy(FlwrStrategy):
         """
         status, patience = "completed", self._plan.patience
         config, arrays = ConfigRecord(), ArrayRecord()
-        taken = self._taken
-        for number in range(taken.record.round if taken else 1, self._plan.rounds + 1):
+        checkpoint = self._checkpoint
+        for number in range(checkpoint.record.round if checkpoint else 1, self._plan.rounds + 1):
             due = number % self._plan.every == 0 or number == self._plan.rounds
-            if taken is not None and number == taken.record.round:
-                record, due = taken.record, due or taken.evaluates
+            if checkpoint is not None and number == checkpoint.record.round:
+                record, due = checkpoint.record, due or checkpoint.evaluates
             else:
                 record = self._train(number, arrays, config, grid)
-                self.recorder.take(record, self.params, self.state, due)
+                self.recorder.checkpoint(record, self.params, self.state, due, self._node_states)
             evaluation: Evaluation | None = None
             if due:
                 record, evaluation = self._rank(record, arrays, config, grid)
@@ -132,9 +134,10 @@ class FlowerStrategy(FlwrStrategy):
         """What the run leaves behind as its model."""
         return self.strategy.published(self.state, self.params, self._plan.n_clients)
 
-    def go_on(self, taken: Checkpoint) -> None:
-        """Let `start` begin after a round that was taken before, with that round's evaluation."""
-        self.params, self.state, self._taken = taken.params, taken.state, taken
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Let `start` begin after the round of a checkpoint, with that round's evaluation."""
+        self.params, self.state = checkpoint.params, checkpoint.state
+        self._checkpoint = checkpoint
         self._sent.clear()
 
     def configure_train(
@@ -162,6 +165,7 @@ class FlowerStrategy(FlwrStrategy):
             node = reply.metadata.src_node_id
             busy[node] = busy.get(node, 0.0) + trained.seconds
             if trained.aggregate is not None:
+                self._note_state(server_round, node, trained.state_change)
                 known = aggregates.get(trained.group)
                 aggregates[trained.group] = (
                     trained.aggregate
@@ -182,8 +186,8 @@ class FlowerStrategy(FlwrStrategy):
         if not aggregates:
             raise EngineError(f"round {server_round}: no client of the cohort succeeded")
         self._partials = dict(sorted(aggregates.items()))
-        self.state, self.params = self.strategy.apply_groups(
-            self.state, self.params, self._partials
+        self.state, self.params = checked_apply(
+            self.strategy, self.state, self.params, self._partials, server_round
         )
         self._sent.clear()
         return None, None
@@ -205,6 +209,12 @@ class FlowerStrategy(FlwrStrategy):
     def summary(self) -> None:
         """Flower prints one here; the run folder holds it instead."""
 
+    def _note_state(self, round: int, node: int, change: int) -> None:
+        if self._node_states:
+            number = str(self._roster.numbers[self._roster.node_ids.index(node)])
+            checksum = (self._node_states[number][1] + change) % 2**64
+            self._node_states[number] = (round, checksum)
+
     def _messages(
         self, order: records.RoundRequest, clients: IntArray, message_type: str
     ) -> Iterator[Message]:
@@ -222,7 +232,7 @@ class FlowerStrategy(FlwrStrategy):
 
     def _encoded(self, group: int, training: bool) -> ArrayRecord:
         """What the clients of a group are sent, encoded once for all nodes; to rank, less."""
-        sent = self.strategy.broadcast(self.state, self.params, group)
+        sent = checked_broadcast(self.strategy, self.state, self.params, group)
         names = tuple(sent if training else self.params)
         if (group, names) not in self._sent:
             wanted = {name: sent[name] for name in names}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -23,12 +23,9 @@ from fedrec.aggregation.reduce import (
 )
 from fedrec.plugins import Plugin
 from fedrec.training.client_rule import ClientRule
-from fedrec.types import Aggregate, IntArray, Params, UpdateBatch
+from fedrec.types import Aggregate, IntArray, Params, State, UpdateBatch
 
 __all__ = ["State", "Strategy"]
-
-State: TypeAlias = Any
-"""What a strategy remembers from round to round; a frozen value."""
 
 
 class Strategy(Plugin):
@@ -54,14 +51,14 @@ class Strategy(Plugin):
         """What it asks of the clients' training; plain training by default."""
         return ClientRule()
 
-    @abstractmethod
     def init(self, params: Params, n_clients: int) -> State:
-        """The state before the first round.
+        """Return the state before the first round; empty by default.
 
         Args:
             params: The initial global parameters.
             n_clients: All clients of the run.
         """
+        return State()
 
     def groups(self, state: State, client_ids: IntArray) -> IntArray:
         """The group of each client; all in group 0 by default.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -23,25 +22,7 @@ from fedrec.seeds import Purpose, bits
 from fedrec.types import Aggregate, FloatArray, IntArray, Params, UpdateBatch
 from strategies.base import State, Strategy
 
-__all__ = ["Clustered", "ClusteredState"]
-
-
-@dataclass(frozen=True, slots=True)
-class ClusteredState:
-    """What the server remembers.
-
-    Args:
-        rounds: rounds so far.
-        sketches: float32 [n_clients, b, ...]: the summed changes of each client's item rows, in b
-            buckets; empty once the groups stand.
-        group: int64 [n_clients].
-        own: per group, its parameters; empty until the groups stand.
-    """
-
-    rounds: int
-    sketches: FloatArray
-    group: IntArray
-    own: Mapping[int, Params]
+__all__ = ["Clustered"]
 
 
 class Clustered(Strategy):
@@ -81,17 +62,26 @@ class Clustered(Strategy):
     server_lr: float = Field(1.0, gt=0)
 
     def init(self, params: Params, n_clients: int) -> State:
-        """No groups yet."""
+        """Return a state without groups.
+
+        Until there are groups, ``sketches``, float32 [n_clients, b, ...], holds the summed changes
+        of each client's item rows, in b buckets. Then the parameters of group g stand under
+        ``g/NAME``. ``group`` is int64 [n_clients].
+        """
         shape = (n_clients, self.buckets, *params["item"].shape[1:])
-        return ClusteredState(0, np.zeros(shape, np.float32), np.zeros(n_clients, np.int64), own={})
+        arrays = {
+            "sketches": np.zeros(shape, np.float32),
+            "group": np.zeros(n_clients, np.int64),
+        }
+        return State(arrays, {"rounds": 0})
 
     def groups(self, state: State, client_ids: IntArray) -> IntArray:
         """The group of each client; 0 for all during the warm-up."""
-        return np.asarray(state.group[client_ids])
+        return np.asarray(state.arrays["group"][client_ids])
 
     def broadcast(self, state: State, params: Params, group: int) -> Params:
         """The group's own parameters; everybody's during the warm-up."""
-        return dict(state.own[group]) if state.own else params
+        return params if "sketches" in state.arrays else state.below(f"{group}/")
 
     def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
         """One round in which all clients are in one group."""
@@ -105,10 +95,10 @@ class Clustered(Strategy):
         everybody = sorted_by_client(list(batches.values()))
         shared = self._mean(params, everybody)
         after = stepped(params, shared, self.server_lr)
-        rounds = state.rounds + 1
-        if state.own:
-            own = {}
-            for number, mine in state.own.items():
+        values, group = {"rounds": state.values["rounds"] + 1}, state.arrays["group"]
+        if "sketches" not in state.arrays:
+            arrays: dict[str, FloatArray] = {"group": group}
+            for number in np.unique(group).tolist():
                 change = shared
                 if number in batches:
                     local = self._mean(params, batches[number])
@@ -117,16 +107,18 @@ class Clustered(Strategy):
                     }
                 else:
                     change = {n: self.share * shared[n] for n in shared}
-                own[number] = stepped(mine, change, self.server_lr)
-            return replace(state, rounds=rounds, own=own), after
-        sketches = state.sketches.copy()
+                of_group = stepped(state.below(f"{number}/"), change, self.server_lr)
+                arrays |= {f"{number}/{name}": value for name, value in of_group.items()}
+            return State(arrays, values), after
+        sketches = state.arrays["sketches"].copy()
         sketches[everybody.client_ids] += self._sketch(everybody)
-        if rounds < self.warmup:
-            return replace(state, rounds=rounds, sketches=sketches), after
+        if values["rounds"] < self.warmup:
+            return State({"sketches": sketches, "group": group}, values), after
         group = _kmeans(sketches.reshape(len(sketches), -1), self.clusters)
-        numbers = np.unique(group).tolist()
-        nothing = np.zeros((0, *sketches.shape[1:]), np.float32)
-        return ClusteredState(rounds, nothing, group, {g: after for g in numbers}), after
+        arrays = {"group": group}
+        for number in np.unique(group).tolist():
+            arrays |= {f"{number}/{name}": value for name, value in after.items()}
+        return State(arrays, values), after
 
     def _mean(self, params: Params, batch: UpdateBatch) -> Mapping[str, FloatArray]:
         weighted = self.average != "sum"

@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from fedrec.aggregation.reduce import Average, mean_update
-from fedrec.types import Aggregate, FloatArray, Params
+from fedrec.types import Aggregate, Params
 from strategies.base import State, Strategy
 
-__all__ = ["FedAdam", "FedAdamState"]
-
-
-@dataclass(frozen=True, slots=True)
-class FedAdamState:
-    """Moments of the server's optimiser, float64, named and shaped as the parameters.
-
-    Args:
-        first: mean of the changes.
-        second: mean of their squares.
-        rounds: rounds so far.
-    """
-
-    first: Mapping[str, FloatArray]
-    second: Mapping[str, FloatArray]
-    rounds: int = 0
+__all__ = ["FedAdam"]
 
 
 class FedAdam(Strategy):
@@ -67,18 +50,21 @@ class FedAdam(Strategy):
         return self.average == "sum"
 
     def init(self, params: Params, n_clients: int) -> State:
-        """Moments of zero."""
-        zeros = {name: np.zeros(value.shape) for name, value in params.items()}
-        return FedAdamState(first=zeros, second=zeros)
+        """Return moments of zero, float64: ``first/NAME`` and ``second/NAME``; and ``rounds``."""
+        moments = {
+            f"{moment}/{name}": np.zeros(value.shape)
+            for moment in ("first", "second")
+            for name, value in params.items()
+        }
+        return State(moments, {"rounds": 0})
 
     def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
         """One Adam step along the aggregated change."""
         change = mean_update(params, aggregate, self.average)
-        rounds = state.rounds + 1
-        first = {n: self.beta1 * state.first[n] + (1 - self.beta1) * d for n, d in change.items()}
-        second = {
-            n: self.beta2 * state.second[n] + (1 - self.beta2) * d * d for n, d in change.items()
-        }
+        rounds = state.values["rounds"] + 1
+        first, second = state.below("first/"), state.below("second/")
+        first = {n: self.beta1 * first[n] + (1 - self.beta1) * d for n, d in change.items()}
+        second = {n: self.beta2 * second[n] + (1 - self.beta2) * d * d for n, d in change.items()}
         scale1 = 1 - self.beta1**rounds if self.bias_correction else 1.0
         scale2 = 1 - self.beta2**rounds if self.bias_correction else 1.0
         after = {
@@ -90,4 +76,6 @@ class FedAdam(Strategy):
             ).astype(np.float32)
             for name, value in params.items()
         }
-        return FedAdamState(first, second, rounds), after
+        moments = {f"first/{name}": value for name, value in first.items()}
+        moments |= {f"second/{name}": value for name, value in second.items()}
+        return State(moments, {"rounds": rounds}), after

@@ -38,11 +38,7 @@ class FedAvg(Strategy):
         """Whether changes are added up unweighted."""
         return self.average == "sum"
 
-    def init(self, params: Params, n_clients: int) -> State:
-        """No state."""
-        return None
-
     def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
         """One step along the mean change."""
         change = mean_update(params, aggregate, self.average)
-        return None, stepped(params, change, self.server_lr)
+        return state, stepped(params, change, self.server_lr)

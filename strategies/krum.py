@@ -42,15 +42,11 @@ class Krum(Strategy):
     select: int = Field(1, ge=1)
     server_lr: float = Field(1.0, gt=0)
 
-    def init(self, params: Params, n_clients: int) -> State:
-        """No state."""
-        return None
-
     def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
         """One step along the chosen changes."""
         assert aggregate.each is not None
         change = each_change(params, aggregate.each, self._choose)
-        return None, stepped(params, change, self.server_lr)
+        return state, stepped(params, change, self.server_lr)
 
     def _choose(self, rows: FloatArray) -> FloatArray:
         m = rows.shape[1]

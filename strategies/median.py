@@ -36,15 +36,11 @@ class Median(Strategy):
     weighting: Literal["uniform"] = "uniform"
     server_lr: float = Field(1.0, gt=0)
 
-    def init(self, params: Params, n_clients: int) -> State:
-        """No state."""
-        return None
-
     def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
         """One step along the median change."""
         assert aggregate.each is not None
         change = each_change(params, aggregate.each, _median)
-        return None, stepped(params, change, self.server_lr)
+        return state, stepped(params, change, self.server_lr)
 
 
 def _median(rows: FloatArray) -> FloatArray:

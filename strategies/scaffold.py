@@ -14,29 +14,16 @@ from fedrec.aggregation.fixed_point import from_fixed
 from fedrec.aggregation.reduce import mean_update, stepped
 from fedrec.training.client_rule import ClientRule, ClientUpdate, ParamView
 from fedrec.training.settings import Optimizers
-from fedrec.types import Aggregate, FloatArray, Params
+from fedrec.types import Aggregate, Params
 from strategies.base import State, Strategy
 
-__all__ = ["Scaffold", "ScaffoldState"]
+__all__ = ["Scaffold"]
 
 _CONTROL = "control"
 _DRIFT = {True: "drift", False: "drift_shared"}
 """Steps times rate; True: of item tables."""
 _OWN = "own_control"
 """Not the name of anything that travels, so the wire refuses it."""
-
-
-@dataclass(frozen=True, slots=True)
-class ScaffoldState:
-    """What the server remembers.
-
-    Args:
-        control: :math:`c`, float32, named and shaped as the parameters, as the clients get it.
-        clients: N, all clients of the run.
-    """
-
-    control: Mapping[str, FloatArray]
-    clients: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +96,13 @@ class Scaffold(Strategy):
         return self.average == "sum"
 
     def init(self, params: Params, n_clients: int) -> State:
-        """A control variate of zero."""
+        """Return :math:`c = 0`, float32, named and shaped as the parameters; and ``clients``, N."""
         zeros = {name: np.zeros(value.shape, np.float32) for name, value in params.items()}
-        return ScaffoldState(zeros, n_clients)
+        return State(zeros, {"clients": n_clients})
 
     def broadcast(self, state: State, params: Params, group: int) -> Params:
         """The parameters, and the server's control variate beside each."""
-        return {**params, **{f"{n}/{_CONTROL}": c for n, c in state.control.items()}}
+        return {**params, **{f"{n}/{_CONTROL}": c for n, c in state.arrays.items()}}
 
     def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
         """One step along the mean change; the control variate takes up the clients' changes."""
@@ -128,12 +115,12 @@ class Scaffold(Strategy):
         beside = {f"{name}/{_CONTROL}": value for name, value in params.items()}
         moved = mean_update(beside, aggregate, "sum")
         control = {
-            name: (value + moved[f"{name}/{_CONTROL}"] / state.clients).astype(np.float32)
-            for name, value in state.control.items()
+            name: (value + moved[f"{name}/{_CONTROL}"] / state.values["clients"]).astype(np.float32)
+            for name, value in state.arrays.items()
         }
         whole = {
             name: change[name] - drift[name in aggregate.ids] * np.asarray(value, np.float64)
-            for name, value in state.control.items()
+            for name, value in state.arrays.items()
         }
         after = stepped(params, whole, self.server_lr)
-        return ScaffoldState(control, state.clients), after
+        return State(control, state.values), after

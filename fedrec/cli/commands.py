@@ -221,7 +221,7 @@ def _start(
 
 def _resume(folder: Path, sets: list[str], accept_other_code: bool, quiet: bool) -> None:
     from fedrec.cli.progress import Progress
-    from fedrec.runs.folder import RunFolder
+    from fedrec.runs.reader import RunFolder
     from fedrec.runs.resume import experiment_of, prepare_resume
     from fedrec.runs.run import carry_out
     from fedrec.runs.summary import result_table

@@ -81,11 +81,16 @@ class RollCall:
         clients: int64, the clients it hosts, sorted.
         code: hash of the source code it runs.
         partitions: number of nodes that there are in all.
+        partition: number of the node.
+        state: the last round that changed the clients' private state, and the checksum of it;
+            None where they have none.
     """
 
     clients: IntArray
     code: str
     partitions: int
+    partition: int = 0
+    state: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +102,14 @@ class Trained:
         failures: the clients that failed.
         group: the group of the strategy that they are in.
         seconds: how long the node worked.
+        state_change: what the checksum of the clients' private state changes by.
     """
 
     aggregate: Aggregate | None
     failures: tuple[FailedClient, ...] = ()
     group: int = 0
     seconds: float = field(default=0.0, compare=False)
+    state_change: int = 0
 
 
 def encode_params(params: Params, allowed: Iterable[str]) -> ArrayRecord:
@@ -158,19 +165,30 @@ def decode_request(content: RecordDict) -> tuple[RoundRequest, IntArray | None]:
 
 def encode_roll_call(roll_call: RollCall) -> RecordDict:
     """The answer to a roll call."""
-    return RecordDict(
-        {
-            _CLIENTS: ArrayRecord({"ids": Array(roll_call.clients)}),
-            _ABOUT: ConfigRecord({"code": roll_call.code, "partitions": roll_call.partitions}),
-        }
-    )
+    about: dict[str, Any] = {
+        "code": roll_call.code,
+        "partitions": roll_call.partitions,
+        "partition": roll_call.partition,
+    }
+    if roll_call.state is not None:
+        # As text: a checksum needs all 64 bits.
+        about["state"] = [str(number) for number in roll_call.state]
+    ids = ArrayRecord({"ids": Array(roll_call.clients)})
+    return RecordDict({_CLIENTS: ids, _ABOUT: ConfigRecord(about)})
 
 
 def decode_roll_call(content: RecordDict) -> RollCall:
     """What `encode_roll_call` encoded."""
     ids = _numpy(_needed(content, _CLIENTS))["ids"]
     about = _about(content)
-    return RollCall(ids, str(about["code"]), int(about["partitions"]))
+    state = tuple(int(number) for number in about["state"]) if "state" in about else None
+    return RollCall(
+        ids,
+        str(about["code"]),
+        int(about["partitions"]),
+        int(about["partition"]),
+        state,  # type: ignore[arg-type]
+    )
 
 
 def encode_trained(trained: Trained, allowed: Iterable[str]) -> RecordDict:
@@ -183,7 +201,11 @@ def encode_trained(trained: Trained, allowed: Iterable[str]) -> RecordDict:
     Raises:
         ProtocolError: If the sums hold another name.
     """
-    about: dict[str, Any] = {"group": trained.group, "seconds": trained.seconds}
+    about: dict[str, Any] = {
+        "group": trained.group,
+        "seconds": trained.seconds,
+        "state_change": str(trained.state_change),
+    }
     if trained.failures:  # Flower cannot count the bytes of an empty list.
         about["failed"] = [failure.client for failure in trained.failures]
         about["reasons"] = [failure.reason for failure in trained.failures]
@@ -220,8 +242,9 @@ def decode_trained(content: RecordDict) -> Trained:
         FailedClient(client=str(client), reason=str(reason))
         for client, reason in zip(about.get("failed", []), about.get("reasons", []), strict=True)
     )
+    group, seconds = int(about["group"]), float(about["seconds"])
     if _SUMS not in content and _EACH not in content:
-        return Trained(None, failures, int(about["group"]), float(about["seconds"]))
+        return Trained(None, failures, group, seconds)
     found: dict[str, dict[str, IntArray]] = {"sums": {}, "ids": {}, "weight": {}}
     sums = _numpy(_needed(content, _SUMS)) if _SUMS in content else {}
     for key, value in sums.items():
@@ -238,7 +261,7 @@ def decode_trained(content: RecordDict) -> Trained:
         extras=_paired(about, "extras", "extra_sums"),
         each=decode_each(_needed(content, _EACH)) if _EACH in content else None,
     )
-    return Trained(aggregate, failures, int(about["group"]), float(about["seconds"]))
+    return Trained(aggregate, failures, group, seconds, int(about["state_change"]))
 
 
 def _paired(about: Mapping[str, Any], names: str, values: str) -> dict[str, int]:

@@ -10,8 +10,9 @@ from statistics import fmean, stdev
 from typing import Any
 
 from fedrec.errors import RunFolderError
-from fedrec.runs.folder import FINISHED, RunFolder, find
+from fedrec.runs.folder import FINISHED
 from fedrec.runs.log import RoundRecord
+from fedrec.runs.reader import RunFolder, find
 
 __all__ = ["Group", "Run", "load", "pretty_metric"]
 
@@ -176,8 +177,7 @@ def load(paths: Sequence[Path]) -> tuple[Group, ...]:
 
 
 def _read(folder: RunFolder) -> Run:
-    torn = folder.log().torn_line is not None
-    return Run(folder, folder.config(), folder.result(), tuple(folder.rounds()), torn)
+    return Run(folder, folder.config(), folder.result(), tuple(folder.rounds()), folder.torn())
 
 
 def _key(config: Mapping[str, Any]) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedrec.errors import NumericError, RunFolderError
+from fedrec.storage.files import RESTORE
 from fedrec.storage.lock import hold
 from fedrec.types import FailedClient
 
@@ -24,16 +25,9 @@ __all__ = [
     "RoundRecord",
     "RunLog",
     "Seconds",
-    "TornLine",
-    "cut",
     "read_log",
-    "read_rounds",
-    "so_far",
+    "rounds_before",
 ]
-
-
-class TornLine(UserWarning):
-    """The last line of a run log was cut off, as by a kill in the middle of writing it."""
 
 
 class _Record(BaseModel):
@@ -141,6 +135,7 @@ class RunLog:
             self._file = path.open("a", encoding="utf-8")
             self._lock = hold(path)
             _mend(path)
+            self._hash = hashlib.sha256(path.read_bytes())
         except BlockingIOError as error:
             self._file.close()
             raise RunFolderError(f"{path}: is being written by another process") from error
@@ -161,6 +156,12 @@ class RunLog:
         line = record.to_json() if isinstance(record, RoundRecord) else _dumps(record)
         self._file.write(line + "\n")
         self._file.flush()
+        self._hash.update(line.encode() + b"\n")
+
+    @property
+    def sha256(self) -> str:
+        """The hash of all lines so far."""
+        return self._hash.hexdigest()
 
     def close(self) -> None:
         """Close the file. A second call does nothing."""
@@ -219,43 +220,28 @@ def read_log(path: Path) -> RoundLog:
     return RoundLog(tuple(records))
 
 
-def cut(path: Path, round: int) -> None:
-    """Remove the line of a round and all that follows, whole or not.
+def rounds_before(path: Path, round: int, sha256: str) -> tuple[list[RoundRecord], int]:
+    """Return the records of the rounds before a round, and how many bytes their lines take.
 
     Args:
         path: The run log.
         round: The round, from 1.
+        sha256: The hash of those lines.
 
     Raises:
-        RunFolderError: If the rounds before it are not all there.
+        RunFolderError: If a line is missing or is not what was written.
     """
     try:
-        lines = path.read_bytes().splitlines(keepends=True)
-        kept = lines[: round - 1]
-        for number, line in enumerate(kept, start=1):
-            record = _parse(line) if line.endswith(b"\n") else None
-            if record is None or record.get("round") != number:
-                raise RunFolderError(f"{path}: line {number} is not the record of round {number}")
-        if len(kept) < round - 1:
-            raise RunFolderError(
-                f"{path}: ends with round {len(kept)}, expected {round - 1} rounds or more"
-            )
-        os.truncate(path, sum(map(len, kept)))
+        lines = path.read_bytes().splitlines(keepends=True)[: round - 1]
     except OSError as error:
-        raise RunFolderError(f"{path}: cannot be written ({error.strerror})") from error
-
-
-def read_rounds(path: Path) -> list[dict[str, Any]]:
-    """The records of a run log; a last line that was cut off is left out with a `TornLine`.
-
-    Raises:
-        RunFolderError: As `read_log`.
-    """
-    log = read_log(path)
-    if log.torn_line is not None:
-        message = f"{path}: line {log.torn_line} was cut off and is left out"
-        warnings.warn(message, TornLine, stacklevel=2)
-    return list(log.records)
+        raise RunFolderError(f"{path}: cannot be read ({error.strerror}); {RESTORE}") from error
+    if len(lines) < round - 1:
+        raise RunFolderError(
+            f"{path}: ends with round {len(lines)}, expected {round - 1} rounds or more; {RESTORE}"
+        )
+    if hashlib.sha256(b"".join(lines)).hexdigest() != sha256:
+        raise RunFolderError(f"{path}: is not what this run wrote before round {round}; {RESTORE}")
+    return [RoundRecord.from_json(line.decode()) for line in lines], sum(map(len, lines))
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
@@ -298,44 +284,3 @@ def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"{type(value).__name__} cannot be written to a run log")
-
-
-def so_far(config: Mapping[str, Any], rounds: Sequence[RoundRecord]) -> dict[str, Any]:
-    """What can be said of a run that did not come to write its result.
-
-    Args:
-        config: Its experiment.
-        rounds: Its rounds so far.
-
-    Returns:
-        As ``result.json``, at the round with the best validation score, the earliest of equals.
-    """
-    metrics = config.get("evaluate", {}).get("metrics") or ["ndcg@10"]
-    judged = [(score, r) for r in rounds if (score := r.score("valid", metrics[0])) is not None]
-    best = max(judged, key=lambda pair: pair[0])[1] if judged else None
-    views = dict((best.evaluation if best else None) or {})
-    own = views.pop("mixed", {})
-    part = {name: _name(config, name) for name in ("data", "model", "personalization", "strategy")}
-    train, evaluate = (sum(getattr(r.seconds, k) for r in rounds) for k in ("train", "evaluate"))
-    return {
-        **part,
-        "name": " + ".join(part[k] for k in ("personalization", "model", "strategy")),
-        "seed": config.get("seed"),
-        "protocol": config.get("data", {}).get("protocol", "unknown"),
-        "status": "interrupted",
-        "best_round": best.round if best else None,
-        "rounds": rounds[-1].round if rounds else 0,
-        "metrics": {
-            "valid": dict(own.get("valid", {})),
-            "test": dict(own.get("test", {})),
-            "views": {view: dict(parts.get("test", {})) for view, parts in views.items()},
-        },
-        "seconds": {"train": train, "evaluate": evaluate, "total": train + evaluate},
-        "clients_per_second": sum(r.clients for r in rounds) / train if train else None,
-        "bytes": {k: sum(getattr(r.bytes, k) for r in rounds) for k in ("up", "down")},
-    }
-
-
-def _name(config: Mapping[str, Any], section: str) -> str:
-    value = config.get(section)
-    return str(value.get("name", "?") if isinstance(value, Mapping) else value or "?")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,19 @@ from typing import Any
 import numpy as np
 
 from fedrec.config.experiment import Experiment
+from fedrec.errors import MissingExtra
 from fedrec.evaluation.evaluate import Evaluation
-from fedrec.evaluation.metrics.base import PerUserMetric
-from fedrec.plugins import Plugin, name_of
+from fedrec.evaluation.metrics.base import Metric, PerUserMetric
+from fedrec.plugins import Plugin
 from fedrec.runs.checkpoint import Checkpoint, Origin, write_checkpoint
-from fedrec.runs.folder import write_per_user
+from fedrec.runs.folder import MODEL, PER_USER, RESULT, ROUNDS, remove_unfinished, write_result
 from fedrec.runs.interrupts import held_back
-from fedrec.runs.log import RoundRecord, RunLog
+from fedrec.runs.log import RoundRecord, RunLog, rounds_before
 from fedrec.runs.provenance import commit, hardware, versions
-from fedrec.storage.files import write_arrays, write_json
+from fedrec.runs.tally import Tally, described
+from fedrec.storage.files import write_arrays, write_bytes
 from fedrec.training.clients import resolve_executor
-from fedrec.types import Params, Split
+from fedrec.types import FloatArray, Params, Split, State
 
 __all__ = ["Recorder", "digest"]
 
@@ -40,29 +42,51 @@ def digest(params: Params) -> str:
     return state.hexdigest()
 
 
-@dataclass(slots=True)
-class _Total:
-    """What a result says of all rounds: added up as they come, so that none is kept."""
+def _reopen(out: Path, checkpoint: Checkpoint) -> list[RoundRecord]:
+    """Remove from a run folder what was written after a checkpoint; return the rounds before it."""
+    last = checkpoint.record.round
+    rounds, size = rounds_before(out / ROUNDS, last, checkpoint.log)
+    remove_unfinished(out)
+    os.truncate(out / ROUNDS, size)
+    (out / RESULT).unlink(missing_ok=True)
+    return rounds
 
-    rounds: int = 0
-    clients: int = 0
-    train: float = 0.0
-    evaluate: float = 0.0
-    up: int = 0
-    down: int = 0
 
-    def add(self, record: RoundRecord) -> None:
-        self.rounds = record.round
-        self.clients += record.clients
-        self.train += record.seconds.train
-        self.evaluate += record.seconds.evaluate
-        self.up += record.bytes.up
-        self.down += record.bytes.down
+def write_per_user(folder: Path, columns: Mapping[str, FloatArray]) -> None:
+    """Replace ``per_user.parquet`` of a run folder.
 
-    @property
-    def speed(self) -> float | None:
-        """Clients trained per second of training."""
-        return self.clients / self.train if self.train else None
+    Args:
+        folder: The run folder.
+        columns: One value per user each: ``user``, ``client``, ``n_train``, ``test.ndcg@10``, ...
+
+    Raises:
+        MissingExtra: If pyarrow is not installed.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise MissingExtra("pyarrow, for per-user results,", "sim") from error
+    table = pa.table({name: pa.array(values) for name, values in columns.items()})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, write_page_checksum=True)
+    write_bytes(folder / PER_USER, sink.getvalue().to_pybytes())
+
+
+def evaluation_summary(
+    evaluation: Evaluation, metrics: Sequence[Metric]
+) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Return the values of the metrics per view and part; None where nobody has held-out items."""
+    return {
+        view: {
+            part: {
+                label: None if np.isnan(value) else float(value)
+                for label, value in evaluation.summarise(metrics, view, part).items()
+            }
+            for part in parts
+        }
+        for view, parts in evaluation.values.items()
+    }
 
 
 class Recorder:
@@ -75,9 +99,9 @@ class Recorder:
         engine: What it runs on: name, workers, nodes.
         observer: Is called with the record of each round.
         centralised: Whether one place sees all the data, as for a baseline.
+        warnings: What the result is to warn of.
         origin: What the run is made from; None: it keeps no checkpoints.
-        taken: Where the run goes on, as `fedrec.runs.checkpoint` has it; None: at its beginning.
-        rounds: The rounds before the one that was taken last.
+        checkpoint: Where the run continues; None: at its beginning.
     """
 
     def __init__(
@@ -88,9 +112,9 @@ class Recorder:
         engine: Mapping[str, Any],
         observer: Observer | None = None,
         centralised: bool = False,
+        warnings: Sequence[str] = (),
         origin: Origin | None = None,
-        taken: Checkpoint | None = None,
-        rounds: Sequence[RoundRecord] = (),
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         self._out = out
         self._experiment = experiment
@@ -98,51 +122,64 @@ class Recorder:
         self._engine = dict(engine)
         self._observer = observer
         self._centralised = centralised
+        self._warnings = tuple(warnings)
         self._metrics = experiment.evaluate.parsed()
-        self._log = RunLog(out / "rounds.jsonl")
+        rounds = _reopen(out, checkpoint) if checkpoint is not None else []
+        self._log = RunLog(out / ROUNDS)
         self._origin = origin
         self._began = time.perf_counter()
         self._before = 0.0
         self._started = datetime.now(UTC).isoformat(timespec="seconds")
         self._resumed: tuple[int, ...] = ()
-        self._total = _Total()
-        self._best: RoundRecord | None = None
-        self._stale = 0
+        self._tally = Tally(self._metrics[0].label)
         for record in rounds:
-            self._note(record)
-        if taken is not None:
-            self._started = taken.started
-            self._resumed = (*taken.resumed, taken.record.round)
-            last = taken.record.seconds
-            self._before = self._total.train + self._total.evaluate + last.train + last.evaluate
+            self._tally.add(record)
+        if checkpoint is not None:
+            self._started = checkpoint.started
+            self._resumed = (*checkpoint.resumed, checkpoint.record.round)
+            last = checkpoint.record.seconds
+            self._before = sum(self._tally.seconds.values()) + last.train + last.evaluate
 
     @property
     def best_round(self) -> int | None:
         """The round that validation chose so far; None before the first evaluation."""
-        return None if self._best is None else self._best.round
+        return self._tally.best.round if self._tally.best is not None else None
 
     @property
     def stale(self) -> int:
         """Evaluations since the best."""
-        return self._stale
+        return self._tally.stale
 
-    def take(self, record: RoundRecord, params: Params, state: Any, evaluates: bool) -> None:
-        """Commit a round: from here on, a run that is killed goes on after it.
+    def checkpoint(
+        self,
+        record: RoundRecord,
+        params: Params,
+        state: State,
+        evaluates: bool,
+        node_states: Mapping[str, tuple[int, int]],
+    ) -> None:
+        """Write a checkpoint: from here on, a run that is killed continues after this round.
 
         Args:
             record: What is known of the round, without its evaluation.
-            params: The global parameters after the round.
+            params: The shared parameters after the round.
             state: The strategy's state after the round.
             evaluates: Whether the round is evaluated.
-
-        Raises:
-            ConfigError: If a checkpoint cannot keep the state.
+            node_states: See `Checkpoint`.
         """
         if self._origin is not None:
-            taken = Checkpoint(
-                record, params, state, evaluates, self._origin, self._started, self._resumed
+            checkpoint = Checkpoint(
+                record,
+                params,
+                state,
+                evaluates,
+                self._origin,
+                self._started,
+                self._resumed,
+                node_states,
+                self._log.sha256,
             )
-            write_checkpoint(self._out, taken, self._experiment.strategy)
+            write_checkpoint(self._out, checkpoint)
 
     def record(self, record: RoundRecord, evaluation: Evaluation | None, params: Params) -> bool:
         """Write one round.
@@ -157,14 +194,15 @@ class Recorder:
             of equals counts; where nobody has validation items, the latest.
         """
         if evaluation is not None:
-            record = record.model_copy(update={"evaluation": self._summary(evaluation)})
+            summary = evaluation_summary(evaluation, self._metrics)
+            record = record.model_copy(update={"evaluation": summary})
         with held_back():  # the log never names a best round whose model is not there
             self._log.append(record)
-            better = self._note(record)
+            better = self._tally.add(record)
             if better and evaluation is not None:
                 if params:
                     about = {"round": str(record.round)}
-                    write_arrays(self._out / "model.safetensors", params, about)
+                    write_arrays(self._out / MODEL, params, about)
                 write_per_user(self._out, self._per_user(evaluation))
         if self._observer is not None:
             self._observer(record.model_dump(mode="json"))
@@ -177,37 +215,22 @@ class Recorder:
             status: ``completed``, ``early_stop`` or ``interrupted``.
             params: The global parameters after the last round.
         """
-        e, total = self._experiment, self._total
-        names = {
-            "data": name_of("data", e.data),
-            "model": name_of("models", e.model),
-            "personalization": name_of("personalization", e.personalization),
-            "strategy": name_of("strategies", e.strategy),
-        }
-        parts = ("model",) if self._centralised else ("personalization", "model", "strategy")
+        e, rounds = self._experiment, self._tally.result()
+        rounds["seconds"]["total"] = self._before + time.perf_counter() - self._began
+        if self._centralised:
+            rounds["clients_per_second"] = None
         result = {
+            **described(e.model_dump(mode="json"), self._centralised),
+            **rounds,
             "digest": digest(params) if params else None,
-            "name": " + ".join(names[part] for part in parts),
-            **names,
-            "seed": e.seed,
             "clients": self._split.n_clients,
             "users": self._split.n_users,
             "items": self._split.n_items,
-            "protocol": e.data.protocol,
             "ranking": "full" if e.data.protocol == "clean" else "99 sampled candidates",
             "centralised": self._centralised,
-            "kernel": None if self._centralised else resolve_executor(e.client_task()),
+            "backend": None if self._centralised else resolve_executor(e.client_task()),
             "status": status,
-            "best_round": self.best_round,
-            "rounds": total.rounds,
-            "metrics": self._chosen(),
-            "seconds": {
-                "train": total.train,
-                "evaluate": total.evaluate,
-                "total": self._before + time.perf_counter() - self._began,
-            },
-            "clients_per_second": None if self._centralised else total.speed,
-            "bytes": {"up": total.up, "down": total.down},
+            "warnings": list(self._warnings),
             "engine": self._engine,
             "versions": versions(),
             "commit": commit(),
@@ -217,53 +240,13 @@ class Recorder:
             "resumed": list(self._resumed),
             "citations": self._citations(),
         }
-        write_json(self._out / "result.json", result)
+        written = write_result(self._out, result)
         self.close()
-        return result
+        return written
 
     def close(self) -> None:
         """Close the run log, also of a run that failed. A second call does nothing."""
         self._log.close()
-
-    def _summary(self, evaluation: Evaluation) -> dict[str, dict[str, dict[str, float | None]]]:
-        return {
-            view: {
-                part: {
-                    label: None if np.isnan(value) else float(value)
-                    for label, value in evaluation.summarise(self._metrics, view, part).items()
-                }
-                for part in parts
-            }
-            for view, parts in evaluation.values.items()
-        }
-
-    def _note(self, record: RoundRecord) -> bool:
-        """Remember a round; whether it is the best so far."""
-        self._total.add(record)
-        if record.evaluation is None:
-            return False
-        better = self._is_better(record)
-        self._stale = 0 if better else self._stale + 1
-        if better:
-            self._best = record
-        return better
-
-    def _is_better(self, record: RoundRecord) -> bool:
-        score = record.score("valid", self._metrics[0].label)
-        if self._best is None or score is None:
-            return True
-        best = self._best.score("valid", self._metrics[0].label)
-        return best is None or score > best
-
-    def _chosen(self) -> dict[str, Any]:
-        found = self._best.evaluation if self._best is not None else None
-        if found is None:
-            return {"valid": {}, "test": {}, "views": {}}
-        return {
-            "valid": dict(found["mixed"]["valid"]),
-            "test": dict(found["mixed"]["test"]),
-            "views": {v: dict(parts["test"]) for v, parts in found.items() if v != "mixed"},
-        }
 
     def _per_user(self, evaluation: Evaluation) -> dict[str, Any]:
         split = self._split

@@ -11,12 +11,12 @@ import numpy as np
 
 from fedrec.baselines.base import Baseline, Scorer
 from fedrec.config.experiment import Experiment, load_experiment
-from fedrec.data.prepare import open_split, prepare
 from fedrec.errors import ConfigError, DataError, RunFolderError, did_you_mean
 from fedrec.evaluation.ranking import top_k
 from fedrec.evaluation.scorer import user_scorer
-from fedrec.runs.folder import RunFolder
+from fedrec.runs.folder import CONFIG
 from fedrec.runs.groups import by_group
+from fedrec.runs.reader import RunFolder
 from fedrec.types import FloatArray, IntArray, Params, Ragged, Split
 
 __all__ = ["Recommendation", "RunResult", "load"]
@@ -55,11 +55,12 @@ class RunResult:
     @cached_property
     def experiment(self) -> Experiment:
         """What was run."""
-        return load_experiment(self.folder / "config.yaml")
+        RunFolder(self.folder).verify(CONFIG)
+        return load_experiment(self.folder / CONFIG)
 
     @cached_property
     def _split(self) -> Split:
-        return open_split(prepare(self.experiment.data, self.experiment.clients))
+        return RunFolder(self.folder).split()
 
     @cached_property
     def _scorer(self) -> tuple[Scorer, IntArray]:

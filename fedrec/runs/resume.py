@@ -13,20 +13,21 @@ from fedrec.data.prepare import open_split, prepare, version_of
 from fedrec.errors import ConfigError, RunFolderError
 from fedrec.flower.launch import resolve_engine
 from fedrec.flower.siblings import code_hash
-from fedrec.runs.checkpoint import Checkpoint, Origin, read_checkpoint, read_origin
+from fedrec.runs.checkpoint import Checkpoint, Origin, read_checkpoint
 from fedrec.runs.folder import (
+    CHECKPOINT,
     CONFIG,
     FINISHED,
-    RESULT,
     ROUNDS,
-    RunFolder,
     await_end,
-    remove_unfinished,
+    write_config,
 )
-from fedrec.runs.log import RoundRecord, cut
+from fedrec.runs.log import RoundRecord, rounds_before
+from fedrec.runs.reader import RunFolder
 from fedrec.runs.result import RunResult
 from fedrec.runs.run import Prepared, carry_out, check_parts, prepare_run
-from fedrec.storage.files import write_text
+from fedrec.runs.tally import Tally
+from fedrec.storage.files import RESTORE
 from fedrec.training.clients import resolve_executor
 
 __all__ = ["experiment_of", "prepare_resume", "resume"]
@@ -117,15 +118,14 @@ def prepare_resume(
     speak = say or (lambda _: None)
     experiment, run = experiment_of(folder, sets), RunFolder(folder.absolute())
     await_end(run.path)
-    origin = read_origin(run.path)
-    if origin is None:
+    checkpoint = read_checkpoint(run.path)
+    if checkpoint is None:
         return _from_the_beginning(run, experiment, speak)
+    origin = checkpoint.origin
     _check_config(run.path, origin, experiment, sets)
-    taken = read_checkpoint(run.path, experiment.strategy)
-    assert taken is not None
-    if _is_complete(run, taken, experiment):
+    if _is_complete(run, checkpoint, experiment):
         speak(
-            f"{folder}: is complete, {taken.record.round} rounds; to extend it, add "
+            f"{folder}: is complete, {checkpoint.record.round} rounds; to extend it, add "
             f"--set rounds.count=N (now {experiment.rounds.count}) or rounds.patience"
         )
         return None
@@ -133,13 +133,27 @@ def prepare_resume(
     split_folder = prepare(experiment.data, experiment.clients)
     _check_origin(run.path, origin, experiment, split_folder, accept_other_code)
     nodes = _nodes(origin, experiment, split_folder)
-    remove_unfinished(run.path)
-    cut(run.path / ROUNDS, taken.record.round)
-    (run.path / RESULT).unlink(missing_ok=True)
-    write_text(run.path / CONFIG, experiment.to_yaml())
-    speak(f"{folder}: goes on after round {taken.record.round} of {experiment.rounds.count}")
+    _check_kept(run, checkpoint, experiment, open_split(split_folder).n_clients)
+    before = (run.path / CONFIG).read_text(encoding="utf-8")
+    write_config(run.path, experiment.to_yaml())
+    speak(f"{folder}: continues after round {checkpoint.record.round} of {experiment.rounds.count}")
     engine = experiment.engine.model_copy(update={"nodes": nodes})
-    return Prepared(experiment.model_copy(update={"engine": engine}), run.path, split_folder)
+    resolved = experiment.model_copy(update={"engine": engine})
+    return Prepared(resolved, run.path, split_folder, config_before=before)
+
+
+def _check_kept(
+    run: RunFolder, checkpoint: Checkpoint, experiment: Experiment, n_clients: int
+) -> None:
+    """Make sure that what the best round so far has left behind is there."""
+    last = checkpoint.record.round
+    rounds, _ = rounds_before(run.path / ROUNDS, last, checkpoint.log)
+    tally = Tally(experiment.evaluate.metrics[0])
+    for record in rounds:
+        tally.add(record)
+    if tally.best is not None:
+        run.check_best(tally.best.round, last, n_clients, bool(checkpoint.node_states))
+    run.split()
 
 
 def _from_the_beginning(
@@ -152,10 +166,9 @@ def _from_the_beginning(
             return None
     elif run.rounds():
         raise RunFolderError(
-            f"{run.path}: holds no checkpoint, so it was made by an earlier version of fedrec; "
-            "run it again with --overwrite"
+            f"{run.path / CHECKPOINT}: is missing, so the run cannot continue; {RESTORE}"
         )
-    speak(f"{run.path}: was stopped before its first round was taken; starts at the beginning")
+    speak(f"{run.path}: was stopped before its first checkpoint; starts at the beginning")
     return prepare_run(experiment, run.path, overwrite=True, say=speak)
 
 
@@ -186,16 +199,16 @@ def _check_origin(
     path: Path, origin: Origin, experiment: Experiment, split_folder: Path, accept_other_code: bool
 ) -> None:
     data, code = version_of(split_folder), code_hash()
-    kernel = resolve_executor(experiment.client_task())
+    backend = resolve_executor(experiment.client_task())
     if data != origin.data:
         raise RunFolderError(
             f"{path}: the data is not what it was (version {data[:8]}, was {origin.data[:8]}); "
             "bring the old data back, or start a new run with another --out"
         )
-    if kernel != origin.kernel:
+    if backend != origin.backend:
         raise RunFolderError(
-            f"{path}: train.backend: {experiment.train.backend} means '{kernel}' in this "
-            f"installation, where the run began it meant '{origin.kernel}', which gives other "
+            f"{path}: train.backend: {experiment.train.backend} means '{backend}' in this "
+            f"installation, where the run began it meant '{origin.backend}', which gives other "
             "bits; continue it there, or start a new run with another --out"
         )
     if code != origin.code and not accept_other_code:
@@ -206,9 +219,9 @@ def _check_origin(
         )
 
 
-def _is_complete(run: RunFolder, taken: Checkpoint, experiment: Experiment) -> bool:
+def _is_complete(run: RunFolder, checkpoint: Checkpoint, experiment: Experiment) -> bool:
     """Whether all has been done that the experiment asks for."""
-    last, rounds = taken.record.round, experiment.rounds
+    last, rounds = checkpoint.record.round, experiment.rounds
     if rounds.count < last:
         raise ConfigError(
             f"rounds.count: {rounds.count} is less than the {last} rounds that were run already; "
@@ -217,9 +230,10 @@ def _is_complete(run: RunFolder, taken: Checkpoint, experiment: Experiment) -> b
     result = run.result()
     if result.get("status") not in FINISHED or result.get("rounds") != last:
         return False
-    judged = [each.round for each in run.rounds() if each.evaluation is not None]
-    stale = sum(number > result["best_round"] for number in judged)
-    return rounds.count == last or (rounds.patience is not None and stale >= rounds.patience)
+    tally = Tally(experiment.evaluate.metrics[0])
+    for record in run.rounds():
+        tally.add(record)
+    return rounds.count == last or (rounds.patience is not None and tally.stale >= rounds.patience)
 
 
 def _nodes(origin: Origin, experiment: Experiment, split_folder: Path) -> int:

@@ -18,7 +18,7 @@ from fedrec.config.cohorts import cohort_size
 from fedrec.config.experiment import Experiment, load_experiment
 from fedrec.data.negatives import pool_excluded
 from fedrec.data.prepare import open_split, prepare
-from fedrec.errors import ConfigError, DataError, MissingExtra
+from fedrec.errors import ConfigError, DataError, FedRecError, MissingExtra
 from fedrec.evaluation.evaluate import check_cutoffs, evaluate
 from fedrec.evaluation.ranking import check_candidates
 from fedrec.flower.launch import launch, resolve_engine
@@ -26,15 +26,20 @@ from fedrec.flower.siblings import check_siblings
 from fedrec.runs.folder import (
     CONFIG,
     RESULT,
-    RunFolder,
+    ROUNDS,
+    SPLIT,
     check_free,
     create,
     discard_unstarted,
+    write_config,
+    write_result,
 )
 from fedrec.runs.log import RoundRecord, Seconds
+from fedrec.runs.reader import RunFolder
 from fedrec.runs.recorder import Recorder
 from fedrec.runs.result import RunResult
-from fedrec.storage.files import write_json, write_text
+from fedrec.runs.split_file import write_split
+from fedrec.storage.files import write_text
 from fedrec.training.clients import resolve_executor
 from fedrec.training.executors.build import build, is_built
 from fedrec.training.history import check_order
@@ -58,11 +63,13 @@ class Prepared:
         experiment: What is run.
         out: The run folder, made, with ``config.yaml``.
         split: The folder of the prepared data.
+        config_before: The content of ``config.yaml`` before a run that continues changed it.
     """
 
     experiment: Experiment
     out: Path
     split: Path
+    config_before: str | None = None
 
 
 def run(
@@ -114,10 +121,18 @@ def carry_out(prepared: Prepared, on_round: Callable[[RoundRecord], None] | None
         if on_round is not None:
             on_round(RoundRecord.model_validate(record))
 
-    if isinstance(prepared.experiment.model, Baseline):
-        _run_baseline(prepared, prepared.experiment.model, observe)
-    else:
-        _run_federated(prepared, observe)
+    log = prepared.out / ROUNDS
+    before = log.read_bytes()
+    try:
+        if isinstance(prepared.experiment.model, Baseline):
+            _run_baseline(prepared, prepared.experiment.model, observe)
+        else:
+            _run_federated(prepared, observe)
+    except FedRecError:
+        if prepared.config_before is not None and log.read_bytes() == before:
+            # A run that may not continue is left as it was.
+            write_text(prepared.out / CONFIG, prepared.config_before)
+        raise
 
 
 def prepare_run(
@@ -156,7 +171,8 @@ def prepare_run(
         build()
     create(folder, overwrite)
     kept = experiment.model_copy(update={"data": experiment.data.located()})
-    write_text(folder / CONFIG, kept.to_yaml())
+    write_config(folder, kept.to_yaml())
+    write_split(folder / SPLIT, split)
     return Prepared(experiment, folder, split_folder)
 
 
@@ -247,7 +263,7 @@ def _run_federated(prepared: Prepared, observer: Callable[[Mapping[str, Any]], N
         if resolved.name == "flower" and folder.rounds() and not result.exists():
             # The server app ran in another process, which was ended.
             told = {"name": "flower", "workers": workers, "nodes": nodes}
-            write_json(result, {**folder.result(), "engine": told})
+            write_result(prepared.out, {**folder.result(), "engine": told})
         raise
 
 

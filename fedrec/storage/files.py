@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import tempfile
@@ -11,12 +12,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from fedrec.errors import FedRecError
+from fedrec.errors import FedRecError, RunFolderError
 from fedrec.types import FloatArray
 
-__all__ = ["is_full", "remove_rests", "write_arrays", "write_bytes", "write_json", "write_text"]
+__all__ = [
+    "RESTORE",
+    "checksum_of",
+    "is_full",
+    "read_arrays",
+    "remove_rests",
+    "write_arrays",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]
+
+CHECKSUM = "checksum"
+RESTORE = "put the file back from a copy, or run again with --overwrite"
+"""What to do about a file of a run folder that is missing or damaged."""
 
 
 def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
@@ -87,15 +103,57 @@ def _finite(value: Any) -> Any:
 
 
 def write_arrays(
-    path: Path, arrays: Mapping[str, FloatArray], metadata: Mapping[str, str] | None = None
+    path: Path,
+    arrays: Mapping[str, FloatArray],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    durable: bool = True,
 ) -> None:
-    """Replace a safetensors file as a whole.
+    """Replace a safetensors file as a whole. It carries a checksum of its content.
 
     Args:
         path: The file; its folder is made.
         arrays: By name.
         metadata: Text by name, such as the round.
+        durable: As for `write_bytes`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     packed = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    write_bytes(path, save(packed, dict(metadata or {})))
+    texts = dict(metadata or {})
+    content = save(packed, {**texts, CHECKSUM: checksum_of(packed, texts)})
+    write_bytes(path, content, durable=durable)
+
+
+def read_arrays(path: Path) -> tuple[dict[str, FloatArray], dict[str, str]]:
+    """Return the arrays and the metadata of a file that `write_arrays` wrote.
+
+    Raises:
+        RunFolderError: If it is missing, cannot be read or is damaged.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            texts = dict(file.metadata() or {})
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise RunFolderError(f"{path}: is missing; {RESTORE}") from None
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RunFolderError(f"{path}: cannot be read ({reason}); {RESTORE}") from error
+    except (SafetensorError, ValueError) as error:
+        raise RunFolderError(f"{path}: is damaged; {RESTORE}") from error
+    checksum = texts.pop(CHECKSUM, None)
+    if checksum is None:
+        raise RunFolderError(f"{path}: was written by another version of fedrec; {RESTORE}")
+    if checksum != checksum_of(arrays, texts):
+        raise RunFolderError(f"{path}: is damaged: its checksum does not match; {RESTORE}")
+    return arrays, texts
+
+
+def checksum_of(arrays: Mapping[str, FloatArray], texts: Mapping[str, str]) -> str:
+    """Return the SHA-256 of names, types, shapes and bytes of arrays, and of texts by name."""
+    state = hashlib.sha256(json.dumps(sorted(texts.items())).encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        state.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
+        state.update(array.tobytes() if array.dtype.kind == "U" or not array.size else array.data)
+    return state.hexdigest()

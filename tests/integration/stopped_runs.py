@@ -9,8 +9,8 @@ import pytest
 
 import fedrec
 from fedrec.config.experiment import load_experiment
-from fedrec.runs.folder import RunFolder
-from fedrec.runs.log import RoundRecord, read_rounds
+from fedrec.runs.log import RoundRecord, read_log
+from fedrec.runs.reader import RunFolder
 from tests.integration.test_run_serial import BASE, PLGC, merged
 
 __all__ = ["ROUNDS", "SMALL", "go", "go_on", "outcome", "rounds_of", "stopped"]
@@ -39,7 +39,7 @@ def go_on(folder: Path, *sets: str, **options: Any) -> fedrec.RunResult:
 
 def rounds_of(folder: Path) -> list[dict[str, Any]]:
     """The run log but for times, and bytes, which count the length of paths."""
-    rounds = read_rounds(folder / "rounds.jsonl")
+    rounds = list(read_log(folder / "rounds.jsonl").records)
     return [{k: v for k, v in each.items() if k not in ("seconds", "bytes")} for each in rounds]
 
 
@@ -51,6 +51,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     return {
         **{key: result.get(key) for key in kept},
         "log": rounds_of(folder),
+        "rounds of the log": len(run.rounds()),
         "model": {name: value.tobytes() for name, value in run.model().items()},
         "users": run.per_user().to_dict(),
         "local": {

@@ -9,7 +9,7 @@ import pytest
 
 import fedrec
 from fedrec.config.experiment import load_experiment
-from fedrec.runs.folder import RunFolder
+from fedrec.runs.reader import RunFolder
 from tests.planted import rates
 
 pytest.importorskip("ray", reason="needs the extra 'sim'")

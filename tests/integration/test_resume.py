@@ -15,8 +15,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import fedrec
-from fedrec.runs.folder import RunFolder
-from fedrec.runs.log import RoundRecord, read_rounds
+from fedrec.runs.log import RoundRecord, read_log
+from fedrec.runs.reader import RunFolder
 from strategies import STRATEGIES
 from tests.integration.stopped_runs import (
     ROUNDS,
@@ -101,7 +101,7 @@ def test_a_run_killed_in_the_middle_of_a_write_goes_on_exactly(
         taken = json.loads(_metadata(folder / "checkpoint.safetensors")["checkpoint"])
         taken_round = taken["record"]["round"]
         log = folder / "rounds.jsonl"
-        if len(read_rounds(log)) == taken_round:
+        if len(list(read_log(log).records)) == taken_round:
             log.write_bytes(log.read_bytes()[:-20])
             torn += 1
         for staged in folder.glob("state/*/staged*.safetensors"):
@@ -163,14 +163,14 @@ def test_every_strategy_goes_on_exactly(strategy: str, tmp_path: Path) -> None:
 def test_times_and_bytes_are_those_of_all_rounds(tmp_path: Path) -> None:
     one = go(tmp_path / "a" / "run")
     other = go_on(stopped(tmp_path / "b" / "run", 3))
-    log = read_rounds(other.folder / "rounds.jsonl")
+    log = list(read_log(other.folder / "rounds.jsonl").records)
     for part in ("train", "evaluate"):
         assert other.result["seconds"][part] == sum(each["seconds"][part] for each in log)
     spent = other.result["seconds"]
     assert spent["total"] >= spent["train"] + spent["evaluate"]
     assert other.result["bytes"] == one.result["bytes"]
     assert [each["bytes"] for each in log] == [
-        each["bytes"] for each in read_rounds(one.folder / "rounds.jsonl")
+        each["bytes"] for each in list(read_log(one.folder / "rounds.jsonl").records)
     ]
 
 

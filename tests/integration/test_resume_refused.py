@@ -11,12 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
 
 import fedrec
 from fedrec.errors import ConfigError, RunFolderError
-from fedrec.storage.files import write_arrays
+from fedrec.storage.files import read_arrays, write_arrays
 from fedrec.storage.lock import hold
 from tests.integration.stopped_runs import go, go_on, outcome, stopped
 
@@ -69,10 +67,10 @@ def test_an_edited_config_is_refused(folder: Path) -> None:
 def changed(folder: Path, **origin: str) -> None:
     """Write into the checkpoint that the run was begun with something else."""
     path = folder / "checkpoint.safetensors"
-    with safe_open(path, "numpy") as file:
-        about = json.loads(file.metadata()["checkpoint"])
+    arrays, metadata = read_arrays(path)
+    about = json.loads(metadata["checkpoint"])
     about["origin"] |= origin
-    save_file(load_file(path), path, {"checkpoint": json.dumps(about)})
+    write_arrays(path, arrays, {"checkpoint": json.dumps(about)})
 
 
 def test_other_code_needs_consent(folder: Path, tmp_path: Path) -> None:
@@ -90,8 +88,8 @@ def test_other_data_is_refused(folder: Path) -> None:
 
 
 def test_another_kernel_is_refused(folder: Path) -> None:
-    changed(folder, kernel="numba")
-    with pytest.raises(RunFolderError, match=r"means 'flat'.*it meant 'numba'"):
+    changed(folder, backend="something else")
+    with pytest.raises(RunFolderError, match=r"it meant 'something else'"):
         go_on(folder)
 
 
@@ -111,10 +109,15 @@ def test_a_run_that_is_under_way_is_left_alone(folder: Path) -> None:
     ("spoil", "said"),
     [
         (lambda run: (run / "config.yaml").unlink(), r"config\.yaml: is missing.*--overwrite"),
-        (lambda run: (run / "checkpoint.safetensors").unlink(), "holds no checkpoint.*earlier"),
-        (lambda run: (run / "checkpoint.safetensors").write_bytes(b"x"), "cannot be read"),
-        (lambda run: (run / "rounds.jsonl").write_bytes(b""), "ends with round 0, expected 1"),
-        (lambda run: (run / "rounds.jsonl").write_bytes(b"{}\n"), "line 1: not the record of"),
+        (
+            lambda run: (run / "checkpoint.safetensors").unlink(),
+            r"checkpoint\.safetensors: is missing",
+        ),
+        (
+            lambda run: (run / "rounds.jsonl").write_bytes(b""),
+            r"rounds\.jsonl: ends with round 0, expected 1",
+        ),
+        (lambda run: (run / "rounds.jsonl").write_bytes(b"{}\n"), r"rounds\.jsonl: is not what"),
         (shutil.rmtree, "no such folder"),
     ],
 )
@@ -136,6 +139,7 @@ def test_a_baseline_is_fitted_once(tmp_path: Path) -> None:
 
 
 def test_a_model_of_another_round_than_the_best_is_not_passed_off(folder: Path) -> None:
+    (folder / "result.json").unlink()
     write_arrays(folder / "model.safetensors", {"item": np.zeros((2, 2))}, {"round": "1"})
     with pytest.raises(RunFolderError, match=r"is of round 1, but the best round is 2.*--resume"):
         fedrec.load(folder).recommend("0")

@@ -14,7 +14,7 @@ from fedrec.config.experiment import load_experiment
 from fedrec.data import Synthetic
 from fedrec.data.prepare import split_of
 from fedrec.errors import ClientFailure, ConfigError, DataError, RunFolderError
-from fedrec.runs.log import RoundRecord, read_rounds
+from fedrec.runs.log import RoundRecord, read_log
 from fedrec.training.task import initial_local
 from tests.contracts.own_models import Fussy
 from tests.planted import rates
@@ -101,7 +101,7 @@ def test_the_configuration_that_was_run_can_be_run_again(
 
 
 def test_the_mean_over_users_is_the_metric(plgc: fedrec.RunResult) -> None:
-    from fedrec.runs.folder import RunFolder
+    from fedrec.runs.reader import RunFolder
 
     table = RunFolder(plgc.folder).per_user()
     assert len(table) == 40
@@ -177,7 +177,9 @@ def test_every_choice_runs_and_is_its_own(changes: dict[str, Any], tmp_path: Pat
     plain = go(tmp_path / "plain").result
     assert found["digest"] != plain["digest"]
     assert found["metrics"]["test"]["ndcg@5"] >= 0
-    losses = [record["loss"] for record in read_rounds(tmp_path / "run" / "rounds.jsonl")]
+    losses = [
+        record["loss"] for record in list(read_log(tmp_path / "run" / "rounds.jsonl").records)
+    ]
     assert losses[-1] < losses[0]
 
 
@@ -210,8 +212,8 @@ def test_a_callback_sees_every_round(tmp_path: Path) -> None:
     fedrec.run(experiment, out=tmp_path / "run", on_round=seen.append)
     assert [record.round for record in seen] == [1, 2, 3]
     assert [record.evaluation is not None for record in seen] == [False, True, True]
-    assert [r.model_dump(mode="json") for r in seen] == read_rounds(
-        tmp_path / "run" / "rounds.jsonl"
+    assert [r.model_dump(mode="json") for r in seen] == list(
+        read_log(tmp_path / "run" / "rounds.jsonl").records
     )
 
 
@@ -265,7 +267,7 @@ def test_a_model_of_the_users_own_trains(
 ) -> None:
     train = {"optimizers": rates(0.02)}
     done = go(tmp_path / "run", model=f"{OWN}:{model}", clients=clients, train=train)
-    losses = [record["loss"] for record in read_rounds(done.folder / "rounds.jsonl")]
+    losses = [record["loss"] for record in list(read_log(done.folder / "rounds.jsonl").records)]
     assert losses[-1] < losses[0]
     assert done.result["model"] == f"{OWN}:{model}"
     assert len(done.recommend("0", 3)) == 3
@@ -277,7 +279,7 @@ def test_one_client_at_a_time_is_all_at_once(tmp_path: Path) -> None:
         go(tmp_path / name.partition(":")[2], model={"name": name, **model})
         for name in ("fedrec.models.mf:MatrixFactorization", f"{OWN}:LoopMF")
     )
-    from fedrec.runs.folder import RunFolder
+    from fedrec.runs.reader import RunFolder
 
     one, other = (RunFolder(done.folder).model()["item"] for done in (flat, loop))
     np.testing.assert_allclose(one, other, atol=1e-6)
@@ -365,7 +367,7 @@ def test_a_client_that_fails_is_named(how: str, said: str, nodes: int, tmp_path:
     assert str(caught.value).startswith("round 1, client 23, train: ")
     assert said in str(caught.value)
     done = go(tmp_path / "allowed", **changes, rounds={"max_failures": 1})
-    for record in read_rounds(done.folder / "rounds.jsonl"):
+    for record in list(read_log(done.folder / "rounds.jsonl").records):
         assert record["clients"] == 39
         assert [failure["client"] for failure in record["failures"]] == ["23"]
         assert said in record["failures"][0]["reason"]

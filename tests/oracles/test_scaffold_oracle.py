@@ -95,7 +95,7 @@ def test_sparse_scaffold_is_the_papers(shard: Shard, seed: int, batch: int | str
         control = (control + changed / shard.n_clients).astype(np.float32).astype(float)
 
         np.testing.assert_allclose(params["item"], table, atol=2e-6)
-        np.testing.assert_allclose(state.control["item"], control, atol=2e-6)
+        np.testing.assert_allclose(state.arrays["item"], control, atol=2e-6)
         np.testing.assert_allclose(local["user"], users, atol=2e-6)
         np.testing.assert_allclose(_whole(task, shard, local, table.shape), own, atol=1e-5)
 

@@ -14,7 +14,7 @@ from fedrec.models.base import Model
 from fedrec.training.clients import train_clients
 from fedrec.training.plan import plan_training
 from fedrec.training.task import ClientTask, has_machine_code
-from fedrec.types import FloatArray, Params, Shard
+from fedrec.types import FloatArray, Params, Shard, State
 from strategies import FedAvg, FedProx
 from tests.contracts.own_models import BiasedMF
 from tests.planted import federations, initial_state, method_of, rates, split_state
@@ -162,7 +162,7 @@ def bits(task: ClientTask, shard: Shard, strategy: FedAvg | FedProx) -> dict[str
     params, local = initial_state(task, shard)
     for number in (1, 2):
         update, local = train_clients(task, shard, params, local, number)
-        params = strategy.apply(None, params, strategy.reduce(update))[1]
+        params = strategy.apply(State(), params, strategy.reduce(update))[1]
     return {name: value.tobytes() for name, value in {**params, **local}.items()}
 
 

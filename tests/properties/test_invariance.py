@@ -22,7 +22,7 @@ from fedrec.personalization.none import NoPersonalization
 from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.training.clients import train_clients
 from fedrec.training.task import ClientTask
-from fedrec.types import Aggregate, FloatArray, IntArray, Params, Shard, UpdateBatch
+from fedrec.types import Aggregate, FloatArray, IntArray, Params, Shard, State, UpdateBatch
 from strategies import STRATEGIES, FedAvg, Strategy
 from tests.contracts.every_option import strategies_of
 from tests.contracts.own_models import BiasedMF, Weighted
@@ -252,7 +252,7 @@ def test_weights_times_a_constant_change_no_mean(shard: Shard, factor: float) ->
     for average in ("per_row", "cohort"):
         strategy = FedAvg.model_validate({"average": average, "weighting": "examples"})
         plain, other = (
-            strategy.apply(None, params, strategy.reduce(batch))[1] for batch in (update, scaled)
+            strategy.apply(State(), params, strategy.reduce(batch))[1] for batch in (update, scaled)
         )
         for name in params:
             np.testing.assert_allclose(plain[name], other[name], rtol=1e-6, atol=1e-7)

@@ -18,7 +18,7 @@ from fedrec.errors import ClientFailure, EngineError
 from fedrec.evaluation.evaluate import Evaluation
 from fedrec.flower import records
 from fedrec.flower.serial import SerialGrid
-from fedrec.runs.log import read_rounds
+from fedrec.runs.log import read_log
 from fedrec.runs.recorder import Recorder
 from fedrec.types import Aggregate, FailedClient, FloatArray, RowBlock, UpdateBatch
 from server.roster import Roster
@@ -159,7 +159,9 @@ def test_patience(
 
 def test_the_last_round_is_always_evaluated(tmp_path: Path) -> None:
     run(Toy([0.1]), tmp_path, rounds=5, every=2)
-    evaluated = [r["round"] for r in read_rounds(tmp_path / "rounds.jsonl") if r["evaluation"]]
+    evaluated = [
+        r["round"] for r in list(read_log(tmp_path / "rounds.jsonl").records) if r["evaluation"]
+    ]
     assert evaluated == [2, 4, 5]
 
 
@@ -167,7 +169,7 @@ def test_a_failure_stops_the_run_with_round_client_and_stage(tmp_path: Path) -> 
     said = r"round 2, client 4, train: no power; rounds\.max_failures is 0"
     with pytest.raises(ClientFailure, match=said):
         run(Toy([0.1], {2: [4]}), tmp_path)
-    assert [r["round"] for r in read_rounds(tmp_path / "rounds.jsonl")] == [1]
+    assert [r["round"] for r in list(read_log(tmp_path / "rounds.jsonl").records)] == [1]
 
 
 def test_more_failures_than_allowed_are_counted_over_all_nodes(tmp_path: Path) -> None:
@@ -178,7 +180,7 @@ def test_more_failures_than_allowed_are_counted_over_all_nodes(tmp_path: Path) -
 
 def test_failures_that_are_allowed_are_named_and_leave_no_trace(tmp_path: Path) -> None:
     strategy = run(Toy([0.1], {2: [2, 3]}), tmp_path, max_failures=2, rounds=3)
-    log = read_rounds(tmp_path / "rounds.jsonl")
+    log = list(read_log(tmp_path / "rounds.jsonl").records)
     assert [record["clients"] for record in log] == [6, 4, 6]
     assert [[f["client"] for f in record["failures"]] for record in log] == [[], ["2", "3"], []]
     assert strategy.params["item"][0, 0] == 16.0
@@ -191,11 +193,11 @@ def test_a_round_in_which_all_fail_is_an_error(tmp_path: Path) -> None:
 
 def test_loss_bytes_and_clients_are_recorded(tmp_path: Path) -> None:
     run(Toy([0.1]), tmp_path, rounds=2)
-    for record in read_rounds(tmp_path / "rounds.jsonl"):
+    for record in list(read_log(tmp_path / "rounds.jsonl").records):
         assert record["loss"] == pytest.approx(0.5)
         assert record["clients"] == N_CLIENTS
         assert record["bytes"]["up"] > 0
         assert record["bytes"]["down"] > N_NODES * 2 * N_ITEMS * 4
     assert result(tmp_path)["bytes"]["up"] == sum(
-        r["bytes"]["up"] for r in read_rounds(tmp_path / "rounds.jsonl")
+        r["bytes"]["up"] for r in list(read_log(tmp_path / "rounds.jsonl").records)
     )

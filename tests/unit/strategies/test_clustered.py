@@ -10,10 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrec.types import Aggregate, FloatArray, IntArray, Params, RowBlock, UpdateBatch, offsets_of
+from fedrec.types import (
+    Aggregate,
+    FloatArray,
+    IntArray,
+    Params,
+    RowBlock,
+    State,
+    UpdateBatch,
+    offsets_of,
+)
 from strategies import Clustered, FedAvg
-from strategies.base import State
-from strategies.clustered import ClusteredState
 
 N, D = 12, 3
 START: Params = {
@@ -61,7 +68,7 @@ def some(batch: UpdateBatch, rows: IntArray) -> UpdateBatch:
 
 def step(
     strategy: Clustered, state: State, params: Params, batch: UpdateBatch
-) -> tuple[ClusteredState, Params]:
+) -> tuple[State, Params]:
     """One round: a partial for each group."""
     group = strategy.groups(state, batch.client_ids)
     aggregates: dict[int, Aggregate] = {
@@ -95,7 +102,7 @@ def test_planted_groups_are_recovered(groups: int, n: int, seed: int) -> None:
         clients = [c for c in range(n) if (c + number) % 3]
         state, params = step(strategy, state, params, update(clients, directions, seed + number))
     assert same_partition(strategy.groups(state, np.arange(n)), member)
-    assert state.sketches.size == 0
+    assert "sketches" not in state.arrays
 
 
 def test_three_groups_are_recovered_from_clients_with_different_items() -> None:
@@ -146,7 +153,7 @@ def test_alike_clients_are_no_more_groups_than_there_are_directions(clusters: in
 
 
 @pytest.fixture(params=[0.0, 0.25, 1.0], ids=lambda share: f"share={share}")
-def grouped(request: pytest.FixtureRequest) -> tuple[Clustered, ClusteredState, Params, FloatArray]:
+def grouped(request: pytest.FixtureRequest) -> tuple[Clustered, State, Params, FloatArray]:
     """Two groups of opposite clients, made after one round, and the directions."""
     directions = np.where(np.arange(8)[:, None] % 2 == 1, 1.0, -1.0) * np.ones((1, D))
     strategy = Clustered(clusters=2, warmup=1, share=request.param, server_lr=0.5)
@@ -159,7 +166,7 @@ def moved(before: Params, after: Params) -> dict[str, FloatArray]:
 
 
 def test_a_group_follows_itself_and_everybody_by_its_share(
-    grouped: tuple[Clustered, ClusteredState, Params, FloatArray],
+    grouped: tuple[Clustered, State, Params, FloatArray],
 ) -> None:
     strategy, state, params, directions = grouped
     batch = update(range(8), directions, seed=5)
@@ -167,7 +174,7 @@ def test_a_group_follows_itself_and_everybody_by_its_share(
     plain = FedAvg(server_lr=0.5)
 
     def mean(rows: IntArray) -> dict[str, FloatArray]:
-        return moved(params, plain.apply(None, params, plain.reduce(some(batch, rows)))[1])
+        return moved(params, plain.apply(State(), params, plain.reduce(some(batch, rows)))[1])
 
     group, share = strategy.groups(state, np.arange(8)), strategy.share
     everybody = mean(np.arange(8))
@@ -189,20 +196,20 @@ def test_a_group_follows_itself_and_everybody_by_its_share(
 
 
 def test_a_group_without_clients_in_the_round_moves_with_everybody_only(
-    grouped: tuple[Clustered, ClusteredState, Params, FloatArray],
+    grouped: tuple[Clustered, State, Params, FloatArray],
 ) -> None:
     strategy, state, params, directions = grouped
     group = strategy.groups(state, np.arange(8))
     batch = update(np.flatnonzero(group == 1).tolist(), directions, seed=5)
     later, after = step(strategy, state, params, batch)
-    assert set(later.own) == {0, 1}
-    for name, change in moved(state.own[0], later.own[0]).items():
+    assert {name.partition("/")[0] for name in later.arrays} == {"group", "0", "1"}
+    for name, change in moved(state.below("0/"), later.below("0/")).items():
         expected = strategy.share * moved(params, after)[name]
         np.testing.assert_allclose(change, expected, atol=1e-6)
 
 
 def test_the_model_that_is_left_behind_has_a_set_for_each_group(
-    grouped: tuple[Clustered, ClusteredState, Params, FloatArray],
+    grouped: tuple[Clustered, State, Params, FloatArray],
 ) -> None:
     strategy, state, params, _ = grouped
     model = strategy.published(state, params, 8)
@@ -232,8 +239,11 @@ def test_the_sketch_keeps_inner_products_in_the_mean() -> None:
     start = {"item": np.zeros((rows * sets, D), np.float32)}
     strategy = Clustered(warmup=2, buckets=buckets)
     state, _ = strategy.apply(strategy.init(start, 2 * sets), start, strategy.reduce(batch))
-    assert state.sketches.shape == (2 * sets, buckets, D)
-    of_x, of_y = state.sketches[0::2].astype(float), state.sketches[1::2].astype(float)
+    assert state.arrays["sketches"].shape == (2 * sets, buckets, D)
+    of_x, of_y = (
+        state.arrays["sketches"][0::2].astype(float),
+        state.arrays["sketches"][1::2].astype(float),
+    )
     for a, b, exact in ((of_x, of_y, (x * y).sum()), (of_x, of_x, (x * x).sum())):
         found = (a * b).sum((1, 2))
         error = found.std() / np.sqrt(sets)
@@ -246,11 +256,13 @@ def test_the_sketches_of_the_rounds_add_up() -> None:
     directions = np.ones((3, D))
     batches = [update(range(3), directions, k) for k in range(3)]
     state, params = strategy.init(START, 5), START
-    seen = [state.sketches]
+    seen = [state.arrays["sketches"]]
     for batch in batches:
         state, params = step(strategy, state, params, batch)
-        seen.append(state.sketches)
-    apart = [step(strategy, strategy.init(START, 5), START, b)[0].sketches for b in batches]
+        seen.append(state.arrays["sketches"])
+    apart = [
+        step(strategy, strategy.init(START, 5), START, b)[0].arrays["sketches"] for b in batches
+    ]
     for (before, after), alone in zip(pairwise(seen), apart, strict=True):
         np.testing.assert_allclose(after - before, alone, atol=1e-5)
     assert not seen[-1][3:].any()

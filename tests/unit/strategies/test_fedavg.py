@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from fedrec.types import RowBlock, UpdateBatch
+from fedrec.types import RowBlock, State, UpdateBatch
 from strategies import FedAvg
 
 PARAMS = {"item": np.zeros((3, 1), np.float32), "head": np.zeros(1, np.float32)}
@@ -45,7 +45,7 @@ def test_by_hand(options: tuple[str, str], expected: tuple[list[float], float]) 
 
 def test_the_step_scales() -> None:
     strategy = FedAvg(server_lr=0.5)
-    _, after = strategy.apply(None, PARAMS, strategy.reduce(BATCH))
+    _, after = strategy.apply(State(), PARAMS, strategy.reduce(BATCH))
     assert after["item"][:, 0].tolist() == [0.75, 2.0, 0.0]
 
 

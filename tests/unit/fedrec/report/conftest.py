@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import yaml
 
-from fedrec.runs.folder import create
+from fedrec.runs.folder import create, write_config, write_result
 from fedrec.runs.log import RunLog
-from fedrec.storage.files import write_arrays, write_json, write_text
+from fedrec.storage.files import write_arrays
 from fedrec.types import FloatArray
 
 METRICS = ("ndcg@10", "hit_rate@10", "recall@10", "mrr", "coverage@10", "gini@10")
@@ -101,7 +101,7 @@ def make(tmp_path: Path) -> Maker:
         path = create(tmp_path / name)
         document = config(method, seed, protocol, server_lr)
         document["model"]["name"] = model
-        write_text(path / "config.yaml", yaml.safe_dump(document, sort_keys=False))
+        write_config(path, yaml.safe_dump(document, sort_keys=False))
         best = 0
         score: dict[str, Any] = {}
         with RunLog(path / "rounds.jsonl") as log:
@@ -151,10 +151,10 @@ def make(tmp_path: Path) -> Maker:
         finished = status in ("completed", "early_stop")
         if not finished:
             result |= {"metrics": {}, "best_round": None, "finished": None}
-        write_json(path / "result.json", result | dict(change or {}))
         if finished:
             _arrays(path, method, rng)
             _per_user(path, score["test"]["ndcg@10"], rng)
+        write_result(path, result | dict(change or {}))
         return path
 
     return write

@@ -55,6 +55,7 @@ def test_a_run_named_twice_is_read_once(make: Maker) -> None:
 
 def test_a_torn_log_is_told(make: Maker) -> None:
     path = make("a", status="interrupted", rounds=9)
+    (path / "result.json").unlink()
     with (path / "rounds.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"round": 10, "cli')
     (group,) = load([path])

@@ -11,15 +11,16 @@ import pytest
 
 from fedrec.errors import RunFolderError
 from fedrec.runs.folder import (
-    RunFolder,
     check_free,
     create,
     discard_unstarted,
-    find,
     is_run_folder,
+    write_config,
+    write_result,
 )
 from fedrec.runs.log import RunLog
-from fedrec.storage.files import write_arrays, write_bytes, write_json, write_text
+from fedrec.runs.reader import RunFolder, find
+from fedrec.storage.files import write_arrays, write_bytes, write_json
 
 CONFIG = "seed: 3\ndata: {name: toy, protocol: clean}\nevaluate: {metrics: [mrr]}\n"
 
@@ -38,7 +39,7 @@ def round_line(round: int, valid: float) -> dict[str, object]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     path = create(tmp_path / "run")
-    write_text(path / "config.yaml", CONFIG)
+    write_config(path, CONFIG)
     return path
 
 
@@ -55,7 +56,7 @@ def test_an_empty_folder_is_used(tmp_path: Path) -> None:
 def test_an_existing_run_is_kept_unless_told(folder: Path) -> None:
     with pytest.raises(RunFolderError, match=r"holds a run already.*--overwrite"):
         create(folder)
-    assert (folder / "config.yaml").read_text(encoding="utf-8") == CONFIG
+    assert (folder / "config.yaml").read_text(encoding="utf-8").endswith(CONFIG)
 
 
 def test_overwriting_removes_what_is_ours_and_nothing_else(folder: Path) -> None:
@@ -155,7 +156,7 @@ def test_an_interrupted_run_is_read_from_its_rounds(
         for round, valid in enumerate((0.1, 0.4, 0.4, 0.2), start=1):
             log.append(round_line(round, valid))
     if written:
-        write_json(folder / "result.json", written)
+        write_result(folder, written)
     result = RunFolder(folder).result()
     assert result["status"] == written.get("status", "interrupted")
     assert result["best_round"] == 2
@@ -170,8 +171,8 @@ def test_an_interrupted_run_is_read_from_its_rounds(
 @pytest.mark.parametrize("best", [4, None])
 def test_a_finished_result_is_returned_as_it_is(folder: Path, best: int | None) -> None:
     result = {"best_round": best, "metrics": {"test": {"mrr": 0.5}}, "status": "completed"}
-    write_json(folder / "result.json", result)
-    assert RunFolder(folder).result() == result
+    written = write_result(folder, result)
+    assert RunFolder(folder).result() == written == {**written, **result}
 
 
 def test_a_run_killed_before_its_first_round_is_readable(folder: Path) -> None:
@@ -186,12 +187,16 @@ def test_missing_and_damaged_files_are_named(folder: Path, tmp_path: Path) -> No
         with pytest.raises(RunFolderError, match=name):
             read()
     (folder / "model.safetensors").write_bytes(b"junk")
-    (folder / "result.json").write_text("{", encoding="utf-8")
     (folder / "per_user.parquet").write_bytes(b"junk")
-    for read, name in ((run.model, "model"), (run.result, "result"), (run.per_user, "per_user")):
+    for read, name in ((run.model, "model"), (run.per_user, "per_user")):
         with pytest.raises(RunFolderError, match=name):
             read()
-    (folder / "config.yaml").write_text("a: [", encoding="utf-8")
+    (folder / "result.json").write_text("{", encoding="utf-8")
+    for read, name in ((run.result, "result"), (run.model, "result")):
+        with pytest.raises(RunFolderError, match=name):
+            read()
+    (folder / "result.json").unlink()
+    write_config(folder, "a: [")
     with pytest.raises(RunFolderError, match=r"config\.yaml"):
         run.config()
     with pytest.raises(RunFolderError, match="no such folder"):

@@ -18,8 +18,8 @@ from fedrec.config.experiment import Experiment
 from fedrec.data.prepare import split_of
 from fedrec.evaluation.evaluate import Evaluation
 from fedrec.runs import recorder as recorders
-from fedrec.runs.folder import RunFolder
-from fedrec.runs.log import Bytes, RoundRecord, Seconds, read_rounds
+from fedrec.runs.log import Bytes, RoundRecord, Seconds, read_log
+from fedrec.runs.reader import RunFolder
 from fedrec.runs.recorder import Recorder, digest
 from fedrec.types import Params, Split
 
@@ -148,7 +148,7 @@ def test_every_user_is_told_with_its_raw_id_and_client(tmp_path: Path, split: Sp
 def test_the_observer_sees_what_is_written(tmp_path: Path, split: Split) -> None:
     seen: list[Mapping[str, Any]] = []
     whole(tmp_path, split, [None, 0.2], observer=seen.append)
-    assert [dict(each) for each in seen] == read_rounds(tmp_path / "rounds.jsonl")
+    assert [dict(each) for each in seen] == list(read_log(tmp_path / "rounds.jsonl").records)
 
 
 def test_a_run_without_rounds_still_has_a_result(tmp_path: Path, split: Split) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clients.store import StateStore
-from fedrec.errors import ProtocolError
+from clients.state_store import StateStore
+from fedrec.errors import ProtocolError, RunFolderError
 from fedrec.types import FloatArray, IntArray, ParamSpec
 
 SPECS = {
@@ -26,7 +27,10 @@ SOME = {"user": np.array([1, 4]), "client": np.array([2]), "row": np.array([0, 8
 
 
 def opened(folder: Path, seed: int = 0) -> StateStore:
-    return StateStore(folder / "node", SPECS, OWNERS, seed)
+    store = StateStore(folder / "node", SPECS, OWNERS, seed)
+    if not (folder / "node").exists():
+        store.settle(0)
+    return store
 
 
 def values(at: dict[str, IntArray], fill: float) -> dict[str, FloatArray]:
@@ -59,6 +63,7 @@ def test_first_values_are_those_of_the_seed(tmp_path: Path) -> None:
 
 def test_a_user_begins_alike_on_any_node(tmp_path: Path) -> None:
     part = StateStore(tmp_path / "p", SPECS, {**OWNERS, "user": np.array([13])}, 0)
+    part.settle(0)
     at = {**EVERYBODY, "user": np.array([0])}
     assert np.array_equal(part.get(at)["user"][0], opened(tmp_path).get(EVERYBODY)["user"][3])
 
@@ -111,7 +116,9 @@ def test_a_state_ahead_of_the_server_is_refused(tmp_path: Path) -> None:
     store = opened(tmp_path)
     store.stage(3, SOME, values(SOME, 7.0))
     store.settle(3)
-    with pytest.raises(ProtocolError, match="state is at round 3, the server at 2; start the run"):
+    with pytest.raises(
+        ProtocolError, match="state is of round 3, the server's of round 2; start the run"
+    ):
         store.settle(2)
 
 
@@ -145,9 +152,9 @@ def test_a_death_in_the_middle_of_taking_is_made_good(tmp_path: Path) -> None:
 def test_a_death_after_the_mark_changes_nothing(tmp_path: Path) -> None:
     store = opened(tmp_path)
     store.stage(1, SOME, values(SOME, 7.0))
-    staged = (tmp_path / "node" / "staged@0.safetensors").read_bytes()
+    staged = (tmp_path / "node" / "staged@1@0.safetensors").read_bytes()
     store.settle(1)
-    (tmp_path / "node" / "staged@0.safetensors").write_bytes(staged)
+    (tmp_path / "node" / "staged@1@0.safetensors").write_bytes(staged)
     once = raw(store)
     opened(tmp_path).settle(1)
     assert raw(opened(tmp_path)) == once
@@ -198,11 +205,91 @@ def test_a_death_between_two_groups_is_made_good(tmp_path: Path) -> None:
     store.stage(1, OTHERS, values(OTHERS, 8.0), group=1)
     shutil.copytree(tmp_path / "node", tmp_path / "dead" / "node")
     store.settle(1)
-    # Dead after the mark, before the second file went: both are taken again.
-    (tmp_path / "dead" / "node" / "committed.json").write_text('{"round": 1}')
+    # Dead after the mark, before the files went: they are removed.
+    for path in (tmp_path / "node").iterdir():
+        shutil.copy(path, tmp_path / "dead" / "node")
     revived = opened(tmp_path / "dead")
+    assert revived.verify(1) == store.verify(1)
     revived.settle(1)
     assert raw(revived) == raw(store)
+    assert revived.verify(1) == store.verify(1)
+    assert not list((tmp_path / "dead" / "node").glob("staged*"))
+
+
+# What is missing or damaged ------------------------------------------------------------------
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    steps=st.lists(st.sets(st.integers(0, 5), min_size=1), max_size=4),
+    commits=st.booleans(),
+    data=st.data(),
+)
+def test_every_bit_of_the_state_is_checked_and_the_checksum_is_known_before(
+    steps: list[set[int]],
+    commits: bool,
+    data: st.DataObject,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """The server adds the changes up; a restart reads the same from the files."""
+    folder = tmp_path_factory.mktemp("state")
+    store = opened(folder)
+    round, expected = store.verify(0)
+    for number, users in enumerate(steps, 1):
+        store.settle(number - 1)
+        at = {**SOME, "user": np.array(sorted(users))}
+        drawn = {
+            name: np.random.default_rng(number).random(value.shape).astype(np.float32)
+            for name, value in values(at, 0.0).items()
+        }
+        change = store.stage(number, at, drawn)
+        round, expected = number, (expected + change) % 2**64
+    if commits:
+        store.settle(len(steps))
+    assert opened(folder).verify(len(steps)) == (round, expected)
+    files = sorted((folder / "node").glob("*.npy" if commits else "*"))
+    path = files[data.draw(st.integers(0, len(files) - 1))]
+    content = bytearray(path.read_bytes())
+    content[data.draw(st.integers(len(content) // 2, len(content) - 1))] ^= 1 << data.draw(
+        st.integers(0, 7)
+    )
+    path.write_bytes(content)
+    try:
+        read = opened(folder).verify(len(steps))
+    except RunFolderError as error:
+        assert "damaged" in str(error)
+    else:  # committed.json, whose values the checkpoint of the server is compared with, or padding
+        assert read != (round, expected) or path.name == "committed.json" or 0 in content[:128]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda path: path.unlink(), "is missing"),
+        (lambda path: path.write_bytes(path.read_bytes()[:100]), "is damaged"),
+        (lambda path: path.write_bytes(b""), "is damaged"),
+        (lambda path: (path.unlink(), path.mkdir()), "is damaged"),
+        (lambda path: np.save(path, np.zeros((6, 2), np.float32)), r"holds float32 \[6, 2\]"),
+        (lambda path: np.save(path, np.zeros((6, 3))), "holds float64"),
+        (lambda path: np.save(path, np.zeros((6, 3), np.float32)), "checksum does not match"),
+    ],
+)
+def test_a_damaged_file_is_named(
+    spoil: Callable[[Path], object], said: str, tmp_path: Path
+) -> None:
+    opened(tmp_path)
+    spoil(tmp_path / "node" / "user.npy")
+    with pytest.raises(RunFolderError, match=rf"node/user\.npy: .*{said}.*--overwrite") as caught:
+        opened(tmp_path).verify(0)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_state_that_is_gone_is_not_made_anew_in_the_middle_of_a_run(tmp_path: Path) -> None:
+    store = StateStore(tmp_path / "node", SPECS, OWNERS, 0)
+    for ask in (store.verify, store.settle):
+        with pytest.raises(RunFolderError, match=r"node: the private state .* is missing"):
+            ask(3)
+    assert not (tmp_path / "node").exists()
 
 
 @settings(max_examples=20, deadline=None)

@@ -1,0 +1,92 @@
+"""What the rounds of a run add up to, and which of them validation chose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fedrec.runs.log import RoundRecord
+
+__all__ = ["Tally", "described"]
+
+
+class Tally:
+    """Adds up rounds as they come, so that none is kept but the best.
+
+    The best round has the highest value of the first metric on validation, the earliest of
+    equals; where nobody has validation items, it is the latest that was evaluated.
+
+    Args:
+        metric: The metric that chooses, such as ``ndcg@10``.
+    """
+
+    def __init__(self, metric: str) -> None:
+        self._metric = metric
+        self.best: RoundRecord | None = None
+        self.stale = 0
+        """Evaluations since the best."""
+        self.rounds = 0
+        self.seconds = {"train": 0.0, "evaluate": 0.0}
+        self._clients = 0
+        self._bytes = {"up": 0, "down": 0}
+
+    def add(self, record: RoundRecord) -> bool:
+        """Add a round; return whether it is the best so far."""
+        self.rounds = record.round
+        self._clients += record.clients
+        for name in self.seconds:
+            self.seconds[name] += getattr(record.seconds, name)
+        for name in self._bytes:
+            self._bytes[name] += getattr(record.bytes, name)
+        if record.evaluation is None:
+            return False
+        better = self._is_better(record)
+        self.stale = 0 if better else self.stale + 1
+        if better:
+            self.best = record
+        return better
+
+    def result(self) -> dict[str, Any]:
+        """Return what ``result.json`` says of the rounds."""
+        views = dict((self.best.evaluation if self.best else None) or {})
+        mixed = views.pop("mixed", {})
+        train = self.seconds["train"]
+        return {
+            "best_round": self.best.round if self.best else None,
+            "rounds": self.rounds,
+            "metrics": {
+                "valid": dict(mixed.get("valid", {})),
+                "test": dict(mixed.get("test", {})),
+                "views": {view: dict(parts.get("test", {})) for view, parts in views.items()},
+            },
+            "seconds": {**self.seconds, "total": sum(self.seconds.values())},
+            "clients_per_second": self._clients / train if train else None,
+            "bytes": dict(self._bytes),
+        }
+
+    def _is_better(self, record: RoundRecord) -> bool:
+        score = record.score("valid", self._metric)
+        best = self.best.score("valid", self._metric) if self.best is not None else None
+        return score is None or best is None or score > best
+
+
+def described(config: Mapping[str, Any], centralised: bool = False) -> dict[str, Any]:
+    """Return what ``result.json`` says of an experiment.
+
+    Args:
+        config: The experiment, as values of JSON.
+        centralised: Whether it is a baseline.
+    """
+    sections = ("data", "model", "personalization", "strategy")
+    names = {section: _name(config.get(section)) for section in sections}
+    method = ("model",) if centralised else ("personalization", "model", "strategy")
+    return {
+        "name": " + ".join(names[section] for section in method),
+        **names,
+        "seed": config.get("seed"),
+        "protocol": (config.get("data") or {}).get("protocol", "unknown"),
+    }
+
+
+def _name(section: Any) -> str:
+    return str(section.get("name", "?") if isinstance(section, Mapping) else section or "?")
