@@ -86,6 +86,7 @@ def damage(path: Path, how: str) -> None:
         path.write_bytes({"truncated": whole[: len(whole) // 2], "emptied": b""}[how])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["deleted", "truncated", "emptied", "a folder", "flipped"])
 @pytest.mark.parametrize("state", ["run", "killed"])
 def test_every_damaged_file_is_named(
