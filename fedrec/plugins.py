@@ -39,6 +39,29 @@ class Section(BaseModel):
     renamed: ClassVar[Mapping[str, str]] = {}
     """Keys of earlier versions, and what to write instead."""
 
+    def without_effect(self, experiment: Any, split: Any) -> list[str]:
+        """Return one line for each setting that changes nothing in an experiment, with the reason.
+
+        Args:
+            experiment: The `fedrec.config.experiment.Experiment` that the section belongs to.
+            split: Its data, a `fedrec.types.Split`.
+        """
+        return []
+
+    def unused(self, why: str, *names: str) -> list[str]:
+        """Return a line for each of some fields that is not at its default.
+
+        Args:
+            why: The reason why the fields have no effect.
+            names: The fields.
+        """
+        fields = type(self).model_fields
+        return [
+            f"{name}: {getattr(self, name)} has no effect: {why}"
+            for name in names
+            if getattr(self, name) != fields[name].get_default(call_default_factory=True)
+        ]
+
     @model_validator(mode="before")
     @classmethod
     def _refuse_renamed(cls, values: Any) -> Any:

@@ -20,6 +20,7 @@ from fedrec.flower import records
 from fedrec.flower.grid import EngineGrid
 from fedrec.flower.siblings import code_hash
 from fedrec.runs.checkpoint import Origin, read_checkpoint
+from fedrec.runs.effects import settings_without_effect
 from fedrec.runs.recorder import Recorder
 from fedrec.runs.run import find_config, prepare_run
 from fedrec.training.clients import resolve_executor
@@ -79,6 +80,7 @@ def main(grid: Grid, context: Context) -> None:
         split,
         _engine(context.run_config, len(roster.node_ids)),
         grid.observer if isinstance(grid, EngineGrid) else None,
+        warnings=settings_without_effect(experiment, split),
         origin=origin,
         checkpoint=checkpoint,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -40,6 +40,10 @@ class Strategy(Plugin):
     renamed: ClassVar[Mapping[str, str]] = {"denominator": "average: per_row, cohort or sum"}
 
     weighting: Weighting = "uniform"
+
+    def without_effect(self, experiment: Any, split: Any) -> list[str]:
+        """Say that weights are not used where updates are only added up."""
+        return self.unused("updates are added up unweighted", "weighting") * self.sums_unweighted
 
     @property
     def sums_unweighted(self) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 from pydantic import Field
 
 from fedrec.aggregation.reduce import Average, mean_update, stepped
@@ -35,6 +36,23 @@ class FedProx(Strategy):
     mu: float = Field(0.01, ge=0)
     average: Average = "per_row"
     server_lr: float = Field(1.0, gt=0)
+
+    def without_effect(self, experiment: Any, split: Any) -> list[str]:
+        """Say that the proximal term is zero, or acts on no step."""
+        lines = super().without_effect(experiment, split)
+        if self.mu == 0:
+            return [*lines, "mu: 0 has no effect: this is fedavg; raise it, or take fedavg"]
+        train = experiment.train
+        positives = np.bincount(split.clients.owners(), split.train.lengths[split.clients.values])
+        longest = int(positives.max(initial=0))
+        one_batch = train.batch_size == "full" or train.batch_size >= longest
+        if train.local_epochs == 1 and one_batch:
+            lines.append(
+                f"mu: {self.mu:g} has no effect: clients make one step per round, which starts "
+                "where the proximal term is zero; raise train.local_epochs or lower "
+                "train.batch_size"
+            )
+        return lines
 
     @property
     def client_rule(self) -> ClientRule:

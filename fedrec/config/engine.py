@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -31,6 +31,13 @@ class Engine(Section):
     address: str | None = None
     gpus_per_worker: float = Field(0.0, ge=0)
     chunk: int = Field(64, ge=1)
+
+    def without_effect(self, experiment: Any, split: Any) -> list[str]:
+        """Say what the engine does not use."""
+        if self.name == "serial":
+            why = "the serial engine is one process"
+            return self.unused(why, "workers", "address", "gpus_per_worker")
+        return self.unused("only ray joins a cluster", "address") if self.name == "flower" else []
 
     @field_validator("workers", "nodes")
     @classmethod

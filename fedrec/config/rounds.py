@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -28,6 +28,19 @@ class Rounds(Section):
     cohort_fraction: float | None = Field(None, gt=0, le=1)
     patience: int | None = Field(None, ge=1)
     max_failures: int = Field(0, ge=0)
+
+    def without_effect(self, experiment: Any, split: Any) -> list[str]:
+        """Say that the run is too short for its patience, or that a share of 1 is all."""
+        lines = []
+        evaluations = -(-self.count // experiment.evaluate.every)
+        if self.patience is not None and self.patience >= evaluations:
+            lines.append(
+                f"patience: {self.patience} has no effect: {self.count} rounds have only "
+                f"{evaluations} evaluations (evaluate.every: {experiment.evaluate.every})"
+            )
+        if self.cohort_fraction == 1:
+            lines.append("cohort_fraction: 1 has no effect: all clients take part by default")
+        return lines
 
     @field_validator("cohort_size")
     @classmethod

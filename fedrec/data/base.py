@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -30,6 +30,12 @@ class SplitBy(Section):
     seed: int = Field(0, ge=0)
     valid: float = Field(0.1, ge=0, lt=1)
     test: float = Field(0.1, gt=0, lt=1)
+
+    def without_effect(self, experiment: Any, split: Any) -> list[str]:
+        """Say that leaving one out has no shares."""
+        if self.name != "leave_one_out":
+            return []
+        return self.unused("leave_one_out holds out one item each", "valid", "test")
 
     @model_validator(mode="after")
     def _leaves_train(self) -> SplitBy:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -27,6 +27,12 @@ class Clients(Section):
     count: int | None = Field(None, ge=1)
     column: str | None = None
     seed: int = Field(0, ge=0)
+
+    def without_effect(self, experiment: Any, split: Any) -> list[str]:
+        """Say which options belong to another way of grouping."""
+        used = {"random": ("count", "seed"), "taste": ("count", "seed"), "column": ("column",)}
+        others = [n for n in ("count", "column", "seed") if n not in used.get(self.by, ())]
+        return self.unused(f"by: {self.by} does not use it", *others)
 
     @model_validator(mode="after")
     def _complete(self) -> Clients:

@@ -143,7 +143,16 @@ class RunFolder:
         Raises:
             RunFolderError: If two nodes hold the same id, or do not hold the same parameters.
         """
-        return self._local(per, self.result().get("best_round"))
+        found = self._local(per, self.result().get("best_round"))
+        if found and per in ("user", "client") and (self.path / SPLIT).exists():
+            split = self.split()
+            n = split.n_users if per == "user" else split.n_clients
+            if len(found[f"ids.{per}"]) != n:
+                raise RunFolderError(
+                    f"{self.path / LOCAL}: holds the private parameters of "
+                    f"{len(found[f'ids.{per}'])} of {n} {per}s; {RESTORE}"
+                )
+        return found
 
     def per_user(self) -> pd.DataFrame:
         """Return one row a user: ``user`` (raw id), ``client``, ``n_train``, ``test.ndcg@10``, ...

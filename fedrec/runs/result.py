@@ -14,10 +14,9 @@ from fedrec.config.experiment import Experiment, load_experiment
 from fedrec.errors import ConfigError, DataError, RunFolderError, did_you_mean
 from fedrec.evaluation.ranking import top_k
 from fedrec.evaluation.scorer import user_scorer
-from fedrec.runs.folder import CONFIG, LOCAL
+from fedrec.runs.folder import CONFIG
 from fedrec.runs.groups import by_group
 from fedrec.runs.reader import RunFolder
-from fedrec.storage.files import RESTORE
 from fedrec.types import FloatArray, IntArray, Params, Ragged, Split
 
 __all__ = ["Recommendation", "RunResult", "load"]
@@ -76,16 +75,6 @@ class RunResult:
         kept_model = folder.model()
         local: dict[str, FloatArray] = {}
         by_user, by_client, by_row = (folder.local(per) for per in ("user", "client", "row"))
-        for per, ids, n in (
-            ("user", by_user, split.n_users),
-            ("client", by_client, split.n_clients),
-        ):
-            found = len(ids.get(f"ids.{per}", ()))
-            if ids and found != n:
-                raise RunFolderError(
-                    f"{self.folder / LOCAL}: holds the private parameters of {found} of {n} {per}s "
-                    f"at the best round; {RESTORE}"
-                )
         place = np.argsort(shard.user_ids, kind="stable")
         for name, spec in task.locals().items():
             if "/" in name:

@@ -23,6 +23,7 @@ from fedrec.evaluation.evaluate import check_cutoffs, evaluate
 from fedrec.evaluation.ranking import check_candidates
 from fedrec.flower.launch import launch, resolve_engine
 from fedrec.flower.siblings import check_siblings
+from fedrec.runs.effects import settings_without_effect
 from fedrec.runs.folder import (
     CONFIG,
     RESULT,
@@ -166,6 +167,8 @@ def prepare_run(
         f"{split.name}: {split.n_users} users, {split.n_items} items, "
         f"{len(split.train.values)} train interactions, {split.n_clients} clients"
     )
+    for line in settings_without_effect(experiment, split):
+        speak(f"warning: {line}")
     if not isinstance(experiment.model, Baseline) and _must_compile(experiment):
         speak("compiling the training kernel, once on a machine (about half a minute)")
         build()
@@ -273,7 +276,15 @@ def _run_baseline(
     """Fit once, let every user rank once."""
     experiment, split = prepared.experiment, open_split(prepared.split)
     engine = {"name": "centralised", "workers": 1, "nodes": 1}
-    recorder = Recorder(prepared.out, experiment, split, engine, observer, centralised=True)
+    recorder = Recorder(
+        prepared.out,
+        experiment,
+        split,
+        engine,
+        observer,
+        True,
+        settings_without_effect(experiment, split),
+    )
     with closing(recorder):
         began = time.perf_counter()
         scorer = model.fit(split, experiment.seed)

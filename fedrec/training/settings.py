@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -88,6 +88,16 @@ class Train(Section):
     optimizers: Optimizers = Optimizers()
     weight_decay: float = Field(0.0, ge=0)
     backend: Literal["auto", "numba", "torch"] = "auto"
+
+    def without_effect(self, experiment: Any, split: Any) -> list[str]:
+        """Say that nothing decays, or that no private parameter is trained."""
+        specs = experiment.client_task().specs().values()
+        if any(spec.role == "local" and spec.trainable for spec in specs):
+            return []
+        why = "the model has no private parameters that are trained"
+        private = f"optimizers.private: {self.optimizers.private!r} has no effect: {why}"
+        other = self.optimizers.private != PrivateOptimizer()
+        return [*self.unused(why, "weight_decay"), *[private] * other]
 
     @field_validator("batch_size")
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -86,6 +86,21 @@ class PLGC(Personalization):
     view: Literal["auto", "cross", "single"] = "auto"
     gamma: float = Field(0.005, ge=0)
     extra_rows: int = Field(0, ge=0)
+
+    def without_effect(self, experiment: Any, split: Any) -> list[str]:
+        """Say which options belong to another branch, balance or loss."""
+        if self.branch == "table":
+            names = ("mode", "tau", "beta", "centre", "history_cap")
+            lines = self.unused("it belongs to branch: similarity", *names)
+        else:
+            lines = self.unused("it belongs to branch: table", "persistence")
+        if self.balance == "fixed":
+            lines += self.unused("balance: fixed never changes the weight", "initial", "ema")
+        else:
+            lines += self.unused(f"balance: {self.balance} sets the weight itself", "value")
+        if self.decorrelation == 0:
+            lines += self.unused("decorrelation is 0", "view", "gamma", "extra_rows")
+        return lines
 
     @property
     def random_rows(self) -> int:

@@ -1,0 +1,93 @@
+"""A setting that changes nothing is named, with the reason; one that acts is not."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+
+from fedrec.config.experiment import Experiment
+from fedrec.data.prepare import split_of
+from fedrec.runs.effects import settings_without_effect
+from tests.integration.test_run_serial import merged
+
+BASE = {
+    "data": {"name": "synthetic", "users": 12, "items": 20, "taste_groups": 2},
+    "engine": {"name": "serial"},
+}
+
+
+@cache
+def _split() -> Any:
+    experiment = Experiment.model_validate(BASE)
+    return split_of(experiment.data, experiment.clients)
+
+
+def warned(**changes: Any) -> list[str]:
+    experiment = Experiment.model_validate(merged(BASE, changes))
+    return settings_without_effect(experiment, _split())
+
+
+SAID: dict[str, dict[str, Any]] = {
+    "strategy.mu: 0.01 has no effect: clients make one step": {"strategy": "fedprox"},
+    "strategy.mu: 0 has no effect: this is fedavg": {"strategy": {"name": "fedprox", "mu": 0}},
+    "strategy.weighting: examples has no effect": {
+        "strategy": {"name": "fedavg", "average": "sum", "weighting": "examples"}
+    },
+    "train.weight_decay: 0.1 has no effect: the model has no private": {
+        "model": "sasrec",
+        "train": {"weight_decay": 0.1},
+    },
+    "rounds.patience: 9 has no effect: 6 rounds have only 3 evaluations": {
+        "rounds": {"count": 6, "patience": 9},
+        "evaluate": {"every": 2},
+    },
+    "rounds.cohort_fraction: 1 has no effect": {"rounds": {"cohort_fraction": 1.0}},
+    "personalization.value: 0.3 has no effect: balance: alignment": {
+        "personalization": {"name": "plgc", "value": 0.3}
+    },
+    "personalization.ema: 0.5 has no effect: balance: fixed": {
+        "personalization": {"name": "plgc", "balance": "fixed", "ema": 0.5}
+    },
+    "personalization.extra_rows: 5 has no effect: decorrelation is 0": {
+        "personalization": {"name": "plgc", "extra_rows": 5}
+    },
+    "personalization.tau: 2.0 has no effect: it belongs to branch: similarity": {
+        "personalization": {"name": "plgc", "branch": "table", "tau": 2.0}
+    },
+    "engine.workers: 2 has no effect: the serial engine": {"engine": {"workers": 2}},
+    "data.split.test: 0.2 has no effect: leave_one_out": {"data": {"split": {"test": 0.2}}},
+    "clients.seed: 3 has no effect: by: user": {"clients": {"seed": 3}},
+    "strategy: has no effect: ItemKNN is a centralised baseline": {
+        "model": "itemknn",
+        "strategy": "fedadam",
+    },
+}
+
+
+@pytest.mark.parametrize("said", SAID)
+def test_a_setting_without_effect_is_named(said: str) -> None:
+    lines = warned(**SAID[said])
+    assert any(line.startswith(said) for line in lines), lines
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"strategy": "fedprox", "train": {"local_epochs": 2}},
+        {"strategy": "fedprox", "train": {"batch_size": 2}},
+        {"strategy": {"name": "fedavg", "weighting": "examples"}},
+        {"train": {"weight_decay": 0.1}},
+        {"rounds": {"count": 6, "patience": 2}, "evaluate": {"every": 2}},
+        {"personalization": {"name": "plgc", "balance": "fixed", "value": 0.3}},
+        {"personalization": {"name": "plgc", "extra_rows": 5, "decorrelation": 0.1}},
+        {"data": {"split": {"name": "ratio", "test": 0.2}}},
+        {"clients": {"by": "random", "count": 4, "seed": 3}},
+        {"model": "popularity", "engine": {"name": "auto"}},
+    ],
+    ids=str,
+)
+def test_a_setting_that_acts_is_not(changes: dict[str, Any]) -> None:
+    assert warned(**changes) == []
