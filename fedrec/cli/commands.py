@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 import typer.core
 
-from fedrec.errors import ConfigError, FedRecError, MissingExtra, RunFolderError
+from fedrec.errors import ConfigError, DataError, FedRecError, MissingExtra, RunFolderError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -323,14 +323,38 @@ def _data_get(name: Annotated[str, typer.Argument(help="Such as ml-100k.")]) -> 
 
 
 @data_app.command("check", cls=_Plain)
-def _data_check(name: Annotated[str, typer.Argument(help="Such as ml-100k.")]) -> None:
-    """Check the files of a data set that was fetched.
+def _data_check(
+    name: Annotated[str, typer.Argument(help="Such as ml-100k, or an experiment's YAML file.")],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a setting: dotted.key=value.")
+    ] = None,
+) -> None:
+    """Check a data set that was fetched, or the data of an experiment with its filters and split.
 
-    NAME is one that fedrec data list shows, such as ml-100k.
+    NAME is one that fedrec data list shows, such as ml-100k, or a YAML file. Each problem is shown
+    in a line of its own.
     """
+    from fedrec.config.experiment import load_experiment
     from fedrec.data import fetch
+    from fedrec.data.prepare import split_of
+    from fedrec.data.problems import DataProblems
 
-    typer.echo(str(fetch.check(name)))
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        if set_:
+            raise ConfigError(f"--set needs the YAML file of an experiment, got {name}")
+        typer.echo(str(fetch.check(name)))
+        return
+    experiment = load_experiment(path, set_ or [])
+    try:
+        split_of(experiment.data, experiment.clients)
+    except DataProblems as problems:
+        if len(problems.lines) == 1:
+            raise
+        for line in problems.lines:
+            _say(line)
+        raise DataError(f"{name}: the data has {len(problems.lines)} problems") from problems
+    typer.echo(f"{fetch.summary(experiment.data.load())}: sound")
 
 
 class _Spoken(logging.Handler):

@@ -1,4 +1,4 @@
-"""What every data set has in common: its filters, its split and its protocol."""
+"""The base of every data set: its filters, its split and its protocol."""
 
 from __future__ import annotations
 
@@ -74,13 +74,18 @@ class DataSet(Plugin):
             DataError: If the files are missing or damaged: the file, the line, the way out.
         """
 
+    @property
+    def label(self) -> str:
+        """What reports call it; "" for the name of its kind."""
+        return ""
+
     def located(self) -> Self:
-        """The same data set, such that it is found from any working folder."""
+        """Return the same data set, such that it is found from any working folder."""
         return self
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """A string that changes whenever `load` would return something else.
+        """Hash whatever decides what `load` returns: the content of files, the parameters.
 
-        Content hashes of the files, or the parameters of a generator.
+        The name and the place of a file do not matter.
         """

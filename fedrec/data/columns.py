@@ -80,7 +80,7 @@ def places_of(
         if list(labels).count(label) > 1:
             raise DataError(f"{source}: two columns are named '{label}'; rename one of them")
         if label not in labels:
-            near = did_you_mean(str(label), map(str, labels))
+            near = did_you_mean(str(label), [str(each)[:40] for each in labels[:20]])
             raise DataError(f"{source}: no column '{label}'{near}; {way_out.format(field)}")
         at = list(labels).index(label)
         for other, place in places.items():
@@ -288,13 +288,15 @@ def _dates(values: list[Any]) -> tuple[FloatArray, dict[int, str]]:
     import pandas as pd
 
     texts = [
-        each.isoformat() if isinstance(each, datetime.date) and not pd.isna(each) else str(each)
+        each.isoformat()
+        if isinstance(each, datetime.date) and not pd.isna(each)
+        else str(each) * isinstance(each, str | np.datetime64)
         for each in values
     ]
     dates = pd.to_datetime(pd.Series(texts), errors="coerce", format="ISO8601", utc=True)
     numbers, faults = _seconds(dates, "")
     return numbers, {
-        at: fault or f"expected {A_DATE}, got {_short(texts[at])}" for at, fault in faults.items()
+        at: fault or f"expected {A_DATE}, got {_short(values[at])}" for at, fault in faults.items()
     }
 
 

@@ -24,9 +24,10 @@ from pathlib import Path
 
 from fedrec.errors import DataError, did_you_mean
 from fedrec.plugins import lookup
-from fedrec.storage.cache import cache_folder, publish, scratch
+from fedrec.storage.cache import cache_folder, expanded, publish, scratch
+from fedrec.types import Interactions
 
-__all__ = ["CATALOGUE", "Remote", "catalogue", "check", "find", "get", "member"]
+__all__ = ["CATALOGUE", "Remote", "catalogue", "check", "find", "get", "member", "summary"]
 
 CHECKSUMS = "checksums.json"
 ARCHIVE_TIMEOUT = 5.0
@@ -119,9 +120,9 @@ def find(name: str) -> Path | None:
     remote = _remote(name)
     given = os.environ.get("FEDREC_DATA")
     if given:
-        if not Path(given).is_dir():
+        if not expanded(given).is_dir():
             raise DataError(f"FEDREC_DATA={given}: no such folder; set it to one, or unset it")
-        folder = Path(given) / name
+        folder = expanded(given) / name
         if any(all(member(folder, file) for file in layout) for layout in remote.layouts):
             return folder
     kept = cache_folder() / name
@@ -198,9 +199,21 @@ def check(name: str) -> str:
         if file is not None and _sha256(file) != expected:
             raise DataError(f"{file}: differs from the published file; remove it, or fetch it anew")
     data = lookup("data", name)().load()  # type: ignore[attr-defined]
+    return f"{summary(data)} in {folder}: sound"
+
+
+def summary(data: Interactions) -> str:
+    """Say in one line what a data set holds."""
+    ratings, times = data.ratings, data.timestamps
     return (
-        f"{name}: {len(data.user_ids):,} users, {len(data.item_ids):,} items, "
-        f"{len(data):,} interactions in {folder}: sound"
+        f"{data.name}: {len(data.user_ids):,} users, {len(data.item_ids):,} items, "
+        f"{len(data):,} interactions, "
+        + (
+            "no ratings, "
+            if ratings is None
+            else f"ratings {ratings.min():g} to {ratings.max():g}, "
+        )
+        + ("no times" if times is None else f"times {times.min():.10g} to {times.max():.10g}")
     )
 
 

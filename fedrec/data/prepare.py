@@ -232,7 +232,7 @@ def _part(data: Interactions, rows: IntArray) -> tuple[Ragged, FloatArray | None
 def _key(data: DataSet, clients: Clients) -> str:
     kind = f"{type(data).__module__}:{type(data).__qualname__}"
     section = data.model_dump(mode="json", exclude={"protocol", "path"})
-    section["name"] = getattr(data, "label", "")
+    section["name"] = data.label
     parts = [FORMAT, kind, section, data.fingerprint(), clients.model_dump(mode="json")]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from fedrec.errors import DataError
 
-__all__ = ["content_hash", "read_bytes", "utf8_of"]
+__all__ = ["content_hash", "read_bytes", "stem_of", "utf8_of"]
 
 KINDS = (
     (stat.S_ISDIR, "is a directory"),
@@ -33,6 +33,7 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+PACKINGS = (".gz", ".bz2", ".xz", ".zst", ".zip")
 AS_CSV = "save the table as csv"
 UNPACK = "unpack it"
 FOREIGN: Mapping[bytes, tuple[str, str]] = {
@@ -97,6 +98,12 @@ def read_bytes(path: Path) -> bytes:
         raise DataError(
             f"{path}: cannot be unpacked: {reason}; the file is damaged, fetch it again"
         ) from error
+
+
+def stem_of(path: str | Path) -> str:
+    """Return the name of a file without its ending and that of what it is packed with."""
+    name = Path(Path(path).name)
+    return Path(name.stem if name.suffix in PACKINGS else name).stem
 
 
 def content_hash(path: Path) -> str:

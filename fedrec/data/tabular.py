@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import re
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 from fedrec.data.base import DataSet
 from fedrec.data.columns import Columns, interactions_of, places_of
 from fedrec.data.problems import Problems
-from fedrec.data.rawfile import content_hash, read_bytes, utf8_of
+from fedrec.data.rawfile import content_hash, read_bytes, stem_of, utf8_of
 from fedrec.data.textfile import TextTable, read_lists
 from fedrec.errors import DataError, MissingExtra
 from fedrec.storage.cache import expanded
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Csv", "Frame", "Inter", "Lists", "Parquet"]
 
-PACKINGS = (".gz", ".bz2", ".xz", ".zst", ".zip")
+NUMBERS = re.compile(r"[\d\s.:;|]+")
 
 
 def _separator(text: str) -> str:
@@ -68,9 +69,7 @@ class _File(DataSet):
     @property
     def label(self) -> str:
         """The name of the file without its endings."""
-        path = Path(self.path.name)
-        path = Path(path.stem) if path.suffix in PACKINGS else path
-        return path.stem or str(path)
+        return stem_of(self.path)
 
     def located(self) -> Self:
         """Return this with the whole path of the file."""
@@ -119,12 +118,13 @@ class Csv(_File):
             header=self.header,
             quoted=self.quoted,
         )
-        numeric = [label for label in table.labels if str(label).replace(".", "", 1).isdecimal()]
+        numeric = [label for label in table.labels if NUMBERS.fullmatch(str(label))]
         named = self.columns.named().values()
         if self.header and numeric and not set(table.labels) & set(named):
             raise DataError(
-                f"{source}: line 1: expected the names of columns, got '{numeric[0]}'; if the file "
-                "has no header, set data.header: false and number data.columns from 0"
+                f"{source}: line 1: expected the names of columns, got '{numeric[0][:20]}'; if the "
+                "file has no header, set data.header: false and number data.columns from 0; for a "
+                "user and its items in each line set data.name: lists"
             )
         way_out = "set data.columns.{}" + (", or data.separator" if len(table.labels) == 1 else "")
         places = places_of(self.columns, table.labels, source, way_out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fedrec.data.rawfile import stem_of
 from fedrec.runs.log import RoundRecord
 
 __all__ = ["Tally", "described"]
@@ -79,6 +80,9 @@ def described(config: Mapping[str, Any], centralised: bool = False) -> dict[str,
     """
     sections = ("data", "model", "personalization", "strategy")
     names = {section: _name(config.get(section)) for section in sections}
+    path = (config.get("data") or {}).get("path")
+    if path:
+        names["data"] = stem_of(path)
     method = ("model",) if centralised else ("personalization", "model", "strategy")
     return {
         "name": " + ".join(names[section] for section in method),
