@@ -244,8 +244,21 @@ def _resume(folder: Path, sets: list[str], accept_other_code: bool, quiet: bool)
 @app.command("report", cls=_Plain)
 def _report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of them.")],
-    out: Annotated[Path | None, typer.Option(help="Write a self-contained HTML page.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write a self-contained page (.html, or a folder), tables (.md, .tex) or numbers "
+            "(.csv); - shows the tables here."
+        ),
+    ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print tables in Markdown.")] = False,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            help="What the others are compared with: its label or run folder. "
+            "Default: the best without personalization."
+        ),
+    ] = None,
 ) -> None:
     """Show and compare runs.
 
@@ -253,12 +266,13 @@ def _report(
     """
     from fedrec import report
 
+    to_file = out is not None and str(out) != "-"
+    if out is not None and to_file:
+        _say(f"wrote {report.build(runs, out, baseline)}")
     if markdown:
-        typer.echo(report.markdown(runs))
-    elif out is None:
-        report.terminal(runs, _console())
-    if out is not None:
-        _say(f"wrote {report.build(runs, out)}")
+        typer.echo(report.markdown(runs, baseline))
+    elif not to_file:
+        report.terminal(runs, _console(), baseline)
 
 
 @app.command("recommend", cls=_Plain)

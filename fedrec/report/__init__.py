@@ -2,57 +2,136 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.console import Console
+from fedrec.errors import MissingExtra, RunFolderError
+from fedrec.storage.files import write_text
 
-from fedrec.errors import MissingExtra
-from fedrec.report.runs import load
-from fedrec.report.table import results
+if TYPE_CHECKING:
+    from rich.console import Console
 
-__all__ = ["build", "markdown", "terminal"]
+    from fedrec.report.tables import Table
+
+__all__ = ["build", "markdown", "target", "terminal"]
+
+FILE = "report.html"
+ENDINGS = (".html", ".md", ".csv", ".tex")
 
 
-def build(runs: Sequence[Path], out: Path) -> Path:
-    """Write one HTML page that needs no other file and no network.
+def target(out: Path) -> Path:
+    """Return the file that a report is written to.
+
+    Args:
+        out: A file that ends in ``.html``, ``.md``, ``.csv`` or ``.tex``, or a folder, which gets
+            ``report.html``.
+
+    Raises:
+        RunFolderError: If the ending is another one.
+    """
+    if out.is_dir() or not out.suffix:
+        return out / FILE
+    if out.suffix.lower() not in ENDINGS:
+        raise RunFolderError(
+            f"--out {out}: cannot write '{out.suffix}'; expected {', '.join(ENDINGS)} or a folder"
+        )
+    return out
+
+
+def build(runs: Sequence[Path], out: Path, baseline: str | None = None) -> Path:
+    """Write a report, in the format that the ending of its file names.
+
+    ``.html`` is one page that needs no other file and no network; ``.md`` and ``.tex`` hold its
+    tables of results; ``.csv`` holds the results as numbers, one row per method.
 
     Args:
         runs: Run folders, or folders that hold some. Runs that differ only in the seed are
-            grouped; the order is kept.
-        out: The file, or a folder that gets ``report.html``.
+            grouped.
+        out: As in `target`.
+        baseline: The label or a run folder of what the others are compared with; None: see
+            `fedrec.report.runs.Selection.baseline`.
 
     Returns:
         The file.
 
     Raises:
-        MissingExtra: If matplotlib, jinja2, pandas, pyarrow or scipy is not installed.
-        RunFolderError: If a run cannot be read or the page cannot be written.
+        MissingExtra: If a package that the format needs is not installed.
+        RunFolderError: If no run can be read, the baseline is unknown, or the file cannot be
+            written.
     """
+    file = target(out)
+    if not file.parent.is_dir() and file.parent.exists():
+        raise RunFolderError(f"{file}: cannot be written (not a folder); choose another --out")
+    text = _render(runs, file.suffix.lower(), baseline)
     try:
-        from fedrec.report.page import write
-    except ImportError as error:
-        part = (error.name or "").partition(".")[0]
-        if part not in ("fedrec", ""):
-            raise MissingExtra(f"{part}, for the HTML report,", "sim") from error
-        raise
-    return write(load(runs), out)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, text)
+    except OSError as error:
+        raise RunFolderError(
+            f"{file}: cannot be written ({error.strerror}); choose another --out"
+        ) from error
+    return file
 
 
-def markdown(runs: Sequence[Path]) -> str:
-    """The table of results as Markdown.
+def _render(runs: Sequence[Path], ending: str, baseline: str | None) -> str:
+    if ending == ".md":
+        return markdown(runs, baseline)
+    with _extra(f"for a report in {ending[1:].upper()}"):
+        from fedrec.report import formats, tables
+        from fedrec.report.runs import load
+
+        if ending == ".html":
+            from fedrec.report import page
+
+            return page.render(load(runs), baseline)
+
+        if ending == ".csv":
+            return tables.numbers(load(runs)).to_csv(index=False)
+        return "\n".join(map(formats.to_latex, _tables(runs, baseline)))
+
+
+def markdown(runs: Sequence[Path], baseline: str | None = None) -> str:
+    """Return the tables of results as Markdown.
 
     Args:
-        runs: As `build`.
+        runs: As in `build`.
+        baseline: As in `build`.
     """
-    return results(load(runs)).to_markdown()
+    from fedrec.report.formats import to_markdown
+
+    return "\n".join(map(to_markdown, _tables(runs, baseline)))
 
 
-def terminal(runs: Sequence[Path], console: Console) -> None:
-    """Show the table of results.
+def terminal(runs: Sequence[Path], console: Console, baseline: str | None = None) -> None:
+    """Show the tables of results.
 
     Args:
-        runs: As `build`.
+        runs: As in `build`.
         console: Where to.
+        baseline: As in `build`.
     """
-    console.print(results(load(runs)).to_rich(console.width))
+    from fedrec.report.formats import to_rich
+
+    for table in _tables(runs, baseline):
+        console.print(to_rich(table, console.width))
+
+
+def _tables(runs: Sequence[Path], baseline: str | None) -> list[Table]:
+    with _extra("for reports"):
+        from fedrec.report.compare import all_results
+        from fedrec.report.runs import load
+    return all_results(load(runs), baseline)
+
+
+@contextmanager
+def _extra(purpose: str) -> Iterator[None]:
+    """Name the extra to install where a package is missing."""
+    try:
+        yield
+    except ImportError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("fedrec", ""):
+            raise
+        raise MissingExtra(f"{package}, {purpose},", "sim") from error

@@ -6,43 +6,34 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import stdtrit
 
-from fedrec.errors import RunFolderError
-from fedrec.report.runs import Group, pretty_metric
-from fedrec.report.table import Row, Table
+from fedrec.report.runs import Group, Selection, pretty_metric
+from fedrec.report.tables import Table, results
 
-__all__ = ["interval", "paired", "per_run", "per_user"]
+__all__ = ["all_results", "interval", "paired"]
 
 LEVEL = 0.95
 
 
-def per_user(group: Group, column: str) -> pd.Series[float] | None:
-    """A column of the per-user results, averaged over seeds, by raw user id.
+def all_results(selection: Selection, baseline: str | None = None) -> list[Table]:
+    """Return the results and the paired comparison of each section.
 
-    Returns:
-        float64 [n] indexed by user, users without a value left out; None where no run of the
-        group has the column.
+    Args:
+        selection: All runs.
+        baseline: As in `Selection.baseline`.
     """
-    found = per_run(group, column)
-    return pd.concat(found, axis=1).mean(axis=1).dropna() if found else None
-
-
-def per_run(group: Group, column: str) -> list[pd.Series[float]]:
-    """A column of the per-user results of each run that has it, by raw user id."""
-    found = []
-    for run in group.runs:
-        try:
-            frame = run.folder.per_user()
-        except RunFolderError:
-            continue
-        if column in frame:
-            found.append(frame.set_index("user")[column].astype("float64"))
-    return found
+    tables = []
+    for section in selection.sections:
+        tables.append(results(selection, section))
+        chosen = selection.baseline(section, baseline)
+        if chosen is not None and (compared := paired(section, chosen)) is not None:
+            tables.append(compared)
+    return tables
 
 
 def interval(differences: np.ndarray) -> tuple[float, float, float]:
-    """Mean of paired differences with its 95 % Student interval.
+    """Return the mean of paired differences with its 95 % Student interval.
 
     Args:
         differences: float64 [n], n from 2.
@@ -53,41 +44,57 @@ def interval(differences: np.ndarray) -> tuple[float, float, float]:
     n = len(differences)
     mean = float(np.mean(differences))
     error = float(np.std(differences, ddof=1)) / n**0.5
-    half = float(stats.t.ppf(0.5 + LEVEL / 2, n - 1)) * error
-    return mean, mean - half, mean + half
+    margin = float(stdtrit(n - 1, 0.5 + LEVEL / 2)) * error
+    return mean, mean - margin, mean + margin
 
 
-def paired(groups: Sequence[Group]) -> Table | None:
-    """Each group against the first one with the same data, split and protocol.
+def paired(section: Sequence[Group], baseline: Group) -> Table | None:
+    """Compare each finished group with a baseline, user by user.
 
     The unit is the user; seeds are averaged first, so the interval is about users, not seeds.
+
+    Args:
+        section: Groups with the same data, split and protocol.
+        baseline: One of them.
 
     Returns:
         The table, or None where nothing can be compared.
     """
-    base = groups[0]
-    metric = base.chooser
-    reference = per_user(base, f"test.{metric}")
-    if reference is None or not base.finished:
+    metric = baseline.chooser
+    reference = baseline.per_user(f"test.{metric}")
+    activity = baseline.per_user("n_train")
+    if reference is None or activity is None or not baseline.finished:
         return None
-    rows = []
-    for group in groups[1:]:
-        if group.data_key != base.data_key or not group.finished:
+    rows, kinds, refused = [], [], []
+    for group in section:
+        if group is baseline or not group.finished:
             continue
-        values = per_user(group, f"test.{metric}")
-        if values is None or set(values.index) != set(reference.index) or len(values) <= 1:
-            continue
-        differences = (values - reference).to_numpy(dtype=np.float64)
-        mean, low, high = interval(differences)
-        scores = (f"{values.mean():.4f}", f"{reference.mean():.4f}")
-        cells = (group.label, *scores, f"{mean:+.4f}", f"[{low:+.4f}, {high:+.4f}]")
-        rows.append(Row(cells, "centralised" if group.centralised else "method"))
+        values, train = group.per_user(f"test.{metric}"), group.per_user("n_train")
+        if values is None or train is None or len(values) <= 1:
+            refused.append(f"{group.label}: not compared, its results of single users are missing")
+        elif set(values.index) != set(reference.index) or (train != activity[train.index]).any():
+            refused.append(f"{group.label}: not compared, its users or their train items differ")
+        else:
+            values = values[reference.index]
+            mean, low, high = interval((values - reference).to_numpy(dtype=np.float64))
+            kinds.append(group.kind)
+            rows.append(
+                {
+                    "Method": group.title,
+                    pretty_metric(metric): f"{values.mean():.4f}",
+                    "Difference": f"{mean:+.4f}",
+                    "95 % interval": f"[{low:+.4f}, {high:+.4f}]",
+                    "Result": "no clear difference"
+                    if low <= 0 <= high
+                    else ("higher" if mean > 0 else "lower"),
+                }
+            )
     if not rows:
         return None
-    columns = ("Method", "Its mean", "Against", "Difference", "95 % interval")
     notes = (
         f"paired over {len(reference):,} users, seeds averaged first: the interval covers the "
         "choice of users, not the spread over seeds; not corrected for several comparisons",
+        *refused,
     )
-    title = f"Test {pretty_metric(metric)} against {base.label}"
-    return Table(title, columns, tuple(rows), notes, 1)
+    title = f"Test {pretty_metric(metric)} against {baseline.label} ({reference.mean():.4f})"
+    return Table(title, pd.DataFrame(rows), tuple(kinds), 1, notes)

@@ -1,54 +1,49 @@
-"""The figures of a report."""
+"""The figures of a report: all of them, and those by round."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from fedrec.errors import RunFolderError
-from fedrec.report.compare import per_run, per_user
-from fedrec.report.drawing import DASHES, PANEL, Key, Plot, colour, draw
+from fedrec.report.drawing import Axes, FuncFormatter, Line, MaxNLocator, Style, draw, draw_lines
+from fedrec.report.facets import Facet, Figure, as_array, line_figure
 from fedrec.report.runs import Group, Run, pretty_metric
+from fedrec.report.spectra import collapse
+from fedrec.report.users import by_activity, mixing_weights, scores_of_users
 from fedrec.runs.log import RoundRecord
 from fedrec.types import FloatArray
 
-__all__ = ["all_figures", "effective_rank", "singular_values"]
+__all__ = ["all_figures"]
 
-WORDS = {"valid": "Validation", "test": "Test"}
-BINS = 24
-ACTIVITY_GROUPS = 5
+FEW = 6
 MEGA = 1e6
+EXPLODED = 20.0
+VIEWS = {"mixed": "the method's own score", "global": "global alone", "local": "local alone"}
 
 Curve = Callable[[RoundRecord], float | None]
 
 
-def all_figures(groups: Sequence[Group]) -> tuple[Plot, ...]:
-    """Every figure that the runs have something to show for."""
-    return tuple(_figures(groups))
+def all_figures(panels: Sequence[Facet]) -> tuple[Figure, ...]:
+    """Draw every figure that the methods of a section have something to show for.
 
-
-def _figures(groups: Sequence[Group]) -> Iterator[Plot]:
-    metric = groups[0].chooser
-    for part in ("valid", "test"):
-        if _has(groups, _score(part, metric)):
-            yield _learning(groups, part, metric)
-    for index, group in enumerate(groups):
-        if _has([group], _score("valid", metric, "global")):
-            yield _views(group, index, metric)
-    if _has(groups, lambda record: record.loss):
-        yield _loss(groups)
-    if _has(groups, lambda record: record.bytes.up + record.bytes.down or None):
-        yield _traffic(groups)
-    yield from filter(
-        None, (_weights(groups), _spectrum(groups), _users(groups, metric), _activity(groups))
+    Args:
+        panels: As `facets` returns them.
+    """
+    metric = panels[0].groups[0].chooser
+    painters = (
+        partial(_learning, part="valid"),
+        partial(_learning, part="test"),
+        _views,
+        _loss,
+        _traffic,
+        mixing_weights,
+        scores_of_users,
+        by_activity,
     )
-
-
-def _score(part: str, metric: str, view: str = "mixed") -> Curve:
-    return lambda record: record.score(part, metric, view)
+    figures = [*(paint(panels, metric) for paint in painters), *collapse(panels)]
+    return tuple(figure for figure in figures if figure is not None)
 
 
 def _points(run: Run, curve: Curve) -> dict[int, float]:
@@ -56,33 +51,37 @@ def _points(run: Run, curve: Curve) -> dict[int, float]:
     return {round: value for round, value in values if value is not None}
 
 
-def _has(groups: Sequence[Group], curve: Curve) -> bool:
-    return any(_points(run, curve) for group in groups for run in group.runs)
-
-
-def _lines(axes: Axes, group: Group, curve: Curve, key: Key) -> list[Key]:
-    """Each seed as a thin line, their mean, over the rounds that all have, as a thick one."""
-    points = [found for run in group.runs if (found := _points(run, curve))]
+def _by_round(group: Group, label: str, style: Style, curve: Curve, few: bool) -> Line | None:
+    """Return the mean over seeds, in the rounds that all have, and the seeds if they are few."""
+    points = [values for run in group.runs if (values := _points(run, curve))]
     if not points:
-        return []
-    if len(points) > 1:
-        for each in points:
-            shade = colour(key.series)
-            axes.plot(list(each), list(each.values()), color=shade, lw=0.8, alpha=0.4)
-    shared = sorted(set.intersection(*(set(each) for each in points)))
-    mean = [float(np.mean([each[round] for each in points])) for round in shared]
-    marker = "o" if len(shared) == 1 else None
-    dashes = DASHES[key.dashes]
-    axes.plot(shared, mean, color=colour(key.series), lw=2.0, ls=dashes, marker=marker)
-    return [key]
+        return None
+    rounds = sorted(set.intersection(*(set(each) for each in points)))
+    if not rounds:
+        return None
+    mean = [float(np.mean([each[round] for each in points])) for round in rounds]
+    seeds: tuple[tuple[FloatArray, FloatArray], ...] = ()
+    rings: tuple[tuple[float, float], ...] = ()
+    if few:
+        if len(points) > 1:
+            seeds = tuple((as_array(list(p)), as_array(list(p.values()))) for p in points)
+        best = [
+            (run.result.best_round, values) for run, values in zip(group.runs, points, strict=False)
+        ]
+        rings = tuple((float(b), values[b]) for b, values in best if b in values)
+    return Line(label, style, as_array(rounds), as_array(mean), seeds, rings)
 
 
-def _best(axes: Axes, group: Group, curve: Curve, series: int) -> None:
-    for run in group.runs:
-        best = int(run.result.get("best_round") or 0)
-        value = _points(run, curve).get(best)
-        if value is not None:
-            axes.plot([best], [value], "o", ms=7, mfc=colour(series), mec=PANEL, zorder=5)
+def _few(panels: Sequence[Facet]) -> bool:
+    return sum(len(group.runs) for facet in panels for group in facet.groups) <= FEW
+
+
+def _seeds_caption(panels: Sequence[Facet]) -> str:
+    several = any(len(group.runs) > 1 for facet in panels for group in facet.groups)
+    if not _few(panels):
+        return "Lines are means over seeds." if several else ""
+    thin = "Thin lines are seeds, thick lines their mean. " if several else ""
+    return thin + "Rings mark the best round of each run on validation."
 
 
 def _rounds_axis(axes: Axes) -> None:
@@ -90,272 +89,99 @@ def _rounds_axis(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
-def _learning(groups: Sequence[Group], part: str, metric: str) -> Plot:
-    curve = _score(part, metric)
+def _learning(panels: Sequence[Facet], metric: str, part: str) -> Figure | None:
+    words = {"valid": "validation", "test": "test"}[part]
+    few = _few(panels)
 
-    def paint(axes: Axes) -> list[Key]:
-        keys: list[Key] = []
-        for index, group in enumerate(groups):
-            if group.centralised:
-                for value in group.values(part, metric)[:1]:
-                    axes.axhline(value, color=colour(index), lw=1.5, ls=DASHES[2])
-                    keys.append(Key(group.label, index, 2))
-                continue
-            keys += _lines(axes, group, curve, Key(group.label, index, _dashes(group)))
-            _best(axes, group, curve, index)
+    def line(group: Group, label: str, style: Style) -> Line | None:
+        if group.centralised:
+            level = as_array(group.values(part, metric))
+            return Line(label, style, level[:0], level[:1]) if len(level) else None
+        return _by_round(group, label, style, lambda r: r.score(part, metric), few)
+
+    def dress(axes: Axes) -> None:
         axes.set_ylim(bottom=0)
-        axes.set_ylabel(f"{WORDS[part].lower()} {pretty_metric(metric)}")
+        axes.set_ylabel(f"{words} {pretty_metric(metric)}")
         _rounds_axis(axes)
-        return keys
 
-    name = f"{WORDS[part]} {pretty_metric(metric)}"
+    name = f"{pretty_metric(metric)} on the {words} items"
     title = f"{name} chooses the round" if part == "valid" else f"{name} by round"
-    caption = "Dots mark each run's best round on validation. " + _how_many(groups)
+    caption = _seeds_caption(panels)
     if part == "test":
         caption += " Shown for inspection only: nothing was chosen on it."
-    return draw(f"learning-{part}", title, caption, paint)
+    return line_figure(f"learning-{part}", title, caption.strip(), panels, line, dress)
 
 
-def _dashes(group: Group) -> int:
-    return 3 if group.legacy else int(not group.finished)
+def _views(panels: Sequence[Facet], metric: str) -> Figure | None:
+    styles = {view: Style(number) for number, view in enumerate(VIEWS)}
+    groups = {id(group): group for facet in panels for group in facet.groups}
+    drawn = []
+    for group in groups.values():
+        curves = {v: partial(RoundRecord.score, part="valid", metric=metric, view=v) for v in VIEWS}
+        made = [_by_round(group, VIEWS[v], styles[v], curves[v], False) for v in VIEWS]
+        lines = [each for each in made if each is not None]
+        if len(lines) > 1:
+            drawn.append((group.label, lines))
+    if not drawn:
+        return None
 
-
-def _how_many(groups: Sequence[Group]) -> str:
-    if any(len(group.runs) > 1 for group in groups):
-        return "Thin lines are seeds, thick lines their mean."
-    return "One line per run."
-
-
-def _views(group: Group, index: int, metric: str) -> Plot:
-    def paint(axes: Axes) -> list[Key]:
-        keys: list[Key] = []
-        for offset, view in enumerate(("mixed", "global", "local")):
-            curve = _score("valid", metric, view)
-            keys += _lines(axes, group, curve, Key(f"{view} score", index + offset, offset))
-        _best(axes, group, _score("valid", metric), index)
+    def paint(number: int, axes: Axes) -> None:
+        draw_lines(axes, drawn[number][1])
         axes.set_ylim(bottom=0)
         axes.set_ylabel(f"validation {pretty_metric(metric)}")
         _rounds_axis(axes)
-        return keys
 
-    return draw(
-        f"views-{index}",
-        f"{group.label}: what the global and the local part score alone",
-        "Mixed is the method's own score; global uses the shared item table alone, local the "
-        "client's part alone.",
-        paint,
+    title = "What the global and the local part score alone"
+    caption = (
+        "The method ranks by a mixture of the shared item table and the client's own; each is "
+        "also ranked by alone."
     )
+    titles = [label for label, _ in drawn]
+    legend = tuple((VIEWS[view], style) for view, style in styles.items())
+    key = f"{panels[0].prefix}views"
+    return Figure(key, title, caption, draw(key, f"{title}.", titles, paint), legend)
 
 
-def _loss(groups: Sequence[Group]) -> Plot:
-    def paint(axes: Axes) -> list[Key]:
-        keys: list[Key] = []
-        for index, group in enumerate(groups):
-            keys += _lines(axes, group, lambda record: record.loss, Key(group.label, index))
+def _loss(panels: Sequence[Facet], metric: str) -> Figure | None:
+    few = _few(panels)
+
+    def line(group: Group, label: str, style: Style) -> Line | None:
+        made = _by_round(group, label, style, lambda record: record.loss, few)
+        return made and Line(label, style, made.x, made.y, made.seeds)
+
+    def dress(axes: Axes) -> None:
+        levels = np.concatenate([np.asarray(line.get_ydata()) for line in axes.get_lines()])
+        if levels.min() > 0 and levels.max() > EXPLODED * np.median(levels):
+            axes.set_yscale("log")
         axes.set_ylabel("mean loss per train example")
         _rounds_axis(axes)
-        return keys
 
     caption = (
         "Measured by the clients while they train, on freshly drawn negatives; losses of "
         "different kinds do not compare."
     )
-    return draw("loss", "Training loss", caption, paint)
+    return line_figure("loss", "Training loss", caption, panels, line, dress, same_height=False)
 
 
-def _traffic(groups: Sequence[Group]) -> Plot:
-    def paint(axes: Axes) -> list[Key]:
-        keys: list[Key] = []
-        for index, group in enumerate(groups):
-            run = group.first
-            rounds = [record.round for record in run.rounds]
-            for dashes, way in enumerate(("up", "down")):
-                moved = np.cumsum([getattr(r.bytes, way) for r in run.rounds]) / MEGA
-                if len(moved) and moved[-1] > 0:
-                    axes.plot(rounds, moved, color=colour(index), lw=2.0, ls=DASHES[dashes])
-                    if len(groups) == 1:
-                        keys.append(Key(way, index, dashes))
-                    elif way == "up":
-                        keys.append(Key(group.label, index))
+def _traffic(panels: Sequence[Facet], metric: str) -> Figure | None:
+    def line(group: Group, label: str, style: Style) -> Line | None:
+        run = group.first
+        sent = np.cumsum([record.bytes.up + record.bytes.down for record in run.rounds]) / MEGA
+        scores = [record.score("valid", metric) for record in run.rounds]
+        points = [(s, v) for s, v in zip(sent, scores, strict=True) if v is not None]
+        if not points or points[-1][0] == 0:
+            return None
+        x, y = zip(*points, strict=True)
+        return Line(label, style, as_array(x), as_array(y))
+
+    def dress(axes: Axes) -> None:
         axes.set_ylim(bottom=0)
-        axes.set_ylabel("cumulative traffic (MB)")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
-        _rounds_axis(axes)
-        return keys
+        axes.set_xlim(left=0)
+        axes.set_xlabel("sent up and down so far (MB)")
+        axes.set_ylabel(f"validation {pretty_metric(metric)}")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
 
-    caption = (
-        "Bytes of the messages between the nodes and the server; a node answers once for all of "
-        "its clients. Solid: up, dashed: down; first seed of each method."
-    )
-    return draw("traffic", "Bytes sent up and down", caption, paint)
-
-
-def _weights(groups: Sequence[Group]) -> Plot | None:
-    found = {}
-    for index, group in enumerate(groups):
-        arrays = [a for run in group.runs if (a := run.folder.local().get("lambda")) is not None]
-        if arrays:
-            found[index] = np.concatenate([array.reshape(-1) for array in arrays])
-    if not found:
-        return None
-
-    def paint(axes: Axes) -> list[Key]:
-        keys: list[Key] = []
-        edges = np.linspace(0.0, 1.0, BINS + 1)
-        for order, (index, values) in enumerate(found.items()):
-            share = np.histogram(np.clip(values, 0, 1), edges)[0] / len(values)
-            label = f"{groups[index].label}: mean {values.mean():.3f}, sd {values.std():.3f}"
-            axes.stairs(share, edges, fill=True, color=colour(index), alpha=0.3)
-            dashes = order % len(DASHES)
-            axes.stairs(share, edges, color=colour(index), lw=2.0, ls=DASHES[dashes])
-            keys.append(Key(label, index, dashes))
-            axes.axvline(float(values.mean()), color=colour(index), lw=1.2, ls=DASHES[1])
-        axes.set_xlim(0, 1)
-        axes.set_xlabel("weight λ of the local part (0: all global, 1: all local)")
-        axes.set_ylabel("share of users")
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        return keys
-
-    caption = "Users of all seeds at their best round; the dashed line is the mean."
-    return draw("weights", "How much each user relies on the local part", caption, paint)
-
-
-def singular_values(table: FloatArray) -> FloatArray:
-    """Singular values of a table with its mean row taken away.
-
-    Args:
-        table: float [n_items, d].
-
-    Returns:
-        float64 [min(n_items, d)], falling.
-    """
-    centred = np.asarray(table, dtype=np.float64)
-    centred = centred - centred.mean(axis=0)
-    values: FloatArray = np.linalg.svd(centred, compute_uv=False)
-    return values
-
-
-def effective_rank(values: FloatArray) -> float:
-    """Exp of the entropy of the normalised singular values; 0 for a table of zeros.
-
-    Args:
-        values: float [d], not negative.
-
-    Reference: Roy and Vetterli (2007), The effective rank.
-    """
-    total = float(np.sum(values))
-    if total <= 0:
-        return 0.0
-    share = values[values > 0] / total
-    return float(np.exp(-np.sum(share * np.log(share))))
-
-
-def _spectrum(groups: Sequence[Group]) -> Plot | None:
-    found: dict[int, FloatArray] = {}
-    for index, group in enumerate(groups):
-        if group.centralised:
-            continue
-        try:
-            table = group.first.folder.model().get("item")
-        except RunFolderError:
-            continue
-        if table is not None and table.ndim == 2:
-            found[index] = singular_values(table)
-    if not found:
-        return None
-
-    def paint(axes: Axes) -> list[Key]:
-        keys: list[Key] = []
-        for index, values in found.items():
-            label = f"{groups[index].label}: effective rank {effective_rank(values):.1f}"
-            label += f" of {len(values)}"
-            scaled = values / max(float(values[0]), np.finfo(float).tiny)
-            axes.plot(range(1, len(values) + 1), scaled, color=colour(index), lw=2.0)
-            keys.append(Key(label, index))
-        axes.set_ylim(0, 1.02)
-        axes.set_xlabel("dimension, by size")
-        axes.set_ylabel("singular value (largest = 1)")
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        return keys
-
-    ranks = [effective_rank(values) for values in found.values()]
-    size = f"{ranks[0]:.1f}" if len(ranks) == 1 else f"{min(ranks):.1f} to {max(ranks):.1f}"
-    caption = (
-        "Singular values of the item table at the best round, its mean row taken away (first "
-        "seed). The effective rank is the exponential of their entropy: a curve that falls early "
-        "means few dimensions are used."
-    )
-    return draw("spectrum", f"The item table has effective rank {size}", caption, paint)
-
-
-def _users(groups: Sequence[Group], metric: str) -> Plot | None:
-    found = {}
-    for index, group in enumerate(groups):
-        parts = per_run(group, f"test.{metric}")
-        if parts:
-            values = np.concatenate([part.to_numpy(dtype=np.float64) for part in parts])
-            found[index] = np.sort(values[np.isfinite(values)])
-    found = {index: values for index, values in found.items() if len(values)}
-    if not found:
-        return None
-
-    def paint(axes: Axes) -> list[Key]:
-        keys: list[Key] = []
-        for index, values in found.items():
-            levels = np.unique(values[values > 0])
-            share = 1 - np.searchsorted(values, levels, side="left") / len(values)
-            x = np.concatenate([[0.0], levels, levels[-1:]])
-            y = np.concatenate([share[:1], share, [0.0]])
-            label = f"{groups[index].label}: {np.mean(values > 0):.0%} above zero"
-            axes.plot(x, y, color=colour(index), lw=2.0, drawstyle="steps-pre")
-            keys.append(Key(label, index))
-        axes.set_xlim(0, 1.02)
-        axes.set_ylim(bottom=0)
-        axes.set_xlabel(f"a user's test {pretty_metric(metric)}")
-        axes.set_ylabel("share of users at or above")
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        return keys
-
-    caption = (
-        "For each level of the score, the share of users that reaches it; a line starts at the "
-        "share above zero. All seeds together."
-    )
-    return draw("users", "Who is served, and how well", caption, paint)
-
-
-def _activity(groups: Sequence[Group]) -> Plot | None:
-    metric = groups[0].chooser
-    activity = per_user(groups[0], "n_train")
-    if activity is None or not len(activity):
-        return None
-    cuts = np.quantile(activity, np.linspace(0, 1, ACTIVITY_GROUPS + 1)[1:-1], method="higher")
-    cuts = np.unique(cuts)
-    place = np.searchsorted(cuts, activity.to_numpy(dtype=np.float64), side="right")
-    names = []
-    for level in range(len(cuts) + 1):
-        inside = activity[place == level]
-        names.append(f"{inside.min():.0f} to {inside.max():.0f}" if len(inside) else "none")
-
-    def paint(axes: Axes) -> list[Key]:
-        keys: list[Key] = []
-        for index, group in enumerate(groups):
-            values = per_user(group, f"test.{metric}")
-            if values is None or group.data_key != groups[0].data_key:
-                continue
-            joined = values.reindex(activity.index).to_numpy(dtype=np.float64)
-            levels = range(len(names))
-            means = [
-                float(np.nanmean(part)) if np.any(np.isfinite(part := joined[place == g])) else 0.0
-                for g in levels
-            ]
-            axes.plot(levels, means, "o-", color=colour(index), lw=2.0, ms=6)
-            keys.append(Key(group.label, index))
-        axes.set_xticks(range(len(names)), names)
-        axes.set_ylim(bottom=0)
-        axes.set_xlabel("train items of the user (fifths of all users)")
-        axes.set_ylabel(f"mean test {pretty_metric(metric)}")
-        return keys
-
-    caption = "Users in five groups of about equal size, from the least to the most active."
-    title = "Score by how active a user is"
-    return draw("activity", title, caption, paint)
+    caption = "Bytes between the server and all clients, both ways, of the first seed."
+    title = "What the score costs in traffic"
+    return line_figure("traffic", title, caption, panels, line, dress)

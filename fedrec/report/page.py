@@ -4,67 +4,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jinja2
 import yaml
 from markupsafe import Markup
 
-from fedrec.errors import RunFolderError
 from fedrec.report.citations import cited
 from fedrec.report.compare import paired
+from fedrec.report.drawing import swatch
+from fedrec.report.facets import facets
 from fedrec.report.figures import all_figures
-from fedrec.report.runs import Group, pretty_metric
-from fedrec.report.table import costs, provenance, results, spread
-from fedrec.storage.files import write_text
+from fedrec.report.runs import Group, Selection, pretty_metric
+from fedrec.report.tables import costs, protocol, results, runs, spread
 
-__all__ = ["headline", "render", "write"]
+__all__ = ["headline", "render"]
 
-FILE = "report.html"
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """A number of the head of the page.
-
-    Args:
-        value: The number.
-        label: What it is.
-    """
-
-    value: str
-    label: str
+MAX_BASELINES = 40
 
 
-def write(groups: Sequence[Group], out: Path) -> Path:
-    """Write the page.
+def render(
+    selection: Selection, baseline: str | None = None, bibliography: str | None = None
+) -> str:
+    """Return the page as text.
 
     Args:
-        groups: As `fedrec.report.runs.load` gives them.
-        out: The file, or a folder that gets ``report.html``.
-
-    Raises:
-        RunFolderError: If it cannot be written.
-    """
-    target = out / FILE if out.is_dir() or not out.suffix else out
-    page = render(groups)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_text(target, page)
-    except OSError as error:
-        raise RunFolderError(
-            f"{target}: cannot be written ({error.strerror}); choose another --out"
-        ) from error
-    return target
-
-
-def render(groups: Sequence[Group], bibliography: str | None = None) -> str:
-    """The page as text.
-
-    Args:
-        groups: As `fedrec.report.runs.load` gives them.
+        selection: The runs, as `fedrec.report.runs.load` returns them.
+        baseline: As in `Selection.baseline`.
         bibliography: BibTeX text; None for the one that ships with fedrec.
     """
     environment = jinja2.Environment(
@@ -74,127 +40,138 @@ def render(groups: Sequence[Group], bibliography: str | None = None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    keys = [key for g in groups for run in g.runs for key in run.result.get("citations") or ()]
-    chosen = headline(groups)
-    figures = [(plot, Markup(plot.svg)) for plot in all_figures(groups)]
+    groups = [group for section in selection.sections for group in section]
+    keys = [key for group in groups for run in group.runs for key in run.result.citations]
+    chosen = headline(selection)
     return environment.get_template("page.html.j2").render(
-        title=_title(groups, chosen),
+        title=_title(selection, chosen),
         chosen=chosen,
         tiles=_tiles(chosen) if chosen else (),
         legacy=any(group.legacy for group in groups),
-        labels=_labels(groups),
-        tables=[table for table in (results(groups), paired(groups)) if table],
-        figures=figures,
+        warned=[g.label for g in groups if any(run.result.warnings for run in g.runs)],
+        left_out=selection.left_out,
+        sections=[
+            _section(selection, section, baseline, f"s{number}-")
+            for number, section in enumerate(selection.sections)
+        ],
+        facts=_facts(groups),
         costs=costs(groups),
-        provenance=provenance(groups),
-        configs=[(group.label, _yaml(group)) for group in groups],
+        runs=runs(groups),
+        configs=[(group.title, _yaml(group)) for group in groups],
         machines=_machines(groups),
         references=cited(keys, bibliography),
+        swatch=lambda style: Markup(swatch(style)),
+        svg=Markup,
     )
 
 
-def headline(groups: Sequence[Group]) -> Group | None:
-    """The group at the head of the page: the best on validation of the federated, finished ones.
+def _section(
+    selection: Selection, section: Sequence[Group], named: str | None, prefix: str
+) -> dict[str, Any]:
+    """Return the tables and figures of groups that can be compared with each other."""
+    baseline = selection.baseline(section, named)
+    others: list[Group] = []
+    if baseline is not None:
+        others = [g for g in section if g is not baseline and g.finished][:MAX_BASELINES]
+    tables = [(group, paired(section, group)) for group in others]
+    panels = facets(section, prefix)
+    return {
+        "name": f"{section[0].first.result.data}, {protocol(section[0])}",
+        "results": results(selection, section),
+        "compared": paired(section, baseline) if baseline is not None else None,
+        "others": [(group.label, table) for group, table in tables if table is not None],
+        "facets": panels,
+        "figures": all_figures(panels),
+    }
 
-    Groups under the legacy protocol, and those with other data than the first group, are never
-    chosen.
+
+def headline(selection: Selection) -> Group | None:
+    """Return the best on validation of the federated, finished groups under a clean protocol.
+
+    None where there is none, or where the report has several data sets, splits or protocols.
     """
-    candidates = [
-        group
-        for group in groups
-        if group.finished
-        and not group.legacy
-        and not group.centralised
-        and group.data_key == groups[0].data_key
-        and group.values("valid", group.chooser)
-    ]
-
-    def on_validation(group: Group) -> float:
-        values = group.values("valid", groups[0].chooser)
-        return sum(values) / len(values) if values else 0.0
-
-    return max(candidates, key=on_validation, default=None)
+    sections = [s for s in selection.sections if not s[0].legacy]
+    if len(sections) != 1:
+        return None
+    return next(
+        (g for g in sections[0] if g.kind == "federated" and g.values("valid", g.chooser)), None
+    )
 
 
-def _title(groups: Sequence[Group], chosen: Group | None) -> str:
+def _title(selection: Selection, chosen: Group | None) -> str:
     if chosen is not None:
         score = spread(chosen.values("test", chosen.chooser))
-        return f"{chosen.label} on {chosen.data}: {pretty_metric(chosen.chooser)} {score}"
-    names = ", ".join(dict.fromkeys(group.label for group in groups))
-    if all(group.legacy for group in groups):
-        return f"Legacy protocol only: {names}"
-    return f"{names} on {groups[0].data}"
+        data = chosen.first.result.data
+        return f"{chosen.label} on {data}: {pretty_metric(chosen.chooser)} {score}"
+    groups = selection.groups
+    methods = groups[0].label if len(groups) == 1 else f"{len(groups)} methods"
+    data = ", ".join(dict.fromkeys(group.first.result.data for group in groups))
+    legacy = "Legacy protocol only: " if all(group.legacy for group in groups) else ""
+    return f"{legacy}{methods} on {data}"
 
 
-def _tiles(group: Group) -> tuple[Tile, ...]:
-    tiles = [
-        Tile(spread(group.values("test", metric)), f"test {pretty_metric(metric)}")
-        for metric in group.metric_names[:2]
-    ]
-    table = costs([group])
-    cells = dict(zip(table.columns, table.rows[0].cells, strict=True))
-    tiles += [
-        Tile(f"{group.clients():,}", "clients in a round"),
-        Tile(cells["Rounds"], "rounds"),
-        Tile(f"{cells['Total s']} s", "wall time of a run"),
-        Tile(cells["Clients/s"], "clients a second"),
-        Tile(cells["Up"], "sent up"),
-        Tile(cells["Down"], "sent down"),
-    ]
-    return tuple(tiles)
-
-
-def _labels(groups: Sequence[Group]) -> tuple[tuple[str, str], ...]:
-    first = groups[0]
-    protocols = dict.fromkeys(str(group.first.result.get("protocol")) for group in groups)
-    rankings = dict.fromkeys(str(group.first.result.get("ranking") or "full") for group in groups)
-    split = first.first.config.get("data", {}).get("split", {})
-    labels = [
-        ("Protocol", _protocols(list(protocols))),
-        ("Ranking", f"{', '.join(rankings)}; train and validation items are masked"),
-        ("Split", f"{split.get('name', '?')}, seed {split.get('seed', '?')}".replace("_", " ")),
-        ("Ties of score", "broken against the held-out item"),
-        (
-            "Choice of round",
-            f"best {pretty_metric(first.chooser)} on validation; test is reported at that round",
+def _tiles(group: Group) -> tuple[tuple[str, str], ...]:
+    """Return the numbers at the head of the page, each with what it is."""
+    cost = costs([group]).frame.iloc[0]
+    clients = max((r.clients for run in group.runs for r in run.rounds), default=0)
+    return (
+        *(
+            (spread(group.values("test", metric)), f"{pretty_metric(metric)} on the test items")
+            for metric in group.metric_names[:2]
         ),
-        ("Spread", "sample standard deviation over seeds"),
-    ]
-    if split.get("name") in ("leave_one_out", "temporal"):
-        labels.insert(4, ("Ties of time", "broken by a hash of split seed, user and item"))
-    return tuple(labels)
+        (f"{clients:,}", "clients in a round"),
+        (cost["Rounds"], "rounds"),
+        (f"{cost['Total s']} s", "wall time of a run"),
+        (cost["Clients/s"], "clients trained per second"),
+        (cost["Up"], "sent to the server"),
+        (cost["Down"], "sent to the clients"),
+    )
 
 
-def _protocols(names: list[str]) -> str:
+def _facts(groups: Sequence[Group]) -> list[tuple[str, str]]:
+    """Return how the numbers were made, where that is the same for all or says how it differs."""
+
+    def every(values: Sequence[str]) -> str:
+        return "; ".join(dict.fromkeys(values))
+
+    splits = [g.first.config.get("data", {}).get("split") or {} for g in groups]
+    names = [f"{s.get('name', '?')}, seed {s.get('seed', '?')}".replace("_", " ") for s in splits]
     words = {
         "clean": "clean: training negatives come from all items but the user's train items",
         "legacy": "LEGACY: negatives leave out held-out items, few candidates are ranked",
     }
-    return "; ".join(words.get(name, name) for name in names)
+    protocols = [group.first.result.protocol for group in groups]
+    choosers = every([pretty_metric(group.chooser) for group in groups])
+    facts = [
+        ("Protocol", every([words.get(name, name) for name in protocols])),
+        (
+            "Ranking",
+            f"{every([g.first.result.ranking for g in groups])}; train and validation "
+            "items are masked",
+        ),
+        ("Split", every(names)),
+        ("Ties of score", "broken against the held-out item"),
+        ("Choice of round", f"best {choosers} on validation; test is reported at that round"),
+        ("Spread", "sample standard deviation over seeds"),
+    ]
+    if any(split.get("name") in ("leave_one_out", "temporal") for split in splits):
+        facts.insert(3, ("Ties of time", "broken by a hash of split seed, user and item"))
+    return facts
 
 
 def _yaml(group: Group) -> str:
-    config = dict(group.first.config)
+    config = {key: value for key, value in group.first.config.items() if key != "seed"}
     seeds = ", ".join(str(run.seed) for run in group.runs)
-    config.pop("seed", None)
     return f"# seeds {seeds}\n" + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
 
 
-def _machines(groups: Sequence[Group]) -> tuple[tuple[tuple[str, str], ...], ...]:
-    """What each run ran on, each different machine or set of versions once."""
-    found: dict[str, tuple[tuple[str, str], ...]] = {}
-    for group in groups:
-        for run in group.runs:
-            facts = {
-                key: run.result[key] for key in ("hardware", "versions") if run.result.get(key)
-            }
-            pairs = tuple(pair for key, value in facts.items() for pair in _pairs(key, value))
-            if pairs:
-                found.setdefault(json.dumps(facts, sort_keys=True), pairs)
-    return tuple(found.values())
-
-
-def _pairs(key: str, value: Any) -> list[tuple[str, str]]:
-    if isinstance(value, dict):
-        return [(str(name), str(item)) for name, item in value.items()]
-    return [(key, str(value))]
+def _machines(groups: Sequence[Group]) -> list[list[tuple[str, str]]]:
+    """Return what the runs ran on, each different machine or set of versions once."""
+    machines = {}
+    for result in (run.result for group in groups for run in group.runs):
+        hardware = result.hardware
+        facts = dict(hardware if not isinstance(hardware, str) else {"hardware": hardware})
+        pairs = [(str(k), str(v)) for k, v in {**facts, **result.versions}.items()]
+        if pairs:
+            machines[json.dumps(pairs)] = pairs
+    return list(machines.values())

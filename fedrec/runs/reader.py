@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -278,8 +278,13 @@ class RunFolder:
             raise RunFolderError(f"{path}: cannot be read ({reason}); {RESTORE}") from error
 
 
-def find(paths: list[Path]) -> list[RunFolder]:
+def find(paths: Sequence[Path], refused: list[RunFolderError] | None = None) -> list[RunFolder]:
     """Return the run folders among some paths; a folder stands for those one or two levels below.
+
+    Args:
+        paths: Run folders, or folders that hold some.
+        refused: Takes the errors of folders below a path that cannot be read; None: they are
+            raised.
 
     Raises:
         RunFolderError: If a path neither is nor holds a run folder.
@@ -290,8 +295,14 @@ def find(paths: list[Path]) -> list[RunFolder]:
         below = sorted(log.parent for log in logs if log.is_file())
         if is_run_folder(path) or not below:
             found.append(RunFolder(path))
-        else:
-            found += [RunFolder(each) for each in below]
+            continue
+        for each in below:
+            try:
+                found.append(RunFolder(each))
+            except RunFolderError as error:
+                if refused is None:
+                    raise
+                refused.append(error)
     return found
 
 

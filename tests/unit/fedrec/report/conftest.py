@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +96,15 @@ def make(tmp_path: Path) -> Maker:
         model: str = "mf",
         centralised: bool = False,
         change: Mapping[str, Any] | None = None,
+        data: Mapping[str, Any] | None = None,
+        metrics: Sequence[str] | None = None,
     ) -> Path:
         rng = np.random.default_rng([seed, len(name)])
         path = create(tmp_path / name)
         document = config(method, seed, protocol, server_lr)
         document["model"]["name"] = model
+        document["data"] |= dict(data or {})
+        document["evaluate"]["metrics"] = list(metrics or METRICS)
         write_config(path, yaml.safe_dump(document, sort_keys=False))
         best = 0
         score: dict[str, Any] = {}
@@ -130,6 +134,8 @@ def make(tmp_path: Path) -> Maker:
             "name": model if centralised else f"{method} + {model} + fedadam",
             "data": "ml-100k",
             "seed": seed,
+            "users": USERS,
+            "items": 300,
             "protocol": protocol,
             "ranking": "full" if protocol == "clean" else "99 sampled negatives",
             "centralised": centralised,

@@ -1,0 +1,208 @@
+"""The numbers of a table are those of the run folders, whatever the format."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from fedrec.errors import RunFolderError
+from fedrec.report import build, markdown, target, terminal
+from fedrec.report.compare import all_results, interval, paired
+from fedrec.report.formats import to_latex, to_markdown
+from fedrec.report.runs import load
+from fedrec.report.tables import Table, costs, results, runs, spread
+from fedrec.runs.folder import write_result
+
+Maker = Callable[..., Path]
+
+
+def scores(path: Path) -> dict[str, Any]:
+    metrics: dict[str, Any] = json.loads((path / "result.json").read_text(encoding="utf-8"))
+    return dict(metrics["metrics"])
+
+
+def sealed(path: Path) -> None:
+    """Write the result again, with the hashes of files as they are now."""
+    result = json.loads((path / "result.json").read_text(encoding="utf-8"))
+    write_result(path, {k: v for k, v in result.items() if k not in ("files", "checksum")})
+
+
+def first_results(paths: list[Path]) -> Table:
+    selection = load(paths)
+    return results(selection, selection.sections[0])
+
+
+def shown(paths: list[Path], width: int) -> str:
+    out = io.StringIO()
+    terminal(paths, Console(file=out, width=width))
+    return out.getvalue()
+
+
+def test_cells_equal_the_results(make: Maker) -> None:
+    paths = [make(f"s{seed}", method="plgc", seed=seed) for seed in range(3)]
+    table = first_results(paths)
+    metrics = [scores(path) for path in paths]
+    for title, metric in (("NDCG@10", "ndcg@10"), ("HR@10", "hit_rate@10"), ("MRR", "mrr")):
+        values = [each["test"][metric] for each in metrics]
+        cells = [f"{fmean(values):.4f} ± {stdev(values):.4f}"]
+        for view in ("global", "local"):
+            values = [each["views"][view][metric] for each in metrics]
+            cells.append(f"{fmean(values):.4f} ± {stdev(values):.4f}")
+        assert list(table.frame[title]) == cells
+    values = [each["valid"]["ndcg@10"] for each in metrics]
+    expected = f"{fmean(values):.4f} ± {stdev(values):.4f}"
+    assert table.frame["Validation NDCG@10"][0] == expected
+
+
+def test_the_csv_holds_the_numbers_of_the_results(make: Maker, tmp_path: Path) -> None:
+    paths = [make(f"s{seed}", method="plgc", seed=seed) for seed in range(3)]
+    paths.append(make("other", server_lr=0.5, status="interrupted", rounds=20))
+    frame = pd.read_csv(build(paths, tmp_path / "x.CSV"), keep_default_na=False, na_values=[""])
+    assert list(frame["view"]) == ["mixed", "global", "local", "mixed"]
+    assert list(frame["kind"]) == ["federated"] * 3 + ["unfinished"]
+    values = [scores(path)["test"]["ndcg@10"] for path in paths[:3]]
+    assert frame["test ndcg@10"][0] == pytest.approx(fmean(values), rel=1e-12)
+    assert frame["test ndcg@10 sd"][0] == pytest.approx(stdev(values), rel=1e-12)
+    assert np.isnan(frame["test ndcg@10 sd"][3])
+    assert list(frame["strategy.server_lr"]) == [0.01] * 3 + [0.5]
+    assert "interrupted at round 20" in frame["warnings"][3]
+
+
+def test_legacy_and_centralised_rows_say_so_everywhere(make: Maker, tmp_path: Path) -> None:
+    paths = [make("a"), make("l", protocol="legacy"), make("k", model="itemknn", centralised=True)]
+    texts = [markdown(paths), shown(paths, 400)]
+    texts.append(build(paths, tmp_path / "x.tex").read_text(encoding="utf-8"))
+    for text in texts:
+        plain = text.replace("\\", "")
+        assert "LEGACY protocol (leaks)" in plain
+        assert "do not compare" in plain
+        assert "itemknn [centralised]" in plain
+        assert "not comparable" in plain
+
+
+def test_a_clean_report_does_not_mention_legacy(make: Maker) -> None:
+    assert "legacy" not in markdown([make("a")]).lower()
+
+
+def test_markdown_is_one_table_per_title(make: Maker) -> None:
+    text = markdown([make("a"), make("b", seed=1), make("c", method="plgc")])
+    tables = [part for part in text.split("**") if "| ---" in part]
+    assert len(tables) == 2, "results and the paired comparison"
+    for table in tables:
+        rows = [line for line in table.splitlines() if line.startswith("|")]
+        assert len({row.count("|") for row in rows}) == 1
+
+
+def test_signs_with_a_meaning_are_escaped() -> None:
+    frame = pd.DataFrame({"a": ["x|y_*&%$#{}~^\\ ± –"], "b": ["1"]})
+    table = Table("50 % of _it_ & more", frame, ("federated",), notes=("a note\nof two lines",))
+    assert "x\\|y\\_\\*" in to_markdown(table)
+    text = to_latex(table)
+    assert r"x|y\_*\&\%\$\#\{\}" in text
+    assert r"50 \% of \_it\_ \& more" in text
+    assert r"$\pm$" in text
+    assert text.startswith("% a note of two lines\n")
+
+
+@pytest.mark.parametrize("width", [60, 100, 140, 250])
+def test_a_narrow_terminal_loses_columns_aloud_and_never_the_protocol(
+    make: Maker, width: int
+) -> None:
+    text = shown([make("a"), make("b", seed=1)], width)
+    assert "clean" in text
+    assert max(map(len, text.splitlines())) <= width
+    assert ("Gini@10" in text.split("too narrow")[0]) == ("too narrow" not in text)
+
+
+def test_what_was_left_out_and_warnings_are_in_every_text(make: Maker, tmp_path: Path) -> None:
+    make("good", change={"warnings": ["ndcg@10: 3 users have few candidates"]})
+    (make("bad", seed=1) / "result.json").write_text("{", encoding="utf-8")
+    texts = [markdown([tmp_path]), shown([tmp_path], 300)]
+    texts.append(build([tmp_path], tmp_path / "x.tex").read_text(encoding="utf-8"))
+    for text in texts:
+        plain = text.replace("\\", "")
+        assert "3 users have few candidates" in plain
+        assert "left out: " in plain
+        assert "bad/result.json: is not valid JSON" in plain.replace("\n", "")
+
+
+def test_spread() -> None:
+    assert spread([0.5]) == "0.5000"
+    assert spread([]) == "–"
+    assert spread([0.25, 0.75]) == "0.5000 ± 0.3536"
+
+
+def test_costs_are_means_over_seeds(make: Maker) -> None:
+    row = costs(load([make("a", seed=0), make("b", seed=2)]).groups).frame.iloc[0]
+    assert row["Total s"] == "37.4"
+    assert (row["Up"], row["Down"]) == ("51.7 MB", "55.6 MB")
+    assert row["Engine"] == "ray, 2 workers, 2 nodes"
+
+
+def test_every_run_has_its_line(make: Maker) -> None:
+    frame = runs(load([make("a"), make("b", seed=1), make("c", method="plgc")]).groups).frame
+    assert list(frame["Folder"]) == ["a", "b", "c"]
+    assert frame["Commit"][0] == "0123456789ab+dirty"
+
+
+def test_the_interval_is_students(make: Maker) -> None:
+    stats = pytest.importorskip("scipy.stats", reason="needs the extra 'sim'")
+    differences = np.random.default_rng(0).normal(0.1, 1, 57)
+    mean, low, high = interval(differences)
+    reference = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
+    assert mean == pytest.approx(differences.mean())
+    assert (low, high) == pytest.approx((reference.low, reference.high))
+
+
+def test_a_method_against_itself_differs_by_nothing(make: Maker) -> None:
+    first, second = make("a"), make("b", server_lr=0.5)
+    (second / "per_user.parquet").write_bytes((first / "per_user.parquet").read_bytes())
+    sealed(second)
+    table = all_results(load([first, second]))[1]
+    row = table.frame.iloc[0]
+    assert (row["Difference"], row["95 % interval"]) == ("+0.0000", "[+0.0000, +0.0000]")
+    assert row["Result"] == "no clear difference"
+
+
+def test_only_like_is_compared_with_like(make: Maker) -> None:
+    others = [make("l", protocol="legacy"), make("i", seed=4, status="interrupted", rounds=20)]
+    others.append(make("n", data={"name": "other"}))
+    tables = all_results(load([make("a"), *others]))
+    assert all(table.title.startswith("Test metrics on") for table in tables)
+
+
+def test_users_with_other_train_items_are_not_compared(make: Maker) -> None:
+    first, second = make("a"), make("b", server_lr=0.5)
+    frame = pd.read_parquet(second / "per_user.parquet")
+    frame.assign(n_train=frame["n_train"] + 1).to_parquet(second / "per_user.parquet")
+    sealed(second)
+    third = make("c", server_lr=0.7)
+    selection = load([first, second, third])
+    (section,) = selection.sections
+    table = paired(section, selection.groups[0])
+    assert table is not None
+    assert list(table.frame["Method"]) == ["server_lr=0.7"]
+    assert any("train items differ" in note for note in table.notes)
+
+
+@pytest.mark.parametrize("name", ["x.pdf", "x.xlsx", "x.html.gz", ".hidden.json"])
+def test_another_ending_is_refused_before_any_work(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RunFolderError, match=r"expected \.html, \.md, \.csv, \.tex or a folder"):
+        build([tmp_path / "no run is read"], tmp_path / name)
+
+
+def test_the_ending_counts_whatever_its_case_and_a_folder_gets_a_page(tmp_path: Path) -> None:
+    for name in ("x.HTML", "y.Md", "z.csv", "w.TEX"):
+        assert target(tmp_path / name) == tmp_path / name
+    (tmp_path / "runs.v2").mkdir()
+    assert target(tmp_path / "runs.v2") == tmp_path / "runs.v2" / "report.html"
+    assert target(tmp_path / "new") == tmp_path / "new" / "report.html"
