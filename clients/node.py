@@ -19,7 +19,7 @@ from fedrec.data.prepare import open_split
 from fedrec.errors import ClientFailure, FedRecError, NumericError
 from fedrec.evaluation.evaluate import Evaluation, Part, evaluate
 from fedrec.evaluation.ranking import legacy_candidates
-from fedrec.evaluation.scorer import user_scorer
+from fedrec.evaluation.scorer import UserScorer
 from fedrec.flower.records import RoundRequest, Trained
 from fedrec.personalization.none import NoPersonalization
 from fedrec.seeds import Purpose, bits
@@ -280,7 +280,7 @@ class Node:
         shard = self.shard.take(rows)
         return evaluate(
             shard,
-            user_scorer(self.task, shard, params, self._store.get(self._positions(rows))),
+            UserScorer(self.task, shard, params, self._store.get(self._positions(rows))),
             self.experiment.evaluate.parsed(),
             self.experiment.evaluate.block,
             self._candidates(shard) if self.task.protocol == "legacy" else None,

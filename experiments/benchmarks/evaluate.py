@@ -18,7 +18,7 @@ from experiments.benchmarks.report import about_run
 from experiments.benchmarks.rounds import run_rounds
 from experiments.benchmarks.workload import workload
 from fedrec.evaluation.evaluate import evaluate
-from fedrec.evaluation.scorer import user_scorer
+from fedrec.evaluation.scorer import UserScorer
 from fedrec.runs.log import RoundRecord
 
 __all__ = ["bench_evaluate"]
@@ -67,7 +67,7 @@ def bench_evaluate(
             torch.mm(users, table)
             raw["mm"].append(time.perf_counter() - began)
             began = time.perf_counter()
-            score = user_scorer(whole.task, whole.shard, whole.params, whole.local)
+            score = UserScorer(whole.task, whole.shard, whole.params, whole.local)
             evaluate(whole.shard, score, settings.parsed(), settings.block)
             raw["evaluate"].append(time.perf_counter() - began)
 

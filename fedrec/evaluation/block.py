@@ -33,8 +33,12 @@ class BlockRanking:
         local: the local parameters of all users and clients.
         clients: int64 [u], the client row of each user row.
         users: int64 [b], the user rows of the block.
+        place: where they stand among the users that ``prepared`` was prepared for.
+        prepared: what `fedrec.personalization.base.Personalization.prepare_ranking` returned.
         history: for a model with a window, one row per user row: the latest train items, oldest
             first.
+        columns: int64 [c], the items that are scored, for a ``flat`` model; None: all.
+        gathered: what `gather` returned, if it is wanted more than once.
     """
 
     task: ClientTask
@@ -42,20 +46,37 @@ class BlockRanking:
     local: Mapping[str, Tensor]
     clients: IntArray
     users: IntArray
+    place: slice
+    prepared: object
     history: Ragged | None = None
+    columns: Tensor | None = None
+    gathered: Mapping[str, Tensor] | None = None
+
+    @property
+    def items(self) -> Tensor:
+        """int64 [c], the items that are scored."""
+        return torch.arange(len(self.params["item"])) if self.columns is None else self.columns
+
+    def scores(self) -> Tensor:
+        """Return the scores of these users and items with the global table, float [b, c]."""
+        if self.columns is None:
+            return self.catalogue()
+        tables = {name: self.params[name][self.columns] for name in self.task.tables()}
+        scores = self.task.model.score_catalogue(self.gathered or self._flat(), tables)
+        return scores.expand(len(self.users), -1)
+
+    def gather(self) -> dict[str, Tensor] | None:
+        """Return the parameters of a ``flat`` model that have no row per item, one row per user."""
+        return self._flat() if self.task.model.execution == "flat" else None
 
     def catalogue(self) -> Tensor:
         """float [b, n_items]: scores with the global table."""
         if self.task.model.execution == "flat":
             tables = {name: self.params[name] for name in self.task.tables()}
-            scores = self.task.model.score_catalogue(self._flat(), tables)
+            scores = self.task.model.score_catalogue(self.gathered or self._flat(), tables)
             # A model that has nothing of the user's own scores one row, the same for all.
             return scores.expand(len(self.users), -1)
         return self._catalogue(self.params["item"], self._histories())
-
-    def pairs(self, block_users: IntArray, items: IntArray, rows: Tensor) -> Tensor:
-        """float [q]: scores of (row of the block, item) with other item vectors, float [q, d]."""
-        return self._pairs(block_users, items, rows, self.params["item"], self._histories())
 
     def patched(self, base: Tensor, block_users: IntArray, items: IntArray, rows: Tensor) -> Tensor:
         """float [b, n_items]: ``base`` where other item vectors make no difference.

@@ -8,8 +8,9 @@ are grouped into blocks: ranks are counts, and means are exactly rounded sums.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Literal, get_args
 
 import numpy as np
@@ -19,6 +20,7 @@ from fedrec.evaluation.metrics.base import ExposureMetric, Metric, PerUserMetric
 from fedrec.evaluation.ranking import (
     PARTS,
     Part,
+    Placed,
     Scores,
     exposure,
     legacy_candidates,
@@ -27,6 +29,7 @@ from fedrec.evaluation.ranking import (
     ranks_of,
     top_k,
 )
+from fedrec.evaluation.scorer import UserScorer
 from fedrec.personalization.base import View
 from fedrec.types import FloatArray, IntArray, Ragged, Shard
 
@@ -170,14 +173,7 @@ def evaluate(
     shown = {k: np.zeros(shard.n_items, np.int64) for k in cutoffs}
     depth = max(cutoffs, default=0)
     ranks: dict[View, dict[Part, list[IntArray]]] = {}
-    size = block_users(block, shard.n_items)
-    for start in range(0, shard.n_users, size):
-        rows = np.arange(start, min(start + size, shard.n_users), dtype=np.int64)
-        compete = {part: c.take(rows) for part, c in (candidates or {}).items()}
-        placed = {
-            view: place(scores, shard, rows, depth if view == "mixed" else 0, compete)
-            for view, scores in score(rows).items()
-        }
+    for placed in _placed(shard, score, block, candidates, depth):
         for view, of_view in placed.items():
             for part, values in of_view.ranks.items():
                 ranks.setdefault(view, {}).setdefault(part, []).append(values)
@@ -196,6 +192,34 @@ def evaluate(
         },
         exposure=shown,
     )
+
+
+def _placed(
+    shard: Shard,
+    score: Callable[[IntArray], Mapping[View, Scores]],
+    block: int | Literal["auto"],
+    candidates: Mapping[Part, Ragged] | None,
+    k: int,
+) -> Iterator[Mapping[View, Placed]]:
+    """Yield where the held-out items of some users stand, user after user."""
+    if (
+        isinstance(score, UserScorer)
+        and score.by_columns
+        and not candidates
+        and find_spec("numba") is not None
+    ):
+        from fedrec.evaluation.columns import place_by_columns
+
+        yield from place_by_columns(score, shard, k)
+        return
+    size = block_users(block, shard.n_items)
+    for start in range(0, shard.n_users, size):
+        rows = np.arange(start, min(start + size, shard.n_users), dtype=np.int64)
+        compete = {part: c.take(rows) for part, c in (candidates or {}).items()}
+        yield {
+            view: place(scores, shard, rows, k if view == "mixed" else 0, compete)
+            for view, scores in score(rows).items()
+        }
 
 
 def merge(pieces: Sequence[Evaluation]) -> Evaluation:

@@ -21,6 +21,7 @@ __all__ = [
     "Placed",
     "Scores",
     "check_candidates",
+    "check_nan",
     "exposure",
     "legacy_candidates",
     "mask_of",
@@ -89,7 +90,7 @@ def place(
     diverged = place_users(
         flat, stride, shard.n_items, rows, train, valid, test, ranks["valid"], ranks["test"], top
     )
-    _check_nan(int(diverged), len(rows))
+    check_nan(int(diverged), len(rows))
     return Placed(ranks, top)
 
 
@@ -281,11 +282,12 @@ def _copy(scores: Scores) -> torch.Tensor:
     else:
         copied = torch.from_numpy(np.array(scores, order="C"))
     nan = torch.isnan(copied)
-    _check_nan(int(nan.any(dim=1).sum()), len(copied))
+    check_nan(int(nan.any(dim=1).sum()), len(copied))
     return copied
 
 
-def _check_nan(diverged: int, of: int) -> None:
+def check_nan(diverged: int, of: int) -> None:
+    """Raise `NumericError` if some of the users have a score that is NaN."""
     if diverged > 0:
         raise NumericError(
             f"the scores of {diverged} of {of} users are NaN: training diverged; lower "

@@ -10,7 +10,7 @@ import numpy as np
 
 from fedrec.compute.numba_compiler import compiled
 
-__all__ = ["place_users"]
+__all__ = ["insert", "place_users"]
 
 _STRIDE = 32
 
@@ -114,7 +114,7 @@ def _list(row, excluded, too, mark, stamp, best, items):
     k, n, count, start = len(items), len(row), 0, 0
     while count < k and start < n:
         if mark[start] != stamp:
-            count = _insert(row[start], start, best, items, count)
+            count = insert(row[start], start, best, items, count)
         start += 1
     if count < k:
         return
@@ -128,13 +128,13 @@ def _list(row, excluded, too, mark, stamp, best, items):
         if hits > 0:
             for j in range(len(part)):
                 if part[j] > bar and mark[start + j] != stamp:
-                    _insert(part[j], start + j, best, items, k - 1)
+                    insert(part[j], start + j, best, items, k - 1)
                     bar = best[k - 1]
         start += _STRIDE
 
 
 @compiled
-def _insert(score, item, best, items, count):
+def insert(score, item, best, items, count):
     """Put an item behind all that are as good, among the first ``count``; their number."""
     at = count
     while at > 0 and best[at - 1] < score:

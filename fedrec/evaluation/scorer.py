@@ -1,8 +1,8 @@
-"""Scores of the whole catalogue for blocks of users, with their own parameters."""
+"""Scores of users for the catalogue, with their own parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,43 +14,103 @@ from fedrec.training.history import latest
 from fedrec.training.task import ClientTask
 from fedrec.types import IntArray, Params, Ragged, Shard
 
-__all__ = ["user_scorer"]
+__all__ = ["GroupScorer", "UserScorer"]
 
 
-def user_scorer(
-    task: ClientTask, shard: Shard, params: Params, local: Params
-) -> Callable[[IntArray], dict[View, torch.Tensor]]:
-    """A function that scores the whole catalogue for some users, with their own parameters.
+class UserScorer:
+    """The scores of the users of a shard for the catalogue.
 
     Args:
         task: model and personalization.
         shard: the clients.
         params: the global parameters.
         local: the local parameters of these clients, in their order.
-
-    Returns:
-        From user rows of the shard, int64 [b], to float [b, n_items] per view.
     """
-    tensors = tensors_of(params, task.dtype)
-    dtype = tensors["item"].dtype
-    values = {name: torch.from_numpy(np.array(v)).to(dtype) for name, v in local.items()}
-    unit_item_vectors = task.personalization.unit_item_vectors(tensors["item"])
-    frozen_items = frozen_items_of(task, shard, tensors["item"], unit_item_vectors)
-    state = task.personalization.state(tensors["item"].shape[1])
-    history = _latest_items(task, shard)
 
-    def of_users(users: IntArray) -> dict[View, torch.Tensor]:
-        ranking = BlockRanking(task, tensors, values, frozen_items.clients, users, history)
-        at = torch.from_numpy(users)
-        mine = {n: values[n] if s.per == "row" else values[n][at] for n, s in state.items()}
-        return task.personalization.rank(frozen_items, mine, ranking)
+    def __init__(self, task: ClientTask, shard: Shard, params: Params, local: Params) -> None:
+        self._task = task
+        self._params = tensors_of(params, task.dtype)
+        table = self._params["item"]
+        self._local = {n: torch.from_numpy(np.array(v)).to(table.dtype) for n, v in local.items()}
+        unit_item_vectors = task.personalization.unit_item_vectors(table)
+        self._frozen_items = frozen_items_of(task, shard, table, unit_item_vectors)
+        self._state = task.personalization.state(table.shape[1])
+        self._history = _latest_items(task, shard)
 
-    return of_users
+    @property
+    def by_columns(self) -> bool:
+        """Whether some items at a time are faster, for all users."""
+        return self._task.model.execution == "flat" and self._task.personalization.by_columns
+
+    def group(self, users: IntArray) -> GroupScorer:
+        """Prepare the scores of some users.
+
+        Args:
+            users: int64 [g], user rows of the shard.
+        """
+        return GroupScorer(self, users)
+
+    def __call__(self, users: IntArray) -> dict[View, torch.Tensor]:
+        """Return the scores of some users for the whole catalogue.
+
+        Args:
+            users: int64 [b], user rows of the shard.
+
+        Returns:
+            float [b, n_items] per view.
+        """
+        return self.group(users)(slice(0, len(users)))
+
+
+class GroupScorer:
+    """The scores of some users, who share what items cost; see `UserScorer.group`."""
+
+    def __init__(self, scorer: UserScorer, users: IntArray) -> None:
+        self._scorer, self._users = scorer, users
+        self._blocks: dict[int, tuple[BlockRanking, dict[str, torch.Tensor]]] = {}
+        self._prepared = scorer._task.personalization.prepare_ranking(scorer._frozen_items, users)
+
+    def __call__(self, place: slice, items: torch.Tensor | None = None) -> dict[View, torch.Tensor]:
+        """Return the scores of some of the users for some items.
+
+        Args:
+            place: where they stand in the group; each beginning always with the same end.
+            items: int64 [c], if the scores are `UserScorer.by_columns`; None: all. The scores do
+                not depend on which items are scored together if there are equally many.
+
+        Returns:
+            float [b, c] per view.
+        """
+        scorer = self._scorer
+        if place.start not in self._blocks:
+            self._blocks[place.start] = self._block(place)
+        ranking, local = self._blocks[place.start]
+        ranking = replace(ranking, columns=items)
+        return scorer._task.personalization.rank(scorer._frozen_items, local, ranking)
+
+    def _block(self, place: slice) -> tuple[BlockRanking, dict[str, torch.Tensor]]:
+        """Return the model for some of the users, and their values of the personalization."""
+        scorer, users = self._scorer, self._users[place]
+        ranking = BlockRanking(
+            scorer._task,
+            scorer._params,
+            scorer._local,
+            scorer._frozen_items.clients,
+            users,
+            place,
+            self._prepared,
+            scorer._history,
+        )
+        at, values = torch.from_numpy(users), scorer._local
+        local = {
+            n: values[n] if s.per == "row" else values[n][at] for n, s in scorer._state.items()
+        }
+        return replace(ranking, gathered=ranking.gather()), local
 
 
 def _latest_items(task: ClientTask, shard: Shard) -> Ragged | None:
-    """One row per user row: the items that a model with a window ranks from, oldest first."""
+    """Return the items that a model with a window ranks from, oldest first, one row per user."""
     if task.model.window is None:
         return None
-    order = latest(shard, task.model.window - 1)
-    return Ragged(order.offsets, shard.train.values[order.values])
+    latest_rows = latest(shard, task.model.window - 1)
+    return Ragged(latest_rows.offsets, shard.train.values[latest_rows.values])

@@ -55,19 +55,30 @@ class Forward(Protocol):
 
 
 class Ranking(Protocol):
-    """The model at evaluation, for a block of users."""
+    """The model at evaluation, for some users and items."""
 
     @property
     def users(self) -> IntArray:
-        """int64 [b], the user rows of the block."""
+        """int64 [b], the user rows."""
         ...
 
-    def catalogue(self) -> torch.Tensor:
-        """float [b, n_items]: scores with the global table."""
+    @property
+    def place(self) -> slice:
+        """Where they stand among the users that `Personalization.prepare_ranking` was given."""
         ...
 
-    def pairs(self, block_users: IntArray, items: IntArray, rows: torch.Tensor) -> torch.Tensor:
-        """float [q]: scores of (row of the block, item) with other item vectors, float [q, d]."""
+    @property
+    def items(self) -> torch.Tensor:
+        """int64 [c], the items that are scored: all, unless `Personalization.by_columns`."""
+        ...
+
+    @property
+    def prepared(self) -> object:
+        """What `Personalization.prepare_ranking` returned."""
+        ...
+
+    def scores(self) -> torch.Tensor:
+        """float [b, c]: the model's scores with the global table."""
         ...
 
     def patched(
@@ -77,7 +88,7 @@ class Ranking(Protocol):
         items: IntArray,
         rows: torch.Tensor,
     ) -> torch.Tensor:
-        """float [b, n_items]: what `catalogue` gave, with other item vectors for some pairs.
+        """float [b, n_items]: what `scores` gave, with other item vectors for some pairs.
 
         They count wherever they stand: also in the histories of a model that looks at them.
         Pairs are sorted by row of the block, then by item.
@@ -179,18 +190,36 @@ class Personalization(Plugin):
         """New values of ``per: row`` parameters from the round's change, float [t, d]."""
         return {}
 
-    def rank(
-        self, frozen_items: FrozenItems, local: Tensors, ranking: Ranking
-    ) -> dict[View, torch.Tensor]:
-        """The scores of a block of users for the catalogue.
+    @property
+    def by_columns(self) -> bool:
+        """Whether ranking is faster some items at a time, for all users.
+
+        It is where users share what an item costs. Then the scores of an item must not depend on
+        which others are scored with it.
+        """
+        return False
+
+    def prepare_ranking(self, frozen_items: FrozenItems, users: IntArray) -> object:
+        """Prepare what the scores of some users share.
 
         Args:
             frozen_items: of the fresh global table.
-            local: ``per: user`` values of the block, float [b, ...]; ``per: row`` ones of all
-                clients, float [n_positives, ...], as ``anchor.positives`` lays them out.
-            ranking: the model for these users.
+            users: int64 [g], the user rows.
+        """
+        return None
+
+    def rank(
+        self, frozen_items: FrozenItems, local: Tensors, ranking: Ranking
+    ) -> dict[View, torch.Tensor]:
+        """Return the scores of some users for some items.
+
+        Args:
+            frozen_items: of the fresh global table.
+            local: ``per: user`` values of the users, float [b, ...]; ``per: row`` ones of all
+                clients, float [n_positives, ...], as ``frozen_items.positives`` lays them out.
+            ranking: the model for these users and items.
 
         Returns:
-            Per view, float [b, n_items]; ``mixed`` is the method's own.
+            Per view, float [b, c]; ``mixed`` is the method's own.
         """
-        return {"mixed": ranking.catalogue()}
+        return {"mixed": ranking.scores()}

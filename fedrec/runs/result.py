@@ -13,7 +13,7 @@ from fedrec.baselines.base import Baseline, Scorer
 from fedrec.config.experiment import Experiment, load_experiment
 from fedrec.errors import ConfigError, DataError, RunFolderError, did_you_mean
 from fedrec.evaluation.ranking import top_k
-from fedrec.evaluation.scorer import user_scorer
+from fedrec.evaluation.scorer import UserScorer
 from fedrec.runs.folder import CONFIG
 from fedrec.runs.groups import by_group
 from fedrec.runs.reader import RunFolder
@@ -91,7 +91,7 @@ class RunResult:
                 local[name][place] = kept[name]
 
         def scorer(params: Params) -> Scorer:
-            score = user_scorer(task, shard, params, local)
+            score = UserScorer(task, shard, params, local)
             return lambda rows: np.asarray(score(rows)["mixed"].numpy())
 
         clients = shard.client_ids[shard.client_of_user()]

@@ -11,7 +11,7 @@ import torch
 from fedrec.baselines import BASELINES
 from fedrec.baselines.base import Baseline
 from fedrec.compute.batch import Tensors
-from fedrec.evaluation.scorer import user_scorer
+from fedrec.evaluation.scorer import UserScorer
 from fedrec.models import MODELS
 from fedrec.models.base import History, Model, Pairs
 from fedrec.plugins import lookup, name_of, table
@@ -117,7 +117,7 @@ def test_it_trains_every_parameter_and_stays_finite(model: Model) -> None:
 def test_the_catalogue_is_all_pairs(model: Model) -> None:
     params, _, local = train(task(model), SHARD)
     users = np.arange(SHARD.n_users)
-    scores = user_scorer(task(model), SHARD, params, local)(users)["mixed"]
+    scores = UserScorer(task(model), SHARD, params, local)(users)["mixed"]
     assert scores.shape == (SHARD.n_users, SHARD.n_items)
     assert bool(torch.isfinite(scores).all())
     np.testing.assert_allclose(scores, by_pairs(model, SHARD, params, local), rtol=1e-4, atol=1e-6)
@@ -176,7 +176,7 @@ def test_the_loop_is_the_flat_form() -> None:
     np.testing.assert_allclose(mine["user"], theirs["user"], atol=1e-6)
     np.testing.assert_allclose(one.metrics["loss"], other.metrics["loss"], rtol=1e-6)
     users = np.arange(SHARD.n_users)
-    scores = [user_scorer(m, SHARD, params, mine)(users)["mixed"] for m in (flat, loop)]
+    scores = [UserScorer(m, SHARD, params, mine)(users)["mixed"] for m in (flat, loop)]
     torch.testing.assert_close(*scores)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fedrec.errors import ConfigError
-from fedrec.evaluation.scorer import user_scorer
+from fedrec.evaluation.scorer import UserScorer
 from fedrec.models.base import Model
 from fedrec.personalization import PERSONALIZATIONS
 from fedrec.personalization.base import Personalization
@@ -46,7 +46,7 @@ def test_it_trains_and_ranks_with_its_views(form: Personalization, model: Model 
     assert set(state) <= set(local)
     assert all(spec.role == "local" for spec in state.values())
     assert all(np.isfinite(local[name]).all() for name in state)
-    views = user_scorer(method, SHARD, params, local)(np.array([0, 1, 3]))
+    views = UserScorer(method, SHARD, params, local)(np.array([0, 1, 3]))
     assert set(views) == set(form.views)
     assert "mixed" in views
     for scores in views.values():
@@ -60,7 +60,7 @@ def test_nothing_is_mutated(form: Personalization) -> None:
     params, local = initial_state(method, SHARD)
     before = {name: value.tobytes() for name, value in {**params, **local}.items()}
     train_clients(method, SHARD, params, local, 1)
-    score = user_scorer(method, SHARD, params, local)
+    score = UserScorer(method, SHARD, params, local)
     first = {view: scores.clone() for view, scores in score(np.arange(4)).items()}
     again = score(np.arange(4))
     assert all(torch.equal(first[view], again[view]) for view in first)

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrec.evaluation.scorer import user_scorer
+from fedrec.evaluation.scorer import UserScorer
 from fedrec.models.base import Model
 from fedrec.models.mf import MatrixFactorization
 from fedrec.personalization.base import Personalization
@@ -219,10 +219,10 @@ def test_a_user_ranks_alike_in_any_company(form: str, shard: Shard, data: st.Dat
     task = method_of({"optimizers": rates(0.1)}, personal(form))
     params, local = initial_state(task, shard)
     _, local = train_clients(task, shard, params, local, 1)
-    everybody = user_scorer(task, shard, params, local)(np.arange(shard.n_users))
+    everybody = UserScorer(task, shard, params, local)(np.arange(shard.n_users))
     client = data.draw(st.integers(0, shard.n_clients - 1))
     rows = np.array([client])
-    alone = user_scorer(task, shard.take(rows), params, split_state(task, shard, local, rows))
+    alone = UserScorer(task, shard.take(rows), params, split_state(task, shard, local, rows))
     users = np.flatnonzero(shard.client_of_user() == client)
     for at, user in enumerate(users):
         for view, scores in alone(np.array([at])).items():

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrec.evaluation.scorer import user_scorer
+from fedrec.evaluation.scorer import UserScorer
 from fedrec.models.base import Model
 from fedrec.models.neumf import NeuMF
 from fedrec.models.sasrec import SASRec
@@ -83,7 +83,7 @@ def results(
     params, local = initial_state(method, shard)
     _, local = train_clients(method, shard, params, local, 1, chunk)
     update, after = train_clients(method, shard, params, local, 2, chunk)
-    views = user_scorer(method, shard, params, after)(np.arange(shard.n_users))
+    views = UserScorer(method, shard, params, after)(np.arange(shard.n_users))
     found = {f"table {n}": b.values for n, b in update.tables.items()}
     found |= {f"rows {n}": b.ids for n, b in update.tables.items()}
     found |= {f"dense {n}": v for n, v in update.dense.items()}

@@ -10,9 +10,15 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from fedrec.compute.operations import bag_sum, gather, padded_mm, sigmoid
+from fedrec.compute.operations import gather, sigmoid
 from fedrec.personalization.base import Forward, FrozenItems, Personalization, Ranking, View
 from fedrec.personalization.plgc import balance
+from fedrec.personalization.plgc.ranking import (
+    CatalogueSimilarity,
+    power,
+    rank_similarity,
+    rank_table,
+)
 from fedrec.seeds import Purpose, bits
 from fedrec.types import FloatArray, IntArray, ParamSpec, Ragged, Shard
 
@@ -20,8 +26,6 @@ if TYPE_CHECKING:
     from fedrec.compute.batch import PairBatch, Tensors
 
 __all__ = ["PLGC"]
-
-_COLUMNS = 128
 
 
 class PLGC(Personalization):
@@ -168,7 +172,7 @@ class PLGC(Personalization):
         """float [s, n]: n**-1/2 * max(0, cosine)**beta, 0 between an item and itself."""
         history = torch.from_numpy(np.ascontiguousarray(own))
         cosine = (z[items] @ z[history].T).clamp_min_(0.0)
-        kappa = _power(cosine, self.beta)
+        kappa = power(cosine, self.beta)
         same = torch.searchsorted(items, history) if len(items) else history
         found = same < len(items)
         found &= items[same.clamp_max(max(len(items) - 1, 0))] == history
@@ -269,74 +273,26 @@ class PLGC(Personalization):
             return {}
         return {"residual": self.persistence * (local["residual"] + change)}
 
+    @property
+    def by_columns(self) -> bool:
+        """Whether users share the similarities of items."""
+        return self.branch == "similarity"
+
+    def prepare_ranking(
+        self, frozen_items: FrozenItems, users: IntArray
+    ) -> CatalogueSimilarity | None:
+        """Prepare the similarity branch of some users; nothing for the table branch."""
+        if self.branch == "table":
+            return None
+        return CatalogueSimilarity(frozen_items, users, self.beta)
+
     def rank(
         self, frozen_items: FrozenItems, local: Tensors, ranking: Ranking
     ) -> dict[View, torch.Tensor]:
-        """Scores with both branches (``mixed``), the global one and the local one alone."""
-        base = ranking.catalogue()
-        share = local["lambda"].unsqueeze(-1)
+        """Return the scores with both branches (``mixed``) and with each alone."""
         if self.branch == "table":
-            return self._rank_table(frozen_items, local, ranking, base)
-        assert frozen_items.unit_item_vectors is not None
-        branch = self._catalogue_branch(frozen_items, ranking.users).mul_(self.tau)
-        if self.per == "row":
-            seen = torch.zeros_like(branch)
-            block, items, _ = _positive_pairs(frozen_items, ranking.users)
-            seen[torch.from_numpy(block), torch.from_numpy(items)] = 1.0
-            share = share * seen
-        return {"mixed": (share * branch).add_(base), "global": base, "local": branch}
-
-    def _catalogue_branch(self, frozen_items: FrozenItems, users: np.ndarray) -> torch.Tensor:
-        """float [b, n_items]: the local branch of some users for every item.
-
-        The kernel of two items is the same for all users. So it is computed once for the items
-        that stand in some history, `_COLUMNS` items of the catalogue at a time: few enough to
-        stay in the cache while every user adds up its own rows.
-        """
-        z = frozen_items.unit_item_vectors
-        assert z is not None
-        n_items = len(z)
-        mine = frozen_items.history.take(users)
-        occurs = np.zeros(n_items, bool)
-        occurs[mine.values] = True
-        known = np.flatnonzero(occurs)
-        row = torch.from_numpy(np.cumsum(occurs)[mine.values] - 1)
-        offsets = torch.from_numpy(mine.offsets)
-        every = torch.arange(len(known))
-        column = torch.from_numpy(known % _COLUMNS)
-        starts = np.arange(0, n_items, _COLUMNS)
-        bounds = np.searchsorted(known, [*starts, n_items])
-        left = z[torch.from_numpy(known)]
-        right = z.new_zeros((len(starts) * _COLUMNS, z.shape[1]))
-        right[:n_items] = z
-        branch = z.new_empty((len(users), n_items))
-        for start, (first, last) in zip(starts, pairwise(bounds), strict=True):
-            cosine = padded_mm(left, right[start : start + _COLUMNS].T).clamp_min_(0.0)
-            kappa = _power(cosine, self.beta)
-            kappa[every[first:last], column[first:last]] = 0.0
-            part = branch[:, start : start + _COLUMNS]
-            part.copy_(bag_sum(kappa, row, offsets)[:, : part.shape[1]])
-        scale = torch.from_numpy(np.maximum(mine.lengths, 1) ** -0.5).to(z.dtype)
-        return branch.mul_(scale.unsqueeze(-1))
-
-    def _rank_table(
-        self, frozen_items: FrozenItems, local: Tensors, ranking: Ranking, base: torch.Tensor
-    ) -> dict[View, torch.Tensor]:
-        block, items, at = _positive_pairs(frozen_items, ranking.users)
-        rows = frozen_items.table[torch.from_numpy(items)]
-        moved = local["residual"][torch.from_numpy(at)].add_(rows)
-        share = local["lambda"][torch.from_numpy(block)].unsqueeze(-1)
-        own = ranking.patched(base, block, items, moved)
-        mixed = ranking.patched(base, block, items, moved.mul_(share).add_((1 - share) * rows))
-        return {"mixed": mixed, "global": base, "local": own}
-
-
-def _power(x: torch.Tensor, exponent: int) -> torch.Tensor:
-    """x**exponent by products, which round alike in every place of an array."""
-    power = x
-    for _ in range(exponent - 1):
-        power = power * x
-    return power
+            return rank_table(frozen_items, local, ranking)
+        return rank_similarity(frozen_items, local, ranking, self.tau, self.per == "row")
 
 
 def _users(touched: PairBatch) -> Iterator[tuple[int, tuple[int, int]]]:
@@ -345,13 +301,3 @@ def _users(touched: PairBatch) -> Iterator[tuple[int, tuple[int, int]]]:
     for user, (start, stop) in enumerate(pairwise(bounds)):
         if stop > start:
             yield user, (start, stop)
-
-
-def _positive_pairs(
-    frozen_items: FrozenItems, users: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The positives of the clients of a block of users: row of the block, item, positive row."""
-    clients = frozen_items.clients[users]
-    block = np.repeat(np.arange(len(users)), frozen_items.positives.lengths[clients])
-    at = frozen_items.positives.positions(clients)
-    return block, frozen_items.positives.values[at], at

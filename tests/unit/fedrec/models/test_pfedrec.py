@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from fedrec.evaluation.scorer import user_scorer
+from fedrec.evaluation.scorer import UserScorer
 from fedrec.models import MatrixFactorization, PFedRec
 from fedrec.models.base import Pairs
 from fedrec.training.clients import train_clients
@@ -56,17 +56,17 @@ def test_without_bias_it_ranks_as_matrix_factorisation() -> None:
     shard = shard_of(6, [[1, 4], [2]])
     params, local = initial_state(method_of(model=PFedRec(embedding_dim=4, init_std=0.5)), shard)
     rows = np.arange(2)
-    own = user_scorer(
+    own = UserScorer(
         method_of(model=PFedRec(embedding_dim=4)), shard, params, {**local, "bias": np.zeros(2)}
     )
-    plain = user_scorer(
+    plain = UserScorer(
         method_of(model=MatrixFactorization(embedding_dim=4)),
         shard,
         params,
         {"user": local["head"]},
     )
     assert torch.equal(own(rows)["mixed"], plain(rows)["mixed"])
-    shifted = user_scorer(
+    shifted = UserScorer(
         method_of(model=PFedRec(embedding_dim=4)), shard, params, {**local, "bias": np.ones(2)}
     )
     assert torch.equal(shifted(rows)["mixed"], plain(rows)["mixed"] + 1)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from fedrec.evaluation.scorer import user_scorer
+from fedrec.evaluation.scorer import UserScorer
 from fedrec.models import SASRec
 from fedrec.models.base import History, Pairs
 from fedrec.personalization.base import View
@@ -134,7 +134,7 @@ def test_the_ranking_starts_from_the_latest_train_items() -> None:
     shard = replace(shard_of(12, rows), timestamps=times)
     method = method_of(model=SASRec(embedding_dim=D, max_len=4, init_std=0.5), dtype="float64")
     params, local = initial_state(method, shard)
-    scores = user_scorer(method, shard, params, local)(np.arange(3))["mixed"]
+    scores = UserScorer(method, shard, params, local)(np.arange(3))["mixed"]
     assert isinstance(method.model, SASRec)
     tensors = {name: torch.from_numpy(value).double() for name, value in params.items()}
     for user, items in enumerate(([9, 4, 0], [3, 1], [5])):
@@ -151,7 +151,7 @@ def test_a_clients_own_item_vectors_count_as_history_and_as_candidates() -> None
     rng = np.random.default_rng(0)
     local = {**local, "residual": rng.standard_normal(local["residual"].shape)}
     local["lambda"] = np.array([0.25, 0.5, 1.0])
-    views = user_scorer(method, shard, params, local)(np.arange(3))
+    views = UserScorer(method, shard, params, local)(np.arange(3))
     tensors = {name: torch.from_numpy(value).double() for name, value in params.items()}
     table = tensors["item"]
     moved = [table.clone(), table.clone()]

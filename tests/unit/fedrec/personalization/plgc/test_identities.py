@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrec.evaluation.scorer import user_scorer
+from fedrec.evaluation.scorer import UserScorer
 from fedrec.models.base import Model
 from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.training.clients import train_clients
@@ -164,8 +164,8 @@ def test_the_three_scores_of_the_kernel_form(shard: Shard, tau: float) -> None:
     method = method_of({"optimizers": rates(0.1)}, PLGC.model_validate(fields))
     params, _, local = train(method, shard)
     users = np.arange(shard.n_users)
-    views = user_scorer(method, shard, params, local)(users)
-    base = user_scorer(method_of(), shard, params, {"user": local["user"]})(users)["mixed"]
+    views = UserScorer(method, shard, params, local)(users)
+    base = UserScorer(method_of(), shard, params, {"user": local["user"]})(users)["mixed"]
     assert torch.equal(views["global"], base)
     share = torch.from_numpy(local["lambda"])[:, None]
     torch.testing.assert_close(views["mixed"], base + share * views["local"])
@@ -178,7 +178,7 @@ def test_the_three_scores_of_the_table_form(shard: Shard, value: float) -> None:
     fields = {"branch": "table", "balance": "fixed", "value": value, "persistence": 1.0}
     method = method_of({"optimizers": rates(0.1)}, PLGC.model_validate(fields))
     params, _, local = train(method, shard)
-    views = user_scorer(method, shard, params, local)(np.arange(shard.n_users))
+    views = UserScorer(method, shard, params, local)(np.arange(shard.n_users))
     plain = local["user"] @ params["item"].T
     np.testing.assert_allclose(views["global"], plain, atol=1e-5)
     owner = shard.client_of_user()
@@ -198,7 +198,7 @@ def test_row_weights_leave_unknown_items_alone() -> None:
     fields = {"branch": "similarity", "balance": "fixed", "value": 1.0, "per": "row", "tau": 3.0}
     method = method_of({"optimizers": rates(0.1)}, PLGC.model_validate(fields))
     params, _, local = train(method, shard)
-    views = user_scorer(method, shard, params, local)(np.arange(2))
+    views = UserScorer(method, shard, params, local)(np.arange(2))
     for user in range(2):
         known = shard.train.row(user)
         unknown = np.setdiff1d(np.arange(8), known)

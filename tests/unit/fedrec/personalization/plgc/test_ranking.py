@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrec.evaluation.scorer import user_scorer
+from fedrec.evaluation.scorer import UserScorer
 from fedrec.models.mf import MatrixFactorization
 from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.types import FloatArray, Shard
@@ -51,7 +51,7 @@ def test_the_branch_is_its_definition(
     plgc = PLGC.model_validate({"beta": beta, "tau": tau, "history_cap": cap})
     method = method_of({}, plgc, MatrixFactorization(embedding_dim=5, init_std=0.1), seed=seed)
     params, local = initial_state(method, shard)
-    branch = user_scorer(method, shard, params, local)(np.arange(4))["local"]
+    branch = UserScorer(method, shard, params, local)(np.arange(4))["local"]
     assert branch.shape == (4, n_items)
     history = plgc.history(shard, seed)
     for user in range(4):
@@ -68,13 +68,13 @@ def test_any_block_and_thread_number_at_a_real_size(fields: dict[str, object]) -
     params, local = initial_state(method, shard)
     everybody = np.arange(12)
     before = torch.get_num_threads()
-    together = user_scorer(method, shard, params, local)(everybody)
+    together = UserScorer(method, shard, params, local)(everybody)
     try:
         for count in (1, 2):
             torch.set_num_threads(count)
             for rows in np.split(everybody, [1, 4, 5]):
                 mine = split_state(method, shard, local, rows)
-                alone = user_scorer(method, shard.take(rows), params, mine)
+                alone = UserScorer(method, shard.take(rows), params, mine)
                 for view, scores in alone(np.arange(len(rows))).items():
                     assert torch.equal(scores, together[view][rows])
     finally:
