@@ -6,6 +6,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from clients.node import Node, open_node
+from fedrec.config.sources import code_with_sources
 from fedrec.errors import ProtocolError
 from fedrec.flower import records
 from fedrec.flower.siblings import code_hash
@@ -23,7 +24,13 @@ def roll_call(message: Message, context: Context) -> Message:
     partitions = int(context.node_config["num-partitions"])
     partition = int(context.node_config["partition-id"])
     state = node.state(order.committed)
-    answer = records.RollCall(node.shard.client_ids, code_hash(), partitions, partition, state)
+    answer = records.RollCall(
+        node.shard.client_ids,
+        code_with_sources(code_hash(), node.experiment),
+        partitions,
+        partition,
+        state,
+    )
     return Message(records.encode_roll_call(answer), reply_to=message)
 
 

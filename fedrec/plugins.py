@@ -150,7 +150,7 @@ def find_beside(reference: str, folders: Sequence[Path]) -> None:
     """
     module, colon, _ = reference.partition(":")
     top = module.partition(".")[0]
-    if not colon or not top.isidentifier() or find_spec(top) is not None:
+    if not colon or not top.isidentifier() or top in sys.modules or find_spec(top) is not None:
         return
     for folder in folders:
         if (folder / f"{top}.py").is_file() or (folder / top).is_dir():

@@ -13,6 +13,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedrec.config.cohorts import cohort_size
 from fedrec.config.experiment import Experiment, load_experiment
+from fedrec.config.sources import code_with_sources, source_hashes
 from fedrec.data.prepare import open_split, version_of
 from fedrec.errors import ConfigError, EngineError
 from fedrec.evaluation.evaluate import check_cutoffs
@@ -49,13 +50,14 @@ def main(grid: Grid, context: Context) -> None:
         split=str(split_folder),
         committed=checkpoint.record.round if checkpoint else 0,
     )
-    roster = call_roll(grid, request, split.n_clients)
+    roster = call_roll(grid, request, split.n_clients, code_with_sources(code_hash(), experiment))
     origin = Origin(
         config=experiment.model_dump(mode="json"),
         data=version_of(split_folder),
         code=code_hash(),
         backend=resolve_executor(task),
         nodes=len(roster.node_ids),
+        sources=source_hashes(experiment),
     )
     if checkpoint is not None:
         if checkpoint.origin.nodes != origin.nodes:

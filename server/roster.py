@@ -12,7 +12,6 @@ from flwr.serverapp import Grid
 
 from fedrec.errors import EngineError, RunFolderError
 from fedrec.flower import records
-from fedrec.flower.siblings import code_hash
 from fedrec.types import IntArray
 
 __all__ = ["Roster", "call_roll", "check_states", "exchange"]
@@ -52,7 +51,7 @@ class Roster:
 
 
 def call_roll(
-    grid: Grid, order: records.RoundRequest, n_clients: int, patience: float = 60.0
+    grid: Grid, order: records.RoundRequest, n_clients: int, code: str, patience: float = 60.0
 ) -> Roster:
     """Ask every node once which clients it hosts.
 
@@ -62,13 +61,14 @@ def call_roll(
         grid: The nodes.
         order: Names the run.
         n_clients: All clients of the run; each must be hosted exactly once.
+        code: Hash of the code that every node must run.
         patience: Seconds to wait.
 
     Raises:
         EngineError: If nodes are missing, run other code than the server, or do not host every
             client exactly once.
     """
-    here, wanted = code_hash(), 1
+    wanted = 1
     answers: dict[int, records.RollCall] = {}
     deadline = time.monotonic() + patience
     while len(answers) < wanted:
@@ -78,10 +78,11 @@ def call_roll(
             answer = records.decode_roll_call(reply.content)
             answers[reply.metadata.src_node_id] = answer
             wanted = max(wanted, answer.partitions)
-            if answer.code != here:
+            if answer.code != code:
                 raise EngineError(
-                    f"node {reply.metadata.src_node_id} runs other code of fedrec than the server "
-                    f"({answer.code[:8]} and {here[:8]}); install the same version on both"
+                    f"node {reply.metadata.src_node_id} runs other code than the server "
+                    f"({answer.code[:8]} and {code[:8]}); install the same version of fedrec and "
+                    "put the same files of own plug-ins on both"
                 )
         if not calls:
             if time.monotonic() > deadline:

@@ -97,6 +97,8 @@ def load_experiment(source: str | Path | Mapping[str, Any], sets: Sequence[str] 
     for assignment in sets:
         document = override(document, assignment)
     beside = [] if isinstance(source, Mapping) else [Path(source).parent]
+    # The folder of a run keeps the source of its plug-ins.
+    beside += [folder / "source" for folder in beside]
     for section in document.values():
         name = section.get("name") if isinstance(section, Mapping) else section
         if isinstance(name, str):

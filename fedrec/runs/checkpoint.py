@@ -36,6 +36,7 @@ class Origin:
         code: Hash of fedrec's code.
         backend: What trains the clients.
         nodes: Among how many nodes the clients are dealt.
+        sources: Hash of each source file of plug-ins that are not fedrec's own.
     """
 
     config: Mapping[str, Any]
@@ -43,6 +44,7 @@ class Origin:
     code: str
     backend: str
     nodes: int
+    sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Any
 from fedrec.baselines.base import Baseline
 from fedrec.config.errors import shown
 from fedrec.config.experiment import Experiment, load_experiment
+from fedrec.config.sources import changed_sources, source_hashes
 from fedrec.data.prepare import open_split, prepare, version_of
 from fedrec.errors import ConfigError, RunFolderError
 from fedrec.flower.launch import resolve_engine
@@ -19,6 +20,7 @@ from fedrec.runs.folder import (
     CONFIG,
     FINISHED,
     ROUNDS,
+    SOURCE,
     await_end,
     write_config,
 )
@@ -210,6 +212,13 @@ def _check_origin(
             f"{path}: train.backend: {experiment.train.backend} means '{backend}' in this "
             f"installation, where the run began it meant '{origin.backend}', which gives other "
             "bits; continue it there, or start a new run with another --out"
+        )
+    changed = changed_sources(origin.sources, source_hashes(experiment))
+    if changed and not accept_other_code:
+        raise RunFolderError(
+            f"{changed[0]}: is not what it was when the run began; the source of then is "
+            f"{path / SOURCE / changed[0]}: put it back, start a new run with another --out, or "
+            "add --accept-other-code to continue with the new source"
         )
     if code != origin.code and not accept_other_code:
         raise RunFolderError(

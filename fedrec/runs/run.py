@@ -16,6 +16,7 @@ import numpy as np
 from fedrec.baselines.base import Baseline
 from fedrec.config.cohorts import cohort_size
 from fedrec.config.experiment import Experiment, load_experiment
+from fedrec.config.sources import sources_of, with_importable_plugins
 from fedrec.data.negatives import pool_excluded
 from fedrec.data.prepare import open_split, prepare
 from fedrec.errors import ConfigError, DataError, FedRecError, MissingExtra
@@ -28,6 +29,7 @@ from fedrec.runs.folder import (
     CONFIG,
     RESULT,
     ROUNDS,
+    SOURCE,
     SPLIT,
     check_free,
     create,
@@ -156,6 +158,7 @@ def prepare_run(
     """
     speak = say or (lambda _: None)
     experiment = source if isinstance(source, Experiment) else load_experiment(source)
+    experiment = with_importable_plugins(experiment)
     check_parts(experiment)
     stem = "experiment" if isinstance(source, Experiment) else Path(source).stem
     folder = (out or Path("runs") / f"{stem}-seed{experiment.seed}").absolute()
@@ -175,6 +178,9 @@ def prepare_run(
     create(folder, overwrite)
     kept = experiment.model_copy(update={"data": experiment.data.located()})
     write_config(folder, kept.to_yaml())
+    for name, text in sources_of(experiment).items():
+        (folder / SOURCE / name).parent.mkdir(parents=True, exist_ok=True)
+        write_text(folder / SOURCE / name, text)
     write_split(folder / SPLIT, split)
     return Prepared(experiment, folder, split_folder)
 

@@ -42,7 +42,7 @@ def call(
     hosts: Hosts, n_clients: int, partitions: int = 0, code: Callable[[int], str] = ours
 ) -> Roster:
     with SerialGrid(app_of(hosts, partitions or len(hosts), code), len(hosts)) as grid:
-        return call_roll(grid, ORDER, n_clients, patience=0.1)
+        return call_roll(grid, ORDER, n_clients, code_hash(), patience=0.1)
 
 
 def test_nodes_stand_in_the_order_of_their_clients() -> None:
@@ -100,7 +100,7 @@ class Late(SerialGrid):
 
 def test_nodes_on_their_way_are_waited_for() -> None:
     with Late(app_of([[0], [1]], 2), 2) as grid:
-        assert call_roll(grid, ORDER, 2, patience=5.0).node_ids == (1, 2)
+        assert call_roll(grid, ORDER, 2, code_hash(), patience=5.0).node_ids == (1, 2)
 
 
 class Deaf(SerialGrid):
@@ -132,4 +132,4 @@ def test_an_error_reply_is_named() -> None:
         SerialGrid(app, 1) as grid,
         pytest.raises(EngineError, match="roll call: node 1 failed: out of memory"),
     ):
-        call_roll(grid, ORDER, 1)
+        call_roll(grid, ORDER, 1, code_hash())

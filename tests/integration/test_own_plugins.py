@@ -1,0 +1,145 @@
+"""Plug-ins of the user's own: their source is kept, compared, and travels from a script."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import fedrec
+from fedrec.config.experiment import load_experiment
+from fedrec.errors import RunFolderError
+from fedrec.runs.log import RoundRecord
+
+MODEL = '''
+from own_part import SCALE
+from fedrec.models.mf import MatrixFactorization
+
+
+class Own(MatrixFactorization):
+    """Matrix factorisation under another name."""
+
+    scale: float = SCALE
+'''
+YAML = """
+data: {name: synthetic, users: 12, items: 20, taste_groups: 2}
+model: {name: "own_model:Own", embedding_dim: 4}
+rounds: {count: 3}
+engine: {name: serial}
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    folder = tmp_path / "study"
+    folder.mkdir()
+    (folder / "own_model.py").write_text(MODEL, "utf-8")
+    (folder / "own_part.py").write_text("SCALE = 1.0\n", "utf-8")
+    (folder / "study.yaml").write_text(YAML, "utf-8")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    forget()
+    yield folder
+    forget()
+
+
+def forget() -> None:
+    for name in ("own_model", "own_part"):
+        sys.modules.pop(name, None)
+    importlib.invalidate_caches()
+
+
+def stopped(folder: Path, out: Path) -> Path:
+    def watch(record: RoundRecord) -> None:
+        if record.round == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fedrec.run(load_experiment(folder / "study.yaml"), out=out, on_round=watch)
+    return out
+
+
+@pytest.mark.parametrize("file", ["own_model.py", "own_part.py"])
+def test_a_source_that_was_edited_is_noticed(file: str, own: Path, tmp_path: Path) -> None:
+    out = stopped(own, tmp_path / "run")
+    before = (own / file).read_text("utf-8")
+    assert (out / "source" / file).read_text("utf-8") == before
+    (own / file).write_text(before + "\nEDITED = True\n", "utf-8")
+    with pytest.raises(RunFolderError, match=rf"{file}: is not what it was.*source.{file}.*--acc"):
+        fedrec.resume(out)
+    (own / file).write_text(before, "utf-8")
+    assert fedrec.resume(out).result["status"] == "completed"
+
+
+def test_a_run_needs_neither_the_source_nor_the_data_any_more(own: Path, tmp_path: Path) -> None:
+    done = fedrec.run(load_experiment(own / "study.yaml"), out=tmp_path / "run")
+    expected = done.recommend("3", 5)
+    for path in own.iterdir():
+        path.unlink() if path.is_file() else None
+    sys.path.remove(str(own))
+    forget()
+    assert fedrec.load(tmp_path / "run").recommend("3", 5) == expected
+
+
+SCRIPT = '''
+import sys
+import numpy as np
+import fedrec
+from fedrec.config.experiment import Experiment
+from fedrec.models.mf import MatrixFactorization as Base
+{before}
+WIDTH = 4
+
+class Mine(Base):
+    """A class of the script."""
+    width: int = WIDTH
+
+    def unused(self):
+        return np.ones({uses})
+
+if __name__ == "__main__":
+    experiment = Experiment.model_validate({{
+        "data": {{"name": "synthetic", "users": 12, "items": 20, "taste_groups": 2}},
+        "model": Mine(embedding_dim=WIDTH), "rounds": {{"count": 2}},
+        "engine": {{"name": sys.argv[1], "workers": 1}},
+    }})
+    try:
+        print(fedrec.run(experiment, out="run").result["digest"])
+    except fedrec.errors.FedRecError as error:
+        print(error)
+'''
+
+
+def run_script(folder: Path, engine: str, before: str = "", uses: str = "3") -> str:
+    (folder / "study.py").write_text(SCRIPT.format(before=before, uses=uses), "utf-8")
+    done = subprocess.run(
+        [sys.executable, "study.py", engine],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "FEDREC_CACHE": str(folder / "cache")},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.strip()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["serial", "ray"])
+def test_a_class_of_a_script_runs_on_every_engine(engine: str, tmp_path: Path) -> None:
+    assert len(run_script(tmp_path, engine)) == 64
+    (source,) = (tmp_path / "run" / "source").iterdir()
+    assert "class Mine" in source.read_text("utf-8")
+    subprocess.run(["rm", "-rf", str(tmp_path / "cache")], check=True)
+    assert len(fedrec.load(tmp_path / "run").recommend("3", 5)) == 5
+
+
+@pytest.mark.slow
+def test_a_class_that_uses_more_of_the_script_is_refused(tmp_path: Path) -> None:
+    said = run_script(tmp_path, "serial", "def helper():\n    return 3", "helper()")
+    assert said.startswith("model: class Mine uses 'helper', which the script or notebook defines")
+    assert "own:Mine" in said and "\n" not in said
