@@ -17,6 +17,7 @@ from fedrec.config.experiment import Experiment, load_experiment
 from fedrec.data.negatives import pool_excluded
 from fedrec.data.prepare import open_split
 from fedrec.errors import ClientFailure, FedRecError, NumericError
+from fedrec.evaluation.cutoffs import LEGACY_CANDIDATES
 from fedrec.evaluation.evaluate import Evaluation, Part, evaluate
 from fedrec.evaluation.ranking import legacy_candidates
 from fedrec.evaluation.scorer import UserScorer
@@ -44,7 +45,6 @@ from strategies.base import Strategy
 __all__ = ["Node", "open_node"]
 
 
-LEGACY_CANDIDATES = 99
 _PART_BYTES = 2**23
 """Updates that are held at once, before they are summed: few enough to stay in the cache; but not
 less than `_PART_TABLES` times the tables, or merging the sums would cost more than making them."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from fedrec.evaluation.cutoffs import cutoff_warnings
 from fedrec.evaluation.metrics.base import Metric, parse_metric
 from fedrec.plugins import Section
 
@@ -21,8 +22,9 @@ class Evaluate(Section):
             The first chooses the round, on validation.
         block: users whose scores are computed together, or ``auto``: as many as 16 MiB of scores
             hold, from 64. Changes no bit of the result and bounds the memory of each process:
-            block x items x 4 bytes for a model by itself, about four times that for the three
-            views of PLGC (its kernel form comes out faster with larger blocks).
+            block x items x 4 bytes for a model by itself, about four times that for three views.
+            PLGC's similarity branch over a ``flat`` model ranks 128 items at a time for all users
+            instead, where numba is installed.
     """
 
     every: int = Field(5, ge=1)
@@ -35,6 +37,11 @@ class Evaluate(Section):
         "gini@10",
     )
     block: int | Literal["auto"] = "auto"
+
+    def without_effect(self, experiment: Any, split: Any) -> list[str]:
+        """Say for which users a metric has the same value whatever the model."""
+        lines = cutoff_warnings(self.parsed(), split, experiment.data.protocol)
+        return [f"metrics: {line}" for line in lines]
 
     @field_validator("block")
     @classmethod
@@ -56,5 +63,5 @@ class Evaluate(Section):
         return value
 
     def parsed(self) -> tuple[Metric, ...]:
-        """The metrics as values."""
+        """Return the metrics as values."""
         return tuple(parse_metric(label) for label in self.metrics)

@@ -26,7 +26,11 @@ def settings_without_effect(experiment: Experiment, split: Split) -> list[str]:
             f"{name}: has no effect: {type(experiment.model).__name__} is a centralised baseline"
             for name, default in defaults.items()
             if getattr(experiment, name) != default
-        ] + _of_section(experiment.data, "data", experiment, split)
+        ] + [
+            line
+            for name in ("data", "evaluate")
+            for line in _of_section(getattr(experiment, name), name, experiment, split)
+        ]
     sections = {name: getattr(experiment, name) for name in fields}
     return [
         line

@@ -56,6 +56,9 @@ SAID: dict[str, dict[str, Any]] = {
     "personalization.tau: 2.0 has no effect: it belongs to branch: similarity": {
         "personalization": {"name": "plgc", "branch": "table", "tau": 2.0}
     },
+    "evaluate.metrics: ndcg@19: 12 of 12 users have at most 19 items left": {
+        "evaluate": {"metrics": ["ndcg@19"]}
+    },
     "engine.workers: 2 has no effect: the serial engine": {"engine": {"workers": 2}},
     "data.split.test: 0.2 has no effect: leave_one_out": {"data": {"split": {"test": 0.2}}},
     "clients.seed: 3 has no effect: by: user": {"clients": {"seed": 3}},

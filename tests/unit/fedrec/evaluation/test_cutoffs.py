@@ -1,0 +1,70 @@
+"""Users that a metric tells nothing about are counted, in each part."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedrec.evaluation.cutoffs import cutoff_warnings
+from fedrec.evaluation.evaluate import evaluate
+from fedrec.evaluation.metrics import parse_metric
+from fedrec.types import Ragged, Split
+from tests.planted import ragged
+from tests.rankings import World, worlds
+
+NDCG5 = (parse_metric("ndcg@5"), parse_metric("mrr"), parse_metric("coverage@5"))
+
+
+def split_of(n_items: int, train: Ragged, valid: Ragged, test: Ragged) -> Split:
+    n = np.arange(len(train), dtype=np.int64)
+    clients = Ragged(np.arange(len(train) + 1, dtype=np.int64), n)
+    ids, items = n.astype(str), np.arange(n_items).astype(str)
+    return Split(n_items, train, valid, test, clients, None, None, ids, items)
+
+
+def test_few_items_left_are_named_with_the_number_of_users() -> None:
+    train, valid, test = ([[0, 1, 2], [0]], [[3], [1]], [[4], [2]])
+    split = split_of(8, ragged(train), ragged(valid), ragged(test))
+    lines = cutoff_warnings(NDCG5, split, "clean")
+    assert [line.partition(",")[0] for line in lines] == [
+        "ndcg@5: 1 of 2 users have at most 5 items left to rank for the validation",
+        "ndcg@5: 1 of 2 users have at most 5 items left to rank for the test",
+    ]
+
+
+def test_enough_items_are_no_warning() -> None:
+    split = split_of(30, ragged([[0]]), ragged([[1]]), ragged([[2]]))
+    assert cutoff_warnings(NDCG5, split, "clean") == []
+
+
+def test_users_without_held_out_items_and_with_nothing_else_are_counted() -> None:
+    split = split_of(3, ragged([[0], [0, 1]]), ragged([[1], []]), ragged([[2], [2]]))
+    lines = cutoff_warnings((parse_metric("mrr"),), split, "clean")
+    assert lines == [
+        "1 of 2 users have no validation items; the means leave them out",
+        "2 of 2 users have nothing but held-out items left to rank for the test, so every metric "
+        "is perfect for them",
+    ]
+
+
+def test_a_hundred_sampled_candidates_fill_a_list_of_a_hundred() -> None:
+    split = split_of(500, ragged([[0]]), ragged([[1]]), ragged([[2]]))
+    metrics = (parse_metric("hit_rate@100"),)
+    assert len(cutoff_warnings(metrics, split, "legacy")) == 2
+    assert cutoff_warnings(metrics, split, "clean") == []
+
+
+@settings(deadline=None, max_examples=40)
+@given(world=worlds, k=st.integers(1, 25))
+def test_who_is_counted_has_all_held_out_items_in_every_list(world: World, k: int) -> None:
+    shard = world.shard()
+    metrics = (parse_metric(f"recall@{k}"),)
+    worst = np.zeros((shard.n_users, world.n_items), np.float32)
+    found = evaluate(shard, lambda rows: {"mixed": worst[rows]}, metrics)
+    split = split_of(world.n_items, world.train, world.valid, world.test)
+    lines = cutoff_warnings(metrics, split, "clean")
+    for part, what in (("valid", "validation"), ("test", "test")):
+        sure = int(np.count_nonzero(found.values["mixed"][part][:, 0] == 1.0))  # type: ignore[index]
+        said = [line for line in lines if line.startswith("recall") and f"the {what}," in line]
+        assert (int(said[0].split()[1]) if said else 0) == sure
