@@ -9,7 +9,7 @@ from clients.node import Node, open_node
 from fedrec.config.sources import code_with_sources
 from fedrec.errors import ProtocolError
 from fedrec.flower import records
-from fedrec.flower.siblings import code_hash
+from fedrec.flower.packages import code_hash
 
 __all__ = ["app"]
 
@@ -19,11 +19,11 @@ app = ClientApp()
 @app.query("roll_call")
 def roll_call(message: Message, context: Context) -> Message:
     """Say which clients this node hosts, and which code it runs."""
-    order, _ = records.decode_request(message.content)
-    node = _node(order, context)
+    request, _ = records.decode_request(message.content)
+    node = _node(request, context)
     partitions = int(context.node_config["num-partitions"])
     partition = int(context.node_config["partition-id"])
-    state = node.state(order.committed)
+    state = node.state(request.committed)
     answer = records.RollCall(
         node.shard.client_ids,
         code_with_sources(code_hash(), node.experiment),
@@ -37,24 +37,24 @@ def roll_call(message: Message, context: Context) -> Message:
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train the clients that are meant, and answer with the sum of their updates."""
-    order, clients = records.decode_request(message.content)
-    node = _node(order, context)
+    request, clients = records.decode_request(message.content)
+    node = _node(request, context)
     chosen = node.shard.client_ids if clients is None else clients
-    trained = node.train(order, records.decode_params(message.content), chosen)
+    trained = node.train(request, records.decode_params(message.content), chosen)
     return Message(records.encode_trained(trained, node.task.travels()), reply_to=message)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Let the users rank the catalogue, and answer with metric values."""
-    order, clients = records.decode_request(message.content)
-    node = _node(order, context)
+    request, clients = records.decode_request(message.content)
+    node = _node(request, context)
     chosen = node.shard.client_ids if clients is None else clients
-    evaluation = node.evaluate(order, records.decode_params(message.content), chosen)
+    evaluation = node.evaluate(request, records.decode_params(message.content), chosen)
     return Message(records.encode_evaluation(evaluation), reply_to=message)
 
 
-def _node(order: records.RoundRequest, context: Context) -> Node:
+def _node(request: records.RoundRequest, context: Context) -> Node:
     try:
         partition = int(context.node_config["partition-id"])
         partitions = int(context.node_config["num-partitions"])
@@ -63,4 +63,4 @@ def _node(order: records.RoundRequest, context: Context) -> Node:
             f"the node's configuration lacks {error}; start the node with "
             "--node-config 'partition-id=0 num-partitions=2'"
         ) from error
-    return open_node(order.run, order.out, order.split, partition, partitions)
+    return open_node(request.run, request.out, request.split, partition, partitions)

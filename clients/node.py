@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from clients.placement import hosted_clients, training_costs
 from clients.state_store import StateStore
+from fedrec.aggregation.payload import upload_bytes
 from fedrec.config.experiment import Experiment, load_experiment
 from fedrec.data.negatives import pool_excluded
 from fedrec.data.prepare import open_split
@@ -129,11 +130,11 @@ class Node:
             out / "state" / self._name, self.task.locals(), owners, experiment.seed
         )
 
-    def train(self, order: RoundRequest, params: Params, client_ids: IntArray) -> Trained:
+    def train(self, request: RoundRequest, params: Params, client_ids: IntArray) -> Trained:
         """Train some of the clients and reduce their updates; their new state is staged.
 
         Args:
-            order: Which round.
+            request: Which round.
             params: The global parameters.
             client_ids: int64 [c], sorted.
 
@@ -141,26 +142,28 @@ class Node:
             ClientFailure: If a client fails and none may.
         """
         began = time.perf_counter()
-        self._store.settle(order.committed, order.round)
+        self._store.settle(request.committed, request.round)
         rows = np.searchsorted(self.shard.client_ids, client_ids)
         aggregate: Aggregate | None = None
+        uploaded = 0
         failures: list[FailedClient] = []
         kept: list[IntArray] = []
         states: list[dict[str, FloatArray]] = []
         state_change = 0
         for part_of_rows in self._parts(rows):
-            part, local, good = self._train(order, params, part_of_rows, failures)
+            part, local, good, sent = self._train(request, params, part_of_rows, failures)
             if part is None:
                 continue
+            uploaded += sent
             aggregate = part if aggregate is None else self.strategy.merge(aggregate, part)
             kept.append(good)
             states.append(local)
         if kept:
             values = {name: np.concatenate([state[name] for state in states]) for name in states[0]}
             at = self._positions(np.concatenate(kept))
-            state_change = self._store.stage(order.round, at, values, order.group)
+            state_change = self._store.stage(request.round, at, values, request.group)
         seconds = time.perf_counter() - began
-        return Trained(aggregate, tuple(failures), order.group, seconds, state_change)
+        return Trained(aggregate, tuple(failures), request.group, uploaded, seconds, state_change)
 
     def state(self, committed: int) -> tuple[int, int] | None:
         """Return the round and the checksum of the private state; None where there is none.
@@ -183,25 +186,30 @@ class Node:
         return [rows[cut] for cut in parts(most, held)]
 
     def _train(
-        self, order: RoundRequest, params: Params, rows: IntArray, failures: list[FailedClient]
-    ) -> tuple[Aggregate | None, dict[str, FloatArray], IntArray]:
-        """Train some clients; those that fail are added to ``failures`` and left out."""
+        self, request: RoundRequest, params: Params, rows: IntArray, failures: list[FailedClient]
+    ) -> tuple[Aggregate | None, dict[str, FloatArray], IntArray, int]:
+        """Train some clients; those that fail are added to ``failures`` and left out.
+
+        Returns:
+            The reduced updates, the private state, the rows of the clients that succeeded, and the
+            bytes that they upload.
+        """
         while len(rows):
             try:
-                update, local = self._attempt(order, params, rows)
+                update, local = self._attempt(request, params, rows)
             except Exception as error:
-                found = self._who_fails(order, params, rows, error)
+                found = self._who_fails(request, params, rows, error)
             else:
                 part, found = self._reduce(update, rows)
                 if part is not None:
-                    return part, local, rows
+                    return part, local, rows, upload_bytes(update)
             for row, cause in found.items():
                 client = str(self.shard.client_ids[row])
                 if self.experiment.rounds.max_failures == 0:
-                    raise ClientFailure(order.round, client, "train", _line(cause)) from cause
+                    raise ClientFailure(request.round, client, "train", _line(cause)) from cause
                 failures.append(FailedClient(client=client, reason=_line(cause)))
             rows = rows[~np.isin(rows, list(found))]
-        return None, {}, rows
+        return None, {}, rows, 0
 
     def _reduce(
         self, update: UpdateBatch, rows: IntArray
@@ -222,21 +230,21 @@ class Node:
         return None, {int(row): FloatingPointError(reason) for row in rows[broken]}
 
     def _attempt(
-        self, order: RoundRequest, params: Params, rows: IntArray
+        self, request: RoundRequest, params: Params, rows: IntArray
     ) -> tuple[UpdateBatch, dict[str, FloatArray]]:
         return train_clients(
             self.task,
             self.shard.take(rows),
             params,
             self._store.get(self._positions(rows)),
-            order.round,
+            request.round,
             self.experiment.engine.chunk,
             self._popularity,
             self._summing,
         )
 
     def _who_fails(
-        self, order: RoundRequest, params: Params, rows: IntArray, error: Exception
+        self, request: RoundRequest, params: Params, rows: IntArray, error: Exception
     ) -> dict[int, Exception]:
         """The clients that fail on their own, with the cause."""
         if len(rows) == 1:
@@ -244,25 +252,25 @@ class Node:
         found: dict[int, Exception] = {}
         for row in rows:
             try:
-                self._attempt(order, params, np.array([row]))
+                self._attempt(request, params, np.array([row]))
             except Exception as cause:
                 found[int(row)] = cause
         if not found:
             raise error
         return found
 
-    def evaluate(self, order: RoundRequest, params: Params, client_ids: IntArray) -> Evaluation:
+    def evaluate(self, request: RoundRequest, params: Params, client_ids: IntArray) -> Evaluation:
         """Let the users of some clients rank the catalogue; keep their local parameters.
 
         Args:
-            order: Which round.
+            request: Which round.
             params: The global parameters after the round.
             client_ids: int64 [c], sorted.
 
         Raises:
             ClientFailure: If a client fails.
         """
-        self._store.settle(order.committed)
+        self._store.settle(request.committed)
         rows = np.searchsorted(self.shard.client_ids, client_ids)
         try:
             found = self._rank(params, rows)
@@ -270,9 +278,9 @@ class Node:
             raise
         except Exception as error:
             client, cause = self._who_cannot_rank(params, rows, error)
-            raise ClientFailure(order.round, client, "evaluate", _line(cause)) from cause
+            raise ClientFailure(request.round, client, "evaluate", _line(cause)) from cause
         at = self._positions(rows)
-        self._keep(order, self.shard.take(rows), self._store.get(at), at)
+        self._keep(request, self.shard.take(rows), self._store.get(at), at)
         return found
 
     def _rank(self, params: Params, rows: IntArray) -> Evaluation:
@@ -314,7 +322,7 @@ class Node:
         return found
 
     def _keep(
-        self, order: RoundRequest, shard: Shard, local: Params, at: Mapping[str, IntArray]
+        self, request: RoundRequest, shard: Shard, local: Params, at: Mapping[str, IntArray]
     ) -> None:
         """Write the local parameters of this round beside those of the best; drop the others."""
         self._local.mkdir(exist_ok=True)
@@ -325,13 +333,13 @@ class Node:
             content["ids.row"] = self._row_ids(at["row"])
         about: dict[str, str] = {}
         about |= {f"per.{n}": s.per or "client" for n, s in self.task.locals().items()}
-        about["round"] = str(order.round)
+        about["round"] = str(request.round)
         # Each group of a strategy is a message of its own, and so a file of its own.
-        name = f"{self._name}g{order.group}" if order.group else self._name
-        path = self._local / f"{name}@{order.round}.safetensors"
+        name = f"{self._name}g{request.group}" if request.group else self._name
+        path = self._local / f"{name}@{request.round}.safetensors"
         write_arrays(path, content, about)
         for old in self._local.glob(f"{name}@*.safetensors"):
-            if old.stem.rpartition("@")[2] not in (str(order.round), str(order.best)):
+            if old.stem.rpartition("@")[2] not in (str(request.round), str(request.best)):
                 old.unlink()
 
     def _row_ids(self, at: IntArray) -> IntArray:

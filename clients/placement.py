@@ -28,9 +28,9 @@ def hosted_clients(costs: FloatArray, partition: int, partitions: int) -> IntArr
     wanted = ends[-1] * np.arange(1, partitions) / partitions
     cuts = np.searchsorted(middle, wanted)
     # Nobody stays without a client, neither in front nor at the end.
-    order = np.arange(1, partitions)
-    cuts = np.maximum.accumulate(np.maximum(cuts - order, 0)) + order
-    cuts = np.minimum(cuts, len(ends) - partitions + order)
+    numbers = np.arange(1, partitions)
+    cuts = np.maximum.accumulate(np.maximum(cuts - numbers, 0)) + numbers
+    cuts = np.minimum(cuts, len(ends) - partitions + numbers)
     bounds = [0, *cuts.tolist(), len(ends)]
     return np.arange(bounds[partition], bounds[partition + 1], dtype=np.int64)
 

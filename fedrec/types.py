@@ -297,11 +297,13 @@ class RowSums:
         ids: int64 [m], the rows that were touched, sorted.
         sums: int64 [m, ...].
         weight: int64 [m], summed weight of the clients that touched the row.
+        uploaded: how many rows the clients changed, each client's counted.
     """
 
     ids: IntArray
     sums: IntArray
     weight: IntArray
+    uploaded: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from fedrec.errors import ConfigError, EngineError
 from fedrec.evaluation.evaluate import check_cutoffs
 from fedrec.flower import records
 from fedrec.flower.grid import EngineGrid
-from fedrec.flower.siblings import code_hash
+from fedrec.flower.packages import code_hash
 from fedrec.runs.checkpoint import Origin, read_checkpoint
 from fedrec.runs.effects import settings_without_effect
 from fedrec.runs.recorder import Recorder

@@ -51,7 +51,7 @@ class Roster:
 
 
 def call_roll(
-    grid: Grid, order: records.RoundRequest, n_clients: int, code: str, patience: float = 60.0
+    grid: Grid, request: records.RoundRequest, n_clients: int, code: str, patience: float = 60.0
 ) -> Roster:
     """Ask every node once which clients it hosts.
 
@@ -59,7 +59,7 @@ def call_roll(
 
     Args:
         grid: The nodes.
-        order: Names the run.
+        request: Names the run.
         n_clients: All clients of the run; each must be hosted exactly once.
         code: Hash of the code that every node must run.
         patience: Seconds to wait.
@@ -73,7 +73,9 @@ def call_roll(
     deadline = time.monotonic() + patience
     while len(answers) < wanted:
         asked = sorted(set(grid.get_node_ids()) - set(answers))
-        calls = [Message(records.encode_request(order), node, records.ROLL_CALL) for node in asked]
+        calls = [
+            Message(records.encode_request(request), node, records.ROLL_CALL) for node in asked
+        ]
         for reply in exchange(grid, calls, "roll call") if calls else []:
             answer = records.decode_roll_call(reply.content)
             answers[reply.metadata.src_node_id] = answer

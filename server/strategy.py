@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 from flwr.serverapp.strategy import Strategy as FlwrStrategy
 
+from fedrec.aggregation.payload import download_bytes
 from fedrec.aggregation.reduce import metric_sums
 from fedrec.config.cohorts import cohort
 from fedrec.errors import ClientFailure, EngineError
@@ -62,7 +63,7 @@ class FlowerStrategy(FlwrStrategy):
         params: The initial global parameters.
         allowed: Names that may travel.
         roster: Who hosts whom.
-        order: Run id and folders, for every message.
+        request: Run id and folders, for every message.
         plan: How the rounds run.
         recorder: Writes the run folder, and knows the best round.
     """
@@ -73,7 +74,7 @@ class FlowerStrategy(FlwrStrategy):
         params: Params,
         allowed: Iterable[str],
         roster: Roster,
-        order: records.RoundRequest,
+        request: records.RoundRequest,
         plan: Plan,
         recorder: Recorder,
     ) -> None:
@@ -84,12 +85,13 @@ class FlowerStrategy(FlwrStrategy):
         self._node_states = dict(roster.states)
         self._allowed = tuple(allowed)
         self._roster = roster
-        self._order = order
+        self._request = request
         self._plan = plan
         self._checkpoint: Checkpoint | None = None
-        self._traffic = {"up": 0, "down": 0}
-        self._sent: dict[tuple[int, tuple[str, ...]], ArrayRecord] = {}
-        self._partials: Mapping[int, Aggregate] = {}
+        self._bytes = {"up": 0, "down": 0}
+        self._simulation = {"up": 0, "down": 0}
+        self._sent: dict[tuple[int, tuple[str, ...]], tuple[ArrayRecord, int]] = {}
+        self._aggregates: Mapping[int, Aggregate] = {}
         self._idle = 0.0
         self._failures: tuple[FailedClient, ...] = ()
         self._evaluation: Evaluation | None = None
@@ -145,7 +147,9 @@ class FlowerStrategy(FlwrStrategy):
     ) -> Iterable[Message]:
         """To each node that hosts clients of the cohort, one message for each of their groups."""
         chosen = cohort(self._plan.seed, server_round, self._plan.n_clients, self._plan.cohort_size)
-        return self._messages(self._ordered(server_round, server_round - 1), chosen, records.TRAIN)
+        return self._messages(
+            self._request_of(server_round, server_round - 1), chosen, records.TRAIN
+        )
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -162,6 +166,7 @@ class FlowerStrategy(FlwrStrategy):
         for reply in replies:
             trained = records.decode_trained(reply.content)
             failures += trained.failures
+            self._bytes["up"] += trained.uploaded
             node = reply.metadata.src_node_id
             busy[node] = busy.get(node, 0.0) + trained.seconds
             if trained.aggregate is not None:
@@ -185,9 +190,9 @@ class FlowerStrategy(FlwrStrategy):
             )
         if not aggregates:
             raise EngineError(f"round {server_round}: no client of the cohort succeeded")
-        self._partials = dict(sorted(aggregates.items()))
+        self._aggregates = dict(sorted(aggregates.items()))
         self.state, self.params = checked_apply(
-            self.strategy, self.state, self.params, self._partials, server_round
+            self.strategy, self.state, self.params, self._aggregates, server_round
         )
         self._sent.clear()
         return None, None
@@ -197,7 +202,7 @@ class FlowerStrategy(FlwrStrategy):
     ) -> Iterable[Message]:
         """As for training, but all clients are meant: all of them rank."""
         every = np.arange(self._plan.n_clients, dtype=np.int64)
-        return self._messages(self._ordered(server_round, server_round), every, records.EVALUATE)
+        return self._messages(self._request_of(server_round, server_round), every, records.EVALUATE)
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
@@ -216,71 +221,82 @@ class FlowerStrategy(FlwrStrategy):
             self._node_states[number] = (round, checksum)
 
     def _messages(
-        self, order: records.RoundRequest, clients: IntArray, message_type: str
+        self, request: records.RoundRequest, clients: IntArray, message_type: str
     ) -> Iterator[Message]:
         training = message_type == records.TRAIN
-        for node, mine in self._roster.deal(clients):
-            group = self.strategy.groups(self.state, mine)
+        for node, hosted in self._roster.deal(clients):
+            group = self.strategy.groups(self.state, hosted)
             for number in np.unique(group).tolist():
-                chosen = mine[group == number]
-                # Whoever means all clients of a node need not list them.
-                listed = None if not training and len(chosen) == len(mine) else chosen
-                content = records.encode_request(
-                    replace(order, group=number), self._encoded(number, training), listed
-                )
-                yield Message(content, node, message_type, group_id=str(order.round))
+                chosen = hosted[group == number]
+                # A request for all clients of a node need not list them.
+                listed = None if not training and len(chosen) == len(hosted) else chosen
+                encoded, size = self._encoded(number, training)
+                if training:
+                    self._bytes["down"] += size * len(chosen)
+                content = records.encode_request(replace(request, group=number), encoded, listed)
+                yield Message(content, node, message_type, group_id=str(request.round))
 
-    def _encoded(self, group: int, training: bool) -> ArrayRecord:
-        """What the clients of a group are sent, encoded once for all nodes; to rank, less."""
+    def _encoded(self, group: int, training: bool) -> tuple[ArrayRecord, int]:
+        """Encode what a client of a group receives, once for all; to rank it receives less.
+
+        Returns:
+            The arrays, and their bytes by `fedrec.aggregation.payload.download_bytes`.
+        """
         sent = checked_broadcast(self.strategy, self.state, self.params, group)
         names = tuple(sent if training else self.params)
         if (group, names) not in self._sent:
             wanted = {name: sent[name] for name in names}
-            self._sent[group, names] = records.encode_params(wanted, self._allowed)
+            encoded = records.encode_params(wanted, self._allowed)
+            self._sent[group, names] = encoded, download_bytes(wanted)
         return self._sent[group, names]
 
-    def _ordered(self, round: int, committed: int) -> records.RoundRequest:
+    def _request_of(self, round: int, committed: int) -> records.RoundRequest:
         return replace(
-            self._order, round=round, committed=committed, best=self.recorder.best_round or 0
+            self._request, round=round, committed=committed, best=self.recorder.best_round or 0
         )
 
     def _exchange(self, grid: Grid, number: int, messages: Iterable[Message]) -> list[Message]:
         sent = []
         for message in messages:
-            self._traffic["down"] += records.byte_count(message)
+            self._simulation["down"] += records.byte_count(message)
             sent.append(message)
         replies = exchange(grid, sent, f"round {number}")
-        self._traffic["up"] += sum(records.byte_count(reply) for reply in replies)
+        self._simulation["up"] += sum(records.byte_count(reply) for reply in replies)
         return replies
 
     def _train(
         self, number: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> RoundRecord:
         """Train and aggregate a round; what is known of it before its evaluation."""
-        began, self._traffic = time.perf_counter(), {"up": 0, "down": 0}
+        began = time.perf_counter()
+        self._bytes, self._simulation = {"up": 0, "down": 0}, {"up": 0, "down": 0}
         messages = self.configure_train(number, arrays, config, grid)
         self.aggregate_train(number, self._exchange(grid, number, messages))
-        sums = metric_sums(self._partials.values())
+        sums = metric_sums(self._aggregates.values())
         return RoundRecord(
             round=number,
-            clients=sum(aggregate.clients for aggregate in self._partials.values()),
+            clients=sum(aggregate.clients for aggregate in self._aggregates.values()),
             failures=self._failures,
             loss=sums["loss"] / max(sums["examples"], 1.0),
             seconds=Seconds(train=time.perf_counter() - began, idle=self._idle),
-            bytes=Bytes(**self._traffic),
+            bytes=Bytes(**self._bytes),
+            simulation=Bytes(**self._simulation),
         )
 
     def _rank(
         self, record: RoundRecord, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> tuple[RoundRecord, Evaluation | None]:
         """Let all users rank; the record of the round with what that took, and the evaluation."""
-        began, self._traffic = time.perf_counter(), {"up": 0, "down": 0}
+        began, self._simulation = time.perf_counter(), {"up": 0, "down": 0}
         messages = self.configure_evaluate(record.round, arrays, config, grid)
         self.aggregate_evaluate(record.round, self._exchange(grid, record.round, messages))
-        up, down = (record.bytes.up, record.bytes.down)
         seconds = record.seconds.model_copy(update={"evaluate": time.perf_counter() - began})
-        traffic = Bytes(up=up + self._traffic["up"], down=down + self._traffic["down"])
-        return record.model_copy(update={"seconds": seconds, "bytes": traffic}), self._evaluation
+        simulation = Bytes(
+            up=record.simulation.up + self._simulation["up"],
+            down=record.simulation.down + self._simulation["down"],
+        )
+        update = {"seconds": seconds, "simulation": simulation}
+        return record.model_copy(update=update), self._evaluation
 
     def __repr__(self) -> str:
         return f"FlowerStrategy({self.strategy!r})"

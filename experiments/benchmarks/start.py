@@ -1,6 +1,6 @@
 """From the command to the end of round 1: fedrec, serial and on Ray, and stock Flower on Ray.
 
-    python experiments/start.py [--repeats 6]
+    python -m experiments.benchmarks.start [--repeats 6]
 
 Stock Flower simulates two nodes whose client does nothing, with FedAvg over a table of the same
 shape; once as it is, once with a client that imports torch, as one that trains would. A first run
@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from fedrec.flower.telemetry import quiet_environment
+from fedrec.flower.environment import engine_variables
 
 CONFIG = """
 data: {name: ml-100k}
@@ -114,7 +114,7 @@ def until(path: Path, command: list[str]) -> float:
     Raises:
         SystemExit: If it ends without.
     """
-    environment = {**os.environ, **quiet_environment()}
+    environment = {**os.environ, **engine_variables()}
     quiet = subprocess.DEVNULL
     began = time.perf_counter()
     with subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet) as process:

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedrec.errors import EngineError
-from fedrec.flower.siblings import check_siblings
+from fedrec.flower.packages import check_packages
 from fedrec.runs.provenance import hardware
 from fedrec.storage.cache import cache_folder
 
@@ -153,7 +153,7 @@ def _data() -> Finding:
 
 def _rooms() -> Finding:
     try:
-        check_siblings()
+        check_packages()
     except EngineError as error:
         way_out = "rename what shadows it, or start fedrec from another folder"
         return Finding("rooms", "missing", str(error), way_out, stops=True)

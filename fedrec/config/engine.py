@@ -22,6 +22,8 @@ class Engine(Section):
         nodes: logical nodes among which the clients are dealt, or ``auto``: one per worker.
         address: of a running Ray cluster (``ray`` only); None starts one on this machine.
         gpus_per_worker: share of a GPU that Ray reserves for each worker.
+        start_timeout: seconds that a Ray worker may wait for its cores and start (``ray`` only);
+            before it gives up, a line says what it waits for.
         chunk: clients trained in one computation.
     """
 
@@ -30,14 +32,18 @@ class Engine(Section):
     nodes: int | Literal["auto"] = "auto"
     address: str | None = None
     gpus_per_worker: float = Field(0.0, ge=0)
+    start_timeout: float = Field(300.0, gt=0)
     chunk: int = Field(64, ge=1)
 
     def without_effect(self, experiment: Any, split: Any) -> list[str]:
         """Say what the engine does not use."""
         if self.name == "serial":
             why = "the serial engine is one process"
-            return self.unused(why, "workers", "address", "gpus_per_worker")
-        return self.unused("only ray joins a cluster", "address") if self.name == "flower" else []
+            return self.unused(why, "workers", "address", "gpus_per_worker", "start_timeout")
+        only_ray = self.unused(
+            "only ray joins a cluster and waits for it", "address", "start_timeout"
+        )
+        return only_ray if self.name == "flower" else []
 
     @field_validator("workers", "nodes")
     @classmethod

@@ -1,4 +1,4 @@
-"""Exceptions that cross a process border as plain text, so nothing has to be picklable."""
+"""Pass exceptions between processes as plain text, so nothing has to be picklable."""
 
 from __future__ import annotations
 
@@ -28,33 +28,31 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
-        """The text of an exception."""
+        """Return the text of an exception."""
         return cls(type(error).__name__, str(error), "".join(traceback.format_exception(error)))
 
     @classmethod
     def from_json(cls, text: str) -> Failure:
-        """The inverse of `to_json`."""
+        """Invert `to_json`."""
         return cls(**json.loads(text))
 
     def to_json(self) -> str:
-        """One line of JSON."""
+        """Return one line of JSON."""
         return json.dumps(asdict(self))
 
     def error(self, where: str) -> FedRecError:
-        """An exception to raise on this side.
+        """Return an exception to raise on this side.
 
-        An error of fedrec's comes back as what it was; every other becomes an `EngineError`.
+        An error of fedrec's comes back as what it was; every other becomes an `EngineError`. The
+        stack trace of the other side is its note.
 
         Args:
             where: What was being done, such as ``node 3, train, round 7``.
-
-        Returns:
-            The exception; the stack trace of the other side is its note.
         """
-        known = getattr(errors, self.kind, None)
+        kind = getattr(errors, self.kind, None)
         restored: FedRecError
-        if isinstance(known, type) and issubclass(known, FedRecError):
-            restored = known.__new__(known, self.message)
+        if isinstance(kind, type) and issubclass(kind, FedRecError):
+            restored = kind.__new__(kind, self.message)
         else:
             restored = EngineError(f"{where}: {self.kind}: {self.message}".rstrip(": "))
         restored.add_note(f"({where}) in another process:\n{self.traceback.rstrip()}")

@@ -1,4 +1,4 @@
-"""What fedrec's own engines have in common: a Flower grid with fixed nodes."""
+"""Flower grids with fixed nodes: what fedrec's own engines share, and the serial engine."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any, Self
 
-from flwr.app import Message, RecordDict
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from fedrec.errors import EngineError
 from fedrec.flower.identity import task_identity
 
-__all__ = ["RUN_ID", "SERVER_NODE", "EngineGrid", "Observer", "describe", "node_config"]
+__all__ = ["SERVER_NODE", "EngineGrid", "Observer", "SerialGrid", "describe", "node_context"]
 
 Observer = Callable[[Mapping[str, Any]], None]
 """Is called with the record of each round, as it stands in ``rounds.jsonl``."""
@@ -22,17 +23,16 @@ RUN_ID = 1
 SERVER_NODE = 0
 
 
-def node_config(node: int, n_nodes: int) -> dict[str, Any]:
-    """What Flower's simulation tells a node about itself.
+def node_context(node: int, n_nodes: int, run_config: Mapping[str, Any] | None = None) -> Context:
+    """Return the context of a node; it tells the node what Flower's simulation would.
 
     Args:
-        node: node id, from 1.
-        n_nodes: how many there are.
-
-    Returns:
-        ``partition-id``, from 0, and ``num-partitions``.
+        node: node id, from 1; 0 is the server.
+        n_nodes: number of nodes.
+        run_config: the run's configuration.
     """
-    return {"partition-id": node - 1, "num-partitions": n_nodes}
+    config: Any = {"partition-id": node - 1, "num-partitions": n_nodes} if node else {}
+    return Context(RUN_ID, node, config, RecordDict(), dict(run_config or {}))
 
 
 class EngineGrid(Grid):
@@ -40,7 +40,7 @@ class EngineGrid(Grid):
 
     Messages can be built only inside the context. Replies come in the order of the node ids,
     whatever the order in which the nodes finish. An exception in the client app is raised by
-    `send_and_receive`, with a note that names node and kind of message.
+    `send_and_receive`; it names node and kind of message.
 
     Args:
         n_nodes: How many nodes.
@@ -66,7 +66,7 @@ class EngineGrid(Grid):
             self._stack.close()
 
     def close(self) -> None:
-        """End what the engine has started. Calling it twice does no harm."""
+        """End what the engine has started; may be called twice."""
 
     @property
     def run(self) -> Any:
@@ -91,11 +91,11 @@ class EngineGrid(Grid):
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
-        """The node ids: 1 to N."""
+        """Return the node ids: 1 to N."""
         return list(self.nodes)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Accept messages; they are worked on when their replies are pulled."""
+        """Accept messages; the nodes get them when their replies are pulled."""
         ids = []
         for message in messages:
             self.check_destination(message)
@@ -105,19 +105,19 @@ class EngineGrid(Grid):
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Work on the pushed messages and return their replies; each can be pulled once."""
-        known = [self._pending.pop(name) for name in message_ids if name in self._pending]
-        return self.send_and_receive(known)
+        """Send the pushed messages and return their replies; each can be pulled once."""
+        messages = [self._pending.pop(name) for name in message_ids if name in self._pending]
+        return self.send_and_receive(messages)
 
     @abstractmethod
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Hand messages to their nodes and collect the replies, in the order of the node ids.
+        """Send messages to their nodes and return the replies, in the order of the node ids.
 
         Args:
             messages: Taken one by one, so a generator need not hold them all at once.
-            timeout: Seconds after which what has not come is left out; None waits.
+            timeout: Seconds after which missing replies are left out; None waits.
         """
 
     def check_destination(self, message: Message) -> None:
@@ -131,8 +131,42 @@ class EngineGrid(Grid):
             raise EngineError(f"there is no node {node}; this engine has 1 to {len(self.nodes)}")
 
 
+class SerialGrid(EngineGrid):
+    """Runs the client app in this process, one node after the other; nothing is copied.
+
+    An exception in the client app reaches the caller as it is, with its stack trace.
+
+    Args:
+        client_app: What every node runs.
+        n_nodes: How many nodes.
+        run_config: The run's configuration, for every node.
+    """
+
+    def __init__(
+        self, client_app: ClientApp, n_nodes: int = 1, run_config: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(n_nodes)
+        self._app = client_app
+        self._contexts = {n: node_context(n, n_nodes, run_config) for n in self.nodes}
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> list[Message]:
+        """See `EngineGrid.send_and_receive`; a time-out does not interrupt the only process."""
+        replies = [(message.metadata.dst_node_id, self._handle(message)) for message in messages]
+        return [reply for _, reply in sorted(replies, key=lambda pair: pair[0])]
+
+    def _handle(self, message: Message) -> Message:
+        self.check_destination(message)
+        try:
+            return self._app(message, self._contexts[message.metadata.dst_node_id])
+        except Exception as error:
+            error.add_note(f"({describe(message)})")
+            raise
+
+
 def describe(message: Message) -> str:
-    """``node 3, train, round 7``, as far as it is known."""
+    """Return text such as ``node 3, train, round 7``, as far as the message tells."""
     metadata = message.metadata
     group = f", round {metadata.group_id}" if metadata.group_id else ""
     return f"node {metadata.dst_node_id}, {metadata.message_type}{group}"

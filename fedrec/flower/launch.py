@@ -1,4 +1,4 @@
-"""From the experiment's engine section to a run on that engine."""
+"""Run the apps on the engine that an experiment names."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Literal
 
 from fedrec.config.engine import Engine
 from fedrec.errors import MissingExtra
-from fedrec.flower.references import app_reference, load_app
-from fedrec.flower.siblings import check_siblings
-from fedrec.flower.telemetry import be_quiet
+from fedrec.flower.apps import app_reference, load_app
+from fedrec.flower.packages import check_packages
 
 if TYPE_CHECKING:
     from fedrec.flower.grid import EngineGrid, Observer
@@ -83,12 +82,11 @@ def launch(
     """
     resolved = resolve_engine(engine)
     if server is None or client is None:
-        check_siblings()
+        check_packages()
     server = server or app_reference("server")
     client = client or app_reference("client")
-    be_quiet()
     if resolved.name == "flower":
-        from fedrec.flower.runtime import run_on_flower
+        from fedrec.flower.simulation import run_on_flower
 
         run_on_flower(
             server,
@@ -101,15 +99,18 @@ def launch(
         )
         return
     with _grid(engine, resolved, client, run_config) as grid:
+        from fedrec.flower.grid import SERVER_NODE, node_context
+
         grid.observer = observer
-        _serve(server, grid, run_config)
+        context = node_context(SERVER_NODE, resolved.nodes, run_config)
+        load_app(server, "ServerApp")(grid, context)
 
 
 def _grid(
     engine: Engine, resolved: ResolvedEngine, client: str, run_config: Mapping[str, str]
 ) -> EngineGrid:
     if resolved.name == "serial":
-        from fedrec.flower.serial import SerialGrid
+        from fedrec.flower.grid import SerialGrid
 
         return SerialGrid(load_app(client, "ClientApp"), resolved.nodes, run_config)
     from fedrec.flower.ray_grid import RayGrid
@@ -121,16 +122,8 @@ def _grid(
         run_config,
         address=engine.address,
         gpus_per_worker=engine.gpus_per_worker,
+        start_timeout=engine.start_timeout,
     )
-
-
-def _serve(server: str, grid: EngineGrid, run_config: Mapping[str, str]) -> None:
-    from flwr.app import Context, RecordDict
-
-    from fedrec.flower.grid import RUN_ID, SERVER_NODE
-
-    context = Context(RUN_ID, SERVER_NODE, {}, RecordDict(), dict(run_config))
-    load_app(server, "ServerApp")(grid, context)
 
 
 def _cores() -> int:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
-import socket
 import sys
 import time
 from collections import OrderedDict, deque
@@ -18,31 +16,24 @@ from flwr.app import Array, Message
 from fedrec.errors import EngineError, MissingExtra
 from fedrec.flower.failures import Failure
 from fedrec.flower.grid import EngineGrid, describe
-from fedrec.flower.pieces import Piece, assemble, take_apart
-from fedrec.flower.siblings import code_hash
-from fedrec.flower.telemetry import be_quiet
+from fedrec.flower.message_arrays import MessageArray, join_arrays, split_arrays
+from fedrec.flower.packages import code_hash
 
 try:
     import ray
 except ImportError as error:
     raise MissingExtra("the Ray engine", "sim") from error
 
-__all__ = ["RayGrid", "ray_version"]
+from fedrec.flower.ray_session import RaySession, first_line
+
+__all__ = ["RayGrid"]
 
 INLINE_BYTES = 65_536
-REMEMBERED_CONTENTS = 64
+STORED_CONTENTS = 64
 CALLS_AHEAD = 4
 REPLACEMENTS = 3
-STARVED = 1
-SECONDS_TO_CONNECT = 10.0
-SECONDS_TO_REPLACE = 120.0
-MIB = 2**20
-STORE_BYTES = 2048 * MIB
-SMALLEST_STORE_BYTES = 80 * MIB
-LEAN = {
-    "task_events_report_interval_ms": 0,  # kept for a dashboard that is not there
-    "free_objects_batch_size": 1,  # else what many rounds have sent lies in the store for a second
-}
+OUT_OF_MEMORY = 1
+SECONDS_UNTIL_SAID = 10.0
 LESS_MEMORY = "lower engine.chunk or engine.workers"
 LOG = logging.getLogger("fedrec")
 DEATHS = (
@@ -60,26 +51,21 @@ class _Call(NamedTuple):
 
     Args:
         where: What is being done, for errors.
-        node: For whom it is.
+        node: The node that it is for.
         body: The message without its arrays.
-        pieces: Its arrays, or references to them.
-        ref: Of the reply.
-        life: How often the worker had been replaced when it got the call.
-        starved: How often the worker ran out of memory meanwhile.
+        arrays: Its arrays, or references to them.
+        reply: Reference of the reply.
+        replaced: How often the worker had been replaced when it got the call.
+        starved: How often the worker ran out of memory over it.
     """
 
     where: str
     node: int
     body: bytes
-    pieces: list[Piece]
-    ref: Any = None
-    life: int = 0
+    arrays: list[MessageArray]
+    reply: Any = None
+    replaced: int = 0
     starved: int = 0
-
-
-def ray_version() -> str:
-    """The installed version of Ray."""
-    return str(ray.__version__)
 
 
 class RayGrid(EngineGrid):
@@ -89,25 +75,23 @@ class RayGrid(EngineGrid):
     exchange, arrays of equal content are put into the object store once, however many nodes they
     go to, and each worker reads them once.
 
-    A worker that dies is replaced, up to `REPLACEMENTS` times, and what it had not answered is
-    done again; the client app must keep what it needs on disk.
-
-    A Ray that is already initialised is used and left running.
+    A worker that dies is replaced, up to `REPLACEMENTS` times, and the calls that it had not
+    answered are sent again; the client app must keep what it needs on disk.
 
     Args:
         client_app: Reference of the client app, ``module:attribute``; the workers import it.
         n_nodes: How many nodes.
         n_workers: How many actors.
         run_config: The run's configuration, for every node.
-        extra: Further entries of every node's configuration.
-        address: Of a running Ray cluster; None starts Ray on this machine.
+        address: See `fedrec.flower.ray_session.RaySession`.
         gpus_per_worker: Share of a GPU that each actor reserves.
+        start_timeout: Seconds that a worker may wait for its cores and start.
 
     Attributes:
         puts: How many arrays have been put into the object store.
 
     Raises:
-        EngineError: If Ray does not start, or has fewer cores or GPUs than asked for.
+        EngineError: If Ray does not start, or could never place the workers.
     """
 
     _workers: list[Any]
@@ -118,42 +102,41 @@ class RayGrid(EngineGrid):
         n_nodes: int,
         n_workers: int,
         run_config: Mapping[str, Any] | None = None,
-        extra: Mapping[str, Any] | None = None,
         address: str | None = None,
         gpus_per_worker: float = 0.0,
+        start_timeout: float = 300.0,
     ) -> None:
         super().__init__(n_nodes)
         self.puts = 0
         self._exchange = 0
         self._code = code_hash()
-        self._refs: OrderedDict[bytes, Any] = OrderedDict()
-        self._owns_ray = not ray.is_initialized()
+        self._stored: OrderedDict[bytes, Any] = OrderedDict()
+        self._start_timeout = start_timeout
+        self._session = RaySession(address, n_workers, gpus_per_worker)
+        self._needs = {"num_cpus": self._session.cores_per_worker, "num_gpus": gpus_per_worker}
         try:
-            if self._owns_ray:
-                _start(address, n_workers, gpus_per_worker)
-            _check_resources(n_workers, gpus_per_worker)
-            self._actor: Any = ray.remote(num_cpus=1, num_gpus=gpus_per_worker)(_actor_class())
-            self._settings = (client_app, n_nodes, dict(run_config or {}), dict(extra or {}))
+            remote: Any = ray.remote
+            self._actor = remote(**self._needs)(_actor_class())
+            self._settings = (client_app, n_nodes, dict(run_config or {}))
             self._replaced = [0] * n_workers
             self._workers = [self._new_worker() for _ in range(n_workers)]
-            self._ready: list[Any] = [w.prepare.remote(self._settings) for w in self._workers]
+            self._starting: list[Any] = [w.prepare.remote(self._settings) for w in self._workers]
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        """Stop the workers, in the middle of their work if need be, and Ray if it is ours."""
-        self._refs.clear()
-        if not ray.is_initialized():
-            return
-        for worker in self.__dict__.get("_workers", ()):
-            with suppress(ray.exceptions.RayError):
-                ray.kill(worker)
-        if self._owns_ray:
-            ray.shutdown()
+        """Stop the workers, in the middle of their work if need be, and end the use of Ray."""
+        self._stored.clear()
+        if ray.is_initialized():
+            for worker in self.__dict__.get("_workers", ()):
+                with suppress(ray.exceptions.RayError):
+                    ray.kill(worker)
+        self._workers = []
+        self._session.close()
 
     def worker_of(self, node: int) -> int:
-        """The index of the worker that runs a node."""
+        """Return the index of the worker that runs a node."""
         return (node - 1) % len(self._workers)
 
     def send_and_receive(
@@ -163,12 +146,14 @@ class RayGrid(EngineGrid):
 
         Raises:
             EngineError: If the client app fails with an error that is not fedrec's own, or a
-                worker dies too often.
+                worker does not start or dies too often.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        self._await_ready()
+        for worker, started in enumerate(self._starting):
+            self._await_start(worker, started)
+        self._starting = []
         self._exchange += 1
-        self._refs.clear()
+        self._stored.clear()
         waiting: dict[int, deque[_Call]] = {}
         replies: list[tuple[int, Message]] = []
         for message in messages:
@@ -177,98 +162,106 @@ class RayGrid(EngineGrid):
             queue = waiting.setdefault(self.worker_of(node), deque())
             if len(queue) >= CALLS_AHEAD:
                 replies += self._receive(queue.popleft(), deadline)
-            queue.append(self._send(message))
-        for call in sorted((call for queue in waiting.values() for call in queue), key=_node):
+            body, arrays = split_arrays(message)
+            stored = [self._store(array) for array in arrays]
+            queue.append(self._send(_Call(describe(message), node, body, stored)))
+        for call in sorted((c for queue in waiting.values() for c in queue), key=lambda c: c.node):
             replies += self._receive(call, deadline)
-        self._refs.clear()
+        self._stored.clear()
         return [reply for _, reply in sorted(replies, key=lambda pair: pair[0])]
 
-    def _send(self, message: Message) -> _Call:
-        body, pieces = take_apart(message)
-        stored = [self._store(piece) for piece in pieces]
-        return self._hand(_Call(describe(message), message.metadata.dst_node_id, body, stored))
-
-    def _hand(self, call: _Call) -> _Call:
-        """Give a call to the worker of its node as that is now."""
+    def _send(self, call: _Call) -> _Call:
+        """Send a call to the present worker of its node."""
         worker = self.worker_of(call.node)
-        ref = self._workers[worker].handle.remote(self._exchange, call.node, call.body, call.pieces)
-        return call._replace(ref=ref, life=self._replaced[worker])
+        handle = self._workers[worker].handle
+        reply = handle.remote(self._exchange, call.node, call.body, call.arrays)
+        return call._replace(reply=reply, replaced=self._replaced[worker])
 
-    def _store(self, piece: Piece) -> Piece:
-        if len(piece.data) < INLINE_BYTES:
-            return piece
-        if piece.data not in self._refs:
-            self._refs[piece.data] = ray.put(piece.data)
+    def _store(self, array: MessageArray) -> MessageArray:
+        if len(array.data) < INLINE_BYTES:
+            return array
+        if array.data not in self._stored:
+            self._stored[array.data] = ray.put(array.data)
             self.puts += 1
-            if len(self._refs) > REMEMBERED_CONTENTS:
-                self._refs.popitem(last=False)
-        self._refs.move_to_end(piece.data)
-        return piece._replace(data=self._refs[piece.data])
+            if len(self._stored) > STORED_CONTENTS:
+                self._stored.popitem(last=False)
+        self._stored.move_to_end(array.data)
+        return array._replace(data=self._stored[array.data])
 
     def _receive(self, call: _Call, deadline: float | None) -> list[tuple[int, Message]]:
         while True:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             try:
-                reply = ray.get(call.ref, timeout=left)
+                reply = ray.get(call.reply, timeout=left)
                 break
             except ray.exceptions.GetTimeoutError:
                 return []
             except DEATHS as error:
-                call = self._again(call, error)
+                call = self._send_again(call, error)
             except ray.exceptions.RayError as error:
                 raise EngineError(self._broke_off(call, error)) from error
         if isinstance(reply, Failure):
             raise reply.error(call.where)
-        body, pieces = reply
-        arrays = [Array(*piece._replace(data=bytes(piece.data))) for piece in pieces]
-        return [(call.node, assemble(body, arrays))]
+        body, arrays = reply
+        copies = [Array(*array._replace(data=bytes(array.data))) for array in arrays]
+        return [(call.node, join_arrays(body, copies))]
 
-    def _again(self, call: _Call, error: Exception) -> _Call:
-        """Do a call again whose worker has died; whoever asks first replaces the worker."""
-        worker, said = self.worker_of(call.node), self._broke_off(call, error)
+    def _send_again(self, call: _Call, error: Exception) -> _Call:
+        """Repeat a call whose worker has died; the first such call replaces the worker."""
+        worker, text = self.worker_of(call.node), self._broke_off(call, error)
         starved = call.starved + isinstance(error, ray.exceptions.OutOfMemoryError)
-        if starved > STARVED:
-            raise EngineError(f"{said}; memory ran out {starved} times; {LESS_MEMORY}") from error
-        if call.life == self._replaced[worker]:
-            if call.life == REPLACEMENTS:
+        if starved > OUT_OF_MEMORY:
+            raise EngineError(f"{text}; memory ran out {starved} times; {LESS_MEMORY}") from error
+        if call.replaced == self._replaced[worker]:
+            if call.replaced == REPLACEMENTS:
                 raise EngineError(
-                    f"{said}; it was replaced {call.life} times before; if memory ran out, "
+                    f"{text}; it was replaced {call.replaced} times before; if memory ran out, "
                     f"{LESS_MEMORY}"
                 ) from error
-            LOG.warning("%s; it is replaced, and its clients are done again", said)
-            self._replace(worker)
-        return self._hand(call._replace(starved=starved))
-
-    def _replace(self, worker: int) -> None:
-        with suppress(ray.exceptions.RayError):
-            ray.kill(self._workers[worker])
-        self._workers[worker] = self._new_worker()
-        self._replaced[worker] += 1
-        ready = self._workers[worker].prepare.remote(self._settings, self._code)
-        self._await_start(worker, ready, SECONDS_TO_REPLACE)
+            LOG.warning("%s; it is replaced, and its clients are done again", text)
+            with suppress(ray.exceptions.RayError):
+                ray.kill(self._workers[worker])
+            self._workers[worker] = self._new_worker()
+            self._replaced[worker] += 1
+            started = self._workers[worker].prepare.remote(self._settings, self._code)
+            self._await_start(worker, started)
+        return self._send(call._replace(starved=starved))
 
     def _new_worker(self) -> Any:
-        return self._actor.remote(_python_path(), THREADS)
+        path = [str(Path(entry or ".").resolve()) for entry in sys.path]
+        return self._actor.remote(path, THREADS)
 
-    def _await_ready(self) -> None:
-        for worker, ref in enumerate(self._ready):
-            self._await_start(worker, ref)
-        self._ready = []
-
-    def _await_start(self, worker: int, ref: Any, seconds: float | None = None) -> None:
-        try:
-            failure = ray.get(ref, timeout=seconds)
-        except ray.exceptions.RayError as error:
-            raise EngineError(f"worker {worker} did not start: {_first_line(error)}") from error
+    def _await_start(self, worker: int, started: Any) -> None:
+        """Wait for a worker; after a while say what it waits for, at the time limit give up."""
+        first = min(SECONDS_UNTIL_SAID, self._start_timeout)
+        for seconds in (first, self._start_timeout - first):
+            try:
+                failure = ray.get(started, timeout=seconds)
+                break
+            except ray.exceptions.GetTimeoutError:
+                asks = ", ".join(
+                    f"{n:g} {name[4:-1].upper()}" for name, n in self._needs.items() if n
+                )
+                text = f"it asks for {asks}; Ray: {self._session.usage()}" if asks else "it starts"
+                if seconds == first:
+                    LOG.warning("waiting for worker %d: %s", worker, text)
+            except ray.exceptions.RayError as error:
+                raise EngineError(f"worker {worker} did not start: {first_line(error)}") from error
+        else:
+            raise EngineError(
+                f"worker {worker} did not start within engine.start_timeout "
+                f"({self._start_timeout:g} s): {text}; free them, lower engine.workers, or use "
+                "engine: serial"
+            )
         if failure is not None:
             raise Failure(*failure).error(f"start of worker {worker}")
 
     def _broke_off(self, call: _Call, error: Exception) -> str:
-        return f"worker {self.worker_of(call.node)} broke off ({call.where}): {_first_line(error)}"
+        return f"worker {self.worker_of(call.node)} broke off ({call.where}): {first_line(error)}"
 
 
 def _actor_class() -> type:
-    class Boot:
+    class FedrecWorker:
         """Pickled by value, because fedrec may only be importable once the path is set."""
 
         def __init__(self, path: list[str], threads: tuple[str, ...]) -> None:
@@ -296,69 +289,4 @@ def _actor_class() -> type:
         def handle(self, *request: Any) -> Any:
             return self.worker.handle(*request)
 
-    return Boot
-
-
-def _start(address: str | None, n_workers: int, gpus_per_worker: float) -> None:
-    be_quiet()
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    try:
-        if address is not None:
-            _knock(address)
-            ray.init(address=address, **quiet)
-        else:
-            ray.init(
-                address="local",
-                num_cpus=n_workers,
-                num_gpus=None if gpus_per_worker else 0,
-                object_store_memory=_store_bytes(),
-                include_dashboard=False,
-                _system_config=LEAN,
-                **quiet,
-            )
-    except (ray.exceptions.RayError, OSError, ValueError, RuntimeError) as error:
-        at = f" at {address}" if address else ""
-        raise EngineError(
-            f"Ray does not start{at}: {_first_line(error)}; engine: serial works without it"
-        ) from error
-
-
-def _knock(address: str) -> None:
-    """Fail at once where nobody listens; Ray would try for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=SECONDS_TO_CONNECT).close()
-
-
-def _store_bytes() -> int:
-    shared = Path("/dev/shm")
-    free = shutil.disk_usage(shared).free if shared.is_dir() else STORE_BYTES
-    return max(SMALLEST_STORE_BYTES, min(STORE_BYTES, free * 3 // 4))
-
-
-def _check_resources(n_workers: int, gpus_per_worker: float) -> None:
-    have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    cores, gpus = have.get("CPU", 0), have.get("GPU", 0)
-    if cores < n_workers:
-        raise EngineError(
-            f"engine.workers: {n_workers}, but the Ray cluster has {cores:g} cores; "
-            "lower workers or use a larger cluster"
-        )
-    if gpus < n_workers * gpus_per_worker:
-        raise EngineError(
-            f"engine.gpus_per_worker: {gpus_per_worker:g} for {n_workers} workers, but Ray sees "
-            f"{gpus:g} GPUs; lower it, or lower workers"
-        )
-
-
-def _python_path() -> list[str]:
-    return [str(Path(entry or ".").resolve()) for entry in sys.path]
-
-
-def _node(call: _Call) -> int:
-    return call.node
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return FedrecWorker

@@ -1,24 +1,30 @@
-"""What is said on the wire: every key is a constant here, and only declared names may pass.
+"""Encode and decode what server and nodes send each other; only declared names may pass.
 
-Down goes an order and the global parameters; up comes a sum of updates or metric values. A name
-that the experiment does not declare as global cannot be encoded, so a local parameter cannot leave
-its client by mistake.
+A request and the shared parameters go down; a sum of updates, every update or metric values come
+up. A name that the experiment does not declare as shared cannot be encoded, so a private parameter
+cannot leave its client by mistake.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from fedrec.errors import ProtocolError
-from fedrec.evaluation.evaluate import Evaluation, Part
-from fedrec.flower.each import decode_each, encode_each
-from fedrec.personalization.base import View
-from fedrec.types import Aggregate, FailedClient, FloatArray, IntArray, Params
+from fedrec.evaluation.evaluate import Evaluation
+from fedrec.types import (
+    Aggregate,
+    FailedClient,
+    FloatArray,
+    IntArray,
+    Params,
+    RowBlock,
+    UpdateBatch,
+)
 
 __all__ = [
     "EVALUATE",
@@ -44,10 +50,13 @@ TRAIN = "train"
 EVALUATE = "evaluate"
 ROLL_CALL = "query.roll_call"
 
-_ORDER, _PARAMS, _CLIENTS = "order", "params", "clients"
-_SUMS, _ABOUT, _EACH = "sums", "about", "each"
-_VALUES = "values"
-_MARK = "/"
+_REQUEST, _PARAMS, _CLIENTS = "request", "params", "clients"
+_SUMS, _ABOUT, _EACH, _VALUES = "sums", "about", "each", "values"
+_SEPARATOR = ":"
+_DIFFERENT_VERSION = "install the same version of fedrec on server and nodes"
+
+_Groups = Mapping[str, Mapping[str, FloatArray]]
+"""Arrays by kind and name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +68,9 @@ class RoundRequest:
         out: the run folder.
         split: the folder of the prepared data.
         round: the round.
-        committed: the last round that the server took.
+        committed: the last round that the server completed.
         best: the best round so far, by validation.
-        group: of the strategy; all clients that are meant are in it.
+        group: of the strategy; all clients of the request are in it.
     """
 
     run: str
@@ -75,12 +84,12 @@ class RoundRequest:
 
 @dataclass(frozen=True, slots=True)
 class RollCall:
-    """What a node answers when it is asked who it is.
+    """What a node replies when the server asks which clients it hosts.
 
     Args:
         clients: int64, the clients it hosts, sorted.
         code: hash of the source code it runs.
-        partitions: number of nodes that there are in all.
+        partitions: number of nodes of the run.
         partition: number of the node.
         state: the last round that changed the clients' private state, and the checksum of it;
             None where they have none.
@@ -95,12 +104,13 @@ class RollCall:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What a node answers to a training message.
+    """What a node replies to a training request.
 
     Args:
         aggregate: the reduced updates, or None if no client succeeded.
         failures: the clients that failed.
         group: the group of the strategy that they are in.
+        uploaded: bytes that the clients send, see `fedrec.aggregation.payload.upload_bytes`.
         seconds: how long the node worked.
         state_change: what the checksum of the clients' private state changes by.
     """
@@ -108,12 +118,13 @@ class Trained:
     aggregate: Aggregate | None
     failures: tuple[FailedClient, ...] = ()
     group: int = 0
+    uploaded: int = 0
     seconds: float = field(default=0.0, compare=False)
     state_change: int = 0
 
 
 def encode_params(params: Params, allowed: Iterable[str]) -> ArrayRecord:
-    """The global parameters, encoded once for all nodes.
+    """Encode the shared parameters, once for all nodes.
 
     Args:
         params: Named arrays.
@@ -122,49 +133,50 @@ def encode_params(params: Params, allowed: Iterable[str]) -> ArrayRecord:
     Raises:
         ProtocolError: If another name is among them.
     """
-    return _arrays(params, set(allowed))
+    _check(params, set(allowed))
+    return _record(params)
 
 
 def decode_params(content: RecordDict) -> dict[str, FloatArray]:
-    """The global parameters of a message."""
-    return _numpy(_needed(content, _PARAMS))
+    """Return the shared parameters of a message."""
+    return _numpy(_arrays_of(content, _PARAMS))
 
 
 def encode_request(
-    order: RoundRequest, params: ArrayRecord | None = None, clients: IntArray | None = None
+    request: RoundRequest, params: ArrayRecord | None = None, clients: IntArray | None = None
 ) -> RecordDict:
-    """A message to a node.
+    """Encode a message to a node.
 
     Args:
-        order: What is to be done.
+        request: What the node is to do.
         params: From `encode_params`; shared by all messages of a round.
-        clients: int64, the clients that are meant; None: all of the node.
+        clients: int64, the clients that are to do it; None: all of the node.
     """
-    content = RecordDict({_ORDER: ConfigRecord(asdict(order))})
+    content = RecordDict({_REQUEST: ConfigRecord(asdict(request))})
     if params is not None:
         content[_PARAMS] = params
     if clients is not None:
-        content[_CLIENTS] = ArrayRecord({"ids": Array(clients)})
+        content[_CLIENTS] = _record({"ids": clients})
     return content
 
 
 def decode_request(content: RecordDict) -> tuple[RoundRequest, IntArray | None]:
-    """The order of a message, and the clients that are meant (None: all of the node).
+    """Return the request of a message, and its clients (None: all of the node).
 
     Raises:
         ProtocolError: If there is none.
     """
-    what = content.get(_ORDER)
-    if not isinstance(what, ConfigRecord):
+    fields = content.get(_REQUEST)
+    if not isinstance(fields, ConfigRecord):
         raise ProtocolError(
-            "the message holds no order of fedrec; start rounds with fedrec's own server app"
+            "the message holds no request of fedrec; start rounds with fedrec's own server app"
         )
-    order = RoundRequest(**dict(what))  # type: ignore[arg-type]
-    return order, _numpy(_needed(content, _CLIENTS))["ids"] if _CLIENTS in content else None
+    request = RoundRequest(**dict(fields))  # type: ignore[arg-type]
+    return request, _numpy(_arrays_of(content, _CLIENTS))["ids"] if _CLIENTS in content else None
 
 
 def encode_roll_call(roll_call: RollCall) -> RecordDict:
-    """The answer to a roll call."""
+    """Encode the reply to a roll call."""
     about: dict[str, Any] = {
         "code": roll_call.code,
         "partitions": roll_call.partitions,
@@ -173,14 +185,12 @@ def encode_roll_call(roll_call: RollCall) -> RecordDict:
     if roll_call.state is not None:
         # As text: a checksum needs all 64 bits.
         about["state"] = [str(number) for number in roll_call.state]
-    ids = ArrayRecord({"ids": Array(roll_call.clients)})
-    return RecordDict({_CLIENTS: ids, _ABOUT: ConfigRecord(about)})
+    return RecordDict({_CLIENTS: _record({"ids": roll_call.clients}), _ABOUT: ConfigRecord(about)})
 
 
 def decode_roll_call(content: RecordDict) -> RollCall:
-    """What `encode_roll_call` encoded."""
-    ids = _numpy(_needed(content, _CLIENTS))["ids"]
-    about = _about(content)
+    """Invert `encode_roll_call`."""
+    ids, about = _numpy(_arrays_of(content, _CLIENTS))["ids"], _about(content)
     state = tuple(int(number) for number in about["state"]) if "state" in about else None
     return RollCall(
         ids,
@@ -192,150 +202,180 @@ def decode_roll_call(content: RecordDict) -> RollCall:
 
 
 def encode_trained(trained: Trained, allowed: Iterable[str]) -> RecordDict:
-    """The answer to a training message.
+    """Encode the reply to a training request.
 
     Args:
         trained: What came of it.
         allowed: The names that may travel, see `fedrec.training.task.ClientTask.travels`.
 
     Raises:
-        ProtocolError: If the sums hold another name.
+        ProtocolError: If the updates hold another name.
     """
     about: dict[str, Any] = {
         "group": trained.group,
+        "uploaded": trained.uploaded,
         "seconds": trained.seconds,
         "state_change": str(trained.state_change),
+        "failed": [failure.client for failure in trained.failures],
+        "reasons": [failure.reason for failure in trained.failures],
     }
-    if trained.failures:  # Flower cannot count the bytes of an empty list.
-        about["failed"] = [failure.client for failure in trained.failures]
-        about["reasons"] = [failure.reason for failure in trained.failures]
-    aggregate = trained.aggregate
-    if aggregate is None:
-        return RecordDict({_ABOUT: ConfigRecord(about)})
-    names = [*aggregate.sums, *aggregate.ids, *aggregate.row_weight, *aggregate.scale]
-    _check(names, set(allowed))
-    arrays = {f"{name}{_MARK}sums": value for name, value in aggregate.sums.items()}
-    arrays |= {f"{name}{_MARK}ids": _small(value) for name, value in aggregate.ids.items()}
-    arrays |= {f"{name}{_MARK}weight": value for name, value in aggregate.row_weight.items()}
-    about |= {
-        "clients": aggregate.clients,
-        "weight": aggregate.weight,
-        "names": list(aggregate.scale),
-        "scales": list(aggregate.scale.values()),
-        "metrics": list(aggregate.metrics),
-        "metric_sums": list(aggregate.metrics.values()),
-        "extras": list(aggregate.extras),
-        "extra_sums": list(aggregate.extras.values()),
-    }
-    content = RecordDict({_ABOUT: ConfigRecord({k: v for k, v in about.items() if v != []})})
-    if aggregate.each is None:
-        content[_SUMS] = _arrays(arrays, set(arrays))
-    else:
-        content[_EACH] = encode_each(aggregate.each, set(allowed))
+    content, aggregate = RecordDict(), trained.aggregate
+    if aggregate is not None:
+        about |= {"clients": aggregate.clients, "weight": aggregate.weight}
+        for field_name in ("scale", "metrics", "extras"):
+            values = getattr(aggregate, field_name)
+            about |= {field_name: list(values), f"{field_name}_values": list(values.values())}
+        if aggregate.each is None:
+            _check([*aggregate.sums, *aggregate.ids, *aggregate.row_weight], set(allowed))
+            ids = {name: _small(value) for name, value in aggregate.ids.items()}
+            groups = {"sums": aggregate.sums, "ids": ids, "weight": aggregate.row_weight}
+            content[_SUMS] = _grouped(groups)
+        else:
+            content[_EACH] = _encode_each(aggregate.each, set(allowed))
+    # Flower cannot count the bytes of an empty list.
+    content[_ABOUT] = ConfigRecord({key: value for key, value in about.items() if value != []})
     return content
 
 
 def decode_trained(content: RecordDict) -> Trained:
-    """What `encode_trained` encoded."""
+    """Invert `encode_trained`."""
     about = _about(content)
     failures = tuple(
         FailedClient(client=str(client), reason=str(reason))
         for client, reason in zip(about.get("failed", []), about.get("reasons", []), strict=True)
     )
-    group, seconds = int(about["group"]), float(about["seconds"])
-    if _SUMS not in content and _EACH not in content:
-        return Trained(None, failures, group, seconds)
-    found: dict[str, dict[str, IntArray]] = {"sums": {}, "ids": {}, "weight": {}}
-    sums = _numpy(_needed(content, _SUMS)) if _SUMS in content else {}
-    for key, value in sums.items():
-        name, _, kind = key.rpartition(_MARK)
-        found[kind][name] = value.astype(np.int64, copy=False)
-    aggregate = Aggregate(
-        clients=int(about["clients"]),
-        weight=int(about["weight"]),
-        ids=found["ids"],
-        sums=found["sums"],
-        row_weight=found["weight"],
-        scale=_paired(about, "names", "scales"),
-        metrics=_paired(about, "metrics", "metric_sums"),
-        extras=_paired(about, "extras", "extra_sums"),
-        each=decode_each(_needed(content, _EACH)) if _EACH in content else None,
+    aggregate: Aggregate | None = None
+    if _SUMS in content or _EACH in content:
+        groups = _groups(_arrays_of(content, _SUMS)) if _SUMS in content else {}
+        aggregate = Aggregate(
+            clients=int(about["clients"]),
+            weight=int(about["weight"]),
+            ids={name: value.astype(np.int64) for name, value in groups.get("ids", {}).items()},
+            sums=groups.get("sums", {}),
+            row_weight=groups.get("weight", {}),
+            scale=_named(about, "scale"),
+            metrics=_named(about, "metrics"),
+            extras=_named(about, "extras"),
+            each=_decode_each(_arrays_of(content, _EACH)) if _EACH in content else None,
+        )
+    return Trained(
+        aggregate,
+        failures,
+        int(about["group"]),
+        int(about["uploaded"]),
+        float(about["seconds"]),
+        int(about["state_change"]),
     )
-    return Trained(aggregate, failures, group, seconds, int(about["state_change"]))
 
 
-def _paired(about: Mapping[str, Any], names: str, values: str) -> dict[str, int]:
-    return dict(zip(about.get(names, []), about.get(values, []), strict=True))
+def _encode_each(batch: UpdateBatch, allowed: set[str]) -> ArrayRecord:
+    """Encode the updates of single clients, for a strategy that needs each."""
+    _check([*batch.tables, *batch.dense], allowed)
+    tables = batch.tables.items()
+    return _grouped(
+        {
+            "batch": {
+                "round": np.array(batch.round),
+                "clients": batch.client_ids,
+                "weight": np.asarray(batch.weight, np.float64),
+            },
+            "offsets": {name: block.offsets for name, block in tables},
+            "ids": {name: _small(block.ids) for name, block in tables},
+            "rows": {name: block.values for name, block in tables},
+            "dense": batch.dense,
+            "metrics": batch.metrics,
+            "extras": batch.extras,
+        }
+    )
+
+
+def _decode_each(record: ArrayRecord) -> UpdateBatch:
+    groups = _groups(record)
+    tables = {
+        name: RowBlock(offsets, groups["ids"][name].astype(np.int64), groups["rows"][name])
+        for name, offsets in groups.get("offsets", {}).items()
+    }
+    return UpdateBatch(
+        round=int(groups["batch"]["round"]),
+        client_ids=groups["batch"]["clients"],
+        weight=groups["batch"]["weight"],
+        tables=tables,
+        dense=groups.get("dense", {}),
+        metrics=groups.get("metrics", {}),
+        extras=groups.get("extras", {}),
+    )
 
 
 def encode_evaluation(evaluation: Evaluation) -> RecordDict:
-    """The answer to an evaluation: metric values of each user, and counts of exposure."""
-    arrays: dict[str, FloatArray] = {"users": evaluation.users}
-    for view, parts in evaluation.values.items():
-        for part, values in parts.items():
-            arrays[f"{view}{_MARK}{part}"] = values
-    for cutoff, counts in evaluation.exposure.items():
-        arrays[f"exposure{_MARK}{cutoff}"] = counts
-    return RecordDict({_VALUES: _arrays(arrays, set(arrays))})
+    """Encode the reply to an evaluation: metric values of each user, and counts of exposure."""
+    groups: dict[str, Mapping[str, FloatArray]] = {"of": {"users": evaluation.users}}
+    groups |= {view: dict(parts) for view, parts in evaluation.values.items()}  # type: ignore[arg-type]
+    groups["exposure"] = {str(cutoff): counts for cutoff, counts in evaluation.exposure.items()}
+    return RecordDict({_VALUES: _grouped(groups)})
 
 
 def decode_evaluation(content: RecordDict) -> Evaluation:
-    """What `encode_evaluation` encoded."""
-    arrays = _numpy(_needed(content, _VALUES))
-    values: dict[View, dict[Part, FloatArray]] = {}
-    for view in get_args(View):
-        parts = {
-            p: arrays[f"{view}{_MARK}{p}"] for p in get_args(Part) if f"{view}{_MARK}{p}" in arrays
-        }
-        if parts:
-            values[view] = parts
-    exposure = {
-        int(key.rpartition(_MARK)[2]): value
-        for key, value in arrays.items()
-        if key.startswith(f"exposure{_MARK}")
-    }
-    return Evaluation(arrays["users"], values, exposure)
+    """Invert `encode_evaluation`."""
+    groups = _groups(_arrays_of(content, _VALUES))
+    users, exposure = groups.pop("of")["users"], groups.pop("exposure", {})
+    counts = {int(cutoff): values for cutoff, values in exposure.items()}
+    return Evaluation(users, groups, counts)  # type: ignore[arg-type]
 
 
 def byte_count(message: Message) -> int:
-    """Bytes of the arrays and configuration that a message carries; headers are left out."""
+    """Count the bytes of the arrays and settings that a message carries, without its headers."""
     return sum(record.count_bytes() for record in message.content.values())
 
 
-def _arrays(values: Mapping[str, FloatArray], allowed: set[str]) -> ArrayRecord:
-    _check(values, allowed)
+def _check(names: Iterable[str], allowed: set[str]) -> None:
+    if private := sorted(set(names) - allowed):
+        raise ProtocolError(
+            f"'{private[0]}' may not leave its client: only parameters with the role item_rows or "
+            f"global travel ({', '.join(sorted(allowed))})"
+        )
+
+
+def _record(values: Mapping[str, FloatArray]) -> ArrayRecord:
     return ArrayRecord({name: Array(np.asarray(v, order="C")) for name, v in values.items()})
 
 
-def _needed(content: RecordDict, key: str) -> ArrayRecord:
+def _numpy(record: ArrayRecord) -> dict[str, FloatArray]:
+    return {str(name): array.numpy() for name, array in record.items()}
+
+
+def _grouped(groups: _Groups) -> ArrayRecord:
+    named = {f"{kind}{_SEPARATOR}{name}": v for kind in groups for name, v in groups[kind].items()}
+    return _record(named)
+
+
+def _groups(record: ArrayRecord) -> dict[str, dict[str, FloatArray]]:
+    groups: dict[str, dict[str, FloatArray]] = {}
+    for key, value in _numpy(record).items():
+        kind, _, name = key.partition(_SEPARATOR)
+        groups.setdefault(kind, {})[name] = value
+    return groups
+
+
+def _named(about: Mapping[str, Any], field_name: str) -> dict[str, int]:
+    return dict(zip(about.get(field_name, []), about.get(f"{field_name}_values", []), strict=True))
+
+
+def _arrays_of(content: RecordDict, key: str) -> ArrayRecord:
     # Flower's own `array_records` makes a circle of references, in which the arrays stay until
     # the garbage collector comes by.
     record = content.get(key)
     if not isinstance(record, ArrayRecord):
-        raise ProtocolError(f"the message holds no arrays '{key}'; run the same fedrec everywhere")
+        raise ProtocolError(f"the message holds no arrays '{key}'; {_DIFFERENT_VERSION}")
     return record
 
 
 def _about(content: RecordDict) -> dict[str, Any]:
     record = content.get(_ABOUT)
     if not isinstance(record, ConfigRecord):
-        raise ProtocolError(f"the message holds no '{_ABOUT}'; run the same fedrec everywhere")
+        raise ProtocolError(f"the message holds no '{_ABOUT}'; {_DIFFERENT_VERSION}")
     return dict(record)
 
 
-def _check(names: Iterable[str], allowed: set[str]) -> None:
-    other = sorted(set(names) - allowed)
-    if other:
-        raise ProtocolError(
-            f"'{other[0]}' may not leave its client: only parameters with the role item_rows or "
-            f"global travel ({', '.join(sorted(allowed))})"
-        )
-
-
 def _small(ids: IntArray) -> FloatArray:
-    """Item ids in 4 bytes where they fit."""
-    return ids.astype(np.int32) if len(ids) == 0 or ids[-1] < 2**31 else ids
-
-
-def _numpy(record: ArrayRecord) -> dict[str, FloatArray]:
-    return {str(name): array.numpy() for name, array in record.items()}
+    """Return item ids in 4 bytes where they fit."""
+    return ids.astype(np.int32) if len(ids) == 0 or ids.max() < 2**31 else ids

@@ -188,8 +188,8 @@ def costs(groups: Sequence[Group]) -> Table:
             row[way.capitalize()] = _size([r.bytes.get(way) for r in each])
         rows.append(row)
     notes = (
-        "wall time; clients trained per second of training; bytes over the whole run, up: to "
-        "the server, down: from it",
+        "wall time; clients trained per second of training; what all clients send (up) "
+        "and receive (down) to train, over the whole run",
     )
     kinds = tuple(group.kind for group in groups)
     return Table("Cost of one run", pd.DataFrame(rows), kinds, 2, notes)

@@ -49,11 +49,11 @@ class Seconds(_Record):
 
 
 class Bytes(_Record):
-    """Bytes on the wire in a round.
+    """Bytes in each direction.
 
     Args:
-        up: From the nodes to the server.
-        down: From the server to the nodes.
+        up: To the server.
+        down: From the server.
     """
 
     up: int = Field(0, ge=0)
@@ -69,7 +69,10 @@ class RoundRecord(_Record):
         failures: Clients that failed.
         loss: Mean training loss per example, or None.
         seconds: Wall time.
-        bytes: Traffic.
+        bytes: What the clients send and receive to train, each in its own message, before framing
+            (`fedrec.aggregation.payload`); the same for any number of nodes and workers.
+        simulation: The messages that the server and the nodes of the simulation exchange, for
+            training and evaluation.
         evaluation: Per view (``mixed``, ``global``, ``local``), per part (``valid``, ``test``),
             per metric the value (None where no user has held-out items); None in a round
             without evaluation.
@@ -85,6 +88,7 @@ class RoundRecord(_Record):
     loss: float | None = None
     seconds: Seconds = Seconds()
     bytes: Bytes = Bytes()
+    simulation: Bytes = Bytes()
     evaluation: Mapping[str, Mapping[str, Mapping[str, float | None]]] | None = None
 
     def to_json(self) -> str:

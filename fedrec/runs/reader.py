@@ -40,7 +40,15 @@ if TYPE_CHECKING:
 __all__ = ["RunFolder", "find"]
 
 HEADER = re.compile(r"# fedrec run folder, format (\d+)\s")
-FROM_ROUNDS = ("best_round", "rounds", "metrics", "seconds", "bytes", "clients_per_second")
+FROM_ROUNDS = (
+    "best_round",
+    "rounds",
+    "metrics",
+    "seconds",
+    "bytes",
+    "simulation",
+    "clients_per_second",
+)
 
 
 @dataclass(frozen=True, slots=True)

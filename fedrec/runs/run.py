@@ -23,7 +23,7 @@ from fedrec.errors import ConfigError, DataError, FedRecError, MissingExtra
 from fedrec.evaluation.evaluate import check_cutoffs, evaluate
 from fedrec.evaluation.ranking import check_candidates
 from fedrec.flower.launch import launch, resolve_engine
-from fedrec.flower.siblings import check_siblings
+from fedrec.flower.packages import check_packages
 from fedrec.runs.effects import settings_without_effect
 from fedrec.runs.folder import (
     CONFIG,
@@ -196,7 +196,7 @@ def check_parts(experiment: Experiment) -> None:
     if not isinstance(experiment.model, Baseline):
         resolve_executor(experiment.client_task())
         resolve_engine(experiment.engine)
-        check_siblings()
+        check_packages()
 
 
 def find_config(config: Path) -> Path:

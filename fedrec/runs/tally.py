@@ -29,7 +29,7 @@ class Tally:
         self.rounds = 0
         self.seconds = {"train": 0.0, "evaluate": 0.0}
         self._clients = 0
-        self._bytes = {"up": 0, "down": 0}
+        self._bytes = {name: {"up": 0, "down": 0} for name in ("bytes", "simulation")}
 
     def add(self, record: RoundRecord) -> bool:
         """Add a round; return whether it is the best so far."""
@@ -37,8 +37,9 @@ class Tally:
         self._clients += record.clients
         for name in self.seconds:
             self.seconds[name] += getattr(record.seconds, name)
-        for name in self._bytes:
-            self._bytes[name] += getattr(record.bytes, name)
+        for name, sums in self._bytes.items():
+            for way in sums:
+                sums[way] += getattr(getattr(record, name), way)
         if record.evaluation is None:
             return False
         better = self._is_better(record)
@@ -62,7 +63,7 @@ class Tally:
             },
             "seconds": {**self.seconds, "total": sum(self.seconds.values())},
             "clients_per_second": self._clients / train if train else None,
-            "bytes": dict(self._bytes),
+            **{name: dict(sums) for name, sums in self._bytes.items()},
         }
 
     def _is_better(self, record: RoundRecord) -> bool:

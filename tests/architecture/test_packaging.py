@@ -12,7 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import fedrec.cli.commands
-from fedrec.flower.siblings import SIBLINGS, check_siblings
+from fedrec.flower.packages import OUTER_PACKAGES, check_packages
 from fedrec.plugins import table
 
 MACHINE = re.compile(r"(?<![\w.~$}])/(?:home|media|mnt|opt|private|root|srv|Users|work)/\w")
@@ -102,10 +102,10 @@ def test_entry_points_lead_to_what_they_name(project: dict[str, Any]) -> None:
 
 
 def test_rooms_lie_beside_each_other(project: dict[str, Any]) -> None:
-    check_siblings()
+    check_packages()
     include = project["tool"]["setuptools"]["packages"]["find"]["include"]
     assert set(include) == {
-        pattern for room in ("fedrec", *SIBLINGS) for pattern in (room, f"{room}.*")
+        pattern for room in ("fedrec", *OUTER_PACKAGES) for pattern in (room, f"{room}.*")
     }
 
 

@@ -301,7 +301,7 @@ def through_the_wire(content: Any) -> Any:
 def test_the_wire_keeps_every_bit(name: str) -> None:
     strategy, task, aggregate = trained(name)
     assert (aggregate.each is not None) == (strategy.needs == "each")
-    content = encode_trained(Trained(aggregate, (), 3, 0.25), task.travels())
+    content = encode_trained(Trained(aggregate, (), 3, 17, 0.25), task.travels())
     found = decode_trained(through_the_wire(content))
     assert (found.group, found.seconds, found.failures) == (3, 0.25, ())
     assert as_bytes(found.aggregate) == as_bytes(aggregate)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import sys
-import sysconfig
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from fedrec.config.engine import Engine
 from fedrec.errors import EngineError, ProtocolError
-from fedrec.flower import runtime
 from fedrec.flower.launch import launch
-from fedrec.flower.processes import marked_processes, running_processes
+from fedrec.flower.simulation import run_on_flower
 
 pytest.importorskip("ray", reason="needs the extra 'sim'")
 
@@ -34,8 +33,14 @@ def nothing_stays_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.setenv("FEDREC_TEST", str(tmp_path))
     monkeypatch.syspath_prepend(str(TOYS))
     yield
-    assert marked_processes(f"FEDREC_TEST={tmp_path}") == set()
+    assert started(tmp_path) == []
     assert not [path for path in temporary.iterdir() if path.name.startswith("fedrec-flower-")]
+
+
+def started(folder: Path) -> list[psutil.Process]:
+    """The processes that run with the environment of the test."""
+    processes = psutil.process_iter(["environ"])
+    return [p for p in processes if (p.info["environ"] or {}).get("FEDREC_TEST") == str(folder)]
 
 
 def run(name: str, out: Path, observer: Any, experiment: str = "toy") -> None:
@@ -64,26 +69,28 @@ def test_an_interrupt_in_the_middle_of_the_run(tmp_path: Path) -> None:
     during = []
 
     def interrupt(record: Mapping[str, Any]) -> None:
-        during.append(len(marked_processes(f"FEDREC_TEST={tmp_path}")))
+        during.append(len(started(tmp_path)))
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run("flower", tmp_path / "out", interrupt)
-    if running_processes():
-        assert during[0] > 3  # SuperLink, SuperExec, simulation, Ray
+    assert during[0] > 2  # the simulation and Ray's daemons
 
 
 def test_an_app_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
     config = {"out": str(tmp_path / "out")}
     with pytest.raises(EngineError, match=r"no_such_module") as caught:
-        runtime.run_on_flower("toy_apps:server", "no_such_module:client", config, 2, 2)
+        run_on_flower("toy_apps:server", "no_such_module:client", config, 2, 2)
     assert caught.value.__notes__
 
 
-def test_a_program_that_is_missing_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("upper", [False, True])
+def test_no_proxy_is_asked_for_this_machine(
+    upper: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
-    monkeypatch.setenv("PATH", str(Path(sys.executable).parent / "nothing"))
-    with pytest.raises(EngineError, match=r"'flower-superlink' .* pip install 'fedrec\[sim\]'"):
-        run("flower", tmp_path / "out", None)
+    for name in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name.upper() if upper else name, "http://127.0.0.1:9")
+    before = dict(os.environ)
+    run("flower", tmp_path / "out", None)
+    assert (tmp_path / "out" / "digest").exists()
+    assert dict(os.environ) == before

@@ -8,19 +8,18 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
 from fedrec.config.engine import Engine
 from fedrec.errors import ClientFailure, EngineError
 from fedrec.flower.launch import launch
-from fedrec.flower.processes import running_processes
 
 pytest.importorskip("ray", reason="needs the extra 'sim'")
 import ray
@@ -161,12 +160,12 @@ def test_a_time_out_leaves_out_what_has_not_come(grid: RayGrid) -> None:
     assert len(grid.send_and_receive([query(1)], timeout=30.0)) == 1
 
 
-def test_a_ray_of_the_users_is_used_and_left_running(grid: RayGrid) -> None:
-    with RayGrid(CLIENT, 1, 1) as second:
-        with pytest.raises(EngineError, match=r"engine.workers: 99, but .* 2 cores"):
-            RayGrid(CLIENT, 1, 99)
-        assert second.nodes == (1,)
+def test_a_second_run_shares_the_ray_of_the_first_and_waits_for_no_core(grid: RayGrid) -> None:
+    with RayGrid(CLIENT, 1, WORKERS + 1) as second:
+        replies = second.send_and_receive([query(1)])
+        assert [reply.metadata.src_node_id for reply in replies] == [1]
     assert ray.is_initialized()
+    assert len(about(grid)) == NODES
 
 
 def test_too_few_gpus_are_named(grid: RayGrid) -> None:
@@ -256,20 +255,10 @@ def test_an_interrupt_leaves_no_process_behind(tmp_path: Path) -> None:
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
-    family = _descendants(process.pid)
+    family = psutil.Process(process.pid).children(recursive=True)
     assert family
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert "KeyboardInterrupt" in errors
-    deadline = time.monotonic() + 15
-    while family & set(running_processes()):
-        assert time.monotonic() < deadline, family & set(running_processes())
-        time.sleep(0.1)
-
-
-def _descendants(pid: int) -> set[int]:
-    parents = running_processes()
-    family = {pid}
-    while grown := {child for child, parent in parents.items() if parent in family} - family:
-        family |= grown
-    return family - {pid}
+    _, alive = psutil.wait_procs(family, timeout=15)
+    assert alive == []

@@ -17,8 +17,8 @@ import fedrec
 import server.app
 from fedrec.config.experiment import Experiment, load_experiment
 from fedrec.data.prepare import split_of
+from fedrec.flower.grid import SerialGrid
 from fedrec.flower.records import decode_params, decode_request, decode_roll_call
-from fedrec.flower.serial import SerialGrid
 from fedrec.runs.groups import of_group
 from fedrec.runs.reader import RunFolder
 from fedrec.runs.run import prepare_run

@@ -13,10 +13,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
-from fedrec.flower.processes import running_processes
 from tests.integration.stopped_runs import SMALL, go, outcome
 from tests.integration.test_run_serial import merged
 
@@ -146,14 +146,11 @@ def test_a_worker_of_ray_that_is_killed_is_replaced(
 def _worker(process: subprocess.Popen[str]) -> int:
     """An actor among the descendants of a process."""
     while process.poll() is None:  # an actor is hard to see while Ray changes its title
-        parents = running_processes()
-        family = {process.pid}
-        while grown := {child for child, parent in parents.items() if parent in family} - family:
-            family |= grown
-        for each in sorted(family):
-            with suppress(OSError):
-                if (Path("/proc") / str(each) / "cmdline").read_bytes().startswith(b"ray::Boot"):
-                    return each
+        family = psutil.Process(process.pid).children(recursive=True)
+        for child in sorted(family, key=lambda child: child.pid):
+            with suppress(psutil.Error):
+                if child.cmdline()[:1] == ["ray::FedrecWorker"]:
+                    return child.pid
     raise AssertionError(process.communicate())
 
 

@@ -88,7 +88,9 @@ def train_compiled(
         float(sums.peak.max().view(np.float64)), float(sums.weight.max()), int(sums.counts.max())
     ):
         items = np.flatnonzero(sums.counts)
-        summed["item"] = RowSums(items, sums.total[items], sums.heavy[items])
+        summed["item"] = RowSums(
+            items, sums.total[items], sums.heavy[items], int(sums.counts.sum())
+        )
     else:  # Whoever adds up the changes one by one can tell what is wrong with them.
         return train_compiled(task, shard, params, local, round, popularity, None, prebuilt)
     _split(task, mine, after)

@@ -18,8 +18,8 @@ import server.app
 from clients.node import Node
 from fedrec.aggregation.fixed_point import from_fixed, to_fixed
 from fedrec.config.experiment import Experiment
+from fedrec.flower.grid import SerialGrid
 from fedrec.flower.records import RoundRequest, encode_trained
-from fedrec.flower.serial import SerialGrid
 from fedrec.runs.run import prepare_run
 from fedrec.training.client_state import capacity
 from fedrec.training.task import ClientTask

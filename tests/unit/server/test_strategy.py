@@ -17,7 +17,7 @@ from fedrec.data.prepare import split_of
 from fedrec.errors import ClientFailure, EngineError
 from fedrec.evaluation.evaluate import Evaluation
 from fedrec.flower import records
-from fedrec.flower.serial import SerialGrid
+from fedrec.flower.grid import SerialGrid
 from fedrec.runs.log import read_log
 from fedrec.runs.recorder import Recorder
 from fedrec.types import Aggregate, FailedClient, FloatArray, RowBlock, UpdateBatch
@@ -40,20 +40,20 @@ class Toy:
     def __init__(self, scores: list[float], failing: dict[int, list[int]] | None = None) -> None:
         self.scores = scores
         self.failing = failing or {}
-        self.orders: list[tuple[str, int, records.RoundRequest, list[int] | None]] = []
+        self.requests: list[tuple[str, int, records.RoundRequest, list[int] | None]] = []
         self.app = ClientApp()
         self.app.train()(self.train)
         self.app.evaluate()(self.evaluate)
 
     def _note(self, kind: str, message: Message) -> tuple[records.RoundRequest, Any]:
-        order, clients = records.decode_request(message.content)
+        request, clients = records.decode_request(message.content)
         ids = None if clients is None else clients.tolist()
-        self.orders.append((kind, message.metadata.dst_node_id, order, ids))
-        return order, clients
+        self.requests.append((kind, message.metadata.dst_node_id, request, ids))
+        return request, clients
 
     def train(self, message: Message, context: Context) -> Message:
-        order, clients = self._note("train", message)
-        failed = set(self.failing.get(order.round, []))
+        request, clients = self._note("train", message)
+        failed = set(self.failing.get(request.round, []))
         well = np.array([c for c in clients.tolist() if c not in failed], np.int64)
         failures = tuple(
             FailedClient(client=str(c), reason="no power") for c in clients.tolist() if c in failed
@@ -63,15 +63,17 @@ class Toy:
             n = len(well)
             block = RowBlock(np.arange(n + 1), np.zeros(n, np.int64), np.ones((n, 1), np.float32))
             metrics = {"loss": np.full(n, 0.5), "examples": np.ones(n)}
-            update = UpdateBatch(order.round, well, np.ones(n), {"item": block}, {}, metrics)
+            update = UpdateBatch(request.round, well, np.ones(n), {"item": block}, {}, metrics)
             aggregate = FedAvg(average="sum").reduce(update)
-        content = records.encode_trained(records.Trained(aggregate, failures), ["item"])
+        content = records.encode_trained(
+            records.Trained(aggregate, failures, uploaded=8 * len(well)), ["item"]
+        )
         return Message(content, reply_to=message)
 
     def evaluate(self, message: Message, context: Context) -> Message:
         self._note("evaluate", message)
         users = HOSTED[int(context.node_config["partition-id"])]
-        turn = sum(kind == "evaluate" for kind, *_ in self.orders)
+        turn = sum(kind == "evaluate" for kind, *_ in self.requests)
         score = self.scores[min((turn - 1) // N_NODES, len(self.scores) - 1)]
         values: FloatArray = np.full((len(users), 1), score)
         evaluation = Evaluation(users, {"mixed": {"valid": values, "test": values / 2}}, {})
@@ -116,7 +118,9 @@ def test_each_node_is_asked_once_for_its_part_of_the_cohort(tmp_path: Path) -> N
     for number in range(1, 5):
         chosen = cohort(0, number, N_CLIENTS, 3)
         asked = {
-            node: ids for kind, node, o, ids in toy.orders if kind == "train" and o.round == number
+            node: ids
+            for kind, node, o, ids in toy.requests
+            if kind == "train" and o.round == number
         }
         expected = {k + 1: np.intersect1d(h, chosen).tolist() for k, h in enumerate(HOSTED)}
         assert asked == {node: ids for node, ids in expected.items() if ids}
@@ -125,8 +129,8 @@ def test_each_node_is_asked_once_for_its_part_of_the_cohort(tmp_path: Path) -> N
 def test_orders_say_which_round_was_taken_and_which_is_best(tmp_path: Path) -> None:
     toy = Toy([0.1, 0.3, 0.2])
     run(toy, tmp_path, rounds=4)
-    trained = [o for kind, node, o, _ in toy.orders if kind == "train" and node == 1]
-    evaluated = [o for kind, node, o, _ in toy.orders if kind == "evaluate" and node == 1]
+    trained = [o for kind, node, o, _ in toy.requests if kind == "train" and node == 1]
+    evaluated = [o for kind, node, o, _ in toy.requests if kind == "evaluate" and node == 1]
     assert [(o.round, o.committed) for o in trained] == [(1, 0), (2, 1), (3, 2), (4, 3)]
     assert [(o.round, o.committed) for o in evaluated] == [(1, 1), (2, 2), (3, 3), (4, 4)]
     assert [o.best for o in evaluated] == [0, 1, 2, 2]
@@ -196,8 +200,9 @@ def test_loss_bytes_and_clients_are_recorded(tmp_path: Path) -> None:
     for record in list(read_log(tmp_path / "rounds.jsonl").records):
         assert record["loss"] == pytest.approx(0.5)
         assert record["clients"] == N_CLIENTS
-        assert record["bytes"]["up"] > 0
-        assert record["bytes"]["down"] > N_NODES * 2 * N_ITEMS * 4
-    assert result(tmp_path)["bytes"]["up"] == sum(
-        r["bytes"]["up"] for r in list(read_log(tmp_path / "rounds.jsonl").records)
-    )
+        assert record["bytes"] == {"up": 8 * N_CLIENTS, "down": 4 * N_ITEMS * N_CLIENTS}
+        assert record["simulation"]["down"] > N_NODES * 2 * N_ITEMS * 4
+    log = list(read_log(tmp_path / "rounds.jsonl").records)
+    for name in ("bytes", "simulation"):
+        sums = {way: sum(record[name][way] for record in log) for way in ("up", "down")}
+        assert result(tmp_path)[name] == sums

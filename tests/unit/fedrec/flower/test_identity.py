@@ -34,6 +34,18 @@ def test_the_former_identity_comes_back_after_an_error() -> None:
     assert private._node_id == former
 
 
+def test_runs_in_threads_share_it_and_the_last_to_end_gives_it_back() -> None:
+    private = importlib.import_module(identity.MODULE).TaskIdentity
+    former = private._node_id
+    first, second = task_identity(1, 0), task_identity(1, 0)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert Message(RecordDict(), 2, "query").metadata.src_node_id == 0
+    second.__exit__(None, None, None)
+    assert private._node_id == former
+
+
 def test_a_flower_without_the_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identity, "FIELDS", ("_gone",))
     with (

@@ -9,9 +9,9 @@ import pytest
 
 from fedrec.config.engine import Engine
 from fedrec.errors import EngineError, MissingExtra
-from fedrec.flower import launch, references
+from fedrec.flower import apps, launch
+from fedrec.flower.apps import app_reference, load_app
 from fedrec.flower.launch import ResolvedEngine, resolve_engine
-from fedrec.flower.references import app_reference, load_app
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -46,7 +46,7 @@ def test_without_ray_auto_is_serial_and_ray_says_what_to_install(
 
 
 def test_an_app_that_is_not_registered_says_how_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(references, "GROUP", "fedrec.nothing")
+    monkeypatch.setattr(apps, "GROUP", "fedrec.nothing")
     with pytest.raises(EngineError, match=r"pip install -e \."):
         app_reference("server")
 

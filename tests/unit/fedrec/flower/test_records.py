@@ -24,7 +24,7 @@ from fedrec.types import Aggregate, FailedClient, FloatArray
 words = st.text(min_size=1, max_size=20)
 numbers = st.integers(0, 2**31)
 ids = st.sets(st.integers(0, 2**40), max_size=6).map(lambda s: np.array(sorted(s), np.int64))
-orders = st.builds(
+requests = st.builds(
     RoundRequest, run=words, out=words, split=words, round=numbers, committed=numbers, best=numbers
 )
 
@@ -62,10 +62,10 @@ GLOBAL = ("item", "bias", "head", "constant")
 
 
 @settings(deadline=None)
-@given(orders, st.none() | ids)
-def test_orders(order: RoundRequest, clients: FloatArray | None) -> None:
-    found, chosen = records.decode_request(wire(records.encode_request(order, clients=clients)))
-    assert found == order
+@given(requests, st.none() | ids)
+def test_requests(request: RoundRequest, clients: FloatArray | None) -> None:
+    found, chosen = records.decode_request(wire(records.encode_request(request, clients=clients)))
+    assert found == request
     assert_equal(chosen, clients)
 
 
@@ -151,8 +151,8 @@ def test_a_local_name_cannot_go_up(name: str) -> None:
         records.encode_trained(Trained(hidden), GLOBAL)
 
 
-def test_a_message_without_an_order_says_so() -> None:
-    with pytest.raises(ProtocolError, match="no order of fedrec; start rounds with fedrec's own"):
+def test_a_message_without_a_request_says_so() -> None:
+    with pytest.raises(ProtocolError, match="no request of fedrec; start rounds with fedrec's own"):
         records.decode_request(RecordDict())
 
 
@@ -165,18 +165,22 @@ def test_bytes_are_those_of_the_content() -> None:
     assert 4000 <= counts[1] - counts[0] <= 4400
 
 
-@pytest.mark.parametrize("key", ["order", "clients", "params", "sums", "about", "values"])
+@pytest.mark.parametrize("key", ["request", "clients", "params", "sums", "about", "values"])
 def test_a_message_that_lacks_what_it_must_hold_is_named(key: str) -> None:
     """As from a device with another version; a record of another kind is none either."""
     decode = {
-        "order": records.decode_request,
+        "request": records.decode_request,
         "clients": records.decode_roll_call,
         "params": records.decode_params,
         "sums": records.decode_trained,
         "about": records.decode_trained,
         "values": records.decode_evaluation,
     }[key]
-    about = {"about": ConfigRecord({"group": 0, "seconds": 1.0})} if key == "sums" else {}
+    about = (
+        {"about": ConfigRecord({"group": 0, "uploaded": 0, "seconds": 1.0})}
+        if key == "sums"
+        else {}
+    )
     with pytest.raises(ProtocolError, match=f"holds no .*{key}"):
         decode(RecordDict({**about, key: MetricRecord({"x": 1})}))
 

@@ -27,6 +27,7 @@ records = st.fixed_dictionaries(
             {"train": st.floats(0, 1e6), "evaluate": st.just(0.5), "idle": st.just(0.25)}
         ),
         "bytes": st.fixed_dictionaries({"up": st.integers(0, 2**60), "down": st.just(1)}),
+        "simulation": st.fixed_dictionaries({"up": st.integers(0, 2**60), "down": st.just(1)}),
         "evaluation": st.none()
         | st.just({"mixed": {"valid": {"ndcg@10": 0.1}, "test": {"ndcg@10": None}}}),
     }

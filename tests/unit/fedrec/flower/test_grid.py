@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrec.errors import EngineError
-from fedrec.flower.serial import SerialGrid
+from fedrec.flower.grid import SerialGrid
 
 app = ClientApp()
 
@@ -76,11 +76,11 @@ def test_messages_are_taken_one_by_one() -> None:
 
 
 def test_each_node_has_its_own_context_that_lasts() -> None:
-    with SerialGrid(app, 2, {"word": "hello"}, {"store": "/tmp/x"}) as grid:
+    with SerialGrid(app, 2, {"word": "hello"}) as grid:
         grid.send_and_receive([ask(1, "query.count")])
         replies = grid.send_and_receive(ask(node, "query.count") for node in (1, 2))
     about = [dict(reply.content["about"]) for reply in replies]
-    common = {"num-partitions": 2, "word": "hello", "store": "/tmp/x"}
+    common = {"num-partitions": 2, "word": "hello"}
     assert about == [
         {"n": 2, "partition-id": 0, **common},
         {"n": 1, "partition-id": 1, **common},

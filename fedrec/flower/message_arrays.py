@@ -1,7 +1,7 @@
-"""A Flower message taken apart, so that equal arrays travel once.
+"""Take the arrays out of a Flower message, so that equal arrays travel once.
 
-The message is serialised with its arrays left out; each array follows as its description and its
-bytes, which an engine may replace by a reference to bytes that the other side already has.
+The message is serialised without its arrays; each array follows as its description and its bytes,
+which an engine may replace by a reference to bytes that the other side already has.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Any, NamedTuple
 
 from flwr.app import Array, Message
 
-__all__ = ["Piece", "assemble", "take_apart"]
+__all__ = ["MessageArray", "join_arrays", "split_arrays"]
 
 
-class Piece(NamedTuple):
+class MessageArray(NamedTuple):
     """An array of a message.
 
     Args:
         dtype: as Flower writes it.
         shape: of the array.
         stype: how Flower serialised it.
-        data: the serialised bytes, or what stands for them.
+        data: the serialised bytes, or a reference to them.
     """
 
     dtype: str
@@ -35,13 +35,13 @@ class Piece(NamedTuple):
 class _Pickler(pickle.Pickler):
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, protocol=5)
-        self.pieces: list[Piece] = []
+        self.arrays: list[MessageArray] = []
 
     def persistent_id(self, value: Any) -> int | None:
         if type(value) is not Array:
             return None
-        self.pieces.append(Piece(value.dtype, value.shape, value.stype, value.data))
-        return len(self.pieces) - 1
+        self.arrays.append(MessageArray(value.dtype, value.shape, value.stype, value.data))
+        return len(self.arrays) - 1
 
 
 class _Unpickler(pickle.Unpickler):
@@ -53,20 +53,15 @@ class _Unpickler(pickle.Unpickler):
         return self._arrays[int(pid)]
 
 
-def take_apart(message: Message) -> tuple[bytes, list[Piece]]:
-    """The message without its arrays, and the arrays in the order in which they occur."""
+def split_arrays(message: Message) -> tuple[bytes, list[MessageArray]]:
+    """Return a message without its arrays, and the arrays in the order in which they occur."""
     body = io.BytesIO()
     pickler = _Pickler(body)
     pickler.dump(message)
-    return body.getvalue(), pickler.pieces
+    return body.getvalue(), pickler.arrays
 
 
-def assemble(body: bytes, arrays: Sequence[Array]) -> Message:
-    """The inverse of `take_apart`.
-
-    Args:
-        body: The message without its arrays.
-        arrays: One per piece, in the same order.
-    """
+def join_arrays(body: bytes, arrays: Sequence[Array]) -> Message:
+    """Invert `split_arrays`; the arrays come in the same order."""
     message: Message = _Unpickler(io.BytesIO(body), arrays).load()
     return message

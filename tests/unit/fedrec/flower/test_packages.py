@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from fedrec.flower import siblings
-from fedrec.flower.siblings import check_siblings, code_hash
+from fedrec.flower import packages
+from fedrec.flower.packages import check_packages, code_hash
 
-ROOT = Path(siblings.__file__).parents[2]
+ROOT = Path(packages.__file__).parents[2]
 CHECK = """
 from fedrec.errors import EngineError
-from fedrec.flower.siblings import check_siblings
+from fedrec.flower.packages import check_packages
 try:
-    check_siblings()
+    check_packages()
 except EngineError as error:
     print(error)
 else:
@@ -38,7 +38,7 @@ def check_in(folder: Path) -> str:
 
 
 def test_ours_are_ours(tmp_path: Path) -> None:
-    check_siblings()
+    check_packages()
     assert check_in(tmp_path) == "fine"
 
 
@@ -55,7 +55,7 @@ def test_a_package_or_a_module_that_shadows_ours_is_named(tmp_path: Path, file: 
 
 def test_the_hash_depends_on_the_sources_alone(tmp_path: Path) -> None:
     """A copy has the same hash, a changed copy another."""
-    for name in ("fedrec", *siblings.SIBLINGS):
+    for name in ("fedrec", *packages.OUTER_PACKAGES):
         for path in (ROOT / name).rglob("*.py"):
             copy = tmp_path / path.relative_to(ROOT)
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ def test_the_hash_depends_on_the_sources_alone(tmp_path: Path) -> None:
 
     def hash_in_copy() -> str:
         done = subprocess.run(
-            [sys.executable, "-c", "from fedrec.flower.siblings import *; print(code_hash())"],
+            [sys.executable, "-c", "from fedrec.flower.packages import *; print(code_hash())"],
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(tmp_path)},
             capture_output=True,

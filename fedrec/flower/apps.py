@@ -1,4 +1,4 @@
-"""The apps of the outer rooms, found by entry point; the core imports none of them."""
+"""Find the apps of the outer packages by entry point; the library imports none of them."""
 
 from __future__ import annotations
 
@@ -14,23 +14,20 @@ GROUP = "fedrec.apps"
 
 
 def app_reference(name: Literal["server", "client"]) -> str:
-    """The reference of an app of fedrec's distribution, such as ``server.app:app``.
-
-    Args:
-        name: Which app.
+    """Return the reference of an app of fedrec's distribution, such as ``server.app:app``.
 
     Raises:
         EngineError: If fedrec is not installed, or the installation lacks the entry.
     """
-    found = {entry.value for entry in entry_points(group=GROUP) if entry.name == name}
-    if not found:
+    references = {entry.value for entry in entry_points(group=GROUP) if entry.name == name}
+    if not references:
         raise EngineError(
             f"no app '{name}' is registered: fedrec runs from a folder without being installed; "
             "run: pip install -e ."
         )
-    if len(found) > 1:
-        raise EngineError(f"two packages bring an app '{name}': {', '.join(sorted(found))}")
-    return found.pop()
+    if len(references) > 1:
+        raise EngineError(f"two packages bring an app '{name}': {', '.join(sorted(references))}")
+    return references.pop()
 
 
 def load_app(reference: str, kind: Literal["ServerApp", "ClientApp"]) -> Any:
@@ -43,13 +40,13 @@ def load_app(reference: str, kind: Literal["ServerApp", "ClientApp"]) -> Any:
     Raises:
         EngineError: If there is no such attribute, or it is something else.
     """
-    module, _, attribute = reference.partition(":")
+    name, _, attribute = reference.partition(":")
     flower = "flwr.serverapp" if kind == "ServerApp" else "flwr.clientapp"
-    expected = getattr(importlib.import_module(flower), kind)
-    app = getattr(importlib.import_module(module), attribute, None)
+    module = importlib.import_module(name)
+    app = getattr(module, attribute, None)
     if app is None:
-        known = vars(importlib.import_module(module))
-        raise EngineError(f"module '{module}' has no '{attribute}'{did_you_mean(attribute, known)}")
-    if not isinstance(app, expected):
+        hint = did_you_mean(attribute, vars(module))
+        raise EngineError(f"module '{name}' has no '{attribute}'{hint}")
+    if not isinstance(app, getattr(importlib.import_module(flower), kind)):
         raise EngineError(f"{reference} is a {type(app).__name__}, expected a {kind}")
     return app

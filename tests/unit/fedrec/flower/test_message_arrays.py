@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from fedrec.flower.identity import task_identity
-from fedrec.flower.pieces import Piece, assemble, take_apart
+from fedrec.flower.message_arrays import MessageArray, join_arrays, split_arrays
 
 
 @given(
@@ -27,9 +27,9 @@ def test_round_trip(content: dict[str, np.ndarray], ids: list[int]) -> None:
             {"a": record, "b": record, "c": ConfigRecord({"ids": ids}), "m": MetricRecord()}
         )
         message = Message(content_sent, 2, "train.cohort", group_id="7")
-    body, pieces = take_apart(message)
-    again = assemble(body, [Array(*piece) for piece in pieces])
-    assert len(pieces) == len(content)  # the record that stands there twice is taken once
+    body, split = split_arrays(message)
+    again = join_arrays(body, [Array(*array) for array in split])
+    assert len(split) == len(content)  # the record that stands there twice is taken once
     assert vars(again.metadata) == vars(message.metadata)
     assert again.content["c"] == message.content["c"]
     assert again.content["a"] is again.content["b"]
@@ -42,7 +42,7 @@ def test_round_trip(content: dict[str, np.ndarray], ids: list[int]) -> None:
 def test_the_body_holds_no_array() -> None:
     with task_identity(run_id=3, node_id=0):
         table = ArrayRecord([np.zeros(100_000)])
-        body, pieces = take_apart(Message(RecordDict({"a": table}), 1, "train"))
+        body, split = split_arrays(Message(RecordDict({"a": table}), 1, "train"))
     assert len(body) < 2_000
-    assert pieces == [Piece("float64", (100_000,), "numpy.ndarray", table["0"].data)]
-    assert pieces[0].data is table["0"].data
+    assert split == [MessageArray("float64", (100_000,), "numpy.ndarray", table["0"].data)]
+    assert split[0].data is table["0"].data

@@ -1,0 +1,79 @@
+"""The bytes that a run reports are those of its clients, wherever they are simulated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, Message
+
+import fedrec
+from fedrec.flower import records
+from fedrec.flower.grid import SerialGrid
+
+CLIENTS, ITEMS, DIM, ROUNDS = 18, 40, 4, 2
+
+METHODS: dict[str, dict[str, Any]] = {
+    "sums in machine code": {"model": "mf", "personalization": "plgc"},
+    "sums in torch": {"model": "mf", "train": {"backend": "torch"}},
+    "every update": {"strategy": "krum"},
+    "dense parameters": {"model": "neumf"},
+    "control variates": {"strategy": "scaffold"},
+}
+
+
+def run(out: Path, nodes: int, method: dict[str, Any]) -> dict[str, Any]:
+    model = method.get("model", "mf")
+    config: dict[str, Any] = {
+        "data": {"name": "synthetic", "users": CLIENTS, "items": ITEMS, "taste_groups": 2},
+        **method,
+        "model": {"name": model, "embedding_dim": DIM},
+        "rounds": {"count": ROUNDS},
+        "engine": {"name": "serial", "nodes": nodes},
+    }
+    return fedrec.run(fedrec.Experiment.model_validate(config), out=out).result
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_they_do_not_depend_on_the_number_of_nodes(method: str, tmp_path: Path) -> None:
+    results = {n: run(tmp_path / str(n), n, METHODS[method]) for n in (1, 4, 16)}
+    bytes_of = {n: result["bytes"] for n, result in results.items()}
+    assert bytes_of[1] == bytes_of[4] == bytes_of[16]
+    assert min(bytes_of[1].values()) > 0
+    simulated = [result["simulation"]["down"] for result in results.values()]
+    assert simulated == sorted(simulated)
+    assert simulated[0] < simulated[-1]
+
+
+def test_with_one_client_per_node_they_are_the_payload_of_its_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Krum needs every update, so a node's reply is the client's own message."""
+    sent = {"up": 0, "down": 0}
+    send = SerialGrid.send_and_receive
+
+    def counted(
+        grid: SerialGrid, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> list[Message]:
+        listed = list(messages)
+        replies = send(grid, listed, timeout=timeout)
+        for message, reply in zip(listed, replies, strict=True):
+            if message.metadata.message_type == records.TRAIN:
+                sent["down"] += nbytes(message.content["params"], "")
+                sent["up"] += nbytes(reply.content["each"], "ids:", "rows:", "dense:")
+        return replies
+
+    monkeypatch.setattr(SerialGrid, "send_and_receive", counted)
+    result = run(tmp_path / "run", CLIENTS, METHODS["every update"])
+    assert result["bytes"] == sent
+    assert sent["down"] == ROUNDS * CLIENTS * result["items"] * DIM * 4
+
+
+def nbytes(record: object, *kinds: str) -> int:
+    """The bytes of the arrays of some kinds, without Flower's framing."""
+    assert isinstance(record, ArrayRecord)
+    arrays = {name: array.numpy() for name, array in record.items()}
+    return sum(int(np.asarray(v).nbytes) for name, v in arrays.items() if name.startswith(kinds))
