@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ LEVEL = 0.95
 
 
 def all_results(selection: Selection, baseline: str | None = None) -> list[Table]:
-    """Return the results and the paired comparison of each section.
+    """Return the results and the paired comparison of each section, and what was left out.
 
     Args:
         selection: All runs.
@@ -29,7 +30,8 @@ def all_results(selection: Selection, baseline: str | None = None) -> list[Table
         chosen = selection.baseline(section, baseline)
         if chosen is not None and (compared := paired(section, chosen)) is not None:
             tables.append(compared)
-    return tables
+    left_out = (f"left out: {reason}" for reason in selection.left_out)
+    return [replace(tables[0], notes=(*tables[0].notes, *left_out)), *tables[1:]]
 
 
 def interval(differences: np.ndarray) -> tuple[float, float, float]:

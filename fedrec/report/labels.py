@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
@@ -38,7 +39,7 @@ def labels(configs: Sequence[Mapping[str, Any]], centralised: Sequence[bool]) ->
 
     A label names model, personalization and strategy where they differ. Experiments that share
     those also name the smallest set of further settings that tells them apart, those of the model
-    before those of the training, those of the data last.
+    before those of the training, those of the data last, where their value is not that of most.
 
     Args:
         configs: Flat settings, as `flatten` returns them.
@@ -59,8 +60,10 @@ def labels(configs: Sequence[Mapping[str, Any]], centralised: Sequence[bool]) ->
     for members in by_names.values():
         same = [shown[index] for index in members]
         more = _telling(same) if len(members) > 1 else ()
+        usual = {key: _majority(key, same) for key in more}
         for index in members:
-            texts[index] = _label(shown[index], names, more, shown)
+            own = [key for key in more if _text(shown[index].get(key)) != usual[key]]
+            texts[index] = _label(shown[index], names, own, shown)
     return tuple(texts)
 
 
@@ -108,6 +111,12 @@ def _telling(configs: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     while distinct(picked) < most:
         picked.append(max(differing, key=lambda key: distinct([*picked, key])))
     return tuple(sorted(picked, key=_rank))
+
+
+def _majority(key: str, configs: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return the value that most of the configurations share: it need not be said."""
+    [(value, count)] = Counter(_text(config.get(key)) for config in configs).most_common(1)
+    return value if 2 * count > len(configs) else None
 
 
 def _section(key: str) -> str:

@@ -132,8 +132,6 @@ def _notes(selection: Selection, section: Sequence[Group]) -> tuple[str, ...]:
         notes.append("[centralised] rows saw the train data of all users in one place")
     if len(selection.sections) > 1:
         notes.append("tables with other data, split or protocol are not comparable with this one")
-    if section is selection.sections[0]:
-        notes += [f"left out: {reason}" for reason in selection.left_out]
     return (*notes, *(f"{group.label}: {note}" for group in section for note in group.notes))
 
 

@@ -53,6 +53,14 @@ def test_what_differs_is_named_shortly_the_model_first() -> None:
     assert named([base, base | {"data.name": "b"}]) == ("data=a", "data=b")
 
 
+def test_what_most_share_need_not_be_said() -> None:
+    base = {"model.name": "mf", "train.negatives": 4, "train.epochs": 1, "rounds.cohort": "all"}
+    knn = {"model.name": "neumf"}
+    changed = [base, base | {"train.negatives": 8}, base | {"train.epochs": 3}, base | knn]
+    assert named(changed) == ("mf", "mf, negatives=8", "mf, epochs=3", "neumf")
+    assert named(changed[:3]) == ("", "negatives=8", "epochs=3")
+
+
 def test_a_key_is_as_long_as_it_takes_to_be_unambiguous() -> None:
     base = {"train.optimizers.item.lr": 1.0, "train.optimizers.private.lr": 0.02}
     assert named([base, base | {"train.optimizers.item.lr": 0.5}]) == ("item.lr=1", "item.lr=0.5")
