@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -40,7 +40,7 @@ from fedrec.runs.folder import (
 from fedrec.runs.log import RoundRecord, Seconds
 from fedrec.runs.reader import RunFolder
 from fedrec.runs.recorder import Recorder
-from fedrec.runs.result import RunResult
+from fedrec.runs.result import RunResult, RunResults
 from fedrec.runs.split_file import write_split
 from fedrec.storage.files import write_text
 from fedrec.training.clients import resolve_executor
@@ -75,29 +75,60 @@ class Prepared:
     config_before: str | None = None
 
 
+@overload
 def run(
-    experiment: Experiment | str | Path,
+    experiment: Experiment | Mapping[str, Any] | str | Path,
     *,
+    seed: int | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     on_round: Callable[[RoundRecord], None] | None = None,
     say: Callable[[str], None] | None = None,
-) -> RunResult:
-    """Run an experiment to its end.
+) -> RunResult: ...
+
+
+@overload
+def run(
+    experiment: Experiment | Mapping[str, Any] | str | Path,
+    *,
+    seed: Sequence[int],
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    on_round: Callable[[RoundRecord], None] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> RunResults: ...
+
+
+def run(
+    experiment: Experiment | Mapping[str, Any] | str | Path,
+    *,
+    seed: int | Sequence[int] | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    on_round: Callable[[RoundRecord], None] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> RunResult | RunResults:
+    """Run an experiment to its end, once or with several seeds.
 
     Args:
-        experiment: The experiment, or the path of its YAML file.
-        out: The run folder; default ``runs/<name>-seed<N>`` in the working folder.
+        experiment: The experiment, its sections as a mapping, or the path of its YAML file.
+        seed: The seed in place of the experiment's, or several, for one run each.
+        out: The run folder; default ``runs/<name>-seed<N>`` in the working folder. With several
+            seeds, the folder of the run folders ``seed<N>``.
         overwrite: Replace an existing run folder.
         on_round: Is called with the record of each round.
         say: Is called with a line about what is being done.
 
     Returns:
-        The run.
+        The run; a list of runs where several seeds are given.
 
     Raises:
         FedRecError: One line that says what is wrong and what to do, before any work is done.
     """
+    if isinstance(seed, Sequence):
+        return _run_seeds(experiment, seed, out, overwrite, on_round, say)
+    if seed is not None:
+        experiment, out = _seeded(experiment, seed), out or _default_out(experiment, seed)
     prepared = prepare_run(
         experiment, Path(out) if out is not None else None, overwrite=overwrite, say=say
     )
@@ -107,6 +138,42 @@ def run(
         discard_unstarted(prepared.out)
         raise
     return RunResult(prepared.out)
+
+
+def _run_seeds(
+    experiment: Experiment | Mapping[str, Any] | str | Path,
+    seeds: Sequence[int],
+    out: str | Path | None,
+    overwrite: bool,
+    on_round: Callable[[RoundRecord], None] | None,
+    say: Callable[[str], None] | None,
+) -> RunResults:
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigError(f"seed: got {list(seeds)}, expected one or more, each once")
+    base = Path(out) if out is not None else _default_out(experiment)
+    folders = [base / f"seed{seed}" for seed in seeds]
+    experiments = [_seeded(experiment, seed) for seed in seeds]
+    for folder in folders:  # all, before the first run starts
+        check_free(folder, overwrite)
+    return RunResults(
+        run(each, out=folder, overwrite=overwrite, on_round=on_round, say=say)
+        for each, folder in zip(experiments, folders, strict=True)
+    )
+
+
+def _seeded(experiment: Experiment | Mapping[str, Any] | str | Path, seed: int) -> Experiment:
+    if isinstance(experiment, Experiment):
+        # Through validation, so that a seed out of range is refused.
+        values = {name: getattr(experiment, name) for name in type(experiment).model_fields}
+        return load_experiment({**values, "seed": seed})
+    return load_experiment(experiment, [f"seed={seed}"])
+
+
+def _default_out(
+    source: Experiment | Mapping[str, Any] | str | Path, seed: int | None = None
+) -> Path:
+    stem = Path(source).stem if isinstance(source, str | Path) else "experiment"
+    return Path("runs") / (stem if seed is None else f"{stem}-seed{seed}")
 
 
 def carry_out(prepared: Prepared, on_round: Callable[[RoundRecord], None] | None = None) -> None:
@@ -139,7 +206,7 @@ def carry_out(prepared: Prepared, on_round: Callable[[RoundRecord], None] | None
 
 
 def prepare_run(
-    source: Experiment | str | Path,
+    source: Experiment | Mapping[str, Any] | str | Path,
     out: Path | None,
     *,
     overwrite: bool = False,
@@ -160,8 +227,7 @@ def prepare_run(
     experiment = source if isinstance(source, Experiment) else load_experiment(source)
     experiment = with_importable_plugins(experiment)
     check_parts(experiment)
-    stem = "experiment" if isinstance(source, Experiment) else Path(source).stem
-    folder = (out or Path("runs") / f"{stem}-seed{experiment.seed}").absolute()
+    folder = (out or _default_out(source, experiment.seed)).absolute()
     check_free(folder, overwrite)
     split_folder = prepare(experiment.data, experiment.clients)
     split = open_split(split_folder)

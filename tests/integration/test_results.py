@@ -1,0 +1,68 @@
+"""What a researcher gets from a run in Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fedrec
+from fedrec.errors import ConfigError
+from tests.integration.stopped_runs import SMALL, go
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> fedrec.RunResult:
+    return go(tmp_path_factory.mktemp("run") / "run")
+
+
+def test_the_curve_is_the_log(done: fedrec.RunResult) -> None:
+    curve = done.curve()
+    assert curve.index.tolist() == [1, 2, 3, 4]
+    best = done.result["best_round"]
+    for part in ("valid", "test"):
+        for label, value in done.result["metrics"][part].items():
+            assert curve.loc[best, f"{part}.{label}"] == value
+    assert curve["valid.ndcg@5"].notna().tolist() == [False, True, False, True]
+
+
+def test_recommend_all_says_what_recommend_says(done: fedrec.RunResult) -> None:
+    table = done.recommend_all(5)
+    users = done.per_user()["user"].tolist()
+    assert table["user"].drop_duplicates().tolist() == users
+    for user in users[::5]:
+        mine = table[table["user"] == user]
+        expected = done.recommend(user, 5)
+        assert mine["item"].tolist() == [each.item for each in expected]
+        assert mine["rank"].tolist() == list(range(1, len(expected) + 1))
+        np.testing.assert_allclose(mine["score"], [e.score for e in expected], rtol=1e-5)
+
+
+def test_embeddings_are_by_raw_id(done: fedrec.RunResult) -> None:
+    items, users = done.embeddings(), done.embeddings("user")
+    assert items.shape == (done.result["items"], 8) and users.shape == (done.result["users"], 8)
+    assert sorted(users.index) == sorted(done.per_user()["user"])
+    assert set(done.recommend_all(3)["item"]) <= set(items.index)
+
+
+def test_a_notebook_shows_the_scores(done: fedrec.RunResult) -> None:
+    html = done._repr_html_()
+    assert "ndcg@5" in html and "seed 0" in html and "<table" in html
+
+
+def test_several_seeds_are_several_runs(tmp_path: Path) -> None:
+    runs = fedrec.run(SMALL, seed=[1, 2], out=tmp_path / "runs")
+    assert [run.result["seed"] for run in runs] == [1, 2]
+    assert [run.folder.name for run in runs] == ["seed1", "seed2"]
+    summary = runs.summary()
+    values = [run.result["metrics"]["test"]["ndcg@5"] for run in runs]
+    assert summary.loc["test.ndcg@5", "mean"] == pytest.approx(np.mean(values))
+    assert summary.loc["test.ndcg@5", "sd"] == pytest.approx(np.std(values, ddof=1))
+    one = fedrec.run(SMALL, seed=1, out=tmp_path / "one")
+    assert one.result["digest"] == runs[0].result["digest"]
+    for wrong in ([], [1, 1]):
+        with pytest.raises(ConfigError, match="each once"):
+            fedrec.run(SMALL, seed=wrong, out=tmp_path / "no")
+    with pytest.raises(ConfigError, match="seed"):
+        fedrec.run(SMALL, seed=-1, out=tmp_path / "no")
