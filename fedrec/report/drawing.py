@@ -97,6 +97,7 @@ STYLE = {
     "axes.edgecolor": MUTED,
     "axes.facecolor": PANEL,
     "axes.labelcolor": INK,
+    "axes.labelpad": 7.0,
     "axes.linewidth": 0.8,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -241,7 +242,7 @@ def draw(
     *,
     same_height: bool = True,
     heights: Sequence[float] | None = None,
-    margin: float = 0.16,
+    margin: float = 0.175,
 ) -> tuple[Panel, ...]:
     """Draw the panels of a figure.
 
@@ -263,7 +264,7 @@ def draw(
             height = HEIGHT if heights is None else heights[number]
             figure = Figure(figsize=(WIDTH, height))
             # A layout engine would draw everything twice.
-            figure.subplots_adjust(margin, 0.54 / height, 0.98, 1 - 0.1 / height)
+            figure.subplots_adjust(margin, 0.58 / height, 0.98, 1 - 0.1 / height)
             every.append((figure, figure.subplots()))
             paint(number, every[-1][1])
         if same_height:

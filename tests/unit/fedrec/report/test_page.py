@@ -267,8 +267,9 @@ def test_the_plotting_settings_of_the_user_change_nothing(
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "matplotlibrc").write_text(MATPLOTLIBRC, encoding="utf-8")
-    before = "import matplotlib; matplotlib.style.use('dark_background'); " if loaded_before else ""
-    code = f"{before}from pathlib import Path; from fedrec.report import build; "
+    settings = "{'text.usetex': True, 'axes.facecolor': 'red', 'svg.fonttype': 'path'}"
+    before = f"import matplotlib; matplotlib.rcParams.update({settings}); " if loaded_before else ""
+    code = "from pathlib import Path; from fedrec.report import build; "
     code += f"build([Path({str(run)!r})], Path({str(tmp_path)!r}) / 'PAGE')"
     pages = []
     for name, folder, variables in (
@@ -284,7 +285,11 @@ def test_the_plotting_settings_of_the_user_change_nothing(
         ),
     ):
         done = subprocess.run(
-            [sys.executable, "-c", code.replace("PAGE", name)],
+            [
+                sys.executable,
+                "-c",
+                (before if name == "odd.html" else "") + code.replace("PAGE", name),
+            ],
             cwd=folder,
             env={**os.environ, **variables},
             capture_output=True,
