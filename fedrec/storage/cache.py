@@ -25,10 +25,15 @@ def cache_folder() -> Path:
     import platformdirs
 
     chosen = os.environ.get("FEDREC_CACHE")
-    folder = expanded(chosen) if chosen else platformdirs.user_cache_path("fedrec", appauthor=False)
-    if not chosen and not folder.is_absolute():
+    if chosen:
+        return expanded(chosen).absolute()
+    try:
+        folder = platformdirs.user_cache_path("fedrec", appauthor=False)
+    except RuntimeError:
+        folder = Path()
+    if not folder.is_absolute():
         raise FedRecError("there is no home folder; set FEDREC_CACHE to a folder for cached data")
-    return folder.absolute()
+    return folder
 
 
 def expanded(path: str | Path) -> Path:

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fedrec.data import Synthetic
+from fedrec.data.clients import Clients
+from fedrec.data.prepare import prepare
+from fedrec.errors import FedRecError
+from fedrec.storage.cache import cache_folder, expanded
+from fedrec.storage.files import is_full, write_bytes
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Path:
+    """A disk of 64 KB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    if sys.platform != "linux" or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("cannot mount a small disk here")
+    return disk
+
+
+def test_a_full_disk_is_named_and_nothing_is_left_of_the_file(
+    full: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    try:
+        write_bytes(full / "file", b"old")
+        with pytest.raises(FedRecError, match=r"disk full: .*file cannot be written"):
+            write_bytes(full / "file", b"x" * 10**6)
+        assert (full / "file").read_bytes() == b"old"
+        monkeypatch.setenv("FEDREC_CACHE", str(full))
+        with pytest.raises(FedRecError, match=r"disk full: .*set FEDREC_CACHE"):
+            prepare(Synthetic(users=3000), Clients())
+        assert sorted(each.name for each in full.rglob("*")) == ["file", "prepared"]
+    finally:
+        subprocess.run(["umount", str(full)], check=True)
+
+
+def test_other_failures_are_no_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        write_bytes(tmp_path / "absent" / "file", b"")
+    assert not is_full(caught.value)
+
+
+def test_the_cache_needs_a_home_or_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("FEDREC_CACHE", "~/cache")
+    assert cache_folder() == expanded("~/cache") == tmp_path / "cache"
+    monkeypatch.delenv("FEDREC_CACHE")
+    monkeypatch.setenv("HOME", "no-absolute-folder")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(FedRecError, match="there is no home folder; set FEDREC_CACHE"):
+        cache_folder()
