@@ -24,6 +24,7 @@ from fedrec.evaluation.ranking import legacy_candidates
 from fedrec.evaluation.scorer import UserScorer
 from fedrec.flower.records import RoundRequest, Trained
 from fedrec.personalization.none import NoPersonalization
+from fedrec.runs.divergence import likely_causes
 from fedrec.seeds import Purpose, bits
 from fedrec.storage.files import write_arrays
 from fedrec.training.client_state import capacity
@@ -206,8 +207,13 @@ class Node:
             for row, cause in found.items():
                 client = str(self.shard.client_ids[row])
                 if self.experiment.rounds.max_failures == 0:
+                    if isinstance(cause, NumericError):
+                        raise NumericError(f"client {client}: {cause}") from cause
                     raise ClientFailure(request.round, client, "train", _line(cause)) from cause
-                failures.append(FailedClient(client=client, reason=_line(cause)))
+                reason = _line(cause)
+                if isinstance(cause, NumericError):
+                    reason += f"; {likely_causes(self.experiment)}"
+                failures.append(FailedClient(client=client, reason=reason))
             rows = rows[~np.isin(rows, list(found))]
         return None, {}, rows, 0
 
@@ -215,7 +221,6 @@ class Node:
         self, update: UpdateBatch, rows: IntArray
     ) -> tuple[Aggregate | None, dict[int, Exception]]:
         """The reduced updates, or the clients whose update cannot be: those not finite."""
-        reason = "the update is not finite; lower the rates of train.optimizers"
         broken = ~np.isfinite(update.metrics["loss"])
         if self.strategy.needs == "each":
             broken |= _not_finite(update)
@@ -227,7 +232,7 @@ class Node:
                 broken = _not_finite(update)
                 if not broken.any():
                     raise
-        return None, {int(row): FloatingPointError(reason) for row in rows[broken]}
+        return None, {int(row): NumericError("the update is not finite") for row in rows[broken]}
 
     def _attempt(
         self, request: RoundRequest, params: Params, rows: IntArray
@@ -368,8 +373,4 @@ def _not_finite(update: UpdateBatch) -> NDArray[np.bool_]:
 
 def _line(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    return (
-        text
-        if isinstance(error, FedRecError | FloatingPointError)
-        else (f"{type(error).__name__}: {text}")
-    )
+    return text if isinstance(error, FedRecError) else f"{type(error).__name__}: {text}"

@@ -90,9 +90,12 @@ class Plugin(Section):
 
     Attributes:
         reference: key in ``references.bib`` of the paper it comes from, or "".
+        defaults: of a model or a strategy: per section of the experiment, the values that train
+            it well. They fill in what the user did not write.
     """
 
     reference: ClassVar[str] = ""
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
 
 @cache

@@ -15,7 +15,7 @@ from flwr.serverapp.strategy import Strategy as FlwrStrategy
 from fedrec.aggregation.payload import download_bytes
 from fedrec.aggregation.reduce import metric_sums
 from fedrec.config.cohorts import cohort
-from fedrec.errors import ClientFailure, EngineError
+from fedrec.errors import ClientFailure, EngineError, NumericError
 from fedrec.evaluation.evaluate import Evaluation, merge
 from fedrec.flower import records
 from fedrec.runs.checkpoint import Checkpoint
@@ -93,6 +93,7 @@ class FlowerStrategy(FlwrStrategy):
         self._sent: dict[tuple[int, tuple[str, ...]], tuple[ArrayRecord, int]] = {}
         self._aggregates: Mapping[int, Aggregate] = {}
         self._idle = 0.0
+        self._number = 0
         self._failures: tuple[FailedClient, ...] = ()
         self._evaluation: Evaluation | None = None
 
@@ -111,25 +112,34 @@ class FlowerStrategy(FlwrStrategy):
         Returns:
             Flower's result: the global parameters after the last round.
         """
-        status, patience = "completed", self._plan.patience
+        try:
+            status = self._rounds(grid)
+        except NumericError as error:
+            raise self.recorder.diverged(self._number, error, self.published) from error
+        self.recorder.finish(status, self.published)
+        return Result(arrays=records.encode_params(self.params, self._allowed))
+
+    def _rounds(self, grid: Grid) -> str:
+        """Run the rounds; return ``completed`` or ``early_stop``."""
+        patience = self._plan.patience
         config, arrays = ConfigRecord(), ArrayRecord()
         checkpoint = self._checkpoint
         for number in range(checkpoint.record.round if checkpoint else 1, self._plan.rounds + 1):
+            self._number = number
             due = number % self._plan.every == 0 or number == self._plan.rounds
             if checkpoint is not None and number == checkpoint.record.round:
                 record, due = checkpoint.record, due or checkpoint.evaluates
             else:
                 record = self._train(number, arrays, config, grid)
+                self.recorder.check_loss(record)
                 self.recorder.checkpoint(record, self.params, self.state, due, self._node_states)
             evaluation: Evaluation | None = None
             if due:
                 record, evaluation = self._rank(record, arrays, config, grid)
             self.recorder.record(record, evaluation, self.published)
             if due and patience is not None and self.recorder.stale >= patience:
-                status = "early_stop"
-                break
-        self.recorder.finish(status, self.published)
-        return Result(arrays=records.encode_params(self.params, self._allowed))
+                return "early_stop"
+        return "completed"
 
     @property
     def published(self) -> Params:

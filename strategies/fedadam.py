@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -36,6 +37,7 @@ class FedAdam(Strategy):
     """
 
     reference: ClassVar[str] = "reddi2021adaptive"
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # Adam rescales what it is given
 
     average: Average = "sum"
     server_lr: float = Field(0.01, gt=0)

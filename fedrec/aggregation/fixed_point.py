@@ -57,13 +57,11 @@ def to_fixed(values: FloatArray, name: str, scale: int = SCALE) -> IntArray:
 
 def _check(largest: float, name: str, scale: int) -> None:
     if not math.isfinite(largest):
-        raise NumericError(
-            f"the update of '{name}' is not finite; lower the rates of train.optimizers"
-        )
+        raise NumericError(f"the update of '{name}' is not finite")
     if largest >= _LIMIT:
         raise NumericError(
             f"the update of '{name}' overflows fixed point with scale 2**{scale} "
-            f"(largest value {largest / 2.0**scale:.3g}); lower the rates of train.optimizers"
+            f"(largest value {largest / 2.0**scale:.3g})"
         )
 
 
@@ -80,9 +78,7 @@ def add(a: IntArray, b: IntArray, name: str) -> IntArray:
     """
     total = np.add(a, b, dtype=np.int64)
     if bool((((a ^ total) & (b ^ total)) < 0).any()):
-        raise NumericError(
-            f"the summed update of '{name}' overflows; lower the rates of train.optimizers"
-        )
+        raise NumericError(f"the summed update of '{name}' overflows")
     return np.asarray(total)
 
 
@@ -104,10 +100,7 @@ def checked(total: int, name: str) -> int:
         NumericError: If it does not fit into 64 bits.
     """
     if not -(2**63) <= total < 2**63:
-        raise NumericError(
-            f"the sum of '{name}' over the clients overflows fixed point; "
-            "train fewer clients in a round"
-        )
+        raise NumericError(f"the sum of '{name}' over the clients overflows fixed point")
     return total
 
 

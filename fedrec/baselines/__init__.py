@@ -2,15 +2,29 @@
 
 from collections.abc import Mapping
 
-from fedrec.baselines.base import Baseline, Scorer
+from fedrec.baselines.base import Baseline, Scorer, TunableBaseline
+from fedrec.baselines.ease import EASE
+from fedrec.baselines.ials import ImplicitALS
 from fedrec.baselines.itemknn import ItemKNN
 from fedrec.baselines.popularity import Popularity
 from fedrec.baselines.random import RandomScores
 
-__all__ = ["BASELINES", "Baseline", "ItemKNN", "Popularity", "RandomScores", "Scorer"]
+__all__ = [
+    "BASELINES",
+    "EASE",
+    "Baseline",
+    "ImplicitALS",
+    "ItemKNN",
+    "Popularity",
+    "RandomScores",
+    "Scorer",
+    "TunableBaseline",
+]
 
 BASELINES: Mapping[str, type[Baseline]] = {
     "popularity": Popularity,
     "random": RandomScores,
     "itemknn": ItemKNN,
+    "ease": EASE,
+    "ials": ImplicitALS,
 }

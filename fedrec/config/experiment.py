@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from fedrec.baselines.base import Baseline
+from fedrec.config.defaults import with_plugin_defaults
 from fedrec.config.engine import Engine
 from fedrec.config.errors import explain
 from fedrec.config.plugin_fields import dump_plugin, resolve_plugin
@@ -55,6 +56,11 @@ class Experiment(Section):
     rounds: Rounds = Rounds()
     evaluate: Evaluate = Evaluate()
     engine: Engine = Engine()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_defaults(cls, values: Any) -> Any:
+        return with_plugin_defaults(values) if isinstance(values, Mapping) else values
 
     def client_task(self) -> ClientTask:
         """Return what each client of the experiment computes.

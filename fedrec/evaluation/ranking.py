@@ -289,10 +289,7 @@ def _copy(scores: Scores) -> torch.Tensor:
 def check_nan(diverged: int, of: int) -> None:
     """Raise `NumericError` if some of the users have a score that is NaN."""
     if diverged > 0:
-        raise NumericError(
-            f"the scores of {diverged} of {of} users are NaN: training diverged; lower "
-            "the rates of train.optimizers or strategy.server_lr"
-        )
+        raise NumericError(f"the scores of {diverged} of {of} users are NaN")
 
 
 def _flat(scores: Scores) -> tuple[FloatArray, int] | None:

@@ -28,8 +28,9 @@ class MatrixFactorization(Model):
 
     reference: ClassVar[str] = "koren2009matrix"
     execution = "flat"
+    defaults = {**Model.defaults, "train": {"weight_decay": 0.1}}
 
-    embedding_dim: int = Field(64, ge=1)
+    embedding_dim: int = Field(128, ge=1)
     init_std: float = Field(0.01, ge=0)
 
     def params(self) -> Mapping[str, ParamSpec]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from pydantic import Field, field_validator
@@ -38,6 +38,12 @@ class NeuMF(Model):
 
     reference: ClassVar[str] = "he2017neural"
     execution = "vmap"
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "train": {"weight_decay": 0.1},
+        "strategy": {"name": "fedadam", "average": "sum", "server_lr": 0.002},
+        "rounds": {"count": 1000, "cohort_fraction": 0.15},
+        "evaluate": {"every": 20},
+    }
 
     embedding_dim: int = Field(32, ge=1)
     layers: tuple[int, ...] = (32, 16, 8)

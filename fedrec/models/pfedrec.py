@@ -37,8 +37,9 @@ class PFedRec(Model):
 
     reference: ClassVar[str] = "zhang2023dual"
     execution = "flat"
+    defaults = {**Model.defaults, "train": {"weight_decay": 0.1}}
 
-    embedding_dim: int = Field(32, ge=1)
+    embedding_dim: int = Field(128, ge=1)
     init_std: float = Field(0.01, ge=0)
     head_std: float = Field(0.01, ge=0)
 

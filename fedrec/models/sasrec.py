@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from pydantic import Field, model_validator
@@ -48,6 +48,11 @@ class SASRec(Model):
 
     reference: ClassVar[str] = "kang2018selfattentive"
     execution = "vmap"
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "strategy": {"name": "fedadam", "average": "sum", "server_lr": 0.002},
+        "rounds": {"count": 1000, "cohort_fraction": 0.15},
+        "evaluate": {"every": 20},
+    }
 
     embedding_dim: int = Field(32, ge=1)
     max_len: int = Field(50, ge=2)

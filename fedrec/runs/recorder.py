@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fedrec.config.experiment import Experiment
-from fedrec.errors import MissingExtra
+from fedrec.errors import MissingExtra, NumericError
 from fedrec.evaluation.evaluate import Evaluation
 from fedrec.evaluation.metrics.base import Metric, PerUserMetric
 from fedrec.plugins import Plugin
 from fedrec.runs.checkpoint import Checkpoint, Origin, write_checkpoint
-from fedrec.runs.folder import MODEL, PER_USER, RESULT, ROUNDS, remove_unfinished, write_result
+from fedrec.runs.divergence import likely_causes, loss_fault
+from fedrec.runs.folder import (
+    FINISHED,
+    MODEL,
+    PER_USER,
+    RESULT,
+    ROUNDS,
+    remove_unfinished,
+    write_result,
+)
 from fedrec.runs.interrupts import held_back
 from fedrec.runs.log import RoundRecord, RunLog, rounds_before
 from fedrec.runs.provenance import commit, hardware, versions
+from fedrec.runs.reference import near_popularity, popularity_scores
 from fedrec.runs.tally import Tally, described
 from fedrec.storage.files import write_arrays, write_bytes
 from fedrec.training.clients import resolve_executor
@@ -29,6 +41,7 @@ from fedrec.types import FloatArray, Params, Split, State
 
 __all__ = ["Recorder", "digest"]
 
+LOG = logging.getLogger("fedrec")
 Observer = Callable[[Mapping[str, Any]], None]
 
 
@@ -131,7 +144,9 @@ class Recorder:
         self._before = 0.0
         self._started = datetime.now(UTC).isoformat(timespec="seconds")
         self._resumed: tuple[int, ...] = ()
-        self._tally = Tally(self._metrics[0].label)
+        self.tuning: Mapping[str, Any] | None = None
+        """How the settings of a baseline were chosen; None where there is nothing to choose."""
+        self._tally = Tally(self._metrics[0].label, self._popularity_score)
         for record in rounds:
             self._tally.add(record)
         if checkpoint is not None:
@@ -147,8 +162,40 @@ class Recorder:
 
     @property
     def stale(self) -> int:
-        """Evaluations since the best."""
+        """Evaluations without progress, see `Tally`."""
         return self._tally.stale
+
+    @cached_property
+    def popularity(self) -> dict[str, dict[str, float]] | None:
+        """The scores of the popularity baseline, computed when first asked for."""
+        return None if self._centralised else popularity_scores(self._experiment, self._split)
+
+    def check_loss(self, record: RoundRecord) -> None:
+        """Check that training has not diverged.
+
+        Raises:
+            NumericError: If the loss is not finite, or a thousand times that of the first round.
+        """
+        if record.loss is None:
+            return
+        fault = loss_fault(record.loss, self._tally.first_loss, self._experiment.train.negatives)
+        if fault is not None:
+            raise NumericError(fault)
+
+    def diverged(self, round: int, error: NumericError, params: Params) -> NumericError:
+        """Write the result of a run that diverged; return the error for the user.
+
+        Args:
+            round: The round in which it did.
+            error: What is wrong with it.
+            params: The shared parameters after the round.
+        """
+        if self._tally.rounds < round:
+            self.record(RoundRecord(round=round, clients=0), None, params)
+        self.finish("diverged", params)
+        return NumericError(
+            f"round {round}: training diverged: {error}; {likely_causes(self._experiment)}"
+        )
 
     def checkpoint(
         self,
@@ -212,13 +259,15 @@ class Recorder:
         """Write the result.
 
         Args:
-            status: ``completed``, ``early_stop`` or ``interrupted``.
+            status: ``completed``, ``early_stop``, ``interrupted`` or ``diverged``.
             params: The global parameters after the last round.
         """
         e, rounds = self._experiment, self._tally.result()
         rounds["seconds"]["total"] = self._before + time.perf_counter() - self._began
         if self._centralised:
             rounds["clients_per_second"] = None
+        reference = None if status == "interrupted" else self.popularity
+        warnings = [*self._warnings, *(self._near_popularity() if status in FINISHED else ())]
         result = {
             **described(e.model_dump(mode="json"), self._centralised),
             **rounds,
@@ -230,7 +279,9 @@ class Recorder:
             "centralised": self._centralised,
             "backend": None if self._centralised else resolve_executor(e.client_task()),
             "status": status,
-            "warnings": list(self._warnings),
+            "warnings": warnings,
+            "reference": {} if reference is None else {"popularity": reference},
+            **({} if self.tuning is None else {"tuning": self.tuning}),
             "engine": self._engine,
             "versions": versions(),
             "commit": commit(),
@@ -247,6 +298,19 @@ class Recorder:
     def close(self) -> None:
         """Close the run log, also of a run that failed. A second call does nothing."""
         self._log.close()
+
+    def _popularity_score(self) -> float | None:
+        scores = self.popularity
+        return None if scores is None else scores["valid"].get(self._metrics[0].label)
+
+    def _near_popularity(self) -> list[str]:
+        """Return the warning that the model is near popularity, if it is; it is logged too."""
+        scores = self._tally.scores_near_popularity()
+        if scores is None:
+            return []
+        warning = near_popularity(self.best_round, self._metrics[0].label, *scores)
+        LOG.warning(warning)
+        return [warning]
 
     def _per_user(self, evaluation: Evaluation) -> dict[str, Any]:
         split = self._split

@@ -120,6 +120,11 @@ def prepare_resume(
     speak = say or (lambda _: None)
     experiment, run = experiment_of(folder, sets), RunFolder(folder.absolute())
     await_end(run.path)
+    if run.result().get("status") == "diverged":
+        raise RunFolderError(
+            f"{folder}: its training diverged, and a run cannot continue with other rates; start "
+            "it again with lower ones and --overwrite"
+        )
     checkpoint = read_checkpoint(run.path)
     if checkpoint is None:
         return _from_the_beginning(run, experiment, speak)
@@ -239,7 +244,9 @@ def _is_complete(run: RunFolder, checkpoint: Checkpoint, experiment: Experiment)
     result = run.result()
     if result.get("status") not in FINISHED or result.get("rounds") != last:
         return False
-    tally = Tally(experiment.evaluate.metrics[0])
+    metric = experiment.evaluate.metrics[0]
+    popularity = result.get("reference", {}).get("popularity", {}).get("valid", {}).get(metric)
+    tally = Tally(metric, lambda: popularity)
     for record in run.rounds():
         tally.add(record)
     return rounds.count == last or (rounds.patience is not None and tally.stale >= rounds.patience)

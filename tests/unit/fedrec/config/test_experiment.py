@@ -15,7 +15,7 @@ from fedrec.config.experiment import Experiment, load_experiment
 from fedrec.errors import ConfigError
 from fedrec.models import MatrixFactorization
 from fedrec.personalization import PLGC
-from strategies import FedAdam, FedAvg
+from strategies import FedAdam
 from tests.planted import rates
 
 MINIMAL = {"data": {"name": "synthetic", "users": 50}}
@@ -139,7 +139,7 @@ def test_all_faults_are_told_at_once() -> None:
 def test_the_defaults() -> None:
     found = load_experiment(MINIMAL)
     assert isinstance(found.model, MatrixFactorization)
-    assert isinstance(found.strategy, FedAvg)
+    assert found.strategy == FedAdam(server_lr=0.005)
     assert (
         found.personalization
         == load_experiment({**MINIMAL, "personalization": "none"}).personalization
@@ -171,7 +171,7 @@ def test_set_takes_dotted_keys_and_yaml_values() -> None:
     assert found.data.split.name == "ratio"
     assert found.rounds.patience is None
     assert found.evaluate.metrics == ("mrr", "recall@3")
-    assert found.strategy == FedAdam(beta1=0.5)
+    assert found.strategy == FedAdam(beta1=0.5, server_lr=0.005)
     assert found.personalization == PLGC(tau=2)
 
 

@@ -21,6 +21,7 @@ from fedrec.runs import recorder as recorders
 from fedrec.runs.log import Bytes, RoundRecord, Seconds, read_log
 from fedrec.runs.reader import RunFolder
 from fedrec.runs.recorder import Recorder, digest
+from fedrec.runs.run import run
 from fedrec.types import Params, Split
 
 EXPERIMENT = Experiment.model_validate(
@@ -173,3 +174,42 @@ def test_a_digest_sees_every_bit_and_no_order(at: int, seed: int) -> None:
     assert digest({"c": one["a"], "b": one["b"]}) != digest(one)
     assert digest({"a": one["a"].astype(np.float64), "b": one["b"]}) != digest(one)
     assert digest({"a": np.asfortranarray(one["a"]), "b": one["b"]}) == digest(one)
+
+
+@pytest.mark.parametrize(
+    ("times", "loss_factor", "stale"),
+    [(1.04, 0.9, 0), (1.06, 0.9, 3), (1.04, 0.9999, 3), (1.04, 1.0, 3), (0.2, 0.9, 0)],
+)
+def test_patience_waits_near_popularity_while_the_loss_falls(
+    times: float,
+    loss_factor: float,
+    stale: int,
+    tmp_path: Path,
+    split: Split,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    recorder = Recorder(tmp_path, EXPERIMENT, split, {"name": "serial"})
+    assert recorder.popularity is not None
+    plateau = recorder.popularity["valid"]["ndcg@5"] * times
+    for round in range(1, 5):
+        line = RoundRecord(round=round, clients=5, loss=3.0 * loss_factor**round)
+        recorder.record(line, evaluation(plateau), params(1.0))
+    assert recorder.stale == stale
+    result = recorder.finish("completed", params(1.0))
+    assert result["reference"]["popularity"] == recorder.popularity
+    assert bool(result["warnings"]) is (times < 1.05)
+    assert ("ranking by popularity has" in caplog.text) is (times < 1.05)
+    assert result["best_round"] == 1
+
+
+def test_popularity_is_what_the_baseline_measures(tmp_path: Path) -> None:
+    document = {**EXPERIMENT.model_dump(mode="json"), "rounds": {"count": 1}}
+    document["engine"], document["train"]["backend"] = {"name": "serial"}, "torch"
+    trained = run(Experiment.model_validate(document), out=tmp_path / "mf")
+    popular = run(
+        Experiment.model_validate({**document, "model": {"name": "popularity"}}),
+        out=tmp_path / "popularity",
+    )
+    for part, values in trained.result["reference"]["popularity"].items():
+        for label, value in values.items():
+            assert popular.result["metrics"][part][label] == value
