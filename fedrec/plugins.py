@@ -15,13 +15,13 @@ from functools import cache
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, TypeAlias, get_args
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from fedrec.errors import ConfigError, FedRecError, did_you_mean
 
-__all__ = ["Plugin", "Section", "find_beside", "lookup", "name_of", "table"]
+__all__ = ["Defaults", "Plugin", "Section", "find_beside", "lookup", "name_of", "table"]
 
 CORE_TABLES = {
     "data": ("fedrec.data:DATASETS",),
@@ -29,6 +29,10 @@ CORE_TABLES = {
     "personalization": ("fedrec.personalization:PERSONALIZATIONS",),
     "metrics": ("fedrec.evaluation.metrics:METRICS",),
 }
+
+
+Defaults: TypeAlias = Mapping[str, Mapping[str, Any]]
+"""Per section of an experiment, values by key."""
 
 
 class Section(BaseModel):
@@ -95,7 +99,7 @@ class Plugin(Section):
     """
 
     reference: ClassVar[str] = ""
-    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    defaults: ClassVar[Defaults] = {}
 
 
 @cache

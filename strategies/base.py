@@ -21,7 +21,7 @@ from fedrec.aggregation.reduce import (
     merge_sums,
     reduce_sums,
 )
-from fedrec.plugins import Plugin
+from fedrec.plugins import Defaults, Plugin
 from fedrec.training.client_rule import ClientRule
 from fedrec.types import Aggregate, IntArray, Params, State, UpdateBatch
 
@@ -39,9 +39,7 @@ class Strategy(Plugin):
 
     # Plain steps along the sum of a client's gradients: dense layers diverge at the rate of 1 that
     # serves the rows of an item table.
-    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "train": {"optimizers": {"shared": {"lr": 0.01}}}
-    }
+    defaults: ClassVar[Defaults] = {"train": {"optimizers": {"shared": {"lr": 0.01}}}}
 
     renamed: ClassVar[Mapping[str, str]] = {"denominator": "average: per_row, cohort or sum"}
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from fedrec.aggregation.reduce import Average, mean_update
+from fedrec.plugins import Defaults
 from fedrec.types import Aggregate, Params
 from strategies.base import State, Strategy
 
@@ -37,7 +37,7 @@ class FedAdam(Strategy):
     """
 
     reference: ClassVar[str] = "reddi2021adaptive"
-    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # Adam rescales what it is given
+    defaults: ClassVar[Defaults] = {}  # Adam rescales what it is given
 
     average: Average = "sum"
     server_lr: float = Field(0.01, gt=0)

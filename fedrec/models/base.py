@@ -5,12 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 
 from fedrec.compute.batch import Tensors
-from fedrec.plugins import Plugin
+from fedrec.plugins import Defaults, Plugin
 from fedrec.types import ParamSpec
 
 __all__ = ["History", "Model", "Pairs"]
@@ -68,7 +68,7 @@ class Model(Plugin):
 
     execution: ClassVar[Literal["flat", "vmap", "loop"]] = "flat"
     # What trains matrix factorisation well: one step per client and round, Adam over their sum.
-    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+    defaults: ClassVar[Defaults] = {
         "strategy": {"name": "fedadam", "average": "sum", "server_lr": 0.005},
         "rounds": {"count": 500},
     }

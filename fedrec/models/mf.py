@@ -11,6 +11,7 @@ from pydantic import Field
 from fedrec.compute.batch import Tensors
 from fedrec.compute.operations import padded_mm, row_dot
 from fedrec.models.base import History, Model, Pairs
+from fedrec.plugins import Defaults
 from fedrec.types import ParamSpec
 
 __all__ = ["MatrixFactorization"]
@@ -28,7 +29,7 @@ class MatrixFactorization(Model):
 
     reference: ClassVar[str] = "koren2009matrix"
     execution = "flat"
-    defaults = {**Model.defaults, "train": {"weight_decay": 0.1}}
+    defaults: ClassVar[Defaults] = {**Model.defaults, "train": {"weight_decay": 0.1}}
 
     embedding_dim: int = Field(128, ge=1)
     init_std: float = Field(0.01, ge=0)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from pydantic import Field, field_validator
 
 from fedrec.compute.batch import Tensors
 from fedrec.models.base import History, Model, Pairs
+from fedrec.plugins import Defaults
 from fedrec.types import ParamSpec
 
 __all__ = ["NeuMF"]
@@ -38,7 +39,7 @@ class NeuMF(Model):
 
     reference: ClassVar[str] = "he2017neural"
     execution = "vmap"
-    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+    defaults: ClassVar[Defaults] = {
         "train": {"weight_decay": 0.1},
         "strategy": {"name": "fedadam", "average": "sum", "server_lr": 0.002},
         "rounds": {"count": 1000, "cohort_fraction": 0.15},

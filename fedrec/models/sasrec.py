@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias
 
 import torch
 from pydantic import Field, model_validator
 
 from fedrec.compute.batch import Tensors
 from fedrec.models.base import History, Model, Pairs
+from fedrec.plugins import Defaults
 from fedrec.types import ParamSpec
 
 __all__ = ["SASRec"]
@@ -48,7 +49,7 @@ class SASRec(Model):
 
     reference: ClassVar[str] = "kang2018selfattentive"
     execution = "vmap"
-    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+    defaults: ClassVar[Defaults] = {
         "strategy": {"name": "fedadam", "average": "sum", "server_lr": 0.002},
         "rounds": {"count": 1000, "cohort_fraction": 0.15},
         "evaluate": {"every": 20},
