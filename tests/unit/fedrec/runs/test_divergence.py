@@ -77,7 +77,10 @@ def test_library_defaults_do_not_diverge(model: str, strategy: str | None, tmp_p
     chosen = {} if strategy is None else {"strategy": strategy}
     done = fedrec.run(experiment(model=model, **chosen), out=tmp_path / "run")
     assert done.result["status"] == "completed"
-    losses = [json.loads(line)["loss"] for line in (tmp_path / "run/rounds.jsonl").open()]
+    losses = [
+        json.loads(line)["loss"]
+        for line in (tmp_path / "run/rounds.jsonl").read_text().splitlines()
+    ]
     assert losses[-1] < losses[0]
 
 
