@@ -128,8 +128,8 @@ def test_the_result_has_all_its_keys(tmp_path: Path, split: Split) -> None:
     assert found["protocol"] == "clean"
     assert found["ranking"] == "full"
     assert (found["clients"], found["users"], found["items"]) == (5, 12, 20)
-    assert found["name"] == "plgc + mf + fedavg"
-    assert {"plgc2025", "koren2009matrix", "mcmahan2017communication"} <= set(found["citations"])
+    assert found["name"] == "plgc + mf + fedadam"
+    assert {"plgc2025", "koren2009matrix", "reddi2021adaptive"} <= set(found["citations"])
     assert {"fedrec", "torch", "numpy"} <= set(found["versions"])
     assert RunFolder(tmp_path).result() == found
 
