@@ -39,7 +39,7 @@ class Strategy(Plugin):
 
     # Plain steps along the sum of a client's gradients: dense layers diverge at the rate of 1 that
     # serves the rows of an item table.
-    defaults: ClassVar[Defaults] = {"train": {"optimizers": {"shared": {"lr": 0.001}}}}
+    defaults: ClassVar[Defaults] = {"train": {"optimizers": {"shared": {"lr": 0.01}}}}
 
     renamed: ClassVar[Mapping[str, str]] = {"denominator": "average: per_row, cohort or sum"}
 

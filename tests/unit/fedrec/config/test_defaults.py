@@ -72,7 +72,7 @@ def test_settings_deep_in_a_section_keep_their_neighbours() -> None:
             {"data": DATA, "model": "neumf", "strategy": "fedavg", "train": train}
         ).train
         assert found.optimizers.private == private
-        assert found.optimizers.shared.lr == 0.001  # of fedavg
+        assert found.optimizers.shared.lr == 0.01  # of fedavg
         assert found.weight_decay == 0.1  # of the model
 
 
