@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import fedrec
 from fedrec.config.experiment import Experiment
 from fedrec.errors import FedRecError, NumericError, RunFolderError
+from fedrec.report import markdown
 from fedrec.runs.divergence import GROWTH, loss_fault
 
 
@@ -53,7 +54,7 @@ def test_an_absurd_rate_stops_the_run_and_is_named(model: str, rate: float, tmp_
     # What was reached is readable, and nothing goes on from there.
     done = fedrec.load(tmp_path / "run")
     assert done.result["status"] == "diverged"
-    assert fedrec.report.markdown([tmp_path / "run"])
+    assert markdown([tmp_path / "run"])
     with pytest.raises(RunFolderError, match="its training diverged"):
         fedrec.resume(tmp_path / "run")
 
