@@ -27,10 +27,9 @@ from fedrec.personalization.none import NoPersonalization
 from fedrec.runs.divergence import likely_causes
 from fedrec.seeds import Purpose, bits
 from fedrec.storage.files import write_arrays
-from fedrec.training.client_state import capacity
 from fedrec.training.clients import resolve_executor, train_clients
+from fedrec.training.layout import Layout, capacity
 from fedrec.training.parts import parts
-from fedrec.training.plan import positives_of_clients
 from fedrec.types import (
     Aggregate,
     FailedClient,
@@ -116,19 +115,13 @@ class Node:
         self._name = f"node-{number:03d}"
         by_popularity = experiment.train.negative_sampling == "popularity"
         self._popularity = popularity if by_popularity else None
-        self._positives = positives_of_clients(shard)
-        self._users = Ragged(shard.client_offsets, np.arange(shard.n_users, dtype=np.int64))
-        self._kinds = {spec.per or "client" for spec in self.task.locals().values()}
-        offsets = capacity(shard, self.task.train, self.task.personalization.random_rows)
-        self._places = Ragged(offsets, np.arange(offsets[-1], dtype=np.int64))
-        owners = {
-            "user": shard.user_ids,
-            "client": shard.client_ids,
-            "touched": self._places.values,
-            "row": self._row_ids(np.arange(len(self._positives.values), dtype=np.int64)),
-        }
+        self._row_capacity = np.diff(
+            capacity(shard, self.task.train, self.task.personalization.random_rows)
+        )
+        self._layout = Layout.of(self.task, shard)
+        self._owner_ids = self._layout.owner_ids()
         self._store = StateStore(
-            out / "state" / self._name, self.task.locals(), owners, experiment.seed
+            out / "state" / self._name, self.task.locals(), self._owner_ids, experiment.seed
         )
 
     def train(self, request: RoundRequest, params: Params, client_ids: IntArray) -> Trained:
@@ -161,7 +154,7 @@ class Node:
             states.append(local)
         if kept:
             values = {name: np.concatenate([state[name] for state in states]) for name in states[0]}
-            at = self._positions(np.concatenate(kept))
+            at = self._layout.positions(np.concatenate(kept))
             state_change = self._store.stage(request.round, at, values, request.group)
         seconds = time.perf_counter() - began
         return Trained(aggregate, tuple(failures), request.group, uploaded, seconds, state_change)
@@ -181,10 +174,11 @@ class Node:
         """The clients in parts (see `_PART_BYTES`)."""
         specs = self.task.globals()
         row = sum(4 * int(np.prod(specs[name].shape)) for name in self.task.tables())
+        dense = sum(4 * int(np.prod(specs[name].shape)) for name in self.task.dense())
         size = _PART_BYTES if self._summing is None else _SUMMED_BYTES
-        held = max(size // row, _PART_TABLES * self.shard.n_items)
-        most = offsets_of(self._places.lengths[rows])
-        return [rows[cut] for cut in parts(most, held)]
+        budget = max(size, _PART_TABLES * self.shard.n_items * row)
+        held = offsets_of(self._row_capacity[rows] * row + dense)
+        return [rows[cut] for cut in parts(held, budget)]
 
     def _train(
         self, request: RoundRequest, params: Params, rows: IntArray, failures: list[FailedClient]
@@ -241,7 +235,7 @@ class Node:
             self.task,
             self.shard.take(rows),
             params,
-            self._store.get(self._positions(rows)),
+            self._store.get(self._layout.positions(rows)),
             request.round,
             self.experiment.engine.chunk,
             self._popularity,
@@ -284,7 +278,7 @@ class Node:
         except Exception as error:
             client, cause = self._who_cannot_rank(params, rows, error)
             raise ClientFailure(request.round, client, "evaluate", _line(cause)) from cause
-        at = self._positions(rows)
+        at = self._layout.positions(rows)
         self._keep(request, self.shard.take(rows), self._store.get(at), at)
         return found
 
@@ -293,7 +287,7 @@ class Node:
         shard = self.shard.take(rows)
         return evaluate(
             shard,
-            UserScorer(self.task, shard, params, self._store.get(self._positions(rows))),
+            UserScorer(self.task, shard, params, self._store.get(self._layout.positions(rows))),
             self.experiment.evaluate.parsed(),
             self.experiment.evaluate.block,
             self._candidates(shard) if self.task.protocol == "legacy" else None,
@@ -334,10 +328,9 @@ class Node:
         content = {name: value for name, value in local.items() if "/" not in name}
         content["ids.user"] = shard.user_ids
         content["ids.client"] = shard.client_ids
-        if "row" in at:
-            content["ids.row"] = self._row_ids(at["row"])
-        about: dict[str, str] = {}
-        about |= {f"per.{n}": s.per or "client" for n, s in self.task.locals().items()}
+        if "positive" in at:
+            content["ids.positive"] = self._owner_ids["positive"][at["positive"]]
+        about = {f"per.{n}": str(s.axis) for n, s in self.task.locals().items()}
         about["round"] = str(request.round)
         # Each group of a strategy is a message of its own, and so a file of its own.
         name = f"{self._name}g{request.group}" if request.group else self._name
@@ -346,17 +339,6 @@ class Node:
         for old in self._local.glob(f"{name}@*.safetensors"):
             if old.stem.rpartition("@")[2] not in (str(request.round), str(request.best)):
                 old.unlink()
-
-    def _row_ids(self, at: IntArray) -> IntArray:
-        """Ids of positive rows that do not depend on who else lives on the node."""
-        owner = self.shard.client_ids[self._positives.owners()[at]]
-        return np.asarray(owner * self.shard.n_items + self._positives.values[at])
-
-    def _positions(self, rows: IntArray) -> dict[str, IntArray]:
-        owned = {"user": self._users, "row": self._positives, "touched": self._places}
-        found: dict[str, IntArray] = {"client": rows}
-        found |= {per: owned[per].positions(rows) for per in self._kinds if per in owned}
-        return found
 
 
 def _not_finite(update: UpdateBatch) -> NDArray[np.bool_]:

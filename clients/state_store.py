@@ -69,7 +69,7 @@ class StateStore:
             Per name, float32 [n, *shape], a copy.
         """
         return {
-            name: np.asarray(self._arrays[name][at[_per(spec)]])
+            name: np.asarray(self._arrays[name][at[spec.axis or ""]])
             for name, spec in self._specs.items()
         }
 
@@ -94,7 +94,7 @@ class StateStore:
         content: dict[str, FloatArray] = {f"at.{per}": where for per, where in at.items()}
         changes = {}
         for name, value in values.items():
-            where = at[_per(self._specs[name])]
+            where = at[self._specs[name].axis or ""]
             staged = np.asarray(value, self._specs[name].dtype, order="C")
             content[f"value.{name}"] = staged
             old = _checksum(name, where, self._arrays[name][where])
@@ -123,7 +123,7 @@ class StateStore:
             if last < round <= committed:
                 content, about = read_arrays(path)
                 for name, spec in self._specs.items():
-                    self._arrays[name][content[f"at.{_per(spec)}"]] = content[f"value.{name}"]
+                    self._arrays[name][content[f"at.{spec.axis}"]] = content[f"value.{name}"]
                 for name, change in json.loads(about[_SUMS]).items():
                     sums[name] = (sums[name] + change) % _MODULUS
                 applied = max(applied, round)
@@ -167,7 +167,7 @@ class StateStore:
             applied = round
             for name, spec in self._specs.items():
                 # The arrays may hold some of the staged rows already.
-                where = content[f"at.{_per(spec)}"]
+                where = content[f"at.{spec.axis}"]
                 found[name] += _checksum(name, where, content[f"value.{name}"])
                 found[name] -= _checksum(name, where, self._arrays[name][where])
                 sums[name] += changes[name]
@@ -193,7 +193,7 @@ class StateStore:
         self._folder.mkdir(parents=True, exist_ok=True)
         sums = {}
         for name, spec in self._specs.items():
-            values = initial_local(self._seed, name, spec, self._owners[_per(spec)])
+            values = initial_local(self._seed, name, spec, self._owners[spec.axis or ""])
             try:
                 np.save(self._path(name), values)
             except OSError as error:
@@ -217,7 +217,7 @@ class StateStore:
 
     def _map(self, name: str) -> FloatArray:
         spec = self._specs[name]
-        shape = (len(self._owners[_per(spec)]), *spec.shape)
+        shape = (len(self._owners[spec.axis or ""]), *spec.shape)
         try:
             # Opened for writing at once, a file that was cut off would be filled up with zeros.
             np.load(self._path(name), mmap_mode="r", allow_pickle=False)
@@ -272,7 +272,3 @@ def _checksum(name: str, at: IntArray, values: FloatArray) -> int:
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
     return int((mixed ^ (mixed >> np.uint64(31))).sum(dtype=np.uint64))
-
-
-def _per(spec: ParamSpec) -> str:
-    return spec.per or "client"

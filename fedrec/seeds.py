@@ -20,8 +20,9 @@ __all__ = ["Purpose", "bits", "normal", "philox", "uniform"]
 
 _M0 = np.uint64(0xD2511F53)
 _M1 = np.uint64(0xCD9E8D57)
-_W0 = np.uint32(0x9E3779B9)
-_W1 = np.uint32(0xBB67AE85)
+_W0 = 0x9E3779B9
+_W1 = 0xBB67AE85
+_32 = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
 
 
@@ -46,37 +47,47 @@ def philox(counter: NDArray[np.uint32], key: NDArray[np.uint32]) -> NDArray[np.u
 
     Args:
         counter: uint32 [n, 4].
-        key: uint32 [2] or [n, 2].
+        key: uint32 [2].
 
     Returns:
         uint32 [n, 4].
     """
-    c0, c1, c2, c3 = (counter[..., i].astype(np.uint64) for i in range(4))
-    k0, k1 = key[..., 0].astype(np.uint64), key[..., 1].astype(np.uint64)
+    words = [counter[..., i].astype(np.uint64) for i in range(4)]
+    return np.stack(_rounds(words, int(key[0]), int(key[1])), axis=-1).astype(np.uint32)
+
+
+def _rounds(words: list[NDArray[np.uint64]], k0: int, k1: int) -> list[NDArray[np.uint64]]:
+    """Return the hashed words, each of 32 bits in 64; the arguments are overwritten."""
+    c0, c1, c2, c3 = words
+    p0, p1 = np.empty_like(c0), np.empty_like(c0)
     for _ in range(10):
-        p0, p1 = _M0 * c0, _M1 * c2
-        c0, c1, c2, c3 = (
-            (p1 >> np.uint64(32)) ^ c1 ^ k0,
-            p1 & _LOW,
-            (p0 >> np.uint64(32)) ^ c3 ^ k1,
-            p0 & _LOW,
-        )
-        k0, k1 = (k0 + np.uint64(_W0)) & _LOW, (k1 + np.uint64(_W1)) & _LOW
-    return np.stack([c0, c1, c2, c3], axis=-1).astype(np.uint32)
+        np.multiply(c0, _M0, out=p0)
+        np.multiply(c2, _M1, out=p1)
+        np.right_shift(p1, _32, out=c0)
+        c0 ^= c1
+        c0 ^= np.uint64(k0)
+        np.right_shift(p0, _32, out=c2)
+        c2 ^= c3
+        c2 ^= np.uint64(k1)
+        np.bitwise_and(p1, _LOW, out=c1)
+        np.bitwise_and(p0, _LOW, out=c3)
+        k0, k1 = (k0 + _W0) & 0xFFFFFFFF, (k1 + _W1) & 0xFFFFFFFF
+    return [c0, c1, c2, c3]
 
 
 def _blocks(
     seed: int, purpose: Purpose, round: int, owner: IntArray, block: IntArray
-) -> NDArray[np.uint32]:
-    """uint32 [n, 4]: one Philox block per (owner, block)."""
+) -> list[NDArray[np.uint64]]:
+    """Return the four words of one Philox block per (owner, block), each [n]."""
     owner, block = np.broadcast_arrays(owner, block)
-    counter = np.empty((*owner.shape, 4), np.uint32)
-    counter[..., 0] = block & 0xFFFFFFFF
-    counter[..., 1] = owner & 0xFFFFFFFF
-    counter[..., 2] = round & 0xFFFFFFFF
-    counter[..., 3] = (int(purpose) << 24) | ((owner >> 32) & 0xFFFFFF)
-    key = np.array([seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF], np.uint32)
-    return philox(counter, key)
+    owners = owner.astype(np.uint64)
+    words: list[NDArray[np.uint64]] = [
+        block.astype(np.uint64) & _LOW,
+        owners & _LOW,
+        np.full(owner.shape, round & 0xFFFFFFFF, np.uint64),
+        ((owners >> _32) & np.uint64(0xFFFFFF)) | np.uint64(int(purpose) << 24),
+    ]
+    return _rounds(words, seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF)
 
 
 def bits(
@@ -94,8 +105,8 @@ def bits(
     Returns:
         uint64 [n].
     """
-    blocks = _blocks(seed, purpose, round, owner, draw).astype(np.uint64)
-    return np.asarray((blocks[..., 0] << np.uint64(32)) | blocks[..., 1])
+    high, low, _, _ = _blocks(seed, purpose, round, owner, draw)
+    return np.asarray((high << _32) | low)
 
 
 def uniform(seed: int, purpose: Purpose, round: int, owner: IntArray, draw: IntArray) -> FloatArray:
@@ -122,12 +133,10 @@ def normal(
     size = int(np.prod(shape, dtype=np.int64))
     pairs = (size + 1) // 2
     draws = np.arange(pairs, dtype=np.int64)
-    blocks = _blocks(seed, purpose, salt, owner[:, None], draws[None, :]).astype(np.uint64)
-    first = ((blocks[..., 0] << np.uint64(21)) | (blocks[..., 1] >> np.uint64(11))).astype(
-        np.float64
-    )
-    second = ((blocks[..., 2] << np.uint64(21)) | (blocks[..., 3] >> np.uint64(11))).astype(
-        np.float64
+    words = _blocks(seed, purpose, salt, owner[:, None], draws[None, :])
+    first, second = (
+        ((high << np.uint64(21)) | (low >> np.uint64(11))).astype(np.float64)
+        for high, low in (words[:2], words[2:])
     )
     radius = np.sqrt(-2.0 * np.log((first + 0.5) * 2.0**-53))
     angle = 2.0 * np.pi * (second + 0.5) * 2.0**-53

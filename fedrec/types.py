@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "Aggregate",
+    "Axis",
     "FailedClient",
     "FloatArray",
     "IntArray",
@@ -27,6 +28,8 @@ __all__ = [
 
 IntArray: TypeAlias = NDArray[np.int64]
 FloatArray: TypeAlias = NDArray[Any]
+Axis: TypeAlias = Literal["item", "user", "client", "positive", "seen_item"]
+"""Of what there is one value of a parameter."""
 Params: TypeAlias = Mapping[str, FloatArray]
 """Named arrays, one entry per parameter."""
 
@@ -68,6 +71,19 @@ class Ragged:
         ends = np.cumsum(lengths)
         within = np.arange(int(ends[-1]) if len(ends) else 0, dtype=np.int64)
         return np.asarray(within + np.repeat(starts - (ends - lengths), lengths))
+
+    def find(self, rows: IntArray, values: IntArray) -> IntArray:
+        """Return where values stand in rows, int64 [q], -1 where they do not.
+
+        Args:
+            rows: int64 [q], a row each.
+            values: int64 [q], not negative. The values of each row are sorted.
+        """
+        width = 1 + max(int(self.values.max(initial=0)), int(values.max(initial=0)))
+        keys, wanted = self.owners() * width + self.values, rows * width + values
+        at = np.searchsorted(keys, wanted)
+        found = np.append(keys, -1)[at] == wanted
+        return np.where(found, at, -1)
 
     def take(self, rows: IntArray) -> Ragged:
         """The given rows, in the given order; copies."""
@@ -251,23 +267,27 @@ class Shard:
 class ParamSpec:
     """What a parameter is, and whether it may leave the client.
 
+    Which combinations there are is checked where declarations are collected, see
+    `fedrec.compute.declarations.check_specs`.
+
     Args:
-        role: ``item_rows`` (a global table with one row per item), ``global`` (a global dense
-            parameter), ``local`` (never leaves the client) or ``frozen`` (known by hash, never
-            sent and never trained).
-        shape: of one row for ``item_rows`` and for local parameters, of the whole for ``global``.
-        per: of a local parameter: one per ``user``, per ``client``, per ``row`` (one per item of
-            the client's train positives) or ``touched`` (room for one per item that the client may
-            touch in a round; which they are stands in ``touched/items``).
-        init_std: standard deviation of the normal initial values; 0 for a constant.
-        init_value: the constant that is added.
-        trainable: whether the local optimiser steps it (a weight that is set otherwise is not).
-        dtype: of the values as they are stored; an ``int32`` is never trained.
+        scope: ``shared`` (sent, trained and aggregated), ``private`` (never leaves the client) or
+            ``frozen`` (reserved).
+        axis: Of what there is one. Shared: ``item``, a table with a row per item, or None, one
+            dense parameter. Private: ``user``, ``client``, ``positive`` (one per item of the
+            client's train positives; 0 for other items) or ``seen_item`` (what a client rule
+            remembers of the items that the client met in a round).
+        shape: Of one row; of the whole where the axis is None.
+        init_std: Standard deviation of the normal initial values; 0 for a constant.
+        init_value: The constant that is added.
+        trainable: Whether the private optimizer steps it (a weight that is set otherwise is not).
+        dtype: Of the values as they are stored; an ``int32`` is never trained.
     """
 
-    role: Literal["item_rows", "global", "local", "frozen"]
+    scope: Literal["shared", "private", "frozen"]
+    axis: Axis | None
     shape: tuple[int, ...]
-    per: Literal["client", "user", "row", "touched"] | None = None
+    _: KW_ONLY
     init_std: float = 0.0
     init_value: float = 0.0
     trainable: bool = True

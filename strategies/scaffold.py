@@ -38,19 +38,19 @@ class _Client(ClientRule):
 
     down: tuple[str, ...] = (_CONTROL,)
     up: tuple[str, ...] = (_CONTROL,)
-    own: tuple[str, ...] = (_OWN,)
+    memory: tuple[str, ...] = (_OWN,)
 
-    def pull(self, drift: ParamView) -> torch.Tensor:
+    def gradient_term(self, view: ParamView) -> torch.Tensor:
         """``c - c_u``."""
-        return drift.down[_CONTROL] - drift.own[_OWN]
+        return view.down[_CONTROL] - view.memory[_OWN]
 
-    def finish(self, drift: ParamView) -> ClientUpdate:
+    def finalize(self, view: ParamView) -> ClientUpdate:
         """Option II of the paper: the new c_u from the distance gone."""
-        change = drift.value - drift.start
-        server, old = drift.down[_CONTROL], drift.own[_OWN]
-        reached = drift.steps * drift.rate
+        change = view.value - view.start
+        server, old = view.down[_CONTROL], view.memory[_OWN]
+        reached = view.steps * view.rate
         new = old - server - change / reached
-        new = torch.where(drift.touched, new, torch.zeros_like(new))
+        new = torch.where(view.touched, new, torch.zeros_like(new))
         return ClientUpdate(change + reached * server, {_CONTROL: new - old}, {_OWN: new})
 
     def extras(self, steps: torch.Tensor, optimizers: Optimizers) -> Mapping[str, torch.Tensor]:

@@ -15,9 +15,8 @@ from fedrec.models.mf import MatrixFactorization
 from fedrec.personalization.base import Personalization
 from fedrec.personalization.none import NoPersonalization
 from fedrec.training.client_rule import ClientRule
-from fedrec.training.client_state import capacity
 from fedrec.training.clients import train_clients
-from fedrec.training.plan import positives_of_clients
+from fedrec.training.layout import Layout, capacity
 from fedrec.training.settings import Train
 from fedrec.training.task import ClientTask, initial_local
 from fedrec.types import FloatArray, IntArray, Params, Ragged, Shard, UpdateBatch, offsets_of
@@ -76,7 +75,7 @@ def method_of(
     model: Model | None = None,
     dtype: str = "float32",
     seed: int = 0,
-    half: ClientRule | None = None,
+    client_rule: ClientRule | None = None,
 ) -> ClientTask:
     """A method: matrix factorisation, d = 4, values of order 1, reference kernel, unless told."""
     return ClientTask(
@@ -86,42 +85,30 @@ def method_of(
         seed,
         "clean",
         dtype,
-        half or ClientRule(),
+        client_rule or ClientRule(),
     )
 
 
 def initial_state(task: ClientTask, shard: Shard) -> tuple[Params, Params]:
     """Global and local parameters before the first round."""
-    owners = {
-        "user": shard.user_ids,
-        "client": shard.client_ids,
-        "row": np.arange(len(positives_of_clients(shard).values), dtype=np.int64),
-        "touched": places(task, shard).values,
-    }
+    owners = Layout.of(task, shard).owner_ids()
     local = {
-        name: initial_local(task.seed, name, spec, owners[spec.per or "client"])
+        name: initial_local(task.seed, name, spec, owners[spec.axis or ""])
         for name, spec in task.locals().items()
     }
     return task.initial_globals(shard.n_items), local
 
 
 def places(task: ClientTask, shard: Shard) -> Ragged:
-    """Where each client's ``per: touched`` values lie."""
+    """Where each client's ``seen_item`` values lie."""
     offsets = capacity(shard, task.train, task.personalization.random_rows)
     return Ragged(offsets, np.arange(offsets[-1], dtype=np.int64))
 
 
 def split_state(task: ClientTask, shard: Shard, local: Params, clients: IntArray) -> Params:
     """The local parameters of some clients."""
-    positives = positives_of_clients(shard)
-    users = Ragged(shard.client_offsets, np.arange(shard.n_users, dtype=np.int64)).take(clients)
-    at = {
-        "user": users.values,
-        "client": clients,
-        "row": positives.positions(clients),
-        "touched": places(task, shard).positions(clients),
-    }
-    return {name: local[name][at[spec.per or "client"]] for name, spec in task.locals().items()}
+    at = Layout.of(task, shard).positions(clients)
+    return {name: local[name][at[spec.axis or ""]] for name, spec in task.locals().items()}
 
 
 def train(

@@ -30,7 +30,7 @@ from experiments.benchmarks.report import about_run, write
 from experiments.benchmarks.rounds import run_rounds
 from experiments.benchmarks.workload import Workload, workload
 from fedrec.storage.cache import cache_folder
-from fedrec.training.plan import batch_steps
+from fedrec.training.draws import batch_steps
 from fedrec.training.clients import resolve_executor, train_clients
 from fedrec.types import FloatArray
 

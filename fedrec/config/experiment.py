@@ -70,16 +70,14 @@ class Experiment(Section):
         """
         if not isinstance(self.model, Model):
             raise ConfigError("model: a centralised baseline has no clients to train")
-        task = ClientTask(
+        return ClientTask(
             self.model,
             self.personalization,
             self.train,
             self.seed,
             self.data.protocol,
-            half=client_rule_of(self.strategy),
+            client_rule=client_rule_of(self.strategy),
         )
-        task.specs()
-        return task
 
     def to_yaml(self) -> str:
         """The experiment with every default written out; `load_experiment` reads it back."""

@@ -11,7 +11,8 @@ import torch
 
 from fedrec.compute.batch import Tensors
 from fedrec.models.base import History, Pairs
-from fedrec.training.grouped import Call, Rows, Values, by_client
+from fedrec.personalization.base import FrozenItems
+from fedrec.training.executors.clientwise import Call, Rows, Values, by_client
 from fedrec.training.task import ClientTask
 from fedrec.types import IntArray, Ragged
 
@@ -31,7 +32,7 @@ class BlockRanking:
         task: model and personalization.
         params: the global parameters: tables float [n_items, *shape], dense float [*shape].
         local: the local parameters of all users and clients.
-        clients: int64 [u], the client row of each user row.
+        frozen_items: whose user rows are whose, and the positives of the clients.
         users: int64 [b], the user rows of the block.
         place: where they stand among the users that ``prepared`` was prepared for.
         prepared: what `fedrec.personalization.base.Personalization.prepare_ranking` returned.
@@ -44,7 +45,7 @@ class BlockRanking:
     task: ClientTask
     params: Mapping[str, Tensor]
     local: Mapping[str, Tensor]
-    clients: IntArray
+    frozen_items: FrozenItems
     users: IntArray
     place: slice
     prepared: object
@@ -71,12 +72,16 @@ class BlockRanking:
 
     def catalogue(self) -> Tensor:
         """float [b, n_items]: scores with the global table."""
-        if self.task.model.execution == "flat":
+        if self.task.model.execution == "flat" and not self._by_positive():
             tables = {name: self.params[name] for name in self.task.tables()}
             scores = self.task.model.score_catalogue(self.gathered or self._flat(), tables)
             # A model that has nothing of the user's own scores one row, the same for all.
             return scores.expand(len(self.users), -1)
         return self._catalogue(self.params["item"], self._histories())
+
+    def _by_positive(self) -> list[str]:
+        """The parameters of the model that have a value for each of a client's positives."""
+        return [n for n, s in self.task.model.params().items() if s.axis == "positive"]
 
     def patched(self, base: Tensor, block_users: IntArray, items: IntArray, rows: Tensor) -> Tensor:
         """float [b, n_items]: ``base`` where other item vectors make no difference.
@@ -105,11 +110,40 @@ class BlockRanking:
         scores[torch.from_numpy(block_users), torch.from_numpy(items)] = own
         return scores
 
+    def _all_pairs(self, source: Tensor, history: Ragged | None) -> Tensor:
+        """float [b, n_items]: scores pair by pair, some users at a time."""
+        n_items = len(self.params["item"])
+        scores = []
+        for users in np.array_split(
+            np.arange(len(self.users)), -(-len(self.users) * n_items // _SCORES)
+        ):
+            items = np.tile(np.arange(n_items), len(users))
+            rows = self.params["item"].repeat(len(users), 1)
+            pairs = self._pairs(np.repeat(users, n_items), items, rows, source, history)
+            scores.append(pairs.reshape(-1, n_items))
+        return torch.cat(scores)
+
+    def _positive_values(self, block_users: IntArray, items: IntArray) -> dict[str, Tensor]:
+        """Per parameter of the model with the axis ``positive``: float [q, ...], 0 elsewhere."""
+        names = self._by_positive()
+        if not names:
+            return {}
+        client = self.frozen_items.clients[self.users[block_users]]
+        at = self.frozen_items.positives.find(client, items)
+        absent = torch.from_numpy(at < 0)
+        values = {}
+        for name in names:
+            rows = self.local[name][torch.from_numpy(np.maximum(at, 0))]
+            values[name] = rows.masked_fill(absent.reshape(-1, *[1] * (rows.dim() - 1)), 0)
+        return values
+
     def _histories(self) -> Ragged | None:
         """One row per user of the block."""
         return None if self.history is None else self.history.take(self.users)
 
     def _catalogue(self, source: Tensor, history: Ragged | None) -> Tensor:
+        if self._by_positive():
+            return self._all_pairs(source, history)
         model, names = self.task.model, self.task.tables()
         shared = {n: self.params[n] for n in (*names, *self.task.dense())}
 
@@ -140,53 +174,62 @@ class BlockRanking:
     ) -> Tensor:
         user, item = torch.from_numpy(block_users), torch.from_numpy(items)
         gathered = {n: self.params[n][item] for n in self.task.tables()} | {"item": rows}
+        gathered |= self._positive_values(block_users, items)
         if self.task.model.execution == "flat":
             own = {name: value[user] for name, value in self._flat().items()}
             return self.task.model.score(own | gathered, Pairs(user, item))
-        every = torch.arange(len(user))
-        of_rows = {name: (value, every) for name, value in gathered.items()}
         shared = {name: self.params[name] for name in self.task.dense()}
         score = self.task.model.score
-        return self._by_client(score, block_users, items, of_rows, shared, source, history, _SCORES)
+        return self._by_client(
+            score, block_users, items, gathered, shared, source, history, _SCORES
+        )
 
     def _by_client(
         self,
         call: Call,
         block_users: IntArray,
         items: IntArray,
-        of_rows: Mapping[str, tuple[Tensor, Tensor]],
+        of_rows: Tensors,
         shared: Tensors,
         source: Tensor,
         history: Ragged | None,
         most: int,
     ) -> Tensor:
+        """Compute pairs, or users, whose clients are neighbours."""
         model = self.task.model
         user = self.users[block_users]
-        specs = {n: s for n, s in model.params().items() if s.role == "local"}
-        own = {
-            n: (self.local[n], torch.from_numpy(user)) for n, s in specs.items() if s.per == "user"
+        clients = self.frozen_items.clients[user]
+        first = np.flatnonzero(np.diff(clients, prepend=-1))
+        of_clients, specs = torch.from_numpy(clients[first]), model.params()
+        per_user = {
+            name: self.local[name][torch.from_numpy(user)]
+            for name, spec in specs.items()
+            if spec.axis == "user"
         }
-        dense = {n: self.local[n] for n, s in specs.items() if s.per != "user"}
-        context = None if history is None else torch.from_numpy(history.lengths[block_users])
+        per_client = {
+            name: self.local[name][of_clients]
+            for name, spec in specs.items()
+            if spec.axis == "client"
+        }
         rows = Rows(
+            np.diff(first, append=len(clients)),
             torch.from_numpy(block_users),
             torch.from_numpy(items),
-            torch.from_numpy(self.clients[user]),
-            context,
+            None if history is None else torch.from_numpy(history.lengths[block_users]),
             history,
         )
-        values = Values({**of_rows, **own}, dense, shared, source)
+        values = Values({**of_rows, **per_user}, per_client, shared, source)
         return by_client(call, values, rows, model.execution == "vmap", most)
 
     def _flat(self) -> dict[str, Tensor]:
         """Every parameter without a row per item, gathered for the users of the block."""
         user = torch.from_numpy(self.users)
-        client = torch.from_numpy(self.clients[self.users])
+        client = torch.from_numpy(self.frozen_items.clients[self.users])
         found = {}
         for name, spec in self.task.model.params().items():
-            if spec.role == "global":
+            if (spec.scope, spec.axis) == ("shared", None):
                 whole = self.params[name]
                 found[name] = whole.expand(len(user), *whole.shape)
-            elif spec.role == "local":
-                found[name] = self.local[name][user if spec.per == "user" else client]
+            elif spec.axis in ("user", "client"):
+                found[name] = self.local[name][user if spec.axis == "user" else client]
         return found

@@ -40,7 +40,10 @@ class UserScorer:
     @property
     def by_columns(self) -> bool:
         """Whether some items at a time are faster, for all users."""
-        return self._task.model.execution == "flat" and self._task.personalization.by_columns
+        model = self._task.model
+        by_positive = any(spec.axis == "positive" for spec in model.params().values())
+        flat = model.execution == "flat" and not by_positive
+        return flat and self._task.personalization.by_columns
 
     def group(self, users: IntArray) -> GroupScorer:
         """Prepare the scores of some users.
@@ -95,15 +98,17 @@ class GroupScorer:
             scorer._task,
             scorer._params,
             scorer._local,
-            scorer._frozen_items.clients,
+            scorer._frozen_items,
             users,
             place,
             self._prepared,
             scorer._history,
         )
-        at, values = torch.from_numpy(users), scorer._local
+        clients = torch.from_numpy(scorer._frozen_items.clients[users])
+        rows, values = {"user": torch.from_numpy(users), "client": clients}, scorer._local
         local = {
-            n: values[n] if s.per == "row" else values[n][at] for n, s in scorer._state.items()
+            n: values[n][rows[s.axis]] if s.axis in rows else values[n]
+            for n, s in scorer._state.items()
         }
         return replace(ranking, gathered=ranking.gather()), local
 

@@ -330,8 +330,8 @@ def byte_count(message: Message) -> int:
 def _check(names: Iterable[str], allowed: set[str]) -> None:
     if private := sorted(set(names) - allowed):
         raise ProtocolError(
-            f"'{private[0]}' may not leave its client: only parameters with the role item_rows or "
-            f"global travel ({', '.join(sorted(allowed))})"
+            f"'{private[0]}' may not leave its client: only shared parameters "
+            f"travel ({', '.join(sorted(allowed))})"
         )
 
 

@@ -85,9 +85,9 @@ class Model(Plugin):
 
     @abstractmethod
     def params(self) -> Mapping[str, ParamSpec]:
-        """The parameters by name, with their roles.
+        """The parameters by name, with scope and axis.
 
-        Exactly one has the role ``item_rows`` and is named ``item``: the item table.
+        One is shared, has the axis ``item`` and is named ``item``: the item table.
         """
 
     @abstractmethod
@@ -126,7 +126,7 @@ class Model(Plugin):
         """
         n_items = len(table["item"])
         specs = self.params()
-        per_user = [n for n in users if self.execution == "flat" or specs[n].per == "user"]
+        per_user = [n for n in users if self.execution == "flat" or specs[n].axis == "user"]
         n_users = len(users[per_user[0]]) if per_user else 1
         n_users = n_users if history is None else len(history.lengths)
         user = torch.arange(n_users).repeat_interleave(n_items)

@@ -38,8 +38,8 @@ class MatrixFactorization(Model):
         """``item`` [d] per item, global; ``user`` [d] per user, local."""
         shape = (self.embedding_dim,)
         return {
-            "item": ParamSpec("item_rows", shape, init_std=self.init_std),
-            "user": ParamSpec("local", shape, per="user", init_std=self.init_std),
+            "item": ParamSpec("shared", "item", shape, init_std=self.init_std),
+            "user": ParamSpec("private", "user", shape, init_std=self.init_std),
         }
 
     def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:

@@ -62,8 +62,8 @@ class NeuMF(Model):
         """``item`` and ``user`` [2 d]; the network, global or one per client."""
         both = (2 * self.embedding_dim,)
         specs = {
-            "item": ParamSpec("item_rows", both, init_std=self.init_std),
-            "user": ParamSpec("local", both, per="user", init_std=self.init_std),
+            "item": ParamSpec("shared", "item", both, init_std=self.init_std),
+            "user": ParamSpec("private", "user", both, init_std=self.init_std),
         }
         for number, (before, after) in enumerate(pairwise((*both, *self.layers))):
             std = (2 / (before + after)) ** 0.5
@@ -76,8 +76,8 @@ class NeuMF(Model):
 
     def _network(self, shape: tuple[int, ...], std: float) -> ParamSpec:
         if self.head == "private":
-            return ParamSpec("local", shape, per="client", init_std=std)
-        return ParamSpec("global", shape, init_std=std)
+            return ParamSpec("private", "client", shape, init_std=std)
+        return ParamSpec("shared", None, shape, init_std=std)
 
     def features(self, params: Tensors, pairs: Pairs) -> Tensor:
         """float [q, d + width of the last layer]: the input of the last linear layer."""

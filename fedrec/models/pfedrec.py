@@ -48,9 +48,9 @@ class PFedRec(Model):
         """``item`` [d] per item, global; ``head`` [d] and ``bias`` [] per user, local."""
         shape = (self.embedding_dim,)
         return {
-            "item": ParamSpec("item_rows", shape, init_std=self.init_std),
-            "head": ParamSpec("local", shape, per="user", init_std=self.head_std),
-            "bias": ParamSpec("local", (), per="user"),
+            "item": ParamSpec("shared", "item", shape, init_std=self.init_std),
+            "head": ParamSpec("private", "user", shape, init_std=self.head_std),
+            "bias": ParamSpec("private", "user", ()),
         }
 
     def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:

@@ -78,12 +78,12 @@ class SASRec(Model):
     def params(self) -> Mapping[str, ParamSpec]:
         """``item`` [d] per item; places, start token, blocks and last norm: all global."""
         d = self.embedding_dim
-        square = ParamSpec("global", (d, d), init_std=d**-0.5)
-        zero, one = ParamSpec("global", (d,)), ParamSpec("global", (d,), init_value=1.0)
+        square = ParamSpec("shared", None, (d, d), init_std=d**-0.5)
+        zero, one = ParamSpec("shared", None, (d,)), ParamSpec("shared", None, (d,), init_value=1.0)
         specs = {
-            "item": ParamSpec("item_rows", (d,), init_std=self.init_std),
-            "positions": ParamSpec("global", (self.max_len, d), init_std=self.init_std),
-            "start": ParamSpec("global", (d,), init_std=self.init_std),
+            "item": ParamSpec("shared", "item", (d,), init_std=self.init_std),
+            "positions": ParamSpec("shared", None, (self.max_len, d), init_std=self.init_std),
+            "start": ParamSpec("shared", None, (d,), init_std=self.init_std),
         }
         for block in range(self.blocks):
             for name in ("query", "key", "value", "mix", "ffn1", "ffn2"):

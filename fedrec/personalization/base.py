@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
 import torch
 
-from fedrec.compute.operations import gather
 from fedrec.plugins import Plugin
 from fedrec.types import FloatArray, IntArray, ParamSpec, Ragged, Shard
 
@@ -99,11 +98,16 @@ class Ranking(Protocol):
 class Personalization(Plugin):
     """Base of all personalizations; by itself it changes nothing.
 
-    It never knows the strategy. ``work`` is the working copy of the touched rows (trained and
-    uploaded), ``frozen`` the same rows of the global table as the round began: a view, no gradient.
+    It never knows the strategy. While training everything arrives flat, once per (user, item)
+    pair, as for a ``flat`` model; operations are those of `fedrec.compute.operations`.
     """
 
     views: ClassVar[tuple[View, ...]] = ("mixed",)
+
+    @classmethod
+    def overrides(cls, *methods: str) -> bool:
+        """Return whether it has a method of its own among some; what is not needed is left out."""
+        return any(getattr(cls, name) is not getattr(Personalization, name) for name in methods)
 
     def state(self, dim: int) -> Mapping[str, ParamSpec]:
         """The local parameters it adds, none by default.
@@ -136,42 +140,44 @@ class Personalization(Plugin):
         """The train items of each user that `FrozenItems.history` holds; all by default."""
         return shard.train
 
-    def prepare(self, frozen_items: FrozenItems, touched: PairBatch) -> Tensors:
-        """Prepare what depends on the frozen table and the touched pairs; once an epoch."""
-        return {}
+    def prepare(self, frozen_items: FrozenItems, pairs: PairBatch) -> Any:
+        """Prepare what depends on the frozen table and the pairs of an epoch; once an epoch."""
+        return None
 
     def rows(
-        self,
-        work: torch.Tensor,
-        frozen: torch.Tensor,
-        local: Tensors,
-        touched: PairBatch,
+        self, work: torch.Tensor, frozen: torch.Tensor, local: Tensors, pairs: PairBatch
     ) -> torch.Tensor:
-        """The item vectors that the model sees.
+        """Return the item vectors that the model sees.
 
         Args:
-            work: float [t, d], with gradient.
-            frozen: float [t, d].
-            local: the local parameters of the personalization (``per: user`` float [u, ...],
-                ``per: row`` spread over the slots, float [t, ...], 0 where the slot is no
-                positive).
-            touched: the pairs.
+            work: float [q, d], the client's copy of each pair's item row, with gradient.
+            frozen: float [q, d], the same rows of the frozen table.
+            local: The personalization's parameters, once per pair, float [q, ...]; one of the
+                axis ``positive`` is 0 where the pair is no positive of the client.
+            pairs: The pairs.
 
         Returns:
             float [q, d].
         """
-        return gather(work, touched.local_rows)
+        return work
 
     def score(
-        self, base: torch.Tensor, local: Tensors, touched: PairBatch, prepared: Tensors
+        self, base: torch.Tensor, local: Tensors, index: torch.Tensor, prepared: Any
     ) -> torch.Tensor:
-        """The score that is trained, float [q], from the model's own."""
+        """Return the scores that are trained, float [r].
+
+        Args:
+            base: float [r], the model's own.
+            local: As for `rows`, once per score, float [r, ...].
+            index: int64 [r], where the scored pair stands among the pairs of the epoch.
+            prepared: Of `prepare`.
+        """
         return base
 
     def loss(
-        self, work: torch.Tensor, frozen: torch.Tensor, local: Tensors, touched: PairBatch
+        self, work: torch.Tensor, frozen: torch.Tensor, local: Tensors, pairs: PairBatch
     ) -> torch.Tensor | None:
-        """A term added to the loss, summed over the users that are touched; None for none."""
+        """Return a term added to the loss, summed over users; None for none. As for `rows`."""
         return None
 
     def after_epoch(
@@ -179,15 +185,31 @@ class Personalization(Plugin):
         work: torch.Tensor,
         frozen: torch.Tensor,
         local: Tensors,
-        touched: PairBatch,
-        prepared: Tensors,
+        state: Tensors,
+        pairs: PairBatch,
+        prepared: Any,
         forward: Forward,
     ) -> Tensors:
-        """New values of local parameters after a local epoch; no gradient."""
+        """Return new values of parameters after a local epoch; no gradient.
+
+        Args:
+            work: As for `rows`, for all pairs of the epoch.
+            frozen: Likewise.
+            local: Likewise.
+            state: The same parameters, one value per owner: user, client or positive.
+            pairs: The pairs of the epoch.
+            prepared: Of `prepare`.
+            forward: The model.
+        """
         return {}
 
-    def after_round(self, change: torch.Tensor, local: Tensors) -> Tensors:
-        """New values of ``per: row`` parameters from the round's change, float [t, d]."""
+    def after_round(self, change: torch.Tensor, state: Tensors) -> Tensors:
+        """Return new values of ``positive`` parameters after a round.
+
+        Args:
+            change: float [n_positives, d], what the round changed of the clients' positives.
+            state: The parameters, one value per owner.
+        """
         return {}
 
     @property
@@ -215,8 +237,8 @@ class Personalization(Plugin):
 
         Args:
             frozen_items: of the fresh global table.
-            local: ``per: user`` values of the users, float [b, ...]; ``per: row`` ones of all
-                clients, float [n_positives, ...], as ``frozen_items.positives`` lays them out.
+            local: values of the users, and of their clients, float [b, ...]; ``positive`` ones of
+                all clients, float [n_positives, ...], as ``frozen_items.positives`` has them.
             ranking: the model for these users and items.
 
         Returns:

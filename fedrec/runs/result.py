@@ -81,19 +81,19 @@ class RunResult:
         task = self.experiment.client_task()
         kept_model = folder.model()
         local: dict[str, FloatArray] = {}
-        by_user, by_client, by_row = (folder.local(per) for per in ("user", "client", "row"))
+        by_user, by_client, by_row = (folder.local(per) for per in ("user", "client", "positive"))
         place = np.argsort(shard.user_ids, kind="stable")
         for name, spec in task.locals().items():
             if "/" in name:
                 continue
-            kept = {"user": by_user, "client": by_client}.get(spec.per or "client", by_row)
+            kept = {"user": by_user, "client": by_client}.get(spec.axis or "", by_row)
             if name not in kept:
                 raise RunFolderError(
                     f"{self.folder}: '{name}' of the best round is missing, the run broke off "
                     "while it was kept; run it again"
                 )
             local[name] = kept[name]
-            if spec.per == "user":
+            if spec.axis == "user":
                 local[name] = np.empty_like(kept[name])
                 local[name][place] = kept[name]
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -11,29 +10,9 @@ import numpy as np
 from fedrec.errors import EngineError
 from fedrec.types import IntArray, Ragged, RowBlock, Shard, offsets_of
 
-__all__ = ["Layout", "block_back", "in_chunks"]
+__all__ = ["block_back", "in_chunks"]
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Where the local values of clients lie in arrays that hold one client after the other.
-
-    Args:
-        offsets: per kind of owner (``ParamSpec.per``), int64 [c + 1].
-    """
-
-    offsets: Mapping[str, IntArray]
-
-    def at(self, per: str, rows: IntArray) -> IntArray:
-        """int64: where the values of some clients lie."""
-        return Ragged(self.offsets[per], self.offsets[per]).positions(rows)
-
-    def back(self, per: str, order: IntArray) -> IntArray:
-        """int64: where the values lie, if the clients stand in some other order."""
-        offsets = offsets_of(np.diff(self.offsets[per])[order])
-        return Ragged(offsets, offsets).positions(np.argsort(order))
 
 
 def block_back(block: RowBlock, order: IntArray) -> RowBlock:
@@ -45,35 +24,33 @@ def block_back(block: RowBlock, order: IntArray) -> RowBlock:
 
 
 def in_chunks(
-    order: IntArray, size: int, compute: Callable[[IntArray], T], shard: Shard
+    chunks: Sequence[IntArray], compute: Callable[[IntArray], T], shard: Shard
 ) -> list[T]:
     """Compute clients some at a time; a chunk that does not fit in memory is halved.
 
     Args:
-        order: int64 [c], client rows.
-        size: clients in one computation.
+        chunks: Each int64 [b], client rows.
         compute: From client rows, int64 [b], to their result.
         shard: The clients, to name one that does not fit.
 
     Returns:
-        The results of consecutive parts of ``order``.
+        The results of the chunks, or of their halves, in order.
 
     Raises:
         EngineError: If a client does not even fit alone.
     """
-    waiting = [order[start : start + size] for start in range(0, len(order), size)]
-    found: list[T] = []
+    waiting, results = list(chunks), list[T]()
     while waiting:
         rows = waiting.pop(0)
         try:
-            found.append(compute(rows))
+            results.append(compute(rows))
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
             if len(rows) == 1:
                 raise EngineError(_too_large(shard, int(rows[0]), error)) from error
             waiting[:0] = [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
-    return found
+    return results
 
 
 def _is_out_of_memory(error: Exception) -> bool:

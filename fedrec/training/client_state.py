@@ -9,34 +9,17 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import torch
 
-from fedrec.training.client_rule import ClientUpdate, ParamView
+from fedrec.training.client_rule import SEEN_ITEMS, ClientUpdate, ParamView
+from fedrec.training.layout import capacity
 from fedrec.training.plan import TrainingPlan
-from fedrec.types import IntArray, Ragged, Shard, offsets_of
+from fedrec.types import IntArray, Ragged, offsets_of
 
 if TYPE_CHECKING:
-    from fedrec.training.settings import Train
     from fedrec.training.task import ClientTask
 
-__all__ = ["ClientState", "capacity", "seen_items"]
+__all__ = ["ClientState", "seen_items"]
 
 Tensor: TypeAlias = "torch.Tensor"
-
-_ITEMS = "touched/items"
-
-
-def capacity(shard: Shard, train: Train, extra_rows: int = 0) -> IntArray:
-    """int64 [c + 1]: where each client's ``per: touched`` values begin, with room for all it needs.
-
-    Args:
-        shard: The clients.
-        train: Negatives and local epochs.
-        extra_rows: Random rows per user and epoch.
-    """
-    n = shard.train.lengths
-    of_user = n * (1 + train.negatives * train.local_epochs)
-    of_user += (n > 0) * (extra_rows * train.local_epochs)
-    total = np.bincount(shard.client_of_user(), of_user, shard.n_clients).astype(np.int64)
-    return offsets_of(np.minimum(total, shard.n_items))
 
 
 def seen_items(offsets: IntArray, items: np.ndarray) -> Ragged:
@@ -54,7 +37,7 @@ def seen_items(offsets: IntArray, items: np.ndarray) -> Ragged:
 
 @dataclass(frozen=True, slots=True)
 class ClientState:
-    """The global parameters of some clients as their strategy's client half sees them.
+    """The global parameters of some clients as their strategy's client rule sees them.
 
     Args:
         task: what is trained.
@@ -91,38 +74,34 @@ class ClientState:
             params: the global parameters and what the server sent beside them.
             local: the local parameters (see `fedrec.training.local_sgd.train_chunk`).
         """
-        half, shard = task.half, work.shard
+        rule, shard = task.client_rule, work.shard
         row_client = np.repeat(np.arange(shard.n_clients), np.diff(work.row_offsets))
         row_items = torch.from_numpy(np.ascontiguousarray(work.row_items))
         touched = torch.zeros(len(row_items), dtype=torch.bool)
         steps = np.zeros(shard.n_clients, np.int64)
         for epoch in work.epochs:
-            touched[epoch.touched.local_rows] = True
-            most = np.zeros(shard.n_clients, np.int64)
-            np.maximum.at(most, epoch.client, epoch.step + 1)
-            steps += most
+            for step in epoch.steps:
+                touched[step.local_rows] = True
+                steps[step.owners["client"].present] += 1
         local_rows = torch.zeros(0, dtype=torch.int64)
-        if _ITEMS in local:
+        if SEEN_ITEMS in local:
             offsets = capacity(shard, task.train, task.personalization.random_rows)
-            rows = seen_items(offsets, local[_ITEMS].numpy())
-            wanted = rows.owners() * shard.n_items + rows.values
-            local_rows = torch.from_numpy(
-                np.searchsorted(row_client * shard.n_items + work.row_items, wanted)
-            )
+            rows = seen_items(offsets, local[SEEN_ITEMS].numpy())
+            local_rows = torch.from_numpy(work.rows_of(rows.owners(), rows.values))
         down, own = {}, {}
         for name, spec in task.globals().items():
-            for kind in half.down:
+            for kind in rule.down:
                 value = params[f"{name}/{kind}"]
                 down[f"{name}/{kind}"] = (
                     value[row_items]
-                    if spec.role == "item_rows"
+                    if spec.axis == "item"
                     else value.expand(shard.n_clients, *value.shape)
                 )
-            for kind in half.own:
+            for kind in rule.memory:
                 value = local[f"{name}/{kind}"]
-                if spec.role == "item_rows":
+                if spec.axis == "item":
                     spread = value.new_zeros((len(row_items), *value.shape[1:]))
-                    spread[local_rows] = value[local[_ITEMS] >= 0]
+                    spread[local_rows] = value[local[SEEN_ITEMS] >= 0]
                     value = spread
                 own[f"{name}/{kind}"] = value
         return cls(
@@ -135,7 +114,7 @@ class ClientState:
             local_rows,
         )
 
-    def pulls(
+    def gradient_terms(
         self,
         values: Mapping[str, Tensor],
         starts: Mapping[str, Tensor],
@@ -149,7 +128,7 @@ class ClientState:
             present: bool [c], the clients that make this step; the others do not move.
         """
         for name, value in values.items():
-            term = self.task.half.pull(self._drift(name, value, starts[name]))
+            term = self.task.client_rule.gradient_term(self._drift(name, value, starts[name]))
             if term is not None:
                 here = self._per_row(name, present, value)
                 yield name, torch.where(here, term, torch.zeros_like(term))
@@ -166,13 +145,16 @@ class ClientState:
         found = {}
         for name, value in values.items():
             drift = self._drift(name, value, starts[name])
-            moved = self.task.half.finish(drift)
+            moved = self.task.client_rule.finalize(drift)
             busy = self._per_row(name, self.steps > 0, value)
             zero = torch.zeros_like(value)
             found[name] = ClientUpdate(
                 torch.where(busy, moved.change, zero),
                 {kind: torch.where(busy, up, zero) for kind, up in moved.up.items()},
-                {kind: torch.where(busy, own, drift.own[kind]) for kind, own in moved.own.items()},
+                {
+                    kind: torch.where(busy, own, drift.memory[kind])
+                    for kind, own in moved.memory.items()
+                },
             )
         return found
 
@@ -189,8 +171,8 @@ class ClientState:
         kept: dict[str, Tensor] = {}
         tables = self.task.tables()
         for name in self.task.dense():
-            kept |= {f"{name}/{kind}": own for kind, own in moved[name].own.items()}
-        if _ITEMS not in local:
+            kept |= {f"{name}/{kind}": own for kind, own in moved[name].memory.items()}
+        if SEEN_ITEMS not in local:
             return kept
         shard = work.shard
         offsets = capacity(shard, self.task.train, self.task.personalization.random_rows)
@@ -201,23 +183,23 @@ class ClientState:
         lengths = torch.bincount(owner, minlength=shard.n_clients).numpy()
         place = np.arange(len(owner)) - offsets_of(lengths)[:-1][owner.numpy()]
         at = torch.from_numpy(offsets[:-1][owner.numpy()] + place)
-        items = torch.full_like(local[_ITEMS], -1)
+        items = torch.full_like(local[SEEN_ITEMS], -1)
         items[at] = torch.from_numpy(work.row_items).to(items.dtype)[keep]
-        kept[_ITEMS] = items
+        kept[SEEN_ITEMS] = items
         for name in tables:
-            for kind, own in moved[name].own.items():
+            for kind, own in moved[name].memory.items():
                 value = torch.zeros_like(local[f"{name}/{kind}"])
                 value[at] = own[keep]
                 kept[f"{name}/{kind}"] = value
         return kept
 
     def _drift(self, name: str, value: Tensor, start: Tensor) -> ParamView:
-        half = self.task.half
+        rule = self.task.client_rule
         return ParamView(
             value=value,
             start=start,
-            down={kind: self.down[f"{name}/{kind}"] for kind in half.down},
-            own={kind: self.own[f"{name}/{kind}"] for kind in half.own},
+            down={kind: self.down[f"{name}/{kind}"] for kind in rule.down},
+            memory={kind: self.own[f"{name}/{kind}"] for kind in rule.memory},
             steps=self._per_row(name, self.steps.clamp_min(1).to(value.dtype), value),
             rate=self.task.rate(name),
             touched=(

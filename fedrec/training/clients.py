@@ -12,10 +12,13 @@ import torch
 from fedrec.aggregation.reduce import Summing
 from fedrec.errors import ConfigError, MissingExtra
 from fedrec.personalization.base import FrozenItems
-from fedrec.training.chunks import Layout, block_back, in_chunks
-from fedrec.training.client_state import capacity, seen_items
+from fedrec.training.chunks import block_back, in_chunks
+from fedrec.training.client_rule import SEEN_ITEMS
+from fedrec.training.client_state import seen_items
+from fedrec.training.layout import Layout, positives_of_clients
 from fedrec.training.local_sgd import Outcome, train_chunk
-from fedrec.training.plan import TrainingPlan, plan_training, positives_of_clients
+from fedrec.training.parts import parts
+from fedrec.training.plan import TrainingPlan, plan_training
 from fedrec.training.task import ClientTask, has_machine_code
 from fedrec.types import (
     FloatArray,
@@ -29,6 +32,13 @@ from fedrec.types import (
 )
 
 __all__ = ["frozen_items_of", "resolve_executor", "tensors_of", "train_clients"]
+
+
+_CHUNK_BYTES = 2**21
+"""Item rows of the pairs that are computed together: few enough to stay in the cache."""
+
+_DENSE_SHARE = 16
+"""Dense parameters may take so many times as much: 32 MiB of each of the few copies of a step."""
 
 
 def resolve_executor(task: ClientTask) -> Literal["numba", "flat", "vmap", "loop"]:
@@ -78,8 +88,9 @@ def train_clients(
         params: the global parameters, float32, and what the strategy sent beside them.
         local: the local parameters of these clients, in their order (see `train_chunk`).
         round: the round.
-        chunk: clients in one computation; changes no bit, but for ``vmap`` models; halved where
-            it does not fit in memory.
+        chunk: clients in one computation at most; changes no bit, but for ``vmap`` models, whose
+            bits are those of the chunks. Fewer where they are large, halved where a chunk does
+            not fit in memory.
         popularity: int64 [n_items], weights for popularity sampling.
         summing: How changed rows will be summed, if nobody wants to see them before; the compiled
             kernel then sums them itself, others do not care.
@@ -96,33 +107,24 @@ def train_clients(
         return train_compiled(task, shard, params, local, round, popularity, summing)
     tensors = tensors_of(params, task.dtype)
     unit_item_vectors = task.personalization.unit_item_vectors(tensors["item"])
-    layout = _layout(task, shard)
+    layout = Layout.of(task, shard)
 
     def train(rows: IntArray) -> tuple[TrainingPlan, Outcome]:
         part = shard.take(rows)
+        at = layout.positions(rows)
         mine = {
-            name: _tensor(local[name][layout.at(spec.per or "client", rows)], tensors["item"].dtype)
+            name: _tensor(local[name][at[spec.axis or ""]], tensors["item"].dtype)
             for name, spec in task.locals().items()
         }
-        work = plan_training(
-            part,
-            task.train,
-            task.seed,
-            round,
-            task.protocol,
-            popularity,
-            task.personalization.random_rows,
-            _remembered(layout, rows, mine),
-            task.model.window,
-        )
+        work = plan_training(task, part, round, popularity, _remembered(layout, rows, mine))
         frozen_items = frozen_items_of(task, part, tensors["item"], unit_item_vectors)
         return work, train_chunk(task, work, frozen_items, tensors, mine)
 
-    size = 1 if task.model.execution == "loop" else chunk
     order = np.arange(shard.n_clients, dtype=np.int64)
     if task.model.execution == "vmap":
         order = np.argsort(-_examples(shard), kind="stable")
-    trained = in_chunks(order, size, train, shard)
+    cuts = parts(offsets_of(_step_bytes(task, shard)[order]), _CHUNK_BYTES, chunk)
+    trained = in_chunks([order[cut] for cut in cuts], train, shard)
     return _merge(task, shard, round, layout, order, trained)
 
 
@@ -158,8 +160,8 @@ def _merge(
         tables = {name: block_back(block, order) for name, block in tables.items()}
         dense = {name: change[back] for name, change in dense.items()}
         extras = {name: value[back] for name, value in extras.items()}
-        per = {name: spec.per or "client" for name, spec in task.locals().items()}
-        after = {name: value[layout.back(per[name], order)] for name, value in after.items()}
+        restored = layout.restored(order)
+        after = {n: after[n][restored[spec.axis or ""]] for n, spec in task.locals().items()}
         loss = loss[back]
     weight = _examples(shard)
     metrics = {"loss": loss, "examples": weight}
@@ -173,15 +175,31 @@ def _examples(shard: Shard) -> FloatArray:
     )
 
 
+def _step_bytes(task: ClientTask, shard: Shard) -> IntArray:
+    """Return what a step of each client takes of `_CHUNK_BYTES`, int64 [c]."""
+    train, specs = task.train, task.specs()
+    positives = shard.train.lengths
+    if train.batch_size != "full":
+        positives = np.minimum(positives, int(train.batch_size))
+    if task.model.window is not None:
+        positives = np.minimum(positives, task.model.window)
+    pairs = positives * (1 + train.negatives) + task.personalization.random_rows
+    row = sum(int(np.prod(specs[name].shape)) for name in task.tables())
+    dense = sum(int(np.prod(specs[name].shape)) for name in task.dense())
+    of_client = np.bincount(shard.client_of_user(), pairs, shard.n_clients)
+    itemsize = np.dtype(task.dtype).itemsize
+    return (itemsize * (row * of_client + dense / _DENSE_SHARE)).astype(np.int64)
+
+
 def _uploaded(task: ClientTask, names: tuple[str, ...]) -> list[str]:
-    return [f"{n}/{kind}" if kind else n for n in names for kind in ("", *task.half.up)]
+    return [f"{n}/{kind}" if kind else n for n in names for kind in ("", *task.client_rule.up)]
 
 
 def _remembered(layout: Layout, rows: IntArray, local: Mapping[str, torch.Tensor]) -> Ragged | None:
-    if "touched/items" not in local:
+    if SEEN_ITEMS not in local:
         return None
-    mine = offsets_of(np.diff(layout.offsets["touched"])[rows])
-    return seen_items(mine, local["touched/items"].numpy())
+    mine = offsets_of(np.diff(layout.offsets["seen_item"])[rows])
+    return seen_items(mine, local[SEEN_ITEMS].numpy())
 
 
 def _tensor(values: FloatArray, dtype: torch.dtype) -> torch.Tensor:
@@ -218,18 +236,6 @@ def frozen_items_of(
         history=task.personalization.history(shard, task.seed),
         positives=positives_of_clients(shard),
         clients=shard.client_of_user(),
-    )
-
-
-def _layout(task: ClientTask, shard: Shard) -> Layout:
-    """Where the local values of the clients lie."""
-    return Layout(
-        {
-            "user": shard.client_offsets,
-            "client": np.arange(shard.n_clients + 1, dtype=np.int64),
-            "row": positives_of_clients(shard).offsets,
-            "touched": capacity(shard, task.train, task.personalization.random_rows),
-        }
     )
 
 

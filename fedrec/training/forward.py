@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
 import torch
 
-from fedrec.compute.batch import PairBatch
 from fedrec.compute.operations import gather
+from fedrec.compute.segments import repeat_rows
 from fedrec.models.base import Pairs
-from fedrec.training.grouped import Call, Rows, Values, by_client
+from fedrec.training.executors.clientwise import Call, Rows, Values, by_client
+from fedrec.training.plan import Owners, Step
 from fedrec.training.task import ClientTask
 
 __all__ = ["Forward"]
@@ -24,91 +26,84 @@ class Forward:
     """The model as a function of the item vectors (see `fedrec.personalization.base.Forward`).
 
     Args:
-        task: model and personalization.
-        tables: per item table, float [t, *shape], one row per slot.
-        dense: per dense global parameter, float [c, *shape], one per client.
-        local: per user [u, ...], per client [c, ...], per row spread over the slots [t, ...].
-        touched: the pairs.
+        task: Model and personalization.
+        step: The pairs, and whose they are.
+        tables: Per item table, float [q, *shape], a row per pair.
+        dense: Per dense shared parameter, float [c, *shape], one per client of the step.
+        private: Per private parameter, float [n, *shape], one per owner of the step.
     """
 
     task: ClientTask
+    step: Step
     tables: Mapping[str, Tensor]
     dense: Mapping[str, Tensor]
-    local: Mapping[str, Tensor]
-    touched: PairBatch
+    private: Mapping[str, Tensor]
 
     def score(self, rows: Tensor) -> Tensor:
-        """float [q, d] -> float [q]."""
-        return self._of_pairs(self.task.model.score, rows)
+        """Score the pairs with given item vectors: float [q, d] -> float [q]."""
+        return self._of(self.task.model.score, rows, None, self.step.pairs.context)
 
     def features(self, rows: Tensor) -> Tensor:
-        """float [q, d] -> float [q, h]."""
-        return self._of_pairs(self.task.model.features, rows)
+        """Return the input of the model's last linear layer: float [q, d] -> float [q, h]."""
+        return self._of(self.task.model.features, rows, None, self.step.pairs.context)
 
-    def logits(
-        self, rows: Tensor, positive: Tensor, negative: Tensor, prepared: Mapping[str, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """The trained scores of positives and of their negatives.
+    def trained_scores(self, rows: Tensor) -> Tensor:
+        """Score what the step trains on: float [q, d] -> float [r]."""
+        return self._of(self.task.model.score, rows, self.step.scored, self.step.context)
 
-        A model with a window scores a negative from what stood before its positive, so a pair
-        that was drawn for two positives has two scores.
+    def of_pairs(self, names: tuple[str, ...], scored: bool = False) -> dict[str, Tensor]:
+        """Return private parameters once per pair (or per score), float [q, *shape].
 
         Args:
-            rows: float [q, d], the item vectors of the pairs.
-            positive: int64 [p], pairs.
-            negative: int64 [p, k], pairs.
-            prepared: what the personalization prepared.
-
-        Returns:
-            float [p] and float [p, k].
+            names: Of the parameters.
+            scored: Per score.
         """
-        own, touched = self.task.personalization, self.touched
-        if touched.context is None:
-            score = own.score(self.score(rows), self.local, touched, prepared)
-            return gather(score, positive), gather(score, negative)
-        asked = torch.cat([positive.unsqueeze(1), negative], dim=1)
-        context = touched.context[positive].unsqueeze(1).expand_as(asked).flatten()
-        base = self._by_client(self.task.model.score, rows, asked.flatten(), context)
-        score = own.score(base, self.local, touched.at(asked.flatten()), prepared)
-        both = score.reshape(asked.shape)
-        return both[:, 0], both[:, 1:]
+        values = {n: _spread(self.private[n], self.step.owners[self._axis(n)]) for n in names}
+        if not scored or self.step.scored is None:
+            return values
+        return {name: gather(value, self.step.scored) for name, value in values.items()}
 
-    def _of_pairs(self, call: Call, rows: Tensor) -> Tensor:
-        if self.task.model.execution == "flat":
-            return call(
-                self._flat() | {"item": rows}, Pairs(self.touched.users, self.touched.items)
-            )
-        return self._by_client(call, rows, torch.arange(len(rows)), self.touched.context)
+    def _axis(self, name: str) -> str:
+        return str(self.task.specs()[name].axis)
 
-    def _flat(self) -> dict[str, Tensor]:
-        """Every parameter of the model but the item rows, gathered for the pairs."""
-        touched = self.touched
-        params = {n: gather(t, touched.local_rows) for n, t in self.tables.items() if n != "item"}
-        params |= {name: gather(value, touched.clients) for name, value in self.dense.items()}
-        for name, per in self._own().items():
-            params[name] = gather(self.local[name], self._owner(per))
-        return params
-
-    def _by_client(self, call: Call, rows: Tensor, at: Tensor, context: Tensor | None) -> Tensor:
-        """Some pairs, with the parameters of their clients."""
-        touched, own = self.touched, self._own()
-        of_rows = {"item": (rows, at)}
-        of_rows |= {n: (t, touched.local_rows[at]) for n, t in self.tables.items() if n != "item"}
-        for name, per in own.items():
-            if per != "client":
-                of_rows[name] = (self.local[name], self._owner(per)[at])
-        of_clients = {n: self.local[n] for n, per in own.items() if per == "client"}
-        values = Values(of_rows, {**self.dense, **of_clients}, history=rows)
-        wanted = Rows(
-            touched.users[at], touched.items[at], touched.clients[at], context, touched.history
+    def _of(self, call: Call, rows: Tensor, at: Tensor | None, context: Tensor | None) -> Tensor:
+        model, pairs = self.task.model, self.step.pairs
+        private = {n: s.axis for n, s in model.params().items() if s.scope == "private"}
+        clients = self.step.owners["client"]
+        tables = {**self.tables, "item": rows}
+        if model.execution == "flat":
+            params = tables | self.of_pairs(tuple(private))
+            params |= {name: _spread(value, clients) for name, value in self.dense.items()}
+            return call(params, Pairs(pairs.users, pairs.items))
+        users = self.step.owners["user"]
+        # Of clients with one user each, what is the user's is the client's.
+        single = len(users.present) == len(clients.present)
+        repeated = [n for n, axis in private.items() if axis == "user" and single]
+        of_clients = [n for n, axis in private.items() if axis == "client"]
+        others = [n for n in private if n not in repeated and n not in of_clients]
+        values = tables | self.of_pairs(tuple(others))
+        chosen, counts = pairs, np.bincount(clients.index)
+        user, item = chosen.users, chosen.items
+        if at is not None:
+            values = {name: gather(value, at) for name, value in values.items()}
+            user, item = user[at], item[at]
+            counts = np.bincount(clients.index[at.numpy()])
+        return by_client(
+            call,
+            Values(
+                values,
+                {**self.dense, **{n: self.private[n] for n in of_clients}},
+                history=rows,
+                repeated={n: self.private[n] for n in repeated},
+            ),
+            Rows(counts, user, item, context, pairs.history),
+            model.execution == "vmap",
         )
-        return by_client(call, values, wanted, self.task.model.execution == "vmap")
 
-    def _own(self) -> dict[str, str]:
-        """Whose each local parameter of the model is."""
-        specs = self.task.model.params()
-        return {n: s.per or "client" for n, s in specs.items() if s.role == "local"}
 
-    def _owner(self, per: str) -> Tensor:
-        touched = self.touched
-        return {"user": touched.users, "row": touched.local_rows}.get(per, touched.clients)
+def _spread(values: Tensor, owners: Owners) -> Tensor:
+    """Return each owner's value once per pair; 0 where a pair has no owner."""
+    if owners.offsets is not None:
+        return repeat_rows(values, owners.offsets)
+    none = values.new_zeros((1, *values.shape[1:]))
+    return gather(torch.cat([values, none]), torch.from_numpy(owners.index))

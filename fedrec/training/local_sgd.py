@@ -1,27 +1,26 @@
-"""Local training of many clients in one computation, or of one; the same code and the same bits.
+"""Local training of some clients in one computation; alone or together, the same code.
 
-Clients share no trainable value: each has its own slots of the working copy, its own rows of the
-local parameters, its own copy of the dense ones. So the gradient of the summed loss is each
-client's own gradient, and plain SGD on the touched rows is exact.
+Clients share no trainable value: each has its own local rows, its own private values, its own
+copy of the dense parameters. So the gradient of the summed loss is each client's own gradient, and
+plain SGD on the touched rows is exact. A step costs what its pairs cost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 
-from fedrec.compute.batch import PairBatch
-from fedrec.compute.operations import log_sigmoid, segment_sum
+from fedrec.compute.operations import gather, log_sigmoid, segment_sum
 from fedrec.personalization.base import FrozenItems
 from fedrec.training.client_rule import ClientUpdate
 from fedrec.training.client_state import ClientState
 from fedrec.training.forward import Forward
-from fedrec.training.optimizers import step as local_step
-from fedrec.training.plan import Epoch, TrainingPlan
+from fedrec.training.optimizers import step as private_step
+from fedrec.training.plan import Owners, Step, TrainingPlan
 from fedrec.training.task import ClientTask
 
 __all__ = ["Outcome", "train_chunk"]
@@ -34,12 +33,12 @@ class Outcome:
     """What training some clients gives.
 
     Args:
-        tables: per item table, and what is uploaded beside it, float [t, *shape]: the change of
-            each slot.
-        dense: per dense global parameter, likewise, float [c, *shape]: the change.
-        local: all local parameters, after the round.
+        tables: Per item table, and what is uploaded beside it, float [t, *shape]: the change of
+            each local row.
+        dense: Per dense shared parameter, likewise, float [c, *shape]: the change.
+        local: All private parameters after the round.
         loss: float64 [c], the loss summed over the positives of the last local epoch.
-        extras: per name, float64 [c], see `fedrec.training.client_rule.ClientRule.extras`.
+        extras: Per name, float64 [c], see `fedrec.training.client_rule.ClientRule.extras`.
     """
 
     tables: Mapping[str, Tensor]
@@ -49,16 +48,9 @@ class Outcome:
     extras: Mapping[str, Tensor]
 
 
-@dataclass(frozen=True, slots=True)
-class _State:
-    tables: dict[str, Tensor]
-    dense: dict[str, Tensor]
-    local: dict[str, Tensor]
-
-
 def train_chunk(
     task: ClientTask,
-    work: TrainingPlan,
+    plan: TrainingPlan,
     frozen_items: FrozenItems,
     params: Mapping[str, Tensor],
     local: Mapping[str, Tensor],
@@ -66,195 +58,238 @@ def train_chunk(
     """Train some clients for a round.
 
     Args:
-        task: model, personalization, optimisers.
-        work: the draws and the touched rows.
-        frozen_items: the frozen table and the clients' positives.
-        params: the global parameters: tables float [n_items, *shape], dense float [*shape]; and
+        task: Model, personalization, optimizers.
+        plan: The draws and the local rows.
+        frozen_items: The frozen table and the clients' positives.
+        params: The shared parameters: tables float [n_items, *shape], dense float [*shape]; and
             what the strategy sent beside them.
-        local: the local parameters: per user [u, ...], per client [c, ...], per positive row
-            [n_positives, ...].
+        local: The private parameters of the clients, as `fedrec.training.layout.Layout` says.
 
     Returns:
-        Changes of the global parameters and the new local ones.
+        Changes of the shared parameters and the new private ones.
     """
-    row_items = torch.from_numpy(np.ascontiguousarray(work.row_items))
-    n_clients = work.shard.n_clients
-    frozen = {name: params[name][row_items] for name in task.tables()}
-    start = {name: params[name].expand(n_clients, *params[name].shape) for name in task.dense()}
-    by_row = {name for name, spec in task.locals().items() if spec.per == "row"}
-    own = _slots_of_positives(work, frozen_items)
-    state = _State(
-        dict(frozen),
-        {name: value.clone() for name, value in start.items()},
-        {n: _spread(v, own, len(row_items)) if n in by_row else v for n, v in local.items()},
-    )
-    memory = ClientState.of(task, work, params, local)
-    loss = torch.zeros(n_clients, dtype=torch.float64)
-    for epoch in work.epochs:
-        prepared = task.personalization.prepare(frozen_items, epoch.touched)
-        loss = torch.zeros_like(loss)
-        for number in range(epoch.steps):
-            state, part = _step(task, work, epoch, number, frozen, start, state, prepared, memory)
-            loss = loss + part
-        forward = Forward(task, state.tables, state.dense, state.local, epoch.touched)
-        state.local.update(
-            task.personalization.after_epoch(
-                state.tables["item"], frozen["item"], state.local, epoch.touched, prepared, forward
-            )
-        )
-    change = state.tables["item"] - frozen["item"]
-    state.local.update(task.personalization.after_round(change, state.local))
-    moved = memory.finish({**state.tables, **state.dense}, {**frozen, **start})
-    after = {n: state.local[n][own] if n in by_row else state.local[n] for n in local}
-    return Outcome(
-        tables=_uploads(frozen, moved),
-        dense=_uploads(start, moved),
-        local={**after, **memory.remember(work, moved, local)},
-        loss=loss,
-        extras=task.half.extras(memory.steps, task.train.optimizers),
-    )
-
-
-def _uploads(names: Iterable[str], moved: Mapping[str, ClientUpdate]) -> dict[str, Tensor]:
-    found = {}
-    for name in names:
-        found[name] = moved[name].change
-        found |= {f"{name}/{kind}": value for kind, value in moved[name].up.items()}
-    return found
-
-
-def _step(
-    task: ClientTask,
-    work: TrainingPlan,
-    epoch: Epoch,
-    number: int,
-    frozen: Mapping[str, Tensor],
-    start: Mapping[str, Tensor],
-    state: _State,
-    prepared: Mapping[str, Tensor],
-    memory: ClientState,
-) -> tuple[_State, Tensor]:
-    """One SGD step of every client that has a step of this number."""
-    shard, train = work.shard, task.train
-    chosen = np.flatnonzero(epoch.step == number)
-    touched, positive, negative = _of_step(epoch, chosen, shard.n_users)
-    trainable = [n for n, s in task.specs().items() if s.role == "local" and s.trainable]
-    leaves = _State(
-        {name: value.detach().requires_grad_() for name, value in state.tables.items()},
-        {name: value.detach().requires_grad_() for name, value in state.dense.items()},
-        {
-            name: value.detach().requires_grad_(name in trainable)
-            for name, value in state.local.items()
-        },
-    )
+    chunk = _Chunk(task, plan, params, local)
     personalization = task.personalization
-    rows = personalization.rows(leaves.tables["item"], frozen["item"], leaves.local, touched)
-    forward = Forward(task, leaves.tables, leaves.dense, leaves.local, touched)
-    per_positive = _LOSSES[train.loss](*forward.logits(rows, positive, negative, prepared))
-    client = torch.from_numpy(epoch.client[chosen])
-    user = torch.from_numpy(epoch.user[chosen])
-    weights = _reduction(train.reduction, train.loss, client, negative.shape[1], shard.n_clients)
-    total = (per_positive * weights.to(per_positive.dtype)).sum()
-    if train.weight_decay > 0:
-        for name in trainable:
-            owner = user if task.specs()[name].per == "user" else client
-            scale = _decay_scale(owner, weights, len(leaves.local[name]))
-            squared = leaves.local[name].unsqueeze(-1).square().flatten(1).sum(-1)
-            total = total + 0.5 * train.weight_decay * (scale.to(squared.dtype) * squared).sum()
-    extra = personalization.loss(leaves.tables["item"], frozen["item"], leaves.local, touched)
-    if extra is not None:
-        total = total + extra
+    loss = torch.zeros(plan.shard.n_clients, dtype=torch.float64)
+    for epoch in plan.epochs:
+        prepared = None
+        if epoch.whole is not None:
+            prepared = personalization.prepare(frozen_items, epoch.whole.pairs)
+        loss = torch.zeros_like(loss)
+        for step in epoch.steps:
+            loss += chunk.train(step, prepared)
+        if epoch.whole is not None:
+            chunk.after_epoch(epoch.whole, prepared)
+    return chunk.outcome(loss)
 
-    wanted = {("table", n): v for n, v in leaves.tables.items()}
-    wanted |= {("dense", n): v for n, v in leaves.dense.items()}
-    wanted |= {("local", n): leaves.local[n] for n in trainable}
-    found = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
-    gradients = {
-        key: torch.zeros_like(value) if grad is None else grad
-        for (key, value), grad in zip(wanted.items(), found, strict=True)
-    }
-    stepping = torch.zeros(shard.n_clients, dtype=torch.bool)
-    stepping[client] = True
-    for kind, values, starts in (
-        ("table", state.tables, frozen),
-        ("dense", state.dense, start),
-    ):
-        for name, pull in memory.pulls(values, starts, stepping):
-            gradients[kind, name] = gradients[kind, name] + pull
-    rates = train.optimizers
-    after = _State(
-        {n: v - rates.item.lr * gradients["table", n] for n, v in state.tables.items()},
-        {n: v - rates.shared.lr * gradients["dense", n] for n, v in state.dense.items()},
-        dict(state.local),
-    )
-    for name in trainable:
-        owner = user if task.specs()[name].per == "user" else client
-        present = torch.zeros(len(state.local[name]), dtype=torch.bool)
-        present[owner] = True
-        after.local.update(
-            local_step(rates.private, name, state.local, gradients["local", name], present)
+
+class _Chunk:
+    """The parameters of some clients while they train; changed in place."""
+
+    def __init__(
+        self,
+        task: ClientTask,
+        plan: TrainingPlan,
+        params: Mapping[str, Tensor],
+        local: Mapping[str, Tensor],
+    ) -> None:
+        row_items = torch.from_numpy(plan.row_items)
+        n_clients = plan.shard.n_clients
+        self.task, self.plan, self.before = task, plan, local
+        self.start = {n: params[n].index_select(0, row_items) for n in task.tables()}
+        self.start |= {n: params[n].expand(n_clients, *params[n].shape) for n in task.dense()}
+        self.shared = {n: self.start[n].clone() for n in task.tables()}
+        self.shared |= {n: self.start[n] for n in task.dense()}
+        self.private = {
+            n: local[n].clone() if "/" not in n or n.rpartition("/")[0] in task.specs() else value
+            for n, value in local.items()
+        }
+        self.own = tuple(n for n, s in task.specs().items() if s.scope == "private")
+        added = task.personalization.state(params["item"].shape[1])
+        self.added = tuple(added)
+        # Plain training asks nothing of the values but to be trained.
+        plain = task.client_rule.compiled and task.client_rule.proximal == 0
+        self.memory = None if plain else ClientState.of(task, plan, params, local)
+
+    def train(self, step: Step, prepared: Any) -> Tensor:
+        """Make one step; return the loss of each client, float64 [c]."""
+        task, personalization = self.task, self.task.personalization
+        clients = step.owners["client"]
+        everybody = len(clients.present) == self.plan.shard.n_clients
+        leaves = self._leaves(step, everybody)
+        forward = Forward(
+            task,
+            step,
+            {n: leaves[n] for n in task.tables()},
+            {n: leaves[n] for n in task.dense()},
+            {n: leaves[n] for n in self.own},
         )
-    loss = segment_sum(per_positive.detach().double(), client, shard.n_clients)
-    return after, loss
+        work = leaves["item"]
+        frozen = self._frozen(step)
+        local = forward.of_pairs(self.added)
+        rows = personalization.rows(work, frozen, local, step.pairs)
+        of_scores = local if step.scored is None else forward.of_pairs(self.added, scored=True)
+        index = step.pairs.index if step.scored is None else step.pairs.index[step.scored]
+        base = forward.trained_scores(rows)
+        score = personalization.score(base, of_scores, index, prepared)
+        client, loss = self._loss(step, score)
+        weights = self._weights(step, clients)
+        total = (loss * weights.to(loss.dtype)[client]).sum()
+        extra = personalization.loss(work, frozen, local, step.pairs)
+        if extra is not None:
+            total = total + extra
+        wanted = [n for n, value in leaves.items() if value.requires_grad]
+        found = torch.autograd.grad(total, [leaves[n] for n in wanted], allow_unused=True)
+        self._apply(step, everybody, weights, leaves, dict(zip(wanted, found, strict=True)))
+        per_client = segment_sum(loss.detach().double(), client, len(clients.present))
+        result = torch.zeros(self.plan.shard.n_clients, dtype=torch.float64)
+        result[torch.from_numpy(clients.present)] = per_client
+        return result
+
+    def after_epoch(self, whole: Step, prepared: Any) -> None:
+        """Let the personalization set its values after an epoch."""
+        with torch.no_grad():
+            everybody = len(whole.owners["client"].present) == self.plan.shard.n_clients
+            leaves = self._leaves(whole, everybody)
+            forward = Forward(
+                self.task,
+                whole,
+                {n: leaves[n] for n in self.task.tables()},
+                {n: leaves[n] for n in self.task.dense()},
+                {n: leaves[n] for n in self.own},
+            )
+            self.private.update(
+                self.task.personalization.after_epoch(
+                    leaves["item"],
+                    self._frozen(whole),
+                    forward.of_pairs(self.added),
+                    {name: self.private[name] for name in self.added},
+                    whole.pairs,
+                    prepared,
+                    forward,
+                )
+            )
+
+    def outcome(self, loss: Tensor) -> Outcome:
+        """Return what the round changed."""
+        task, plan = self.task, self.plan
+        if task.personalization.overrides("after_round"):
+            positives = plan.positives
+            at = plan.rows_of(positives.owners(), positives.values)
+            change = self.shared["item"] - self.start["item"]
+            change = torch.cat([change, change.new_zeros((1, change.shape[1]))])
+            self.private.update(
+                task.personalization.after_round(
+                    change[torch.from_numpy(at)], {n: self.private[n] for n in self.added}
+                )
+            )
+        if self.memory is None:
+            changes = {n: value - self.start[n] for n, value in self.shared.items()}
+            tables = {name: changes[name] for name in task.tables()}
+            dense = {name: changes[name] for name in task.dense()}
+            return Outcome(tables, dense, self.private, loss, {})
+        updates = self.memory.finish(self.shared, self.start)
+        return Outcome(
+            tables=_uploads(task.tables(), updates),
+            dense=_uploads(task.dense(), updates),
+            local={**self.private, **self.memory.remember(plan, updates, self.before)},
+            loss=loss,
+            extras=task.client_rule.extras(self.memory.steps, task.train.optimizers),
+        )
+
+    def _leaves(self, step: Step, everybody: bool) -> dict[str, Tensor]:
+        """Return the values that a step uses: per pair, per client of the step, per owner."""
+        task, clients = self.task, torch.from_numpy(step.owners["client"].present)
+        leaves = {}
+        for name in task.tables():
+            value = self.shared[name]
+            leaves[name] = value if step.every_row else value.index_select(0, step.local_rows)
+        for name in task.dense():
+            value = self.shared[name]
+            leaves[name] = value if everybody else value.index_select(0, clients)
+        leaves = {name: value.detach().requires_grad_() for name, value in leaves.items()}
+        for name in self.own:
+            spec = task.specs()[name]
+            present = torch.from_numpy(step.owners[str(spec.axis)].present)
+            value = self.private[name].index_select(0, present)
+            leaves[name] = value.detach().requires_grad_(spec.trainable)
+        return leaves
+
+    def _frozen(self, step: Step) -> Tensor:
+        """Return the rows of the item table as the round began, float [q, d]."""
+        start = self.start["item"]
+        if step.every_row or not self.task.personalization.overrides("rows", "loss", "after_epoch"):
+            return start
+        return start.index_select(0, step.local_rows)
+
+    def _loss(self, step: Step, score: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the position of the client and the loss of each score, or of each positive."""
+        clients = torch.from_numpy(step.owners["client"].index)
+        of_scores = clients if step.scored is None else clients[step.scored]
+        if self.task.train.loss == "bce":
+            positive, negative = step.is_positive.to(score.dtype), step.n_negative.to(score.dtype)
+            return of_scores, -(positive * log_sigmoid(score) + negative * log_sigmoid(-score))
+        # Bayesian personalised ranking; rendle2009bpr.
+        ahead = gather(score, step.positive).unsqueeze(-1) - gather(score, step.negative)
+        return of_scores[step.positive], -log_sigmoid(ahead).sum(-1)
+
+    def _weights(self, step: Step, clients: Owners) -> Tensor:
+        """Return the weight of each client's loss, float64 [c]; a mean is over its own rows."""
+        train = self.task.train
+        if train.reduction == "sum":
+            return torch.ones(len(clients.present), dtype=torch.float64)
+        rows = clients.positives * (train.negatives + (train.loss == "bce"))
+        return torch.from_numpy(1.0 / np.maximum(rows, 1))
+
+    def _apply(
+        self,
+        step: Step,
+        everybody: bool,
+        weights: Tensor,
+        leaves: Mapping[str, Tensor],
+        gradients: Mapping[str, Tensor | None],
+    ) -> None:
+        """Step along the gradients."""
+        task, clients = self.task, step.owners["client"].present
+        terms: dict[str, Tensor] = {}
+        if self.memory is not None:
+            present = torch.zeros(self.plan.shard.n_clients, dtype=torch.bool)
+            present[torch.from_numpy(clients)] = True
+            terms = dict(self.memory.gradient_terms(self.shared, self.start, present))
+        for name in (*task.tables(), *task.dense()):
+            rate, gradient = task.rate(name), gradients[name]
+            if name in task.dense() and self.shared[name] is self.start[name]:
+                self.shared[name] = self.start[name].clone()
+            value = self.shared[name]
+            if gradient is not None:
+                move = gradient * -rate
+                if name in task.dense() and not everybody:
+                    value.index_add_(0, torch.from_numpy(clients), move)
+                elif name in task.dense() or step.every_row:
+                    value += move
+                else:
+                    value.index_add_(0, step.local_rows, move)
+            if name in terms:
+                value -= rate * terms[name]
+        for name in self.own:
+            if not leaves[name].requires_grad:
+                continue
+            owners = step.owners[str(task.specs()[name].axis)]
+            value, gradient = leaves[name].detach(), gradients[name]
+            gradient = torch.zeros_like(value) if gradient is None else gradient
+            if task.train.weight_decay > 0:
+                scale = (
+                    torch.from_numpy(owners.positives) * weights[torch.from_numpy(owners.clients)]
+                )
+                scale = (task.train.weight_decay * scale).to(value.dtype)
+                gradient = gradient + scale.reshape(-1, *[1] * (value.dim() - 1)) * value
+            at = torch.from_numpy(owners.present)
+            private_step(task.train.optimizers.private, name, self.private, gradient, at)
 
 
-def _of_step(epoch: Epoch, chosen: np.ndarray, n_users: int) -> tuple[PairBatch, Tensor, Tensor]:
-    positive, negative = epoch.positive[chosen], epoch.negative[chosen]
-    if epoch.steps <= 1:
-        return epoch.touched, torch.from_numpy(positive), torch.from_numpy(negative)
-    # A client must not notice whether others have more steps than it, so extra rows count here too.
-    here = np.zeros(n_users, bool)
-    here[epoch.user[chosen]] = True
-    parts = [positive, negative.ravel()]
-    parts.append(epoch.extra[here[epoch.touched.users.numpy()[epoch.extra]]])
-    if epoch.touched.history is not None:
-        parts.append(epoch.touched.history.take(np.flatnonzero(here)).values)
-    pairs = np.unique(np.concatenate(parts))
-    return (
-        epoch.touched.select(pairs, n_users),
-        torch.from_numpy(np.searchsorted(pairs, positive)),
-        torch.from_numpy(np.searchsorted(pairs, negative)),
-    )
-
-
-def _bce(positive: Tensor, negative: Tensor) -> Tensor:
-    """Binary cross-entropy of a positive and its negatives: [p], [p, k] -> [p]."""
-    return -log_sigmoid(positive) - log_sigmoid(-negative).sum(-1)
-
-
-def _bpr(positive: Tensor, negative: Tensor) -> Tensor:
-    """Bayesian personalised ranking: [p], [p, k] -> [p]; rendle2009bpr."""
-    return -log_sigmoid(positive.unsqueeze(-1) - negative).sum(-1)
-
-
-_LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"bce": _bce, "bpr": _bpr}
-
-
-def _reduction(reduction: str, loss: str, client: Tensor, k: int, n_clients: int) -> Tensor:
-    """float64 [p]: the weight of each positive's loss; a mean is over the client's own rows."""
-    if reduction == "sum":
-        return torch.ones(len(client), dtype=torch.float64)
-    rows = torch.bincount(client, minlength=n_clients) * (k + 1 if loss == "bce" else k)
-    return 1.0 / rows.double()[client]
-
-
-def _decay_scale(owner: Tensor, weights: Tensor, n: int) -> Tensor:
-    """float64 [n]: positives of each owner times the weight that each has in the loss."""
-    weight = torch.zeros(n, dtype=torch.float64)
-    weight[owner] = weights
-    return weight * torch.bincount(owner, minlength=n)
-
-
-def _slots_of_positives(work: TrainingPlan, frozen_items: FrozenItems) -> Tensor:
-    """int64 [r]: the slot of each positive row of the clients."""
-    positives, n_items = frozen_items.positives, work.shard.n_items
-    row_client = np.repeat(np.arange(work.shard.n_clients), np.diff(work.row_offsets))
-    wanted = positives.owners() * n_items + positives.values
-    return torch.from_numpy(np.searchsorted(row_client * n_items + work.row_items, wanted))
-
-
-def _spread(value: Tensor, local_rows: Tensor, n_slots: int) -> Tensor:
-    """A ``per: row`` parameter over the slots, 0 where the slot is no positive."""
-    spread = value.new_zeros((n_slots, *value.shape[1:]))
-    spread[local_rows] = value
-    return spread
+def _uploads(names: Iterable[str], updates: Mapping[str, ClientUpdate]) -> dict[str, Tensor]:
+    uploads = {}
+    for name in names:
+        uploads[name] = updates[name].change
+        uploads |= {f"{name}/{kind}": value for kind, value in updates[name].up.items()}
+    return uploads

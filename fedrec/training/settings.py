@@ -92,7 +92,7 @@ class Train(Section):
     def without_effect(self, experiment: Any, split: Any) -> list[str]:
         """Say that nothing decays, or that no private parameter is trained."""
         specs = experiment.client_task().specs().values()
-        if any(spec.role == "local" and spec.trainable for spec in specs):
+        if any(spec.scope == "private" and spec.trainable for spec in specs):
             return []
         why = "the model has no private parameters that are trained"
         private = f"optimizers.private: {self.optimizers.private!r} has no effect: {why}"

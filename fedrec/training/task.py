@@ -9,6 +9,7 @@ from zlib import crc32
 
 import numpy as np
 
+from fedrec.compute.declarations import check_specs
 from fedrec.errors import ConfigError
 from fedrec.models.base import Model
 from fedrec.models.mf import MatrixFactorization
@@ -37,7 +38,7 @@ class ClientTask:
         seed: The run's seed.
         protocol: ``clean`` or ``legacy``.
         dtype: of all arithmetic; float64 is for tests.
-        half: What the strategy asks of the client.
+        client_rule: What the strategy asks of the client.
     """
 
     model: Model
@@ -46,78 +47,109 @@ class ClientTask:
     seed: int
     protocol: Literal["clean", "legacy"] = "clean"
     dtype: str = "float32"
-    half: ClientRule = field(default_factory=ClientRule)
+    client_rule: ClientRule = field(default_factory=ClientRule)
 
-    def specs(self) -> Mapping[str, ParamSpec]:
-        """All parameters by name: the model's, the personalization's, the optimiser's.
+    _specs: Mapping[str, ParamSpec] = field(init=False, repr=False, compare=False)
+    _private: Mapping[str, ParamSpec] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Collect and check what is declared, once.
 
         Raises:
-            ConfigError: If the model declares no item table, or two parts use one name.
+            ConfigError: If a declaration makes no sense, the model declares no item table, or two
+                parts use one name.
         """
-        specs = dict(self.model.params())
-        if "item" not in specs or specs["item"].role != "item_rows":
-            raise ConfigError("model: params() must declare 'item' with the role item_rows")
-        for name, spec in self.personalization.state(specs["item"].shape[0]).items():
-            if name in specs:
-                raise ConfigError(f"personalization and model both declare '{name}'")
-            specs[name] = spec
-        return specs
+        specs = _declared(self.model, self.personalization)
+        object.__setattr__(self, "_specs", specs)
+        private = {n: s for n, s in specs.items() if s.scope == "private"}
+        if self.train.optimizers.private.name == "adam":
+            for name, spec in list(private.items()):
+                if spec.trainable:
+                    moment = replace(spec, init_std=0.0, init_value=0.0, trainable=False)
+                    private[f"{name}/first"] = moment
+                    private[f"{name}/second"] = moment
+                    private[f"{name}/steps"] = replace(moment, shape=())
+        object.__setattr__(self, "_private", {**private, **self.client_rule.state(self.globals())})
+
+    def specs(self) -> Mapping[str, ParamSpec]:
+        """Return the parameters of the model and the personalization, by name."""
+        return self._specs
 
     def globals(self) -> Mapping[str, ParamSpec]:
-        """What is shared: item tables and dense global parameters."""
-        return {n: s for n, s in self.specs().items() if s.role in ("item_rows", "global")}
+        """Return what is shared: item tables and dense parameters."""
+        return {n: s for n, s in self._specs.items() if s.scope == "shared"}
 
     def travels(self) -> tuple[str, ...]:
-        """The names of all that may be on the wire."""
-        return (*self.globals(), *self.half.travels(self.globals()))
+        """Return the names of all that may be on the wire."""
+        return (*self.globals(), *self.client_rule.travels(self.globals()))
 
     def rate(self, name: str) -> float:
         """Return the step size of a shared parameter."""
         optimizers = self.train.optimizers
-        return (optimizers.item if name in self.tables() else optimizers.shared).lr
+        return (optimizers.item if self._specs[name].axis == "item" else optimizers.shared).lr
 
     def tables(self) -> tuple[str, ...]:
-        """The names of the item tables."""
-        return tuple(n for n, s in self.specs().items() if s.role == "item_rows")
+        """Return the names of the item tables."""
+        return tuple(n for n, s in self._specs.items() if s.axis == "item")
 
     def dense(self) -> tuple[str, ...]:
-        """The names of the dense global parameters."""
-        return tuple(n for n, s in self.specs().items() if s.role == "global")
+        """Return the names of the dense shared parameters."""
+        return tuple(n for n, s in self._specs.items() if s.axis is None)
 
     def locals(self) -> Mapping[str, ParamSpec]:
-        """What stays: local parameters, their optimiser's state, what the strategy remembers."""
-        local = {n: s for n, s in self.specs().items() if s.role == "local"}
-        if self.train.optimizers.private.name == "adam":
-            for name, spec in list(local.items()):
-                if spec.trainable:
-                    moment = replace(spec, init_std=0.0, init_value=0.0, trainable=False)
-                    local[f"{name}/first"] = moment
-                    local[f"{name}/second"] = moment
-                    local[f"{name}/steps"] = replace(moment, shape=())
-        return {**local, **self.half.state(self.globals())}
+        """Return what stays: private parameters, their optimizer's state, the rule's memory."""
+        return self._private
 
     def initial_globals(self, n_items: int) -> Params:
-        """The global parameters before the first round, float32, the same for a seed everywhere."""
+        """Return the shared parameters before the first round, float32, equal everywhere."""
         values = {}
         for name, spec in self.globals().items():
-            owners = np.arange(n_items if spec.role == "item_rows" else 1, dtype=np.int64)
+            owners = np.arange(n_items if spec.axis == "item" else 1, dtype=np.int64)
             drawn = _draw(self.seed, Purpose.INIT_GLOBAL, name, spec, owners)
-            values[name] = drawn if spec.role == "item_rows" else drawn[0]
+            values[name] = drawn if spec.axis == "item" else drawn[0]
         return values
 
 
+def _declared(model: Model, personalization: Personalization) -> Mapping[str, ParamSpec]:
+    source = f"model {type(model).__name__}"
+    specs = dict(model.params())
+    check_specs(source, specs)
+    if "item" not in specs or (specs["item"].scope, specs["item"].axis) != ("shared", "item"):
+        raise ConfigError(f"{source}: params() must declare 'item', shared with the axis item")
+    if len(specs["item"].shape) != 1:
+        raise ConfigError(f"{source}: 'item': expected a shape of one number, such as (32,)")
+    if unfit := [n for n, s in specs.items() if s.axis == "seen_item"]:
+        raise ConfigError(f"{source}: parameter '{unfit[0]}': {_SEEN_ITEM}")
+    source = f"personalization {type(personalization).__name__}"
+    added = personalization.state(specs["item"].shape[0])
+    check_specs(source, added, ("private",))
+    for name, spec in added.items():
+        if name in specs:
+            raise ConfigError(f"{source} and the model both declare '{name}'; rename one of them")
+        if spec.axis == "seen_item":
+            raise ConfigError(f"{source}: parameter '{name}': {_SEEN_ITEM}")
+    return {**specs, **added}
+
+
+_SEEN_ITEM = "the axis seen_item belongs to client rules; use the axis positive"
+
+
 def has_machine_code(task: ClientTask) -> bool:
-    """Whether `fedrec.training.executors.compiled` covers a method.
+    """Whether the numba kernel covers a task.
 
     It covers matrix factorisation and the linear head, alone and with PLGC, under strategies that
     ask for no more than a proximal term.
     """
     known = type(task.model) in (MatrixFactorization, PFedRec)
-    return known and task.half.compiled and type(task.personalization) in (NoPersonalization, PLGC)
+    return (
+        known
+        and task.client_rule.compiled
+        and type(task.personalization) in (NoPersonalization, PLGC)
+    )
 
 
 def initial_local(seed: int, name: str, spec: ParamSpec, owners: IntArray) -> FloatArray:
-    """The first values of a local parameter.
+    """Return the first values of a private parameter.
 
     Args:
         seed: The run's seed.

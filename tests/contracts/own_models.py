@@ -35,11 +35,11 @@ class BiasedMF(Model):
     def params(self) -> Mapping[str, ParamSpec]:
         d = (self.embedding_dim,)
         return {
-            "item": ParamSpec("item_rows", d, init_std=0.1),
-            "item_bias": ParamSpec("item_rows", ()),
-            "constant": ParamSpec("global", ()),
-            "user": ParamSpec("local", d, per="user", init_std=0.1),
-            "client_bias": ParamSpec("local", (), per="client"),
+            "item": ParamSpec("shared", "item", d, init_std=0.1),
+            "item_bias": ParamSpec("shared", "item", ()),
+            "constant": ParamSpec("shared", None, ()),
+            "user": ParamSpec("private", "user", d, init_std=0.1),
+            "client_bias": ParamSpec("private", "client", ()),
         }
 
     def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
@@ -72,11 +72,11 @@ class SmallNet(Model):
     def params(self) -> Mapping[str, ParamSpec]:
         d, h = self.embedding_dim, self.hidden
         return {
-            "item": ParamSpec("item_rows", (d,), init_std=0.3),
-            "user": ParamSpec("local", (d,), per="user", init_std=0.3),
-            "first": ParamSpec("global", (h, 2 * d), init_std=0.3),
-            "last": ParamSpec("global", (h,), init_std=0.3),
-            "shift": ParamSpec("local", (h,), per="client"),
+            "item": ParamSpec("shared", "item", (d,), init_std=0.3),
+            "user": ParamSpec("private", "user", (d,), init_std=0.3),
+            "first": ParamSpec("shared", None, (h, 2 * d), init_std=0.3),
+            "last": ParamSpec("shared", None, (h,), init_std=0.3),
+            "shift": ParamSpec("private", "client", (h,)),
         }
 
     def features(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
@@ -103,10 +103,10 @@ class Routed(Model):
     def params(self) -> Mapping[str, ParamSpec]:
         d = self.embedding_dim
         return {
-            "item": ParamSpec("item_rows", (d,), init_std=0.3),
-            "user": ParamSpec("local", (d,), per="user", init_std=0.3),
-            "left": ParamSpec("global", (d, d), init_std=0.5),
-            "right": ParamSpec("global", (d, d), init_std=0.5),
+            "item": ParamSpec("shared", "item", (d,), init_std=0.3),
+            "user": ParamSpec("private", "user", (d,), init_std=0.3),
+            "left": ParamSpec("shared", None, (d, d), init_std=0.5),
+            "right": ParamSpec("shared", None, (d, d), init_std=0.5),
         }
 
     def features(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
@@ -128,9 +128,9 @@ class Weighted(Model):
     def params(self) -> Mapping[str, ParamSpec]:
         d = (self.embedding_dim,)
         return {
-            "item": ParamSpec("item_rows", d, init_std=0.3),
-            "user": ParamSpec("local", d, per="user", init_std=0.3),
-            "weight": ParamSpec("global", d, init_value=1.0),
+            "item": ParamSpec("shared", "item", d, init_std=0.3),
+            "user": ParamSpec("private", "user", d, init_std=0.3),
+            "weight": ParamSpec("shared", None, d, init_value=1.0),
         }
 
     def features(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
@@ -144,7 +144,7 @@ class ItemsAlone(Model):
     """One number per item and nothing of the user's own: popularity, learned."""
 
     def params(self) -> Mapping[str, ParamSpec]:
-        return {"item": ParamSpec("item_rows", (1,))}
+        return {"item": ParamSpec("shared", "item", (1,))}
 
     def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
         return params["item"][:, 0]
@@ -154,7 +154,7 @@ class Canary(MatrixFactorization):
     """Matrix factorisation with one local value that no other place holds."""
 
     def params(self) -> Mapping[str, ParamSpec]:
-        mark = ParamSpec("local", (), per="user", init_value=12345.678, trainable=False)
+        mark = ParamSpec("private", "user", (), init_value=12345.678, trainable=False)
         return {**super().params(), "canary": mark}
 
 
@@ -165,7 +165,7 @@ class Fussy(MatrixFactorization):
     how: Literal["raise", "nan"] = "raise"
 
     def params(self) -> Mapping[str, ParamSpec]:
-        mark = ParamSpec("local", (), per="user", init_std=1.0, trainable=False)
+        mark = ParamSpec("private", "user", (), init_std=1.0, trainable=False)
         return {**super().params(), "mark": mark}
 
     def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:

@@ -40,7 +40,7 @@ def gathered(model: Model, n_pairs: int) -> tuple[dict[str, torch.Tensor], Pairs
     rng = torch.Generator().manual_seed(0)
     params = {}
     for name, spec in model.params().items():
-        dense = spec.role == "global" or spec.per == "client"
+        dense = (spec.scope, spec.axis) == ("shared", None) or spec.axis == "client"
         one = model.execution != "flat" and dense
         shape = spec.shape if one else (n_pairs, *spec.shape)
         params[name] = torch.randn(shape, generator=rng)
@@ -55,11 +55,10 @@ def gathered(model: Model, n_pairs: int) -> tuple[dict[str, torch.Tensor], Pairs
 @every_model
 def test_params_are_well_formed(model: Model) -> None:
     specs = model.params()
-    assert specs["item"].role == "item_rows"
+    assert (specs["item"].scope, specs["item"].axis) == ("shared", "item")
     assert specs == model.params()
     for name, spec in specs.items():
         assert "/" not in name
-        assert (spec.per is None) == (spec.role != "local"), name
         assert spec.init_std >= 0
         assert all(size >= 1 for size in spec.shape)
 
@@ -133,12 +132,12 @@ def by_pairs(model: Model, shard: Shard, params: Params, local: Params) -> torch
             rows = {}
             for name, spec in specs.items():
                 flat = model.execution == "flat"
-                if spec.role == "item_rows":
+                if spec.axis == "item":
                     rows[name] = torch.tensor(params[name][item : item + 1])
-                elif spec.role == "global":
+                elif (spec.scope, spec.axis) == ("shared", None):
                     value = torch.tensor(params[name])
                     rows[name] = value[None] if flat else value
-                elif spec.per == "user":
+                elif spec.axis == "user":
                     rows[name] = torch.tensor(local[name][user : user + 1])
                 else:
                     value = torch.tensor(local[name][client[user]])

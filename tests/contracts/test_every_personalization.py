@@ -44,7 +44,7 @@ def test_it_trains_and_ranks_with_its_views(form: Personalization, model: Model 
     params, _, local = train(method, SHARD, rounds=2)
     state = form.state(params["item"].shape[1])
     assert set(state) <= set(local)
-    assert all(spec.role == "local" for spec in state.values())
+    assert all(spec.scope == "private" for spec in state.values())
     assert all(np.isfinite(local[name]).all() for name in state)
     views = UserScorer(method, SHARD, params, local)(np.array([0, 1, 3]))
     assert set(views) == set(form.views)
@@ -79,7 +79,7 @@ def test_only_the_models_own_global_parameters_travel(form: Personalization) -> 
 def test_a_name_that_two_parts_use_is_an_error() -> None:
     class Twice(Personalization):
         def state(self, dim: int) -> dict[str, ParamSpec]:
-            return {"user": ParamSpec("local", (dim,), per="user")}
+            return {"user": ParamSpec("private", "user", (dim,))}
 
     with pytest.raises(ConfigError, match="both declare 'user'"):
         method_of({}, Twice()).specs()

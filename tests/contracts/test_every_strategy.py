@@ -285,7 +285,7 @@ def trained(name: str) -> tuple[Strategy, ClientTask, Aggregate]:
     """What a node makes of a round of real training, with dense and local parameters."""
     strategy = STRATEGIES[name]()
     fields = {"local_epochs": 2, "batch_size": 2, "optimizers": rates(0.1)}
-    task = method_of(fields, model=BiasedMF(), half=strategy.client_rule)
+    task = method_of(fields, model=BiasedMF(), client_rule=strategy.client_rule)
     params, local = initial_state(task, SHARD)
     sent = strategy.broadcast(strategy.init(params, 4), params, 0)
     update, _ = train_clients(task, SHARD, sent, local, round=1)

@@ -25,8 +25,8 @@ from fedrec.types import ParamSpec
 
 class Own(Model):
     def params(self):
-        item = ParamSpec("item_rows", (4,), init_std=0.1)
-        return {"item": item, "user": ParamSpec("local", (4,), per="user", init_std=0.1)}
+        item = ParamSpec("shared", "item", (4,), init_std=0.1)
+        return {"item": item, "user": ParamSpec("private", "user", (4,), init_std=0.1)}
 
     def score(self, params, pairs):
         return (params["user"] * params["item"]).sum(-1)

@@ -36,7 +36,6 @@ def slow_client(
     """One client, written as a reader of the definitions would."""
     kind = torch.float64  # Also of float32: the difference is the kernel's rounding alone.
     train, plgc = task.train, task.personalization
-    extra = plgc.extra_rows if isinstance(plgc, PLGC) else 0
     linear = isinstance(task.model, PFedRec)
     frozen = torch.tensor(np.array(params["item"]), dtype=kind)
     table = frozen.clone().requires_grad_()
@@ -44,7 +43,7 @@ def slow_client(
     users = [vector.clone().requires_grad_() for vector in vectors]
     offsets = torch.tensor(np.array(local["bias"]) if linear else np.zeros(shard.n_users))
     biases = [offset.to(kind).clone().requires_grad_() for offset in offsets]
-    work = plan_training(shard, train, task.seed, round, extra_rows=extra)
+    work = plan_training(task, shard, round)
     adam = train.optimizers.private
     private: list[Any] = [
         torch.optim.Adam(own, lr=adam.lr, betas=(0.9, 0.999), eps=adam.epsilon)
@@ -89,21 +88,21 @@ def slow_client(
 
     loss_of_epoch = 0.0
     for epoch in work.epochs:
-        touched = epoch.touched
-        item_of = touched.items
+        draws = epoch.draws
+        random_of = [draws.random_items[draws.random_owners == u] for u in range(shard.n_users)]
         loss_of_epoch = 0.0
-        for number in range(epoch.steps):
+        for number in range(len(epoch.steps)):
             for optimizer in private:
                 optimizer.zero_grad()
             shared.zero_grad()
             total = torch.zeros((), dtype=kind)
-            chosen = np.flatnonzero(epoch.step == number)
+            chosen = np.flatnonzero(draws.step == number)
             for user in range(shard.n_users):
-                mine = chosen[epoch.user[chosen] == user]
+                mine = chosen[draws.users[chosen] == user]
                 if len(mine) == 0:
                     continue
-                positive = item_of[epoch.positive[mine]]
-                negative = item_of[epoch.negative[mine].ravel()]
+                positive = torch.from_numpy(draws.items[mine])
+                negative = torch.from_numpy(draws.negatives[mine].ravel())
                 good, bad = logits(user, positive), logits(user, negative)
                 if train.loss == "bce":
                     bce = torch.nn.functional.binary_cross_entropy_with_logits
@@ -121,19 +120,21 @@ def slow_client(
                 scale = 1.0 if train.reduction == "sum" else 1.0 / rows
                 total = total + scale * (plain + decay)
                 if isinstance(plgc, PLGC) and plgc.decorrelation > 0:
-                    more = epoch.extra[touched.users.numpy()[epoch.extra] == user]
-                    distinct = torch.unique(torch.cat([positive, negative, item_of[more]]))
+                    more = torch.from_numpy(random_of[user])
+                    distinct = torch.unique(torch.cat([positive, negative, more]))
                     total = total + plgc.decorrelation * decorrelation(
                         plgc, table, seen(user), frozen, distinct
                     )
-            total = total + 0.5 * task.half.proximal * (table - frozen).square().sum()
+            total = total + 0.5 * task.client_rule.proximal * (table - frozen).square().sum()
             total.backward()  # type: ignore[no-untyped-call]
             shared.step()
-            for user in np.unique(epoch.user[chosen]):
+            for user in np.unique(draws.users[chosen]):
                 private[user].step()
         if isinstance(plgc, PLGC) and plgc.balance != "fixed":
             for user in range(shard.n_users):
-                rows_of = torch.unique(item_of[touched.users == user])
+                mine = draws.users == user
+                every = [draws.items[mine], draws.negatives[mine].ravel(), random_of[user]]
+                rows_of = torch.from_numpy(np.unique(np.concatenate(every)))
                 positives = torch.tensor(shard.train.row(user))
                 y = torch.isin(rows_of, positives).to(kind)
                 with torch.no_grad():

@@ -99,7 +99,7 @@ def slow_client(
     frozen = shared["item"].detach().clone()
     own: dict[str, list[Tensor]] = {}
     for name, spec in specs.items():
-        if spec.role == "local":
+        if spec.scope == "private":
             rows = torch.tensor(np.array(local[name]), dtype=kind)
             own[name] = [row.clone().requires_grad_() for row in rows]
     everyone = [value for values in own.values() for value in values]
@@ -137,20 +137,20 @@ def slow_client(
         order = shard.train.values[at][np.argsort(shard.timestamps[at])][-window:].tolist()
         return torch.tensor(order[: order.index(item)]).long() if item in order else None
 
-    work = plan_training(shard, train, task.seed, 1, window=task.model.window)
+    work = plan_training(task, shard, 1)
     loss = 0.0
     for epoch in work.epochs:
-        items, loss = epoch.touched.items.tolist(), 0.0
-        for number in range(epoch.steps):
+        draws, loss = epoch.draws, 0.0
+        for number in range(len(epoch.steps)):
             terms: list[Tensor] = []
             touched: dict[int, set[int]] = {user: set() for user in range(shard.n_users)}
-            chosen = np.flatnonzero(epoch.step == number)
+            chosen = np.flatnonzero(draws.step == number)
             for at in chosen:
-                user, item = int(epoch.user[at]), items[epoch.positive[at]]
+                user, item = int(draws.users[at]), int(draws.items[at])
                 before = before_of(user, item)
                 assert before is not None, "an item outside the window is trained on"
                 terms.append(torch.nn.functional.softplus(-logit(user, item, before)))
-                negatives = [items[pair] for pair in epoch.negative[at]]
+                negatives = draws.negatives[at].tolist()
                 terms += [torch.nn.functional.softplus(logit(user, n, before)) for n in negatives]
                 touched[user] |= {item, *negatives}
                 if task.model.window is not None:

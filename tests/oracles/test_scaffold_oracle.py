@@ -32,16 +32,15 @@ def _client_round(
     cross-entropy of matrix factorisation by hand: (sigmoid(s) - label) times the other vector.
     """
     alone = shard.take(np.array([row]))
-    work = plan_training(alone, task.train, task.seed, round)
+    work = plan_training(task, alone, round)
     y, p, steps = table.copy(), users.copy(), 0
     for epoch in work.epochs:
-        touched = epoch.touched
-        for number in range(epoch.steps):
+        draws = epoch.draws
+        for number in range(len(epoch.steps)):
             gy, gp = np.zeros_like(y), np.zeros_like(p)
-            for positive in np.flatnonzero(epoch.step == number):
-                pairs = [epoch.positive[positive], *epoch.negative[positive]]
-                for pair, label in zip(pairs, [1.0, *[0.0] * len(pairs)], strict=False):
-                    u, i = int(touched.users[pair]), int(touched.items[pair])
+            for at in np.flatnonzero(draws.step == number):
+                u, items = int(draws.users[at]), [draws.items[at], *draws.negatives[at]]
+                for i, label in zip(items, [1.0, *[0.0] * len(items)], strict=False):
                     slope = 1 / (1 + np.exp(-(p[u] @ y[i]))) - label
                     gy[i] += slope * p[u]
                     gp[u] += slope * y[i]
@@ -63,7 +62,7 @@ def test_sparse_scaffold_is_the_papers(shard: Shard, seed: int, batch: int | str
             "optimizers": rates(RATE, {"name": "sgd", "lr": LOCAL_RATE}),
         },
         dtype="float64",
-        half=strategy.client_rule,
+        client_rule=strategy.client_rule,
     )
     params, local = initial_state(task, shard)
     state = strategy.init(params, shard.n_clients)
@@ -114,6 +113,6 @@ def _whole(task: ClientTask, shard: Shard, local: Params, shape: tuple[int, ...]
     room, found = places(task, shard), np.zeros((shard.n_clients, *shape))
     for row in range(shard.n_clients):
         at = room.row(row)
-        items = local["touched/items"][at]
+        items = local["seen/items"][at]
         found[row][items[items >= 0]] = local["item/own_control"][at][items >= 0]
     return found

@@ -50,7 +50,7 @@ def slow_client(
     train = task.train
     start = {n: torch.tensor(np.array(v)).double() for n, v in params.items()}
     shared = {n: v.clone().requires_grad_() for n, v in start.items()}
-    names = [n for n, s in task.specs().items() if s.role == "local" and s.trainable]
+    names = [n for n, s in task.specs().items() if s.scope == "private" and s.trainable]
     own = {n: torch.tensor(np.array(local[n])).double().requires_grad_() for n in names}
     optimizer = torch.optim.SGD(
         [
@@ -66,12 +66,14 @@ def slow_client(
             score = score + shared["item_bias"][item] + shared["constant"] + own["client_bias"][0]
         return score
 
-    for epoch in plan_training(shard, train, task.seed, round=4).epochs:
-        users, items = epoch.touched.users, epoch.touched.items
-        for number in range(epoch.steps):
-            chosen = np.flatnonzero(epoch.step == number)
-            positive, negative = epoch.positive[chosen], epoch.negative[chosen].ravel()
-            good, bad = (logits(users[at], items[at]) for at in (positive, negative))
+    for epoch in plan_training(task, shard, round=4).epochs:
+        draws = epoch.draws
+        for number in range(len(epoch.steps)):
+            chosen = np.flatnonzero(draws.step == number)
+            users = torch.from_numpy(draws.users[chosen])
+            good = logits(users, torch.from_numpy(draws.items[chosen]))
+            negatives = torch.from_numpy(draws.negatives[chosen])
+            bad = logits(users.repeat_interleave(train.negatives), negatives.ravel())
             if train.loss == "bce":
                 bce = torch.nn.functional.binary_cross_entropy_with_logits
                 total = bce(good, torch.ones_like(good), reduction="sum")
@@ -80,7 +82,7 @@ def slow_client(
             else:
                 margin = good.repeat_interleave(train.negatives) - bad
                 total, rows = torch.nn.functional.softplus(-margin).sum(), len(bad)
-            count = np.bincount(epoch.user[chosen], minlength=shard.n_users)
+            count = np.bincount(draws.users[chosen], minlength=shard.n_users)
             of_user = torch.tensor(count).double() @ own["user"].square().sum(1)
             total = total + 0.5 * train.weight_decay * of_user
             if biased:
@@ -137,7 +139,11 @@ def test_the_term_is_that_of_the_loss(
     seed: int,
 ) -> None:
     half = FedProx(mu=mu).client_rule
-    check(method_of(train | steps, model=model, dtype="float64", seed=seed, half=half), shard, mu)
+    check(
+        method_of(train | steps, model=model, dtype="float64", seed=seed, client_rule=half),
+        shard,
+        mu,
+    )
 
 
 @settings(max_examples=10, deadline=None)
@@ -152,7 +158,7 @@ def test_in_machine_code_too(
 ) -> None:
     pytest.importorskip("numba", reason="needs the extra 'sim'")
     fields = train | steps | {"backend": "numba"}
-    task = method_of(fields, dtype="float64", half=FedProx(mu=mu).client_rule)
+    task = method_of(fields, dtype="float64", client_rule=FedProx(mu=mu).client_rule)
     assert has_machine_code(task)
     check(task, shard, mu)
 
@@ -172,7 +178,7 @@ def test_without_the_term_it_is_federated_averaging(
     shard: Shard, train: dict[str, Any], steps: dict[str, Any]
 ) -> None:
     found = [
-        bits(method_of(train | steps, model=BiasedMF(), half=s.client_rule), shard, s)
+        bits(method_of(train | steps, model=BiasedMF(), client_rule=s.client_rule), shard, s)
         for s in (FedProx(mu=0), FedAvg())
     ]
     assert found[0] == found[1]
@@ -183,7 +189,8 @@ def test_without_the_term_it_is_federated_averaging(
 def test_with_one_step_the_term_is_nothing(shard: Shard, mu: float) -> None:
     train = {"optimizers": rates(0.1), "local_epochs": 1, "batch_size": "full"}
     found = [
-        bits(method_of(train, half=s.client_rule), shard, s) for s in (FedProx(mu=mu), FedAvg())
+        bits(method_of(train, client_rule=s.client_rule), shard, s)
+        for s in (FedProx(mu=mu), FedAvg())
     ]
     assert found[0] == found[1]
 
@@ -200,7 +207,7 @@ def test_a_strong_term_keeps_the_rows_at_the_start(shard: Shard, mu: float) -> N
         "local_epochs": 6,
         "negatives": 2,
     }
-    task = method_of(train, dtype="float64", half=FedProx(mu=mu).client_rule)
+    task = method_of(train, dtype="float64", client_rule=FedProx(mu=mu).client_rule)
     params, local = initial_state(task, shard)
     update, _ = train_clients(task, shard, params, local, 1)
     block = update.tables["item"]

@@ -193,7 +193,7 @@ def test_any_order_and_any_nodes_give_the_same_bits(
 ) -> None:
     strategy = data.draw(st.sampled_from(sorted(STRATEGIES)).flatmap(strategies_of))
     model = data.draw(st.sampled_from([None, BiasedMF()]))
-    task = method_of(train, personal(form), model, half=strategy.client_rule)
+    task = method_of(train, personal(form), model, client_rule=strategy.client_rule)
     initial, local = initial_state(task, shard)
     state = strategy.init(initial, shard.n_clients)
     params = strategy.broadcast(state, initial, 0)

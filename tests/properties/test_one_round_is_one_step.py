@@ -38,7 +38,7 @@ def centralised(task: ClientTask, shard: Shard, start: Params) -> dict[str, Floa
         for name in ("item_bias", "constant", "client_bias"):
             leaves[name] = torch.nn.Parameter(tensor(start[name]))
     optimizer = torch.optim.SGD(list(leaves.values()), lr=LR)
-    (epoch,) = plan_training(shard, task.train, task.seed, round=1).epochs
+    (epoch,) = plan_training(task, shard, round=1).epochs
     loss_of = torch.nn.BCEWithLogitsLoss(reduction="sum")
     client_of_user = torch.from_numpy(shard.client_of_user())
     counts = torch.from_numpy(shard.train.lengths).double()
@@ -47,8 +47,13 @@ def centralised(task: ClientTask, shard: Shard, start: Params) -> dict[str, Floa
         owned = torch.zeros(shard.n_clients).double().index_add_(0, client_of_user, counts)
         decay = 0.5 * task.train.weight_decay * (leaves["client_bias"].square() @ owned)
         loss = loss + decay
-    for at, label in ((epoch.positive, 1.0), (epoch.negative.ravel(), 0.0)):
-        user, item = epoch.touched.users[at], epoch.touched.items[at]
+    draws = epoch.draws
+    owners = np.repeat(draws.users, task.train.negatives)
+    for of_users, of_items, label in (
+        (draws.users, draws.items, 1.0),
+        (owners, draws.negatives.ravel(), 0.0),
+    ):
+        user, item = torch.from_numpy(of_users), torch.from_numpy(of_items)
         logit = (users(user) * items(item)).sum(1)
         if biased:
             logit = logit + leaves["item_bias"][item] + leaves["constant"]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedrec.compute.batch import PairBatch
 from fedrec.data.negatives import popularity_weights
+from fedrec.personalization.base import FrozenItems, Personalization
 from fedrec.training.plan import TrainingPlan, plan_training
-from fedrec.training.settings import Train
 from fedrec.types import Shard
-from tests.planted import shard_of
+from tests.planted import method_of, shard_of
 
 SHARD = shard_of(
     12,
@@ -25,21 +28,19 @@ SHARD = shard_of(
 def negatives_of(work: TrainingPlan, user: int) -> list[int]:
     """All items drawn as negatives of a user, over the epochs."""
     return [
-        int(epoch.touched.items[pair])
+        item
         for epoch in work.epochs
-        for pair in epoch.negative[epoch.user == user].ravel()
+        for item in epoch.draws.negatives[epoch.draws.users == user].ravel().tolist()
     ]
 
 
 def drawn(shard: Shard, protocol: str, rounds: int, popularity: bool) -> list[set[int]]:
-    train = Train(negatives=4, local_epochs=2)
+    task = replace(
+        method_of({"negatives": 4, "local_epochs": 2}, seed=1),
+        protocol="legacy" if protocol == "legacy" else "clean",
+    )
     weights = popularity_weights(shard.train, shard.n_items) if popularity else None
-    works = [
-        plan_training(
-            shard, train, 1, round, "legacy" if protocol == "legacy" else "clean", weights
-        )
-        for round in range(rounds)
-    ]
+    works = [plan_training(task, shard, round, weights) for round in range(rounds)]
     return [{i for work in works for i in negatives_of(work, u)} for u in range(shard.n_users)]
 
 
@@ -66,33 +67,56 @@ def test_legacy_spares_the_held_out_items(popularity: bool) -> None:
     size=st.sampled_from(["full", 1, 2]),
 )
 def test_a_plan_is_whole(seed: int, round: int, extra: int, size: str | int) -> None:
-    train = Train.model_validate({"local_epochs": 2, "batch_size": size, "negatives": 3})
-    work = plan_training(SHARD, train, seed, round, extra_rows=extra)
+    train = {"local_epochs": 2, "batch_size": size, "negatives": 3}
+    task = method_of(train, Looking(extra_rows=extra), seed=seed)
+    work = plan_training(task, SHARD, round)
     for epoch in work.epochs:
-        touched = epoch.touched
-        pairs = list(zip(touched.users.tolist(), touched.items.tolist(), strict=True))
-        assert pairs == sorted(set(pairs))
-        assert [pairs[at] for at in epoch.positive] == [
-            (user, item) for user in range(3) for item in SHARD.train.row(user).tolist()
-        ]
-        assert touched.labels.nonzero().squeeze(1).tolist() == sorted(epoch.positive.tolist())
-        assert epoch.negative.shape == (len(epoch.positive), 3)
-        users = touched.users.numpy()
-        assert (users[epoch.negative] == epoch.user[:, None]).all()
-        assert not touched.labels.numpy()[epoch.negative].any()
-        assert np.bincount(users[epoch.extra], minlength=3).tolist() == [extra] * 3
-        local_rows = touched.local_rows.numpy()
-        assert (work.row_items[local_rows] == touched.items.numpy()).all()
-        client = np.searchsorted(work.row_offsets, local_rows, side="right") - 1
-        assert (client == touched.clients.numpy()).all()
-        steps = [np.sort(epoch.step[epoch.client == client]) for client in range(2)]
+        draws, counts = epoch.draws, np.zeros((3, SHARD.n_items, 2))
+        positives = [(user, item) for user in range(3) for item in SHARD.train.row(user).tolist()]
+        assert list(zip(draws.users.tolist(), draws.items.tolist(), strict=True)) == positives
+        assert draws.negatives.shape == (len(positives), 3)
+        assert np.bincount(draws.random_owners, minlength=3).tolist() == [extra] * 3
+        assert epoch.whole is not None
+        for step in epoch.steps:
+            pairs = list(zip(step.pairs.users.tolist(), step.pairs.items.tolist(), strict=True))
+            assert pairs == sorted(set(pairs))
+            assert (step.pairs.labels == step.is_positive).all()
+            of_epoch = epoch.whole.pairs
+            assert (of_epoch.items[step.pairs.index] == step.pairs.items).all()
+            assert (of_epoch.users[step.pairs.index] == step.pairs.users).all()
+            rows = step.local_rows.numpy()
+            assert (work.row_items[rows] == step.pairs.items.numpy()).all()
+            client = np.searchsorted(work.row_offsets, rows, side="right") - 1
+            assert (client == step.pairs.clients.numpy()).all()
+            at = step.pairs.users.numpy(), step.pairs.items.numpy()
+            counts[(*at, 0)] += step.is_positive.numpy()
+            counts[(*at, 1)] += step.n_negative.numpy()
+        expected = np.zeros_like(counts)
+        np.add.at(expected[..., 0], (draws.users, draws.items), 1)
+        np.add.at(expected[..., 1], (draws.users[:, None], draws.negatives), 1)
+        assert (counts == expected).all()
+        client_of = SHARD.client_of_user()[draws.users]
+        steps = [np.sort(draws.step[client_of == client]) for client in range(2)]
         batch = 99 if size == "full" else int(size)
         assert all((step == np.arange(len(step)) // batch).all() for step in steps)
 
 
+class Looking(Personalization):
+    """Asks for random rows, and for the pairs of whole epochs."""
+
+    extra_rows: int = 0
+
+    @property
+    def random_rows(self) -> int:
+        return self.extra_rows
+
+    def prepare(self, frozen_items: FrozenItems, pairs: PairBatch) -> None:
+        return None
+
+
 def test_each_round_and_epoch_is_drawn_anew() -> None:
-    train = Train(negatives=4, local_epochs=2)
-    first, second = (plan_training(SHARD, train, 0, round) for round in (1, 2))
+    task = method_of({"negatives": 4, "local_epochs": 2})
+    first, second = (plan_training(task, SHARD, round) for round in (1, 2))
     assert negatives_of(first, 2) != negatives_of(second, 2)
     half = len(negatives_of(first, 2)) // 2
     assert negatives_of(first, 2)[:half] != negatives_of(first, 2)[half:]

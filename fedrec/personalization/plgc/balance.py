@@ -1,19 +1,36 @@
 """How much of the local branch a user gets: weights from the neural tangent kernel.
 
 For a linear last layer with input features Phi [n, h] the tangent kernel of that layer is exactly
-Phi Phi^T. Each function below sizes one branch up by its kernel on a user's touched rows; the
+Phi Phi^T. The size of a branch for one user comes from the features of the user's pairs; the
 weight of the local branch is its `share` of both sizes.
+
+- ``trace``: of the centred kernel, the mean rate of convergence, tr K. All eigenvalues count (the
+  paper drops the smallest).
+- ``residual``: the instantaneous decrease of the loss, r^T K r, with the errors r.
+- ``alignment``: with the centred labels y, free of the scale of the features,
+  ||Phi^T y||^2 / ||Phi||_F^2.
+
+Reference: jiang2024lgmix.
 """
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
+import numpy as np
 import torch
 
-__all__ = ["alignment", "residual", "share", "trace"]
+from fedrec.compute.segments import contiguous_sum, repeat_rows
+from fedrec.types import IntArray
+
+__all__ = ["Balance", "branch_sizes", "share", "size", "target"]
+
+Tensor: TypeAlias = "torch.Tensor"
+Balance: TypeAlias = Literal["alignment", "residual", "trace"]
 
 
-def share(local: torch.Tensor, frozen: torch.Tensor) -> torch.Tensor:
-    r"""The weight of the local branch, :math:`\lambda = A_l / (A_l + A_g)`.
+def share(local: Tensor, frozen: Tensor) -> Tensor:
+    r"""Return the weight of the local branch, :math:`\lambda = A_l / (A_l + A_g)`.
 
     Args:
         local: float [...], the size of the local branch, not negative.
@@ -23,51 +40,54 @@ def share(local: torch.Tensor, frozen: torch.Tensor) -> torch.Tensor:
         float [...] in [0, 1]; 1/2 where both are equal, and where both are zero.
     """
     total = local + frozen
-    half = torch.full_like(total, 0.5)
-    return torch.where(total > 0, local / torch.where(total > 0, total, half), half)
+    even = torch.full_like(total, 0.5)
+    return torch.where(total > 0, local / torch.where(total > 0, total, even), even)
 
 
-def trace(features: torch.Tensor) -> torch.Tensor:
-    r"""The trace of the centred kernel, the mean rate of convergence: :math:`\mathrm{tr}\,K`.
-
-    All eigenvalues count (the paper drops the smallest).
+def target(balance: Balance, labels: Tensor, error: Tensor, offsets: IntArray) -> Tensor:
+    """Return what features are summed with, float [q]: centred labels, errors, or ones.
 
     Args:
-        features: float [n, h].
-
-    Returns:
-        float [].
-
-    Reference: jiang2024lgmix.
+        balance: Which size is wanted.
+        labels: float [q].
+        error: float [q], predicted probability minus label.
+        offsets: int64 [u + 1], the pairs of each user.
     """
-    return (features - features.mean(0)).square().sum()
+    if balance == "residual":
+        return error
+    if balance == "trace":
+        return torch.ones_like(labels)
+    count = torch.from_numpy(np.maximum(np.diff(offsets), 1)).to(labels.dtype)
+    mean = contiguous_sum(labels, torch.from_numpy(offsets)) / count
+    return labels - repeat_rows(mean, offsets)
 
 
-def residual(features: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
-    r"""The instantaneous decrease of the loss, :math:`r^\top K r`.
+def size(balance: Balance, along: Tensor, squares: Tensor, offsets: IntArray) -> Tensor:
+    """Return the size of a branch for each user, float64 [u].
 
     Args:
-        features: float [n, h].
-        error: float [n], predicted probability minus label.
-
-    Returns:
-        float [].
+        balance: Which size.
+        along: float64 [u], the squared length of the features summed with the `target`.
+        squares: float64 [u], the sum of the squared features.
+        offsets: int64 [u + 1], the pairs of each user.
     """
-    return (features.T @ error).square().sum()
+    if balance == "residual":
+        return along
+    if balance == "trace":
+        count = torch.from_numpy(np.maximum(np.diff(offsets), 1))
+        return (squares - along / count).clamp_min(0.0)
+    return torch.where(squares > 0, along / squares, torch.zeros_like(along))
 
 
-def alignment(features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    r"""The alignment with the labels, free of the scale of the features.
-
-    .. math:: A = \lVert \Phi^\top y \rVert^2 / \lVert \Phi \rVert_F^2
+def branch_sizes(balance: Balance, features: Tensor, aim: Tensor, offsets: IntArray) -> Tensor:
+    """Return the size of a branch whose features are rows, float64 [u].
 
     Args:
-        features: float [n, h].
-        labels: float [n]; centred here.
-
-    Returns:
-        float [], 0 for features of zero.
+        balance: Which size.
+        features: float [q, h].
+        aim: float [q], of `target`.
+        offsets: int64 [u + 1], the pairs of each user.
     """
-    size = features.square().sum()
-    value = (features.T @ (labels - labels.mean())).square().sum()
-    return torch.where(size > 0, value / size, torch.zeros_like(size))
+    at, rows = torch.from_numpy(offsets), features.double()
+    along = contiguous_sum(aim.double().unsqueeze(1) * rows, at).square().sum(1)
+    return size(balance, along, contiguous_sum(rows.square().sum(1), at), offsets)

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from itertools import pairwise
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 
-from fedrec.compute.operations import gather, sigmoid
+from fedrec.compute.operations import sigmoid
 from fedrec.personalization.base import Forward, FrozenItems, Personalization, Ranking, View
 from fedrec.personalization.plgc import balance
+from fedrec.personalization.plgc.decorrelation import cross_view, single_view
 from fedrec.personalization.plgc.ranking import (
     CatalogueSimilarity,
-    power,
     rank_similarity,
     rank_table,
 )
+from fedrec.personalization.plgc.similarity import Kernel, KernelSums
 from fedrec.seeds import Purpose, bits
 from fedrec.types import FloatArray, IntArray, ParamSpec, Ragged, Shard
 
@@ -114,9 +115,9 @@ class PLGC(Personalization):
     def state(self, dim: int) -> Mapping[str, ParamSpec]:
         """``lambda`` per user; ``residual`` [d] per positive row for the table branch."""
         start = self.value if self.balance == "fixed" else self.initial
-        state = {"lambda": ParamSpec("local", (), per="user", init_value=start, trainable=False)}
+        state = {"lambda": ParamSpec("private", "user", (), init_value=start, trainable=False)}
         if self.branch == "table":
-            state["residual"] = ParamSpec("local", (dim,), per="row", trainable=False)
+            state["residual"] = ParamSpec("private", "positive", (dim,), trainable=False)
         return state
 
     def row_cost(self, history: IntArray) -> FloatArray:
@@ -148,130 +149,88 @@ class PLGC(Personalization):
         lengths = np.minimum(shard.train.lengths, self.history_cap)
         return Ragged(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), items[kept])
 
-    def prepare(self, frozen_items: FrozenItems, touched: PairBatch) -> Tensors:
-        """Prepare the similarity branch: ``kernel`` [q], and what the weights need of it."""
+    def prepare(self, frozen_items: FrozenItems, pairs: PairBatch) -> _Prepared | None:
+        """Compute the similarity branch of the pairs, and what the weights need of it."""
         if self.branch == "table" or frozen_items.unit_item_vectors is None:
-            return {}
-        branch = frozen_items.table.new_zeros(len(touched.items))
-        size = frozen_items.table.new_zeros(len(touched.offsets) - 1)
-        labels = touched.labels.to(branch.dtype)
-        kept = {}
-        for user, (start, stop) in _users(touched):
-            items, history = touched.items[start:stop], frozen_items.history.row(user)
-            kappa = self._kappa(frozen_items.unit_item_vectors, items, history)
-            branch[start:stop] = kappa.sum(1)
-            if self.balance == "trace":
-                size[user] = balance.trace(kappa)
-            elif self.balance == "alignment":
-                size[user] = balance.alignment(kappa, labels[start:stop].clone())
-            elif self.balance == "residual":
-                kept[f"kappa {user}"] = kappa
-        return {"kernel": branch, "size": size, **kept}
-
-    def _kappa(self, z: torch.Tensor, items: torch.Tensor, own: np.ndarray) -> torch.Tensor:
-        """float [s, n]: n**-1/2 * max(0, cosine)**beta, 0 between an item and itself."""
-        history = torch.from_numpy(np.ascontiguousarray(own))
-        cosine = (z[items] @ z[history].T).clamp_min_(0.0)
-        kappa = power(cosine, self.beta)
-        same = torch.searchsorted(items, history) if len(items) else history
-        found = same < len(items)
-        found &= items[same.clamp_max(max(len(items) - 1, 0))] == history
-        columns = torch.nonzero(found).squeeze(1)
-        kappa[same[columns], columns] = 0.0
-        return kappa.mul_(max(len(own), 1) ** -0.5)
+            return None
+        kernel = Kernel(frozen_items.unit_item_vectors, frozen_items.history, pairs, self.beta)
+        if self.balance == "fixed" or self.balance == "residual":
+            return _Prepared(kernel, kernel.sums(None))
+        labels = pairs.labels.to(frozen_items.table.dtype)
+        return _Prepared(
+            kernel, kernel.sums(balance.target(self.balance, labels, labels, pairs.offsets))
+        )
 
     def rows(
-        self, work: torch.Tensor, frozen: torch.Tensor, local: Tensors, touched: PairBatch
+        self, work: torch.Tensor, frozen: torch.Tensor, local: Tensors, pairs: PairBatch
     ) -> torch.Tensor:
-        """float [q, d]: the working copy, or in the table branch the mix of both tables."""
+        """Return the client's copy, or in the table branch the mix of both tables, float [q, d]."""
         if self.branch == "similarity":
-            return gather(work, touched.local_rows)
-        own = gather(work + local["residual"], touched.local_rows)
-        share = local["lambda"][touched.users].unsqueeze(-1)
-        return share * own + (1 - share) * frozen[touched.local_rows]
+            return work
+        share = local["lambda"].unsqueeze(-1)
+        return share * (work + local["residual"]) + (1 - share) * frozen
 
     def score(
-        self, base: torch.Tensor, local: Tensors, touched: PairBatch, prepared: Tensors
+        self, base: torch.Tensor, local: Tensors, index: torch.Tensor, prepared: Any
     ) -> torch.Tensor:
-        """float [q]: with the local branch added, in the joint similarity branch."""
+        """Return the scores with the local branch added, in the joint similarity branch."""
         if self.branch == "table" or self.mode == "decoupled":
             return base
-        share = local["lambda"][touched.users]
-        return base + share * (self.tau * prepared["kernel"][touched.index])
+        branch: torch.Tensor = prepared.sums.rows[index]
+        return base + local["lambda"] * (self.tau * branch)
 
     def loss(
-        self, work: torch.Tensor, frozen: torch.Tensor, local: Tensors, touched: PairBatch
+        self, work: torch.Tensor, frozen: torch.Tensor, local: Tensors, pairs: PairBatch
     ) -> torch.Tensor | None:
-        """The decorrelation of each user's touched rows, weighted and summed."""
+        """Return the decorrelation of each user's rows, weighted and summed."""
         if self.decorrelation == 0:
             return None
-        # Derives from torch, which may be imported later.
-        from fedrec.personalization.plgc.decorrelation import cross_view, single_view
-
         cross = self.view == "cross" or (self.view == "auto" and self.branch == "table")
-        lengths = np.diff(touched.offsets).tolist()
         if not cross:
-            return self.decorrelation * single_view(gather(work, touched.local_rows), lengths)
-        mixed = torch.split(self.rows(work, frozen, local, touched), lengths)
-        fixed = torch.split(frozen[touched.local_rows], lengths)
-        terms = [
-            cross_view(rows.clone(), other.clone(), self.gamma)
-            for rows, other in zip(mixed, fixed, strict=True)
-        ]
-        return self.decorrelation * torch.stack(terms).sum()
+            return self.decorrelation * single_view(work, pairs.offsets)
+        mixed = self.rows(work, frozen, local, pairs)
+        return self.decorrelation * cross_view(mixed, frozen, self.gamma, pairs.offsets)
 
     def after_epoch(
         self,
         work: torch.Tensor,
         frozen: torch.Tensor,
         local: Tensors,
-        touched: PairBatch,
-        prepared: Tensors,
+        state: Tensors,
+        pairs: PairBatch,
+        prepared: Any,
         forward: Forward,
     ) -> Tensors:
-        """The new weight of each user, smoothed."""
+        """Return the new weight of each user, smoothed."""
         if self.balance == "fixed":
             return {}
-        labels = touched.labels.to(work.dtype)
+        labels = pairs.labels.to(work.dtype)
         error = labels
         if self.balance == "residual":
-            base = forward.score(self.rows(work, frozen, local, touched))
-            error = sigmoid(self.score(base, local, touched, prepared)) - labels
-        fixed = self._sizes(forward.features(frozen[touched.local_rows]), touched, labels, error)
+            base = forward.score(self.rows(work, frozen, local, pairs))
+            error = sigmoid(self.score(base, local, pairs.index, prepared)) - labels
+        aim = balance.target(self.balance, labels, error, pairs.offsets)
+        fixed = balance.branch_sizes(self.balance, forward.features(frozen), aim, pairs.offsets)
         if self.branch == "table":
-            rows = forward.features((work + local["residual"])[touched.local_rows])
-            own = self._sizes(rows, touched, labels, error)
-        elif self.balance == "residual":
-            own = torch.zeros_like(fixed)
-            for user, (start, stop) in _users(touched):
-                own[user] = balance.residual(prepared[f"kappa {user}"], error[start:stop].clone())
+            rows = forward.features(work + local["residual"])
+            own = balance.branch_sizes(self.balance, rows, aim, pairs.offsets)
         else:
-            own = prepared["size"]
-        old = local["lambda"]
-        new = self.ema * old + (1 - self.ema) * balance.share(own, fixed)
-        present = torch.from_numpy(np.diff(touched.offsets) > 0)
+            sums = prepared.sums
+            if self.balance == "residual":
+                # The errors are known now only.
+                sums = prepared.kernel.sums(aim)
+            own = balance.size(self.balance, sums.along, sums.squares, pairs.offsets)
+        old = state["lambda"]
+        share = balance.share(own, fixed).to(old.dtype)
+        new = self.ema * old + (1 - self.ema) * share
+        present = torch.from_numpy(np.diff(pairs.offsets) > 0)
         return {"lambda": torch.where(present, new, old)}
 
-    def _sizes(
-        self, features: torch.Tensor, touched: PairBatch, labels: torch.Tensor, error: torch.Tensor
-    ) -> torch.Tensor:
-        """float [u]: the size of a branch for each user."""
-        size = features.new_zeros(len(touched.offsets) - 1)
-        for user, (start, stop) in _users(touched):
-            rows = features[start:stop].clone()
-            if self.balance == "trace":
-                size[user] = balance.trace(rows)
-            elif self.balance == "residual":
-                size[user] = balance.residual(rows, error[start:stop].clone())
-            else:
-                size[user] = balance.alignment(rows, labels[start:stop].clone())
-        return size
-
-    def after_round(self, change: torch.Tensor, local: Tensors) -> Tensors:
+    def after_round(self, change: torch.Tensor, state: Tensors) -> Tensors:
         """Table branch: the residual takes up the round's change, and fades."""
         if self.branch == "similarity":
             return {}
-        return {"residual": self.persistence * (local["residual"] + change)}
+        return {"residual": self.persistence * (state["residual"] + change)}
 
     @property
     def by_columns(self) -> bool:
@@ -295,9 +254,9 @@ class PLGC(Personalization):
         return rank_similarity(frozen_items, local, ranking, self.tau, self.per == "row")
 
 
-def _users(touched: PairBatch) -> Iterator[tuple[int, tuple[int, int]]]:
-    """The users that have pairs, with where their pairs begin and end."""
-    bounds = touched.offsets.tolist()
-    for user, (start, stop) in enumerate(pairwise(bounds)):
-        if stop > start:
-            yield user, (start, stop)
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """The similarity branch of the pairs of an epoch."""
+
+    kernel: Kernel
+    sums: KernelSums

@@ -18,9 +18,9 @@ from fedrec.data.negatives import check_rows_with_pool, pool_excluded, popularit
 from fedrec.models.pfedrec import PFedRec
 from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.seeds import Purpose, bits
-from fedrec.training.client_state import capacity
 from fedrec.training.executors import numba as jit
 from fedrec.training.executors.build import build
+from fedrec.training.layout import capacity
 from fedrec.training.task import ClientTask
 from fedrec.types import (
     FloatArray,
@@ -165,7 +165,7 @@ def _settings(task: ClientTask, round: int) -> jit.Settings:
         bce=train.loss == "bce",
         mean=train.reduction == "mean",
         item_lr=train.optimizers.item.lr,
-        proximal=float(task.half.proximal),
+        proximal=float(task.client_rule.proximal),
         bias=isinstance(task.model, PFedRec),
         rule=jit.Rule(
             adam=optimizer.name == "adam",

@@ -16,14 +16,14 @@ from fedrec.errors import ProtocolError, RunFolderError
 from fedrec.types import FloatArray, IntArray, ParamSpec
 
 SPECS = {
-    "user": ParamSpec("local", (3,), per="user", init_std=1.0),
-    "user/first": ParamSpec("local", (3,), per="user"),
-    "bias": ParamSpec("local", (), per="client", init_value=0.5),
-    "residual": ParamSpec("local", (2,), per="row"),
+    "user": ParamSpec("private", "user", (3,), init_std=1.0),
+    "user/first": ParamSpec("private", "user", (3,)),
+    "bias": ParamSpec("private", "client", (), init_value=0.5),
+    "residual": ParamSpec("private", "positive", (2,)),
 }
-OWNERS = {"user": np.arange(10, 16), "client": np.arange(4), "row": np.arange(9)}
+OWNERS = {"user": np.arange(10, 16), "client": np.arange(4), "positive": np.arange(9)}
 EVERYBODY = {per: np.arange(len(ids), dtype=np.int64) for per, ids in OWNERS.items()}
-SOME = {"user": np.array([1, 4]), "client": np.array([2]), "row": np.array([0, 8])}
+SOME = {"user": np.array([1, 4]), "client": np.array([2]), "positive": np.array([0, 8])}
 
 
 def opened(folder: Path, seed: int = 0) -> StateStore:
@@ -35,7 +35,7 @@ def opened(folder: Path, seed: int = 0) -> StateStore:
 
 def values(at: dict[str, IntArray], fill: float) -> dict[str, FloatArray]:
     return {
-        name: np.full((len(at[spec.per or "client"]), *spec.shape), fill, np.float32)
+        name: np.full((len(at[spec.axis or ""]), *spec.shape), fill, np.float32)
         for name, spec in SPECS.items()
     }
 
@@ -76,9 +76,9 @@ def test_what_is_staged_is_seen_only_when_it_is_taken(tmp_path: Path) -> None:
     store.settle(1)
     after = store.get(EVERYBODY)
     for name, spec in SPECS.items():
-        at = SOME[spec.per or "client"]
+        at = SOME[spec.axis or ""]
         assert (after[name][at] == 7.0).all()
-        others = np.setdiff1d(EVERYBODY[spec.per or "client"], at)
+        others = np.setdiff1d(EVERYBODY[spec.axis or ""], at)
         assert np.array_equal(after[name][others], before[name][others])
     assert store.committed == 1
 
@@ -160,7 +160,7 @@ def test_a_death_after_the_mark_changes_nothing(tmp_path: Path) -> None:
     assert raw(opened(tmp_path)) == once
 
 
-OTHERS = {"user": np.array([0, 2]), "client": np.array([0, 3]), "row": np.array([1, 2])}
+OTHERS = {"user": np.array([0, 2]), "client": np.array([0, 3]), "positive": np.array([1, 2])}
 
 
 def test_groups_of_a_round_are_staged_one_by_one_and_taken_together(tmp_path: Path) -> None:

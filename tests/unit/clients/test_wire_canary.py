@@ -21,7 +21,7 @@ from fedrec.config.experiment import Experiment
 from fedrec.flower.grid import SerialGrid
 from fedrec.flower.records import RoundRequest, encode_trained
 from fedrec.runs.run import prepare_run
-from fedrec.training.client_state import capacity
+from fedrec.training.layout import capacity
 from fedrec.training.task import ClientTask
 from fedrec.types import Shard
 from tests.planted import rates, shard_of

@@ -100,8 +100,8 @@ def test_a_private_network_is_the_clients_own(head: Literal["shared", "private"]
     specs = NeuMF(embedding_dim=D, layers=LAYERS, head=head).params()
     network = {n: s for n, s in specs.items() if n not in ("item", "user")}
     assert len(network) == 6
-    where = {(s.role, s.per) for s in network.values()}
-    assert where == ({("global", None)} if head == "shared" else {("local", "client")})
+    where = {(s.scope, s.axis) for s in network.values()}
+    assert where == ({("shared", None)} if head == "shared" else {("private", "client")})
     assert specs["layer0"].shape == (5, 2 * D)
     assert specs["layer0"].init_std == pytest.approx((2 / 11) ** 0.5)
 

@@ -23,13 +23,11 @@ def test_one_step_is_the_gradient_written_out() -> None:
     local = {"head": local["head"].astype(np.float64), "bias": np.array([0.3])}
     update, after = train_clients(method, SHARD, params, local, 1)
 
-    (epoch,) = plan_training(SHARD, method.train, method.seed, 1).epochs
-    items = epoch.touched.items.numpy()
-    asked = np.concatenate([epoch.positive, epoch.negative.ravel()])
+    (epoch,) = plan_training(method, SHARD, 1).epochs
+    asked = np.concatenate([epoch.draws.items, epoch.draws.negatives.ravel()])
     table, head = params["item"].astype(np.float64), local["head"][0]
     error = np.zeros(6)
-    for place, at in enumerate(asked):
-        item = items[at]
+    for place, item in enumerate(asked):
         label = 1.0 if place < 2 else 0.0
         error[item] += 1 / (1 + np.exp(-(table[item] @ head + 0.3))) - label
     block = update.tables["item"]

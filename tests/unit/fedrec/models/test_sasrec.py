@@ -113,20 +113,23 @@ def test_each_positive_and_its_negatives_stand_after_what_came_before() -> None:
     times, rows = timed([[7, 2, 9, 4, 0], [3, 1]])
     shard = replace(shard_of(12, rows), timestamps=times)
     model = SASRec(embedding_dim=D, max_len=3)
-    method = method_of({"negatives": 2, "batch_size": 1}, model=model)
-    (epoch,) = plan_training(shard, method.train, 0, 1, window=model.window).epochs
-    touched = epoch.touched
-    assert touched.history is not None and touched.context is not None
-    items = touched.items.numpy()
-    assert [items[touched.history.row(user)].tolist() for user in (0, 1)] == [[9, 4, 0], [3, 1]]
-    trained = {
-        (u, int(items[p])): int(touched.context[p])
-        for u, p in zip(epoch.user.tolist(), epoch.positive.tolist(), strict=True)
-    }
-    assert trained == {(0, 9): 0, (0, 4): 1, (0, 0): 2, (1, 3): 0, (1, 1): 1}
-    others = ~np.isin(np.arange(len(items)), epoch.positive)
-    whole = np.where(touched.users.numpy() == 0, 2, 2)
-    assert touched.context.numpy()[others].tolist() == whole[others].tolist()
+    method = method_of({"negatives": 2}, model=model)
+    (epoch,) = plan_training(method, shard, 1).epochs
+    (step,) = epoch.steps
+    pairs = step.pairs
+    assert pairs.history is not None and step.scored is not None and step.context is not None
+    items = pairs.items.numpy()
+    assert [items[pairs.history.row(user)].tolist() for user in (0, 1)] == [[9, 4, 0], [3, 1]]
+    users = pairs.users[step.scored].tolist()
+    scored = list(zip(users, items[step.scored].tolist(), step.context.tolist(), strict=True))
+    draws, before = epoch.draws, {(0, 9): 0, (0, 4): 1, (0, 0): 2, (1, 3): 0, (1, 1): 1}
+    expected = []
+    for user, item, negatives in zip(draws.users, draws.items, draws.negatives, strict=True):
+        stands = before[int(user), int(item)]
+        expected += [(int(user), int(i), stands) for i in (item, *negatives)]
+    assert scored == expected
+    assert step.is_positive.tolist() == [1.0, 0.0, 0.0] * 5
+    assert step.n_negative.tolist() == [0.0, 1.0, 1.0] * 5
 
 
 def test_the_ranking_starts_from_the_latest_train_items() -> None:

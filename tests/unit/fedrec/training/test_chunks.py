@@ -14,8 +14,9 @@ from fedrec.compute.batch import Tensors
 from fedrec.errors import EngineError
 from fedrec.models.base import Pairs
 from fedrec.models.mf import MatrixFactorization
-from fedrec.training.chunks import Layout, block_back, in_chunks
+from fedrec.training.chunks import block_back, in_chunks
 from fedrec.training.clients import train_clients
+from fedrec.training.layout import Layout
 from fedrec.types import IntArray, RowBlock, Shard, offsets_of
 from tests.planted import federations, initial_state, method_of, rates, shard_of
 
@@ -66,18 +67,19 @@ def test_another_error_is_not_taken_for_lack_of_memory() -> None:
         raise RuntimeError("sizes differ")
 
     with pytest.raises(RuntimeError, match="sizes differ"):
-        in_chunks(np.arange(2), 2, compute, shard_of(3, [[0], [1]]))
+        in_chunks([np.arange(2)], compute, shard_of(3, [[0], [1]]))
 
 
 @settings(max_examples=40)
 @given(shard=federations(several=True), seed=st.integers(0, 99), size=st.integers(1, 5))
 def test_values_come_back_in_the_order_of_the_clients(shard: Shard, seed: int, size: int) -> None:
-    layout = Layout({"user": shard.client_offsets})
+    layout = Layout.of(method_of(), shard)
     rng = np.random.default_rng(seed)
     order = rng.permutation(shard.n_clients)
-    parts = in_chunks(order, size, lambda rows: layout.at("user", rows), shard)
+    chunks = np.split(order, range(size, len(order), size))
+    parts = in_chunks(chunks, lambda rows: layout.positions(rows)["user"], shard)
     ordered = np.concatenate(parts)
-    assert ordered[layout.back("user", order)].tolist() == list(range(shard.n_users))
+    assert ordered[layout.restored(order)["user"]].tolist() == list(range(shard.n_users))
     lengths = rng.integers(0, 3, shard.n_clients)
     offsets = offsets_of(lengths[order])
     ids = np.concatenate([np.full(lengths[client], client) for client in order])

@@ -9,9 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrec.training.client_rule import ClientRule, ClientUpdate, ParamView
-from fedrec.training.client_state import ClientState, capacity, seen_items
+from fedrec.personalization.plgc.plgc import PLGC
+from fedrec.training.client_rule import SEEN_ITEMS, ClientRule, ClientUpdate, ParamView
+from fedrec.training.client_state import ClientState, seen_items
 from fedrec.training.clients import train_clients
+from fedrec.training.layout import capacity
 from fedrec.training.plan import TrainingPlan, plan_training
 from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray, IntArray, Params, Shard, offsets_of
@@ -39,20 +41,20 @@ TRAINS = st.fixed_dictionaries(
 class Diary(ClientRule):
     """Remembers where each row stood at the end of the last round it was touched in."""
 
-    def finish(self, drift: ParamView) -> ClientUpdate:
-        return ClientUpdate(drift.value - drift.start, own={"end": drift.value})
+    def finalize(self, view: ParamView) -> ClientUpdate:
+        return ClientUpdate(view.value - view.start, memory={"end": view.value})
 
 
-DIARY = Diary(own=("end",))
+DIARY = Diary(memory=("end",))
 
 
 def touched_in(work: TrainingPlan) -> list[set[int]]:
     """The items that each client touches."""
     found: list[set[int]] = [set() for _ in range(work.shard.n_clients)]
     for epoch in work.epochs:
-        pairs = zip(epoch.touched.clients.tolist(), epoch.touched.items.tolist(), strict=True)
-        for client, item in pairs:
-            found[client].add(item)
+        for step in epoch.steps:
+            for client, item in zip(step.pairs.clients, step.pairs.items, strict=True):
+                found[int(client)].add(int(item))
     return found
 
 
@@ -62,7 +64,7 @@ def remembered(task: ClientTask, shard: Shard, local: Params, name: str) -> list
     found = []
     for row in range(shard.n_clients):
         at = room_of.row(row)
-        items, values = local["touched/items"][at], local[name][at]
+        items, values = local[SEEN_ITEMS][at], local[name][at]
         used = items >= 0
         assert (np.diff(items[used]) > 0).all()
         assert not values[~used].any()
@@ -83,9 +85,9 @@ def remembered(task: ClientTask, shard: Shard, local: Params, name: str) -> list
 def test_there_is_room_for_all_that_a_client_may_touch(
     shard: Shard, train: dict[str, Any], extra: int, round: int
 ) -> None:
-    task = method_of(train)
+    task = method_of(train, PLGC(extra_rows=extra))
     offsets = capacity(shard, task.train, extra)
-    work = plan_training(shard, task.train, 0, round, extra_rows=extra)
+    work = plan_training(task, shard, round)
     rooms = np.diff(offsets)
     assert (rooms >= [len(items) for items in touched_in(work)]).all()
     assert (rooms <= shard.n_items).all()
@@ -98,7 +100,7 @@ def test_the_room_is_that_of_the_positives_and_all_draws() -> None:
     shard = shard_of(100, [[1, 2, 3], [4], []], [2, 1])
     task = method_of({"negatives": 4, "local_epochs": 2})
     assert capacity(shard, task.train).tolist() == [0, 36, 36]
-    assert capacity(shard, task.train, extra_rows=5).tolist() == [0, 56, 56]
+    assert capacity(shard, task.train, random_rows=5).tolist() == [0, 56, 56]
     small = shard_of(10, [[1, 2, 3], [4], []], [2, 1])
     assert capacity(small, task.train).tolist() == [0, 10, 10]
 
@@ -130,7 +132,7 @@ def test_what_is_remembered_is_recalled(
 ) -> None:
     """Rounds with changing cohorts: the rows of a client's last round, their bits, nothing else."""
     shard = with_idle(shard, idle)
-    task = method_of(train, model=BiasedMF(), half=DIARY)
+    task = method_of(train, model=BiasedMF(), client_rule=DIARY)
     params, local = initial_state(task, shard)
     expected: dict[str, list[dict[int, FloatArray]]] = {
         name: [{} for _ in range(shard.n_clients)] for name in ("item", "item_bias")
@@ -170,8 +172,8 @@ def with_idle(shard: Shard, count: int) -> Shard:
 
 def work_of(task: ClientTask, shard: Shard, local: Params, round: int) -> TrainingPlan:
     offsets = capacity(shard, task.train)
-    rows = seen_items(offsets, local["touched/items"])
-    return plan_training(shard, task.train, task.seed, round, remembered=rows)
+    rows = seen_items(offsets, local[SEEN_ITEMS])
+    return plan_training(task, shard, round, remembered=rows)
 
 
 def tensors(params: Params) -> dict[str, torch.Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 
-from fedrec.training.plan import positives_of_clients
+from fedrec.training.layout import positives_of_clients
 from fedrec.types import Shard
 from tests.planted import federations
 

@@ -15,10 +15,23 @@ from fedrec.personalization.plgc import balance
 Tensor = torch.Tensor
 Size = Callable[[Tensor, Tensor], Tensor]
 
+
+def one_user(name: balance.Balance, features: Tensor, labels: Tensor, error: Tensor) -> Tensor:
+    """The size of a branch between two users without pairs and one with a row that is not ours."""
+    offsets = np.array([0, 0, len(features), len(features), len(features) + 1])
+    stranger = torch.full((1, features.shape[1]), 3.0, dtype=features.dtype)
+    ones = torch.ones(1, dtype=labels.dtype)
+    rows, labels, error = (
+        torch.cat(both) for both in ((features, stranger), (labels, ones), (error, ones))
+    )
+    aim = balance.target(name, labels, error, offsets)
+    return balance.branch_sizes(name, rows, aim, offsets)[1]
+
+
 SIZES: dict[str, Size] = {
-    "trace": lambda features, labels: balance.trace(features),
-    "residual": lambda features, labels: balance.residual(features, labels - 0.3),
-    "alignment": balance.alignment,
+    "trace": lambda features, labels: one_user("trace", features, labels, labels),
+    "residual": lambda features, labels: one_user("residual", features, labels, labels - 0.3),
+    "alignment": lambda features, labels: one_user("alignment", features, labels, labels),
 }
 
 
@@ -92,14 +105,18 @@ def test_alignment_sees_no_scale_of_one_branch(
     case: tuple[Tensor, Tensor, Tensor], factor: float
 ) -> None:
     features, _, labels = case
-    one, other = (balance.alignment(x, labels) for x in (features, factor * features))
+    one, other = (SIZES["alignment"](x, labels) for x in (features, factor * features))
     torch.testing.assert_close(one, other)
 
 
 @settings(max_examples=50, deadline=None)
 @given(branches(), st.floats(-5.0, 5.0))
 def test_trace_sees_no_common_shift(case: tuple[Tensor, Tensor, Tensor], shift: float) -> None:
-    torch.testing.assert_close(balance.trace(case[0] + shift), balance.trace(case[0]))
+    labels = case[2]
+    size = SIZES["trace"]
+    torch.testing.assert_close(
+        size(case[0] + shift, labels), size(case[0], labels), atol=1e-9, rtol=1e-7
+    )
 
 
 def test_nothing_against_nothing_is_one_half_and_nothing_against_something_is_zero() -> None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrec.personalization.plgc.decorrelation import cross_view, single_view
+from fedrec.types import offsets_of
 
 
 @st.composite
@@ -81,7 +82,7 @@ def test_the_gradient_of_several_users_is_each_ones_own(a: torch.Tensor, b: torc
     d = min(a.shape[1], b.shape[1])
     parts = [a[:, :d], b[:1, :d], b[:, :d]]
     rows = torch.cat(parts).requires_grad_()
-    total = single_view(rows, [len(part) for part in parts])
+    total = single_view(rows, offsets_of(np.array([len(part) for part in parts])))
     (found,) = torch.autograd.grad(total, rows)
     leaves = [part.clone().requires_grad_() for part in parts]
     value = correlations(leaves[0]) + correlations(leaves[2])

@@ -12,13 +12,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from fedrec.compute.batch import PairBatch
 from fedrec.models.mf import MatrixFactorization
 from fedrec.personalization.base import FrozenItems
 from fedrec.personalization.plgc.decorrelation import single_view
 from fedrec.personalization.plgc.plgc import PLGC
+from fedrec.training.draws import Draws
+from fedrec.training.layout import positives_of_clients
 from fedrec.training.local_sgd import Outcome, train_chunk
-from fedrec.training.plan import Epoch, TrainingPlan, positives_of_clients
+from fedrec.training.plan import TrainingPlan, arrange
 from fedrec.training.settings import Train
 from fedrec.training.task import ClientTask
 from fedrec.types import Shard
@@ -29,26 +30,20 @@ USERS = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
 SHARD = shard_of(4, [[0, 2], [1, 2]])
 
 
-def golden_work() -> TrainingPlan:
-    """Pairs (0,0) (0,2) (0,3) | (1,0) (1,1) (1,2); the slots are the pairs."""
-    touched = PairBatch(
-        users=torch.tensor([0, 0, 0, 1, 1, 1]),
-        items=torch.tensor([0, 2, 3, 0, 1, 2]),
-        local_rows=torch.arange(6),
-        labels=torch.tensor([1.0, 1.0, 0.0, 0.0, 1.0, 1.0]),
-        offsets=np.array([0, 3, 6]),
-        index=torch.arange(6),
-        clients=torch.tensor([0, 0, 0, 1, 1, 1]),
-    )
-    epoch = Epoch(
-        touched=touched,
-        positive=np.array([0, 1, 4, 5]),
-        negative=np.array([[2], [2], [3], [3]]),
+def golden_plan(task: ClientTask) -> TrainingPlan:
+    """Pairs (0,0) (0,2) (0,3) | (1,0) (1,1) (1,2); the local rows are the pairs."""
+    nothing = np.zeros(0, np.int64)
+    draws = Draws(
+        users=np.array([0, 0, 1, 1]),
+        items=np.array([0, 2, 1, 2]),
+        negatives=np.array([[3], [3], [0], [0]]),
         step=np.zeros(4, np.int64),
-        client=np.array([0, 0, 1, 1]),
-        user=np.array([0, 0, 1, 1]),
+        random_owners=nothing,
+        random_items=nothing,
     )
-    return TrainingPlan(SHARD, np.array([0, 3, 6]), np.array([0, 2, 3, 0, 1, 2]), (epoch,))
+    plan = arrange(task, SHARD, [draws])
+    assert plan.row_items.tolist() == [0, 2, 3, 0, 1, 2]
+    return plan
 
 
 def golden_step(share: torch.Tensor, balance: str = "alignment") -> Outcome:
@@ -62,7 +57,7 @@ def golden_step(share: torch.Tensor, balance: str = "alignment") -> Outcome:
     task = ClientTask(MatrixFactorization(embedding_dim=2), plgc, train, 0)
     frozen_items = anchor_of(plgc, SHARD)
     return train_chunk(
-        task, golden_work(), frozen_items, {"item": TABLE}, {"user": USERS, "lambda": share}
+        task, golden_plan(task), frozen_items, {"item": TABLE}, {"user": USERS, "lambda": share}
     )
 
 

@@ -12,7 +12,7 @@ from fedrec.data.negatives import pool_excluded, uniform_negatives
 from fedrec.personalization.plgc import decorrelation
 from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.seeds import Purpose, bits
-from fedrec.training.plan import batch_steps
+from fedrec.training.draws import batch_steps
 from fedrec.types import FloatArray, Shard
 from tests.planted import federations, shard_of
 

@@ -11,20 +11,8 @@ from hypothesis import strategies as st
 from fedrec.compute.batch import Tensors
 from fedrec.errors import ConfigError
 from fedrec.models.base import Pairs
-from fedrec.training.grouped import Rows, Values, by_client, filled_length
+from fedrec.training.executors.clientwise import Rows, Values, by_client
 from fedrec.types import Ragged, offsets_of
-
-
-@given(st.integers(0, 100_000))
-def test_a_filled_length_is_near_and_stays(n: int) -> None:
-    length = filled_length(n)
-    assert n <= length <= 1.25 * n
-    assert filled_length(length) == length
-    assert filled_length(n + 1) >= length
-
-
-def test_there_are_four_lengths_per_power_of_two() -> None:
-    assert len({filled_length(n) for n in range(1025, 2049)}) == 4
 
 
 def weigh(params: Tensors, pairs: Pairs) -> torch.Tensor:
@@ -50,8 +38,10 @@ def test_together_is_one_by_one_is_plain_python(
     sizes: list[int], several: int, most: int | None, ordered: bool, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    clients = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
+    sizes = [size for size in sizes if size]
+    clients = np.repeat(np.arange(len(sizes)), sizes)
     users = clients * several + rng.integers(0, several, len(clients))
+    users = users[np.lexsort((users, clients))]
     n_users, count = len(sizes) * several, len(clients)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -63,14 +53,14 @@ def test_together_is_one_by_one_is_plain_python(
     history = Ragged(offsets_of(lengths), rng.integers(0, 30, int(lengths.sum())))
     context = np.array([rng.integers(0, lengths[user] + 1) for user in users], np.int64)
     rows = Rows(
+        np.array(sizes, np.int64),
         torch.from_numpy(users),
         at,
-        torch.from_numpy(clients),
         torch.from_numpy(context) if ordered else None,
         history if ordered else None,
     )
     values = Values(
-        {"item": (source, at), "user": (own, torch.from_numpy(users))},
+        {"item": source[at], "user": own[torch.from_numpy(users)]},
         {"dense": dense},
         {"whole": whole},
         source if ordered else None,
@@ -92,23 +82,23 @@ def test_together_is_one_by_one_is_plain_python(
 
 def rows_of(*clients: int) -> Rows:
     column = torch.tensor(clients)
-    return Rows(column, torch.zeros_like(column), column)
+    return Rows(np.bincount(clients), column, torch.zeros_like(column))
 
 
 def test_what_is_filled_up_gets_no_gradient() -> None:
-    source = torch.arange(3.0, dtype=torch.float64).requires_grad_()
-    rows = rows_of(0, 0, 0, 0, 0, 0, 0, 0, 0, 1)
-    values = Values({"x": (source, torch.tensor([0] * 9 + [1]))}, {})
+    source = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64).requires_grad_()
+    rows = rows_of(0, 0, 1)
+    values = Values({"x": source}, {})
     found = by_client(lambda params, pairs: params["x"] ** 2, values, rows, True)
     (gradient,) = torch.autograd.grad(found.sum(), [source])
-    assert gradient.tolist() == [0.0, 2.0, 0.0]
+    assert gradient.tolist() == [2.0, 4.0, 6.0]
 
 
 def test_a_call_that_vmap_cannot_compute_is_named_with_the_way_out() -> None:
     def branches(params: Tensors, pairs: Pairs) -> torch.Tensor:
         return params["x"] if params["x"].sum() > 0 else -params["x"]
 
-    values = Values({"x": (torch.ones(2), torch.tensor([0, 1]))}, {})
+    values = Values({"x": torch.ones(2)}, {})
     assert by_client(branches, values, rows_of(0, 1), False).tolist() == [1.0, 1.0]
     with pytest.raises(ConfigError, match=r"vmap.*declare execution = 'loop'"):
         by_client(branches, values, rows_of(0, 1), True)
@@ -118,6 +108,6 @@ def test_another_fault_of_the_model_stays_what_it_is() -> None:
     def broken(params: Tensors, pairs: Pairs) -> torch.Tensor:
         raise RuntimeError("no such thing")
 
-    values = Values({"x": (torch.ones(2), torch.tensor([0, 1]))}, {})
+    values = Values({"x": torch.ones(2)}, {})
     with pytest.raises(RuntimeError, match="no such thing"):
         by_client(broken, values, rows_of(0, 1), True)

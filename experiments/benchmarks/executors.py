@@ -1,0 +1,241 @@
+"""Clients per CPU second of the generic training path, beside bare arithmetic and deep copies.
+
+    FEDREC_DATA=DATA python experiments/benchmarks/executors.py --json executors.json
+
+Per model and schedule, on clients of ml-100k in one thread: fedrec (draws, training and exact
+sums), the bare arithmetic on prepared indices with each client's own gradient (the fastest of a
+loop over touched rows, a flat computation and one batched computation per step), and one
+deep-copied module per client. All contenders take turns; the best time of each counts.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from experiments.benchmarks import bare
+from experiments.benchmarks.workload import Workload, workload
+from fedrec.aggregation.reduce import Summing, reduce_sums
+from fedrec.compute.batch import Tensors
+from fedrec.compute.operations import row_dot
+from fedrec.models.base import Model, Pairs
+from fedrec.models.neumf import NeuMF
+from fedrec.models.sasrec import SASRec
+from fedrec.personalization.plgc.plgc import PLGC
+from fedrec.training.clients import train_clients
+from fedrec.training.layout import Layout
+from fedrec.training.plan import plan_training
+from fedrec.training.task import initial_local
+from fedrec.types import IntArray, ParamSpec, Shard
+
+
+class GMF(Model):
+    """Generalised matrix factorisation: a shared weight per dimension of the product."""
+
+    execution: ClassVar[Literal["flat", "vmap", "loop"]] = "flat"
+
+    embedding_dim: int = Field(32, ge=1)
+
+    def params(self) -> Mapping[str, ParamSpec]:
+        d = (self.embedding_dim,)
+        return {
+            "item": ParamSpec("shared", "item", d, init_std=0.01),
+            "user": ParamSpec("private", "user", d, init_std=0.01),
+            "weight": ParamSpec("shared", None, d, init_value=1.0),
+            "bias": ParamSpec("shared", None, ()),
+        }
+
+    def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
+        return row_dot(params["weight"] * params["user"], params["item"]) + params["bias"]
+
+
+class LoopNeuMF(NeuMF):
+    """NeuMF, one client at a time."""
+
+    execution = "loop"  # type: ignore[assignment]
+
+
+CASES: Mapping[str, tuple[str, str]] = {
+    "gmf": ("experiments.benchmarks.executors:GMF", "none"),
+    "neumf": ("neumf", "none"),
+    "sasrec": ("sasrec", "none"),
+    "neumf-plgc": ("neumf", "plgc"),
+    "neumf-loop": ("experiments.benchmarks.executors:LoopNeuMF", "none"),
+}
+SCHEDULES: Mapping[str, Mapping[str, Any]] = {
+    "full": {"local_epochs": 1, "batch_size": "full"},
+    "5x64": {"local_epochs": 5, "batch_size": 64},
+}
+
+
+def network_of(work: Workload, shard: Shard) -> bare.Network:
+    """Return the model of a workload as plain arithmetic, with its initial values."""
+    task, model = work.task, work.task.model
+    params = {n: torch.tensor(v) for n, v in task.initial_globals(shard.n_items).items()}
+    weights = {n: v for n, v in params.items() if n != "item"}
+    users = torch.zeros(shard.n_users, 1)
+    if "user" in task.locals():
+        spec = task.locals()["user"]
+        users = torch.from_numpy(initial_local(0, "user", spec, shard.user_ids))
+
+    def scores(
+        w: Mapping[str, torch.Tensor],
+        user: torch.Tensor,
+        rows: torch.Tensor,
+        history: torch.Tensor,
+        asked: torch.Tensor,
+    ) -> torch.Tensor:
+        if isinstance(model, SASRec):
+            states = model.states(w, rows[history].unsqueeze(0))[0, : len(history)]
+            return (states.unsqueeze(1) * rows[asked]).sum(-1)
+        if isinstance(model, GMF):
+            return (w["weight"] * user * rows).sum(-1) + w["bias"]
+        assert isinstance(model, NeuMF)
+        d = model.embedding_dim
+        x = torch.cat([user[d:].expand(len(rows), d), rows[:, d:]], 1)
+        for number in range(len(model.layers)):
+            linear = torch.nn.functional.linear(x, w[f"layer{number}"], w[f"layer{number}_bias"])
+            x = torch.relu(linear)
+        return torch.cat([user[:d] * rows[:, :d], x], 1) @ w["last"] + w["last_bias"]
+
+    return bare.Network(scores, weights, params["item"], users, isinstance(model, SASRec))
+
+
+def clients_of(work: Workload, shard: Shard) -> tuple[list[bare.Client], list[list[IntArray]]]:
+    """Return the clients' rounds on prepared indices, and the items of each step as drawn."""
+    clients, drawn = [], []
+    for number in range(shard.n_clients):
+        alone = shard.take(np.array([number]))
+        plan = plan_training(work.task, alone, 1)
+        steps, items_of = [], []
+        for epoch in plan.epochs:
+            draws = epoch.draws
+            for at, step in enumerate(epoch.steps):
+                mine = draws.step == at
+                items_of.append(np.concatenate([draws.items[mine], draws.negatives[mine].ravel()]))
+                history = asked = torch.zeros(0, dtype=torch.int64)
+                positive, negative = step.is_positive, step.n_negative
+                if step.scored is not None:
+                    assert step.pairs.history is not None and step.context is not None
+                    scored = step.scored.reshape(int(mine.sum()), -1)
+                    order = torch.argsort(step.context.reshape(scored.shape)[:, 0])
+                    asked = scored[order]
+                    history = torch.from_numpy(step.pairs.history.row(0))
+                    positive = positive.reshape(scored.shape)[order]
+                    negative = negative.reshape(scored.shape)[order]
+                    if len(order) < len(history):  # A part of the window: the others ask nothing.
+                        places = step.context.reshape(scored.shape)[:, 0][order]
+                        wide = torch.zeros(len(history), scored.shape[1], dtype=torch.int64)
+                        wide[places], asked = asked, wide
+                        ones, zeros = torch.zeros(wide.shape), torch.zeros(wide.shape)
+                        ones[places], zeros[places] = positive, negative
+                        positive, negative = ones, zeros
+                steps.append(
+                    bare.Step(step.local_rows, step.pairs.items, positive, negative, history, asked)
+                )
+        touched = torch.from_numpy(plan.row_items)
+        clients.append(bare.Client(touched, torch.from_numpy(alone.train.values), steps))
+        drawn.append(items_of)
+    return clients, drawn
+
+
+def measure(case: str, schedule: str, n_clients: int, repeats: int) -> dict[str, Any]:
+    """Return clients per CPU second of every contender."""
+    model, personalization = CASES[case]
+    name = {"name": model, "embedding_dim": 32}
+    train = {**SCHEDULES[schedule], "backend": "torch", "weight_decay": 0.0}
+    work = workload("ml-100k", personalization, clients=n_clients, model=name, train=train)
+    task, split = work.task, work.split
+    shard = split.shard(np.arange(split.n_clients, dtype=np.int64))
+    owners = Layout.of(task, shard).owner_ids()
+    params = task.initial_globals(shard.n_items)
+    local = {
+        name: initial_local(0, name, spec, owners[str(spec.axis)])
+        for name, spec in task.locals().items()
+    }
+    net = network_of(work, shard)
+    clients, drawn = clients_of(work, shard)
+    plgc = None
+    if isinstance(task.personalization, PLGC):
+        unit = task.personalization.unit_item_vectors(net.table)
+        assert unit is not None
+        plgc = bare.Plgc(unit, task.personalization.tau, task.personalization.decorrelation)
+
+    def fedrec() -> None:
+        update, _ = train_clients(task, shard, params, local, 1, work.experiment.engine.chunk)
+        reduce_sums(update, Summing())
+
+    contenders: dict[str, Callable[[], object]] = {
+        "fedrec": fedrec,
+        "loop": lambda: bare.loop(net, clients, plgc),
+        "batched": lambda: bare.batched(net, clients, plgc),
+        "deep copies": lambda: bare.deep_copies(net, clients, drawn, plgc),
+    }
+    if case == "gmf" and schedule == "full":
+        contenders["flat"] = lambda: bare.flat(net, clients)
+    best = dict.fromkeys(contenders, float("inf"))
+    for _ in range(repeats):
+        for label, run in contenders.items():
+            began = time.process_time()
+            run()
+            best[label] = min(best[label], time.process_time() - began)
+    speed = {label: round(shard.n_clients / seconds, 1) for label, seconds in best.items()}
+    names = ["loop"] if case == "neumf-loop" else ["loop", "batched", "flat"]
+    fastest = max(names, key=lambda label: speed.get(label, 0.0))
+    return {
+        "model": case,
+        "schedule": schedule,
+        "clients": shard.n_clients,
+        "clients_per_cpu_second": speed,
+        "bare": fastest,
+        "of_bare": round(speed["fedrec"] / speed[fastest], 3),
+        "of_deep_copies": round(speed["fedrec"] / speed["deep copies"], 2),
+    }
+
+
+def main() -> None:
+    """Measure, print a table and write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--clients", type=int, default=128, help="of ml-100k, of all lengths")
+    parser.add_argument("--repeats", type=int, default=5, help="turns of every contender")
+    parser.add_argument("--case", choices=CASES, action="append", help="default: all")
+    parser.add_argument("--schedule", choices=SCHEDULES, action="append", help="default: both")
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    sys.modules.setdefault("experiments.benchmarks.executors", sys.modules["__main__"])
+    head = f"{'model':<12}{'steps':<7}{'fedrec':>9}{'bare':>9}  {'which':<9}{'copies':>8}"
+    print(f"{head}{'/bare':>8}{'/copies':>9}   clients per CPU second")
+    rows = []
+    for case in given.case or CASES:
+        for schedule in given.schedule or SCHEDULES:
+            row = measure(case, schedule, given.clients, given.repeats)
+            speed = row["clients_per_cpu_second"]
+            print(
+                f"{case:<12}{schedule:<7}{speed['fedrec']:>9.0f}{speed[row['bare']]:>9.0f}  "
+                f"{row['bare']:<9}{speed['deep copies']:>8.0f}{row['of_bare']:>8.2f}"
+                f"{row['of_deep_copies']:>9.2f}",
+                flush=True,
+            )
+            rows.append(row)
+    if given.json:
+        given.json.write_text(json.dumps({"torch": torch.__version__, "rows": rows}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

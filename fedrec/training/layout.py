@@ -1,0 +1,106 @@
+"""Where the private values of clients lie in arrays, axis by axis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedrec.types import IntArray, Ragged, Shard, offsets_of
+
+if TYPE_CHECKING:
+    from fedrec.training.settings import Train
+    from fedrec.training.task import ClientTask
+
+__all__ = ["Layout", "capacity", "positives_of_clients"]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The one place that knows how private values are laid out: client after client.
+
+    Args:
+        shard: The clients.
+        offsets: Per axis that the task uses, int64 [c + 1]: where each client's values begin.
+        positives: One row per client: the items of the axis ``positive``.
+    """
+
+    shard: Shard
+    offsets: Mapping[str, IntArray]
+    positives: Ragged
+
+    @classmethod
+    def of(cls, task: ClientTask, shard: Shard) -> Layout:
+        """Lay out the private values of a task.
+
+        Args:
+            task: What is trained.
+            shard: The clients.
+        """
+        positives = positives_of_clients(shard)
+        offsets = {
+            "user": shard.client_offsets,
+            "client": np.arange(shard.n_clients + 1, dtype=np.int64),
+            "positive": positives.offsets,
+        }
+        axes = {spec.axis for spec in task.locals().values()}
+        if "seen_item" in axes:
+            offsets["seen_item"] = capacity(shard, task.train, task.personalization.random_rows)
+        return cls(shard, {a: o for a, o in offsets.items() if a in axes}, positives)
+
+    def positions(self, clients: IntArray) -> dict[str, IntArray]:
+        """Return where the values of some clients lie, per axis.
+
+        Args:
+            clients: int64 [c], client rows, in the order wanted.
+        """
+        return {a: Ragged(o, o).positions(clients) for a, o in self.offsets.items()}
+
+    def restored(self, clients: IntArray) -> dict[str, IntArray]:
+        """Return what brings values of clients in a given order back to the order 0, 1, ...
+
+        Args:
+            clients: int64 [c], all client rows in that order.
+        """
+        back = np.argsort(clients)
+        lengths = {a: offsets_of(np.diff(o)[clients]) for a, o in self.offsets.items()}
+        return {axis: Ragged(o, o).positions(back) for axis, o in lengths.items()}
+
+    def owner_ids(self) -> dict[str, IntArray]:
+        """Return the id of each value's owner, per axis; it does not depend on other clients."""
+        clients = self.shard.client_ids[self.positives.owners()]
+        ids = {
+            "user": self.shard.user_ids,
+            "client": self.shard.client_ids,
+            "positive": clients * self.shard.n_items + self.positives.values,
+        }
+        if "seen_item" in self.offsets:
+            ids["seen_item"] = np.arange(self.offsets["seen_item"][-1], dtype=np.int64)
+        return {axis: ids[axis] for axis in self.offsets}
+
+
+def positives_of_clients(shard: Shard) -> Ragged:
+    """Return one row per client: the union of its users' train items, sorted."""
+    if np.array_equal(shard.client_offsets, np.arange(shard.n_users + 1)):
+        return shard.train
+    client = shard.client_of_user()[shard.train.owners()]
+    keys = np.unique(client * shard.n_items + shard.train.values)
+    offsets = np.searchsorted(keys, np.arange(shard.n_clients + 1) * shard.n_items)
+    return Ragged(offsets.astype(np.int64), keys % shard.n_items)
+
+
+def capacity(shard: Shard, train: Train, random_rows: int = 0) -> IntArray:
+    """Return where each client's ``seen_item`` values begin, int64 [c + 1], with room for a round.
+
+    Args:
+        shard: The clients.
+        train: Negatives and local epochs.
+        random_rows: Random rows per user and epoch.
+    """
+    n = shard.train.lengths
+    of_user = n * (1 + train.negatives * train.local_epochs)
+    of_user += (n > 0) * (random_rows * train.local_epochs)
+    total = np.bincount(shard.client_of_user(), of_user, shard.n_clients).astype(np.int64)
+    return offsets_of(np.minimum(total, shard.n_items))
