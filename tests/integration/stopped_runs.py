@@ -40,7 +40,9 @@ def go_on(folder: Path, *sets: str, **options: Any) -> fedrec.RunResult:
 def rounds_of(folder: Path) -> list[dict[str, Any]]:
     """The run log without times and without the simulation's messages, which hold paths."""
     rounds = list(read_log(folder / "rounds.jsonl").records)
-    return [{k: v for k, v in each.items() if k not in ("seconds", "simulation")} for each in rounds]
+    return [
+        {k: v for k, v in each.items() if k not in ("seconds", "simulation")} for each in rounds
+    ]
 
 
 def outcome(folder: Path) -> dict[str, Any]:
