@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from fedrec.runs.resume import resume
     from fedrec.runs.run import run
 
+    __version__: str
+
 __all__ = [
     "Experiment",
     "Recommendation",
@@ -21,7 +23,7 @@ __all__ = [
     "run",
 ]
 
-_HOME = {
+_MODULE_OF = {
     "Experiment": "fedrec.config.experiment",
     "Recommendation": "fedrec.runs.result",
     "RunResult": "fedrec.runs.result",
@@ -34,6 +36,8 @@ _HOME = {
 
 def __getattr__(name: str) -> Any:
     # Imported on first use, so that the command line's help does not wait for torch.
-    if name not in _HOME:
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("fedrec")
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'fedrec' has no attribute '{name}'")
-    return getattr(importlib.import_module(_HOME[name]), name)
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)

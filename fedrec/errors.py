@@ -1,4 +1,4 @@
-"""Everything fedrec raises on purpose.
+"""The errors that fedrec raises on purpose.
 
 ::
 
@@ -18,19 +18,26 @@ The command line prints the message in one line and exits with 2.
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
 
 __all__ = [
     "ClientFailure",
     "ConfigError",
     "DataError",
     "EngineError",
+    "Fault",
     "FedRecError",
     "MissingExtra",
     "NumericError",
     "ProtocolError",
     "RunFolderError",
     "did_you_mean",
+    "install_command",
 ]
 
 
@@ -38,8 +45,39 @@ class FedRecError(Exception):
     """Base of all errors meant for the user."""
 
 
+class Fault(NamedTuple):
+    """What is wrong with one field of the configuration.
+
+    Args:
+        where: The dotted field; "" for the whole.
+        what: What is wrong with it.
+        instead: Dotted fields that ``what`` ends with.
+    """
+
+    where: str
+    what: str
+    instead: tuple[str, ...] = ()
+
+    def within(self, section: str) -> Fault:
+        """Return the same fault, seen from outside a section."""
+        inside = [f"{section}.{field}" if section else field for field in self.instead]
+        return Fault(".".join(filter(None, (section, self.where))), self.what, tuple(inside))
+
+    def __str__(self) -> str:
+        what = self.what + " and ".join(self.instead)
+        return f"{self.where}: {what}" if self.where else what
+
+
 class ConfigError(FedRecError, ValueError):
-    """A field of the experiment is unknown, of the wrong type or out of range."""
+    """Fields of the experiment are unknown, of the wrong type or out of range.
+
+    Args:
+        faults: What is wrong, one line each.
+    """
+
+    def __init__(self, *faults: str | Fault) -> None:
+        super().__init__("; ".join(map(str, faults)))
+        self.faults = tuple(Fault("", each) if isinstance(each, str) else each for each in faults)
 
 
 class DataError(FedRecError):
@@ -55,7 +93,7 @@ class MissingExtra(FedRecError):
     """
 
     def __init__(self, part: str, extra: str) -> None:
-        super().__init__(f"{part} is not installed; run: pip install 'fedrec[{extra}]'")
+        super().__init__(f"{part} is not installed; run: {install_command(extra)}")
 
 
 class EngineError(FedRecError):
@@ -88,8 +126,28 @@ class ClientFailure(FedRecError):
         super().__init__(f"round {round}, client {client}, {stage}: {reason}")
 
 
+def install_command(extra: str) -> str:
+    """Return the command that installs an extra of fedrec, from where fedrec itself came.
+
+    Without the folder or file that it was installed from, the command names what the extra needs.
+    """
+    try:
+        fedrec = metadata.distribution("fedrec")
+    except metadata.PackageNotFoundError:  # used from a folder, without being installed
+        return f"pip install -e '{Path(__file__).parents[1]}[{extra}]'"
+    origin = json.loads(fedrec.read_text("direct_url.json") or "{}")
+    url = urlsplit(origin.get("url", ""))
+    path = Path(unquote(url.path))
+    if url.scheme == "file" and path.exists():
+        editable = "-e " if origin.get("dir_info", {}).get("editable") else ""
+        return f"pip install {editable}'{path}[{extra}]'"
+    marked = (text.partition("; ") for text in fedrec.requires or [])
+    names = [name for name, _, marker in marked if f'extra == "{extra}"' in marker]
+    return "pip install " + " ".join(f"'{name}'" for name in names)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``" (did you mean 'x'?)"`` for the nearest known word, or the list of all.
+    """Return ``" (did you mean 'x'?)"`` for the nearest known word, or the list of all.
 
     Args:
         word: What came.

@@ -15,7 +15,7 @@ from typing import Literal
 from rich.markup import escape
 from rich.table import Table
 
-from fedrec.errors import EngineError
+from fedrec.errors import EngineError, install_command
 from fedrec.flower.packages import check_packages
 from fedrec.runs.provenance import hardware
 from fedrec.storage.cache import cache_folder
@@ -84,7 +84,7 @@ def _version(name: str, extra: str = "") -> Finding:
     try:
         return Finding(name, "ok", metadata.version(name))
     except metadata.PackageNotFoundError:
-        way_out = f"pip install 'fedrec[{extra}]'" if extra else "pip install fedrec"
+        way_out = install_command(extra) if extra else f"pip install {name}"
         return Finding(name, "missing", "not installed", way_out, stops=not extra)
 
 
@@ -111,7 +111,7 @@ def _gpu() -> Finding:
     try:
         import torch
     except ImportError:
-        return Finding("gpu", "missing", "torch is not installed", "pip install fedrec")
+        return Finding("gpu", "missing", "torch is not installed", "pip install torch")
     if not torch.cuda.is_available():
         return Finding("gpu", "ok", "none: fedrec runs on the CPU")
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]

@@ -1,15 +1,15 @@
-"""Fields of an experiment that hold a plug-in."""
+"""Read and write the fields of an experiment that hold a plug-in."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BeforeValidator, PlainSerializer, ValidationError
+from pydantic import BeforeValidator, PlainSerializer
 
-from fedrec.config.errors import SectionFaults, explain, shown
 from fedrec.errors import did_you_mean
 from fedrec.plugins import Plugin, lookup, name_of, table
+from fedrec.plugins.faults import shown
 
 __all__ = ["dump_plugin", "resolve_plugin"]
 
@@ -19,12 +19,15 @@ def resolve_plugin(kind: str, default: str = "", *bases: type[Plugin]) -> Before
 
     Args:
         kind: The table of plug-ins, see `fedrec.plugins.table`.
-        default: The name that is taken where none is given.
-        bases: The plug-in must be a subclass of one of these.
+        default: The name where none is given.
+        bases: The plug-in must be an instance of one of these.
     """
 
-    def resolve(value: Any) -> Any:
+    def resolve(value: Any) -> Plugin:
+        if isinstance(value, type) and issubclass(value, Plugin):
+            value = value()
         if isinstance(value, Plugin):
+            check(type(value), type(value).__qualname__)
             return value
         if isinstance(value, str):
             value = {"name": value}
@@ -35,14 +38,14 @@ def resolve_plugin(kind: str, default: str = "", *bases: type[Plugin]) -> Before
             raise ValueError(f"the key 'name' is missing{did_you_mean('', table(kind))}")
         if not isinstance(name, str):
             raise ValueError(f"name: expected text, got {shown(name)}")
-        found = lookup(kind, name)
-        if bases and not issubclass(found, bases):
-            named = " or ".join(f"{base.__module__}.{base.__name__}" for base in bases)
-            raise ValueError(f"{name} is not one of the {kind}; expected a subclass of {named}")
-        try:
-            return found.model_validate({key: item for key, item in value.items() if key != "name"})
-        except ValidationError as error:
-            raise SectionFaults(explain(error)) from error
+        plugin = lookup(kind, name)
+        check(plugin, name)
+        return plugin.model_validate({key: item for key, item in value.items() if key != "name"})
+
+    def check(plugin: type[Plugin], name: str) -> None:
+        if bases and not issubclass(plugin, bases):
+            expected = " or ".join(f"{base.__module__}.{base.__name__}" for base in bases)
+            raise ValueError(f"{name} is not one of the {kind}; expected a subclass of {expected}")
 
     return BeforeValidator(resolve)
 

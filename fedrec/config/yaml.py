@@ -1,85 +1,119 @@
-"""YAML documents: read from a file, with the line of a fault, and changed by dotted keys."""
+"""Read YAML 1.2 (its core schema) and change a document by dotted keys."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from fedrec.errors import ConfigError, did_you_mean
+from fedrec.plugins import Plugin, Section
 
-__all__ = ["override", "read_document"]
+__all__ = ["dump_yaml", "override", "parse_yaml", "read_document"]
+
+CORE_SCHEMA = {
+    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    "int": (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    "float": (
+        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        list("-+0123456789."),
+    ),
+}
+"""Pattern and first characters of the plain values that are not text, see yaml.org/spec/1.2.2."""
 
 
 def read_document(path: Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds.
+    """Return the mapping that a YAML file holds.
 
     Args:
-        path: The file, UTF-8.
+        path: The file, UTF-8, or UTF-16 with a byte order mark.
 
     Raises:
         ConfigError: If there is none, it is not YAML (with the line), has a key twice, or is
             something else than a mapping.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        document = parse_yaml(path.read_bytes())
     except FileNotFoundError as error:
         raise ConfigError(
-            f"{path}: no such file{_beside(path)}; give the path of an experiment in YAML"
+            f"{path}: no such file{_nearest(path)}; give the path of an experiment in YAML"
         ) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: cannot be read: not UTF-8 at byte {error.start}") from error
     except OSError as error:
         raise ConfigError(
             f"{path}: cannot be read: {error.strerror or error}; give the path of an experiment "
             "in YAML"
         ) from error
-    try:
-        document = yaml.load(text, _Once)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f"line {mark.line + 1}: " if mark is not None else ""
-        problem = getattr(error, "problem", None) or str(error)
-        raise ConfigError(f"{path}: {line}not valid YAML: {problem}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     if not isinstance(document, dict):
-        what = "it is empty" if document is None else f"got {_kind(document)}"
+        kind = "a list" if isinstance(document, list) else f"'{str(document)[:40]}'"
+        came = "it is empty" if document is None else f"got {kind}"
         raise ConfigError(
-            f"{path}: expected a mapping with sections such as 'data' and 'model', {what}"
+            f"{path}: expected a mapping with sections such as 'data' and 'model', {came}"
         )
     return document
 
 
-def override(document: Mapping[str, Any], assignment: str) -> dict[str, Any]:
-    """A document with one value changed; the one given stays as it is.
+def parse_yaml(text: str | bytes) -> Any:
+    """Return the value of a YAML document.
+
+    Raises:
+        ConfigError: If it is not YAML, or has a tag that JSON does not know: line and problem.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.reader.ReaderError as error:
+        at = f"byte {error.position}" if isinstance(text, bytes) else f"position {error.position}"
+        encoded = f"cannot be read: not {error.encoding.upper()} at {at}"
+        control = f"not valid YAML: control character at {at}"
+        raise ConfigError(control if error.encoding == "unicode" else encoded) from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f"line {mark.line + 1}: " if mark is not None else ""
+        problem = " ".join(str(error.problem or error.context).split())
+        if problem.startswith("but "):
+            problem = f"{error.context}, {problem}"
+        raise ConfigError(f"{line}not valid YAML: {problem}") from error
+    except RecursionError as error:
+        raise ConfigError("not valid YAML: it is nested too deeply") from error
+
+
+def dump_yaml(document: Mapping[str, Any]) -> str:
+    """Return a document as YAML that readers of YAML 1.1 and 1.2 understand alike."""
+    return yaml.dump(dict(document), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def override(document: Mapping[str, Any], key: str, value: Any, source: str) -> dict[str, Any]:
+    """Return a document with one value changed; the one given stays as it is.
 
     Args:
         document: The experiment.
-        assignment: ``dotted.key=value``; the value is YAML.
+        key: Its dotted key.
+        value: The new value.
+        source: Where it comes from, for the error.
 
     Raises:
-        ConfigError: If it is something else, or a value stands where a section would have to.
+        ConfigError: If the key is incomplete, or a value stands where a section would have to.
     """
-    key, equals, text = assignment.partition("=")
-    path = key.strip().split(".")
-    if not equals or not all(path):
-        raise ConfigError(f"--set {assignment}: expected dotted.key=value")
-    try:
-        value = yaml.load(text, _Once)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {assignment}: the value is not valid YAML") from error
-    return _assign(document, path, value, assignment)
+    keys = key.strip().split(".")
+    if not all(keys):
+        raise ConfigError(f"{source}: expected dotted.key=value")
+    return _assign(document, keys, value, source)
 
 
-class _Once(yaml.SafeLoader):
-    """Refuses what PyYAML takes without a word, or with an error that has no line."""
+class _Loader(yaml.SafeLoader):
+    """Reads the core schema of YAML 1.2, and refuses a key that stands twice in a mapping."""
 
-    def compose_mapping_node(self, frozen_items: dict[Any, yaml.Node]) -> yaml.MappingNode:
-        node = super().compose_mapping_node(frozen_items)
+    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
         lines: dict[str, int] = {}
         for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+            if not isinstance(key, yaml.ScalarNode) or key.tag == f"{TAG}merge":
                 continue
             if key.value in lines:
                 raise yaml.MarkedYAMLError(
@@ -89,38 +123,62 @@ class _Once(yaml.SafeLoader):
             lines[key.value] = key.start_mark.line + 1
         return node
 
-    def construct_yaml_timestamp(self, node: yaml.ScalarNode) -> Any:
+    def construct_value(self, node: yaml.ScalarNode) -> Any:
+        """Return the value of a scalar other than text."""
+        kind, text = node.tag.removeprefix(TAG), str(self.construct_scalar(node))
         try:
-            return super().construct_yaml_timestamp(node)
-        except ValueError as error:
+            if not re.fullmatch(CORE_SCHEMA[kind][0], text):
+                raise ValueError
+            return VALUES[kind](text)
+        except ValueError as error:  # also of a number with thousands of digits
             raise yaml.MarkedYAMLError(
-                problem=f"'{node.value}' is not a date ({error}); put text in quotes",
-                problem_mark=node.start_mark,
+                problem=f"{text[:40]!r} is not of the type {kind}", problem_mark=node.start_mark
             ) from error
 
+    def refuse_tag(self, node: yaml.Node) -> Any:
+        tag = node.tag.replace(TAG, "!!")
+        raise yaml.MarkedYAMLError(
+            problem=f"the tag '{tag}' is not supported", problem_mark=node.start_mark
+        )
 
-_Once.add_constructor("tag:yaml.org,2002:timestamp", _Once.construct_yaml_timestamp)
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes a text that either version of YAML would take for another type."""
 
 
-def _beside(path: Path) -> str:
-    """The YAML file of nearly that name."""
+TAG = "tag:yaml.org,2002:"
+VALUES: Mapping[str, Callable[[str], Any]] = {
+    "null": lambda text: None,
+    "bool": lambda text: text.lower() == "true",
+    "int": lambda text: int(text, {"0o": 8, "0x": 16}.get(text[:2], 10)),
+    "float": lambda text: float(re.sub(r"\.(?=inf|nan)", "", text.lower())),
+}
+_Loader.yaml_implicit_resolvers = {}
+_Loader.yaml_constructors = {
+    f"{TAG}{kind}": yaml.SafeLoader.yaml_constructors[f"{TAG}{kind}"]
+    for kind in ("str", "seq", "map")
+}
+for _kind, (_pattern, _first) in CORE_SCHEMA.items():
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(f"{TAG}{_kind}", re.compile(rf"(?:{_pattern})\Z"), _first)
+    _Loader.add_constructor(f"{TAG}{_kind}", _Loader.construct_value)
+_Loader.add_implicit_resolver(f"{TAG}merge", re.compile(r"<<\Z"), ["<"])  # of YAML 1.1, in wide use
+_Loader.add_constructor(None, _Loader.refuse_tag)
+
+
+def _nearest(path: Path) -> str:
+    """Return a hint at the YAML file of nearly that name."""
     if not path.parent.is_dir():
         return ""
-    known = [
-        str(path.parent / each.name) for each in path.parent.iterdir() if each.suffix == ".yaml"
-    ]
-    hint = did_you_mean(str(path), known)
+    files = [str(path.parent / each.name) for each in path.parent.glob("*.yaml")]
+    hint = did_you_mean(str(path), files)
     return hint if "did you mean" in hint else ""
 
 
-def _kind(document: object) -> str:
-    return "a list" if isinstance(document, list) else f"'{str(document)[:40]}'"
-
-
 def _assign(
-    document: Mapping[str, Any], path: Sequence[str], value: Any, assignment: str
+    document: Mapping[str, Any], keys: Sequence[str], value: Any, source: str
 ) -> dict[str, Any]:
-    head, rest = path[0], path[1:]
+    head, rest = keys[0], keys[1:]
     changed = dict(document)
     if not rest:
         changed[head] = value
@@ -128,7 +186,11 @@ def _assign(
     below = changed.get(head, {})
     if isinstance(below, str):
         below = {"name": below}
+    if isinstance(below, Section):
+        name = {"name": f"{type(below).__module__}:{type(below).__qualname__}"}
+        values = {field: getattr(below, field) for field in type(below).model_fields}
+        below = {**name, **values} if isinstance(below, Plugin) else values
     if not isinstance(below, Mapping):
-        raise ConfigError(f"--set {assignment}: '{head}' is a value, it has no keys")
-    changed[head] = _assign(below, rest, value, assignment)
+        raise ConfigError(f"{source}: '{head}' is a value, it has no keys")
+    changed[head] = _assign(below, rest, value, source)
     return changed

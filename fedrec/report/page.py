@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import jinja2
-import yaml
 from markupsafe import Markup
 
+from fedrec.config.yaml import dump_yaml
 from fedrec.report.citations import cited
 from fedrec.report.compare import paired
 from fedrec.report.drawing import swatch
@@ -162,7 +162,7 @@ def _facts(groups: Sequence[Group]) -> list[tuple[str, str]]:
 def _yaml(group: Group) -> str:
     config = {key: value for key, value in group.first.config.items() if key != "seed"}
     seeds = ", ".join(str(run.seed) for run in group.runs)
-    return f"# seeds {seeds}\n" + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    return f"# seeds {seeds}\n" + dump_yaml(config)
 
 
 def _machines(groups: Sequence[Group]) -> list[list[tuple[str, str]]]:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 
-from fedrec.errors import MissingExtra, RunFolderError
+from fedrec.config.yaml import parse_yaml
+from fedrec.errors import ConfigError, MissingExtra, RunFolderError
 from fedrec.runs.checkpoint import read_checkpoint
 from fedrec.runs.folder import (
     CONFIG,
@@ -84,9 +84,9 @@ class RunFolder:
         """Return the experiment, every default written out."""
         self.verify(CONFIG)
         try:
-            document = yaml.safe_load(self._text(CONFIG))
-        except yaml.YAMLError as error:
-            raise RunFolderError(f"{self.path / CONFIG}: is not valid YAML; {RESTORE}") from error
+            document = parse_yaml(self._text(CONFIG))
+        except ConfigError as error:
+            raise RunFolderError(f"{self.path / CONFIG}: {error}; {RESTORE}") from error
         if not isinstance(document, dict):
             raise RunFolderError(f"{self.path / CONFIG}: holds no sections; {RESTORE}")
         return document

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from fedrec.baselines.base import Baseline
-from fedrec.config.errors import shown
 from fedrec.config.experiment import Experiment, load_experiment
 from fedrec.config.sources import changed_sources, source_hashes
 from fedrec.data.prepare import open_split, prepare, version_of
 from fedrec.errors import ConfigError, RunFolderError
 from fedrec.flower.launch import resolve_engine
 from fedrec.flower.packages import code_hash
+from fedrec.plugins.faults import shown
 from fedrec.runs.checkpoint import Checkpoint, Origin, read_checkpoint
 from fedrec.runs.folder import (
     CHECKPOINT,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 
@@ -22,8 +22,10 @@ from fedrec.evaluation.evaluate import check_cutoffs
 from fedrec.evaluation.ranking import check_candidates
 from fedrec.flower.launch import launch, resolve_engine
 from fedrec.flower.packages import check_packages
+from fedrec.plugins import expand_path
 from fedrec.runs.baseline import run_baseline
 from fedrec.runs.effects import settings_without_effect
+from fedrec.runs.engine_choice import choose_engine, describe_engine
 from fedrec.runs.folder import (
     CONFIG,
     RESULT,
@@ -37,6 +39,7 @@ from fedrec.runs.folder import (
     write_result,
 )
 from fedrec.runs.log import RoundRecord
+from fedrec.runs.progress import Progress
 from fedrec.runs.reader import RunFolder
 from fedrec.runs.result import RunResult, RunResults
 from fedrec.runs.split_file import write_split
@@ -45,6 +48,8 @@ from fedrec.training.clients import resolve_executor
 from fedrec.training.executors.build import build, is_built
 from fedrec.training.history import check_order
 from fedrec.types import Split
+
+T = TypeVar("T")
 
 __all__ = [
     "Prepared",
@@ -80,6 +85,7 @@ def run(
     seed: int | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
+    progress: bool = False,
     on_round: Callable[[RoundRecord], None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> RunResult: ...
@@ -92,6 +98,7 @@ def run(
     seed: Sequence[int],
     out: str | Path | None = None,
     overwrite: bool = False,
+    progress: bool = False,
     on_round: Callable[[RoundRecord], None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> RunResults: ...
@@ -103,6 +110,7 @@ def run(
     seed: int | Sequence[int] | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
+    progress: bool = False,
     on_round: Callable[[RoundRecord], None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> RunResult | RunResults:
@@ -114,6 +122,7 @@ def run(
         out: The run folder; default ``runs/<name>-seed<N>`` in the working folder. With several
             seeds, the folder of the run folders ``seed<N>``.
         overwrite: Replace an existing run folder.
+        progress: Show the rounds on stderr, as the command line does; in a notebook as a bar.
         on_round: Is called with the record of each round.
         say: Is called with a line about what is being done.
 
@@ -124,18 +133,28 @@ def run(
         FedRecError: One line that says what is wrong and what to do, before any work is done.
     """
     if isinstance(seed, Sequence):
-        return _run_seeds(experiment, seed, out, overwrite, on_round, say)
+        return _run_seeds(experiment, seed, out, overwrite, on_round, say, progress)
     if seed is not None:
         experiment, out = _seeded(experiment, seed), out or _default_out(experiment, seed)
-    prepared = prepare_run(
-        experiment, Path(out) if out is not None else None, overwrite=overwrite, say=say
-    )
-    try:
-        carry_out(prepared, on_round)
-    except BaseException:
-        discard_unstarted(prepared.out)
-        raise
+    chosen = experiment if isinstance(experiment, Experiment) else load_experiment(experiment)
+    folder = expand_path(out) if out is not None else _default_out(experiment, chosen.seed)
+    with Progress(chosen, quiet=not progress) as display:
+        prepared = prepare_run(chosen, folder, overwrite=overwrite, say=_both(say, display.say))
+        try:
+            carry_out(prepared, _both(on_round, display.show))
+        except BaseException:
+            discard_unstarted(prepared.out)
+            raise
     return RunResult(prepared.out)
+
+
+def _both(first: Callable[[T], None] | None, second: Callable[[T], None]) -> Callable[[T], None]:
+    def call(value: T) -> None:
+        if first is not None:
+            first(value)
+        second(value)
+
+    return call
 
 
 def _run_seeds(
@@ -145,16 +164,17 @@ def _run_seeds(
     overwrite: bool,
     on_round: Callable[[RoundRecord], None] | None,
     say: Callable[[str], None] | None,
+    progress: bool,
 ) -> RunResults:
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError(f"seed: got {list(seeds)}, expected one or more, each once")
-    base = Path(out) if out is not None else _default_out(experiment)
+    base = expand_path(out) if out is not None else _default_out(experiment)
     folders = [base / f"seed{seed}" for seed in seeds]
     experiments = [_seeded(experiment, seed) for seed in seeds]
     for folder in folders:  # all, before the first run starts
         check_free(folder, overwrite)
     return RunResults(
-        run(each, out=folder, overwrite=overwrite, on_round=on_round, say=say)
+        run(each, out=folder, overwrite=overwrite, progress=progress, on_round=on_round, say=say)
         for each, folder in zip(experiments, folders, strict=True)
     )
 
@@ -240,6 +260,8 @@ def prepare_run(
     if not isinstance(experiment.model, Baseline) and _must_compile(experiment):
         speak("compiling the training kernel, once on a machine (about half a minute)")
         build()
+    if not isinstance(experiment.model, Baseline):
+        speak(describe_engine(experiment, split))
     create(folder, overwrite)
     kept = experiment.model_copy(update={"data": experiment.data.located()})
     write_config(folder, kept.to_yaml())
@@ -316,9 +338,10 @@ def _check_sizes(experiment: Experiment, split: Split) -> None:
 
 
 def _run_federated(prepared: Prepared, observer: Callable[[Mapping[str, Any]], None]) -> None:
-    engine = prepared.experiment.engine
+    split = open_split(prepared.split)
+    engine, _ = choose_engine(prepared.experiment, split)
     resolved = resolve_engine(engine)
-    nodes = min(resolved.nodes, open_split(prepared.split).n_clients)
+    nodes = min(resolved.nodes, split.n_clients)
     workers = min(resolved.workers, nodes)
     try:
         launch(

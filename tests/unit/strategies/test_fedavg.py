@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pydantic import ValidationError
 
+from fedrec.errors import ConfigError
 from fedrec.types import RowBlock, State, UpdateBatch
 from strategies import FedAvg
 
@@ -51,5 +51,5 @@ def test_the_step_scales() -> None:
 
 @pytest.mark.parametrize("field", [{"server_lr": 0}, {"average": "median"}, {"server": 1}])
 def test_bad_options(field: dict[str, object]) -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(ConfigError):
         FedAvg.model_validate(field)

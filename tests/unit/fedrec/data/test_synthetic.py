@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from fedrec.data import Synthetic
 from fedrec.data.filters import check_interactions, keep_one
+from fedrec.errors import ConfigError
 
 
 @settings(max_examples=40, deadline=None)
@@ -114,5 +114,5 @@ def test_a_hundred_thousand_users_need_no_loop_over_users() -> None:
 
 
 def test_more_groups_than_users_is_refused() -> None:
-    with pytest.raises(ValidationError, match="taste_groups: expected at most users, which is 3"):
+    with pytest.raises(ConfigError, match="taste_groups: expected at most users, which is 3"):
         Synthetic(users=3, taste_groups=4)

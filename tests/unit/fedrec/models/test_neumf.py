@@ -6,8 +6,8 @@ from typing import Literal
 
 import pytest
 import torch
-from pydantic import ValidationError
 
+from fedrec.errors import ConfigError
 from fedrec.models import NeuMF
 from fedrec.models.base import Pairs
 
@@ -107,7 +107,7 @@ def test_a_private_network_is_the_clients_own(head: Literal["shared", "private"]
 
 
 def test_layers_need_a_width() -> None:
-    with pytest.raises(ValidationError, match=r"such as \[32, 16, 8\]"):
+    with pytest.raises(ConfigError, match=r"such as \[32, 16, 8\]"):
         NeuMF(layers=())
-    with pytest.raises(ValidationError, match="widths from 1"):
+    with pytest.raises(ConfigError, match="widths from 1"):
         NeuMF(layers=(4, 0))

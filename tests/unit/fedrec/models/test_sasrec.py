@@ -9,8 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
+from fedrec.errors import ConfigError
 from fedrec.evaluation.scorer import UserScorer
 from fedrec.models import SASRec
 from fedrec.models.base import History, Pairs
@@ -197,5 +197,5 @@ def test_the_order_of_clients_does_not_matter() -> None:
 
 
 def test_heads_divide_the_dimension() -> None:
-    with pytest.raises(ValidationError, match="heads: 3 do not divide embedding_dim 32"):
+    with pytest.raises(ConfigError, match="heads: 3 do not divide embedding_dim 32"):
         SASRec(heads=3)

@@ -7,19 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
 from fedrec.baselines import BASELINES
 from fedrec.errors import ConfigError
 from fedrec.models import MODELS, MatrixFactorization
-from fedrec.plugins import Plugin, Section, find_beside, lookup, name_of, table
+from fedrec.plugins import Plugin, find_beside, find_references, lookup, name_of, table
 from strategies import STRATEGIES
-
-
-class Inner(Section):
-    number: int = 1
-    flag: bool = False
-    either: int | str = 0
 
 
 class Own(Plugin):
@@ -107,38 +100,48 @@ def test_two_that_bring_one_name_are_an_error(
     sys.modules.pop("clashing")
 
 
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        ({"number": True}, "number: expected a number or a word, got true"),
-        ({"either": False}, "either: expected a number or a word, got false"),
-        ({"number": float("inf")}, "finite"),
-        ({"other": 1}, "Extra inputs"),
-    ],
-)
-def test_a_section_refuses(values: dict[str, object], said: str) -> None:
-    with pytest.raises(ValidationError, match=said):
-        Inner.model_validate(values)
-
-
-def test_a_section_takes_truth_where_it_is_meant() -> None:
-    assert Inner.model_validate({"flag": True}).flag
-    with pytest.raises(ValidationError, match="frozen"):
-        Inner().number = 3  # type: ignore[misc]
-
-
-def test_an_own_module_is_found_beside_and_nothing_else_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def path(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(sys, "path", list(sys.path))
-    before = list(sys.path)
+    return list(sys.path)
+
+
+def test_an_own_module_is_found_beside_and_nothing_else_is(tmp_path: Path, path: list[str]) -> None:
     (tmp_path / "lone_module.py").write_text("", encoding="utf-8")
-    (tmp_path / "json.py").write_text("", encoding="utf-8")
     for name in ("mf", "json:Own", "absent_module:Own", ":Own", "not a name:Own"):
         find_beside(name, [tmp_path])
-        assert sys.path == before
+        assert sys.path == path
     find_beside("lone_module:Own", [tmp_path / "elsewhere", tmp_path])
-    assert sys.path == [*before, str(tmp_path)]
+    assert sys.path == [*path, str(tmp_path)]
+
+
+def test_a_module_that_another_hides_is_refused(tmp_path: Path, path: list[str]) -> None:
+    """Else the class of another file would be used, or said to be missing."""
+    (tmp_path / "json.py").write_text("", encoding="utf-8")
+    (tmp_path / "csv").mkdir()
+    for name in ("json", "csv"):
+        with pytest.raises(ConfigError, match=rf"{name}.* is hidden by .*{name}.*; rename"):
+            find_beside(f"{name}:Own", [tmp_path])
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "twice_module.py").write_text("", encoding="utf-8")
+        find_beside("twice_module:Own", [tmp_path / folder])
+    assert sys.path == [*path, str(tmp_path / "one")], "copies are no conflict"
+
+
+def test_references_are_found_at_any_depth(tmp_path: Path, path: list[str]) -> None:
+    for name in ("deep", "deeper", "deepest"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}_module.py").write_text("", encoding="utf-8")
+    (tmp_path / "deepest" / "a_package").mkdir()
+    values = {
+        "model": "deep_module:A",
+        "evaluate": {"metrics": ["ndcg@10", "deeper_module:B@5"]},
+        "x": [{"y": ({"name": "a_package.inner:C"}, "no.py", "http://host:80", "h:1")}],
+    }
+    find_references(values, [tmp_path / name for name in ("deep", "deeper", "deepest")])
+    folders = {str(tmp_path / name) for name in ("deep", "deeper", "deepest")}
+    assert set(sys.path[len(path) :]) == folders
 
 
 def test_what_an_own_module_raises_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

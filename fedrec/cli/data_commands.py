@@ -1,0 +1,77 @@
+"""The commands ``fedrec data``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fedrec.cli.output import PlainCommand, expand, say, show_help, write
+from fedrec.errors import ConfigError, DataError
+
+__all__ = ["data_app"]
+
+data_app = typer.Typer(help="List, fetch and check data sets.", rich_markup_mode=None)
+
+
+@data_app.callback(invoke_without_command=True)
+def _data(ctx: typer.Context) -> None:
+    """List, fetch and check data sets."""
+    show_help(ctx)
+
+
+@data_app.command("list", cls=PlainCommand)
+def _data_list() -> None:
+    """List the data sets that can be fetched."""
+    from fedrec.data import fetch
+
+    for name, about, folder in fetch.catalogue():
+        where = f"in {folder}" if folder else f"not fetched: fedrec data get {name}"
+        write(f"{name}  {about}  ({where})")
+
+
+@data_app.command("get", cls=PlainCommand)
+def _data_get(name: Annotated[str, typer.Argument()]) -> None:
+    """Fetch a data set into the cache folder.
+
+    NAME is one that fedrec data list shows, such as ml-100k.
+    """
+    from fedrec.data import fetch
+
+    write(str(fetch.get(name, say)))
+
+
+@data_app.command("check", cls=PlainCommand)
+def _data_check(
+    name: Annotated[str, typer.Argument()],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a setting by its dotted key."),
+    ] = None,
+) -> None:
+    """Check a fetched data set, or the data of an experiment with its filters and split.
+
+    NAME is one that fedrec data list shows, such as ml-100k, or a YAML file. Each problem is shown
+    in a line of its own.
+    """
+    from fedrec.config.experiment import load_experiment
+    from fedrec.data import fetch
+    from fedrec.data.prepare import split_of
+    from fedrec.data.problems import DataProblems
+
+    path = expand(name)
+    if path.suffix not in (".yaml", ".yml"):
+        if set_:
+            raise ConfigError(f"--set needs the YAML file of an experiment, got {name}")
+        write(str(fetch.check(name)))
+        return
+    experiment = load_experiment(path, set_ or [])
+    try:
+        split_of(experiment.data, experiment.clients)
+    except DataProblems as problems:
+        if len(problems.lines) == 1:
+            raise
+        for line in problems.lines:
+            say(line)
+        raise DataError(f"{name}: the data has {len(problems.lines)} problems") from problems
+    write(f"{fetch.summary(experiment.data.load())}: sound")
