@@ -62,6 +62,9 @@ class Experiment(Section):
 
     def __init__(self, /, **values: Any) -> None:
         find_references(values, [Path()])
+        for name, value in values.items():
+            if isinstance(value, type) and issubclass(value, Plugin):
+                values[name] = value()
         super().__init__(**values)
 
     @model_validator(mode="before")

@@ -24,8 +24,6 @@ def resolve_plugin(kind: str, default: str = "", *bases: type[Plugin]) -> Before
     """
 
     def resolve(value: Any) -> Plugin:
-        if isinstance(value, type) and issubclass(value, Plugin):
-            value = value()
         if isinstance(value, Plugin):
             check(type(value), type(value).__qualname__)
             return value
