@@ -22,7 +22,9 @@ app = typer.Typer(
 
 WIDTH = 140
 
-Data = Annotated[Literal["ml-1m", "ml-100k", "tiny"], typer.Option(help="On which data.")]
+Data = Annotated[
+    Literal["ml-1m", "ml-100k", "gowalla", "tiny"], typer.Option(help="On which data.")
+]
 Personal = Annotated[Literal["none", "plgc"], typer.Option(help="How clients are personalised.")]
 Repeats = Annotated[int, typer.Option(min=1, help="Measured rounds; medians count.")]
 Clients = Annotated[int | None, typer.Option(min=2, help="So many of the clients; default: all.")]

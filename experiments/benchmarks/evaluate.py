@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -19,9 +20,14 @@ from experiments.benchmarks.rounds import run_rounds
 from experiments.benchmarks.workload import workload
 from fedrec.evaluation.evaluate import evaluate
 from fedrec.evaluation.scorer import UserScorer
+from fedrec.personalization.none import NoPersonalization
 from fedrec.runs.log import RoundRecord
+from fedrec.training.task import ClientTask
 
 __all__ = ["bench_evaluate"]
+
+PRODUCT = 1 << 26
+"""Scores of one product: 256 MiB, more than all of ml-1m."""
 
 
 def bench_evaluate(
@@ -33,13 +39,15 @@ def bench_evaluate(
     dim: int = 32,
     say: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Measure on one core, the three in turn, after each round of a serial run.
+    """Measure on one core, all in turn, after each round of a serial run.
 
-    ``evaluate``: masking, ranks and every metric of the default for every user. ``mm``: one
-    float32 ``torch.mm`` of the users' vectors and the table. ``train``: a round of all clients.
+    ``evaluate``: masking, ranks and every metric of the default for every user. ``model``: the
+    same of the model without its personalization. ``mm``: a float32 ``torch.mm`` of the users'
+    vectors and the table, in as few products as `PRODUCT` allows. ``train``: a round of all
+    clients, by the clock; the others are CPU seconds.
 
     Args:
-        data: ``ml-1m``, ``ml-100k`` or ``tiny``.
+        data: ``ml-1m``, ``ml-100k``, ``gowalla`` or ``tiny``.
         personalization: ``none`` or ``plgc``.
         repeats: Measured rounds; medians count.
         clients: Of the data, or None for all.
@@ -51,7 +59,7 @@ def bench_evaluate(
     """
     work = workload(data, personalization, clients=clients, dim=dim)
     (say or (lambda _: None))(work.about)
-    raw: dict[str, list[float]] = {"evaluate": [], "mm": []}
+    raw: dict[str, list[float]] = {"evaluate": [], "model": [], "mm": []}
     with metered() as meter, TemporaryDirectory(prefix="fedrec-bench-") as name:
         folder = Path(name)
         work.write(folder / "work")
@@ -61,15 +69,26 @@ def bench_evaluate(
         table = torch.from_numpy(np.asarray(whole.params["item"])).T
         settings = work.experiment.evaluate
 
+        model = replace(whole.task, personalization=NoPersonalization())
+
+        def rank(task: ClientTask) -> None:
+            score = UserScorer(task, whole.shard, whole.params, whole.local)
+            evaluate(whole.shard, score, settings.parsed(), settings.block)
+
+        def multiply() -> None:
+            for rows in torch.split(users, max(PRODUCT // table.shape[1], 1)):
+                torch.mm(rows, table)
+
         def measure(record: RoundRecord) -> None:
             torch.set_num_threads(1)
-            began = time.perf_counter()
-            torch.mm(users, table)
-            raw["mm"].append(time.perf_counter() - began)
-            began = time.perf_counter()
-            score = UserScorer(whole.task, whole.shard, whole.params, whole.local)
-            evaluate(whole.shard, score, settings.parsed(), settings.block)
-            raw["evaluate"].append(time.perf_counter() - began)
+            for key, work_of in (
+                ("mm", multiply),
+                ("evaluate", lambda: rank(whole.task)),
+                ("model", lambda: rank(model)),
+            ):
+                began = time.thread_time()
+                work_of()
+                raw[key].append(time.thread_time() - began)
 
         measured = run_rounds(
             work, folder / "run", meter, {"name": "serial"}, rounds=repeats, on_round=measure
@@ -85,7 +104,8 @@ def bench_evaluate(
         "dim": dim,
         "metrics": list(settings.metrics),
         "ratios": {
-            f"evaluate/{key}": seconds["evaluate"] / seconds[key] for key in ("mm", "train")
+            f"evaluate/{key}": seconds["evaluate"] / seconds[key]
+            for key in ("model", "mm", "train")
         },
         "seconds": seconds,
         "raw_seconds": kept,

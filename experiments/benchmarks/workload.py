@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
 from fedrec.config.experiment import Experiment
-from fedrec.data.base import DataSet
+from fedrec.data.base import DataSet, SplitBy
 from fedrec.data.movielens import MovieLens100K
 from fedrec.data.prepare import save_split, split_of
 from fedrec.data.synthetic import Synthetic
@@ -32,10 +32,10 @@ __all__ = [
     "workload",
 ]
 
-DataName: TypeAlias = Literal["ml-1m", "ml-100k", "tiny"]
+DataName: TypeAlias = Literal["ml-1m", "ml-100k", "gowalla", "tiny"]
 PersonalizationName: TypeAlias = Literal["none", "plgc"]
 
-DATA = ("ml-1m", "ml-100k", "tiny")
+DATA: tuple[DataName, ...] = get_args(DataName)
 PERSONALIZATIONS: Mapping[str, Mapping[str, Any]] = {
     "none": {"name": "none"},
     "plgc": {
@@ -48,8 +48,29 @@ PERSONALIZATIONS: Mapping[str, Mapping[str, Any]] = {
         "history_cap": 200,
     },
 }
-ML1M_USERS, ML1M_ITEMS, ML1M_PAIRS = 6040, 3706, 1_000_209
-ML1M_FILE = "ml-1m/interactions.txt.gz"
+
+
+@dataclass(frozen=True, slots=True)
+class _Lists:
+    """Data in files of ``user item item item`` below ``FEDREC_DATA``, and how it is split."""
+
+    users: int
+    items: int
+    pairs: int
+    files: tuple[str, ...]
+    split: SplitBy
+
+
+LISTS: Mapping[str, _Lists] = {
+    "ml-1m": _Lists(6040, 3706, 1_000_209, ("ml-1m/interactions.txt.gz",), SplitBy()),
+    "gowalla": _Lists(
+        29_858,
+        40_981,
+        1_027_370,
+        tuple(f"gowalla/{name}.txt.gz" for name in ("train", "valid", "test")),
+        SplitBy(name="ratio", valid=0.1, test=0.2),
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +116,7 @@ def workload(
     """Every user a client, matrix factorisation, one full-batch step in a round.
 
     Args:
-        data: ``ml-1m``, ``ml-100k``, or ``tiny`` (synthetic, for tests).
+        data: ``ml-1m``, ``ml-100k``, ``gowalla``, or ``tiny`` (synthetic, for tests).
         personalization: ``none`` or ``plgc``.
         clients: Take this many, of all lengths; None for all.
         dim: Length of the vectors.
@@ -199,34 +220,37 @@ def _experiment(
 def _data(name: str) -> tuple[DataSet, str]:
     if name == "ml-100k":
         return MovieLens100K(), "ml-100k: 943 users, 1,682 items, 100,000 pairs"
-    if name == "ml-1m":
-        shape = f"{ML1M_USERS:,} users, {ML1M_ITEMS:,} items, {ML1M_PAIRS:,} pairs"
-        path = Path(os.environ.get("FEDREC_DATA") or "") / ML1M_FILE
-        if os.environ.get("FEDREC_DATA") and path.is_file():
-            return _pairs(path), f"ml-1m: {shape}"
-        return (
-            _of_shape(ML1M_USERS, ML1M_ITEMS, ML1M_PAIRS),
-            f"synthetic of the shape of ml-1m: {shape}, but for rounding",
+    if name in LISTS:
+        lists = LISTS[name]
+        shape = f"{lists.users:,} users, {lists.items:,} items, {lists.pairs:,} pairs"
+        paths = [Path(os.environ.get("FEDREC_DATA") or "") / file for file in lists.files]
+        if os.environ.get("FEDREC_DATA") and all(path.is_file() for path in paths):
+            return _pairs(paths, lists.split), f"{name}: {shape}"
+        made = Synthetic(
+            users=lists.users,
+            items=lists.items,
+            interactions_per_user=lists.pairs / lists.users,
+            spread=1.0,
+            split=lists.split,
         )
+        return made, f"synthetic of the shape of {name}: {shape}, but for rounding"
     if name == "tiny":
         tiny = Synthetic(users=40, items=120, taste_groups=3, interactions_per_user=15.0)
         return tiny, "tiny: 40 made users, 120 items"
     raise ConfigError(f"--data: unknown '{name}'{did_you_mean(name, DATA)}")
 
 
-def _of_shape(users: int, items: int, pairs: int) -> Synthetic:
-    return Synthetic(users=users, items=items, interactions_per_user=pairs / users, spread=1.0)
-
-
-def _pairs(path: Path) -> Frame:
-    """Lines of a user and its items, separated by blanks."""
+def _pairs(paths: Sequence[Path], split: SplitBy) -> Frame:
+    """Read lines of a user and its items, separated by blanks."""
     import pandas as pd
 
-    try:
-        text = gzip.decompress(path.read_bytes()).decode("ascii")
-        rows = [np.array(line.split(), dtype=np.int64) for line in text.splitlines()]
-    except (OSError, EOFError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {error}; remove it and run again") from error
+    rows: list[IntArray] = []
+    for path in paths:
+        try:
+            text = gzip.decompress(path.read_bytes()).decode("ascii")
+            rows += [np.array(line.split(), dtype=np.int64) for line in text.splitlines()]
+        except (OSError, EOFError, ValueError) as error:
+            raise DataError(f"{path}: cannot be read: {error}; remove it and run again") from error
     users: IntArray = np.repeat([row[0] for row in rows], [len(row) - 1 for row in rows])
     frame = pd.DataFrame({"user": users, "item": np.concatenate([row[1:] for row in rows])})
-    return Frame.of(frame)
+    return Frame.of(frame, split=split)

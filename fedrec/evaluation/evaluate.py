@@ -202,8 +202,11 @@ def _placed(
     k: int,
 ) -> Iterator[Mapping[View, Placed]]:
     """Yield where the held-out items of some users stand, user after user."""
+    size = block_users(block, shard.n_items)
+    # Where one block holds all users, they share the costs of items anyway.
     if (
-        isinstance(score, UserScorer)
+        shard.n_users > size
+        and isinstance(score, UserScorer)
         and score.by_columns
         and not candidates
         and find_spec("numba") is not None
@@ -212,7 +215,6 @@ def _placed(
 
         yield from place_by_columns(score, shard, k)
         return
-    size = block_users(block, shard.n_items)
     for start in range(0, shard.n_users, size):
         rows = np.arange(start, min(start + size, shard.n_users), dtype=np.int64)
         compete = {part: c.take(rows) for part, c in (candidates or {}).items()}

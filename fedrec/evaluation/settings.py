@@ -23,8 +23,8 @@ class Evaluate(Section):
         block: users whose scores are computed together, or ``auto``: as many as 16 MiB of scores
             hold, from 64. Changes no bit of the result and bounds the memory of each process:
             block x items x 4 bytes for a model by itself, about four times that for three views.
-            PLGC's similarity branch over a ``flat`` model ranks 128 items at a time for all users
-            instead, where numba is installed.
+            With more users than that, PLGC's similarity branch over a ``flat`` model ranks 128
+            items at a time for all users instead, where numba is installed.
     """
 
     every: int = Field(5, ge=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from fedrec.models.mf import MatrixFactorization
 from fedrec.models.pfedrec import PFedRec
 from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.training.task import ClientTask
-from fedrec.types import Params, Shard
+from fedrec.types import Params, ParamSpec, Shard
 from tests.planted import initial_state, method_of, shard_of
 
 METRICS = tuple(parse_metric(label) for label in ("ndcg@3", "mrr", "coverage@2", "gini@5"))
@@ -46,9 +47,11 @@ def with_ties(params: Params, distinct: int) -> Params:
 def both_ways(
     task: ClientTask, shard: Shard, params: Params, local: Params
 ) -> tuple[Evaluation, Evaluation]:
+    """Rank by columns, as one block does not hold all users, and all users in one block."""
     scorer = UserScorer(task, shard, params, local)
     assert scorer.by_columns
-    return evaluate(shard, scorer, METRICS), evaluate(shard, lambda rows: scorer(rows), METRICS)
+    by_columns = evaluate(shard, scorer, METRICS, block=1)
+    return by_columns, evaluate(shard, scorer, METRICS, block=shard.n_users)
 
 
 def assert_same(one: Evaluation, two: Evaluation) -> None:
@@ -62,7 +65,7 @@ def assert_same(one: Evaluation, two: Evaluation) -> None:
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 999),
-    n_users=st.integers(1, 90),
+    n_users=st.integers(2, 90),
     n_items=st.integers(6, 300),
     distinct=st.integers(1, 400),
     fields=st.fixed_dictionaries(
@@ -90,10 +93,10 @@ def test_groups_and_blocks_of_users_change_nothing(monkeypatch: pytest.MonkeyPat
     task = method_of({}, PLGC(), MatrixFactorization(embedding_dim=32, init_std=0.1))
     params, local = initial_state(task, shard)
     scorer = UserScorer(task, shard, with_ties(params, 40), local)
-    together = evaluate(shard, scorer, METRICS)
+    together = evaluate(shard, scorer, METRICS, block=1)
     monkeypatch.setattr(columns, "_GROUP", 130)
     monkeypatch.setattr(columns, "_CACHED_USERS", 50)
-    assert_same(together, evaluate(shard, scorer, METRICS))
+    assert_same(together, evaluate(shard, scorer, METRICS, block=1))
 
 
 def test_scores_that_are_not_numbers_are_counted_by_user() -> None:
@@ -104,4 +107,18 @@ def test_scores_that_are_not_numbers_are_counted_by_user() -> None:
     broken = local["user"].copy()
     broken[[1, 4]] = np.nan
     with pytest.raises(NumericError, match="2 of 5 users"):
-        evaluate(shard, UserScorer(task, shard, params, {**local, "user": broken}), METRICS)
+        evaluate(shard, UserScorer(task, shard, params, {**local, "user": broken}), METRICS, 1)
+
+
+class _ByPositive(MatrixFactorization):
+    """Matrix factorization with a private value for each positive of a client."""
+
+    def params(self) -> Mapping[str, ParamSpec]:
+        return {**super().params(), "own": ParamSpec("private", "positive", ())}
+
+
+def test_a_model_with_values_of_positives_is_not_ranked_by_columns() -> None:
+    shard = federation(1, 5, 30)
+    for model, expected in ((MatrixFactorization, True), (_ByPositive, False)):
+        task = method_of({}, PLGC(), model(embedding_dim=4))
+        assert UserScorer(task, shard, *initial_state(task, shard)).by_columns is expected
