@@ -55,7 +55,7 @@ class BlockRanking:
 
     @property
     def items(self) -> Tensor:
-        """int64 [c], the items that are scored."""
+        """Return the items that are scored, int64 [c]."""
         return torch.arange(len(self.params["item"])) if self.columns is None else self.columns
 
     def scores(self) -> Tensor:
@@ -71,20 +71,20 @@ class BlockRanking:
         return self._flat() if self.task.model.execution == "flat" else None
 
     def catalogue(self) -> Tensor:
-        """float [b, n_items]: scores with the global table."""
+        """Return the scores with the global table, float [b, n_items]."""
         if self.task.model.execution == "flat" and not self._by_positive():
             tables = {name: self.params[name] for name in self.task.tables()}
             scores = self.task.model.score_catalogue(self.gathered or self._flat(), tables)
-            # A model that has nothing of the user's own scores one row, the same for all.
+            # A model without private parameters scores one row, the same for all.
             return scores.expand(len(self.users), -1)
         return self._catalogue(self.params["item"], self._histories())
 
     def _by_positive(self) -> list[str]:
-        """The parameters of the model that have a value for each of a client's positives."""
+        """Return the model's parameters that have a value for each of a client's positives."""
         return [n for n, s in self.task.model.params().items() if s.axis == "positive"]
 
     def patched(self, base: Tensor, block_users: IntArray, items: IntArray, rows: Tensor) -> Tensor:
-        """float [b, n_items]: ``base`` where other item vectors make no difference.
+        """Return ``base``, float [b, n_items], with other item vectors for some pairs.
 
         They count for the scores of their own pairs, and of a model with a window for all scores
         of a user that has them in its history.
@@ -102,16 +102,16 @@ class BlockRanking:
             keys = block_users * n_items + items
             wanted = history.owners() * n_items + history.values
             at = np.minimum(np.searchsorted(keys, wanted), max(len(keys) - 1, 0))
-            moved = keys[at] == wanted if len(keys) else np.zeros(len(wanted), bool)
+            patched = keys[at] == wanted if len(keys) else np.zeros(len(wanted), bool)
             source = torch.cat([source, rows])
-            history = Ragged(history.offsets, np.where(moved, n_items + at, history.values))
+            history = Ragged(history.offsets, np.where(patched, n_items + at, history.values))
             scores = self._catalogue(source, history)
-        own = self._pairs(block_users, items, rows, source, history)
-        scores[torch.from_numpy(block_users), torch.from_numpy(items)] = own
+        patch = self._pairs(block_users, items, rows, source, history)
+        scores[torch.from_numpy(block_users), torch.from_numpy(items)] = patch
         return scores
 
     def _all_pairs(self, source: Tensor, history: Ragged | None) -> Tensor:
-        """float [b, n_items]: scores pair by pair, some users at a time."""
+        """Compute all scores pair by pair, some users at a time, float [b, n_items]."""
         n_items = len(self.params["item"])
         scores = []
         for users in np.array_split(
@@ -138,7 +138,7 @@ class BlockRanking:
         return values
 
     def _histories(self) -> Ragged | None:
-        """One row per user of the block."""
+        """Return the latest items, one row per user of the block."""
         return None if self.history is None else self.history.take(self.users)
 
     def _catalogue(self, source: Tensor, history: Ragged | None) -> Tensor:
@@ -148,14 +148,14 @@ class BlockRanking:
         shared = {n: self.params[n] for n in (*names, *self.task.dense())}
 
         def of_client(params: Tensors, pairs: Pairs) -> Tensor:
-            mine = {name: value for name, value in params.items() if name not in names}
+            private = {name: value for name, value in params.items() if name not in names}
             tables = {name: params[name] for name in names}
             if pairs.history is None:
-                scores = model.score_catalogue(mine, tables)
+                scores = model.score_catalogue(private, tables)
             else:
                 vectors = pairs.history.vectors[pairs.users]
                 lengths = pairs.history.lengths[pairs.users]
-                scores = model.score_catalogue(mine, tables, History(vectors, lengths))
+                scores = model.score_catalogue(private, tables, History(vectors, lengths))
             return scores.expand(len(pairs.users), -1)
 
         everybody = np.arange(len(self.users))
@@ -176,8 +176,8 @@ class BlockRanking:
         gathered = {n: self.params[n][item] for n in self.task.tables()} | {"item": rows}
         gathered |= self._positive_values(block_users, items)
         if self.task.model.execution == "flat":
-            own = {name: value[user] for name, value in self._flat().items()}
-            return self.task.model.score(own | gathered, Pairs(user, item))
+            per_user = {name: value[user] for name, value in self._flat().items()}
+            return self.task.model.score(per_user | gathered, Pairs(user, item))
         shared = {name: self.params[name] for name in self.task.dense()}
         score = self.task.model.score
         return self._by_client(
@@ -222,14 +222,14 @@ class BlockRanking:
         return by_client(call, values, rows, model.execution == "vmap", most)
 
     def _flat(self) -> dict[str, Tensor]:
-        """Every parameter without a row per item, gathered for the users of the block."""
+        """Gather every parameter without a row per item for the users of the block."""
         user = torch.from_numpy(self.users)
         client = torch.from_numpy(self.frozen_items.clients[self.users])
-        found = {}
+        gathered = {}
         for name, spec in self.task.model.params().items():
             if (spec.scope, spec.axis) == ("shared", None):
-                whole = self.params[name]
-                found[name] = whole.expand(len(user), *whole.shape)
+                value = self.params[name]
+                gathered[name] = value.expand(len(user), *value.shape)
             elif spec.axis in ("user", "client"):
-                found[name] = self.local[name][user if spec.axis == "user" else client]
-        return found
+                gathered[name] = self.local[name][user if spec.axis == "user" else client]
+        return gathered

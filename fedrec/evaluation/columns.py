@@ -24,7 +24,7 @@ _CACHED_USERS = 4096
 
 
 def place_by_columns(scorer: UserScorer, shard: Shard, k: int) -> Iterator[dict[View, Placed]]:
-    """Rank the held-out items of all users; the integers of `fedrec.evaluation.ranking.place`.
+    """Rank the held-out items of all users, as `fedrec.evaluation.ranking.place` does.
 
     Args:
         scorer: the scores; `UserScorer.by_columns`.
@@ -76,10 +76,10 @@ def _place_group(scorer: UserScorer, shard: Shard, users: IntArray, k: int) -> d
     check_nan(int(np.count_nonzero(diverged)), len(users))
     return {
         view: Placed(
-            {"valid": _ranks(valid, found[0]), "test": _ranks(test, found[1])},
+            {"valid": _ranks(valid, counted[0]), "test": _ranks(test, counted[1])},
             listed if view == "mixed" else no_list,
         )
-        for view, found in counts.items()
+        for view, counted in counts.items()
     }
 
 
@@ -97,8 +97,8 @@ def _targets(
         wanted = np.unique(np.concatenate([part.values for part in held_out]))
         scores = _scores(scorer.group(users[rows]), slice(0, len(rows)), wanted)
         for view, of_view in scores.items():
-            for part, found in zip(held_out, targets.setdefault(view, ([], [])), strict=True):
-                found.append(of_view[part.owners(), np.searchsorted(wanted, part.values)])
+            for part, lists in zip(held_out, targets.setdefault(view, ([], [])), strict=True):
+                lists.append(of_view[part.owners(), np.searchsorted(wanted, part.values)])
     return {v: (np.concatenate(of[0]), np.concatenate(of[1])) for v, of in targets.items()}
 
 

@@ -76,7 +76,7 @@ class Evaluation:
     def summarise(
         self, metrics: Sequence[Metric], view: View = "mixed", part: Part = "test"
     ) -> dict[str, float]:
-        """The metrics by label: means over the users that have items held out.
+        """Return the metrics by label: means over the users that have items held out.
 
         Args:
             metrics: as given to `evaluate`.
@@ -116,7 +116,7 @@ def check_cutoffs(metrics: Sequence[Metric], n_items: int) -> None:
 
 
 def block_users(block: int | Literal["auto"], n_items: int) -> int:
-    """How many users are scored together.
+    """Return how many users are scored together.
 
     Args:
         block: the number, or ``auto``: as many as 16 MiB of float32 scores hold, from 64.
@@ -128,7 +128,7 @@ def block_users(block: int | Literal["auto"], n_items: int) -> int:
 
 
 def per_user_values(ranks: Ragged, metrics: Sequence[Metric]) -> FloatArray:
-    """The values of the per-user metrics among some metrics.
+    """Compute the values of the per-user metrics among some metrics.
 
     Args:
         ranks: one row per user, the sorted ranks of its held-out items.
@@ -185,8 +185,8 @@ def evaluate(
         users=shard.user_ids[order],
         values={
             view: {
-                part: per_user_values(Ragged(offsets[part], np.concatenate(pieces)), metrics)[order]
-                for part, pieces in of_view.items()
+                part: per_user_values(Ragged(offsets[part], np.concatenate(ranked)), metrics)[order]
+                for part, ranked in of_view.items()
             }
             for view, of_view in ranks.items()
         },
@@ -224,38 +224,38 @@ def _placed(
         }
 
 
-def merge(pieces: Sequence[Evaluation]) -> Evaluation:
-    """The evaluation of all users of some evaluations of different users, in any order.
+def merge(evaluations: Sequence[Evaluation]) -> Evaluation:
+    """Merge evaluations of different users, in any order, into one.
 
     Args:
-        pieces: at least one, with the same views and cut-offs.
+        evaluations: at least one, with the same views and cut-offs.
 
     Raises:
         ValueError: If there is none, or a user occurs twice.
     """
-    if not pieces:
+    if not evaluations:
         raise ValueError("there is no evaluation to merge")
-    users = np.concatenate([piece.users for piece in pieces])
+    users = np.concatenate([one.users for one in evaluations])
     order = np.argsort(users, kind="stable")
     if np.any(np.diff(users[order]) == 0):
         raise ValueError("a user was evaluated twice")
-    first = pieces[0]
+    first = evaluations[0]
     return Evaluation(
         users=users[order],
         values={
             view: {
-                part: np.concatenate([piece.values[view][part] for piece in pieces])[order]
+                part: np.concatenate([one.values[view][part] for one in evaluations])[order]
                 for part in parts
             }
             for view, parts in first.values.items()
         },
         exposure={
-            k: np.sum([piece.exposure[k] for piece in pieces], axis=0) for k in first.exposure
+            k: np.sum([one.exposure[k] for one in evaluations], axis=0) for k in first.exposure
         },
     )
 
 
 def _mean(values: FloatArray) -> float:
-    known = values[~np.isnan(values)]
+    defined = values[~np.isnan(values)]
     # Exactly rounded, so the order of the users does not matter.
-    return math.fsum(known.tolist()) / len(known) if len(known) else float("nan")
+    return math.fsum(defined.tolist()) / len(defined) if len(defined) else float("nan")

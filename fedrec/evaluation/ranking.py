@@ -72,12 +72,12 @@ def place(
     Raises:
         NumericError: If a score is NaN.
     """
-    found = None if candidates else _flat(scores)
-    if found is None or find_spec("numba") is None:
+    memory = None if candidates else _flat(scores)
+    if memory is None or find_spec("numba") is None:
         return place_by_definition(scores, shard, rows, k, candidates)
     from fedrec.evaluation.ranking_numba import place_users
 
-    flat, stride = found
+    flat, stride = memory
     ranks: dict[Part, IntArray] = {
         "valid": np.empty(int(shard.valid.lengths[rows].sum()), np.int64),
         "test": np.empty(int(shard.test.lengths[rows].sum()), np.int64),
@@ -118,7 +118,7 @@ def place_by_definition(
 
 
 def mask_of(part: Part, train: Ragged, valid: Ragged) -> Ragged:
-    """The items that a user does not rank: train items, and for the test the validation items too.
+    """Return the items that a user does not rank: train items, for the test validation items too.
 
     Args:
         part: what is being ranked for.
@@ -139,7 +139,7 @@ def mask_of(part: Part, train: Ragged, valid: Ragged) -> Ragged:
 def ranks_of(
     scores: Scores, relevant: Ragged, excluded: Ragged, candidates: Ragged | None = None
 ) -> Ragged:
-    r"""The ranks of the held-out items among the items that are not excluded.
+    r"""Compute the ranks of the held-out items among the items that are not excluded.
 
     .. math:: r_{ui} = |\{j \in C_u : s_{uj} \ge s_{ui}\}| + p_{ui}
 
@@ -163,9 +163,9 @@ def ranks_of(
     """
     masked = _copy(scores)
     owners = relevant.owners()
-    found = masked[_index(masked, owners), _index(masked, relevant.values)].cpu().numpy()
-    order = np.lexsort((-found, owners))
-    bar = masked.new_tensor(found[order])
+    targets = masked[_index(masked, owners), _index(masked, relevant.values)].cpu().numpy()
+    order = np.lexsort((-targets, owners))
+    bar = masked.new_tensor(targets[order])
     if candidates is not None:
         masked = _only(masked, candidates)
     # A comparison with NaN is false: such items do not compete, whatever the scores.
@@ -183,7 +183,7 @@ def ranks_of(
 
 
 def top_k(scores: Scores, excluded: Ragged, k: int) -> IntArray:
-    """The k items with the highest scores that are not excluded, best first.
+    """Return the k items with the highest scores that are not excluded, best first.
 
     Of equal scores the lowest item index comes first, so the list is the same everywhere.
 
@@ -210,18 +210,18 @@ def top_k(scores: Scores, excluded: Ragged, k: int) -> IntArray:
     # torch.topk picks any of equal scores; its smallest value is the bar, and the rest is exact.
     bar = torch.topk(masked, depth, dim=1).values[:, -1:]
     above, level = masked > bar, (masked == bar) & ~left_out
-    room = depth - above.sum(dim=1, keepdim=True)
-    chosen = above | (level & (level.cumsum(dim=1) <= room))
+    places = depth - above.sum(dim=1, keepdim=True)
+    chosen = above | (level & (level.cumsum(dim=1) <= places))
     users, items = (index.cpu().numpy() for index in chosen.nonzero(as_tuple=True))
     values = masked[chosen].cpu().numpy()
     order = np.lexsort((items, -values, users))
-    found = Ragged(offsets_of(np.bincount(users, minlength=n_users)), items[order])
-    result[users, np.arange(len(users)) - found.offsets[:-1][users]] = found.values
+    lists = Ragged(offsets_of(np.bincount(users, minlength=n_users)), items[order])
+    result[users, np.arange(len(users)) - lists.offsets[:-1][users]] = lists.values
     return result
 
 
 def exposure(top: IntArray, n_items: int) -> IntArray:
-    """In how many of the lists each item stands.
+    """Count in how many of the lists each item stands.
 
     Args:
         top: int64 [b, k] of `top_k`.
@@ -236,7 +236,7 @@ def exposure(top: IntArray, n_items: int) -> IntArray:
 def legacy_candidates(
     bits: NDArray[np.uint32], known: Ragged, n_items: int, count: int = 99
 ) -> Ragged:
-    """Items that a user never interacted with, to compete with its held-out item.
+    """Draw items that a user never interacted with, to compete with its held-out item.
 
     The published protocol of sampled metrics: it overstates quality and can reorder methods;
     here only to reproduce published rows. The items are drawn with replacement, so a few may be
@@ -276,7 +276,7 @@ def check_candidates(known: Ragged, n_items: int, count: int = 99) -> None:
 
 
 def _copy(scores: Scores) -> torch.Tensor:
-    """A copy to write into, without NaN."""
+    """Return a copy to write into; raise `NumericError` if a score is NaN."""
     if isinstance(scores, torch.Tensor):
         copied = scores.detach().clone()
     else:
@@ -293,7 +293,7 @@ def check_nan(diverged: int, of: int) -> None:
 
 
 def _flat(scores: Scores) -> tuple[FloatArray, int] | None:
-    """The memory of the scores, float [...], and the way from row to row; None if not of a kind."""
+    """Return the memory of the scores, float [...], and the stride of rows; None if unsuitable."""
     array = scores
     if isinstance(array, torch.Tensor):
         if array.device.type != "cpu" or array.dtype not in (torch.float32, torch.float64):
@@ -319,8 +319,8 @@ def _put(scores: torch.Tensor, at: Ragged, value: float) -> None:
     scores[_index(scores, at.owners()), _index(scores, at.values)] = value
 
 
-def _only(scores: torch.Tensor, kept: Ragged) -> torch.Tensor:
-    rows, items = _index(scores, kept.owners()), _index(scores, kept.values)
+def _only(scores: torch.Tensor, chosen: Ragged) -> torch.Tensor:
+    rows, items = _index(scores, chosen.owners()), _index(scores, chosen.values)
     masked = torch.full_like(scores, float("nan"))
     masked[rows, items] = scores[rows, items]
     return masked

@@ -35,7 +35,7 @@ def place_users(scores, stride, n_items, rows, train, valid, test, valid_ranks, 
         How many users have a score that is NaN; their results are not written.
     """
     mark = np.zeros(n_items, np.int64)
-    gone = np.empty(n_items, np.int64)
+    masked = np.empty(n_items, np.int64)
     bars = np.empty(n_items, scores.dtype)
     best = np.empty(top.shape[1], scores.dtype)
     nothing = rows[:0]
@@ -46,29 +46,29 @@ def place_users(scores, stride, n_items, rows, train, valid, test, valid_ranks, 
         if _any_nan(row):
             diverged += 1
             continue
-        known = train[1][train[0][u] : train[0][u + 1]]
+        items = train[1][train[0][u] : train[0][u + 1]]
         first = valid[1][valid[0][u] : valid[0][u + 1]]
         last = test[1][test[0][u] : test[0][u + 1]]
         stamp += 1
         out = valid_ranks[at_valid : at_valid + len(first)]
-        _rank(row, first, known, nothing, mark, stamp, gone, bars, out)
+        _rank(row, first, items, nothing, mark, stamp, masked, bars, out)
         at_valid += len(first)
         stamp += 1
         out = test_ranks[at_test : at_test + len(last)]
-        _rank(row, last, known, first, mark, stamp, gone, bars, out)
+        _rank(row, last, items, first, mark, stamp, masked, bars, out)
         at_test += len(last)
         if top.shape[1] > 0 and len(last) > 0:
             stamp += 1
-            _list(row, known, first, mark, stamp, best, top[i])
+            _list(row, items, first, mark, stamp, best, top[i])
     return diverged
 
 
 @compiled
 def _any_nan(row):
-    found = 0
+    unequal = 0
     for j in range(len(row)):
-        found |= row[j] != row[j]
-    return found != 0
+        unequal |= row[j] != row[j]
+    return unequal != 0
 
 
 @compiled
@@ -80,36 +80,36 @@ def _reaching(row, bar):
 
 
 @compiled
-def _rank(row, relevant, excluded, too, mark, stamp, gone, bars, out):
+def _rank(row, relevant, excluded, more_excluded, mark, stamp, masked, bars, out):
     """Write the sorted ranks of the relevant items of a user.
 
     All items are counted, and those that do not compete are taken off again.
     """
     if len(relevant) == 0:
         return
-    n_gone = 0
-    for items in (excluded, too, relevant):
+    n_masked = 0
+    for items in (excluded, more_excluded, relevant):
         for item in items:
             if mark[item] != stamp:
                 mark[item] = stamp
-                gone[n_gone] = item
-                n_gone += 1
+                masked[n_masked] = item
+                n_masked += 1
     for place in range(len(relevant)):
         bars[place] = row[relevant[place]]
     bars[: len(relevant)].sort()
     for place in range(len(relevant)):
         bar = bars[len(relevant) - 1 - place]
         above = _reaching(row, bar)
-        for g in range(n_gone):
-            above -= row[gone[g]] >= bar
+        for g in range(n_masked):
+            above -= row[masked[g]] >= bar
         out[place] = above + place + 1
 
 
 @compiled
-def _list(row, excluded, too, mark, stamp, best, items):
+def _list(row, excluded, more_excluded, mark, stamp, best, items):
     """Write the items with the highest scores; of equal ones, the lowest index first."""
-    for taken in (excluded, too):
-        for item in taken:
+    for masked in (excluded, more_excluded):
+        for item in masked:
             mark[item] = stamp
     k, n, count, start = len(items), len(row), 0, 0
     while count < k and start < n:
@@ -120,22 +120,22 @@ def _list(row, excluded, too, mark, stamp, best, items):
         return
     bar = best[k - 1]
     while start < n:
-        part = row[start : start + _STRIDE]
+        stride = row[start : start + _STRIDE]
         # Most strides hold nothing above the bar, and a loop without branches finds out.
         hits = 0
-        for j in range(len(part)):
-            hits += part[j] > bar
+        for j in range(len(stride)):
+            hits += stride[j] > bar
         if hits > 0:
-            for j in range(len(part)):
-                if part[j] > bar and mark[start + j] != stamp:
-                    insert(part[j], start + j, best, items, k - 1)
+            for j in range(len(stride)):
+                if stride[j] > bar and mark[start + j] != stamp:
+                    insert(stride[j], start + j, best, items, k - 1)
                     bar = best[k - 1]
         start += _STRIDE
 
 
 @compiled
 def insert(score, item, best, items, count):
-    """Put an item behind all that are as good, among the first ``count``; their number."""
+    """Put an item behind all that are as good, among the first ``count``; return their number."""
     at = count
     while at > 0 and best[at - 1] < score:
         best[at], items[at] = best[at - 1], items[at - 1]

@@ -39,7 +39,7 @@ class UserScorer:
 
     @property
     def by_columns(self) -> bool:
-        """Whether some items at a time are faster, for all users."""
+        """Return whether some items at a time are faster, for all users."""
         model = self._task.model
         by_positive = any(spec.axis == "positive" for spec in model.params().values())
         flat = model.execution == "flat" and not by_positive

@@ -45,11 +45,11 @@ class Forward(Protocol):
     """The model at the current parameters, as a function of the item vectors of the pairs."""
 
     def score(self, rows: torch.Tensor) -> torch.Tensor:
-        """float [q, d] -> float [q]: the score of each pair."""
+        """Return the score of each pair, float [q], from item vectors, float [q, d]."""
         ...
 
     def features(self, rows: torch.Tensor) -> torch.Tensor:
-        """float [q, d] -> float [q, h]: the input of the model's last linear layer."""
+        """Return the input of the model's last linear layer, float [q, h], from float [q, d]."""
         ...
 
 
@@ -58,7 +58,7 @@ class Ranking(Protocol):
 
     @property
     def users(self) -> IntArray:
-        """int64 [b], the user rows."""
+        """Return the user rows, int64 [b]."""
         ...
 
     @property
@@ -68,16 +68,16 @@ class Ranking(Protocol):
 
     @property
     def items(self) -> torch.Tensor:
-        """int64 [c], the items that are scored: all, unless `Personalization.by_columns`."""
+        """Return the items that are scored, int64 [c]: all, unless `Personalization.by_columns`."""
         ...
 
     @property
     def prepared(self) -> object:
-        """What `Personalization.prepare_ranking` returned."""
+        """Return what `Personalization.prepare_ranking` returned."""
         ...
 
     def scores(self) -> torch.Tensor:
-        """float [b, c]: the model's scores with the global table."""
+        """Return the model's scores with the global table, float [b, c]."""
         ...
 
     def patched(
@@ -87,7 +87,7 @@ class Ranking(Protocol):
         items: IntArray,
         rows: torch.Tensor,
     ) -> torch.Tensor:
-        """float [b, n_items]: what `scores` gave, with other item vectors for some pairs.
+        """Return what `scores` gave, float [b, n_items], with other item vectors for some pairs.
 
         They count wherever they stand: also in the histories of a model that looks at them.
         Pairs are sorted by row of the block, then by item.
@@ -110,7 +110,7 @@ class Personalization(Plugin):
         return any(getattr(cls, name) is not getattr(Personalization, name) for name in methods)
 
     def state(self, dim: int) -> Mapping[str, ParamSpec]:
-        """The local parameters it adds, none by default.
+        """Return the private parameters it adds, none by default.
 
         Args:
             dim: width of the item table.
@@ -123,7 +123,7 @@ class Personalization(Plugin):
         return 0
 
     def row_cost(self, history: IntArray) -> FloatArray:
-        """What a touched row of each user costs to train, 1 for the model alone.
+        """Return what a touched row of each user costs to train, 1 for the model alone.
 
         Clients are dealt to nodes by it; it changes no result.
 
@@ -133,11 +133,11 @@ class Personalization(Plugin):
         return np.ones(len(history))
 
     def unit_item_vectors(self, table: torch.Tensor) -> torch.Tensor | None:
-        """What it needs of the whole frozen table, float [n_items, d]; once per message."""
+        """Return what it needs of the frozen table, float [n_items, d]; once per message."""
         return None
 
     def history(self, shard: Shard, seed: int) -> Ragged:
-        """The train items of each user that `FrozenItems.history` holds; all by default."""
+        """Return the train items of each user for `FrozenItems.history`; all by default."""
         return shard.train
 
     def prepare(self, frozen_items: FrozenItems, pairs: PairBatch) -> Any:
@@ -214,7 +214,7 @@ class Personalization(Plugin):
 
     @property
     def by_columns(self) -> bool:
-        """Whether ranking is faster some items at a time, for all users.
+        """Return whether ranking is faster some items at a time, for all users.
 
         It is where users share what an item costs. Then the scores of an item must not depend on
         which others are scored with it.

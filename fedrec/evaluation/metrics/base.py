@@ -40,7 +40,7 @@ class PerUserMetric(Metric):
 
     @abstractmethod
     def per_user(self, ranks: Ragged) -> FloatArray:
-        """The value of each user.
+        """Compute the value of each user.
 
         Args:
             ranks: one row per user: the ranks (from 1) of its held-out items, sorted.
@@ -57,7 +57,7 @@ class ExposureMetric(Metric):
 
     @abstractmethod
     def value(self, exposure: IntArray) -> float:
-        """The value.
+        """Compute the value.
 
         Args:
             exposure: int64 [n_items], in how many users' top-k lists each item stands.
@@ -65,7 +65,7 @@ class ExposureMetric(Metric):
 
 
 def parse_metric(label: str) -> Metric:
-    """The metric of a label.
+    """Return the metric of a label.
 
     Args:
         label: ``name`` or ``name@k``.

@@ -19,7 +19,7 @@ class HitRate(PerUserMetric):
     """
 
     def per_user(self, ranks: Ragged) -> FloatArray:
-        """float64 [n]: 0 or 1 for each user, NaN without held-out items."""
+        """Compute 0 or 1 for each user, float64 [n], NaN without held-out items."""
         if self.k is None:
             return np.where(ranks.lengths > 0, 1.0, np.nan)
         hits = np.bincount(ranks.owners()[ranks.values <= self.k], minlength=len(ranks))

@@ -23,7 +23,7 @@ class MRR(PerUserMetric):
     needs_k: ClassVar[bool] = False
 
     def per_user(self, ranks: Ragged) -> FloatArray:
-        """float64 [n]: from 0 to 1 for each user, NaN without held-out items."""
+        """Compute from 0 to 1 for each user, float64 [n], NaN without held-out items."""
         result = np.full(len(ranks), np.nan)
         some = ranks.lengths > 0
         best = ranks.values[ranks.offsets[:-1][some]]

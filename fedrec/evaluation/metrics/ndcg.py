@@ -28,7 +28,7 @@ class NDCG(PerUserMetric):
     reference: ClassVar[str] = "jarvelin2002cumulated"
 
     def per_user(self, ranks: Ragged) -> FloatArray:
-        """float64 [n]: from 0 to 1 for each user, NaN without held-out items."""
+        """Compute from 0 to 1 for each user, float64 [n], NaN without held-out items."""
         longest = int(max(ranks.values.max(initial=1), ranks.lengths.max(initial=1)))
         depth = longest if self.k is None else self.k
         # One table of discounts, so that a value never depends on its place in the array.

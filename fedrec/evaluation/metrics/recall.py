@@ -20,7 +20,7 @@ class Recall(PerUserMetric):
     """
 
     def per_user(self, ranks: Ragged) -> FloatArray:
-        """float64 [n]: from 0 to 1 for each user, NaN without held-out items."""
+        """Compute from 0 to 1 for each user, float64 [n], NaN without held-out items."""
         found = ranks.owners()[ranks.values <= self.k] if self.k is not None else ranks.owners()
         hits = np.bincount(found, minlength=len(ranks)).astype(np.float64)
         held_out = ranks.lengths

@@ -59,7 +59,8 @@ class PLGC(Personalization):
         beta: similarity branch: exponent of the similarity.
         centre: similarity branch: subtract the mean row before rows are normalised.
         history_cap: similarity branch: at most this many positives of a user make up its kernel
-            (chosen by hash); None: all.
+            (chosen by hash); None: all. Time grows faster than the number of items: a user with
+            2,389 takes 6.5 times as long to train as with a cap of 200.
         persistence: table branch: share of :math:`\Delta_u` that survives a round.
         decorrelation: weight of the decorrelation loss.
         view: ``cross`` (client's view against the frozen rows), ``single`` (the working copy
@@ -113,7 +114,7 @@ class PLGC(Personalization):
         return self.extra_rows
 
     def state(self, dim: int) -> Mapping[str, ParamSpec]:
-        """``lambda`` per user; ``residual`` [d] per positive row for the table branch."""
+        """Return ``lambda`` per user; for the table branch ``residual`` [d] per positive."""
         start = self.value if self.balance == "fixed" else self.initial
         state = {"lambda": ParamSpec("private", "user", (), init_value=start, trainable=False)}
         if self.branch == "table":
@@ -128,7 +129,7 @@ class PLGC(Personalization):
         return np.asarray(1.5 + capped / 30)
 
     def unit_item_vectors(self, table: torch.Tensor) -> torch.Tensor | None:
-        """float [n_items, d]: the rows, centred and of length 1; None for the table branch."""
+        """Return the rows, centred and of length 1; None for the table branch."""
         if self.branch == "table":
             return None
         centred = table - table.mean(0) if self.centre else table
@@ -136,7 +137,7 @@ class PLGC(Personalization):
         return torch.where(length > 0, centred / length, torch.zeros_like(centred))
 
     def history(self, shard: Shard, seed: int) -> Ragged:
-        """The positives of each user that make up its kernel."""
+        """Return the positives of each user that make up its kernel."""
         if self.history_cap is None or not (shard.train.lengths > self.history_cap).any():
             return shard.train
         owner = shard.train.owners()
@@ -145,9 +146,9 @@ class PLGC(Personalization):
         order = np.lexsort((keys, owner))
         place = np.empty(len(owner), np.int64)
         place[order] = np.arange(len(owner)) - shard.train.offsets[:-1][owner[order]]
-        kept = place < self.history_cap
+        chosen = place < self.history_cap
         lengths = np.minimum(shard.train.lengths, self.history_cap)
-        return Ragged(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), items[kept])
+        return Ragged(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), items[chosen])
 
     def prepare(self, frozen_items: FrozenItems, pairs: PairBatch) -> _Prepared | None:
         """Compute the similarity branch of the pairs, and what the weights need of it."""
@@ -234,7 +235,7 @@ class PLGC(Personalization):
 
     @property
     def by_columns(self) -> bool:
-        """Whether users share the similarities of items."""
+        """Return whether users share the similarities of items."""
         return self.branch == "similarity"
 
     def prepare_ranking(

@@ -72,7 +72,7 @@ class CatalogueSimilarity:
         return branch.mul_(self._scale[first:last])
 
     def _similarities(self, items: torch.Tensor) -> torch.Tensor:
-        """float [items in histories, `COLUMNS`]; kept for the users that come next."""
+        """Return float [items in histories, `COLUMNS`], the same array while ``items`` stay."""
         if self._kappa is not None and self._items is not None and torch.equal(self._items, items):
             return self._kappa
         right = self._z.new_zeros((COLUMNS, self._z.shape[1]))
