@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,49 +76,55 @@ def test_a_run_does_not_continue_without_its_state(
 
 
 def damage(path: Path, how: str) -> None:
-    whole = path.read_bytes()
+    content = path.read_bytes()
     path.unlink()
     if how == "a folder":
         path.mkdir()
     elif how == "flipped":
-        at = len(whole) * 2 // 3
-        path.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+        at = len(content) * 2 // 3
+        path.write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
     elif how != "deleted":
-        path.write_bytes({"truncated": whole[: len(whole) // 2], "emptied": b""}[how])
+        path.write_bytes({"truncated": content[: len(content) // 2], "emptied": b""}[how])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("how", ["deleted", "truncated", "emptied", "a folder", "flipped"])
+DAMAGES = ("deleted", "truncated", "emptied", "a folder", "flipped")
+USES: tuple[Callable[[Path], Any], ...] = (
+    lambda folder: go_on(folder, MORE),
+    lambda folder: report.markdown([folder]),
+    lambda folder: fedrec.load(folder).recommend("0"),
+    outcome,
+)
+
+
+@pytest.mark.parametrize("how", DAMAGES)
 @pytest.mark.parametrize("state", ["run", "killed"])
 def test_every_damaged_file_is_named(
-    how: str, state: str, copied: Callable[[str], Path], runs: Path, tmp_path: Path
+    how: str, state: str, copied: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """Each file of the folder in turn: whoever needs it names it, the others are not disturbed."""
-    whole = copied(state)
-    files = sorted(path.relative_to(whole) for path in content(whole))
-    expected = outcome(whole)
-    for name in files:
-        for use in (
-            lambda f: go_on(f, MORE),
-            lambda f: report.markdown([f]),
-            lambda f: fedrec.load(f).recommend("0"),
-            outcome,
-        ):
-            folder = Path(shutil.copytree(whole, tmp_path / "damaged"))
-            damage(folder / name, how)
-            before = content(folder)
-            try:
-                found = use(folder)
-            except FedRecError as error:
-                said = str(error)
-                assert "\n" not in said and len(said) < 600, said
-                named = ("local", "state/node-") if len(name.parts) > 1 else (name.name,)
-                assert any(part in said for part in named), f"{name} {how}: {said}"
-                assert content(folder) == before, name
-            else:
-                if use is outcome and name.name != "result.json":
-                    assert found == expected, name
-            shutil.rmtree(folder)
+    """Each file in turn: whoever needs it names it, the others are not disturbed.
+
+    Every file meets every damage and every use, but not every pair of both.
+    """
+    complete = copied(state)
+    files = sorted(path.relative_to(complete) for path in content(complete))
+    expected = outcome(complete)
+    for number, name in enumerate(files, start=DAMAGES.index(how)):
+        use = USES[number % len(USES)]
+        folder = Path(shutil.copytree(complete, tmp_path / "damaged"))
+        damage(folder / name, how)
+        before = content(folder)
+        try:
+            used = use(folder)
+        except FedRecError as error:
+            said = str(error)
+            assert "\n" not in said and len(said) < 600, said
+            named = ("local", "state/node-") if len(name.parts) > 1 else (name.name,)
+            assert any(part in said for part in named), f"{name} {how}: {said}"
+            assert content(folder) == before, name
+        else:
+            if use is outcome and name.name != "result.json":
+                assert used == expected, name
+        shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("what", ["model.safetensors", "per_user.parquet", "local"])
