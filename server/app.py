@@ -11,7 +11,6 @@ from typing import Any
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedrec.config.cohorts import cohort_size
 from fedrec.config.experiment import Experiment, load_experiment
 from fedrec.config.sources import code_with_sources, source_hashes
 from fedrec.data.prepare import open_split, version_of
@@ -70,7 +69,7 @@ def main(grid: Grid, context: Context) -> None:
     plan = Plan(
         seed=experiment.seed,
         n_clients=split.n_clients,
-        cohort_size=cohort_size(rounds, split.n_clients),
+        cohort_size=rounds.clients_of(split.n_clients),
         rounds=rounds.count,
         every=experiment.evaluate.every,
         patience=rounds.patience,

@@ -14,7 +14,6 @@ from flwr.serverapp.strategy import Strategy as FlwrStrategy
 
 from fedrec.aggregation.payload import download_bytes
 from fedrec.aggregation.reduce import metric_sums
-from fedrec.config.cohorts import cohort
 from fedrec.errors import ClientFailure, EngineError, NumericError
 from fedrec.evaluation.evaluate import Evaluation, merge
 from fedrec.flower import records
@@ -22,6 +21,7 @@ from fedrec.runs.checkpoint import Checkpoint
 from fedrec.runs.log import Bytes, RoundRecord, Seconds
 from fedrec.runs.recorder import Recorder
 from fedrec.types import Aggregate, FailedClient, IntArray, Params
+from server.cohorts import cohort
 from server.returned import checked_apply, checked_broadcast, checked_init
 from server.roster import Roster, exchange
 from strategies.base import Strategy

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from fedrec.errors import ConfigError
 from fedrec.plugins import Section
 
 __all__ = ["Rounds"]
@@ -30,15 +31,36 @@ class Rounds(Section):
     patience: int | None = Field(15, ge=1)
     max_failures: int = Field(0, ge=0)
 
+    def clients_of(self, n_clients: int) -> int:
+        """Return how many clients take part in a round.
+
+        Args:
+            n_clients: All clients of the run.
+
+        Raises:
+            ConfigError: If more are asked for than there are.
+        """
+        if self.cohort_fraction is not None:
+            return max(1, round(self.cohort_fraction * n_clients))
+        if self.cohort_size == "all":
+            return n_clients
+        if self.cohort_size > n_clients:
+            raise ConfigError(
+                f"rounds.cohort_size: {self.cohort_size} is more than the {n_clients} clients; "
+                "lower it or write 'all'"
+            )
+        return self.cohort_size
+
     def without_effect(self, experiment: Any, split: Any) -> list[str]:
         """Say that the run is too short for its patience, or that a share of 1 is all."""
         lines = []
         evaluations = -(-self.count // experiment.evaluate.every)
+        due = "1 evaluation" if evaluations == 1 else f"{evaluations} evaluations"
         default = type(self).model_fields["patience"].default
         if self.patience not in (None, default) and self.patience >= evaluations:
             lines.append(
-                f"patience: {self.patience} has no effect: {self.count} rounds have only "
-                f"{evaluations} evaluations (evaluate.every: {experiment.evaluate.every})"
+                f"patience: {self.patience} has no effect: rounds.count {self.count} leads to "
+                f"only {due} (evaluate.every: {experiment.evaluate.every})"
             )
         if self.cohort_fraction == 1:
             lines.append("cohort_fraction: 1 has no effect: all clients take part by default")

@@ -12,7 +12,6 @@ from typing import Any, TypeVar, overload
 import numpy as np
 
 from fedrec.baselines.base import Baseline
-from fedrec.config.cohorts import cohort_size
 from fedrec.config.experiment import Experiment, load_experiment
 from fedrec.config.sources import sources_of, with_importable_plugins
 from fedrec.data.negatives import pool_excluded
@@ -317,7 +316,7 @@ def _check_sizes(experiment: Experiment, split: Split) -> None:
     if not isinstance(experiment.model, Baseline):
         check_order(experiment.model, split.timestamps, split.name)
     check_cutoffs(experiment.evaluate.parsed(), split.n_items)
-    cohort_size(experiment.rounds, split.n_clients)
+    experiment.rounds.clients_of(split.n_clients)
     nodes = experiment.engine.nodes
     if isinstance(nodes, int) and nodes > split.n_clients:
         raise ConfigError(

@@ -11,7 +11,6 @@ import pytest
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from fedrec.config.cohorts import cohort
 from fedrec.config.experiment import Experiment
 from fedrec.data.prepare import split_of
 from fedrec.errors import ClientFailure, EngineError
@@ -21,6 +20,7 @@ from fedrec.flower.grid import SerialGrid
 from fedrec.runs.log import read_log
 from fedrec.runs.recorder import Recorder
 from fedrec.types import Aggregate, FailedClient, FloatArray, RowBlock, UpdateBatch
+from server.cohorts import cohort
 from server.roster import Roster
 from server.strategy import FlowerStrategy, Plan
 from strategies import FedAvg

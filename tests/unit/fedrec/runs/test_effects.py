@@ -39,7 +39,7 @@ SAID: dict[str, dict[str, Any]] = {
         "model": "sasrec",
         "train": {"weight_decay": 0.1},
     },
-    "rounds.patience: 9 has no effect: 6 rounds have only 3 evaluations": {
+    "rounds.patience: 9 has no effect: rounds.count 6 leads to only 3 evaluations": {
         "rounds": {"count": 6, "patience": 9},
         "evaluate": {"every": 2},
     },

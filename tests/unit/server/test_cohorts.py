@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from fedrec.config.cohorts import cohort, cohort_size
 from fedrec.config.rounds import Rounds
 from fedrec.errors import ConfigError
+from server.cohorts import cohort
 
 
 @given(st.integers(0, 2**63 - 1), st.integers(1, 10**6), st.integers(1, 300), st.data())
@@ -58,9 +58,9 @@ def test_every_client_is_as_likely() -> None:
     ],
 )
 def test_sizes(fields: dict[str, float], n: int, size: int) -> None:
-    assert cohort_size(Rounds.model_validate(fields), n) == size
+    assert Rounds.model_validate(fields).clients_of(n) == size
 
 
 def test_more_than_there_are_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"cohort_size: 11 is more than the 10 clients; lower it"):
-        cohort_size(Rounds(cohort_size=11), 10)
+        Rounds(cohort_size=11).clients_of(10)
