@@ -58,10 +58,7 @@ def checked_apply(
     returned = strategy.apply_groups(state, params, aggregates)
     if not (isinstance(returned, tuple) and len(returned) == 2):
         raise ConfigError(f"{where} returned {_kind(returned)}, expected (state, parameters)")
-    after = _params(where, returned[1], params)
-    if set(after) != set(params):
-        raise ConfigError(f"{where} returned {_names(after)}, expected {_names(params)}")
-    return _state(where, returned[0]), after
+    return _state(where, returned[0]), _params(where, returned[1], params)
 
 
 def checked_broadcast(strategy: Strategy, state: State, params: Params, group: int) -> Params:
@@ -74,8 +71,8 @@ def checked_broadcast(strategy: Strategy, state: State, params: Params, group: i
         group: Of `Strategy.groups`.
 
     Raises:
-        ConfigError: If a parameter, or what the client rule asks for, is missing or of another
-            shape or type.
+        ConfigError: If the values returned are not the parameters and what the client rule asks
+            for, each of its shape and type.
         NumericError: If a value is not finite.
     """
     sent = strategy.broadcast(state, params, group)
@@ -86,13 +83,13 @@ def checked_broadcast(strategy: Strategy, state: State, params: Params, group: i
     return _params(f"{_named(strategy)}: broadcast", sent, {**params, **beside})
 
 
-def _params(where: str, found: Any, expected: Params) -> Params:
-    if not isinstance(found, Mapping):
-        raise ConfigError(f"{where} returned {_kind(found)}, expected parameters by name")
-    arrays = _arrays(found)
+def _params(where: str, returned: Any, expected: Params) -> Params:
+    if not isinstance(returned, Mapping):
+        raise ConfigError(f"{where} returned {_kind(returned)}, expected parameters by name")
+    arrays = _arrays(returned)
+    if arrays.keys() != expected.keys():
+        raise ConfigError(f"{where} returned {_names(arrays)}, expected {_names(expected)}")
     for name, like in expected.items():
-        if name not in arrays:
-            raise ConfigError(f"{where} did not return '{name}'; it returned {_names(arrays)}")
         value = arrays[name]
         if not isinstance(value, np.ndarray):
             raise ConfigError(f"{where} returned {_kind(value)} as '{name}', expected an array")
@@ -127,10 +124,10 @@ def _state(where: str, state: Any) -> State:
                 "truth values, integers or floats"
             )
     try:
-        kept = json.loads(json.dumps(dict(state.values)))
+        as_json = json.loads(json.dumps(dict(state.values)))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{where} returned a state whose values are not JSON: {error}") from error
-    if kept != state.values:
+    if as_json != state.values:
         raise ConfigError(
             f"{where} returned a state whose values JSON would change, such as tuples or keys that "
             "are no text; expected lists, and text as keys"
@@ -143,7 +140,7 @@ def _named(strategy: Strategy) -> str:
 
 
 def _names(names: Iterable[str]) -> str:
-    return ", ".join(f"'{name}'" for name in sorted(names)) or "nothing"
+    return ", ".join(f"'{name}'" for name in sorted(map(str, names))) or "nothing"
 
 
 def _kind(value: Any) -> str:

@@ -1,0 +1,123 @@
+"""What a strategy returns is checked at once, and the message names the strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fedrec
+from fedrec.errors import ConfigError, FedRecError
+from fedrec.types import Aggregate, FloatArray, Params, State
+from server.returned import checked_apply, checked_broadcast, checked_init
+from strategies import FedAvg
+
+ITEM: FloatArray = np.ones((3, 2), np.float32)
+PARAMS: Params = {"item": ITEM, "scale": np.array(0.5, np.float32)}
+
+
+class Returning(FedAvg):
+    """Returns what the test asks for, from each of its methods."""
+
+    def init(self, params: Params, n_clients: int) -> State:
+        return RETURNED["init"] if "init" in RETURNED else State()
+
+    def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
+        return RETURNED["apply"](params) if "apply" in RETURNED else (state, params)
+
+    def broadcast(self, state: State, params: Params, group: int) -> Params:
+        return RETURNED["broadcast"](params) if "broadcast" in RETURNED else params
+
+
+RETURNED: dict[str, Any] = {}
+
+CHANGES: list[tuple[str, Callable[[Params], Any], str]] = [
+    ("shape", lambda p: {**p, "item": p["item"][:2]}, r"'item' as float32 \[2, .*expected float32"),
+    ("float64", lambda p: {**p, "item": p["item"].astype(np.float64)}, r"'item' as float64 \["),
+    ("float16", lambda p: {**p, "item": p["item"].astype(np.float16)}, r"'item' as float16 \["),
+    ("list", lambda p: {**p, "item": p["item"].tolist()}, r"list as 'item', expected an array"),
+    ("renamed", lambda p: {"table": p["item"]}, r"returned 'table', expected 'item'"),
+    ("missing", lambda p: {}, r"returned nothing, expected 'item'"),
+    ("added", lambda p: {**p, "more": p["item"]}, r"returned 'item', 'more'.*, expected 'item'"),
+    ("nan", lambda p: {**p, "item": p["item"] * np.float32(np.nan)}, r"'item' that is not finite"),
+    ("inf", lambda p: {**p, "item": p["item"] + np.float32(np.inf)}, r"'item' that is not finite"),
+    ("none", lambda p: None, r"returned None, expected parameters by name"),
+]
+changed = pytest.mark.parametrize(
+    ("change", "said"), [each[1:] for each in CHANGES], ids=[each[0] for each in CHANGES]
+)
+
+
+@pytest.fixture(autouse=True)
+def returned() -> dict[str, Any]:
+    RETURNED.clear()
+    return RETURNED
+
+
+@changed
+def test_parameters(change: Callable[[Params], Any], said: str, returned: dict[str, Any]) -> None:
+    returned["apply"] = lambda params: (State(), change(params))
+    returned["broadcast"] = change
+    with pytest.raises(FedRecError, match=rf"^round 7, strategy \S+Returning: apply .*{said}"):
+        checked_apply(Returning(), State(), PARAMS, {0: None}, 7)  # type: ignore[dict-item]
+    with pytest.raises(FedRecError, match=rf"^strategy \S+Returning: broadcast .*{said}"):
+        checked_broadcast(Returning(), State(), PARAMS, 0)
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        (None, "None as its state, expected a State"),
+        (State({"m": np.array(["a"])}), "ndarray of <U1 as 'm' of its state"),
+        (State({"m": [1.0]}), "list as 'm' of its state"),  # type: ignore[dict-item]
+        (State({"m": np.ones(2, np.complex64)}), "complex64 as 'm'"),
+        (State({}, {"step": {1, 2}}), "are not JSON"),
+        (State({}, {"step": (1, 2)}), "JSON would change"),
+    ],
+    ids=str,
+)
+def test_a_state_that_no_checkpoint_can_keep(
+    state: Any, said: str, returned: dict[str, Any]
+) -> None:
+    returned["init"] = state
+    with pytest.raises(ConfigError, match=rf"^strategy \S+Returning: init returned .*{said}"):
+        checked_init(Returning(), PARAMS, 4)
+    returned["apply"] = lambda params: (state, params)
+    with pytest.raises(ConfigError, match=rf"^round 1, strategy \S+Returning: apply .*{said}"):
+        checked_apply(Returning(), State(), PARAMS, {0: None}, 1)  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("pair", [None, State(), (State(),), [State(), PARAMS]])
+def test_apply_returns_a_pair(pair: Any, returned: dict[str, Any]) -> None:
+    returned["apply"] = lambda _: pair
+    with pytest.raises(ConfigError, match=r"apply returned \w+, expected \(state, parameters\)"):
+        checked_apply(Returning(), State(), PARAMS, {0: None}, 1)  # type: ignore[dict-item]
+
+
+def test_what_is_well_formed_passes(returned: dict[str, Any]) -> None:
+    """Scalars of numpy count as arrays without dimensions."""
+    after = {"item": ITEM * 2, "scale": np.float32(0.25)}
+    returned["apply"] = lambda _: (State({"step": np.int64(3)}, {"name": "x"}), after)
+    state, params = checked_apply(Returning(), State(), PARAMS, {0: None}, 1)  # type: ignore[dict-item]
+    assert state.arrays["step"].shape == params["scale"].shape == ()
+    assert params["scale"] == np.float32(0.25)
+
+
+@pytest.mark.parametrize("method", ["apply", "broadcast"])
+def test_a_run_stops_there(method: str, returned: dict[str, Any], tmp_path: Path) -> None:
+    _, change, said = CHANGES[0]
+    returned[method] = (lambda p: (State(), change(p))) if method == "apply" else change
+    experiment = {
+        "data": {"name": "synthetic", "users": 8, "items": 12, "taste_groups": 2},
+        "model": {"name": "mf", "embedding_dim": 2},
+        "train": {"backend": "torch"},
+        "strategy": {"name": f"{__name__}:Returning"},
+        "rounds": {"count": 2},
+        "engine": {"name": "serial", "nodes": 1},
+    }
+    with pytest.raises(ConfigError, match=rf"Returning: {method} .*{said}") as caught:
+        fedrec.run(experiment, out=tmp_path / "run")
+    assert "client" not in str(caught.value) and "\n" not in str(caught.value)
