@@ -17,8 +17,14 @@ from zlib import crc32
 
 import numpy as np
 
-from fedrec.errors import FedRecError, ProtocolError, RunFolderError
-from fedrec.storage.files import RESTORE, is_full, read_arrays, write_arrays, write_bytes
+from fedrec.errors import ProtocolError, RunFolderError
+from fedrec.storage.files import (
+    RESTORE,
+    full_disk_named,
+    read_arrays,
+    write_arrays,
+    write_bytes,
+)
 from fedrec.training.task import initial_local
 from fedrec.types import FloatArray, IntArray, ParamSpec
 
@@ -194,14 +200,8 @@ class StateStore:
         sums = {}
         for name, spec in self._specs.items():
             values = initial_local(self._seed, name, spec, self._owners[spec.axis or ""])
-            try:
+            with full_disk_named(self._path(name)):
                 np.save(self._path(name), values)
-            except OSError as error:
-                if is_full(error):
-                    raise FedRecError(
-                        f"disk full: {self._path(name)} cannot be written; free some space"
-                    ) from error
-                raise
             sums[name] = _checksum(name, np.arange(len(values)), values)
         self._write_committed(0, sums)
         self._open()

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedrec.errors import NumericError, RunFolderError
-from fedrec.storage.files import RESTORE
+from fedrec.storage.files import RESTORE, full_disk_named
 from fedrec.storage.lock import hold
 from fedrec.types import FailedClient
 
@@ -136,7 +136,7 @@ class RunLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = path.open("a", encoding="utf-8")
+            self._file = path.open("ab", buffering=0)
             self._lock = hold(path)
             _mend(path)
             self._hash = hashlib.sha256(path.read_bytes())
@@ -156,11 +156,14 @@ class RunLog:
 
         Raises:
             NumericError: If a value is not finite. Nothing is written then.
+            FedRecError: If the disk is full. The line may be cut off then; `RunLog` mends that.
         """
-        line = record.to_json() if isinstance(record, RoundRecord) else _dumps(record)
-        self._file.write(line + "\n")
-        self._file.flush()
-        self._hash.update(line.encode() + b"\n")
+        text = record.to_json() if isinstance(record, RoundRecord) else _dumps(record)
+        line = f"{text}\n".encode()
+        self._hash.update(line)
+        with full_disk_named(self.path):
+            while line:  # a disk that is nearly full takes a part
+                line = line[self._file.write(line) :]
 
     @property
     def sha256(self) -> str:

@@ -7,7 +7,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from fedrec.types import FloatArray
 __all__ = [
     "RESTORE",
     "checksum_of",
+    "full_disk_named",
     "is_full",
     "read_arrays",
     "remove_rests",
@@ -49,22 +51,37 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
     """
     temporary = None
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        with full_disk_named(path):
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            temporary = Path(name)
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                if durable:
+                    os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def full_disk_named(path: Path) -> Iterator[None]:
+    """Turn the failure of a write into one line, if the disk is full.
+
+    Args:
+        path: The file that is written.
+
+    Raises:
+        FedRecError: If the disk is full. Other errors pass.
+    """
+    try:
+        yield
     except OSError as error:
         if is_full(error):
             raise FedRecError(f"disk full: {path} cannot be written; free some space") from error
         raise
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def is_full(error: OSError) -> bool:
