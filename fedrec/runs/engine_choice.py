@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from fedrec.config.cohorts import cohort_size
 from fedrec.config.engine import Engine
 from fedrec.config.experiment import Experiment
 from fedrec.flower.launch import resolve_engine
@@ -68,7 +67,7 @@ def describe_engine(experiment: Experiment, split: Split) -> str:
 def training_seconds(experiment: Experiment, split: Split) -> float:
     """Estimate the seconds that all rounds train on one core."""
     train, rounds = experiment.train, experiment.rounds
-    share = cohort_size(rounds, split.n_clients) / split.n_clients
+    share = rounds.clients_of(split.n_clients) / split.n_clients
     rows = len(split.train.values) * share * (1 + train.negatives) * train.local_epochs
     executor = resolve_executor(experiment.client_task())
     return rows * rounds.count / ROWS_PER_SECOND.get(executor, OTHER_ROWS_PER_SECOND)

@@ -99,8 +99,9 @@ def test_apply_returns_a_pair(pair: Any, returned: dict[str, Any]) -> None:
 
 def test_what_is_well_formed_passes(returned: dict[str, Any]) -> None:
     """Scalars of numpy count as arrays without dimensions."""
-    after = {"item": ITEM * 2, "scale": np.float32(0.25)}
-    returned["apply"] = lambda _: (State({"step": np.int64(3)}, {"name": "x"}), after)
+    step: dict[str, Any] = {"step": np.int64(3)}
+    after: dict[str, Any] = {"item": ITEM * 2, "scale": np.float32(0.25)}
+    returned["apply"] = lambda _: (State(step, {"name": "x"}), after)
     state, params = checked_apply(Returning(), State(), PARAMS, {0: None}, 1)  # type: ignore[dict-item]
     assert state.arrays["step"].shape == params["scale"].shape == ()
     assert params["scale"] == np.float32(0.25)
