@@ -60,7 +60,7 @@ class PLGC(Personalization):
         centre: similarity branch: subtract the mean row before rows are normalised.
         history_cap: similarity branch: at most this many positives of a user make up its kernel
             (chosen by hash); None: all. Time grows faster than the number of items: a user with
-            2,389 takes 6.5 times as long to train as with a cap of 200.
+            2,389 takes about 5 times as long to train as with a cap of 200.
         persistence: table branch: share of :math:`\Delta_u` that survives a round.
         decorrelation: weight of the decorrelation loss.
         view: ``cross`` (client's view against the frozen rows), ``single`` (the working copy
