@@ -67,8 +67,8 @@ def test_a_key_is_as_long_as_it_takes_to_be_unambiguous() -> None:
 
 
 def test_of_a_long_path_the_end_that_differs_is_enough() -> None:
-    one = {"data.path": "/home/somebody/a/long/folder/ratings.csv"}
-    other = {"data.path": "/home/somebody/another/long/folder/2/ratings.csv"}
+    one = {"data.path": "~/a/long/folder/ratings.csv"}
+    other = {"data.path": "~/another/long/folder/2/ratings.csv"}
     assert named([one, other]) == ("path=folder/ratings.csv", "path=2/ratings.csv")
 
 
