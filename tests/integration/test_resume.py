@@ -148,7 +148,7 @@ def test_an_interrupted_run_goes_on_exactly(
     done = go_on(folder, on_round=lambda record: seen.append(record.round), say=said.append)
     assert outcome(folder) == whole
     assert seen == list(range(after, ROUNDS + 1))
-    assert said == [f"{folder}: goes on after round {after} of {ROUNDS}"]
+    assert said == [f"{folder}: continues after round {after} of {ROUNDS}"]
     assert done.result["resumed"] == [after]
 
 
