@@ -10,10 +10,10 @@ import numpy as np
 
 from fedrec.errors import ConfigError, NumericError
 from fedrec.plugins import name_of
-from fedrec.types import Aggregate, Params, State
+from fedrec.types import Aggregate, IntArray, Params, State
 from strategies.base import Strategy
 
-__all__ = ["checked_apply", "checked_broadcast", "checked_init"]
+__all__ = ["checked_apply", "checked_broadcast", "checked_groups", "checked_init"]
 
 KINDS = "biuf"
 WIDEST = 8
@@ -81,6 +81,31 @@ def checked_broadcast(strategy: Strategy, state: State, params: Params, group: i
     down = strategy.client_rule.down
     beside = {f"{name}/{kind}": value for name, value in params.items() for kind in down}
     return _params(f"{_named(strategy)}: broadcast", sent, {**params, **beside})
+
+
+def checked_groups(strategy: Strategy, state: State, clients: IntArray) -> IntArray:
+    """Return `Strategy.groups`, checked.
+
+    Args:
+        strategy: The strategy.
+        state: Its state.
+        clients: int64 [c].
+
+    Raises:
+        ConfigError: If it is not a whole number from 0 for each client.
+    """
+    groups: Any = strategy.groups(state, clients)
+    if (
+        not isinstance(groups, np.ndarray)
+        or groups.shape != clients.shape
+        or groups.dtype.kind not in "iu"
+        or (groups < 0).any()
+    ):
+        raise ConfigError(
+            f"{_named(strategy)}: groups returned {_kind(groups)} {list(np.shape(groups))}, "
+            f"expected a whole number from 0 for each of {len(clients)} clients"
+        )
+    return np.asarray(groups, np.int64)
 
 
 def _params(where: str, returned: Any, expected: Params) -> Params:

@@ -22,7 +22,7 @@ from fedrec.runs.log import Bytes, RoundRecord, Seconds
 from fedrec.runs.recorder import Recorder
 from fedrec.types import Aggregate, FailedClient, IntArray, Params
 from server.cohorts import cohort
-from server.returned import checked_apply, checked_broadcast, checked_init
+from server.returned import checked_apply, checked_broadcast, checked_groups, checked_init
 from server.roster import Roster, exchange
 from strategies.base import Strategy
 
@@ -235,7 +235,7 @@ class FlowerStrategy(FlwrStrategy):
     ) -> Iterator[Message]:
         training = message_type == records.TRAIN
         for node, hosted in self._roster.deal(clients):
-            group = self.strategy.groups(self.state, hosted)
+            group = checked_groups(self.strategy, self.state, hosted)
             for number in np.unique(group).tolist():
                 chosen = hosted[group == number]
                 # A request for all clients of a node need not list them.

@@ -11,8 +11,8 @@ import pytest
 
 import fedrec
 from fedrec.errors import ConfigError, FedRecError
-from fedrec.types import Aggregate, FloatArray, Params, State
-from server.returned import checked_apply, checked_broadcast, checked_init
+from fedrec.types import Aggregate, FloatArray, IntArray, Params, State
+from server.returned import checked_apply, checked_broadcast, checked_groups, checked_init
 from strategies import FedAvg
 
 ITEM: FloatArray = np.ones((3, 2), np.float32)
@@ -30,6 +30,10 @@ class Returning(FedAvg):
 
     def broadcast(self, state: State, params: Params, group: int) -> Params:
         return RETURNED["broadcast"](params) if "broadcast" in RETURNED else params
+
+    def groups(self, state: State, client_ids: IntArray) -> IntArray:
+        chosen = RETURNED.get("groups", np.zeros_like)
+        return chosen(client_ids)  # type: ignore[no-any-return]
 
 
 RETURNED: dict[str, Any] = {}
@@ -122,3 +126,31 @@ def test_a_run_stops_there(method: str, returned: dict[str, Any], tmp_path: Path
     with pytest.raises(ConfigError, match=rf"Returning: {method} .*{said}") as caught:
         fedrec.run(experiment, out=tmp_path / "run")
     assert "client" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda ids: ids * 1.5,
+        lambda ids: ids[:1],
+        lambda ids: ids[:, None],
+        lambda ids: ids - 1,
+        lambda ids: ids > 0,
+        lambda ids: ids.tolist(),
+        lambda ids: None,
+    ],
+    ids=["floats", "too few", "a column", "below 0", "truth values", "a list", "none"],
+)
+def test_groups(change: Callable[[IntArray], Any], returned: dict[str, Any]) -> None:
+    returned["groups"] = change
+    with pytest.raises(
+        ConfigError, match=r"^strategy \S+Returning: groups returned .* for each of 3 clients"
+    ):
+        checked_groups(Returning(), State(), np.arange(3))
+
+
+def test_groups_of_any_whole_numbers(returned: dict[str, Any]) -> None:
+    returned["groups"] = lambda ids: (ids % 2).astype(np.uint8)
+    groups = checked_groups(Returning(), State(), np.arange(3))
+    assert groups.dtype == np.int64
+    assert groups.tolist() == [0, 1, 0]
