@@ -21,6 +21,7 @@ from fedrec.aggregation.reduce import (
     merge_sums,
     reduce_sums,
 )
+from fedrec.errors import ConfigError
 from fedrec.plugins import Defaults, Plugin
 from fedrec.training.client_rule import ClientRule
 from fedrec.types import Aggregate, IntArray, Params, State, UpdateBatch
@@ -137,13 +138,21 @@ class Strategy(Plugin):
     def apply_groups(
         self, state: State, params: Params, aggregates: Mapping[int, Aggregate]
     ) -> tuple[State, Params]:
-        """The next state and global parameters, from what each group of clients answered.
+        """Return the next state and shared parameters, from the aggregate of each group.
 
         Args:
             state: From `init` or the last round.
             params: The global parameters.
             aggregates: Per group that had clients in the round. By default there is one, group 0.
+
+        Raises:
+            ConfigError: If there are several groups, and the strategy does not define this.
         """
+        if len(aggregates) > 1:
+            raise ConfigError(
+                f"strategy: {type(self).__name__} has clients in {len(aggregates)} groups, but no "
+                "apply_groups of its own; define it"
+            )
         (aggregate,) = aggregates.values()
         return self.apply(state, params, aggregate)
 

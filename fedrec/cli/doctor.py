@@ -15,7 +15,7 @@ from typing import Literal
 from rich.markup import escape
 from rich.table import Table
 
-from fedrec.errors import EngineError, install_command
+from fedrec.errors import EngineError, FedRecError, install_command
 from fedrec.flower.packages import check_packages
 from fedrec.runs.provenance import hardware
 from fedrec.storage.cache import cache_folder
@@ -40,19 +40,19 @@ class Finding:
         what: What it is.
         state: ``ok``, ``warn`` or ``missing``.
         found: What was found.
-        way_out: What to do where it is not ok, or "".
+        advice: What to do where it is not ok, or "".
         stops: Whether no run can start like this.
     """
 
     what: str
     state: Literal["ok", "warn", "missing"]
     found: str
-    way_out: str = ""
+    advice: str = ""
     stops: bool = False
 
 
 def examine() -> tuple[Finding, ...]:
-    """Look at everything; changes nothing but for a file that comes and goes in the cache."""
+    """Check everything. Changes nothing, except for a temporary file in the cache."""
     return (
         _version("fedrec"),
         _python(),
@@ -60,23 +60,22 @@ def examine() -> tuple[Finding, ...]:
         *(_version(name, extra="sim") for name in SIMULATION),
         *_machine(),
         _gpu(),
-        _cache(),
-        _disk(),
+        *_cache(),
         _data(),
-        _rooms(),
+        _packages(),
         _telemetry(),
     )
 
 
 def table(findings: Sequence[Finding]) -> Table:
-    """The findings, for a terminal."""
+    """Return the findings as a table for a terminal."""
     drawn = Table(box=None)
-    for heading in ("", "what", "found", "way out"):
+    for heading in ("", "what", "found", "what to do"):
         drawn.add_column(heading, overflow="fold")
     style = {"ok": "green", "warn": "yellow", "missing": "red"}
     for each in findings:
         state = f"[{style[each.state]}]{each.state}[/]"
-        drawn.add_row(state, each.what, escape(each.found), escape(each.way_out))
+        drawn.add_row(state, each.what, escape(each.found), escape(each.advice))
     return drawn
 
 
@@ -84,8 +83,8 @@ def _version(name: str, extra: str = "") -> Finding:
     try:
         return Finding(name, "ok", metadata.version(name))
     except metadata.PackageNotFoundError:
-        way_out = install_command(extra) if extra else f"pip install {name}"
-        return Finding(name, "missing", "not installed", way_out, stops=not extra)
+        advice = install_command(extra) if extra else f"pip install {name}"
+        return Finding(name, "missing", "not installed", advice, stops=not extra)
 
 
 def _python() -> Finding:
@@ -100,8 +99,8 @@ def _machine() -> list[Finding]:
         Finding("cores", "ok", f"{about['cores']}: as many workers by default"),
     ]
     if isinstance(memory, float) and memory < 3:
-        way_out = "a Ray worker takes 0.3 GiB: --set engine.workers=1"
-        findings.append(Finding("memory", "warn", f"{memory} GiB", way_out))
+        advice = "a Ray worker takes 0.3 GiB: --set engine.workers=1"
+        findings.append(Finding("memory", "warn", f"{memory} GiB", advice))
     elif memory is not None:
         findings.append(Finding("memory", "ok", f"{memory} GiB"))
     return findings
@@ -118,26 +117,25 @@ def _gpu() -> Finding:
     return Finding("gpu", "ok", ", ".join(names))
 
 
-def _cache() -> Finding:
-    folder = cache_folder()
+def _cache() -> list[Finding]:
+    try:
+        folder = cache_folder()
+    except FedRecError as error:
+        fault, _, advice = str(error).partition("; ")
+        return [Finding("cache", "missing", fault, advice, stops=True)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        way_out = "set FEDREC_CACHE to a folder that can be written"
-        return Finding("cache", "missing", f"{folder}: {error.strerror}", way_out, stops=True)
-    return Finding("cache", "ok", f"{folder} can be written")
-
-
-def _disk() -> Finding:
-    folder = cache_folder()
-    while not folder.exists():
-        folder = folder.parent
+        advice = "set FEDREC_CACHE to a folder that can be written"
+        return [Finding("cache", "missing", f"{folder}: {error.strerror}", advice, stops=True)]
     free = shutil.disk_usage(folder).free / GIB
-    if free < 1:
-        return Finding("disk", "warn", f"{free:.1f} GiB free", "set FEDREC_CACHE to another disk")
-    return Finding("disk", "ok", f"{free:.1f} GiB free")
+    advice = "set FEDREC_CACHE to another disk" if free < 1 else ""
+    return [
+        Finding("cache", "ok", f"{folder} can be written"),
+        Finding("disk", "warn" if advice else "ok", f"{free:.1f} GiB free", advice),
+    ]
 
 
 def _data() -> Finding:
@@ -145,19 +143,19 @@ def _data() -> Finding:
     if given is None:
         return Finding("data", "ok", "FEDREC_DATA is not set: data is fetched when first used")
     if not Path(given).is_dir():
-        way_out = "point FEDREC_DATA at a folder, or unset it"
-        return Finding("data", "missing", f"FEDREC_DATA: no folder {given}", way_out)
+        advice = "point FEDREC_DATA at a folder, or unset it"
+        return Finding("data", "missing", f"FEDREC_DATA: no folder {given}", advice)
     names = sorted(each.name for each in Path(given).iterdir() if each.is_dir())
     return Finding("data", "ok", f"{given}: {', '.join(names) or 'empty'}")
 
 
-def _rooms() -> Finding:
+def _packages() -> Finding:
     try:
         check_packages()
     except EngineError as error:
-        way_out = "rename what shadows it, or start fedrec from another folder"
-        return Finding("rooms", "missing", str(error), way_out, stops=True)
-    return Finding("rooms", "ok", "clients, server and strategies lie beside fedrec")
+        advice = "rename what shadows it, or start fedrec from another folder"
+        return Finding("packages", "missing", str(error), advice, stops=True)
+    return Finding("packages", "ok", "clients, server and strategies lie beside fedrec")
 
 
 def _telemetry() -> Finding:

@@ -38,6 +38,9 @@ def read_document(path: Path) -> dict[str, Any]:
             something else than a mapping.
     """
     try:
+        # `<(...)` in a shell is a pipe below /dev/fd; nobody may ever write to another pipe.
+        if path.is_fifo() and not str(path).startswith(("/dev/fd/", "/proc/")):
+            raise ConfigError("is a named pipe; give the path of an experiment in YAML")
         document = parse_yaml(path.read_bytes())
     except FileNotFoundError as error:
         raise ConfigError(

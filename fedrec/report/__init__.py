@@ -125,6 +125,10 @@ def _tables(runs: Sequence[Path], baseline: str | None) -> list[Table]:
     return all_results(load(runs), baseline)
 
 
+_PACKAGES = frozenset({"jinja2", "markupsafe", "matplotlib", "pandas", "pyarrow", "scipy"})
+"""What reports import beyond the packages that fedrec always needs."""
+
+
 @contextmanager
 def _extra(purpose: str) -> Iterator[None]:
     """Name the extra to install where a package is missing."""
@@ -132,6 +136,6 @@ def _extra(purpose: str) -> Iterator[None]:
         yield
     except ImportError as error:
         package = (error.name or "").partition(".")[0]
-        if package in ("fedrec", ""):
+        if package not in _PACKAGES:
             raise
         raise MissingExtra(f"{package}, {purpose},", "sim") from error

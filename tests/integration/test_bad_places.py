@@ -115,8 +115,8 @@ main()
         ("scipy", of("clients={by: taste, count: 3}"), "scipy, for clients.by: taste,"),
         ("scipy", of("model={name: itemknn}"), "scipy"),
         ("numba", of("train.backend=numba"), "train.backend: torch"),
-        ("matplotlib", ["report", "A", "--out", "x.html"], "matplotlib, for the HTML report,"),
-        ("jinja2", ["report", "A", "--out", "x.html"], "jinja2, for the HTML report,"),
+        ("matplotlib", ["report", "A", "--out", "x.html"], "matplotlib, for a report in HTML,"),
+        ("jinja2", ["report", "A", "--out", "x.html"], "jinja2, for a report in HTML,"),
     ],
 )
 def test_a_part_that_is_not_installed(

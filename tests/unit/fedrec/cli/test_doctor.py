@@ -23,10 +23,10 @@ def test_each_thing_is_named_once_and_what_is_not_ok_has_a_way_out() -> None:
     findings = examine()
     names = [each.what for each in findings]
     assert len(set(names)) == len(names)
-    assert {"fedrec", "torch", "ray", "cores", "gpu", "cache", "disk", "data", "rooms"} <= set(
+    assert {"fedrec", "torch", "ray", "cores", "gpu", "cache", "disk", "data", "packages"} <= set(
         names
     )
-    assert all(each.way_out for each in findings if each.state != "ok")
+    assert all(each.advice for each in findings if each.state != "ok")
     assert not any(each.stops for each in findings if each.state == "ok")
 
 
@@ -49,7 +49,7 @@ def test_a_cache_that_cannot_be_written_stops(
     (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("FEDREC_CACHE", str(tmp_path / "file" / "below"))
     found = finding("cache")
-    assert found.stops and "FEDREC_CACHE" in found.way_out
+    assert found.stops and "FEDREC_CACHE" in found.advice
 
 
 def test_data_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
