@@ -60,17 +60,17 @@ class _LogHandler(logging.Handler):
     """Prints what the library logs, above a bar where there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(self.format(record))
+        prefix = "warning: " if record.levelno == logging.WARNING else ""
+        say(prefix + self.format(record))
 
 
 @contextmanager
 def logged(quiet: bool) -> Iterator[None]:
-    """Print what the library logs."""
+    """Print what the library logs; with ``quiet``, errors alone."""
     logger, handler = logging.getLogger("fedrec"), _LogHandler()
     level = logger.level
-    if not quiet:
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    logger.setLevel(logging.ERROR if quiet else logging.INFO)
     try:
         yield
     finally:

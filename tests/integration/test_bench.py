@@ -60,7 +60,7 @@ def test_engine_beside_flower_on_two_workers(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_evaluate(tmp_path: Path) -> None:
     found = small(tmp_path, "evaluate", "--data", "tiny")
-    assert set(found["ratios"]) == {"evaluate/mm", "evaluate/train"}
+    assert set(found["ratios"]) == {"evaluate/mm", "evaluate/model", "evaluate/train"}
     assert all(ratio > 0 for ratio in found["ratios"].values())
 
 
