@@ -54,7 +54,7 @@ def main(grid: Grid, context: Context) -> None:
         config=experiment.model_dump(mode="json"),
         data=version_of(split_folder),
         code=code_hash(),
-        backend=resolve_executor(task),
+        executor=resolve_executor(task),
         nodes=len(roster.node_ids),
         sources=source_hashes(experiment),
     )

@@ -34,7 +34,7 @@ class Origin:
         config: The experiment, as values of JSON.
         data: Hash of the prepared data.
         code: Hash of fedrec's code.
-        backend: What trains the clients.
+        executor: What trains the clients.
         nodes: Among how many nodes the clients are dealt.
         sources: Hash of each source file of plug-ins that are not fedrec's own.
     """
@@ -42,7 +42,7 @@ class Origin:
     config: Mapping[str, Any]
     data: str
     code: str
-    backend: str
+    executor: str
     nodes: int
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
 

@@ -277,7 +277,7 @@ class Recorder:
             "items": self._split.n_items,
             "ranking": "full" if e.data.protocol == "clean" else "99 sampled candidates",
             "centralised": self._centralised,
-            "backend": None if self._centralised else resolve_executor(e.client_task()),
+            "executor": None if self._centralised else resolve_executor(e.client_task()),
             "status": status,
             "warnings": warnings,
             "reference": {} if reference is None else {"popularity": reference},

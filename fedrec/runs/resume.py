@@ -206,16 +206,16 @@ def _check_origin(
     path: Path, origin: Origin, experiment: Experiment, split_folder: Path, accept_other_code: bool
 ) -> None:
     data, code = version_of(split_folder), code_hash()
-    backend = resolve_executor(experiment.client_task())
+    executor = resolve_executor(experiment.client_task())
     if data != origin.data:
         raise RunFolderError(
             f"{path}: the data is not what it was (version {data[:8]}, was {origin.data[:8]}); "
             "bring the old data back, or start a new run with another --out"
         )
-    if backend != origin.backend:
+    if executor != origin.executor:
         raise RunFolderError(
-            f"{path}: train.backend: {experiment.train.backend} means '{backend}' in this "
-            f"installation, where the run began it meant '{origin.backend}', which gives other "
+            f"{path}: train.backend: {experiment.train.backend} means '{executor}' in this "
+            f"installation, where the run began it meant '{origin.executor}', which gives other "
             "bits; continue it there, or start a new run with another --out"
         )
     changed = changed_sources(origin.sources, source_hashes(experiment))

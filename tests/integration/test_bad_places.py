@@ -62,7 +62,7 @@ READING: Mapping[str, tuple[list[str], list[str]]] = {
     "no folder": (["recommend", "B", "--user", "3"], ["B", "no such folder", "--out"]),
     "no run folder": (["recommend", "full", "--user", "3"], ["full", "not a run folder", "--out"]),
     "a file": (["recommend", "r.csv", "--user", "3"], ["r.csv", "not a run folder"]),
-    "a run cut off": (["recommend", "half", "--user", "3"], ["half/model.safetensors", "stopped"]),
+    "a run cut off": (["recommend", "half", "--user", "3"], ["half/model.safetensors", "--overwrite"]),
     "a run without config": (["recommend", "bare", "--user", "3"], ["bare/config.yaml"]),
     "report on no folder": (["report", "A", "B"], ["B", "no such folder", "--out"]),
     "report on no run folder": (["report", "full"], ["full", "not a run folder", "--out"]),
@@ -86,6 +86,7 @@ def test_bad_reading(command: Fedrec, here: Path, case: str) -> None:
     for name, log in (("half", ""), ("bare", ""), ("torn", '{"round": "x"}\n'), ("bent", "")):
         (here / name).mkdir()
         (here / name / "rounds.jsonl").write_text(log, encoding="utf-8")
+        (here / name / "split.arrow").write_bytes((here / "R" / "split.arrow").read_bytes())
         if name != "bare":
             (here / name / "config.yaml").write_bytes((here / "R" / "config.yaml").read_bytes())
     (here / "bent" / "result.json").write_text("{", encoding="utf-8")

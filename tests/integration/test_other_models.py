@@ -71,7 +71,7 @@ def test_a_model_goes_the_whole_road(name: str, own: str, tmp_path: Path) -> Non
     done = go(tmp_path / "run", model, own, clients)
     about = result(done)
     assert about["status"] == "completed"
-    assert about["kernel"] in (kernel, "flat" if kernel == "numba" else kernel)
+    assert about["executor"] in (kernel, "flat" if kernel == "numba" else kernel)
     assert len(done.recommend("3", 4)) == 4
     assert set(about["metrics"]["views"]) == (set() if own == "none" else {"global", "local"})
 

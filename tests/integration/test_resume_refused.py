@@ -88,7 +88,7 @@ def test_other_data_is_refused(folder: Path) -> None:
 
 
 def test_another_kernel_is_refused(folder: Path) -> None:
-    changed(folder, backend="something else")
+    changed(folder, executor="something else")
     with pytest.raises(RunFolderError, match=r"it meant 'something else'"):
         go_on(folder)
 

@@ -13,7 +13,7 @@ import fedrec
 from fedrec.config.experiment import load_experiment
 from fedrec.data import Synthetic
 from fedrec.data.prepare import split_of
-from fedrec.errors import ClientFailure, ConfigError, DataError, RunFolderError
+from fedrec.errors import ClientFailure, ConfigError, DataError, NumericError, RunFolderError
 from fedrec.runs.log import RoundRecord, read_log
 from fedrec.training.task import initial_local
 from tests.contracts.own_models import Fussy
@@ -70,6 +70,7 @@ def test_the_run_folder_is_complete(plgc: fedrec.RunResult) -> None:
         "model.safetensors",
         "checkpoint.safetensors",
         "local",
+        "split.arrow",
         "state",
     }
     assert not [path for path in plgc.folder.rglob("*") if path.suffix in (".pkl", ".pt")]
@@ -362,9 +363,9 @@ def fussy(user: int, how: str) -> dict[str, Any]:
 )
 def test_a_client_that_fails_is_named(how: str, said: str, nodes: int, tmp_path: Path) -> None:
     changes = {"model": fussy(23, how), "engine": {"nodes": nodes}}
-    with pytest.raises(ClientFailure) as caught:
+    with pytest.raises((ClientFailure, NumericError), match="client 23") as caught:
         go(tmp_path / "stopped", **changes)
-    assert str(caught.value).startswith("round 1, client 23, train: ")
+    assert str(caught.value).startswith("round 1")
     assert said in str(caught.value)
     done = go(tmp_path / "allowed", **changes, rounds={"max_failures": 1})
     for record in list(read_log(done.folder / "rounds.jsonl").records):

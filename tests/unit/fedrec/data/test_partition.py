@@ -33,7 +33,11 @@ def check_partition(clients: Ragged, n_users: int) -> None:
     assert smallest == sorted(smallest)
 
 
-@given(st.lists(st.text(max_size=2), min_size=1))
+# A fixed-width array drops NUL at the end of a text; ids with NUL are refused when read.
+labels_of_users = st.lists(st.text(st.characters(exclude_characters="\0"), max_size=2), min_size=1)
+
+
+@given(labels_of_users)
 def test_clients_are_total_disjoint_and_numbered_by_their_smallest_user(labels: list[str]) -> None:
     clients = clients_of(np.array(labels, np.str_))
     check_partition(clients, len(labels))
@@ -130,5 +134,5 @@ def test_an_unknown_column_names_the_nearest() -> None:
 
 def test_without_scipy_taste_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy", None)
-    with pytest.raises(MissingExtra, match=r"pip install 'fedrec\[sim\]'"):
+    with pytest.raises(MissingExtra, match=r"run: pip install .*\[sim\]'"):
         taste_groups(Ragged(np.array([0, 1]), np.array([0])), 2, 1, 0)
