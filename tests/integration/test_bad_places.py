@@ -62,7 +62,10 @@ READING: Mapping[str, tuple[list[str], list[str]]] = {
     "no folder": (["recommend", "B", "--user", "3"], ["B", "no such folder", "--out"]),
     "no run folder": (["recommend", "full", "--user", "3"], ["full", "not a run folder", "--out"]),
     "a file": (["recommend", "r.csv", "--user", "3"], ["r.csv", "not a run folder"]),
-    "a run cut off": (["recommend", "half", "--user", "3"], ["half/model.safetensors", "--overwrite"]),
+    "a run cut off": (
+        ["recommend", "half", "--user", "3"],
+        ["half/model.safetensors", "--overwrite"],
+    ),
     "a run without config": (["recommend", "bare", "--user", "3"], ["bare/config.yaml"]),
     "report on no folder": (["report", "A", "B"], ["B", "no such folder", "--out"]),
     "report on no run folder": (["report", "full"], ["full", "not a run folder", "--out"]),
