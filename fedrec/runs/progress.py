@@ -119,7 +119,8 @@ class Progress:
             return latest
         evaluations = self._limits.patience - self._evaluations_without_better
         soonest = max(evaluations, 0) * self._every - number % self._every
-        return f"{_minutes(seconds * min(max(soonest, 0), rounds))} to {latest}"
+        earliest = _minutes(seconds * min(max(soonest, 0), rounds))
+        return latest if latest.startswith(earliest) else f"{earliest} to {latest}"
 
     def _scores(self) -> str:
         return "" if self._score is None else f"valid {self._metric} {self._score:.4f}"

@@ -59,9 +59,9 @@ def test_an_own_model_is_found_beside_its_yaml_and_in_the_working_folder(
     assert done.returncode == 0, done.stderr
     shown = start(tmp_path / "mine", "recommend", "../A", "--user", "3", "--k", "2")
     assert shown.returncode == 0, shown.stderr
-    lost = start(tmp_path, "recommend", "A", "--user", "3")
-    assert lost.returncode == 2
-    assert "working folder" in lost.stderr
+    (tmp_path / "mine" / "own_model.py").unlink()
+    again = start(tmp_path, "recommend", "A", "--user", "3", "--k", "2")
+    assert (again.returncode, again.stdout) == (0, shown.stdout)
 
 
 def test_a_run_is_read_from_any_folder(
@@ -146,10 +146,10 @@ def test_the_bar_fits_the_terminal(here: Path, width: int) -> None:
     bars = [line.rstrip() for line in re.split("[\r\n]+", text) if line.endswith(" left")]
     assert bars
     assert max(map(len, bars)) <= width
-    assert all(re.match(r"round +\d+/300 ", line) for line in bars)
+    assert all(re.match(r". round +\d+/300 ", line) for line in bars)
     assert ("valid ndcg@5 0." in bars[-1]) == (width >= 60)
     assert ("clients/s" in bars[-1]) == (width >= 80)
-    assert ("loss" in bars[-1]) == (width >= 100)
+    assert bool(re.search(r"loss \d", bars[-1])) == (width >= 100)
 
 
 @pytest.mark.slow
