@@ -59,7 +59,7 @@ def sources_of(experiment: Experiment) -> dict[str, str]:
     seen: set[str] = set()
     while waiting:
         name = waiting.pop()
-        if name in seen or (root := _root(name)) is None:
+        if name in seen or name.partition(".")[0] in OURS or (root := _root(name)) is None:
             continue
         seen.add(name)
         path = Path(str(sys.modules[name].__file__))

@@ -13,6 +13,7 @@ import pytest
 
 import fedrec
 from fedrec.config.experiment import load_experiment
+from fedrec.config.sources import sources_of
 from fedrec.errors import RunFolderError
 from fedrec.runs.log import RoundRecord
 
@@ -143,3 +144,10 @@ def test_a_class_that_uses_more_of_the_script_is_refused(tmp_path: Path) -> None
     said = run_script(tmp_path, "serial", "def helper():\n    return 3", "helper()")
     assert said.startswith("model: class Mine uses 'helper', which the script or notebook defines")
     assert "own:Mine" in said and "\n" not in said
+
+
+def test_the_code_of_fedrec_is_not_a_source_of_a_plugin_beside_it() -> None:
+    experiment = load_experiment(
+        {"data": {"name": "synthetic"}, "model": "tests.contracts.own_models:Routed"}
+    )
+    assert set(sources_of(experiment)) == {"tests/contracts/own_models.py"}
