@@ -25,7 +25,13 @@ from pathlib import Path
 from typing import Any
 
 from fedrec.errors import RunFolderError
-from fedrec.storage.files import remove_rests, write_bytes, write_json, write_text
+from fedrec.storage.files import (
+    json_values,
+    remove_rests,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from fedrec.storage.lock import await_idle, is_held
 
 __all__ = [
@@ -188,9 +194,7 @@ def write_result(path: Path, result: Mapping[str, Any]) -> dict[str, Any]:
         if each.is_file()
     }
     written: dict[str, Any] = {"format": FORMAT, **result, "files": hashes}
-    # Through JSON and back: what is not finite becomes null.
-    write_json(path / RESULT, written)
-    written = json.loads((path / RESULT).read_text(encoding="utf-8"))
+    written = json_values(written)
     written["checksum"] = result_checksum(written)
     write_json(path / RESULT, written)
     return written

@@ -24,6 +24,7 @@ __all__ = [
     "checksum_of",
     "full_disk_named",
     "is_full",
+    "json_values",
     "read_arrays",
     "remove_rests",
     "write_arrays",
@@ -103,17 +104,18 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Replace a JSON file as a whole. A value that is not finite becomes null."""
-    text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(json_values(value), indent=2, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
 
 
-def _finite(value: Any) -> Any:
+def json_values(value: Any) -> Any:
+    """Return a value as JSON has it: numpy as numbers and lists, what is not finite as None."""
     if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): json_values(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [json_values(item) for item in value]
     if isinstance(value, np.generic | np.ndarray):
-        return _finite(value.tolist())
+        return json_values(value.tolist())
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return value

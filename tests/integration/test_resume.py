@@ -105,7 +105,8 @@ def test_a_run_killed_in_the_middle_of_a_write_goes_on_exactly(
             log.write_bytes(log.read_bytes()[:-20])
             torn += 1
         for staged in folder.glob("state/*/staged*.safetensors"):
-            if int(_metadata(staged)["round"]) <= taken_round:
+            committed = json.loads((staged.parent / "committed.json").read_text())["round"]
+            if committed < int(staged.name.split("@")[1]) <= taken_round:
                 _scramble(staged)
                 settling += 1
         go_on(folder)
@@ -127,9 +128,9 @@ def _scramble(staged: Path) -> None:
             stem = name.removeprefix("value.").replace("/", ".")
             array = np.load(staged.parent / f"{stem}.npy", mmap_mode="r+")
             at = next(
-                content[f"at.{per}"]
-                for per in ("user", "client", "row")
-                if len(content[f"at.{per}"]) == len(content[name])
+                where
+                for axis, where in content.items()
+                if axis.startswith("at.") and len(where) == len(content[name])
             )
             array[at[::2]] = 7
 
