@@ -140,7 +140,7 @@ def test_a_part_that_is_not_installed(
         )
         return Done(done.returncode, done.stdout, done.stderr)
 
-    refused(blocked, arguments, [named, "is not installed; run: pip install ", "[sim]'"])
+    refused(blocked, arguments, [named, "is not installed; run: pip install "])
 
 
 def test_without_ray_the_default_engine_is_serial(here: Path) -> None:
