@@ -159,5 +159,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if near:
-        return f" (did you mean '{near[0]}'?)"
-    return f" (known: {', '.join(names)})" if names else " (none is known)"
+        return f" (did you mean '{_printable(near[0])}'?)"
+    return f" (known: {', '.join(map(_printable, names))})" if names else " (none is known)"
+
+
+def _printable(name: str) -> str:
+    """Escape line breaks and the like: a name may come from a damaged file."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)

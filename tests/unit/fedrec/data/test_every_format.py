@@ -102,7 +102,7 @@ def test_a_damaged_byte_gives_one_line_or_interactions(data: st.DataObject, kind
     try:
         assert len(source.load()) > 0
     except DataError as error:
-        assert all(str(error).splitlines())
+        assert "\n" not in str(error)
 
 
 EAST = datetime.timezone(datetime.timedelta(hours=9))
