@@ -25,11 +25,14 @@ __all__ = [
     "Shard",
     "Split",
     "State",
+    "TextArray",
     "UpdateBatch",
     "offsets_of",
 ]
 
 FloatArray: TypeAlias = NDArray[Any]
+TextArray: TypeAlias = NDArray[Any]
+"""Texts as objects: an array of fixed width would give each the room of the longest."""
 Axis: TypeAlias = Literal["item", "user", "client", "positive", "seen_item"]
 """Of what there is one value of a parameter."""
 Params: TypeAlias = Mapping[str, FloatArray]
@@ -48,10 +51,10 @@ class Interactions:
         items: int64 [n], index into ``item_ids``.
         ratings: float64 [n], or None where the data has none.
         timestamps: float64 [n], in the data's unit, or None.
-        user_ids: str [n_users], the raw ids.
-        item_ids: str [n_items], the raw ids.
-        user_columns: further columns, each str [n_users] (age, occupation, ...).
-        item_columns: further columns, each str [n_items] (title, genres, ...).
+        user_ids: text [n_users], the raw ids.
+        item_ids: text [n_items], the raw ids.
+        user_columns: further columns, each text [n_users] (age, occupation, ...).
+        item_columns: further columns, each text [n_items] (title, genres, ...).
         name: what the data set is called in tables.
     """
 
@@ -59,10 +62,10 @@ class Interactions:
     items: IntArray
     ratings: FloatArray | None
     timestamps: FloatArray | None
-    user_ids: NDArray[np.str_]
-    item_ids: NDArray[np.str_]
-    user_columns: Mapping[str, NDArray[np.str_]] = field(default_factory=dict)
-    item_columns: Mapping[str, NDArray[np.str_]] = field(default_factory=dict)
+    user_ids: TextArray
+    item_ids: TextArray
+    user_columns: Mapping[str, TextArray] = field(default_factory=dict)
+    item_columns: Mapping[str, TextArray] = field(default_factory=dict)
     name: str = "data"
 
     def __len__(self) -> int:
@@ -81,9 +84,9 @@ class Split:
         clients: one row per client: the users it holds, sorted. Total and disjoint.
         timestamps: float64 [train nnz], parallel to ``train.values``, or None.
         ratings: float64 [train nnz], parallel to ``train.values``, or None.
-        user_ids: str [n_users], the raw ids.
-        item_ids: str [n_items], the raw ids.
-        item_columns: further columns, each str [n_items] (title, genres, ...).
+        user_ids: text [n_users], the raw ids.
+        item_ids: text [n_items], the raw ids.
+        item_columns: further columns, each text [n_items] (title, genres, ...).
         name: what the data set is called in tables.
     """
 
@@ -94,9 +97,9 @@ class Split:
     clients: Ragged
     timestamps: FloatArray | None
     ratings: FloatArray | None
-    user_ids: NDArray[np.str_]
-    item_ids: NDArray[np.str_]
-    item_columns: Mapping[str, NDArray[np.str_]] = field(default_factory=dict)
+    user_ids: TextArray
+    item_ids: TextArray
+    item_columns: Mapping[str, TextArray] = field(default_factory=dict)
     name: str = "data"
 
     @property

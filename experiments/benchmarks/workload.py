@@ -13,7 +13,7 @@ import numpy as np
 
 from fedrec.config.experiment import Experiment
 from fedrec.data.base import DataSet, SplitBy
-from fedrec.data.movielens import MovieLens100K
+from fedrec.data.fetch import MovieLens100K
 from fedrec.data.prepare import save_split, split_of
 from fedrec.data.synthetic import Synthetic
 from fedrec.data.tabular import Frame
@@ -93,12 +93,11 @@ class Workload:
         return self.experiment.client_task()
 
     def write(self, folder: Path) -> None:
-        """Make ``config.yaml`` and ``split/``, from which other processes read all this.
+        """Make ``config.yaml`` and ``split``, from which other processes read all this.
 
         Args:
             folder: Made if absent; must not hold them yet.
         """
-        (folder / "split").mkdir(parents=True)
         save_split(self.split, folder / "split")
         (folder / "config.yaml").write_text(self.experiment.to_yaml(), encoding="utf-8")
 

@@ -25,9 +25,10 @@ def _data_list() -> None:
     """List the data sets that can be fetched."""
     from fedrec.data import fetch
 
-    for name, about, folder in fetch.catalogue():
+    for name, remote in fetch.CATALOGUE.items():
+        folder = fetch.find(name)
         where = f"in {folder}" if folder else f"not fetched: fedrec data get {name}"
-        write(f"{name}  {about}  ({where})")
+        write(f"{name}  {remote.about}  ({where})")
 
 
 @data_app.command("get", cls=PlainCommand)
@@ -56,8 +57,8 @@ def _data_check(
     """
     from fedrec.config.experiment import load_experiment
     from fedrec.data import fetch
+    from fedrec.data.base import DataProblems
     from fedrec.data.prepare import split_of
-    from fedrec.data.problems import DataProblems
 
     path = expand(name)
     if path.suffix not in (".yaml", ".yml"):

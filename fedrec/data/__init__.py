@@ -1,6 +1,6 @@
 """From files to what each client trains on.
 
-``load`` → `filters` → `split` → `partition` → `leakage` → `prepare`, which caches the result.
+``load`` → `split` (filter, hold out, check) → `clients` → `prepare`, which caches the result.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fedrec.data.base import DataSet, SplitBy
-from fedrec.data.movielens import MovieLens100K
+from fedrec.data.fetch import MovieLens100K
 from fedrec.data.synthetic import Synthetic
 from fedrec.data.tabular import Csv, Frame, Inter, Lists, Parquet
 

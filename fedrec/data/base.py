@@ -1,16 +1,46 @@
-"""The base of every data set: its filters, its split and its protocol."""
+"""The base of every data set: its filters, its split, its protocol, and its errors."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from fedrec.errors import DataError
 from fedrec.plugins import Plugin, Section
 from fedrec.types import Interactions
 
-__all__ = ["DataSet", "SplitBy"]
+__all__ = ["DataProblems", "DataSet", "SplitBy", "UnsuitableData"]
+
+
+class DataProblems(DataError):
+    """One or more problems of the data.
+
+    Args:
+        lines: Each says one problem, and begins with the file or the data set.
+        rest: The interactions of the rows without problems, for further checks, if there are any.
+    """
+
+    def __init__(self, lines: Iterable[str], rest: Interactions | None = None) -> None:
+        self.lines, self.rest = tuple(lines), rest
+        source = self.lines[0].partition(": ")[0] + ": "
+        others = [line.removeprefix(source) for line in self.lines[1:]]
+        super().__init__("; ".join([self.lines[0], *others]))
+
+
+class UnsuitableData(DataError):
+    """The data cannot be used with an option of its data set.
+
+    Args:
+        text: What is wrong and what to do.
+        without: Options under which this would be no problem, to look for the next one.
+    """
+
+    def __init__(self, text: str, **without: Any) -> None:
+        super().__init__(text)
+        self.without: Mapping[str, Any] = without
 
 
 class SplitBy(Section):

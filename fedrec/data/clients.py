@@ -1,14 +1,22 @@
-"""The section ``clients`` of an experiment."""
+"""Who is a client: the section ``clients`` of an experiment, and which client holds which users."""
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from fedrec.data.ids import hash_ids, mix_seed
+from fedrec.errors import ConfigError, MissingExtra, did_you_mean
 from fedrec.plugins import Section
+from fedrec.types import FloatArray, IntArray, Interactions, Ragged, offsets_of
 
-__all__ = ["Clients"]
+__all__ = ["Clients", "assign_clients", "clients_of", "taste_groups"]
+
+RANK, STEPS = 16, 50
 
 
 class Clients(Section):
@@ -41,3 +49,127 @@ class Clients(Section):
         if self.by == "column" and self.column is None:
             raise ValueError("by: column needs 'column', the name of a user column")
         return self
+
+
+def assign_clients(data: Interactions, train: Ragged, clients: Clients) -> Ragged:
+    """Give every user to one client.
+
+    Args:
+        data: The interactions after all filters; only ids and user columns are looked at.
+        train: one row per user, its train items: all that the groups of taste may see.
+        clients: How, with the seed.
+
+    Returns:
+        One row per client, its users, sorted. Total and disjoint; clients are numbered by their
+        smallest user, and the seed alone decides what is random.
+
+    Raises:
+        ConfigError: If there are fewer users than clients, or no such column.
+        MissingExtra: If groups of taste are asked for and scipy is not installed.
+    """
+    n_users, count, column = len(data.user_ids), clients.count or 0, clients.column or ""
+    if clients.by in ("random", "taste") and count > n_users:
+        raise ConfigError(
+            f"clients.count: expected at most {n_users}, the number of users, got {count}"
+        )
+    if clients.by == "column":
+        if column not in data.user_columns:
+            raise ConfigError(
+                f"clients.column: {data.name} has no user column '{column}'"
+                f"{did_you_mean(column, data.user_columns)}"
+            )
+        return clients_of(data.user_columns[column])
+    if clients.by == "taste":
+        return clients_of(taste_groups(train, len(data.item_ids), count, clients.seed))
+    labels = np.arange(n_users, dtype=np.int64)
+    if clients.by == "random":
+        order = np.argsort(mix_seed(clients.seed, hash_ids(data.user_ids)), kind="stable")
+        labels[order] = labels % count
+    return clients_of(labels)
+
+
+def clients_of(labels: NDArray[Any]) -> Ragged:
+    """Make one client of each label, numbered by its smallest user.
+
+    Args:
+        labels: [n_users], what the users of a client share.
+
+    Returns:
+        One row per client, its users, sorted.
+    """
+    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    rank = np.argsort(np.argsort(first))
+    client = rank[inverse]
+    return Ragged(offsets_of(np.bincount(client)), np.argsort(client, kind="stable"))
+
+
+def taste_groups(train: Ragged, n_items: int, count: int, seed: int) -> IntArray:
+    """Cluster users by what they train on: truncated SVD, then k-means.
+
+    Rare items weigh more (log inverse frequency) and every user's row has length 1.
+
+    Args:
+        train: one row per user, its train items.
+        n_items: size of the catalogue.
+        count: number of groups, at most the number of users.
+        seed: of the first centres.
+
+    Returns:
+        int64 [n_users], the group of each user; no group is empty.
+
+    Raises:
+        MissingExtra: If scipy is not installed.
+    """
+    if importlib.util.find_spec("scipy") is None:
+        raise MissingExtra("scipy, for clients.by: taste,", "sim")
+    from scipy.cluster.vq import vq
+
+    rng = np.random.Generator(np.random.Philox(seed))
+    points = _embed(train, n_items, rng)
+    centres = _first_centres(points, count, rng)
+    groups, distance = vq(points, centres)
+    for _ in range(STEPS):  # of Lloyd
+        sizes = np.bincount(groups, minlength=count)
+        sums = np.stack([np.bincount(groups, axis, count) for axis in points.T], axis=1)
+        has_users = sizes > 0
+        centres[has_users] = sums[has_users] / sizes[has_users, None]
+        before, (groups, distance) = groups, vq(points, centres)
+        if np.array_equal(before, groups):
+            break
+    sizes = np.bincount(groups, minlength=count)
+    for group in np.flatnonzero(sizes == 0):
+        # An empty group gets the user that is farthest from the centre of a larger one.
+        user = np.argmax(np.where(sizes[groups] > 1, distance, -1.0))
+        sizes[groups[user]] -= 1
+        groups[user], distance[user], sizes[group] = group, 0.0, 1
+    return groups.astype(np.int64)
+
+
+def _embed(train: Ragged, n_items: int, rng: np.random.Generator) -> FloatArray:
+    """Return float64 [n_users, at most RANK]."""
+    from scipy.sparse import csr_array
+    from scipy.sparse.linalg import svds
+
+    owners, n_users = train.owners(), len(train)
+    frequency = np.bincount(train.values, minlength=n_items)
+    weights = np.log1p(n_users / np.maximum(frequency, 1))[train.values]
+    norms = np.sqrt(np.bincount(owners, weights**2, minlength=n_users))
+    weights /= np.maximum(norms, 1e-12)[owners]
+    matrix = csr_array((weights, train.values, train.offsets), shape=(n_users, n_items))
+    rank = min(RANK, n_users - 1, n_items - 1)
+    if rank < 1:
+        return np.asarray(matrix.todense(), np.float64)
+    left, values, _ = svds(matrix, k=rank, v0=rng.standard_normal(min(n_users, n_items)))
+    return np.asarray(left * values, np.float64)
+
+
+def _first_centres(points: FloatArray, count: int, rng: np.random.Generator) -> FloatArray:
+    """Return centres far from each other (k-means++, Arthur and Vassilvitskii 2007)."""
+    centres = [points[int(rng.integers(len(points)))]]
+    distance = ((points - centres[0]) ** 2).sum(axis=1)
+    while len(centres) < count:
+        ends = np.cumsum(distance)
+        at = int(np.searchsorted(ends, rng.random() * ends[-1], side="right"))
+        centres.append(points[min(at, len(points) - 1)])
+        distance = np.minimum(distance, ((points - centres[-1]) ** 2).sum(axis=1))
+    return np.stack(centres)

@@ -1,4 +1,4 @@
-"""From a table to interactions: one reader of ids and one of numbers, for every format.
+"""From the cells of a table to interactions: one reader of ids and one of numbers, for all formats.
 
 A cell is missing if it is null, NaN, NaT or white space: an error. A number is finite and exact.
 """
@@ -9,32 +9,56 @@ import datetime
 import decimal
 import re
 import uuid
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrec.data.base import DataProblems
 from fedrec.data.ids import index_ids
-from fedrec.data.problems import Problems
 from fedrec.errors import DataError, did_you_mean
 from fedrec.plugins import Section
+from fedrec.plugins.faults import shown
 from fedrec.types import FloatArray, IntArray, Interactions
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Columns", "interactions_of", "places_of"]
+__all__ = ["Cells", "Columns", "Table", "cells_of", "interactions_of", "places_of"]
+
+# A column: int64 [n], the index of each row's value, -1 where it is missing; and the values.
+Cells: TypeAlias = tuple[IntArray, Any]
+Faults: TypeAlias = dict[int, str]  # what is wrong with a value, by its index
 
 MAX_ID = 256
-EXACT = 2**53
-"""Whole numbers up to here are exact as float64."""
-A_DATE = "a number or a date such as 2024-05-01"
+SHOWN = 3  # rows that are named for each kind of problem; the others are counted
+EXACT = 2**53  # whole numbers up to here are exact as float64
+MAX_NUMBER = 1e308
+DATE = re.compile(r"\d{4}\D", re.ASCII)
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
-WHOLE = re.compile(r"([+-]?\d+)(\.0+)?", re.ASCII)
+WHOLE = re.compile(r"[+-]?\d+(\.0+)?", re.ASCII)
 UNFIT = re.compile("[\0\r\n\ud800-\udfff]")
-ID_TYPES = (str, bool, int, float, np.bool_, np.number, decimal.Decimal, uuid.UUID)
+ID_TYPES = (str, bool, int, decimal.Decimal, uuid.UUID)
+NUMBER_TYPES = (int, float, decimal.Decimal)
+
+
+class Table(NamedTuple):
+    """The cells of some columns, and what is wrong with lines that are no rows.
+
+    Args:
+        source: The file, or what else the rows come from.
+        cells: By what they hold: ``user``, ``item``, ...
+        where: From a row, counted from 0, to how the user finds it: ``line 3``.
+        problems: By their kind.
+    """
+
+    source: str
+    cells: Mapping[str, Cells]
+    where: Callable[[int], str]
+    problems: dict[str, list[str]]
 
 
 class Columns(Section):
@@ -75,267 +99,199 @@ def places_of(
     Raises:
         DataError: If one is not there, two have its name, or it is named for two purposes.
     """
-    places: dict[str, int] = {}
-    for field, label in columns.named().items():
-        if list(labels).count(label) > 1:
+    labels = list(labels)
+    names = columns.named()
+    for field, label in names.items():
+        if labels.count(label) > 1:
             raise DataError(f"{source}: two columns are named '{label}'; rename one of them")
         if label not in labels:
             near = did_you_mean(str(label), [str(each)[:40] for each in labels[:20]])
             raise DataError(f"{source}: no column '{label}'{near}; {way_out.format(field)}")
-        at = list(labels).index(label)
-        for other, place in places.items():
-            if place == at:
-                raise DataError(
-                    f"{source}: column '{label}' is data.columns.{other} and "
-                    f"data.columns.{field}; expected one purpose for each column"
-                )
-        places[field] = at
-    return places
+    for one, other in combinations(names, 2):
+        if names[one] == names[other]:
+            raise DataError(
+                f"{source}: column '{names[one]}' is data.columns.{one} and data.columns.{other}; "
+                "expected one purpose for each column"
+            )
+    return {field: labels.index(label) for field, label in names.items()}
 
 
-def interactions_of(
-    frame: pd.DataFrame,
-    labels: Sequence[object],
-    places: dict[str, int],
-    problems: Problems,
-    name: str,
-) -> Interactions:
+def cells_of(column: pd.Series[Any]) -> Cells:
+    """Return the cells of a column of a data frame.
+
+    Objects are listed one by one, as equal ones may differ in type: 1, 1.0, True.
+    """
+    if column.dtype != object:
+        try:
+            return column.factorize()
+        except (TypeError, ValueError, NotImplementedError):  # lists and structures of Arrow
+            column = column.astype(object)
+    present = column.notna().to_numpy(np.bool_)
+    return np.where(present, np.cumsum(present) - 1, -1), column[present].tolist()
+
+
+def interactions_of(table: Table, labels: Mapping[str, object], name: str) -> Interactions:
     """Read the interactions of a table.
 
     Args:
-        frame: One row per interaction.
-        labels: The names of its columns.
-        places: As from `places_of`.
-        problems: What is wrong with the table so far.
+        table: Its cells.
+        labels: The names or numbers of the columns, by what they hold.
         name: What the data set is called in tables.
 
     Raises:
         DataProblems: If there are no rows, or a cell is missing, not of the expected kind, or
             not exact; all problems together.
     """
-    if len(frame) == 0:
-        problems.add(["no interactions; expected at least one row"])
-        problems.raise_if_any()
-    series = {field: frame.iloc[:, at] for field, at in places.items()}
-    codes, texts, numbers = {}, {}, {}
-    refused = frozenset(problems.rows)
-    for field, column in series.items():
-        label = labels[places[field]]
-        if field in ("user", "item"):
-            codes[field], texts[field], reasons = _ids(column)
-        else:
-            numbers[field], reasons = _numbers(column, time=field == "timestamp")
-        problems.add_cells(
-            label, {row: reason for row, reason in reasons.items() if row not in refused}
-        )
+    cells, values = table.cells, dict[str, Any]()
+    kinds = defaultdict(list, table.problems)
+    is_good = np.ones(len(cells["user"][0]), np.bool_)
+    for field, (codes, raw) in cells.items():
+        expected, read = READERS[field]
+        values[field], faults = read(raw, expected)
+        faults[-1] = f"is empty, {expected}"
+        is_bad = np.isin(codes, list(faults))
+        is_good &= ~is_bad
+        for row in np.flatnonzero(is_bad).tolist():
+            fault = faults[int(codes[row])]
+            text = f"{table.where(row)}, column '{labels[field]}': {fault}"
+            kinds[f"{field} {fault.partition(', got')[0]}"].append(text)
+    if not len(is_good) and not kinds:
+        kinds["rows"] = ["no interactions; expected at least one row"]
 
     def of_rows(rows: NDArray[np.bool_]) -> Interactions:
-        users, user_ids = index_ids(codes["user"][rows], texts["user"])
-        items, item_ids = index_ids(codes["item"][rows], texts["item"])
+        codes = {field: column[rows] for field, (column, _) in cells.items()}
+        users, user_ids = index_ids(codes["user"], values["user"])
+        items, item_ids = index_ids(codes["item"], values["item"])
         return Interactions(
             users=users,
             items=items,
-            ratings=numbers["rating"][rows] if "rating" in numbers else None,
-            timestamps=numbers["timestamp"][rows] if "timestamp" in numbers else None,
+            ratings=values["rating"][codes["rating"]] if "rating" in codes else None,
+            timestamps=values["timestamp"][codes["timestamp"]] if "timestamp" in codes else None,
             user_ids=user_ids,
             item_ids=item_ids,
             name=name,
         )
 
-    good = np.ones(len(frame), np.bool_)
-    good[list(problems.rows)] = False
-    problems.raise_if_any(lambda: of_rows(good) if good.any() else None)
-    return of_rows(good)
+    lines = []
+    for texts in kinds.values():
+        more = f" (and {len(texts) - SHOWN:,} more such lines)" if len(texts) > SHOWN else ""
+        lines += [f"{table.source}: {text}" for text in texts[:SHOWN]]
+        lines[-1] += more
+    if lines:
+        raise DataProblems(lines, of_rows(is_good) if is_good.any() else None)
+    return of_rows(is_good)
 
 
-def _values(column: pd.Series[Any]) -> tuple[IntArray, list[Any]]:
-    """Return int64 [n], the index of each cell in a list of values, -1 where it is missing.
-
-    Cells of type object are all listed: equal ones may differ in type (1, 1.0, True).
-    """
-    import pandas as pd
-
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        codes, categories = column.cat.codes.to_numpy(np.int64), column.cat.categories
-        used = np.unique(codes[codes >= 0])
-        place = np.full(len(categories) + 1, -1, np.int64)
-        place[used] = np.arange(len(used))
-        return place[codes], categories.take(used).tolist()
-    if column.dtype != object:
-        try:
-            codes, unique = column.factorize()
-            return codes.astype(np.int64), unique.tolist()
-        except (TypeError, ValueError, NotImplementedError):  # lists and structures of Arrow
-            column = column.astype(object)
-    missing = column.isna().to_numpy(np.bool_)
-    return np.where(missing, -1, np.arange(len(column))), column.tolist()
-
-
-def _ids(column: pd.Series[Any]) -> tuple[IntArray, NDArray[np.object_], dict[int, str]]:
-    """Return the index of each row's id, the ids, and what is wrong by row."""
-    import pandas as pd
-
-    if column.dtype.kind in "Mmc":
-        column = column.astype(object)
-    codes, values = _values(column)
-    faults: dict[int, str] = {}
-    texts: list[str] = []
+def _converted(
+    values: Any, convert: Callable[[Any], Any], expected: str
+) -> tuple[list[Any], Faults]:
+    """Return what each value is converted to, None where it cannot be, and why it cannot."""
+    results: list[Any] = []
+    faults: Faults = {}
     for at, value in enumerate(values):
-        text, fault = _id_text(value)
-        texts.append(text)
-        if fault:
-            faults[at] = fault
-    good = [text for at, text in enumerate(texts) if at not in faults]
+        result = None
+        try:
+            if isinstance(value, np.number | np.bool_):
+                value = value.item()
+            elif isinstance(value, str) and not (value := value.strip()):
+                raise ValueError(f"is empty, {expected}")
+            result = convert(value)
+        except ValueError as fault:
+            faults[at] = str(fault)
+        results.append(result)
+    return results, faults
+
+
+def _ids(values: Any, expected: str) -> tuple[list[str | None], Faults]:
+    """Return raw ids. Where all are whole numbers, ``7.0`` is ``7``."""
+    texts, faults = _converted(values, _id, expected)
+    good = list(filter(None, texts))
     if any(".0" in text for text in good) and all(map(WHOLE.fullmatch, good)):
-        texts = [text if at in faults else text.partition(".")[0] for at, text in enumerate(texts)]
-    reasons = _by_row(codes, faults, "is empty, expected an id")
-    again, ids = pd.factorize(np.array(texts or [""], object))
-    return np.where(codes < 0, -1, again[codes]).astype(np.int64), ids, reasons
+        texts = [text and text.partition(".")[0] for text in texts]
+    return texts, faults
 
 
-def _id_text(value: Any) -> tuple[str, str]:
-    """Return the raw id, and what is wrong with it or ""."""
-    if not isinstance(value, ID_TYPES) or isinstance(value, complex | np.complexfloating):
-        if _is_null(value):
-            return "", "is empty, expected an id"
-        return "", f"expected text or a whole number, got {_short(value)}"
-    if isinstance(value, float | np.floating):
-        number = float(value)
-        if number != number:
-            return "", "is empty, expected an id"
-        if np.isinf(number):
-            return "", f"expected an id, got {number}"
-        if abs(number) >= EXACT:
-            return "", (
-                f"expected an id that is exact, got {number!r}, a float; read the column as whole "
+def _id(value: Any) -> str:
+    if isinstance(value, float):
+        if not abs(value) < EXACT:
+            raise ValueError(
+                f"expected an id that is exact, got {value!r}, a float; read the column as whole "
                 "numbers or as text"
             )
-        return repr(number), ""
-    text = str(value).strip()
-    if not text:
-        return "", "is empty, expected an id"
-    if len(text) > MAX_ID:
-        return "", f"expected an id of at most {MAX_ID} characters, got {len(text):,}"
+        return repr(value)
+    if not isinstance(value, ID_TYPES):
+        raise ValueError(f"expected text or a whole number, got {shown(value)}")
+    text = str(value)
     if UNFIT.search(text):
-        return "", f"expected an id in one line of text, got {_short(text)}"
-    return text, ""
+        raise ValueError(
+            f"expected an id in one line of text, got {shown(text)}; if quote marks belong to the "
+            "cells of a text, set data.quoted: false"
+        )
+    if len(text) > MAX_ID:
+        raise ValueError(f"expected an id of at most {MAX_ID} characters, got {len(text):,}")
+    return text
 
 
-def _numbers(column: pd.Series[Any], *, time: bool) -> tuple[FloatArray, dict[int, str]]:
-    """Return float64 [n], and what is wrong by row."""
-    expected = A_DATE if time else "a number"
-    empty = f"is empty, expected {expected}"
-    kind = column.dtype.kind
-    if kind == "M" and time:
-        return _seconds(column, empty)
-    if kind in "iuf":
-        numbers = column.to_numpy(np.float64, na_value=np.nan)
-        doubtful = ~np.isfinite(numbers) | ((kind in "iu") & (np.abs(numbers) >= EXACT))
-        checked = {row: _number(column.iloc[row], expected) for row in np.flatnonzero(doubtful)}
-        return numbers, {int(row): fault for row, (_, fault) in checked.items() if fault}
-    codes, values = _values(column.astype(object) if kind in "Mmc" else column)
-    numbers = np.zeros(len(values) + 1)
-    faults: dict[int, str] = {}
-    for at, value in enumerate(values):
-        numbers[at], fault = _number(value, expected)
-        if fault:
-            faults[at] = fault
-    first = int(codes[codes >= 0][0]) if (codes >= 0).any() else -1
-    if time and first in faults and "got" in faults[first]:
-        dates, date_faults = _dates(values)
-        if first not in date_faults:
-            numbers[:-1], faults = dates, date_faults
-    reasons = _by_row(codes, faults, empty)
-    return numbers[codes], reasons
+def _numbers(values: Any, expected: str) -> tuple[FloatArray, Faults]:
+    numbers, faults = _converted(values, lambda value: _number(value, expected), expected)
+    return np.array(numbers, np.float64), faults
 
 
-def _number(value: Any, expected: str) -> tuple[float, str]:
-    """Return a number, and what is wrong with it or ""."""
-    if type(value) is str and value.isascii() and value.isdigit() and len(value) <= 15:
-        return float(value), ""
-    if isinstance(value, bool | np.bool_) or not isinstance(
-        value, str | int | float | np.integer | np.floating | decimal.Decimal
-    ):
-        if _is_null(value):
-            return 0.0, f"is empty, expected {expected}"
-        return 0.0, f"expected {expected}, got {_short(value)}"
+def _number(value: Any, expected: str) -> float:
     if isinstance(value, str):
-        text = value.strip()
-        if not text:
-            return 0.0, f"is empty, expected {expected}"
-        if NOT_FINITE.fullmatch(text):
-            return 0.0, f"expected a finite number, got '{text}'"
-        if not NUMBER.fullmatch(text):
-            return 0.0, f"expected {expected}, got {_short(text)}"
-        value = int(text) if len(text) > 15 and text.lstrip("+-").isdecimal() else float(text)
-    try:
-        number = float(value)
-    except OverflowError:
-        number = float("inf")
-    if not np.isfinite(number):
-        if number != number:
-            return 0.0, f"is empty, expected {expected}"
-        return 0.0, f"expected a finite number, got '{_short(value)[:40]}'"
-    if isinstance(value, int | np.integer) and int(number) != int(value):
-        return 0.0, (
+        if value.isascii() and value.isdigit() and len(value) <= 15:
+            return float(value)
+        if NUMBER.fullmatch(value):
+            value = int(value) if value.lstrip("+-").isdigit() else float(value)
+    is_number = isinstance(value, NUMBER_TYPES) and not isinstance(value, bool)
+    if not is_number or not abs(value) < MAX_NUMBER:
+        raise ValueError(f"{expected}, got {shown(value)}")
+    number = float(value)
+    if isinstance(value, int) and int(number) != value:
+        raise ValueError(
             f"expected a number that a float64 holds exactly, got {value}; divide the column, or "
             "give dates"
         )
-    return number, ""
+    return number
 
 
-def _dates(values: list[Any]) -> tuple[FloatArray, dict[int, str]]:
+def _times(values: Any, expected: str) -> tuple[FloatArray, Faults]:
+    """Return float64 [values]: numbers as they are, or dates if the first value is one."""
+    first = next((each for each in values if not isinstance(each, str) or each.strip()), "")
+    text = str(first).strip()
+    is_date = bool(DATE.match(text)) and not NUMBER.fullmatch(text)
+    return (_dates if is_date else _numbers)(values, expected)
+
+
+def _dates(values: Any, expected: str) -> tuple[FloatArray, Faults]:
+    """Return float64 [values], seconds since 1970 in UTC, exact to the microsecond."""
     import pandas as pd
 
-    texts = [
-        each.isoformat()
-        if isinstance(each, datetime.date) and not pd.isna(each)
-        else str(each) * isinstance(each, str | np.datetime64)
-        for each in values
-    ]
-    dates = pd.to_datetime(pd.Series(texts), errors="coerce", format="ISO8601", utc=True)
-    numbers, faults = _seconds(dates, "")
-    return numbers, {
-        at: fault or f"expected {A_DATE}, got {_short(values[at])}" for at, fault in faults.items()
-    }
+    def text_of(value: Any) -> str:
+        if not isinstance(value, str | datetime.date | np.datetime64) or not DATE.match(str(value)):
+            raise ValueError(f"{expected}, got {shown(value)}")
+        return str(value)
+
+    dates, faults = values, Faults()
+    if not isinstance(values, pd.DatetimeIndex):
+        dates, faults = _converted(values, text_of, expected)
+    dates = pd.to_datetime(dates, errors="coerce", format="ISO8601", utc=True)
+    times = dates.tz_convert(None).to_numpy()
+    seconds = times.astype("datetime64[s]")
+    rest = (times - seconds) / np.timedelta64(1, "s")
+    whole = seconds.astype(np.int64)
+    is_absent = np.isnat(times)
+    is_inexact = times.astype("datetime64[us]") != times
+    is_inexact |= (rest != 0) & (np.abs(whole) > 2**33)
+    for at in np.flatnonzero(is_absent | is_inexact).tolist():
+        fault = f"expected a time in whole microseconds, got '{times[at]}'; round it"
+        faults.setdefault(at, f"{expected}, got {shown(values[at])}" if is_absent[at] else fault)
+    return np.asarray(whole + rest, np.float64), faults
 
 
-def _seconds(dates: pd.Series[Any], empty: str) -> tuple[FloatArray, dict[int, str]]:
-    """Return float64 [n], seconds since 1970 in UTC, exact to the microsecond."""
-    missing = dates.isna().to_numpy(np.bool_)
-    if str(dates.dtype).startswith(("date32", "date64")):  # of Arrow
-        dates = dates.astype("datetime64[s]")
-    if getattr(dates.dt, "tz", None) is not None:
-        dates = dates.dt.tz_convert(None)
-    times = dates.to_numpy()
-    if times.dtype.kind != "M":
-        times = times.astype("datetime64[us]")
-    unit = np.datetime_data(times.dtype)[0]
-    ticks = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
-    whole, rest = np.divmod(np.where(missing, 0, times.astype(np.int64)), ticks)
-    fine = (rest * 10**6 % ticks != 0) | ((rest != 0) & (np.abs(whole) > 2**33))
-    reasons = dict.fromkeys(np.flatnonzero(missing).tolist(), empty)
-    for row in np.flatnonzero(fine & ~missing).tolist():
-        reasons[row] = f"expected a time in whole microseconds, got '{times[row]}'; round it"
-    return np.asarray(whole + rest / ticks, np.float64), reasons
-
-
-def _by_row(codes: IntArray, faults: dict[int, str], empty: str) -> dict[int, str]:
-    reasons = dict.fromkeys(np.flatnonzero(codes < 0).tolist(), empty)
-    if faults:
-        rows = np.flatnonzero(np.isin(codes, list(faults)))
-        reasons |= {int(row): faults[int(codes[row])] for row in rows}
-    return reasons
-
-
-def _is_null(value: Any) -> bool:
-    import pandas as pd
-
-    return bool(pd.api.types.is_scalar(value) and pd.isna(value))
-
-
-def _short(value: Any) -> str:
-    text = f"'{value}'" if isinstance(value, str) else repr(value)
-    text = text.encode("utf-8", "backslashreplace").decode()
-    text = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text[:60])
-    return text if len(text) < 60 else f"{text}…"
+READERS: Mapping[str, tuple[str, Callable[[Any, str], tuple[Any, Faults]]]] = {
+    "user": ("expected an id", _ids),
+    "item": ("expected an id", _ids),
+    "rating": ("expected a finite number", _numbers),
+    "timestamp": ("expected a finite number or a date such as 2024-05-01", _times),
+}

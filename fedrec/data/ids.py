@@ -12,11 +12,12 @@ groups of users) is built on these two.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.types import IntArray
+from fedrec.types import IntArray, TextArray, offsets_of
 
 __all__ = ["HashArray", "hash_ids", "index_ids", "mix", "mix_seed"]
 
@@ -30,7 +31,7 @@ _SECOND = np.uint64(0x94D049BB133111EB)
 
 
 def mix(values: HashArray) -> HashArray:
-    """One output of SplitMix64 for each state (Steele, Lea and Flood 2014).
+    """Return one output of SplitMix64 for each state (Steele, Lea and Flood 2014).
 
     Args:
         values: uint64 [n], the states.
@@ -45,7 +46,7 @@ def mix(values: HashArray) -> HashArray:
 
 
 def mix_seed(seed: int, *columns: HashArray) -> HashArray:
-    """A hash of (seed, row) for each row of some columns of hashes.
+    """Return a hash of (seed, row) for each row of some columns of hashes.
 
     Args:
         seed: any number from 0.
@@ -60,45 +61,46 @@ def mix_seed(seed: int, *columns: HashArray) -> HashArray:
     return state
 
 
-def hash_ids(ids: NDArray[np.str_]) -> HashArray:
+def hash_ids(ids: TextArray) -> HashArray:
     """Hash raw ids by their characters alone.
 
     Args:
-        ids: str [n].
+        ids: text [n].
 
     Returns:
         uint64 [n]; the same id has the same hash in any table, on any machine.
     """
-    width = ids.dtype.itemsize // 4
-    state = np.zeros(len(ids), np.uint64)
-    characters = np.ascontiguousarray(ids).astype(f"<U{width}").view("<u4").reshape(len(ids), width)
-    for column in characters.T:
-        state = np.where(column > 0, mix(state ^ column.astype(np.uint64)), state)
+    texts = ids.tolist()
+    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+    starts = offsets_of(lengths)[:-1]
+    characters = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), "<u4")
+    state = np.zeros(len(texts), np.uint64)
+    for place in range(lengths.max(initial=0)):
+        longer = np.flatnonzero(lengths > place)
+        state[longer] = mix(state[longer] ^ characters[starts[longer] + place].astype(np.uint64))
     return state
 
 
-def index_ids(
-    codes: IntArray, ids: NDArray[np.object_] | NDArray[np.str_]
-) -> tuple[IntArray, NDArray[np.str_]]:
-    """Sort a table of raw ids, and leave out those that no row names.
+def index_ids(codes: IntArray, ids: Sequence[str]) -> tuple[IntArray, TextArray]:
+    """Sort the raw ids that rows name.
 
-    It is sorted as numbers where all ids are whole numbers (``7`` before ``007`` before ``10``),
+    They are sorted as numbers where all are whole numbers (``7`` before ``007`` before ``10``),
     and as text otherwise.
 
     Args:
         codes: int64 [n], index into ``ids``.
-        ids: text [m], each once.
+        ids: The same text may stand in several places.
 
     Returns:
-        int64 [n], the index of each row's id in the sorted table, and that table, str [k].
+        int64 [n], the index of each row's id in the sorted table, and that table, text [k].
     """
     used = np.unique(codes)
-    table = ids[used].astype(np.str_)
-    if all(map(WHOLE.fullmatch, table.tolist())):
-        numbers = [(int(each), len(each), each) for each in table.tolist()]
-        order = np.array(sorted(range(len(table)), key=numbers.__getitem__), np.int64)
+    texts = {ids[at] for at in used.tolist()}
+    if all(map(WHOLE.fullmatch, texts)):
+        table = sorted(texts, key=lambda text: (int(text), len(text), text))
     else:
-        order = np.argsort(table)
-    place = np.empty(len(ids), np.int64)
-    place[used[order]] = np.arange(len(used), dtype=np.int64)
-    return place[codes], table[order]
+        table = sorted(texts)
+    indices = {text: index for index, text in enumerate(table)}
+    place = np.zeros(len(ids), np.int64)
+    place[used] = [indices[ids[at]] for at in used.tolist()]
+    return place[codes], np.array(table, object)

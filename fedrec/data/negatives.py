@@ -6,7 +6,7 @@ nothing is rejected and nothing drawn twice over. The bits come from `fedrec.see
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,6 @@ __all__ = [
     "check_rows_with_pool",
     "pool_excluded",
     "popularity_negatives",
-    "popularity_weights",
     "uniform_negatives",
 ]
 
@@ -30,7 +29,7 @@ _LOW = np.uint64(0xFFFFFFFF)
 
 
 def pool_excluded(rows: Split | Shard, protocol: Protocol) -> Ragged:
-    """The items that are never drawn as a negative of each user.
+    """Return the items that are never drawn as a negative of each user.
 
     Args:
         rows: A split or a shard.
@@ -55,10 +54,7 @@ def check_pool(split: Split, protocol: Protocol) -> None:
     Raises:
         DataError: Naming the user and the ways out.
     """
-    held = split.train.lengths
-    if protocol == "legacy":
-        held = held + split.valid.lengths + split.test.lengths
-    full = np.flatnonzero(held >= split.n_items)
+    full = np.flatnonzero(pool_excluded(split, protocol).lengths >= split.n_items)
     if len(full):
         raise DataError(
             f"{split.name}: user '{split.user_ids[int(full[0])]}' has all {split.n_items} items, "
@@ -70,7 +66,7 @@ def check_pool(split: Split, protocol: Protocol) -> None:
 def uniform_negatives(
     bits: NDArray[np.uint32], users: IntArray, excluded: Ragged, n_items: int
 ) -> IntArray:
-    """Items drawn uniformly from those that are not excluded.
+    """Return items drawn uniformly from those that are not excluded.
 
     Args:
         bits: uint32 [n], random.
@@ -86,19 +82,20 @@ def uniform_negatives(
     """
     pool = n_items - excluded.lengths
     check_rows_with_pool(pool, users)
-    rank = (bits.astype(np.uint64) * pool[users].astype(np.uint64)) >> _32
-    return _skip(rank.astype(np.int64), users, excluded, n_items)
-
-
-def popularity_weights(train: Ragged, n_items: int) -> IntArray:
-    """int64 [n_items]: how many users have each item in train, plus 1."""
-    return np.bincount(train.values, minlength=n_items).astype(np.int64) + 1
+    ranks = ((bits.astype(np.uint64) * pool[users].astype(np.uint64)) >> _32).astype(np.int64)
+    # The k-th excluded item of a row has excluded[k] - k allowed items before it, which never falls
+    # within a row; shifted by the row, all rows together are one sorted array.
+    owners, starts = excluded.owners(), excluded.offsets[:-1]
+    within = np.arange(len(owners)) - starts[owners]
+    keys = owners * (n_items + 1) + excluded.values - within
+    at = np.searchsorted(keys, users * (n_items + 1) + ranks, side="right")
+    return ranks + at - starts[users]
 
 
 def popularity_negatives(
     bits: NDArray[np.uint64], users: IntArray, excluded: Ragged, weights: IntArray
 ) -> IntArray:
-    """Items drawn in proportion to whole-number weights from those that are not excluded.
+    """Return items drawn in proportion to whole-number weights from those that are not excluded.
 
     Args:
         bits: uint64 [n], random.
@@ -121,34 +118,17 @@ def popularity_negatives(
     before = skipped[excluded.offsets]
     mass = total - np.diff(before)
     check_rows_with_pool(mass, users)
-    unit = _high_product(bits, mass[users].astype(np.uint64)).astype(np.int64)
+    # The upper half of a product of 128 bits.
+    factor = mass[users].astype(np.uint64)
+    low = ((bits & _LOW) * factor) >> _32
+    unit = (((bits >> _32) * factor + low) >> _32).astype(np.int64)
     # The mass of the pool that lies before each excluded item, which never falls within a row.
     owners = excluded.owners()
     ahead = (ends - weights)[excluded.values] - (skipped[:-1] - before[owners])
     keys = owners * (total + 1) + ahead
     at = np.searchsorted(keys, users * (total + 1) + unit, side="right")
     unit += skipped[at] - before[users]
-    return np.searchsorted(ends, unit, side="right").astype(np.int64)
-
-
-def _skip(rank: IntArray, users: IntArray, excluded: Ragged, n_items: int) -> IntArray:
-    """The item of each rank among those not excluded.
-
-    The k-th excluded item of a row has ``excluded[k] - k`` allowed items before it, which never
-    falls within a row; shifted by the row, all rows together are one sorted array.
-    """
-    owners = excluded.owners()
-    within = np.arange(len(owners), dtype=np.int64) - excluded.offsets[:-1][owners]
-    keys = owners * (n_items + 1) + excluded.values - within
-    at = np.searchsorted(keys, users * (n_items + 1) + rank, side="right")
-    return rank + at - excluded.offsets[:-1][users]
-
-
-def _high_product(bits: NDArray[np.uint64], mass: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """``bits * mass >> 64`` without 128-bit numbers, for a mass below 2**32."""
-    low = ((bits & _LOW) * mass) >> _32
-    product: NDArray[Any] = ((bits >> _32) * mass + low) >> _32
-    return product
+    return np.searchsorted(ends, unit, side="right")
 
 
 def check_rows_with_pool(pool: IntArray, users: IntArray) -> None:

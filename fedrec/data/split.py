@@ -1,4 +1,8 @@
-"""Hold interactions out for validation and test.
+"""Filter interactions, hold some out for validation and test, and prove that nothing leaks.
+
+The order is fixed: duplicates, then the rating threshold, then the k-core, then the split, with
+which users that are too short for it are settled. Users and items without any interaction left
+lose their index.
 
 Ties in time, and the order of data without timestamps, are decided by a hash of the split's seed
 and the raw ids of user and item: not by the order of the file, nor by the seed of a run. Data
@@ -7,25 +11,189 @@ without timestamps has no latest item; leave-one-out then holds out random ones 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import combinations
 from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.data.base import SplitBy
+from fedrec.data.base import DataSet, SplitBy, UnsuitableData
 from fedrec.data.ids import HashArray, hash_ids, mix_seed
-from fedrec.data.problems import UnsuitableData
 from fedrec.errors import DataError
-from fedrec.types import IntArray, Interactions, offsets_of
+from fedrec.types import FloatArray, IntArray, Interactions, Split, offsets_of
 
-__all__ = ["DROPPED", "TEST", "TRAIN", "VALID", "Parts", "ShortUsers", "hold_out", "tie_hash"]
+__all__ = [
+    "DROPPED",
+    "TEST",
+    "TRAIN",
+    "VALID",
+    "check_split",
+    "filter_interactions",
+    "hold_out",
+    "select",
+]
 
+Mask: TypeAlias = NDArray[np.bool_]
 Parts: TypeAlias = NDArray[np.int8]
-ShortUsers: TypeAlias = Literal["error", "train_only", "drop"]
 TRAIN, VALID, TEST, DROPPED = 0, 1, 2, -1
 
 
-def hold_out(data: Interactions, by: SplitBy, short_users: ShortUsers) -> Parts:
+def filter_interactions(data: Interactions, options: DataSet) -> Interactions:
+    """Apply duplicates, threshold and k-core, in this order, and give new indices.
+
+    Args:
+        data: As loaded.
+        options: Whose ``duplicates``, ``threshold`` and ``k_core`` are followed.
+
+    Raises:
+        DataError: If the data is unsound, has duplicates that may not be there, has no ratings to
+            compare with the threshold, or nothing is left of it.
+    """
+    check_interactions(data)
+    data = select(data, keep_one(data, options.duplicates))
+    if options.threshold is not None:
+        if data.ratings is None:
+            raise UnsuitableData(
+                f"data.threshold is {options.threshold:g}, but {data.name} has no ratings; name "
+                "their column in data.columns.rating, or set data.threshold: null",
+                threshold=None,
+            )
+        keep = data.ratings >= options.threshold
+        if not keep.any():
+            raise UnsuitableData(
+                f"data.threshold: no rating of {data.name} is {options.threshold:g} or more; the "
+                f"highest is {data.ratings.max():g}",
+                threshold=None,
+            )
+        data = select(data, keep)
+    if options.k_core > 1:
+        keep = k_core(data.users, data.items, options.k_core)
+        if not keep.any():
+            raise UnsuitableData(
+                f"data.k_core: {options.k_core} leaves nothing of {data.name}; lower it, or set 0",
+                k_core=0,
+            )
+        data = select(data, keep)
+    return data
+
+
+def check_interactions(data: Interactions) -> None:
+    """Check that a data set keeps its promises: lengths, ranges of indices, text, finite numbers.
+
+    Raises:
+        DataError: Naming what is wrong.
+    """
+    n = len(data)
+    faults = {"no interactions; expected at least one": n == 0}
+    for kind, indices, ids, columns in (
+        ("user", data.users, data.user_ids, data.user_columns),
+        ("item", data.items, data.item_ids, data.item_columns),
+    ):
+        m, outside = len(ids), indices[(indices < 0) | (indices >= len(ids))][:1]
+        faults |= {
+            f"{len(indices)} {kind}s for {n} interactions": len(indices) != n,
+            f"{kind} index {outside} is out of range; there are {m} {kind}s": len(outside) > 0,
+            f"two {kind}s have the same raw id": len(set(ids.tolist())) < m,
+        }
+        for name, texts in {f"{kind}_ids": ids, **columns}.items():
+            others = [text for text in texts.tolist() if not isinstance(text, str)][:1]
+            faults |= {
+                f"column '{name}' has {len(texts)} cells, expected {m}": len(texts) != m,
+                f"column '{name}': expected text, got {others}": bool(others),
+            }
+    for kind, values in (("rating", data.ratings), ("timestamp", data.timestamps)):
+        if values is not None:
+            rows = np.flatnonzero(~np.isfinite(values))[:1]
+            faults |= {
+                f"{len(values)} {kind}s for {n} interactions": len(values) != n,
+                f"{kind} {values[rows]} of row {rows + 1} is not finite": len(rows) > 0,
+            }
+    for fault, is_there in faults.items():
+        if is_there:
+            raise DataError(f"{data.name}: {fault}")
+
+
+def keep_one(data: Interactions, duplicates: Literal["error", "first", "last"]) -> Mask:
+    """Choose rows so that each user has each item once.
+
+    Args:
+        data: Interactions.
+        duplicates: Keep the ``first`` or the ``last`` in time (in the order of the rows where
+            there is no time, or the same), or none may be there.
+
+    Returns:
+        bool [n].
+
+    Raises:
+        UnsuitableData: If there are duplicates and none may be there: the raw ids and the option.
+    """
+    keys = data.users * len(data.item_ids) + data.items
+    times = np.zeros(len(data)) if data.timestamps is None else data.timestamps
+    order = np.lexsort((times, keys))  # stable: of the same time, the row that comes first
+    is_same = keys[order][1:] == keys[order][:-1]
+    if duplicates == "error" and is_same.any():
+        rows = order[1:][is_same]
+        user, item = data.user_ids[data.users[rows.min()]], data.item_ids[data.items[rows.min()]]
+        raise UnsuitableData(
+            f"{data.name}: user '{user}' has item '{item}' more than once ({len(rows)} such rows); "
+            "set data.duplicates to first or last",
+            duplicates="last",
+        )
+    keep = np.ones(len(data), np.bool_)
+    keep[(order[:-1] if duplicates == "last" else order[1:])[is_same]] = False
+    return keep
+
+
+def k_core(users: IntArray, items: IntArray, k: int) -> Mask:
+    """Choose the largest set of rows in which every user and every item has at least k.
+
+    Args:
+        users: int64 [n].
+        items: int64 [n].
+        k: from 1.
+
+    Returns:
+        bool [n], which rows are in it; it does not depend on the order in which rows are removed.
+    """
+    rows = np.arange(len(users), dtype=np.int64)
+    while len(rows):
+        u, i = users[rows], items[rows]
+        keep = (np.bincount(u)[u] >= k) & (np.bincount(i)[i] >= k)
+        if keep.all():
+            break
+        rows = rows[keep]
+    mask = np.zeros(len(users), np.bool_)
+    mask[rows] = True
+    return mask
+
+
+def select(data: Interactions, keep: Mask) -> Interactions:
+    """Return some rows with new indices; users and items that no row names are left out."""
+    users, old_users = _renumber(data.users[keep], len(data.user_ids))
+    items, old_items = _renumber(data.items[keep], len(data.item_ids))
+    return replace(
+        data,
+        users=users,
+        items=items,
+        ratings=None if data.ratings is None else data.ratings[keep],
+        timestamps=None if data.timestamps is None else data.timestamps[keep],
+        user_ids=data.user_ids[old_users],
+        item_ids=data.item_ids[old_items],
+        user_columns={name: column[old_users] for name, column in data.user_columns.items()},
+        item_columns={name: column[old_items] for name, column in data.item_columns.items()},
+    )
+
+
+def _renumber(indices: IntArray, count: int) -> tuple[IntArray, IntArray]:
+    used = np.bincount(indices, minlength=count) > 0
+    return (np.cumsum(used, dtype=np.int64) - 1)[indices], np.flatnonzero(used)
+
+
+def hold_out(
+    data: Interactions, by: SplitBy, short_users: Literal["error", "train_only", "drop"]
+) -> Parts:
     """Assign each interaction to training, validation or test.
 
     ``leave_one_out``: a user's latest interaction is for the test, the second latest for
@@ -47,17 +215,49 @@ def hold_out(data: Interactions, by: SplitBy, short_users: ShortUsers) -> Parts:
         DataError: If a user is too short and may not be, the data has no time to split by, or
             nothing is left for training or for the test.
     """
-    ties = tie_hash(data, by.seed)
-    if by.name == "leave_one_out":
-        parts, short = _leave_one_out(data, ties)
-        needed = "leave_one_out needs 3"
-    elif by.name == "ratio":
-        parts, short = _ratio(data, by, ties)
-        needed = f"this ratio needs {3 if by.valid > 0 else 2}"
+    ties, users, times = tie_hash(data, by.seed), data.users, data.timestamps
+    counts = np.bincount(users, minlength=len(data.user_ids))
+    if by.name == "temporal":
+        if times is None:
+            raise UnsuitableData(
+                f"data.split: temporal needs timestamps, but {data.name} has none; name their "
+                "column in data.columns.timestamp, or use leave_one_out or ratio",
+                split=SplitBy(),
+            )
+        order = np.lexsort((data.items, users, ties, times))
+        ranks = np.arange(len(data))[::-1]
+        test, valid = _share(by.test, len(data), 1), _share(by.valid, len(data), 0)
+        least, needed = 1, "1 in the training period"
     else:
-        parts, short = _temporal(data, by, ties)
-        needed = "temporal needs 1 in the training period"
-    parts = _settle(data, parts, short, short_users, needed)
+        in_time = () if times is None or by.name == "ratio" else (times,)
+        order = np.lexsort((data.items, ties, *in_time, users))
+        owners = users[order]
+        ranks = np.arange(len(data)) - offsets_of(counts)[owners]
+        if by.name == "ratio":
+            count = counts[owners]
+            test = _share(by.test, count, 1)
+            valid = np.minimum(_share(by.valid, count, int(by.valid > 0)), count - test - 1)
+            least = 3 if by.valid > 0 else 2
+        else:
+            ranks = counts[owners] - 1 - ranks
+            test = valid = np.array(1)
+            least = 3
+        needed = str(least)
+    parts = np.empty(len(data), np.int8)
+    parts[order] = np.select([ranks < test, ranks < test + valid], [TEST, VALID], TRAIN)
+    is_short = np.bincount(users[parts == TRAIN], minlength=len(counts)) == 0
+    is_short |= counts < least
+    if is_short.any() and short_users == "error":
+        user, others = int(np.argmax(is_short)), int(is_short.sum()) - 1
+        raise UnsuitableData(
+            f"{data.name}: user '{data.user_ids[user]}' has {counts[user]} "
+            f"interaction{'s' if counts[user] != 1 else ''}, {by.name} needs {needed}"
+            f"{f' (and {others} more users)' if others else ''}; set data.short_users to "
+            "train_only or drop",
+            short_users="train_only",
+        )
+    keeps = short_users == "train_only" and by.name != "temporal"
+    parts[is_short[users]] = TRAIN if keeps else DROPPED
     for part, label in ((TRAIN, "train on"), (TEST, "test on")):
         if not (parts == part).any():
             raise DataError(
@@ -73,80 +273,65 @@ def tie_hash(data: Interactions, seed: int) -> HashArray:
     return mix_seed(seed, users[data.users], items[data.items])
 
 
-def _leave_one_out(data: Interactions, ties: HashArray) -> tuple[Parts, NDArray[np.bool_]]:
-    times = () if data.timestamps is None else (data.timestamps,)
-    order, place, counts = _in_user_order(data, (data.items, ties, *times))
-    parts = np.empty(len(data), np.int8)
-    left = counts[data.users[order]] - place
-    parts[order] = np.select([left == 1, left == 2], [TEST, VALID], TRAIN)
-    return parts, counts < 3
+def check_split(
+    split: Split,
+    valid_times: FloatArray | None = None,
+    test_times: FloatArray | None = None,
+    *,
+    order: str | None = None,
+) -> None:
+    """See that nothing that is held out can be trained on.
 
+    No user has an item in two parts, every user is held by exactly one client; and in time, train
+    is not later than validation, and neither is later than the test.
 
-def _ratio(data: Interactions, by: SplitBy, ties: HashArray) -> tuple[Parts, NDArray[np.bool_]]:
-    order, place, counts = _in_user_order(data, (data.items, ties))
-    least = 1 if by.valid > 0 else 0
-    test = np.maximum(_share(by.test, counts), 1)
-    valid = np.minimum(np.maximum(_share(by.valid, counts), least), counts - test - 1)
-    owner = data.users[order]
-    parts = np.empty(len(data), np.int8)
-    parts[order] = np.select(
-        [place < test[owner], place < (test + valid)[owner]], [TEST, VALID], TRAIN
-    )
-    return parts, counts < 2 + least
+    Args:
+        split: What is checked.
+        valid_times: float64 [valid nnz], parallel to ``split.valid.values``.
+        test_times: float64 [test nnz], parallel to ``split.test.values``.
+        order: Whether that order in time must hold: within each user (``leave_one_out``), over all
+            users (``temporal``), or not at all.
 
-
-def _temporal(data: Interactions, by: SplitBy, ties: HashArray) -> tuple[Parts, NDArray[np.bool_]]:
-    if data.timestamps is None:
-        raise UnsuitableData(
-            f"data.split: temporal needs timestamps, but {data.name} has none; name their column "
-            "in data.columns.timestamp, or use leave_one_out or ratio",
-            split=SplitBy(),
+    Raises:
+        DataError: At the first fault, with the raw ids.
+    """
+    times = {"train": split.timestamps, "valid": valid_times, "test": test_times}
+    for fault in _faults(split, times if order in ("leave_one_out", "temporal") else {}, order):
+        raise DataError(
+            f"split of {split.name} is unsound: {fault}; clear the cache folder's 'prepared', and "
+            "report this if it comes back"
         )
-    order = np.lexsort((data.items, data.users, ties, data.timestamps))
-    test = max(1, int(_share(by.test, np.array(len(data)))))
-    valid = int(_share(by.valid, np.array(len(data))))
-    parts = np.full(len(data), TRAIN, np.int8)
-    parts[order[len(data) - test - valid :]] = VALID
-    parts[order[len(data) - test :]] = TEST
-    trained = np.bincount(data.users[parts == TRAIN], minlength=len(data.user_ids))
-    return parts, trained == 0
 
 
-def _in_user_order(
-    data: Interactions, keys: tuple[NDArray[np.generic], ...]
-) -> tuple[IntArray, IntArray, IntArray]:
-    """Return rows sorted by user and keys (the last counts most), their places, rows per user."""
-    order = np.lexsort((*keys, data.users))
-    counts = np.bincount(data.users, minlength=len(data.user_ids))
-    place = np.arange(len(data), dtype=np.int64) - offsets_of(counts)[:-1][data.users[order]]
-    return order, place, counts
+def _faults(
+    split: Split, times: Mapping[str, FloatArray | None], order: str | None
+) -> Iterator[str]:
+    parts = {"train": split.train, "valid": split.valid, "test": split.test}
+    keys = np.concatenate([rows.owners() * split.n_items + rows.values for rows in parts.values()])
+    keys.sort()
+    for key in keys[1:][keys[1:] == keys[:-1]].tolist():
+        user, item = divmod(key, split.n_items)
+        where = " and in ".join(label for label, rows in parts.items() if item in rows.row(user))
+        yield f"item '{split.item_ids[item]}' of user '{split.user_ids[user]}' is in {where}"
+    clients = np.bincount(split.clients.values, minlength=split.n_users)
+    for user in np.flatnonzero(clients != 1):
+        yield f"user '{split.user_ids[user]}' is held by {clients[user]} clients, expected 1"
+    first, last = {}, {}
+    for label, values in times.items():
+        if values is None:
+            yield "the order in time cannot be checked without timestamps"
+            return
+        # In time of all, everything is user 0's.
+        owners = parts[label].owners() * (order == "leave_one_out")
+        first[label], last[label] = np.full(split.n_users, np.inf), np.full(split.n_users, -np.inf)
+        np.minimum.at(first[label], owners, values)
+        np.maximum.at(last[label], owners, values)
+    for one, other in combinations(times, 2):
+        for user in np.flatnonzero(last[one] > first[other]):
+            whose = "the data" if order == "temporal" else f"user '{split.user_ids[user]}'"
+            yield f"{whose} has a {one} interaction later than a {other} interaction"
 
 
-def _share(share: float, counts: IntArray) -> IntArray:
-    """Return floor(share * count), with 0.3 * 10 = 3."""
-    return np.asarray(np.floor(share * counts + 1e-9), np.int64)
-
-
-def _settle(
-    data: Interactions,
-    parts: Parts,
-    short: NDArray[np.bool_],
-    policy: ShortUsers,
-    needed: str,
-) -> Parts:
-    if not short.any():
-        return parts
-    if policy == "error":
-        user = int(np.flatnonzero(short)[0])
-        count = int((data.users == user).sum())
-        others = int(short.sum()) - 1
-        more = f" (and {others} more users)" if others else ""
-        raise UnsuitableData(
-            f"{data.name}: user '{data.user_ids[user]}' has {count} "
-            f"interaction{'s' if count != 1 else ''}, {needed}{more}; set data.short_users to "
-            "train_only or drop",
-            short_users="train_only",
-        )
-    rows = short[data.users]
-    keeps = policy == "train_only" and not needed.startswith("temporal")
-    return np.where(rows, np.int8(TRAIN if keeps else DROPPED), parts)
+def _share(share: float, counts: IntArray | int, least: int) -> IntArray:
+    """Return floor(share * count), with 0.3 * 10 = 3, but not less than a number."""
+    return np.maximum(np.floor(share * counts + 1e-9).astype(np.int64), least)

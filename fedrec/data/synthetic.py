@@ -57,8 +57,8 @@ class Synthetic(DataSet):
     def load(self) -> Interactions:
         """Draw all interactions. Raw ids are the indices; the user column is ``taste_group``."""
         rng = self._generator(1)
-        sigma = self.spread
-        counts = rng.lognormal(np.log(self.interactions_per_user) - sigma**2 / 2, sigma, self.users)
+        mean = np.log(self.interactions_per_user) - self.spread**2 / 2
+        counts = rng.lognormal(mean, self.spread, self.users)
         limit = max(MIN_PER_USER, self.items // 2)
         lengths = np.clip(np.rint(counts), MIN_PER_USER, limit).astype(np.int64)
         groups = self.groups()
@@ -69,9 +69,7 @@ class Synthetic(DataSet):
         ]
         owners = np.repeat(np.arange(self.users, dtype=np.int64), lengths)
         # Each user's items stand in random order here, which is also their order in time.
-        place = np.arange(len(owners), dtype=np.int64) - np.repeat(
-            offsets_of(lengths)[:-1], lengths
-        )
+        place = np.arange(len(owners)) - offsets_of(lengths)[owners]
         start = rng.integers(START, START + 10**7, self.users)
         return Interactions(
             users=owners,
@@ -85,18 +83,16 @@ class Synthetic(DataSet):
         )
 
     def fingerprint(self) -> str:
-        """A hash of the parameters."""
+        """Return a hash of the parameters."""
         fields = self.model_dump(mode="json", exclude=set(DataSet.model_fields))
         return hashlib.sha256(json.dumps([FORMAT, fields]).encode()).hexdigest()
 
     def groups(self) -> IntArray:
-        """int64 [users], the taste group of each user; sizes differ by one at most."""
-        return self._generator(2).permutation(np.arange(self.users, dtype=np.int64)) % (
-            self.taste_groups
-        )
+        """Return int64 [users], the taste group of each user; sizes differ by one at most."""
+        return self._generator(2).permutation(self.users) % self.taste_groups
 
     def true_scores(self, users: IntArray | None = None) -> FloatArray:
-        """The planted scores.
+        """Return the planted scores.
 
         Args:
             users: int64 [n], by raw id; None for all.
@@ -108,7 +104,7 @@ class Synthetic(DataSet):
         return self._group_scores()[groups if users is None else groups[users]]
 
     def best_ranking(self, users: IntArray | None = None) -> IntArray:
-        """int64 [n, items]: the items of each user, best first (see `true_scores`)."""
+        """Return int64 [n, items]: the items of each user, best first (see `true_scores`)."""
         return np.argsort(-self.true_scores(users), axis=1, kind="stable")
 
     def _generator(self, purpose: int) -> np.random.Generator:
@@ -122,7 +118,7 @@ class Synthetic(DataSet):
         return scores * (self.sharpness / max(float(scores.std()), 1e-12))
 
     def _draw(self, rng: np.random.Generator, groups: IntArray, lengths: IntArray) -> IntArray:
-        """int64 [sum of lengths]: distinct items of each user, in random order, user by user."""
+        """Return int64 [sum of lengths]: distinct items of each user, in random order."""
         shares = np.exp(self._group_scores())
         shares = (1 - self.noise) * shares / shares.sum(axis=1, keepdims=True)
         shares += self.noise / self.items
@@ -130,50 +126,35 @@ class Synthetic(DataSet):
         ends = np.cumsum(shares / shares.sum(axis=1, keepdims=True), axis=1)
         ends[:, -1] = 1.0
         ends = (ends + np.arange(self.taste_groups)[:, None]).ravel()
-        last = len(ends) - 1
-        whole, keys = [], np.empty(0, np.int64)
+        complete, keys = [], np.empty(0, np.int64)
         missing = lengths
         for _ in range(6):
-            owners = np.repeat(np.arange(len(groups), dtype=np.int64), missing + missing // 2)
+            owners = np.repeat(np.arange(len(groups)), missing + missing // 2)
             at = np.searchsorted(ends, groups[owners] + rng.random(len(owners)), side="right")
-            drawn = owners * self.items + np.minimum(at, last) % self.items
+            drawn = owners * self.items + np.minimum(at, len(ends) - 1) % self.items
             keys = _first_distinct(keys, drawn, lengths, self.items)
             counts = np.bincount(keys // self.items, minlength=len(lengths))
             missing = np.where(missing > 0, lengths - counts, 0)
-            short = missing[keys // self.items] > 0
-            whole.append(keys[~short])
-            keys = keys[short]
-        keys = np.concatenate([*whole, keys, self._fill(rng, shares, groups, keys, missing)])
-        return keys[np.argsort(keys // self.items + rng.random(len(keys)))] % self.items
-
-    def _fill(
-        self,
-        rng: np.random.Generator,
-        shares: FloatArray,
-        groups: IntArray,
-        keys: IntArray,
-        missing: IntArray,
-    ) -> IntArray:
-        """What a few users still miss, drawn from the items they do not have.
-
-        The items that come first in a race of exponentials are distributed as successive draws
-        without replacement, so this continues the drawing exactly.
-        """
-        found = [np.empty(0, np.int64)]
+            is_short = missing[keys // self.items] > 0
+            complete.append(keys[~is_short])
+            keys = keys[is_short]
+        complete.append(keys)
+        # What a few users still miss. The items that come first in a race of exponentials are
+        # distributed as successive draws without replacement, so this goes on exactly.
         for user in np.flatnonzero(missing).tolist():
             race = rng.standard_exponential(self.items) / np.maximum(shares[groups[user]], 1e-300)
-            low, high = np.searchsorted(keys, [user * self.items, (user + 1) * self.items])
-            race[keys[low:high] % self.items] = np.inf
-            found.append(user * self.items + np.argsort(race)[: missing[user]])
-        return np.concatenate(found)
+            race[keys[keys // self.items == user] % self.items] = np.inf
+            complete.append(user * self.items + np.argsort(race)[: missing[user]])
+        keys = np.concatenate(complete)
+        return keys[np.argsort(keys // self.items + rng.random(len(keys)))] % self.items
 
 
 def _first_distinct(keys: IntArray, drawn: IntArray, lengths: IntArray, items: int) -> IntArray:
-    """The kept keys and the first new ones of each user, as many as it may have, sorted."""
+    """Return the keys and the first new ones of each user, as many as it may have, sorted."""
     together = np.concatenate([keys, drawn])
     distinct, first = np.unique(together, return_index=True)
     owners = distinct // items
     order = np.argsort(owners * len(together) + first)
     starts = offsets_of(np.bincount(owners, minlength=len(lengths)))[:-1]
-    place = np.arange(len(order), dtype=np.int64) - starts[owners]
+    place = np.arange(len(order)) - starts[owners]
     return np.sort(distinct[order[place < lengths[owners]]])

@@ -13,18 +13,16 @@ import re
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import numpy as np
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from fedrec.data.base import DataSet
-from fedrec.data.columns import Columns, interactions_of, places_of
-from fedrec.data.problems import Problems
-from fedrec.data.rawfile import content_hash, read_bytes, stem_of, utf8_of
-from fedrec.data.textfile import TextTable, read_lists
+from fedrec.data.columns import Columns, Table, cells_of, interactions_of, places_of
+from fedrec.data.textfile import TextTable, content_hash, read_bytes, read_lists, stem_of, text_of
 from fedrec.errors import DataError, MissingExtra
-from fedrec.storage.cache import expanded
+from fedrec.storage.files import checksum_of
 from fedrec.types import Interactions
 
 if TYPE_CHECKING:
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Csv", "Frame", "Inter", "Lists", "Parquet"]
 
+HASHED = ("users", "items", "ratings", "timestamps", "user_ids", "item_ids")
 NUMBERS = re.compile(r"[\d\s.:;|]+")
 
 
@@ -52,19 +51,19 @@ class _File(DataSet):
         path: the file; relative paths start at the working folder.
     """
 
-    modules: ClassVar[tuple[str, ...]] = ("pandas",)
-    path: Annotated[Path, AfterValidator(expanded)]
+    path: Path
 
     def load(self) -> Interactions:
         """Read the file.
 
         Raises:
             DataError: If it is missing, damaged or empty, or cells are; with the lines.
-            MissingExtra: If pandas is not installed.
+            MissingExtra: If what reads it is not installed.
         """
-        for module in self.modules:
-            _needs(module, f"reading {type(self).__name__.lower()} files")
-        return self._read(read_bytes(self.path))
+        return self._read()
+
+    @abstractmethod
+    def _read(self) -> Interactions: ...
 
     @property
     def label(self) -> str:
@@ -80,9 +79,6 @@ class _File(DataSet):
         how = self.model_dump(mode="json", exclude={*DataSet.model_fields, "path"})
         text = json.dumps([type(self).__name__, content_hash(self.path), how])
         return hashlib.sha256(text.encode()).hexdigest()
-
-    @abstractmethod
-    def _read(self, content: bytes) -> Interactions: ...
 
 
 class Csv(_File):
@@ -102,33 +98,26 @@ class Csv(_File):
     encoding: str = "utf-8"
     quoted: bool = True
 
-    def _read(self, content: bytes) -> Interactions:
-        for field, column in self.columns.named().items():
-            if isinstance(column, int) == self.header:
-                expected = "a name" if self.header else "a number from 0"
-                raise DataError(
-                    f"data.columns.{field}: expected {expected}, got {column!r}, because "
-                    f"data.header is {str(self.header).lower()}"
-                )
-        source = str(self.path)
+    def _read(self) -> Interactions:
         table = TextTable(
-            source,
-            utf8_of(self.path, content, self.encoding),
+            str(self.path),
+            text_of(self.path, self.encoding),
             separator=self.separator,
             header=self.header,
             quoted=self.quoted,
         )
         numeric = [label for label in table.labels if NUMBERS.fullmatch(str(label))]
-        named = self.columns.named().values()
-        if self.header and numeric and not set(table.labels) & set(named):
+        if self.header and numeric and set(table.labels).isdisjoint(self.columns.named().values()):
             raise DataError(
-                f"{source}: line 1: expected the names of columns, got '{numeric[0][:20]}'; if the "
-                "file has no header, set data.header: false and number data.columns from 0; for a "
-                "user and its items in each line set data.name: lists"
+                f"{self.path}: line 1: expected the names of columns, got '{numeric[0]:.20}'; if "
+                "the file has no header, set data.header: false and number data.columns from 0; "
+                "for a user and its items in each line set data.name: lists"
             )
-        way_out = "set data.columns.{}" + (", or data.separator" if len(table.labels) == 1 else "")
-        places = places_of(self.columns, table.labels, source, way_out)
-        return _of_table(table, places, self.label)
+        kind = "a name" if self.header else "a number from 0"
+        way_out = f"set data.columns.{{}} to {kind}, as data.header is {str(self.header).lower()}"
+        if len(table.labels) == 1:
+            way_out += ", or set data.separator"
+        return _interactions(table, self.columns, self.label, way_out)
 
 
 class Inter(_File):
@@ -145,21 +134,25 @@ class Inter(_File):
     columns: Columns = Columns(user="user_id", item="item_id")
     encoding: str = "utf-8"
 
-    def _read(self, content: bytes) -> Interactions:
-        text = utf8_of(self.path, content, self.encoding)
-        table = TextTable(str(self.path), text, separator="\t", header=True, quoted=False)
-        untyped = [label for label in table.labels if ":" not in label]
-        if untyped:
-            raise DataError(
-                f"{self.path}: line 1: expected columns as name:type, such as user_id:token, got "
-                f"'{untyped[0]}'; for other text files set data.name: csv"
-            )
-        table.labels = [label.partition(":")[0] for label in table.labels]
-        columns = self.columns
-        for field in ("rating", "timestamp"):
-            if getattr(columns, field) is None and field in table.labels:
-                columns = columns.model_copy(update={field: field})
-        return _of_table(table, places_of(columns, table.labels, str(self.path)), self.label)
+    def _read(self) -> Interactions:
+        table = TextTable(
+            str(self.path),
+            text_of(self.path, self.encoding),
+            separator="\t",
+            header=True,
+            quoted=False,
+        )
+        labels = [str(label).partition(":") for label in table.labels]
+        for label, colon, _ in labels:
+            if not colon:
+                raise DataError(
+                    f"{self.path}: line 1: expected columns as name:type, such as user_id:token, "
+                    f"got '{label}'; for other text files set data.name: csv"
+                )
+        table.labels = [label for label, _, _ in labels]
+        there = {field: field for field in ("rating", "timestamp") if field in table.labels}
+        columns = Columns.model_validate(there | self.columns.named())
+        return _interactions(table, columns, self.label)
 
 
 class Lists(_File):
@@ -185,11 +178,12 @@ class Lists(_File):
             )
         return self
 
-    def _read(self, content: bytes) -> Interactions:
-        text = utf8_of(self.path, content, self.encoding)
-        frame, problems = read_lists(str(self.path), text, self.separator, ordered=self.ordered)
+    def _read(self) -> Interactions:
         places = {"user": 0, "item": 1} | ({"timestamp": 2} if self.ordered else {})
-        return interactions_of(frame, ("user", "item", "order"), places, problems, self.label)
+        table = read_lists(
+            str(self.path), text_of(self.path, self.encoding), self.separator, places
+        )
+        return interactions_of(table, {field: field for field in places}, self.label)
 
 
 class Parquet(_File):
@@ -199,32 +193,26 @@ class Parquet(_File):
         columns: which column holds what.
     """
 
-    modules: ClassVar[tuple[str, ...]] = ("pandas", "pyarrow")
     columns: Columns = Columns()
 
-    def _read(self, content: bytes) -> Interactions:
+    def _read(self) -> Interactions:
+        for module in ("pandas", "pyarrow"):
+            _needs(module, "reading parquet files")
         import pyarrow
         from pyarrow import parquet
 
-        source = str(self.path)
+        source, content = str(self.path), read_bytes(self.path)
         try:
             file = parquet.ParquetFile(pyarrow.BufferReader(content))
-            labels = file.schema_arrow.names
-            places = places_of(self.columns, labels, source)
-            frame = (
-                file.read(columns=[labels[at] for at in places.values()])
-                .select([labels[at] for at in places.values()])
-                .to_pandas(ignore_metadata=True, integer_object_nulls=True)
-            )
+            places_of(self.columns, file.schema_arrow.names, source)
+            table = file.read(columns=list(self.columns.named().values()))
+            frame = table.to_pandas(ignore_metadata=True, integer_object_nulls=True)
         except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())
             raise DataError(
                 f"{source}: not a readable Parquet file: {reason}; for text set data.name: csv"
             ) from error
-        chosen = [labels[at] for at in places.values()]
-        places = {field: at for at, field in enumerate(places)}
-        problems = Problems(source, lambda row: f"row {row + 1}")
-        return interactions_of(frame, chosen, places, problems, self.label)
+        return _interactions_of_frame(frame, self.columns, source, self.label)
 
 
 class Frame(DataSet):
@@ -279,24 +267,13 @@ class Frame(DataSet):
             It is then the ``data`` of an experiment: ``fedrec.Experiment(data=data)``.
         """
         _needs("pandas", "data frames")
-        source = "data frame"
         columns = Columns(user=user, item=item, rating=rating, timestamp=timestamp)
         table = _table_of(frame)
-        labels = list(table.columns)
-        levels = {name for name in table.index.names if name is not None} - set(labels)
-        if levels & set(columns.named().values()):
-            raise DataError(
-                f"{source}: its index holds {sorted(map(str, levels))}; expected columns; give "
-                "frame.reset_index()"
-            )
-        interactions = interactions_of(
-            table,
-            labels,
-            places_of(columns, labels, source, "name it with {}= of Frame.of"),
-            Problems(source, lambda row: f"row {row + 1}"),
-            "frame",
-        )
-        content = _hash(interactions)
+        way_out = "name it with {}= of Frame.of; if it is the index, give frame.reset_index()"
+        interactions = _interactions_of_frame(table, columns, "data frame", "frame", way_out)
+        values = {field: getattr(interactions, field) for field in HASHED}
+        arrays = {field: array for field, array in values.items() if array is not None}
+        content = checksum_of(arrays, {})
         data = cls.model_validate({**options, "columns": columns, "content": content})
         data._interactions = interactions
         return data
@@ -319,33 +296,30 @@ class Frame(DataSet):
         return self.content
 
 
-def _of_table(table: TextTable, places: dict[str, int], name: str) -> Interactions:
-    frame = table.read(places.values())
-    ids = [places["user"], places["item"]]
-    if table.header:
-        again = np.logical_and.reduce([(frame[at] == table.first[at]).to_numpy() for at in ids])
-        table.problems.add(f"{table.where(row)}: repeats the header" for row in again.nonzero()[0])
-        table.problems.rows.update(again.nonzero()[0].tolist())
-    elif len(frame) > 1 and all(map(_begins_with_name, (frame[at] for at in ids))):
-        table.problems.add(
-            [f"{table.where(0)}: expected ids, got names of columns; set data.header: true"]
-        )
-    return interactions_of(frame, table.labels, places, table.problems, name)
+def _interactions(
+    table: TextTable, columns: Columns, name: str, way_out: str = "set data.columns.{}"
+) -> Interactions:
+    places = places_of(columns, table.labels, table.source, way_out)
+    return interactions_of(table.read(places), columns.named(), name)
 
 
-def _begins_with_name(column: pd.Series[Any]) -> bool:
-    """Return whether the first cell alone is no whole number."""
-    whole = column.str.fullmatch(r"-?\d+").to_numpy(np.bool_)
-    return bool(whole[1:].all() and not whole[0])
+def _interactions_of_frame(
+    frame: pd.DataFrame,
+    columns: Columns,
+    source: str,
+    name: str,
+    way_out: str = "set data.columns.{}",
+) -> Interactions:
+    places = places_of(columns, list(frame.columns), source, way_out)
+    cells = {field: cells_of(frame.iloc[:, place]) for field, place in places.items()}
+    table = Table(source, cells, lambda row: f"row {row + 1}", {})
+    return interactions_of(table, columns.named(), name)
 
 
 def _table_of(frame: Any) -> pd.DataFrame:
-    """Make a pandas data frame of what is a table."""
     import pandas as pd
 
     try:
-        if isinstance(frame, pd.DataFrame):
-            return frame
         if hasattr(frame, "to_pandas"):
             frame = frame.to_pandas()
         elif isinstance(frame, Mapping | list) or (isinstance(frame, np.ndarray) and frame.size):
@@ -358,15 +332,6 @@ def _table_of(frame: Any) -> pd.DataFrame:
             f"{type(frame).__name__}"
         )
     return frame
-
-
-def _hash(data: Interactions) -> str:
-    digest = hashlib.sha256()
-    for array in (data.users, data.items, data.ratings, data.timestamps):
-        digest.update(b"-" if array is None else array.tobytes())
-    for ids in (data.user_ids, data.item_ids):
-        digest.update("\n".join([*ids.tolist(), ""]).encode())
-    return digest.hexdigest()
 
 
 def _needs(module: str, purpose: str) -> None:

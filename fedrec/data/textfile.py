@@ -1,50 +1,213 @@
-"""Text files as tables: one interaction in a line, or one user and its items.
+"""Text files, from bytes to cells: unpacked, recognised by how they begin, decoded, read strictly.
 
-pandas reads the cells. Where something is wrong, or cells may be quoted, Python's ``csv`` reads
-the same text strictly, and knows the lines.
+A line holds one interaction, or one user and its items.
 """
 
 from __future__ import annotations
 
+import bz2
+import codecs
 import csv
+import gzip
+import hashlib
+import importlib.util
 import io
 import logging
+import lzma
+import os
 import re
-import warnings
-from collections.abc import Iterable, Iterator
-from functools import cached_property
-from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple
+import stat
+import zipfile
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
-from fedrec.data.problems import Problems
+from fedrec.data.columns import Table
 from fedrec.errors import DataError
 
-if TYPE_CHECKING:
-    import pandas as pd
+__all__ = ["TextTable", "content_hash", "read_bytes", "read_lists", "stem_of", "text_of"]
 
-__all__ = ["TextTable", "read_lists", "split_cells"]
+KINDS: Mapping[int, str] = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+MARKS: Mapping[bytes, str] = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+# Which of the first four bytes are zero, in encodings without a mark.
+ZEROS: Mapping[tuple[bool, ...], str] = {
+    (False, True, False, True): "utf-16-le",
+    (True, False, True, False): "utf-16-be",
+    (False, True, True, True): "utf-32-le",
+    (True, True, True, False): "utf-32-be",
+}
+PACKINGS = (".gz", ".bz2", ".xz", ".zst", ".zip")
+AS_CSV = "save the table as csv"
+UNPACK = "unpack it"
+FOREIGN: Mapping[bytes, tuple[str, str]] = {
+    b"PAR1": ("a Parquet file", "set data.name: parquet"),
+    b"SQLite format 3\0": ("an SQLite database", AS_CSV),
+    b"\xd0\xcf\x11\xe0": ("an old Office document, such as .xls", AS_CSV),
+    b"\x89HDF": ("an HDF5 file", AS_CSV),
+    b"ARROW1": ("an Arrow file", "save it as Parquet"),
+    b"FEA1": ("a Feather file", "save it as Parquet"),
+    b"ORC": ("an ORC file", "save it as Parquet"),
+    b"\x93NUMPY": ("a numpy array", "use fedrec.data.Frame.of"),
+    b"\x80\x04": ("a pickle", "use fedrec.data.Frame.of"),
+    b"\x80\x05": ("a pickle", "use fedrec.data.Frame.of"),
+    b"7z\xbc\xaf\x27\x1c": ("a 7z archive", UNPACK),
+    b"Rar!": ("a RAR archive", UNPACK),
+    b"\x1f\x9d": ("a compressed file (.Z)", UNPACK),
+    b"\x04\x22\x4d\x18": ("a compressed file (lz4)", UNPACK),
+    b"version https://git-lfs": ("a Git LFS pointer and not the data", "run: git lfs pull"),
+    b"<!doctype": ("a web page", "download the data itself"),
+    b"<html": ("a web page", "download the data itself"),
+    b"<?xml": ("an XML document", AS_CSV),
+    b"{": ("a JSON document", AS_CSV),
+    b"[{": ("a JSON document", AS_CSV),
+}
 
-UNIT = "\x1f"
-"""Stands for a separator that is no single ASCII character."""
-UNQUOTED = "if quote marks belong to the cells, set data.quoted: false"
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file, and unpack it if it begins as gzip, bzip2, xz, zstd or zip does.
+
+    Raises:
+        DataError: If there is no such file, it is no regular file, cannot be read or unpacked, or
+            is a zip archive of several files.
+    """
+    try:
+        kind = KINDS.get(stat.S_IFMT(path.stat().st_mode))
+        if kind:
+            raise DataError(f"{path}: is {kind}; expected a file; set data.path to one")
+        packed = path.read_bytes()
+    except FileNotFoundError as error:
+        what = "no such file"
+        if path.is_symlink():
+            what = f"is a link to {os.readlink(path)}, which does not exist"
+        raise DataError(
+            f"{path}: {what}; set data.path (from {Path.cwd()}) or give the whole path"
+        ) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: cannot be read: {reason}; set data.path to a file") from error
+    try:
+        while unpack := next((u for mark, u in PACKERS.items() if packed.startswith(mark)), None):
+            packed = unpack(packed)
+        return packed
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    except Exception as error:  # each packing fails in its own ways
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"{path}: cannot be unpacked: {reason}; the file is damaged, fetch it again"
+        ) from error
 
 
-class _Lines(NamedTuple):
-    """What the strict reading of a text has found.
+def stem_of(path: str | Path) -> str:
+    """Return the name of a file without its ending and that of what it is packed with."""
+    name = Path(Path(path).name)
+    return Path(name.stem if name.suffix in PACKINGS else name).stem
+
+
+def content_hash(path: Path) -> str:
+    """Return the sha256 of a file's content, whatever it is packed with.
+
+    Raises:
+        DataError: As `read_bytes`.
+    """
+    return hashlib.sha256(read_bytes(path)).hexdigest()
+
+
+def text_of(path: Path, encoding: str) -> str:
+    """Return the text of a file, without byte-order mark.
 
     Args:
-        numbers: the line of each row, counted from 1; the header is a row.
-        breaks: line and column of each cell that holds a line break.
-        wide: line and number of cells of each row that has too many; these are no rows.
-        fault: what ended the reading early, or "".
-    """
+        path: The file; see `read_bytes`.
+        encoding: Of the text, unless a byte-order mark says otherwise.
 
-    numbers: list[int]
-    breaks: list[tuple[int, int]]
-    wide: list[tuple[int, int]]
-    fault: str
+    Raises:
+        DataError: If it cannot be read, is empty, no text, or not in that encoding.
+    """
+    content = read_bytes(path)
+    start = content[:64].lstrip().lower()
+    for mark, (kind, advice) in FOREIGN.items():
+        if content.startswith(mark) or (mark[:1] in b"<{[" and start.startswith(mark)):
+            raise DataError(f"{path}: is {kind}; expected text; {advice}")
+    if content[257:262] == b"ustar":
+        raise DataError(f"{path}: is a tar archive; expected text; {UNPACK}")
+    marked = next((codec for mark, codec in MARKS.items() if content.startswith(mark)), None)
+    codec = marked or encoding
+    guess = ZEROS.get(tuple(byte == 0 for byte in content[:4]))
+    try:
+        is_wide = codecs.lookup(codec).name.startswith(("utf-16", "utf-32"))
+        if not marked and (b"\0" not in content[:4096] if is_wide else guess):
+            raise DataError(f"{path}: is not {codec}; set data.encoding: {guess or 'utf-8'}")
+        text = content.decode(codec)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path}: line {line}: byte 0x{content[error.start]:02x} is not {codec}; "
+            "set data.encoding, such as latin-1"
+        ) from error
+    except (ValueError, LookupError) as error:
+        raise DataError(f"{path}: {error}; set data.encoding, such as latin-1") from error
+    text = text.removeprefix("\ufeff")
+    if not text or text.isspace():
+        raise DataError(f"{path}: the file is empty; expected interactions")
+    return text
+
+
+def _unzstd(packed: bytes) -> bytes:
+    if importlib.util.find_spec("pyarrow") is None:
+        raise DataError(f"is packed with zstd; {UNPACK}")
+    import pyarrow
+
+    with pyarrow.CompressedInputStream(pyarrow.BufferReader(packed), "zstd") as stream:
+        return bytes(stream.read())
+
+
+def _unzip(packed: bytes) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        names = [each for each in archive.namelist() if not each.endswith("/")]
+        names = [each for each in names if not each.startswith("__MACOSX/")]
+        if "[Content_Types].xml" in names or "mimetype" in names:
+            raise DataError(f"is an Office document, such as Excel's; {AS_CSV}")
+        if len(names) != 1:
+            raise DataError(
+                f"is a zip archive of {len(names)} files; {UNPACK}, and set data.path to one of "
+                "them"
+            )
+        return archive.read(names[0])
+
+
+# How to unpack what begins with these bytes.
+PACKERS: Mapping[bytes, Callable[[bytes], bytes]] = {
+    b"\x1f\x8b": gzip.decompress,
+    b"BZh": bz2.decompress,
+    b"\xfd7zXZ\0": lzma.decompress,
+    b"\x5d\0\0": lzma.decompress,
+    b"\x28\xb5\x2f\xfd": _unzstd,
+    b"PK\x03\x04": _unzip,
+    b"PK\x05\x06": _unzip,
+}
+
+
+Line: TypeAlias = tuple[int, Sequence[str]]  # its number, counted from 1, and its cells
+LINE_END = re.compile(r"\r\n|\r|\n")
+UNQUOTED = "if quote marks belong to the cells, set data.quoted: false"
+
+_log = logging.getLogger("fedrec.data")
 
 
 class TextTable:
@@ -52,191 +215,149 @@ class TextTable:
 
     Args:
         source: The file, for errors.
-        text: UTF-8, as from `fedrec.data.rawfile.utf8_of`.
+        text: The whole text.
         separator: One or more characters between cells, taken literally; a space stands for one
             or more spaces.
         header: Whether the first line names the columns; otherwise they are numbered from 0.
-        quoted: Whether a cell may stand in double quotes.
+        quoted: Whether a cell may stand in double quotes. It may then hold separators, if they are
+            one character.
+
+    Raises:
+        DataError: If the first line cannot be read.
     """
 
     def __init__(
-        self, source: str, text: bytes, *, separator: str, header: bool, quoted: bool
+        self, source: str, text: str, *, separator: str, header: bool, quoted: bool
     ) -> None:
-        self.separator, self.header = separator, header
-        self.quoted = quoted and b'"' in text
-        self.text, self.delimiter = split_cells(source, text, separator)
-        self.problems = Problems(source, self.where)
+        self.source, self.text, self.separator, self.header = source, text, separator, header
+        self.quoted = quoted and '"' in text
         try:
-            cells = next((cells for _, cells in self._rows()), [""])
+            self.first = next((cells for _, cells in self._lines()), [""])
         except csv.Error as error:
             raise DataError(f"{source}: {error}") from error
-        self.first = [each.strip() for each in cells]
-        self.labels: list[Any] = self.first if header else list(range(len(cells)))
+        names = [each.strip() for each in self.first]
+        self.labels: list[str | int] = [*names] if header else [*range(len(names))]
 
-    def read(self, used: Iterable[int]) -> pd.DataFrame:
-        """Read all cells as text; columns are numbered.
-
-        Lines that are no rows are added to ``problems``.
+    def read(self, places: Mapping[str, int]) -> Table:
+        """Read some columns.
 
         Args:
-            used: Columns in which a line break is a problem.
+            places: From what a column holds to its place.
+        """
+        problems: dict[str, list[str]] = defaultdict(list)
+        table = _table(self.source, self._rows(problems), places, problems)
+        ids = (table.cells["user"], table.cells["item"])
+        if not self.header and all(_begins_with_name(*each) for each in ids):
+            problems["header"] = [
+                f"{table.where(0)}: expected ids, got names of columns; set data.header: true"
+            ]
+        return table
+
+    def _rows(self, problems: dict[str, list[str]]) -> Iterator[Line]:
+        """Yield the lines that are rows; the others are problems."""
+        with_break, lines = list[int](), self._lines()
+        try:
+            if self.header:
+                next(lines)
+            for line, cells in lines:
+                if len(cells) > len(self.labels):
+                    problems["width"].append(
+                        f"line {line}: has {len(cells)} cells, expected {len(self.labels)}; is the "
+                        f"separator {self.separator!r} right? Set data.separator"
+                    )
+                elif self.header and cells == self.first:
+                    problems["header"].append(f"line {line}: repeats the header")
+                else:
+                    if self.quoted and any("\n" in cell or "\r" in cell for cell in cells):
+                        with_break.append(line)
+                    yield line, cells
+        except csv.Error as error:
+            problems["quotes"].append(str(error))
+        if with_break:
+            _log.warning(
+                f"{self.source}: a cell of line {with_break[0]} holds a line break (and of "
+                f"{len(with_break) - 1:,} other lines); {UNQUOTED}"
+            )
+
+    def _lines(self) -> Iterator[Line]:
+        """Yield the first line and the cells of each row that is not blank.
 
         Raises:
-            DataError: If nothing can be read.
+            csv.Error: If quote marks are out of place, or a cell is too long.
         """
-        import pandas as pd
-
-        checked = self.quoted
-        if checked:
-            self._check(set(used))
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            for bad_lines in ("error", "skip"):
-                try:
-                    frame = pd.read_csv(
-                        io.BytesIO(self.text),
-                        sep=self.delimiter,
-                        header=0 if self.header else None,
-                        dtype=str,
-                        keep_default_na=False,
-                        na_filter=False,
-                        index_col=False,
-                        skipinitialspace=True,
-                        quoting=csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE,
-                        on_bad_lines=bad_lines,
-                    )
-                    break
-                except (ValueError, pd.errors.ParserWarning, OverflowError) as error:
-                    if not checked:
-                        self._check(set(used))
-                    checked, reason = True, " ".join(str(error).split())
-            else:
-                self.problems.raise_if_any()
-                raise DataError(f"{self.problems.source}: {reason}; set data.separator")
-        frame.columns = range(frame.shape[1])  # type: ignore[assignment]
-        if self.quoted and self.delimiter == UNIT:
-            frame = frame.apply(lambda cells: cells.str.replace(UNIT, self.separator, regex=False))
-        return frame
-
-    def where(self, row: int) -> str:
-        """Name the line of a row, counted from 0."""
-        at = row + int(self.header)
-        numbers = self._lines.numbers
-        return f"line {numbers[at]}" if at < len(numbers) else f"row {row + 1}"
-
-    def _check(self, used: set[int]) -> None:
-        lines, width = self._lines, len(self.labels)
-        self.problems.add(
-            f"line {line}: has {count} cells, expected {width}; is the separator "
-            f"{self.separator!r} right? Set data.separator"
-            for line, count in lines.wide
+        if len(self.separator) > 1 or self.separator == " ":
+            spaces = f" {{{len(self.separator)},}}"
+            pattern = re.compile(re.escape(self.separator) if self.separator.strip(" ") else spaces)
+            around = ' "' if self.quoted else " "
+            for number, text in enumerate(LINE_END.split(self.text), start=1):
+                if text.strip():
+                    yield number, [cell.strip(around) for cell in pattern.split(text.strip(" "))]
+            return
+        reader = csv.reader(
+            io.StringIO(self.text, newline=""),
+            delimiter=self.separator,
+            skipinitialspace=True,
+            strict=True,
+            quoting=csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE,
         )
-        self.problems.add(
-            f"line {line}, column '{self.labels[column]}': holds a line break; expected one line; "
-            f"{UNQUOTED}"
-            for line, column in lines.breaks
-            if column in used
-        )
-        if lines.fault:
-            self.problems.add([lines.fault])
-            self.problems.raise_if_any()
-        if lines.breaks and {column for _, column in lines.breaks}.isdisjoint(used):
-            logging.getLogger("fedrec.data").warning(
-                f"{self.problems.source}: {len(lines.breaks):,} cells hold a line break, the first "
-                f"in line {lines.breaks[0][0]}; {UNQUOTED}"
-            )
-
-    @cached_property
-    def _lines(self) -> _Lines:
-        found = _Lines([], [], [], "")
+        line = 1
         try:
-            for line, cells in self._rows():
-                if len(cells) > len(self.labels):
-                    found.wide.append((line, len(cells)))
-                    continue
-                found.numbers.append(line)
-                if self.quoted:
-                    found.breaks.extend(
-                        (line, at) for at, cell in enumerate(cells) if "\n" in cell or "\r" in cell
-                    )
+            for cells in reader:
+                if len(cells) > 1 or (cells and cells[0].strip()):
+                    yield line, cells
+                line = reader.line_num + 1
         except csv.Error as error:
-            return found._replace(fault=str(error))
-        return found
-
-    def _rows(self) -> Iterator[tuple[int, list[str]]]:
-        """Yield the first line and the cells of each row that is not blank."""
-        with io.TextIOWrapper(io.BytesIO(self.text), "utf-8", newline="") as text:
-            reader = csv.reader(
-                text,
-                delimiter=self.delimiter,
-                skipinitialspace=True,
-                strict=True,
-                quoting=csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE,
-            )
-            line = 1
-            try:
-                for cells in reader:
-                    if len(cells) > 1 or (cells and cells[0].strip()):
-                        yield line, cells
-                    line = reader.line_num + 1
-            except csv.Error as error:
-                fault = (
-                    f"has a cell of more than {csv.field_size_limit():,} characters"
-                    if "limit" in str(error)
-                    else "a quote mark opens a cell, but none closes it at its end"
-                )
-                raise csv.Error(f"line {line}: {fault}; {UNQUOTED}") from error
+            fault = "a quote mark opens a cell, but none closes it at its end"
+            if "limit" in str(error):
+                fault = f"has a cell of more than {csv.field_size_limit():,} characters"
+            raise csv.Error(f"line {line}: {fault}; {UNQUOTED}") from error
 
 
-def split_cells(source: str, text: bytes, separator: str) -> tuple[bytes, str]:
-    """Give a text a separator of one ASCII character.
-
-    Args:
-        source: The file, for errors.
-        text: UTF-8.
-        separator: See `TextTable`.
-
-    Raises:
-        DataError: If the text holds the character that would replace the separator.
-    """
-    if len(separator) == 1 and separator.isascii() and separator != " ":
-        return text, separator
-    if UNIT.encode() in text:
-        raise DataError(f"{source}: holds the control character 0x1f; set another data.separator")
-    if separator.strip(" "):
-        return text.replace(separator.encode(), UNIT.encode()), UNIT
-    text = re.sub(rb"(?m)^ +| +(?=\r?$)", b"", text)
-    return re.sub(rb" {%d,}" % len(separator), UNIT.encode(), text), UNIT
-
-
-def read_lists(
-    source: str, text: bytes, separator: str | None, *, ordered: bool
-) -> tuple[pd.DataFrame, Problems]:
+def read_lists(source: str, text: str, separator: str | None, places: Mapping[str, int]) -> Table:
     """Read one user and its items from each line.
 
     Args:
         source: The file, for errors.
-        text: UTF-8.
+        text: The whole text.
         separator: Between ids; None for any white space.
-        ordered: Whether the order of a user's items is their order in time.
-
-    Returns:
-        Columns 0 (user), 1 (item) and, if ordered, 2 (a user's items counted from 0).
+        places: Of the user 0, of the item 1, of the place among the user's items, from 0, 2.
     """
-    import pandas as pd
+    counts, alone = Counter[str](), list[int]()
 
-    lines = re.split(r"\r\n|\r|\n", text.decode())
-    cells = [line.strip().split(separator) if line.strip() else [] for line in lines]
-    lengths = np.array([max(len(each) - 1, 0) for each in cells], np.int64)
-    alone = sum(len(each) == 1 for each in cells)
+    def rows() -> Iterator[Line]:
+        for number, line in enumerate(LINE_END.split(text), start=1):
+            user, *items = line.strip().split(separator) or [""]
+            alone.extend([number] * bool(user and not items))
+            for item in items:
+                yield number, (user, item, str(counts[user]))
+                counts[user] += 1
+
+    table = _table(source, rows(), places, {})
     if alone:
-        logging.getLogger("fedrec.data").warning(
-            f"{source}: {alone:,} users have no items and are left out"
-        )
-    numbers = np.repeat(np.arange(1, len(lines) + 1), lengths)
-    users = pd.Series([each[0] if each else "" for each in cells], dtype="category")
-    items = pd.Series(list(chain.from_iterable(each[1:] for each in cells)), dtype="category")
-    frame = pd.DataFrame({0: users.array.repeat(lengths), 1: items.array})
-    if ordered:
-        frame[2] = frame.groupby(0, observed=True).cumcount()
-    return frame, Problems(source, lambda row: f"line {numbers[row]}")
+        _log.warning(f"{source}: {len(alone):,} users have no items and are left out")
+    return table
+
+
+def _table(
+    source: str, lines: Iterable[Line], places: Mapping[str, int], problems: dict[str, list[str]]
+) -> Table:
+    numbers = array("q")
+    columns = [(at, array("q"), defaultdict[str, int](count().__next__)) for at in places.values()]
+    for number, line in lines:
+        numbers.append(number)
+        for place, codes, indices in columns:
+            cell = line[place] if place < len(line) else ""
+            codes.append(indices[cell])
+    cells = [(np.array(codes, np.int64), list(indices)) for _, codes, indices in columns]
+    return Table(
+        source,
+        dict(zip(places, cells, strict=True)),
+        lambda row: f"line {numbers[row]}",
+        problems,
+    )
+
+
+def _begins_with_name(codes: np.ndarray, values: list[str]) -> bool:
+    """Return whether the first cell alone is no whole number."""
+    whole = (re.fullmatch(r"-?\d+", value.strip()) for value in values)
+    return len(values) > 1 and not next(whole) and (codes == 0).sum() == 1 and all(whole)

@@ -48,13 +48,13 @@ def write_split(path: Path, split: Split) -> None:
         elif value is not None:
             scalars[field.name] = str(value)
     columns = {
-        name: np.array(a.tolist(), np.str_) if a.dtype.kind in "UO" else np.ascontiguousarray(a)
+        name: a.astype(object) if a.dtype.kind in "UO" else np.ascontiguousarray(a)
         for name, a in columns.items()
     }
     lists = {
         name: pa.LargeListArray.from_arrays(
             pa.array([0, len(array)], pa.int64()),
-            pa.array(array.tolist(), pa.string()) if array.dtype.kind == "U" else pa.array(array),
+            pa.array(array.tolist(), pa.string()) if array.dtype == object else pa.array(array),
         )
         for name, array in columns.items()
     }
@@ -107,8 +107,5 @@ def read_split(path: Path) -> Split:
 
 
 def _array(column: Any) -> Any:
-    import pyarrow as pa
-
     values = column.chunk(0).values
-    array = values.to_numpy(zero_copy_only=False)
-    return np.array(array.tolist(), np.str_) if pa.types.is_string(values.type) else array
+    return values.to_numpy(zero_copy_only=False)

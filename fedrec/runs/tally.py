@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fedrec.data.rawfile import stem_of
+from fedrec.data.textfile import stem_of
 from fedrec.runs.log import RoundRecord
 from fedrec.runs.reference import is_near_popularity
 

@@ -1,19 +1,16 @@
-"""The folder in which data sets and prepared arrays are kept, safe for several processes."""
+"""The folder in which data sets and prepared splits are kept."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from fedrec.errors import ConfigError, DataError, FedRecError
-from fedrec.storage.files import is_full
+from fedrec.errors import DataError, FedRecError
+from fedrec.plugins import expand_path
 
-__all__ = ["cache_folder", "expanded", "publish", "scratch"]
+__all__ = ["cache_folder", "writing"]
 
 
 def cache_folder() -> Path:
@@ -26,97 +23,28 @@ def cache_folder() -> Path:
 
     chosen = os.environ.get("FEDREC_CACHE")
     if chosen:
-        return expanded(chosen).absolute()
-    try:
+        return expand_path(chosen).absolute()
+    with suppress(RuntimeError):
         folder = platformdirs.user_cache_path("fedrec", appauthor=False)
-    except RuntimeError:
-        folder = Path()
-    if not folder.is_absolute():
-        raise FedRecError("there is no home folder; set FEDREC_CACHE to a folder for cached data")
-    return folder
-
-
-def expanded(path: str | Path) -> Path:
-    """Replace ``~`` and ``~name`` at the start of a path by the home folder.
-
-    Raises:
-        ConfigError: If there is no such home folder.
-    """
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise ConfigError(
-            f"{path}: there is no home folder for '~'; give the whole path"
-        ) from error
+        if folder.is_absolute():
+            return folder
+    raise FedRecError("there is no home folder; set FEDREC_CACHE to a folder for cached data")
 
 
 @contextmanager
-def scratch(beside: Path) -> Iterator[Path]:
-    """A new empty folder next to a target, removed at the end unless it was moved away.
-
-    Args:
-        beside: The target; its parent folders are made.
+def writing(path: Path) -> Iterator[None]:
+    """Make the folder of a file in the cache, and say what to do if it cannot be written.
 
     Raises:
-        DataError: If the folder cannot be written.
+        DataError: If it cannot be written.
     """
     try:
-        beside.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{beside.name}-", dir=beside.parent))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except FedRecError as error:  # the disk is full
+        raise DataError(f"{error}, or set FEDREC_CACHE to a folder on another disk") from error
     except OSError as error:
-        raise _unwritable(beside, error) from error
-    try:
-        yield folder
-    except OSError as error:
-        raise _unwritable(beside, error) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def publish(source: Path, target: Path, intact: Callable[[Path], bool]) -> Path:
-    """Move a complete folder to its place in one step.
-
-    Where another process was faster, its folder stays; a damaged one is replaced.
-
-    Args:
-        source: A folder on the same file system, as from `scratch`.
-        target: Its place.
-        intact: Whether a folder in that place is whole.
-
-    Returns:
-        The target.
-
-    Raises:
-        DataError: If the target cannot be written.
-    """
-    failure = OSError("it keeps being replaced by another process")
-    for _ in range(10):
-        try:
-            os.rename(source, target)
-            return target
-        except OSError as error:
-            failure = error
-        if not target.exists():
-            break
-        if intact(target):
-            return target
-        aside = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
-        try:
-            os.rename(target, aside)
-        except OSError as error:
-            failure = error
-            continue
-        shutil.rmtree(aside, ignore_errors=True)
-    raise _unwritable(target, failure)
-
-
-def _unwritable(target: Path, error: OSError) -> DataError:
-    if is_full(error):
-        return DataError(
-            f"disk full: {target} cannot be written; free some space, or set FEDREC_CACHE to a "
-            "folder on another disk"
-        )
-    return DataError(
-        f"{target}: cannot be written ({error.strerror or error}); "
-        "set FEDREC_CACHE to a folder that can"
-    )
+        raise DataError(
+            f"{path}: cannot be written ({error.strerror or error}); set FEDREC_CACHE to a folder "
+            "that can"
+        ) from error

@@ -6,7 +6,7 @@ import errno
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,8 +23,8 @@ __all__ = [
     "RESTORE",
     "checksum_of",
     "full_disk_named",
-    "is_full",
     "json_values",
+    "map_arrays",
     "read_arrays",
     "remove_rests",
     "write_arrays",
@@ -34,8 +34,9 @@ __all__ = [
 ]
 
 CHECKSUM = "checksum"
+DTYPES = {"I64": np.int64, "F64": np.float64}  # of arrays that can be mapped
+# What to do about a file of a run folder that is missing or damaged.
 RESTORE = "put the file back from a copy, or run again with --overwrite"
-"""What to do about a file of a run folder that is missing or damaged."""
 
 
 def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
@@ -50,21 +51,17 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
         FedRecError: If the disk is full; the old content stays.
         OSError: If it cannot be written for another reason.
     """
-    temporary = None
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with full_disk_named(path):
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-            temporary = Path(name)
-            with os.fdopen(handle, "wb") as file:
+            with temporary.open("xb") as file:
                 file.write(content)
-                file.flush()
                 if durable:
+                    file.flush()
                     os.fsync(file.fileno())
-            temporary.chmod(0o644)
             temporary.replace(path)
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -80,15 +77,10 @@ def full_disk_named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if is_full(error):
+        # numpy reports a short write in words alone.
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) or " requested and " in str(error):
             raise FedRecError(f"disk full: {path} cannot be written; free some space") from error
         raise
-
-
-def is_full(error: OSError) -> bool:
-    """Return whether an error says that a disk is full, or a quota used up."""
-    # numpy reports a short write in words alone.
-    return error.errno in (errno.ENOSPC, errno.EDQUOT) or " requested and " in str(error)
 
 
 def remove_rests(path: Path) -> None:
@@ -112,13 +104,11 @@ def json_values(value: Any) -> Any:
     """Return a value as JSON has it: numpy as numbers and lists, what is not finite as None."""
     if isinstance(value, Mapping):
         return {str(key): json_values(item) for key, item in value.items()}
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
     if isinstance(value, list | tuple):
         return [json_values(item) for item in value]
-    if isinstance(value, np.generic | np.ndarray):
-        return json_values(value.tolist())
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def write_arrays(
@@ -156,15 +146,36 @@ def read_arrays(path: Path) -> tuple[dict[str, FloatArray], dict[str, str]]:
     except FileNotFoundError:
         raise RunFolderError(f"{path}: is missing; {RESTORE}") from None
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise RunFolderError(f"{path}: cannot be read ({reason}); {RESTORE}") from error
+        raise RunFolderError(
+            f"{path}: cannot be read ({error.strerror or error}); {RESTORE}"
+        ) from error
     except (SafetensorError, ValueError) as error:
         raise RunFolderError(f"{path}: is damaged; {RESTORE}") from error
-    checksum = texts.pop(CHECKSUM, None)
-    if checksum is None:
-        raise RunFolderError(f"{path}: was written by another version of fedrec; {RESTORE}")
-    if checksum != checksum_of(arrays, texts):
-        raise RunFolderError(f"{path}: is damaged: its checksum does not match; {RESTORE}")
+    if texts.pop(CHECKSUM, None) != checksum_of(arrays, texts):
+        raise RunFolderError(
+            f"{path}: is damaged, or from another version of fedrec: its checksum does not match; "
+            f"{RESTORE}"
+        )
+    return arrays, texts
+
+
+def map_arrays(path: Path) -> tuple[dict[str, FloatArray], dict[str, str]]:
+    """Return the same as `read_arrays`, unchecked; the arrays stay on disk, mapped read-only.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it is no such file.
+        KeyError: If it is no such file.
+    """
+    content = np.memmap(path, np.uint8, "r")
+    start = 8 + int.from_bytes(content[:8].tobytes(), "little")
+    header = json.loads(content[8:start].tobytes())
+    texts = header.pop("__metadata__")
+    arrays = {}
+    for name, entry in header.items():
+        first, last = entry["data_offsets"]
+        mapped = content[start + first : start + last].view(DTYPES[entry["dtype"]])
+        arrays[name] = np.asarray(mapped.reshape(entry["shape"]))
     return arrays, texts
 
 
@@ -174,5 +185,8 @@ def checksum_of(arrays: Mapping[str, FloatArray], texts: Mapping[str, str]) -> s
     for name in sorted(arrays):
         array = arrays[name]
         state.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
-        state.update(array.tobytes() if array.dtype.kind == "U" or not array.size else array.data)
+        if array.dtype == object:
+            state.update(json.dumps(array.tolist()).encode())
+        elif array.size:
+            state.update(array.data)
     return state.hexdigest()

@@ -8,21 +8,18 @@ ended. Where the file system or the platform has no such locks, nobody is ever f
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 
-try:
+if sys.platform != "win32":
     import fcntl
-
-    LOCKS = True
-except ImportError:  # on Windows
-    LOCKS = False
 
 __all__ = ["await_idle", "hold", "is_held"]
 
 PAUSE = 0.02
+# Seconds that a lock is tried for, so that one who only looks is in nobody's way.
 PATIENCE = 0.3
-"""Seconds that a lock is tried for, so that one who only looks is in nobody's way."""
 
 
 def hold(path: Path, *, shared: bool = False) -> int | None:
@@ -38,33 +35,30 @@ def hold(path: Path, *, shared: bool = False) -> int | None:
     Raises:
         BlockingIOError: If another process holds it.
     """
-    if not LOCKS:
+    if sys.platform == "win32":
         return None
     handle = os.open(path, os.O_RDONLY)
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
             fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            return handle
         except BlockingIOError:
             if time.monotonic() > deadline:
                 os.close(handle)
                 raise
-            time.sleep(PAUSE)
         except OSError:
             os.close(handle)
             return None
-        else:
-            return handle
+        time.sleep(PAUSE)
 
 
 def is_held(path: Path) -> bool:
     """Whether somebody holds a lock of a file or a folder; not if it does not exist."""
     try:
         handle = hold(path)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
     if handle is not None:
         os.close(handle)
     return False
@@ -81,7 +75,7 @@ def await_idle(path: Path, seconds: float) -> bool:
         Whether nobody does.
     """
     deadline = time.monotonic() + seconds
-    while held := is_held(path):
+    while is_held(path):
         if time.monotonic() > deadline:
-            break
-    return not held
+            return False
+    return True

@@ -18,10 +18,10 @@ def changed(line: int, row: str) -> list[str]:
 
 
 CELLS: Mapping[str, tuple[str, list[str]]] = {
-    "text": ("0,4,good,4", ["r.csv: line 4", "'rating'", "a number", "'good'"]),
+    "text": ("0,4,good,4", ["r.csv: line 4", "'rating'", "a finite number", "'good'"]),
     "not a number": ("0,4,nan,4", ["r.csv: line 4", "'rating'", "finite", "'nan'"]),
     "infinite": ("0,4,-inf,4", ["r.csv: line 4", "'rating'", "finite", "'-inf'"]),
-    "empty rating": ("0,4,,4", ["r.csv: line 4", "'rating'", "empty", "a number"]),
+    "empty rating": ("0,4,,4", ["r.csv: line 4", "'rating'", "empty", "a finite number"]),
     "empty user": (",4,3,4", ["r.csv: line 4", "'user'", "empty", "an id"]),
     "empty item": ("0, ,3,4", ["r.csv: line 4", "'item'", "empty", "an id"]),
     "no time": ("0,4,3,soon", ["r.csv: line 4", "'time'", "date", "'soon'"]),

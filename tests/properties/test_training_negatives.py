@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrec.compute.batch import PairBatch
-from fedrec.data.negatives import popularity_weights
 from fedrec.personalization.base import FrozenItems, Personalization
 from fedrec.training.plan import TrainingPlan, plan_training
 from fedrec.types import Shard
@@ -39,7 +38,8 @@ def drawn(shard: Shard, protocol: str, rounds: int, popularity: bool) -> list[se
         method_of({"negatives": 4, "local_epochs": 2}, seed=1),
         protocol="legacy" if protocol == "legacy" else "clean",
     )
-    weights = popularity_weights(shard.train, shard.n_items) if popularity else None
+    counts = np.bincount(shard.train.values, minlength=shard.n_items)
+    weights = counts + 1 if popularity else None
     works = [plan_training(task, shard, round, weights) for round in range(rounds)]
     return [{i for work in works for i in negatives_of(work, u)} for u in range(shard.n_users)]
 

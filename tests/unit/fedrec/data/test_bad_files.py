@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from fedrec.data import Csv, Inter, Lists, Parquet
+from fedrec.data.base import DataProblems
 from fedrec.data.clients import Clients
 from fedrec.data.prepare import split_of
-from fedrec.data.problems import DataProblems
 from fedrec.errors import DataError
 from tests.own_files import COLUMNS, HEAD, TEXT, csv, file, refusal, zipped, zstd
 
@@ -31,7 +31,10 @@ FOREIGN: Mapping[str, tuple[bytes, str]] = {
     "UTF-16 without mark": (TEXT.encode("utf-16-le"), "set data.encoding: utf-16-le"),
     "UTF-32 without mark": (TEXT.encode("utf-32-be"), "set data.encoding: utf-32-be"),
     "latin-1": (HEAD.encode() + b"\xe9,1,1,1\n", "line 2: byte 0xe9 is not utf-8; set data.enc"),
-    "NUL": (TEXT.replace("i2", "i\0").encode(), "line 4: has a NUL byte"),
+    "NUL": (
+        TEXT.replace("i2", "i\0").encode(),
+        "line 4, column 'item': expected an id in one line",
+    ),
     "short gzip": (gzip.compress(TEXT.encode())[:30], "cannot be unpacked"),
     "short zstd": (zstd(TEXT.encode())[:30], "cannot be unpacked"),
     "no header": (TEXT[len(HEAD) :].encode(), "set data.header: false"),
@@ -43,7 +46,7 @@ FOREIGN: Mapping[str, tuple[bytes, str]] = {
     ),
     "line break": (
         (HEAD + '1,"a\nb",1,1\n').encode(),
-        "line 2, column 'item': holds a line break; .* data.quoted: false",
+        r"line 2, column 'item': expected an id in one line .*'a.nb'; .* data.quoted: false",
     ),
     "two headers": ((TEXT + TEXT).encode(), "line 18: repeats the header"),
     "long id": ((TEXT + "9" * 300 + ",1,1,1\n").encode(), "at most 256 characters, got 300"),
@@ -92,7 +95,7 @@ def test_all_problems_are_reported_together() -> None:
         split_of(csv(text), Clients())
     for message in (
         "line 18, column 'rating': is empty",
-        "line 19, column 'rating': expected a number, got 'x'",
+        "line 19, column 'rating': expected a finite number, got 'x'",
         "line 20, column 'user': is empty",
         "line 22: has 5 cells, expected 4",
         "user '0' has item 'i0' more than once",

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from fedrec.data.ids import hash_ids, index_ids, mix, mix_seed
-from fedrec.types import IntArray
+from fedrec.types import IntArray, TextArray
 
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=6)
 
@@ -17,11 +16,11 @@ def test_mix_gives_the_published_values_of_splitmix64() -> None:
     assert mix(states).tolist() == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4]
 
 
-def indexed(ids: list[str]) -> tuple[IntArray, NDArray[np.str_]]:
+def indexed(ids: list[str]) -> tuple[IntArray, TextArray]:
     """Give ids in the order in which they first come to `index_ids`."""
     table = list(dict.fromkeys(ids))
     codes = np.array([table.index(each) for each in ids], np.int64)
-    return index_ids(codes, np.array(table, object))
+    return index_ids(codes, table)
 
 
 @given(st.lists(texts, min_size=1))
@@ -56,7 +55,7 @@ def test_only_whole_numbers_sort_as_numbers(ids: list[str], table: list[str]) ->
 
 
 def test_ids_that_no_row_names_are_left_out() -> None:
-    codes, table = index_ids(np.array([2, 0, 2]), np.array(["b", "unused", "a"]))
+    codes, table = index_ids(np.array([2, 0, 2]), ["b", "unused", "a"])
     assert (codes.tolist(), table.tolist()) == ([0, 1, 0], ["a", "b"])
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedrec.data.leakage import check_split
+from fedrec.data.split import check_split
 from fedrec.errors import DataError
 from fedrec.types import Ragged, Split, offsets_of
 
@@ -34,7 +34,7 @@ VALID_TIMES, TEST_TIMES = np.array([3.0, 5.0]), np.array([3.0, 2.0])
 
 def test_a_sound_split_passes() -> None:
     check_split(SOUND)
-    check_split(SOUND, valid_times=VALID_TIMES, test_times=TEST_TIMES, order="per_user")
+    check_split(SOUND, valid_times=VALID_TIMES, test_times=TEST_TIMES, order="leave_one_out")
 
 
 @pytest.mark.parametrize(
@@ -43,21 +43,8 @@ def test_a_sound_split_passes() -> None:
         ({"test": ragged([2], [], [])}, "item 'x' of user 'ann' is in train and in test"),
         ({"valid": ragged([2], [], [])}, "item 'x' of user 'ann' is in train and in valid"),
         ({"valid": ragged([4], [], [])}, "item 'z' of user 'ann' is in valid and in test"),
-        ({"train": ragged([2, 0], [], [1, 4])}, "row 0 of train is not sorted"),
-        (
-            {"train": ragged([0, 2], [], [1, 1])},
-            "row 2 of train is not sorted, or holds an entry tw",
-        ),
-        ({"train": ragged([0, 5], [], [1, 4])}, "train holds 5, expected 0 to 4"),
-        ({"test": ragged([-1], [], [])}, "test holds -1"),
-        ({"test": ragged([4], [])}, "test has 2 rows for 3 users"),
-        ({"valid": Ragged(np.array([0, 2, 1, 2]), np.array([1, 3]))}, "offsets of valid"),
         ({"clients": ragged([0], [1])}, "user 'cleo' is held by 0 clients"),
         ({"clients": ragged([0, 1], [1, 2])}, "user 'bob' is held by 2 clients"),
-        ({"clients": ragged([0, 1, 2], [])}, "client 1 holds no user"),
-        ({"clients": ragged([2, 0], [1])}, "row 0 of clients is not sorted"),
-        ({"item_ids": np.array(["v"])}, "tables of raw ids"),
-        ({"ratings": np.array([1.0])}, "ratings are not parallel"),
     ],
 )
 def test_every_fault_is_found_and_named(change: dict[str, Any], message: str) -> None:
@@ -68,16 +55,16 @@ def test_every_fault_is_found_and_named(change: dict[str, Any], message: str) ->
 def test_training_on_the_future_is_found() -> None:
     late = replace(SOUND, timestamps=np.array([1.0, 3.5, 1, 2]))
     with pytest.raises(DataError, match="user 'ann' has a train interaction later than a valid"):
-        check_split(late, valid_times=VALID_TIMES, test_times=TEST_TIMES, order="per_user")
+        check_split(late, valid_times=VALID_TIMES, test_times=TEST_TIMES, order="leave_one_out")
     with pytest.raises(DataError, match="user 'ann' has a valid interaction later than a test"):
         check_split(
-            SOUND, valid_times=np.array([4.0, 5.0]), test_times=TEST_TIMES, order="per_user"
+            SOUND, valid_times=np.array([4.0, 5.0]), test_times=TEST_TIMES, order="leave_one_out"
         )
     with pytest.raises(DataError, match="user 'cleo' has a train interaction later than a test"):
         check_split(
-            SOUND, valid_times=VALID_TIMES, test_times=np.array([3.0, 1.5]), order="per_user"
+            SOUND, valid_times=VALID_TIMES, test_times=np.array([3.0, 1.5]), order="leave_one_out"
         )
     with pytest.raises(DataError, match="the data has a train interaction later than a test"):
-        check_split(SOUND, valid_times=VALID_TIMES, test_times=TEST_TIMES, order="global")
+        check_split(SOUND, valid_times=VALID_TIMES, test_times=TEST_TIMES, order="temporal")
     with pytest.raises(DataError, match="cannot be checked without timestamps"):
-        check_split(SOUND, order="global")
+        check_split(SOUND, order="temporal")

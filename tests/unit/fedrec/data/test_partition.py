@@ -9,11 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrec.data import SplitBy, Synthetic
-from fedrec.data.clients import Clients
-from fedrec.data.partition import assign_clients, clients_of
+from fedrec.data.clients import Clients, assign_clients, clients_of, taste_groups
 from fedrec.data.prepare import split_of
 from fedrec.data.split import TEST, hold_out
-from fedrec.data.taste import taste_groups
 from fedrec.errors import ConfigError, MissingExtra
 from fedrec.types import Interactions, Ragged, Split
 

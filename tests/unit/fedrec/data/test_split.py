@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 
 from fedrec.data import DataSet, SplitBy, Synthetic
 from fedrec.data.clients import Clients
-from fedrec.data.filters import select
 from fedrec.data.prepare import split_of
-from fedrec.data.split import DROPPED, TEST, TRAIN, VALID, hold_out
+from fedrec.data.split import DROPPED, TEST, TRAIN, VALID, hold_out, select
 from fedrec.errors import DataError
 from fedrec.types import Interactions
 
@@ -158,7 +157,7 @@ def test_a_short_user_is_named_with_its_count_and_the_option() -> None:
         "set data.short_users to train_only or drop",
     ):
         split_of(Rows(), Clients())
-    with pytest.raises(DataError, match="user 'c' has 1 interaction, this ratio needs 2"):
+    with pytest.raises(DataError, match="user 'c' has 1 interaction, ratio needs 2"):
         split_of(Rows(split=SplitBy(name="ratio", valid=0)), Clients())
     with pytest.raises(DataError, match="user 'c' has 1 interaction, temporal needs 1 in the tra"):
         split_of(Rows(split=SplitBy(name="temporal")), Clients())

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrec.data import Synthetic
-from fedrec.data.filters import check_interactions, keep_one
+from fedrec.data.split import check_interactions, keep_one
 from fedrec.errors import ConfigError
 
 

@@ -113,7 +113,7 @@ BAD = [
     (
         HEADED.replace("bob,9,3", "bob,9,three"),
         {},
-        r"line 3, column 'stars': expected a number, got 'three'",
+        r"line 3, column 'stars': expected a finite number, got 'three'",
     ),
     (HEADED.replace("bob,9,3", "\n\nbob,9,three"), {}, "line 5, column 'stars'"),
     (
@@ -129,11 +129,15 @@ BAD = [
     (
         HEADED.replace("bob,9,3", "bob,9,"),
         {},
-        "line 3, column 'stars': is empty, expected a number",
+        "line 3, column 'stars': is empty, expected a finite number",
     ),
     (HEADED.replace("bob,9,3", ",9,3"), {}, "line 3, column 'who': is empty, expected an id"),
     (HEADED.replace("bob,9,3", "bob, ,3"), {}, "line 3, column 'what': is empty"),
-    (HEADED.replace(",90", ",soon"), {}, "line 3, column 'when': expected a number or a date"),
+    (
+        HEADED.replace(",90", ",soon"),
+        {},
+        "line 3, column 'when': .* number or a date",
+    ),
     (HEADED.replace(",90", ""), {}, "line 3, column 'when': is empty"),
     (HEADED.replace("100", "2024-01-01"), {}, "line 3, column 'when': .* got '90'"),
     (
@@ -151,14 +155,14 @@ BAD = [
     ),
     (HEADED.encode() + b"b\xffb,1,1,1\n", {}, "set data.encoding"),
     (HEADED, {"encoding": "utf-99"}, "set data.encoding"),
-    (HEADED, {"header": False}, "data.columns.user: expected a number from 0, got 'who'"),
+    (HEADED, {"header": False}, "no column 'who' .*data.columns.user to a number from 0"),
     (gzip.compress(HEADED.encode())[:40], {}, "log.csv: cannot be unpacked"),
     (
         "1,2\n3,4\n",
         {"header": False, "columns": {"user": 0, "item": 5}},
         r"no column '5' .known: 0, 1.; set data.columns.item",
     ),
-    (HEADED, {"columns": {"user": 0, "item": 1}}, "columns.user: expected a name, got 0"),
+    (HEADED, {"columns": {"user": 0, "item": 1}}, "no column '0' .*columns.user to a name"),
     (
         "1::a\n2::\n",
         {"header": False, "separator": "::", "columns": {"user": 0, "item": 1}},
@@ -167,7 +171,7 @@ BAD = [
     (
         "1::2::x\n",
         {"header": False, "separator": "::", "columns": {"user": 0, "item": 1, "rating": 2}},
-        "line 1, column '2': expected a number, got 'x'",
+        "line 1, column '2': expected a finite number, got 'x'",
     ),
 ]
 
