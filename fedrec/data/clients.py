@@ -89,14 +89,7 @@ def assign_clients(data: Interactions, train: Ragged, clients: Clients) -> Ragge
 
 
 def clients_of(labels: NDArray[Any]) -> Ragged:
-    """Make one client of each label, numbered by its smallest user.
-
-    Args:
-        labels: [n_users], what the users of a client share.
-
-    Returns:
-        One row per client, its users, sorted.
-    """
+    """Make one client of all users with the same label, numbered by its smallest user."""
     _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     rank = np.argsort(np.argsort(first))
     client = rank[inverse]

@@ -85,16 +85,7 @@ class Columns(Section):
 def places_of(
     columns: Columns, labels: Sequence[object], source: str, way_out: str = "set data.columns.{}"
 ) -> dict[str, int]:
-    """Find the columns of a table.
-
-    Args:
-        columns: Which are wanted.
-        labels: The table's, in their order.
-        source: The file, for errors.
-        way_out: What to do about a column that is not there.
-
-    Returns:
-        The place of each, from 0, by what it holds.
+    """Return the place of each wanted column, from 0, by what it holds.
 
     Raises:
         DataError: If one is not there, two have its name, or it is named for two purposes.
@@ -136,7 +127,7 @@ def interactions_of(table: Table, labels: Mapping[str, object], name: str) -> In
     Args:
         table: Its cells.
         labels: The names or numbers of the columns, by what they hold.
-        name: What the data set is called in tables.
+        name: Of the data set.
 
     Raises:
         DataProblems: If there are no rows, or a cell is missing, not of the expected kind, or

@@ -31,14 +31,7 @@ _SECOND = np.uint64(0x94D049BB133111EB)
 
 
 def mix(values: HashArray) -> HashArray:
-    """Return one output of SplitMix64 for each state (Steele, Lea and Flood 2014).
-
-    Args:
-        values: uint64 [n], the states.
-
-    Returns:
-        uint64 [n], a bijection of the states that looks random.
-    """
+    """Return uint64 [n], one output of SplitMix64 for each state (Steele, Lea and Flood 2014)."""
     z = values + _GOLDEN
     z = (z ^ (z >> np.uint64(30))) * _FIRST
     z = (z ^ (z >> np.uint64(27))) * _SECOND
@@ -46,14 +39,9 @@ def mix(values: HashArray) -> HashArray:
 
 
 def mix_seed(seed: int, *columns: HashArray) -> HashArray:
-    """Return a hash of (seed, row) for each row of some columns of hashes.
+    """Return uint64 [n], a hash of (seed, row) for each row of some columns of hashes.
 
-    Args:
-        seed: any number from 0.
-        columns: each uint64 [n]; at least one. Their order matters.
-
-    Returns:
-        uint64 [n].
+    Each column is uint64 [n]; their order matters.
     """
     state = mix(np.full_like(columns[0], np.uint64(seed % 2**64)))
     for column in columns:
@@ -62,14 +50,7 @@ def mix_seed(seed: int, *columns: HashArray) -> HashArray:
 
 
 def hash_ids(ids: TextArray) -> HashArray:
-    """Hash raw ids by their characters alone.
-
-    Args:
-        ids: text [n].
-
-    Returns:
-        uint64 [n]; the same id has the same hash in any table, on any machine.
-    """
+    """Return uint64 [n], hashes of raw ids by their characters alone, the same on any machine."""
     texts = ids.tolist()
     lengths = np.fromiter(map(len, texts), np.int64, len(texts))
     starts = offsets_of(lengths)[:-1]

@@ -42,10 +42,9 @@ def pool_excluded(rows: Split | Shard, protocol: Protocol) -> Ragged:
     if protocol == "clean":
         return rows.train
     parts = (rows.train, rows.valid, rows.test)
-    owners = np.concatenate([part.owners() for part in parts])
-    values = np.concatenate([part.values for part in parts])
+    keys = np.sort(np.concatenate([each.owners() * rows.n_items + each.values for each in parts]))
     lengths = rows.train.lengths + rows.valid.lengths + rows.test.lengths
-    return Ragged(offsets_of(lengths), values[np.lexsort((values, owners))])
+    return Ragged(offsets_of(lengths), keys % rows.n_items)
 
 
 def check_pool(split: Split, protocol: Protocol) -> None:

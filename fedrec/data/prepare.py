@@ -43,10 +43,6 @@ NUMBERS = ("timestamps", "ratings")
 def prepare(data: DataSet, clients: Clients) -> Path:
     """Make the split of an experiment on disk, unless it was made before.
 
-    Args:
-        data: The data set with its filters and its split.
-        clients: Who holds which users.
-
     Returns:
         A file for `open_split`. A damaged one is made anew, and two processes that make the same at
         once do not disturb each other.
@@ -71,14 +67,8 @@ def prepare(data: DataSet, clients: Clients) -> Path:
 def split_of(data: DataSet, clients: Clients) -> Split:
     """Make the split of an experiment, in memory, and check it for leakage.
 
-    Args:
-        data: The data set with its filters and its split.
-        clients: Who holds which users.
-
     Raises:
-        DataError: As `prepare`; where there are several problems, all that can be seen.
-        ConfigError: As `prepare`.
-        MissingExtra: As `prepare`.
+        FedRecError: As `prepare`; where there are several problems, all that can be seen.
     """
     lines: list[str] = []
     options = data
@@ -134,12 +124,7 @@ def _split(interactions: Interactions, options: DataSet, clients: Clients) -> Sp
 
 
 def save_split(split: Split, path: Path) -> None:
-    """Write a split: numbers as arrays, texts as JSON.
-
-    Args:
-        split: What is written.
-        path: A file; its folder is made.
-    """
+    """Write a split into a file: numbers as arrays, texts as JSON. Its folder is made."""
     numbers = {name: getattr(split, name) for name in NUMBERS}
     arrays = {name: values for name, values in numbers.items() if values is not None}
     for name in RAGGED:
@@ -153,10 +138,7 @@ def save_split(split: Split, path: Path) -> None:
 
 
 def open_split(path: Path) -> Split:
-    """Open a prepared split; its numbers stay on disk and are mapped read-only.
-
-    Args:
-        path: The file that `prepare` returned.
+    """Open the file of a split; its numbers stay on disk and are mapped read-only.
 
     Raises:
         DataError: If it is not there, or not one.
@@ -179,10 +161,7 @@ def open_split(path: Path) -> Split:
 
 
 def version_of(path: Path) -> str:
-    """Return a hash of what is in a prepared split, wherever it came from and whatever its name.
-
-    Args:
-        path: The file that `prepare` returned.
+    """Return a hash of what the file of a split holds, wherever it came from, but for its name.
 
     Raises:
         DataError: If it is not there, or not one.

@@ -43,10 +43,6 @@ TRAIN, VALID, TEST, DROPPED = 0, 1, 2, -1
 def filter_interactions(data: Interactions, options: DataSet) -> Interactions:
     """Apply duplicates, threshold and k-core, in this order, and give new indices.
 
-    Args:
-        data: As loaded.
-        options: Whose ``duplicates``, ``threshold`` and ``k_core`` are followed.
-
     Raises:
         DataError: If the data is unsound, has duplicates that may not be there, has no ratings to
             compare with the threshold, or nothing is left of it.
@@ -123,9 +119,6 @@ def keep_one(data: Interactions, duplicates: Literal["error", "first", "last"]) 
         duplicates: Keep the ``first`` or the ``last`` in time (in the order of the rows where
             there is no time, or the same), or none may be there.
 
-    Returns:
-        bool [n].
-
     Raises:
         UnsuitableData: If there are duplicates and none may be there: the raw ids and the option.
     """
@@ -147,15 +140,9 @@ def keep_one(data: Interactions, duplicates: Literal["error", "first", "last"]) 
 
 
 def k_core(users: IntArray, items: IntArray, k: int) -> Mask:
-    """Choose the largest set of rows in which every user and every item has at least k.
+    """Return bool [n], the largest set of rows in which every user and item has at least k.
 
-    Args:
-        users: int64 [n].
-        items: int64 [n].
-        k: from 1.
-
-    Returns:
-        bool [n], which rows are in it; it does not depend on the order in which rows are removed.
+    It does not depend on the order in which rows are removed.
     """
     rows = np.arange(len(users), dtype=np.int64)
     while len(rows):
@@ -202,11 +189,6 @@ def hold_out(
     ``temporal``: the globally latest interactions are for the test, those before for validation.
     Here a user is too short if it has nothing in the training period; there is then nothing that
     ``train_only`` could keep, and it drops the user too.
-
-    Args:
-        data: Filtered interactions.
-        by: How, with the seed.
-        short_users: What happens to users that are too short.
 
     Returns:
         int8 [n]: ``TRAIN``, ``VALID``, ``TEST`` or ``DROPPED``.
@@ -286,7 +268,7 @@ def check_split(
     is not later than validation, and neither is later than the test.
 
     Args:
-        split: What is checked.
+        split: The split.
         valid_times: float64 [valid nnz], parallel to ``split.valid.values``.
         test_times: float64 [test nnz], parallel to ``split.test.values``.
         order: Whether that order in time must hold: within each user (``leave_one_out``), over all

@@ -121,11 +121,7 @@ def stem_of(path: str | Path) -> str:
 
 
 def content_hash(path: Path) -> str:
-    """Return the sha256 of a file's content, whatever it is packed with.
-
-    Raises:
-        DataError: As `read_bytes`.
-    """
+    """Return the sha256 of a file's content, whatever it is packed with; see `read_bytes`."""
     return hashlib.sha256(read_bytes(path)).hexdigest()
 
 
@@ -239,11 +235,7 @@ class TextTable:
         self.labels: list[str | int] = [*names] if header else [*range(len(names))]
 
     def read(self, places: Mapping[str, int]) -> Table:
-        """Read some columns.
-
-        Args:
-            places: From what a column holds to its place.
-        """
+        """Read some columns; ``places`` maps what a column holds to its place."""
         problems: dict[str, list[str]] = defaultdict(list)
         table = _table(self.source, self._rows(problems), places, problems)
         ids = (table.cells["user"], table.cells["item"])
@@ -283,7 +275,7 @@ class TextTable:
         """Yield the first line and the cells of each row that is not blank.
 
         Raises:
-            csv.Error: If quote marks are out of place, or a cell is too long.
+            csv.Error: If quote marks are out of place.
         """
         if len(self.separator) > 1 or self.separator == " ":
             spaces = f" {{{len(self.separator)},}}"
@@ -293,6 +285,7 @@ class TextTable:
                 if text.strip():
                     yield number, [cell.strip(around) for cell in pattern.split(text.strip(" "))]
             return
+        csv.field_size_limit(len(self.text) + 1)  # only ids have a limit
         reader = csv.reader(
             io.StringIO(self.text, newline=""),
             delimiter=self.separator,
@@ -307,20 +300,16 @@ class TextTable:
                     yield line, cells
                 line = reader.line_num + 1
         except csv.Error as error:
-            fault = "a quote mark opens a cell, but none closes it at its end"
-            if "limit" in str(error):
-                fault = f"has a cell of more than {csv.field_size_limit():,} characters"
-            raise csv.Error(f"line {line}: {fault}; {UNQUOTED}") from error
+            raise csv.Error(
+                f"line {line}: a quote mark opens a cell, but none closes it at its end; {UNQUOTED}"
+            ) from error
 
 
 def read_lists(source: str, text: str, separator: str | None, places: Mapping[str, int]) -> Table:
     """Read one user and its items from each line.
 
-    Args:
-        source: The file, for errors.
-        text: The whole text.
-        separator: Between ids; None for any white space.
-        places: Of the user 0, of the item 1, of the place among the user's items, from 0, 2.
+    Column 0 is the user, 1 the item, 2 the place of the item among the user's, from 0. Without a
+    separator, ids stand between any white space.
     """
     counts, alone = Counter[str](), list[int]()
 

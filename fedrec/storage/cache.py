@@ -41,10 +41,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
-    except FedRecError as error:  # the disk is full
-        raise DataError(f"{error}, or set FEDREC_CACHE to a folder on another disk") from error
-    except OSError as error:
+    except (FedRecError, OSError) as error:  # of fedrec if the disk is full
         raise DataError(
-            f"{path}: cannot be written ({error.strerror or error}); set FEDREC_CACHE to a folder "
-            "that can"
+            f"{path}: cannot be written ({error}); set FEDREC_CACHE to another folder"
         ) from error
