@@ -224,6 +224,10 @@ def _id(value: Any) -> str:
 
 
 def _numbers(values: Any, expected: str) -> tuple[FloatArray, Faults]:
+    if getattr(values, "dtype", np.dtype(object)).kind in "iuf":  # of a data frame: all at once
+        array = np.asarray(values, np.float64)
+        if (np.abs(array) < EXACT).all():
+            return array, {}
     numbers, faults = _converted(values, lambda value: _number(value, expected), expected)
     return np.array(numbers, np.float64), faults
 

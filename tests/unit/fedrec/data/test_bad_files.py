@@ -117,8 +117,16 @@ def test_many_problems_of_a_kind_are_counted() -> None:
     assert "(and 497 more such lines)" in message
 
 
+def test_a_cell_that_is_not_used_may_be_long_and_hold_line_breaks(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    text = HEAD.replace("\n", ",review\n") + f'1,2,3,4,"{"good " * 50_000}\nindeed"\n2,2,3,4,\n'
+    assert len(csv(text).load()) == 2
+    assert "a cell of line 2 holds a line break" in caplog.text
+
+
 def test_reading_takes_memory_in_proportion_to_the_file() -> None:
-    text = HEAD + "".join(f"{row % 50},{row % 70},1,{row}\n" for row in range(20_000))
+    text = HEAD + "".join(f"{row},{row % 70},1,{row}\n" for row in range(20_000))
     long = text + "1," + "x" * 250 + ",1,1\n"
     peaks = []
     for content in (text, long):

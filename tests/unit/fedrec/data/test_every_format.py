@@ -162,6 +162,9 @@ def test_a_missing_value_is_named_by_row_and_column(column: str, kind: str, tmp_
         ([[1], [2]], "got [1]"),
         ([b"1", b"2"], "got b'1'"),
         ([True, False], "got true"),
+        (pd.array([True, False], dtype="boolean"), "got true"),
+        (["now", "today"], "got 'now'"),
+        (["2020-01-40", "2020-01-01"], "got '2020-01-40'"),
         ([np.inf, 1.0], "expected a finite number"),
         (pd.to_datetime([1, 2]), "expected a time in whole microseconds"),
         (pd.PeriodIndex(["2020-01", "2020-02"], freq="M"), "got Period"),
@@ -238,7 +241,9 @@ def test_packed_files_are_read_and_their_content_counts(
         assert other.fingerprint() == plain.fingerprint()
         assert version_of(prepare(other, Clients())) == version_of(prepare(plain, Clients()))
         assert other.load().name == other.label == name.partition(".")[0]
-    assert rows(csv(zipped({"a.csv": TEXT})).load()) == rows(plain.load())
+    zips = zipped({"a.csv": TEXT, "__MACOSX/._a.csv": ""})
+    for content in (zips, gzip.compress(zips), lzma.compress(TEXT.encode(), lzma.FORMAT_ALONE)):
+        assert rows(csv(content).load()) == rows(plain.load())
 
 
 def test_lists_of_items(tmp_path: Path) -> None:
