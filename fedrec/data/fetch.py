@@ -70,12 +70,6 @@ class Remote:
     package: str
     package_members: Mapping[str, str]
 
-    @property
-    def layouts(self) -> tuple[tuple[str, ...], ...]:
-        """The sets of file names, any of which is a complete data set."""
-        packaged = tuple(Path(path).name for path in self.package_members)
-        return packaged, tuple(Path(path).name for path in self.archive_members)
-
 
 CATALOGUE: Mapping[str, Remote] = {
     "ml-100k": Remote(
@@ -129,9 +123,8 @@ def find(name: str) -> Path | None:
         folder = expand_path(given)
         if not folder.is_dir():
             raise DataError(f"FEDREC_DATA={given}: no such folder; set it to one, or unset it")
-        for layout in CATALOGUE[name].layouts:
-            if all(member(folder / name, file) for file in layout):
-                return folder / name
+        if _files(folder / name, CATALOGUE[name]):
+            return folder / name
     cached = cache_folder() / name
     try:
         hashes = json.loads((cached / CHECKSUMS).read_text(encoding="utf-8"))
@@ -182,7 +175,7 @@ def get(name: str, say: Callable[[str], None]) -> Path:
     raise DataError(
         f"{name} could not be fetched ({'; '.join(causes)}); run 'fedrec data get {name}' where "
         f"there is a network, or set FEDREC_DATA to a folder that holds "
-        f"{' and '.join(f'{name}/{file}' for file in remote.layouts[0])}"
+        f"{' and '.join(f'{name}/{Path(path).name}' for path in remote.package_members)}"
     )
 
 
@@ -272,7 +265,7 @@ class MovieLens100K(DataSet):
         Raises:
             DataError: If the files are absent and cannot be fetched, or are damaged.
         """
-        ratings, films, people = _files()
+        ratings, films, people = self._paths()
         data: DataSet = Inter(path=ratings)
         separator, encoding, n_cells, read_film = "\t", "utf-8", 4, _packaged_film
         if ratings.name.startswith("u."):
@@ -298,14 +291,21 @@ class MovieLens100K(DataSet):
 
     def fingerprint(self) -> str:
         """Hash the content of the files, whatever they are packed with."""
-        texts = " ".join(f"{path.name} {content_hash(path)}" for path in _files())
+        texts = " ".join(f"{path.name} {content_hash(path)}" for path in self._paths())
         return hashlib.sha256(texts.encode()).hexdigest()
 
+    def _paths(self) -> list[Path]:
+        folder = find("ml-100k") or get("ml-100k", logging.getLogger("fedrec.data").info)
+        return _files(folder, CATALOGUE["ml-100k"])
 
-def _files() -> list[Path]:
-    folder = find("ml-100k") or get("ml-100k", logging.getLogger("fedrec.data").info)
-    layouts = [[member(folder, name) for name in names] for names in CATALOGUE["ml-100k"].layouts]
-    return next([path for path in layout if path] for layout in layouts if all(layout))
+
+def _files(folder: Path, remote: Remote) -> list[Path]:
+    """Return the files of a data set, as packaged or as published, if all are in a folder."""
+    for members in (remote.package_members, remote.archive_members):
+        paths = [path for each in members if (path := member(folder, Path(each).name))]
+        if len(paths) == len(members):
+            return paths
+    return []
 
 
 def _lines(path: Path, separator: str, encoding: str, n_cells: int) -> Iterator[list[str]]:

@@ -218,7 +218,7 @@ def copied(ml100k: Path, nothing_here: Path, monkeypatch: pytest.MonkeyPatch) ->
     """A copy of the packaged files below FEDREC_DATA, for damaging."""
     folder = nothing_here / "data" / "ml-100k"
     folder.mkdir(parents=True)
-    for name in CATALOGUE["ml-100k"].layouts[0]:
+    for name in (Path(path).name for path in CATALOGUE["ml-100k"].package_members):
         if not fetch.member(ml100k, name):
             pytest.skip("the cached copy is the publisher's archive, not the packaged files")
         (folder / name).write_bytes(content(ml100k, name))
