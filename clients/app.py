@@ -19,42 +19,35 @@ app = ClientApp()
 @app.query("roll_call")
 def roll_call(message: Message, context: Context) -> Message:
     """Say which clients this node hosts, and which code it runs."""
-    request, _ = records.decode_request(message.content)
-    node = _node(request, context)
-    partitions = int(context.node_config["num-partitions"])
-    partition = int(context.node_config["partition-id"])
-    state = node.state(request.committed)
+    request, node = _opened(message, context)
     answer = records.RollCall(
         node.shard.client_ids,
         code_with_sources(code_hash(), node.experiment),
-        partitions,
-        partition,
-        state,
+        int(context.node_config["num-partitions"]),
+        int(context.node_config["partition-id"]),
+        node.state(request.committed),
     )
-    return Message(records.encode_roll_call(answer), reply_to=message)
+    return Message(records.encode(answer), reply_to=message)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train the clients that are meant, and answer with the sum of their updates."""
-    request, clients = records.decode_request(message.content)
-    node = _node(request, context)
-    chosen = node.shard.client_ids if clients is None else clients
-    trained = node.train(request, records.decode_params(message.content), chosen)
-    return Message(records.encode_trained(trained, node.task.travels()), reply_to=message)
+    request, node = _opened(message, context)
+    trained = node.train(request, records.decode_params(message.content))
+    return Message(records.encode(trained, node.task.travels()), reply_to=message)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Let the users rank the catalogue, and answer with metric values."""
-    request, clients = records.decode_request(message.content)
-    node = _node(request, context)
-    chosen = node.shard.client_ids if clients is None else clients
-    evaluation = node.evaluate(request, records.decode_params(message.content), chosen)
-    return Message(records.encode_evaluation(evaluation), reply_to=message)
+    request, node = _opened(message, context)
+    evaluation = node.evaluate(request, records.decode_params(message.content))
+    return Message(records.encode(evaluation), reply_to=message)
 
 
-def _node(request: records.RoundRequest, context: Context) -> Node:
+def _opened(message: Message, context: Context) -> tuple[records.RoundRequest, Node]:
+    request = records.decode(message.content, records.RoundRequest)
     try:
         partition = int(context.node_config["partition-id"])
         partitions = int(context.node_config["num-partitions"])
@@ -63,4 +56,4 @@ def _node(request: records.RoundRequest, context: Context) -> Node:
             f"the node's configuration lacks {error}; start the node with "
             "--node-config 'partition-id=0 num-partitions=2'"
         ) from error
-    return open_node(request.run, request.out, request.split, partition, partitions)
+    return request, open_node(request.run, request.out, request.split, partition, partitions)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from clients.placement import hosted_clients, training_costs
 from clients.state_store import StateStore
@@ -38,27 +37,27 @@ from fedrec.types import (
     Params,
     Ragged,
     Shard,
-    UpdateBatch,
+    Split,
     offsets_of,
 )
-from strategies.base import Strategy
+from strategies.base import strategy_of
 
 __all__ = ["Node", "open_node"]
 
 
-_PART_BYTES = 2**23
+_HELD_BYTES = 2**23
 """Updates that are held at once, before they are summed: few enough to stay in the cache; but not
-less than `_PART_TABLES` times the tables, or merging the sums would cost more than making them."""
+less than `_HELD_TABLES` times the tables, or merging the sums would cost more than making them."""
 
-_PART_TABLES = 4
+_HELD_TABLES = 4
 
 _SUMMED_BYTES = 2**29
-"""`_PART_BYTES` where rows are summed on the way: held only if it turns out they have no sum."""
+"""`_HELD_BYTES` where rows are summed on the way: held only if it turns out they have no sum."""
 
 
 @lru_cache(maxsize=256)
 def open_node(run: str, out: str, split: str, partition: int, partitions: int) -> Node:
-    """The node of a run, opened once per process.
+    """Return the node of a run, opened once per process.
 
     All that changes lies on disk, so a node may be opened in several processes, one at a time.
 
@@ -69,27 +68,27 @@ def open_node(run: str, out: str, split: str, partition: int, partitions: int) -
         partition: number of the node.
         partitions: number of nodes.
     """
+    experiment, prepared, costs, popularity = _opened(run, out, split)
+    shard = prepared.shard(hosted_clients(costs, partition, partitions))
+    return Node(experiment, shard, Path(out), partition, popularity)
+
+
+@lru_cache(maxsize=1)
+def _opened(run: str, out: str, split: str) -> tuple[Experiment, Split, FloatArray, IntArray]:
+    """Return what all nodes of a run share: with it the costs of clients, and of items the uses."""
     prepared = open_split(Path(split))
     experiment = load_experiment(Path(out) / "config.yaml")
-    costs = training_costs(experiment.client_task(), prepared)
-    ids = hosted_clients(costs, partition, partitions)
     popularity = np.bincount(prepared.train.values, minlength=prepared.n_items) + 1
-    return Node(
-        experiment,
-        prepared.shard(ids),
-        Path(out),
-        partition,
-        popularity,
-    )
+    return experiment, prepared, training_costs(experiment.client_task(), prepared), popularity
 
 
 class Node:
-    """Some clients with their data and their local state.
+    """Some clients with their data and their private state.
 
     Args:
         experiment: What is run.
         shard: The hosted clients.
-        out: The run folder; local state lies in ``state/`` and ``local/`` below it.
+        out: The run folder; private state lies in ``state/`` and ``local/`` below it.
         number: of the node.
         popularity: int64 [n_items], weights for popularity sampling.
     """
@@ -102,9 +101,8 @@ class Node:
         number: int,
         popularity: IntArray,
     ) -> None:
-        assert isinstance(experiment.strategy, Strategy)
         self.experiment = experiment
-        self.strategy = experiment.strategy
+        self.strategy = strategy_of(experiment)
         self.task = experiment.client_task()
         compiled = resolve_executor(self.task) == "numba"
         self._summing = self.strategy.summing if compiled else None
@@ -115,49 +113,11 @@ class Node:
         self._name = f"node-{number:03d}"
         by_popularity = experiment.train.negative_sampling == "popularity"
         self._popularity = popularity if by_popularity else None
-        self._row_capacity = np.diff(
-            capacity(shard, self.task.train, self.task.personalization.random_rows)
-        )
         self._layout = Layout.of(self.task, shard)
         self._owner_ids = self._layout.owner_ids()
         self._store = StateStore(
             out / "state" / self._name, self.task.locals(), self._owner_ids, experiment.seed
         )
-
-    def train(self, request: RoundRequest, params: Params, client_ids: IntArray) -> Trained:
-        """Train some of the clients and reduce their updates; their new state is staged.
-
-        Args:
-            request: Which round.
-            params: The global parameters.
-            client_ids: int64 [c], sorted.
-
-        Raises:
-            ClientFailure: If a client fails and none may.
-        """
-        began = time.perf_counter()
-        self._store.settle(request.committed, request.round)
-        rows = np.searchsorted(self.shard.client_ids, client_ids)
-        aggregate: Aggregate | None = None
-        uploaded = 0
-        failures: list[FailedClient] = []
-        kept: list[IntArray] = []
-        states: list[dict[str, FloatArray]] = []
-        state_change = 0
-        for part_of_rows in self._parts(rows):
-            part, local, good, sent = self._train(request, params, part_of_rows, failures)
-            if part is None:
-                continue
-            uploaded += sent
-            aggregate = part if aggregate is None else self.strategy.merge(aggregate, part)
-            kept.append(good)
-            states.append(local)
-        if kept:
-            values = {name: np.concatenate([state[name] for state in states]) for name in states[0]}
-            at = self._layout.positions(np.concatenate(kept))
-            state_change = self._store.stage(request.round, at, values, request.group)
-        seconds = time.perf_counter() - began
-        return Trained(aggregate, tuple(failures), request.group, uploaded, seconds, state_change)
 
     def state(self, committed: int) -> tuple[int, int] | None:
         """Return the round and the checksum of the private state; None where there is none.
@@ -170,117 +130,115 @@ class Node:
         """
         return self._store.verify(committed) if self.task.locals() else None
 
-    def _parts(self, rows: IntArray) -> list[IntArray]:
-        """The clients in parts (see `_PART_BYTES`)."""
-        specs = self.task.globals()
-        row = sum(4 * int(np.prod(specs[name].shape)) for name in self.task.tables())
-        dense = sum(4 * int(np.prod(specs[name].shape)) for name in self.task.dense())
-        size = _PART_BYTES if self._summing is None else _SUMMED_BYTES
-        budget = max(size, _PART_TABLES * self.shard.n_items * row)
-        held = offsets_of(self._row_capacity[rows] * row + dense)
-        return [rows[cut] for cut in parts(held, budget)]
-
-    def _train(
-        self, request: RoundRequest, params: Params, rows: IntArray, failures: list[FailedClient]
-    ) -> tuple[Aggregate | None, dict[str, FloatArray], IntArray, int]:
-        """Train some clients; those that fail are added to ``failures`` and left out.
-
-        Returns:
-            The reduced updates, the private state, the rows of the clients that succeeded, and the
-            bytes that they upload.
-        """
-        while len(rows):
-            try:
-                update, local = self._attempt(request, params, rows)
-            except Exception as error:
-                found = self._who_fails(request, params, rows, error)
-            else:
-                part, found = self._reduce(update, rows)
-                if part is not None:
-                    return part, local, rows, upload_bytes(update)
-            for row, cause in found.items():
-                client = str(self.shard.client_ids[row])
-                if self.experiment.rounds.max_failures == 0:
-                    if isinstance(cause, NumericError):
-                        raise NumericError(f"client {client}: {cause}") from cause
-                    raise ClientFailure(request.round, client, "train", _line(cause)) from cause
-                reason = _line(cause)
-                if isinstance(cause, NumericError):
-                    reason += f"; {likely_causes(self.experiment)}"
-                failures.append(FailedClient(client=client, reason=reason))
-            rows = rows[~np.isin(rows, list(found))]
-        return None, {}, rows, 0
-
-    def _reduce(
-        self, update: UpdateBatch, rows: IntArray
-    ) -> tuple[Aggregate | None, dict[int, Exception]]:
-        """The reduced updates, or the clients whose update cannot be: those not finite."""
-        broken = ~np.isfinite(update.metrics["loss"])
-        if self.strategy.needs == "each":
-            broken |= _not_finite(update)
-        if not broken.any():
-            try:
-                return self.strategy.reduce(update), {}
-            except NumericError:
-                # A sum tells that something is wrong, not with whom.
-                broken = _not_finite(update)
-                if not broken.any():
-                    raise
-        return None, {int(row): NumericError("the update is not finite") for row in rows[broken]}
-
-    def _attempt(
-        self, request: RoundRequest, params: Params, rows: IntArray
-    ) -> tuple[UpdateBatch, dict[str, FloatArray]]:
-        return train_clients(
-            self.task,
-            self.shard.take(rows),
-            params,
-            self._store.get(self._layout.positions(rows)),
-            request.round,
-            self.experiment.engine.chunk,
-            self._popularity,
-            self._summing,
-        )
-
-    def _who_fails(
-        self, request: RoundRequest, params: Params, rows: IntArray, error: Exception
-    ) -> dict[int, Exception]:
-        """The clients that fail on their own, with the cause."""
-        if len(rows) == 1:
-            return {int(rows[0]): error}
-        found: dict[int, Exception] = {}
-        for row in rows:
-            try:
-                self._attempt(request, params, np.array([row]))
-            except Exception as cause:
-                found[int(row)] = cause
-        if not found:
-            raise error
-        return found
-
-    def evaluate(self, request: RoundRequest, params: Params, client_ids: IntArray) -> Evaluation:
-        """Let the users of some clients rank the catalogue; keep their local parameters.
+    def train(self, request: RoundRequest, params: Params) -> Trained:
+        """Train the clients of a request and reduce their updates; their new state is staged.
 
         Args:
-            request: Which round.
-            params: The global parameters after the round.
-            client_ids: int64 [c], sorted.
+            request: Which round, and which clients.
+            params: The shared parameters, and what the strategy sends beside them.
+
+        Raises:
+            ClientFailure: If a client fails and none may.
+            NumericError: If a client's update is not finite and no client may fail.
+        """
+        began = time.perf_counter()
+        self._store.settle(request.committed, request.round)
+        aggregate: Aggregate | None = None
+        uploaded = state_change = 0
+        failures: list[FailedClient] = []
+        trained: list[tuple[IntArray, dict[str, FloatArray]]] = []
+
+        def attempt(rows: IntArray) -> tuple[Aggregate, dict[str, FloatArray], int]:
+            update, private = train_clients(
+                self.task,
+                self.shard.take(rows),
+                params,
+                self._store.get(self._layout.positions(rows)),
+                request.round,
+                self.experiment.engine.chunk,
+                self._popularity,
+                self._summing,
+            )
+            return self.strategy.reduce(update), private, upload_bytes(update)
+
+        for rows in self._cuts(self._rows(request)):
+            while len(rows):
+                try:
+                    reduced, private, size = attempt(rows)
+                except Exception as error:
+                    failing = _failing(attempt, rows, error)
+                    if not failing:
+                        raise
+                    failures += [self._failure(request, row, why) for row, why in failing.items()]
+                    rows = rows[~np.isin(rows, list(failing))]
+                else:
+                    aggregate = self.strategy.merge(aggregate, reduced) if aggregate else reduced
+                    uploaded += size
+                    trained.append((rows, private))
+                    break
+        if trained:
+            at = self._layout.positions(np.concatenate([rows for rows, _ in trained]))
+            values = {
+                name: np.concatenate([private[name] for _, private in trained])
+                for name in self.task.locals()
+            }
+            state_change = self._store.stage(request.round, at, values, request.group)
+        seconds = time.perf_counter() - began
+        return Trained(aggregate, tuple(failures), request.group, uploaded, seconds, state_change)
+
+    def evaluate(self, request: RoundRequest, params: Params) -> Evaluation:
+        """Let the users of a request's clients rank the catalogue; keep their private parameters.
+
+        Args:
+            request: Which round, and which clients.
+            params: The shared parameters after the round.
 
         Raises:
             ClientFailure: If a client fails.
         """
         self._store.settle(request.committed)
-        rows = np.searchsorted(self.shard.client_ids, client_ids)
+        rows = self._rows(request)
         try:
-            found = self._rank(params, rows)
+            evaluation = self._rank(params, rows)
         except FedRecError:
             raise
         except Exception as error:
-            client, cause = self._who_cannot_rank(params, rows, error)
+            failing = _failing(lambda some: self._rank(params, some), rows, error)
+            row, cause = next(iter(failing.items()), (None, error))
+            client = f"one of {len(rows)}" if row is None else str(self.shard.client_ids[row])
             raise ClientFailure(request.round, client, "evaluate", _line(cause)) from cause
-        at = self._layout.positions(rows)
-        self._keep(request, self.shard.take(rows), self._store.get(at), at)
-        return found
+        self._keep(request, rows)
+        return evaluation
+
+    def _rows(self, request: RoundRequest) -> IntArray:
+        """Return the rows of the shard that hold the clients of a request."""
+        rows: IntArray = np.arange(self.shard.n_clients, dtype=np.int64)
+        if request.clients is not None:
+            rows = np.searchsorted(self.shard.client_ids, request.clients)
+        return rows
+
+    def _cuts(self, rows: IntArray) -> list[IntArray]:
+        """Cut clients so that little is held at once (see `_HELD_BYTES`)."""
+        specs = self.task.globals()
+        row = sum(4 * int(np.prod(specs[name].shape)) for name in self.task.tables())
+        dense = sum(4 * int(np.prod(specs[name].shape)) for name in self.task.dense())
+        size = _HELD_BYTES if self._summing is None else _SUMMED_BYTES
+        budget = max(size, _HELD_TABLES * self.shard.n_items * row)
+        touched = capacity(self.shard, self.task.train, self.task.personalization.random_rows)
+        return [
+            rows[cut] for cut in parts(offsets_of(np.diff(touched)[rows] * row + dense), budget)
+        ]
+
+    def _failure(self, request: RoundRequest, row: int, cause: Exception) -> FailedClient:
+        """Return the failure of a client, or raise it if none may fail."""
+        client, reason = str(self.shard.client_ids[row]), _line(cause)
+        if self.experiment.rounds.max_failures == 0:
+            if isinstance(cause, NumericError):
+                raise NumericError(f"client {client}: {cause}") from cause
+            raise ClientFailure(request.round, client, "train", reason) from cause
+        if isinstance(cause, NumericError):
+            reason += f"; {likely_causes(self.experiment)}"
+        return FailedClient(client=client, reason=reason)
 
     def _rank(self, params: Params, rows: IntArray) -> Evaluation:
         torch.set_num_threads(1)
@@ -293,64 +251,56 @@ class Node:
             self._candidates(shard) if self.task.protocol == "legacy" else None,
         )
 
-    def _who_cannot_rank(
-        self, params: Params, rows: IntArray, error: Exception
-    ) -> tuple[str, Exception]:
-        """The first client that fails on its own, with the cause."""
-        for row in rows:
-            try:
-                self._rank(params, np.array([row]))
-            except Exception as cause:
-                return str(self.shard.client_ids[row]), cause
-        return f"one of {len(rows)}", error
+    def _candidates(self, shard: Shard) -> Mapping[Part, Ragged]:
+        """Return the 99 sampled candidates of each part that the published protocol ranks."""
+        excluded = pool_excluded(shard, "legacy")
+        users = np.repeat(shard.user_ids, LEGACY_CANDIDATES)
+        draws = np.tile(np.arange(LEGACY_CANDIDATES), shard.n_users)
 
-    def _candidates(self, shard: Shard) -> dict[Part, Ragged]:
-        """The 99 sampled candidates of each part that the published protocol ranks."""
-        known = pool_excluded(shard, "legacy")
-        parts: tuple[Part, ...] = ("valid", "test")
-        found: dict[Part, Ragged] = {}
-        for number, part in enumerate(parts):
-            owner = np.repeat(shard.user_ids, LEGACY_CANDIDATES)
-            draw = np.tile(np.arange(LEGACY_CANDIDATES), shard.n_users)
-            hashed = bits(
-                self.task.seed, Purpose.LEGACY_CANDIDATES, number, owner, draw
-            ) >> np.uint64(32)
-            found[part] = legacy_candidates(
-                hashed.astype(np.uint32), known, shard.n_items, LEGACY_CANDIDATES
-            )
-        return found
+        def drawn(number: int) -> Ragged:
+            hashed = bits(self.task.seed, Purpose.LEGACY_CANDIDATES, number, users, draws)
+            upper = (hashed >> np.uint64(32)).astype(np.uint32)
+            return legacy_candidates(upper, excluded, shard.n_items, LEGACY_CANDIDATES)
 
-    def _keep(
-        self, request: RoundRequest, shard: Shard, local: Params, at: Mapping[str, IntArray]
-    ) -> None:
-        """Write the local parameters of this round beside those of the best; drop the others."""
-        self._local.mkdir(exist_ok=True)
-        content = {name: value for name, value in local.items() if "/" not in name}
-        content["ids.user"] = shard.user_ids
-        content["ids.client"] = shard.client_ids
+        return {"valid": drawn(0), "test": drawn(1)}
+
+    def _keep(self, request: RoundRequest, rows: IntArray) -> None:
+        """Write the private parameters of this round beside those of the best; drop the others."""
+        at = self._layout.positions(rows)
+        shard = self.shard.take(rows)
+        content = {name: value for name, value in self._store.get(at).items() if "/" not in name}
+        content |= {"ids.user": shard.user_ids, "ids.client": shard.client_ids}
         if "positive" in at:
             content["ids.positive"] = self._owner_ids["positive"][at["positive"]]
-        about = {f"per.{n}": str(s.axis) for n, s in self.task.locals().items()}
-        about["round"] = str(request.round)
+        about = {f"per.{name}": str(spec.axis) for name, spec in self.task.locals().items()}
         # Each group of a strategy is a message of its own, and so a file of its own.
         name = f"{self._name}g{request.group}" if request.group else self._name
         path = self._local / f"{name}@{request.round}.safetensors"
-        write_arrays(path, content, about)
+        write_arrays(path, content, {**about, "round": str(request.round)})
         for old in self._local.glob(f"{name}@*.safetensors"):
             if old.stem.rpartition("@")[2] not in (str(request.round), str(request.best)):
                 old.unlink()
 
 
-def _not_finite(update: UpdateBatch) -> NDArray[np.bool_]:
-    """bool [c]: whether a client's update or loss holds a value that is not finite."""
-    n = len(update.client_ids)
-    broken = ~np.isfinite(update.metrics["loss"])
-    for block in update.tables.values():
-        rows = ~np.isfinite(block.values.reshape(len(block.ids), -1)).all(1)
-        broken |= np.bincount(np.repeat(np.arange(n), np.diff(block.offsets)), rows, n) > 0
-    for change in update.dense.values():
-        broken |= ~np.isfinite(change.reshape(n, -1)).all(1)
-    return broken
+def _failing(
+    call: Callable[[IntArray], object], rows: IntArray, error: Exception
+) -> dict[int, Exception]:
+    """Return the clients that fail on their own, with the cause, found by halves.
+
+    Args:
+        call: What failed.
+        rows: The clients that it failed with.
+        error: The error.
+    """
+    if len(rows) == 1:
+        return {int(rows[0]): error}
+    failing: dict[int, Exception] = {}
+    for some in np.array_split(rows, 2):
+        try:
+            call(some)
+        except Exception as cause:
+            failing |= _failing(call, some, cause)
+    return failing
 
 
 def _line(error: Exception) -> str:

@@ -11,7 +11,7 @@ __all__ = ["hosted_clients", "training_costs"]
 
 
 def hosted_clients(costs: FloatArray, partition: int, partitions: int) -> IntArray:
-    """The clients that a node hosts, consecutive ones; all nodes together host each once.
+    """Return the clients that a node hosts, consecutive ones; all nodes host each client once.
 
     Args:
         costs: float [n_clients], what each costs to train, in any unit: nodes get equal sums, as
@@ -36,7 +36,9 @@ def hosted_clients(costs: FloatArray, partition: int, partitions: int) -> IntArr
 
 
 def training_costs(task: ClientTask, split: Split) -> FloatArray:
-    """float64 [n_clients]: what each client costs to train, in touched rows and a bit for itself.
+    """Return what each client costs to train, in touched rows and a bit for itself.
+
+    Float64 [n_clients].
 
     Args:
         task: What is trained.

@@ -11,7 +11,7 @@ changed. The checksum of what is staged is known before it is committed.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from zlib import crc32
 
@@ -30,7 +30,6 @@ from fedrec.types import FloatArray, IntArray, ParamSpec
 
 __all__ = ["StateStore"]
 
-_STAGED = "staged@{round}@{group}.safetensors"
 _COMMITTED = "committed.json"
 _ROUND, _SUMS = "round", "checksums"
 _MODULUS = 2**64
@@ -42,8 +41,7 @@ class StateStore:
     Args:
         folder: Where the arrays lie; `settle` makes it at the beginning of a run.
         specs: The private parameters and the state of their optimizer.
-        owners: Per ``user``, ``client`` and ``row``: int64, the ids of the owners in the order in
-            which the arrays hold them.
+        owners: Per axis: int64, the ids of the owners in the order in which the arrays hold them.
         seed: The run's seed, for initial values.
 
     Raises:
@@ -63,21 +61,15 @@ class StateStore:
         self._seed = seed
         self._arrays: dict[str, FloatArray] = {}
         if (folder / _COMMITTED).exists():
-            self._open()
+            self._arrays = {name: self._map(name) for name in specs}
 
     def get(self, at: Mapping[str, IntArray]) -> dict[str, FloatArray]:
-        """Return committed values.
+        """Return a copy of committed values: per name, [n, *shape].
 
         Args:
-            at: Per ``user``, ``client`` and ``row``, the positions wanted.
-
-        Returns:
-            Per name, float32 [n, *shape], a copy.
+            at: Per axis, the positions wanted.
         """
-        return {
-            name: np.asarray(self._arrays[name][at[spec.axis or ""]])
-            for name, spec in self._specs.items()
-        }
+        return {n: np.asarray(self._arrays[n][at[s.axis or ""]]) for n, s in self._specs.items()}
 
     def stage(
         self,
@@ -97,15 +89,13 @@ class StateStore:
         Returns:
             What the checksum of the state changes by, once the values are committed.
         """
-        content: dict[str, FloatArray] = {f"at.{per}": where for per, where in at.items()}
+        content: dict[str, FloatArray] = {f"at.{axis}": rows for axis, rows in at.items()}
         changes = {}
-        for name, value in values.items():
-            where = at[self._specs[name].axis or ""]
-            staged = np.asarray(value, self._specs[name].dtype, order="C")
+        for name, spec in self._specs.items():
+            staged = np.asarray(values[name], spec.dtype, order="C")
             content[f"value.{name}"] = staged
-            old = _checksum(name, where, self._arrays[name][where])
-            changes[name] = (_checksum(name, where, staged) - old) % _MODULUS
-        path = self._folder / _STAGED.format(round=round, group=group)
+            changes[name] = self._change(name, at[spec.axis or ""], staged)
+        path = self._folder / f"staged@{round}@{group}.safetensors"
         write_arrays(path, content, {_SUMS: json.dumps(changes)}, durable=False)
         return sum(changes.values()) % _MODULUS
 
@@ -121,22 +111,17 @@ class StateStore:
             RunFolderError: If a file is damaged.
         """
         self._make(committed)
-        last, sums = self._read_committed()
+        last, sums = self._read_mark()
         applied = last
-        staged = self._staged()
-        for path, round in staged.items():
-            # What is of the last round was committed by a process that died before it removed it.
-            if last < round <= committed:
-                content, about = read_arrays(path)
-                for name, spec in self._specs.items():
-                    self._arrays[name][content[f"at.{spec.axis}"]] = content[f"value.{name}"]
-                for name, change in json.loads(about[_SUMS]).items():
-                    sums[name] = (sums[name] + change) % _MODULUS
-                applied = max(applied, round)
+        for round, content, changes in self._applied(last, committed):
+            for name, spec in self._specs.items():
+                self._arrays[name][content[f"at.{spec.axis}"]] = content[f"value.{name}"]
+                sums[name] = (sums[name] + changes[name]) % _MODULUS
+            applied = round
         if applied > last:
             # Files go after this: a process that dies before does the same again.
-            self._write_committed(applied, sums)
-        for path, round in staged.items():
+            self._write_mark(applied, sums)
+        for path, round in self._staged():
             if round <= committed or round != current:
                 path.unlink()
         if applied > committed:
@@ -159,33 +144,28 @@ class StateStore:
             RunFolderError: Names the file that is damaged.
         """
         self._make(committed)
-        last, sums = self._read_committed()
-        found = {
+        last, expected = self._read_mark()
+        actual = {
             name: _checksum(name, np.arange(len(array)), array)
             for name, array in self._arrays.items()
         }
         applied = last
-        for path, round in self._staged().items():
-            if not last < round <= committed:
-                continue
-            content, about = read_arrays(path)
-            changes = json.loads(about[_SUMS])
+        for round, content, changes in self._applied(last, committed):
             applied = round
             for name, spec in self._specs.items():
                 # The arrays may hold some of the staged rows already.
-                where = content[f"at.{spec.axis}"]
-                found[name] += _checksum(name, where, content[f"value.{name}"])
-                found[name] -= _checksum(name, where, self._arrays[name][where])
-                sums[name] += changes[name]
-        for name, checksum in found.items():
-            if (checksum - sums[name]) % _MODULUS:
+                value = content[f"value.{name}"]
+                actual[name] += self._change(name, content[f"at.{spec.axis}"], value)
+                expected[name] += changes[name]
+        for name, checksum in actual.items():
+            if (checksum - expected[name]) % _MODULUS:
                 raise self._damaged(name, "its checksum does not match")
-        return applied, sum(sums.values()) % _MODULUS
+        return applied, sum(expected.values()) % _MODULUS
 
     @property
     def committed(self) -> int:
         """The last round that is in the arrays and changed these clients."""
-        return self._read_committed()[0]
+        return self._read_mark()[0]
 
     def _make(self, committed: int) -> None:
         """Make the arrays, with their initial values, if they are absent and no round was run."""
@@ -203,48 +183,59 @@ class StateStore:
             with full_disk_named(self._path(name)):
                 np.save(self._path(name), values)
             sums[name] = _checksum(name, np.arange(len(values)), values)
-        self._write_committed(0, sums)
-        self._open()
-
-    def _open(self) -> None:
+        self._write_mark(0, sums)
         self._arrays = {name: self._map(name) for name in self._specs}
 
-    def _staged(self) -> dict[Path, int]:
-        """Return the round of each file that is staged, earlier rounds first."""
-        paths = self._folder.glob(_STAGED.format(round="*", group="*"))
-        rounds = {path: int(path.name.split("@")[1]) for path in paths}
-        return dict(sorted(rounds.items(), key=lambda pair: pair[1]))
+    def _change(self, name: str, at: IntArray, values: FloatArray) -> int:
+        """Return what an array's checksum changes by if it takes these values."""
+        old = _checksum(name, at, self._arrays[name][at])
+        return (_checksum(name, at, values) - old) % _MODULUS
+
+    def _staged(self) -> list[tuple[Path, int]]:
+        """Return the files that are staged, and the round of each, earlier rounds first."""
+        paths = self._folder.glob("staged@*@*.safetensors")
+        return sorted(((p, int(p.name.split("@")[1])) for p in paths), key=lambda pair: pair[1])
+
+    def _applied(
+        self, last: int, committed: int
+    ) -> Iterator[tuple[int, dict[str, FloatArray], dict[str, int]]]:
+        """Yield round, content and change of the checksums of what the server has applied.
+
+        What is of the last round was committed by a process that died before it removed it.
+        """
+        for path, round in self._staged():
+            if last < round <= committed:
+                content, about = read_arrays(path)
+                yield round, content, json.loads(about[_SUMS])
 
     def _map(self, name: str) -> FloatArray:
-        spec = self._specs[name]
-        shape = (len(self._owners[spec.axis or ""]), *spec.shape)
+        spec, path = self._specs[name], self._path(name)
         try:
             # Opened for writing at once, a file that was cut off would be filled up with zeros.
-            np.load(self._path(name), mmap_mode="r", allow_pickle=False)
-            array: FloatArray = np.load(self._path(name), mmap_mode="r+", allow_pickle=False)
+            np.load(path, mmap_mode="r", allow_pickle=False)
+            array: FloatArray = np.load(path, mmap_mode="r+", allow_pickle=False)
         except FileNotFoundError:
-            raise RunFolderError(f"{self._path(name)}: is missing; {RESTORE}") from None
+            raise RunFolderError(f"{path}: is missing; {RESTORE}") from None
         except Exception as error:  # numpy parses the header of a damaged file as Python
             raise self._damaged(name, " ".join(str(error).split())) from error
+        shape = (len(self._owners[spec.axis or ""]), *spec.shape)
         if array.shape != shape or array.dtype != spec.dtype:
-            found = f"{array.dtype} {list(array.shape)}"
-            expected = f"{spec.dtype} {list(shape)}"
-            raise self._damaged(name, f"holds {found}, expected {expected}")
+            holds = f"{array.dtype} {list(array.shape)}, expected {spec.dtype} {list(shape)}"
+            raise self._damaged(name, f"holds {holds}")
         return array
 
     def _damaged(self, name: str, why: str) -> RunFolderError:
         return RunFolderError(f"{self._path(name)}: is damaged ({why}); {RESTORE}")
 
-    def _read_committed(self) -> tuple[int, dict[str, int]]:
+    def _read_mark(self) -> tuple[int, dict[str, int]]:
         path = self._folder / _COMMITTED
         try:
             about = json.loads(path.read_text(encoding="utf-8"))
-            sums = {name: int(about[_SUMS][name]) for name in self._specs}
-            return int(about[_ROUND]), sums
+            return int(about[_ROUND]), {name: int(about[_SUMS][name]) for name in self._specs}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunFolderError(f"{path}: is damaged or cannot be read; {RESTORE}") from error
 
-    def _write_committed(self, round: int, sums: Mapping[str, int]) -> None:
+    def _write_mark(self, round: int, sums: Mapping[str, int]) -> None:
         text = json.dumps({_ROUND: round, _SUMS: sums})
         write_bytes(self._folder / _COMMITTED, text.encode(), durable=False)
 

@@ -15,17 +15,9 @@ from strategies.base import Strategy
 
 __all__ = ["checked_apply", "checked_broadcast", "checked_groups", "checked_init"]
 
-KINDS = "biuf"
-WIDEST = 8
-
 
 def checked_init(strategy: Strategy, params: Params, n_clients: int) -> State:
-    """Return `Strategy.init`, checked.
-
-    Args:
-        strategy: The strategy.
-        params: The initial shared parameters.
-        n_clients: All clients of the run.
+    """Return `Strategy.init`.
 
     Raises:
         ConfigError: If it is no state that a checkpoint can keep.
@@ -40,114 +32,81 @@ def checked_apply(
     aggregates: Mapping[int, Aggregate],
     round: int,
 ) -> tuple[State, Params]:
-    """Return `Strategy.apply_groups`, checked.
-
-    Args:
-        strategy: The strategy.
-        state: Its state.
-        params: The shared parameters.
-        aggregates: Per group, what its clients answered.
-        round: The round, for messages.
+    """Return `Strategy.apply_groups`.
 
     Raises:
-        ConfigError: If the values returned are not a state and parameters with the names, shapes
-            and types of ``params``.
-        NumericError: If a value is not finite.
+        ConfigError: If it is not a state and parameters with the names, shapes and types of
+            ``params``; names the round.
+        NumericError: If a parameter is not finite.
     """
-    where = f"round {round}, {_named(strategy)}: apply"
-    returned = strategy.apply_groups(state, params, aggregates)
-    if not (isinstance(returned, tuple) and len(returned) == 2):
-        raise ConfigError(f"{where} returned {_kind(returned)}, expected (state, parameters)")
-    return _state(where, returned[0]), _params(where, returned[1], params)
+    where = f"{_named(strategy)}: apply"
+    returned: Any = strategy.apply_groups(state, params, aggregates)
+    is_pair = isinstance(returned, tuple) and len(returned) == 2
+    _require(is_pair, f"round {round}, {where}", returned, "(state, parameters)")
+    after = _params(f"round {round}, {where}", returned[1], params)
+    _check_finite(where, after)
+    return _state(f"round {round}, {where}", returned[0]), after
 
 
 def checked_broadcast(strategy: Strategy, state: State, params: Params, group: int) -> Params:
-    """Return `Strategy.broadcast`, checked.
-
-    Args:
-        strategy: The strategy.
-        state: Its state.
-        params: The shared parameters.
-        group: Of `Strategy.groups`.
+    """Return `Strategy.broadcast`.
 
     Raises:
-        ConfigError: If the values returned are not the parameters and what the client rule asks
-            for, each of its shape and type.
+        ConfigError: If it is not the parameters and what the client rule asks for, each of its
+            shape and type.
         NumericError: If a value is not finite.
     """
-    sent = strategy.broadcast(state, params, group)
-    if sent is params:
-        return params
-    down = strategy.client_rule.down
+    where, down = f"{_named(strategy)}: broadcast", strategy.client_rule.down
     beside = {f"{name}/{kind}": value for name, value in params.items() for kind in down}
-    return _params(f"{_named(strategy)}: broadcast", sent, {**params, **beside})
+    sent = _params(where, strategy.broadcast(state, params, group), {**params, **beside})
+    _check_finite(where, sent)
+    return sent
 
 
 def checked_groups(strategy: Strategy, state: State, clients: IntArray) -> IntArray:
-    """Return `Strategy.groups`, checked.
-
-    Args:
-        strategy: The strategy.
-        state: Its state.
-        clients: int64 [c].
+    """Return `Strategy.groups`, int64.
 
     Raises:
         ConfigError: If it is not a whole number from 0 for each client.
     """
     groups: Any = strategy.groups(state, clients)
-    if (
-        not isinstance(groups, np.ndarray)
-        or groups.shape != clients.shape
-        or groups.dtype.kind not in "iu"
-        or (groups < 0).any()
-    ):
-        raise ConfigError(
-            f"{_named(strategy)}: groups returned {_kind(groups)} {list(np.shape(groups))}, "
-            f"expected a whole number from 0 for each of {len(clients)} clients"
-        )
+    is_array = isinstance(groups, np.ndarray) and groups.dtype.kind in "iu"
+    fits = is_array and groups.shape == clients.shape and not (groups < 0).any()
+    expected = f"a whole number from 0 for each of {len(clients)} clients"
+    _require(fits, f"{_named(strategy)}: groups", groups, expected)
     return np.asarray(groups, np.int64)
 
 
+def _require(fits: bool, where: str, returned: Any, expected: str, name: str = "") -> None:
+    if not fits:
+        raise ConfigError(f"{where} returned {_kind(returned)}{name}, expected {expected}")
+
+
 def _params(where: str, returned: Any, expected: Params) -> Params:
-    if not isinstance(returned, Mapping):
-        raise ConfigError(f"{where} returned {_kind(returned)}, expected parameters by name")
+    _require(isinstance(returned, Mapping), where, returned, "parameters by name")
     arrays = _arrays(returned)
     if arrays.keys() != expected.keys():
         raise ConfigError(f"{where} returned {_names(arrays)}, expected {_names(expected)}")
     for name, like in expected.items():
-        value = arrays[name]
-        if not isinstance(value, np.ndarray):
-            raise ConfigError(f"{where} returned {_kind(value)} as '{name}', expected an array")
-        if value.shape != like.shape or value.dtype != np.float32:
-            raise ConfigError(
-                f"{where} returned '{name}' as {value.dtype} {list(value.shape)}, expected "
-                f"float32 {list(like.shape)}"
-            )
-        if not np.isfinite(value).all():
-            raise NumericError(
-                f"{where} returned a '{name}' that is not finite; lower strategy.server_lr or the "
-                "rates of train.optimizers"
-            )
+        kind = f"float32 {list(like.shape)}"
+        _require(_kind(arrays[name]) == kind, where, arrays[name], kind, f" as '{name}'")
     return arrays
 
 
-def _arrays(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values, with arrays in place of the scalars that numpy makes of arrays of none."""
-    return {n: np.asarray(v) if isinstance(v, np.generic) else v for n, v in values.items()}
+def _check_finite(where: str, arrays: Params) -> None:
+    for name, value in arrays.items():
+        if not np.isfinite(value).all():
+            raise NumericError(f"{where} returned a '{name}' that is not finite")
 
 
 def _state(where: str, state: Any) -> State:
-    if not isinstance(state, State):
-        raise ConfigError(f"{where} returned {_kind(state)} as its state, expected a State")
+    _require(isinstance(state, State), where, state, "a State", " as its state")
     arrays = _arrays(state.arrays)
     for name, array in arrays.items():
-        if not isinstance(array, np.ndarray) or (
-            array.dtype.kind not in KINDS or array.dtype.itemsize > WIDEST
-        ):
-            raise ConfigError(
-                f"{where} returned {_kind(array)} as '{name}' of its state, expected an array of "
-                "truth values, integers or floats"
-            )
+        dtype = getattr(array, "dtype", np.dtype(object))
+        fits = dtype.kind in "biuf" and dtype.itemsize <= 8
+        expected = "an array of truth values, integers or floats"
+        _require(fits, where, array, expected, f" as '{name}' of its state")
     try:
         as_json = json.loads(json.dumps(dict(state.values)))
     except (TypeError, ValueError) as error:
@@ -160,6 +119,11 @@ def _state(where: str, state: Any) -> State:
     return State(arrays, state.values)
 
 
+def _arrays(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values, with arrays in place of the scalars that numpy makes of arrays of none."""
+    return {n: np.asarray(v) if isinstance(v, np.generic) else v for n, v in values.items()}
+
+
 def _named(strategy: Strategy) -> str:
     return f"strategy {name_of('strategies', strategy)}"
 
@@ -169,5 +133,7 @@ def _names(names: Iterable[str]) -> str:
 
 
 def _kind(value: Any) -> str:
-    kind = "None" if value is None else type(value).__name__
-    return f"{kind} of {value.dtype}" if isinstance(value, np.ndarray) else kind
+    """Return such as ``float32 [3, 2]`` for an array, the name of its type for anything else."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {list(value.shape)}"
+    return "None" if value is None else type(value).__name__

@@ -1,10 +1,10 @@
-"""Which node hosts which clients. Node ids go no further than this file."""
+"""Which clients take part, and which node hosts them. Node ids go no further than this file."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from flwr.app import Message
@@ -12,27 +12,30 @@ from flwr.serverapp import Grid
 
 from fedrec.errors import EngineError, RunFolderError
 from fedrec.flower import records
+from fedrec.seeds import Purpose, bits
 from fedrec.types import IntArray
 
-__all__ = ["Roster", "call_roll", "check_states", "exchange"]
+__all__ = ["Roster", "call_roll", "check_states", "cohort", "exchange"]
 
 
 @dataclass(frozen=True, slots=True)
 class Roster:
-    """The nodes of a run, in the order of the clients they host.
+    """The nodes of a run.
 
     Args:
-        node_ids: one per node.
-        hosted: per node, int64, the clients it hosts, sorted.
-        numbers: per node, the number that names its folder of private state.
-        states: per number, the last round that changed the private state of the node's clients,
-            and its checksum; nodes whose clients have none are left out.
+        nodes: What each node, by its id, has answered; in the order of the clients they host.
     """
 
-    node_ids: tuple[int, ...]
-    hosted: tuple[IntArray, ...]
-    numbers: tuple[int, ...] = ()
-    states: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    nodes: Mapping[int, records.RollCall]
+
+    @property
+    def states(self) -> dict[str, tuple[int, int]]:
+        """Round and checksum of the private state of each node's clients, by the node's number.
+
+        Nodes whose clients have no private state are left out.
+        """
+        answers = self.nodes.values()
+        return {str(each.partition): each.state for each in answers if each.state is not None}
 
     def deal(self, cohort: IntArray) -> list[tuple[int, IntArray]]:
         """Cut a cohort to the nodes that host it.
@@ -43,11 +46,28 @@ class Roster:
         Returns:
             (node id, its clients of the cohort), nodes without any left out.
         """
-        parts = [
-            (node, np.intersect1d(hosted, cohort, assume_unique=True))
-            for node, hosted in zip(self.node_ids, self.hosted, strict=True)
-        ]
-        return [(node, clients) for node, clients in parts if len(clients)]
+        hosted = [(node, answer.clients) for node, answer in self.nodes.items()]
+        dealt = [(node, np.intersect1d(ids, cohort, assume_unique=True)) for node, ids in hosted]
+        return [(node, clients) for node, clients in dealt if len(clients)]
+
+
+def cohort(seed: int, round: int, n_clients: int, size: int) -> IntArray:
+    """Draw the clients of a round, uniformly without replacement.
+
+    Args:
+        seed: Of the run.
+        round: The round.
+        n_clients: All clients of the run.
+        size: Clients in the round.
+
+    Returns:
+        int64 [size], sorted.
+    """
+    everyone = np.arange(n_clients, dtype=np.int64)
+    if size >= n_clients:
+        return everyone
+    keys = bits(seed, Purpose.COHORT, round, everyone, np.zeros(1, np.int64))
+    return np.sort(np.argpartition(keys, size - 1)[:size]).astype(np.int64)
 
 
 def call_roll(
@@ -68,45 +88,42 @@ def call_roll(
         EngineError: If nodes are missing, run other code than the server, or do not host every
             client exactly once.
     """
-    wanted = 1
+    expected = 1
     answers: dict[int, records.RollCall] = {}
     deadline = time.monotonic() + patience
-    while len(answers) < wanted:
+    while len(answers) < expected:
         asked = sorted(set(grid.get_node_ids()) - set(answers))
-        calls = [
-            Message(records.encode_request(request), node, records.ROLL_CALL) for node in asked
-        ]
+        calls = [Message(records.encode(request), node, records.ROLL_CALL) for node in asked]
         for reply in exchange(grid, calls, "roll call") if calls else []:
-            answer = records.decode_roll_call(reply.content)
-            answers[reply.metadata.src_node_id] = answer
-            wanted = max(wanted, answer.partitions)
+            node, answer = (
+                reply.metadata.src_node_id,
+                records.decode(reply.content, records.RollCall),
+            )
+            answers[node] = answer
+            expected = max(expected, answer.partitions)
             if answer.code != code:
                 raise EngineError(
-                    f"node {reply.metadata.src_node_id} runs other code than the server "
-                    f"({answer.code[:8]} and {code[:8]}); install the same version of fedrec and "
-                    "put the same files of own plug-ins on both"
+                    f"node {node} runs other code than the server ({answer.code[:8]} and "
+                    f"{code[:8]}); install the same version of fedrec and put the same files of "
+                    "own plug-ins on both"
                 )
         if not calls:
             if time.monotonic() > deadline:
-                raise EngineError(f"{len(answers)} of {wanted} nodes came within {patience:.0f} s")
+                raise EngineError(
+                    f"{len(answers)} of {expected} nodes came within {patience:.0f} s"
+                )
             time.sleep(0.05)
-    found = [(answer.clients, node) for node, answer in answers.items()]
-    found.sort(
-        key=lambda pair: (len(pair[0]) == 0, int(pair[0][0]) if len(pair[0]) else 0, pair[1])
-    )
-    every = np.concatenate([clients for clients, _ in found])
-    if not np.array_equal(np.sort(every), np.arange(n_clients)):
+    hosted = np.concatenate([answer.clients for answer in answers.values()])
+    if not np.array_equal(np.sort(hosted), np.arange(n_clients)):
         raise EngineError(
-            f"the nodes host {len(every)} clients, {len(np.unique(every))} of them different, but "
-            f"the run has {n_clients}; each must be hosted exactly once"
+            f"the nodes host {len(hosted)} clients, {len(np.unique(hosted))} of them different, "
+            f"but the run has {n_clients}; each must be hosted exactly once"
         )
-    nodes = [node for _, node in found]
-    return Roster(
-        tuple(nodes),
-        tuple(clients for clients, _ in found),
-        tuple(answers[node].partition for node in nodes),
-        {str(a.partition): a.state for a in answers.values() if a.state is not None},
-    )
+
+    def place(node: int) -> tuple[int, int]:
+        return next(iter(answers[node].clients.tolist()), n_clients), node
+
+    return Roster({node: answers[node] for node in sorted(answers, key=place)})
 
 
 def check_states(out: str, roster: Roster, expected: Mapping[str, tuple[int, int]]) -> None:
@@ -121,28 +138,26 @@ def check_states(out: str, roster: Roster, expected: Mapping[str, tuple[int, int
         RunFolderError: Names the node and the round of its state.
     """
     for number, (round, checksum) in expected.items():
-        there = roster.states.get(number)
-        if there == (round, checksum):
+        last, present = roster.states.get(number, (None, None))
+        if (last, present) == (round, checksum):
             continue
-        folder = f"{out}/state/node-{int(number):03d}"
-        if there is None:
-            what = "the private state of this node's clients is missing"
-        elif there[0] != round:
-            what = f"the private state is of round {there[0]}, the checkpoint needs round {round}"
-        else:
-            what = f"the private state of round {round} is not the one of this run"
+        fault = f"the private state is of round {last}, the checkpoint needs round {round}"
+        if last is None:
+            fault = "the private state of this node's clients is missing"
+        elif last == round:
+            fault = f"the private state of round {round} is not the one of this run"
         raise RunFolderError(
-            f"{folder}: {what}; put back the whole run folder from one copy, or run again with "
-            "--overwrite"
+            f"{out}/state/node-{int(number):03d}: {fault}; put back the whole run folder from one "
+            "copy, or run again with --overwrite"
         )
 
 
 def exchange(grid: Grid, messages: Iterable[Message], what: str) -> list[Message]:
-    """Send one message to each of some nodes and wait for all replies.
+    """Send messages to nodes and wait for all replies.
 
     Args:
         grid: The nodes.
-        messages: At most one per node.
+        messages: To send.
         what: Name of the exchange, for errors.
 
     Returns:

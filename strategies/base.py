@@ -1,32 +1,39 @@
 """What a strategy is: a value that turns updates into the next global parameters.
 
-A strategy is pure: no transport, no clock, no randomness of its own. Its server half is `init`,
-`groups`, `broadcast`, `reduce`, `merge` and `apply`; `reduce` runs on the nodes, so that one sum
-travels and not each client's update. Its `client_rule` is what it asks of local training.
+A strategy is pure: no transport, no clock, no randomness of its own. The server calls `init`,
+`groups`, `broadcast`, `merge` and `apply`; `reduce` runs on the nodes, so that one sum
+travels and not each client's update. `client_rule` is what it asks of local training.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
 from fedrec.aggregation.reduce import (
+    Average,
     Summing,
     Weighting,
     join_each,
     keep_each,
+    mean_update,
     merge_sums,
     reduce_sums,
+    stepped,
 )
-from fedrec.errors import ConfigError
+from fedrec.errors import ConfigError, NumericError
 from fedrec.plugins import Defaults, Plugin
 from fedrec.training.client_rule import ClientRule
 from fedrec.types import Aggregate, IntArray, Params, State, UpdateBatch
 
-__all__ = ["State", "Strategy"]
+if TYPE_CHECKING:
+    from fedrec.config.experiment import Experiment
+
+__all__ = ["Averaging", "State", "Strategy", "strategy_of"]
 
 
 class Strategy(Plugin):
@@ -46,14 +53,9 @@ class Strategy(Plugin):
 
     weighting: Weighting = "uniform"
 
-    def without_effect(self, experiment: Any, split: Any) -> list[str]:
-        """Say that weights are not used where updates are only added up."""
-        return self.unused("updates are added up unweighted", "weighting") * self.sums_unweighted
-
     @property
-    def sums_unweighted(self) -> bool:
-        """Whether updates are added up unweighted, whatever the weighting."""
-        return False
+    def _summed(self) -> Summing:
+        return Summing(self.weighting)
 
     @property
     def client_rule(self) -> ClientRule:
@@ -70,56 +72,52 @@ class Strategy(Plugin):
         return State()
 
     def groups(self, state: State, client_ids: IntArray) -> IntArray:
-        """The group of each client; all in group 0 by default.
+        """Return the group of each client, int64 [c] from 0; by default all are in group 0.
 
         Args:
             state: From `init` or the last round.
             client_ids: int64 [c].
-
-        Returns:
-            int64 [c], numbers from 0.
         """
         return np.zeros(len(client_ids), np.int64)
 
     def broadcast(self, state: State, params: Params, group: int) -> Params:
-        """What the clients of a group are sent to train or rank with.
+        """Return what the clients of a group are sent to train or rank with.
 
         Args:
             state: From `init` or the last round.
-            params: The global parameters.
+            params: The shared parameters.
             group: Of `groups`.
 
         Returns:
-            Every global parameter and whatever `client_rule` asks to have sent down.
+            Every shared parameter and whatever `client_rule` asks to have sent down.
         """
         return params
 
     def published(self, state: State, params: Params, n_clients: int) -> Params:
-        """What a run leaves behind as its model: all that is needed to rank.
+        """Return what a run leaves behind as its model: all that is needed to rank.
 
         With groups: the parameters of group g under ``NAME@g``, and ``group`` int32 [n_clients].
 
         Args:
             state: After the last round.
-            params: The global parameters.
+            params: The shared parameters.
             n_clients: All clients.
         """
         group = self.groups(state, np.arange(n_clients, dtype=np.int64))
         if not group.any():
             sent = self.broadcast(state, params, 0)
             return {name: sent[name] for name in params}
-        found = {**params, "group": group.astype(np.int32)}
+        model = {**params, "group": group.astype(np.int32)}
         for number in np.unique(group).tolist():
             sent = self.broadcast(state, params, number)
-            found |= {f"{name}@{number}": sent[name] for name in params}
-        return found
+            model |= {f"{name}@{number}": sent[name] for name in params}
+        return model
 
     @property
     def summing(self) -> Summing | None:
         """How rows may be summed as soon as they are trained; None if `reduce` is to see them."""
-        if self.needs == "each" or type(self).reduce is not Strategy.reduce:
-            return None
-        return Summing(self.weighting, weighted=not self.sums_unweighted)
+        sees_rows = self.needs == "each" or type(self).reduce is not Strategy.reduce
+        return None if sees_rows else self._summed
 
     def reduce(self, batch: UpdateBatch) -> Aggregate:
         """Sum some clients' updates, or keep each; runs on the node.
@@ -127,12 +125,16 @@ class Strategy(Plugin):
         Raises:
             NumericError: If an update is not finite or a sum overflows.
         """
-        if self.needs == "each":
-            return keep_each(batch)
-        return reduce_sums(batch, Summing(self.weighting, weighted=not self.sums_unweighted))
+        if self.needs == "sums":
+            return reduce_sums(batch, self._summed)
+        rows = {name: block.values for name, block in batch.tables.items()}
+        for name, values in {**rows, **batch.dense}.items():
+            if not np.isfinite(values).all():
+                raise NumericError(f"the update of '{name}' is not finite")
+        return keep_each(batch)
 
     def merge(self, a: Aggregate, b: Aggregate) -> Aggregate:
-        """Join two partial results; associative and commutative, bit for bit."""
+        """Join two aggregates; associative and commutative, bit for bit."""
         return join_each(a, b) if self.needs == "each" else merge_sums(a, b)
 
     def apply_groups(
@@ -142,7 +144,7 @@ class Strategy(Plugin):
 
         Args:
             state: From `init` or the last round.
-            params: The global parameters.
+            params: The shared parameters.
             aggregates: Per group that had clients in the round. By default there is one, group 0.
 
         Raises:
@@ -158,13 +160,45 @@ class Strategy(Plugin):
 
     @abstractmethod
     def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
-        """The next state and global parameters.
+        """Return the next state and shared parameters; the arguments stay as they are.
 
         Args:
             state: From `init` or the last round.
-            params: The global parameters, float32.
+            params: The shared parameters, float32.
             aggregate: All updates of the round.
-
-        Returns:
-            New values; the arguments stay as they are.
         """
+
+
+class Averaging(Strategy):
+    """Base of strategies that work on the mean, or the sum, of the clients' changes.
+
+    By default it is taken as a step.
+    """
+
+    average: Average = "per_row"
+    server_lr: float = Field(1.0, gt=0)
+
+    def without_effect(self, experiment: Any, split: Any) -> list[str]:
+        """Say that weights are not used where updates are only added up."""
+        added_up = self.average == "sum"
+        return self.unused("updates are added up unweighted", "weighting") if added_up else []
+
+    @property
+    def _summed(self) -> Summing:
+        return Summing(self.weighting, weighted=self.average != "sum")
+
+    def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
+        """Return the parameters after one step along the mean change."""
+        change = mean_update(params, aggregate, self.average)
+        return state, stepped(params, change, self.server_lr)
+
+
+def strategy_of(experiment: Experiment) -> Strategy:
+    """Return the strategy of an experiment.
+
+    Raises:
+        ConfigError: If it is not one of fedrec's kind.
+    """
+    if not isinstance(experiment.strategy, Strategy):
+        raise ConfigError("strategy: is not a strategy of fedrec (subclass strategies.Strategy)")
+    return experiment.strategy

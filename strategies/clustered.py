@@ -76,15 +76,15 @@ class Clustered(Strategy):
         return State(arrays, {"rounds": 0})
 
     def groups(self, state: State, client_ids: IntArray) -> IntArray:
-        """The group of each client; 0 for all during the warm-up."""
+        """Return the group of each client; 0 for all during the warm-up."""
         return np.asarray(state.arrays["group"][client_ids])
 
     def broadcast(self, state: State, params: Params, group: int) -> Params:
-        """The group's own parameters; everybody's during the warm-up."""
+        """Return the group's parameters; everybody's during the warm-up."""
         return params if "sketches" in state.arrays else state.below(f"{group}/")
 
     def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
-        """One round in which all clients are in one group."""
+        """Apply a round in which all clients are in one group."""
         return self.apply_groups(state, params, {0: aggregate})
 
     def apply_groups(
@@ -96,64 +96,56 @@ class Clustered(Strategy):
         shared = self._mean(params, everybody)
         after = stepped(params, shared, self.server_lr)
         values, group = {"rounds": state.values["rounds"] + 1}, state.arrays["group"]
-        if "sketches" not in state.arrays:
-            arrays: dict[str, FloatArray] = {"group": group}
+        of_group = {}
+        if "sketches" in state.arrays:
+            sketches = state.arrays["sketches"].copy()
+            sketches[everybody.client_ids] += self._sketch(everybody)
+            if values["rounds"] < self.warmup:
+                return State({"sketches": sketches, "group": group}, values), after
+            group = _kmeans(sketches.reshape(len(sketches), -1), self.clusters)
+            of_group = dict.fromkeys(np.unique(group).tolist(), after)
+        else:
             for number in np.unique(group).tolist():
-                change = shared
+                change = {name: self.share * shared[name] for name in shared}
                 if number in batches:
-                    local = self._mean(params, batches[number])
-                    change = {
-                        n: (1 - self.share) * local[n] + self.share * shared[n] for n in shared
-                    }
-                else:
-                    change = {n: self.share * shared[n] for n in shared}
-                of_group = stepped(state.below(f"{number}/"), change, self.server_lr)
-                arrays |= {f"{number}/{name}": value for name, value in of_group.items()}
-            return State(arrays, values), after
-        sketches = state.arrays["sketches"].copy()
-        sketches[everybody.client_ids] += self._sketch(everybody)
-        if values["rounds"] < self.warmup:
-            return State({"sketches": sketches, "group": group}, values), after
-        group = _kmeans(sketches.reshape(len(sketches), -1), self.clusters)
-        arrays = {"group": group}
-        for number in np.unique(group).tolist():
-            arrays |= {f"{number}/{name}": value for name, value in after.items()}
-        return State(arrays, values), after
+                    mean = self._mean(params, batches[number])
+                    change = {n: (1 - self.share) * mean[n] + change[n] for n in shared}
+                of_group[number] = stepped(state.below(f"{number}/"), change, self.server_lr)
+        arrays = {f"{g}/{name}": array for g, p in of_group.items() for name, array in p.items()}
+        return State({"group": group, **arrays}, values), after
 
     def _mean(self, params: Params, batch: UpdateBatch) -> Mapping[str, FloatArray]:
-        weighted = self.average != "sum"
-        return mean_update(
-            params, reduce_sums(batch, Summing(self.weighting, weighted)), self.average
-        )
+        summing = Summing(self.weighting, weighted=self.average != "sum")
+        return mean_update(params, reduce_sums(batch, summing), self.average)
 
     def _sketch(self, batch: UpdateBatch) -> FloatArray:
-        """float32 [c, b, ...]: every row added to a bucket with a sign, both hashed by item."""
+        """Add every row to a bucket with a sign, both hashed by item: float32 [c, b, ...]."""
         block, n = batch.tables["item"], len(batch.client_ids)
         hashed = bits(0, Purpose.SKETCH, 0, block.ids, np.zeros(len(block.ids), np.int64))
         bucket = ((hashed >> np.uint64(32)) % np.uint64(self.buckets)).astype(np.int64)
         sign = np.where((hashed & np.uint64(1)) == 1, np.float32(1), np.float32(-1))
         owner = np.repeat(np.arange(n), np.diff(block.offsets))
-        found = np.zeros((n, self.buckets, *block.values.shape[1:]), np.float32)
+        sketch = np.zeros((n, self.buckets, *block.values.shape[1:]), np.float32)
         shape = (-1, *[1] * (block.values.ndim - 1))
-        np.add.at(found, (owner, bucket), block.values * sign.reshape(shape))
-        return found
+        np.add.at(sketch, (owner, bucket), block.values * sign.reshape(shape))
+        return sketch
 
 
 def _kmeans(points: FloatArray, clusters: int) -> IntArray:
-    """int64 [n]: the cluster of each point; 0 for a point at the origin."""
+    """Return the cluster of each point, int64 [n]; 0 for a point at the origin."""
     try:
         from scipy.cluster.vq import kmeans2
     except ImportError as error:
         raise MissingExtra("scipy, for the strategy clustered,", "sim") from error
     length = np.sqrt((points.astype(np.float64) ** 2).sum(1))
-    known = np.flatnonzero(length > 0)
+    pulled = np.flatnonzero(length > 0)
     group = np.zeros(len(points), np.int64)
-    directions = points[known] / length[known, None]
+    directions = points[pulled] / length[pulled, None]
     k = min(clusters, len(np.unique(directions, axis=0)))
     if k > 1:
         # An empty cluster keeps its old centre: fewer groups are no fault.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            _, found = kmeans2(directions, k, iter=50, minit="++", rng=np.random.default_rng(0))
-        group[known] = found
+            _, label = kmeans2(directions, k, iter=50, minit="++", rng=np.random.default_rng(0))
+        group[pulled] = label
     return group

@@ -9,13 +9,13 @@ from pydantic import Field
 
 from fedrec.aggregation.reduce import Average, mean_update
 from fedrec.plugins import Defaults
-from fedrec.types import Aggregate, Params
-from strategies.base import State, Strategy
+from fedrec.types import Aggregate, FloatArray, Params
+from strategies.base import Averaging, State
 
 __all__ = ["FedAdam"]
 
 
-class FedAdam(Strategy):
+class FedAdam(Averaging):
     r"""Adam on the server, fed with the clients' aggregated change.
 
     .. math:: m \leftarrow \beta_1 m + (1 - \beta_1) \Delta, \quad
@@ -46,11 +46,6 @@ class FedAdam(Strategy):
     tau: float = Field(1e-3, gt=0)
     bias_correction: bool = False
 
-    @property
-    def sums_unweighted(self) -> bool:
-        """Whether changes are added up unweighted."""
-        return self.average == "sum"
-
     def init(self, params: Params, n_clients: int) -> State:
         """Return moments of zero, float64: ``first/NAME`` and ``second/NAME``; and ``rounds``."""
         moments = {
@@ -61,23 +56,17 @@ class FedAdam(Strategy):
         return State(moments, {"rounds": 0})
 
     def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
-        """One Adam step along the aggregated change."""
-        change = mean_update(params, aggregate, self.average)
+        """Return the parameters after one Adam step along the aggregated change."""
         rounds = state.values["rounds"] + 1
-        first, second = state.below("first/"), state.below("second/")
-        first = {n: self.beta1 * first[n] + (1 - self.beta1) * d for n, d in change.items()}
-        second = {n: self.beta2 * second[n] + (1 - self.beta2) * d * d for n, d in change.items()}
         scale1 = 1 - self.beta1**rounds if self.bias_correction else 1.0
         scale2 = 1 - self.beta2**rounds if self.bias_correction else 1.0
-        after = {
-            name: (
-                value
-                + self.server_lr
-                * (first[name] / scale1)
-                / (np.sqrt(second[name] / scale2) + self.tau)
-            ).astype(np.float32)
-            for name, value in params.items()
-        }
-        moments = {f"first/{name}": value for name, value in first.items()}
-        moments |= {f"second/{name}": value for name, value in second.items()}
+        moments: dict[str, FloatArray] = {}
+        after: dict[str, FloatArray] = {}
+        for name, change in mean_update(params, aggregate, self.average).items():
+            old1, old2 = state.arrays[f"first/{name}"], state.arrays[f"second/{name}"]
+            first = self.beta1 * old1 + (1 - self.beta1) * change
+            second = self.beta2 * old2 + (1 - self.beta2) * change * change
+            step = self.server_lr * (first / scale1) / (np.sqrt(second / scale2) + self.tau)
+            after[name] = (params[name] + step).astype(np.float32)
+            moments |= {f"first/{name}": first, f"second/{name}": second}
         return State(moments, {"rounds": rounds}), after

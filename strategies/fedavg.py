@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field
-
-from fedrec.aggregation.reduce import Average, mean_update, stepped
-from fedrec.types import Aggregate, Params
-from strategies.base import State, Strategy
+from strategies.base import Averaging
 
 __all__ = ["FedAvg"]
 
 
-class FedAvg(Strategy):
+class FedAvg(Averaging):
     r"""The mean of the clients' changes, taken as a step.
 
     .. math:: x \leftarrow x + \eta \, \frac{\sum_u w_u \Delta_u}{\text{divisor}}
@@ -29,16 +25,3 @@ class FedAvg(Strategy):
     """
 
     reference: ClassVar[str] = "mcmahan2017communication"
-
-    average: Average = "per_row"
-    server_lr: float = Field(1.0, gt=0)
-
-    @property
-    def sums_unweighted(self) -> bool:
-        """Whether changes are added up unweighted."""
-        return self.average == "sum"
-
-    def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
-        """One step along the mean change."""
-        change = mean_update(params, aggregate, self.average)
-        return state, stepped(params, change, self.server_lr)

@@ -7,15 +7,13 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from fedrec.aggregation.reduce import Average, mean_update, stepped
 from fedrec.training.client_rule import ClientRule
-from fedrec.types import Aggregate, Params
-from strategies.base import State, Strategy
+from strategies.base import Averaging
 
 __all__ = ["FedProx"]
 
 
-class FedProx(Strategy):
+class FedProx(Averaging):
     r"""The mean of the clients' changes, each held near the round's start.
 
     A client minimises :math:`F_u(x) + \tfrac{\mu}{2} \lVert x - x_t \rVert^2` over the global
@@ -34,8 +32,6 @@ class FedProx(Strategy):
     reference: ClassVar[str] = "li2020fedprox"
 
     mu: float = Field(0.01, ge=0)
-    average: Average = "per_row"
-    server_lr: float = Field(1.0, gt=0)
 
     def without_effect(self, experiment: Any, split: Any) -> list[str]:
         """Say that the proximal term is zero, or acts on no step."""
@@ -58,13 +54,3 @@ class FedProx(Strategy):
     def client_rule(self) -> ClientRule:
         """The proximal term."""
         return ClientRule(proximal=self.mu)
-
-    @property
-    def sums_unweighted(self) -> bool:
-        """Whether changes are added up unweighted."""
-        return self.average == "sum"
-
-    def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
-        """One step along the mean change."""
-        change = mean_update(params, aggregate, self.average)
-        return state, stepped(params, change, self.server_lr)

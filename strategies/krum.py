@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from fedrec.aggregation.reduce import stepped
-from fedrec.types import Aggregate, FloatArray, Params
-from strategies.base import State, Strategy
-from strategies.rowwise import each_change
+from fedrec.types import FloatArray
+from strategies.rowwise import Rowwise
 
 __all__ = ["Krum"]
 
 
-class Krum(Strategy):
+class Krum(Rowwise):
     r"""Every item's row takes the change of the client whose neighbours are nearest.
 
     Of the m clients that touched an item, client u scores
@@ -35,20 +33,12 @@ class Krum(Strategy):
     """
 
     reference: ClassVar[str] = "blanchard2017machine"
-    needs = "each"
 
-    weighting: Literal["uniform"] = "uniform"
     byzantine: int = Field(1, ge=0)
     select: int = Field(1, ge=1)
-    server_lr: float = Field(1.0, gt=0)
 
-    def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
-        """One step along the chosen changes."""
-        assert aggregate.each is not None
-        change = each_change(params, aggregate.each, self._choose)
-        return state, stepped(params, change, self.server_lr)
-
-    def _choose(self, rows: FloatArray) -> FloatArray:
+    def choose(self, rows: FloatArray) -> FloatArray:
+        """Return the mean change of the clients with the lowest scores, item by item."""
         m = rows.shape[1]
         if m < 2 * self.byzantine + 3:
             return np.asarray(np.median(rows, axis=1))

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
-from pydantic import Field
 
-from fedrec.aggregation.reduce import stepped
-from fedrec.types import Aggregate, FloatArray, Params
-from strategies.base import State, Strategy
-from strategies.rowwise import each_change
+from fedrec.types import FloatArray
+from strategies.rowwise import Rowwise
 
 __all__ = ["Median"]
 
 
-class Median(Strategy):
+class Median(Rowwise):
     r"""Every coordinate of an item's row takes the median over the clients that touched the item.
 
     .. math:: x_i \leftarrow x_i + \eta \, \mathrm{med} \{ \Delta_{ui} : i \in S_u \}
@@ -31,17 +28,7 @@ class Median(Strategy):
     """
 
     reference: ClassVar[str] = "yin2018byzantine"
-    needs = "each"
 
-    weighting: Literal["uniform"] = "uniform"
-    server_lr: float = Field(1.0, gt=0)
-
-    def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
-        """One step along the median change."""
-        assert aggregate.each is not None
-        change = each_change(params, aggregate.each, _median)
-        return state, stepped(params, change, self.server_lr)
-
-
-def _median(rows: FloatArray) -> FloatArray:
-    return np.asarray(np.median(rows, axis=1))
+    def choose(self, rows: FloatArray) -> FloatArray:
+        """Return the coordinate-wise median over the clients."""
+        return np.asarray(np.median(rows, axis=1))

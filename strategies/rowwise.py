@@ -1,18 +1,62 @@
-"""Each client's rows, item by item, for strategies that look at every client."""
+"""Base of strategies that choose each item's change from those of single clients."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
-from fedrec.types import FloatArray, IntArray, Params, RowBlock, UpdateBatch
+from fedrec.aggregation.reduce import stepped
+from fedrec.types import Aggregate, FloatArray, IntArray, Params, RowBlock
+from strategies.base import State, Strategy
 
-__all__ = ["each_change", "per_item"]
+__all__ = ["Rowwise", "per_item"]
+
+
+class Rowwise(Strategy):
+    """Applies a rule to the rows of every item, one row per client that touched it.
+
+    All dense parameters together are one item, which all clients of the cohort touched.
+    """
+
+    needs = "each"
+
+    weighting: Literal["uniform"] = "uniform"
+    server_lr: float = Field(1.0, gt=0)
+
+    @abstractmethod
+    def choose(self, rows: FloatArray) -> FloatArray:
+        """Return the change of g items, float64 [g, n].
+
+        Args:
+            rows: float64 [g, m, n], n numbers of m clients for g items.
+        """
+
+    def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
+        """Return the parameters after one step along the chosen changes."""
+        batch = aggregate.each
+        assert batch is not None
+        change: dict[str, FloatArray] = {}
+        for name, block in batch.tables.items():
+            change[name] = np.zeros(params[name].shape, np.float64)
+            for items, rows in per_item(block):
+                chosen = self.choose(rows.reshape(*rows.shape[:2], -1))
+                change[name][items] = chosen.reshape(len(items), *rows.shape[2:])
+        if batch.dense:
+            n = len(batch.client_ids)
+            flat = [np.asarray(value, np.float64).reshape(n, -1) for value in batch.dense.values()]
+            ends = np.cumsum([values.shape[1] for values in flat])
+            joined = self.choose(np.concatenate(flat, axis=1)[None])[0]
+            for name, values in zip(batch.dense, np.split(joined, ends[:-1]), strict=True):
+                change[name] = values.reshape(params[name].shape)
+        return state, stepped(params, change, self.server_lr)
 
 
 def per_item(block: RowBlock) -> Iterator[tuple[IntArray, FloatArray]]:
-    """The rows of an item table by item, items with equally many clients together.
+    """Group the rows of an item table by item, items with equally many clients together.
 
     Args:
         block: the changed rows of all clients, in the order of the clients.
@@ -21,39 +65,9 @@ def per_item(block: RowBlock) -> Iterator[tuple[IntArray, FloatArray]]:
         items int64 [g], and float64 [g, m, ...]: the rows of the m clients that touched each, in
         the order of the clients.
     """
-    order = np.argsort(block.ids, kind="stable")
-    items, starts, counts = np.unique(block.ids[order], return_index=True, return_counts=True)
+    by_item = np.argsort(block.ids, kind="stable")
+    items, starts, counts = np.unique(block.ids[by_item], return_index=True, return_counts=True)
     for m in np.unique(counts).tolist():
         chosen = counts == m
-        at = order[starts[chosen][:, None] + np.arange(m)]
+        at = by_item[starts[chosen][:, None] + np.arange(m)]
         yield items[chosen], np.asarray(block.values[at], np.float64)
-
-
-def each_change(
-    params: Params, batch: UpdateBatch, rule: Callable[[FloatArray], FloatArray]
-) -> Mapping[str, FloatArray]:
-    """One change of every global parameter, chosen by a rule from those of the clients.
-
-    Args:
-        params: The global parameters, for their shapes.
-        batch: Each client's update.
-        rule: From float64 [g, m, n], n numbers of m clients for g items, to float64 [g, n]. All
-            dense parameters are one item, of which the clients are all those of the cohort.
-
-    Returns:
-        Per name, float64 of the parameter's shape; 0 for an item that nobody touched.
-    """
-    change: dict[str, FloatArray] = {}
-    for name, block in batch.tables.items():
-        change[name] = np.zeros(params[name].shape, np.float64)
-        for items, rows in per_item(block):
-            flat = rows.reshape(*rows.shape[:2], -1)
-            change[name][items] = rule(flat).reshape(len(items), *rows.shape[2:])
-    if batch.dense:
-        n = len(batch.client_ids)
-        parts = [np.asarray(value, np.float64).reshape(n, -1) for value in batch.dense.values()]
-        found = rule(np.concatenate(parts, axis=1)[None])[0]
-        ends = np.cumsum([part.shape[1] for part in parts])
-        for name, part in zip(batch.dense, np.split(found, ends[:-1]), strict=True):
-            change[name] = part.reshape(params[name].shape)
-    return change

@@ -8,21 +8,20 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
 
 from fedrec.aggregation.fixed_point import from_fixed
 from fedrec.aggregation.reduce import mean_update, stepped
 from fedrec.training.client_rule import ClientRule, ClientUpdate, ParamView
 from fedrec.training.settings import Optimizers
 from fedrec.types import Aggregate, Params
-from strategies.base import State, Strategy
+from strategies.base import Averaging, State
 
 __all__ = ["Scaffold"]
 
 _CONTROL = "control"
 _DRIFT = {True: "drift", False: "drift_shared"}
 """Steps times rate; True: of item tables."""
-_OWN = "own_control"
+_OF_CLIENT = "own_control"
 """Not the name of anything that travels, so the wire refuses it."""
 
 
@@ -38,20 +37,20 @@ class _Client(ClientRule):
 
     down: tuple[str, ...] = (_CONTROL,)
     up: tuple[str, ...] = (_CONTROL,)
-    memory: tuple[str, ...] = (_OWN,)
+    memory: tuple[str, ...] = (_OF_CLIENT,)
 
     def gradient_term(self, view: ParamView) -> torch.Tensor:
-        """``c - c_u``."""
-        return view.down[_CONTROL] - view.memory[_OWN]
+        """Return ``c - c_u``."""
+        return view.down[_CONTROL] - view.memory[_OF_CLIENT]
 
     def finalize(self, view: ParamView) -> ClientUpdate:
-        """Option II of the paper: the new c_u from the distance gone."""
+        """Return the new c_u from the distance gone: option II of the paper."""
         change = view.value - view.start
-        server, old = view.down[_CONTROL], view.memory[_OWN]
+        server, old = view.down[_CONTROL], view.memory[_OF_CLIENT]
         reached = view.steps * view.rate
         new = old - server - change / reached
         new = torch.where(view.touched, new, torch.zeros_like(new))
-        return ClientUpdate(change + reached * server, {_CONTROL: new - old}, {_OWN: new})
+        return ClientUpdate(change + reached * server, {_CONTROL: new - old}, {_OF_CLIENT: new})
 
     def extras(self, steps: torch.Tensor, optimizers: Optimizers) -> Mapping[str, torch.Tensor]:
         """Return steps times rate, for item tables and for the other shared parameters."""
@@ -61,7 +60,7 @@ class _Client(ClientRule):
         }
 
 
-class Scaffold(Strategy):
+class Scaffold(Averaging):
     r"""Averaging whose clients correct their gradients by control variates.
 
     .. math:: y \leftarrow y - \eta_l (g_u(y) - c_u + c), \quad
@@ -83,17 +82,11 @@ class Scaffold(Strategy):
 
     weighting: Literal["uniform"] = "uniform"
     average: Literal["cohort", "sum"] = "cohort"
-    server_lr: float = Field(1.0, gt=0)
 
     @property
     def client_rule(self) -> ClientRule:
         """Control variates."""
         return _Client()
-
-    @property
-    def sums_unweighted(self) -> bool:
-        """Whether changes are added up unweighted."""
-        return self.average == "sum"
 
     def init(self, params: Params, n_clients: int) -> State:
         """Return :math:`c = 0`, float32, named and shaped as the parameters; and ``clients``, N."""
@@ -101,11 +94,11 @@ class Scaffold(Strategy):
         return State(zeros, {"clients": n_clients})
 
     def broadcast(self, state: State, params: Params, group: int) -> Params:
-        """The parameters, and the server's control variate beside each."""
+        """Return the parameters, and the server's control variate beside each."""
         return {**params, **{f"{n}/{_CONTROL}": c for n, c in state.arrays.items()}}
 
     def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
-        """One step along the mean change; the control variate takes up the clients' changes."""
+        """Step along the mean change; the control variate takes up the clients' changes."""
         change = mean_update(params, aggregate, self.average)
         divisor = aggregate.clients if self.average == "cohort" else 1
         drift = {
@@ -113,14 +106,12 @@ class Scaffold(Strategy):
             for table, name in _DRIFT.items()
         }
         beside = {f"{name}/{_CONTROL}": value for name, value in params.items()}
-        moved = mean_update(beside, aggregate, "sum")
-        control = {
-            name: (value + moved[f"{name}/{_CONTROL}"] / state.values["clients"]).astype(np.float32)
-            for name, value in state.arrays.items()
-        }
-        whole = {
-            name: change[name] - drift[name in aggregate.ids] * np.asarray(value, np.float64)
-            for name, value in state.arrays.items()
-        }
-        after = stepped(params, whole, self.server_lr)
-        return State(control, state.values), after
+        differences = mean_update(beside, aggregate, "sum")
+        control, with_drift = {}, {}
+        for name, value in state.arrays.items():
+            difference = differences[f"{name}/{_CONTROL}"] / state.values["clients"]
+            control[name] = (value + difference).astype(np.float32)
+            with_drift[name] = change[name] - drift[name in aggregate.ids] * value.astype(
+                np.float64
+            )
+        return State(control, state.values), stepped(params, with_drift, self.server_lr)

@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from fedrec.flower.environment import engine_variables
+from fedrec.flower.processes import engine_variables
 
 CONFIG = """
 data: {name: ml-100k}

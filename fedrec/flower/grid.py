@@ -4,23 +4,52 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
-from typing import Any, Self
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any, NoReturn, Self
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from fedrec.errors import EngineError
-from fedrec.flower.identity import task_identity
 
-__all__ = ["SERVER_NODE", "EngineGrid", "Observer", "SerialGrid", "describe", "node_context"]
+__all__ = [
+    "SERVER_NODE",
+    "EngineGrid",
+    "Observer",
+    "SerialGrid",
+    "claim_identity",
+    "describe",
+    "node_context",
+]
 
 Observer = Callable[[Mapping[str, Any]], None]
 """Is called with the record of each round, as it stands in ``rounds.jsonl``."""
 
 RUN_ID = 1
 SERVER_NODE = 0
+IDENTITY = "flwr.supercore.task_identity"
+
+
+def claim_identity() -> None:
+    """Let this process build messages, unless Flower has done so.
+
+    ``flwr.app.Message`` reads who its sender is from a private class that Flower fills in its own
+    processes. fedrec needs no other private name of Flower.
+
+    Raises:
+        EngineError: If the installed Flower keeps the identity elsewhere.
+    """
+    try:
+        identity = import_module(IDENTITY).TaskIdentity
+        if identity._run_id is None:
+            identity.task_id, identity.run_id, identity.node_id = 0, RUN_ID, SERVER_NODE
+    except (ImportError, AttributeError) as error:
+        raise EngineError(
+            f"flwr {version('flwr')} does not have {IDENTITY}.TaskIdentity as fedrec needs it; "
+            "install a version that fedrec was tested with: pip install 'flwr>=1.41,<1.43'"
+        ) from error
 
 
 def node_context(node: int, n_nodes: int, run_config: Mapping[str, Any] | None = None) -> Context:
@@ -38,9 +67,8 @@ def node_context(node: int, n_nodes: int, run_config: Mapping[str, Any] | None =
 class EngineGrid(Grid):
     """A Flower grid over nodes 1 to N; a context manager, which ends what it has started.
 
-    Messages can be built only inside the context. Replies come in the order of the node ids,
-    whatever the order in which the nodes finish. An exception in the client app is raised by
-    `send_and_receive`; it names node and kind of message.
+    Replies come in the order of the node ids, whatever the order in which the nodes finish. An
+    exception in the client app is raised by `send_and_receive`; it names node and kind of message.
 
     Args:
         n_nodes: How many nodes.
@@ -49,65 +77,17 @@ class EngineGrid(Grid):
     observer: Observer | None = None
 
     def __init__(self, n_nodes: int) -> None:
+        claim_identity()
         self.nodes = tuple(range(1, n_nodes + 1))
-        self._run: Any = None
-        self._pending: dict[str, Message] = {}
-        self._pushed = 0
-        self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        self._stack.enter_context(task_identity(RUN_ID, SERVER_NODE))
         return self
 
     def __exit__(self, *_: object) -> None:
-        try:
-            self.close()
-        finally:
-            self._stack.close()
+        self.close()
 
     def close(self) -> None:
         """End what the engine has started; may be called twice."""
-
-    @property
-    def run(self) -> Any:
-        """Flower's description of the run, if one was set."""
-        if self._run is None:
-            raise EngineError("this engine has no Flower run; only Flower's own runtime has one")
-        return self._run
-
-    def set_run(self, run: Any) -> None:
-        """Keep Flower's description of the run."""
-        self._run = run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Build a message; Flower has deprecated it in favour of ``Message(...)``."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
-
-    def get_node_ids(self) -> Iterable[int]:
-        """Return the node ids: 1 to N."""
-        return list(self.nodes)
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Accept messages; the nodes get them when their replies are pulled."""
-        ids = []
-        for message in messages:
-            self.check_destination(message)
-            self._pushed += 1
-            self._pending[str(self._pushed)] = message
-            ids.append(str(self._pushed))
-        return ids
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Send the pushed messages and return their replies; each can be pulled once."""
-        messages = [self._pending.pop(name) for name in message_ids if name in self._pending]
-        return self.send_and_receive(messages)
 
     @abstractmethod
     def send_and_receive(
@@ -120,15 +100,26 @@ class EngineGrid(Grid):
             timeout: Seconds after which missing replies are left out; None waits.
         """
 
-    def check_destination(self, message: Message) -> None:
-        """Refuse a message to a node that does not exist.
+    def get_node_ids(self) -> list[int]:
+        """Return the node ids: 1 to N."""
+        return list(self.nodes)
+
+    def check_destination(self, message: Message) -> int:
+        """Return the node that a message is for.
 
         Raises:
-            EngineError: Names the node.
+            EngineError: If there is none.
         """
         node = message.metadata.dst_node_id
         if not 1 <= node <= len(self.nodes):
             raise EngineError(f"there is no node {node}; this engine has 1 to {len(self.nodes)}")
+        return node
+
+    def _only_in_flower(self, *_: Any, **__: Any) -> NoReturn:
+        raise EngineError("this engine has send_and_receive only; take engine: flower")
+
+    run = property(_only_in_flower)
+    set_run = create_message = push_messages = pull_messages = _only_in_flower
 
 
 class SerialGrid(EngineGrid):
@@ -153,11 +144,10 @@ class SerialGrid(EngineGrid):
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> list[Message]:
         """See `EngineGrid.send_and_receive`; a time-out does not interrupt the only process."""
-        replies = [(message.metadata.dst_node_id, self._handle(message)) for message in messages]
+        replies = [(self.check_destination(message), self._handle(message)) for message in messages]
         return [reply for _, reply in sorted(replies, key=lambda pair: pair[0])]
 
     def _handle(self, message: Message) -> Message:
-        self.check_destination(message)
         try:
             return self._app(message, self._contexts[message.metadata.dst_node_id])
         except Exception as error:

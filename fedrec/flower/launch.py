@@ -6,17 +6,21 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Literal
 
 from fedrec.config.engine import Engine
 from fedrec.errors import MissingExtra
-from fedrec.flower.apps import app_reference, load_app
 from fedrec.flower.packages import check_packages
 
 if TYPE_CHECKING:
     from fedrec.flower.grid import EngineGrid, Observer
 
 __all__ = ["ResolvedEngine", "launch", "resolve_engine"]
+
+# By reference: the library imports no outer package.
+SERVER = "server.app:app"
+CLIENT = "clients.app:app"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +67,8 @@ def launch(
     run_config: Mapping[str, str],
     observer: Observer | None = None,
     *,
-    server: str | None = None,
-    client: str | None = None,
+    server: str = SERVER,
+    client: str = CLIENT,
 ) -> None:
     """Run the server app and the client app on an engine, to the end.
 
@@ -73,37 +77,25 @@ def launch(
         run_config: ``experiment`` (path of a YAML), ``out`` (the run folder), ``split`` (path of
             the prepared arrays); all absolute.
         observer: Is called with the record of each round.
-        server: Reference of the server app, ``module:attribute``; default: fedrec's own.
-        client: Reference of the client app; default: fedrec's own.
+        server: Reference of the server app, ``module:attribute``.
+        client: Reference of the client app.
 
     Raises:
         EngineError: If the engine cannot start or breaks off.
         MissingExtra: See `resolve_engine`.
     """
+    check_packages()
     resolved = resolve_engine(engine)
-    if server is None or client is None:
-        check_packages()
-    server = server or app_reference("server")
-    client = client or app_reference("client")
     if resolved.name == "flower":
         from fedrec.flower.simulation import run_on_flower
 
-        run_on_flower(
-            server,
-            client,
-            run_config,
-            resolved.nodes,
-            resolved.workers,
-            observer,
-            gpus_per_worker=engine.gpus_per_worker,
-        )
+        run_on_flower(server, client, run_config, resolved, observer, engine.gpus_per_worker)
         return
-    with _grid(engine, resolved, client, run_config) as grid:
-        from fedrec.flower.grid import SERVER_NODE, node_context
+    from fedrec.flower.grid import SERVER_NODE, node_context
 
+    with _grid(engine, resolved, client, run_config) as grid:
         grid.observer = observer
-        context = node_context(SERVER_NODE, resolved.nodes, run_config)
-        load_app(server, "ServerApp")(grid, context)
+        resolve_name(server)(grid, node_context(SERVER_NODE, resolved.nodes, run_config))
 
 
 def _grid(
@@ -112,7 +104,7 @@ def _grid(
     if resolved.name == "serial":
         from fedrec.flower.grid import SerialGrid
 
-        return SerialGrid(load_app(client, "ClientApp"), resolved.nodes, run_config)
+        return SerialGrid(resolve_name(client), resolved.nodes, run_config)
     from fedrec.flower.ray_grid import RayGrid
 
     return RayGrid(

@@ -15,6 +15,7 @@ from fedrec.errors import EngineError
 __all__ = ["OUTER_PACKAGES", "check_packages", "code_hash"]
 
 OUTER_PACKAGES = ("clients", "server", "strategies")
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def check_packages() -> None:
@@ -24,7 +25,19 @@ def check_packages() -> None:
         EngineError: If one is missing, or something else of that name comes first on the path.
     """
     for name in OUTER_PACKAGES:
-        _folder(name)
+        spec, expected = find_spec(name), ROOT / name
+        if spec is None:
+            raise EngineError(
+                f"'{name}' cannot be imported; it belongs beside fedrec, as {expected}; "
+                "run: pip install --force-reinstall fedrec, or pip install -e . in a checkout"
+            )
+        folders = [Path(place).resolve() for place in spec.submodule_search_locations or ()]
+        if expected not in folders:
+            other = folders[0] if folders else spec.origin
+            raise EngineError(
+                f"{other} shadows fedrec's own '{name}' ({expected}): rename it, or run from "
+                "another folder"
+            )
 
 
 @cache
@@ -34,32 +47,11 @@ def code_hash() -> str:
     Raises:
         EngineError: As `check_packages`.
     """
+    check_packages()
     digest = hashlib.sha256()
     for name in ("fedrec", *OUTER_PACKAGES):
-        folder = _folder(name)
-        sources = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.py")}
-        for relative, path in sorted(sources.items()):
+        for path in sorted((ROOT / name).rglob("*.py"), key=Path.as_posix):
             content = path.read_bytes().replace(b"\r\n", b"\n")
-            digest.update(f"{name}/{relative}\0{len(content)}\0".encode() + content)
+            place = path.relative_to(ROOT).as_posix()
+            digest.update(f"{place}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()
-
-
-def _folder(name: str) -> Path:
-    expected = Path(__file__).resolve().parents[2] / name
-    try:
-        spec = find_spec(name)
-    except ValueError:  # a module without a specification, such as one made by hand
-        spec = None
-    if spec is None:
-        raise EngineError(
-            f"'{name}' cannot be imported; it belongs beside fedrec, as {expected}; "
-            "run: pip install --force-reinstall fedrec, or pip install -e . in a checkout"
-        )
-    folders = [Path(place).resolve() for place in spec.submodule_search_locations or ()]
-    if expected not in folders:
-        other = folders[0] if folders else Path(spec.origin or name)
-        raise EngineError(
-            f"{other} shadows fedrec's own '{name}' ({expected}): rename it, or run from another "
-            "folder"
-        )
-    return expected

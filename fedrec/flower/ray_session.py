@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import socket
 import threading
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import grpc  # type: ignore[import-untyped]
 import ray
 
 from fedrec.errors import EngineError
-from fedrec.flower.environment import engine_environment
+from fedrec.flower.processes import engine_environment
 
 __all__ = ["RaySession", "first_line"]
 
@@ -27,25 +27,7 @@ SYSTEM_CONFIG = {
     "task_events_report_interval_ms": 0,  # kept for a dashboard that is not there
     "free_objects_batch_size": 1,  # else what many rounds have sent lies in the store for a second
 }
-
-
-class _Shared:
-    """The Ray that fedrec has started or joined in this process, and how many runs use it."""
-
-    lock = threading.Lock()
-    stopped = threading.Event()
-    runs = 0
-    address: str | None = None
-    forked = False
-
-    @classmethod
-    def after_fork(cls) -> None:
-        """Note in a forked process that its Ray is its parent's; it cannot be used or left."""
-        cls.lock, cls.runs, cls.forked = threading.Lock(), 0, ray.is_initialized()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_Shared.after_fork)
+RESOURCES = {"CPU": ("engine.workers", "cores"), "GPU": ("engine.gpus_per_worker", "GPUs")}
 
 
 class RaySession:
@@ -64,82 +46,92 @@ class RaySession:
         gpus_per_worker: Share of a GPU that each reserves.
 
     Attributes:
-        cores_per_worker: What each actor has to reserve.
+        needs: What each actor has to reserve, by Ray's name of the resource.
 
     Raises:
         EngineError: If Ray does not start, or could never place the actors.
     """
 
+    # Of the Ray that fedrec has started or joined in this process.
+    _lock = threading.Lock()
+    _runs = 0
+    _address: str | None = None
+    _forked = False
+    # The system ends Ray's daemons with the thread that has started them, so not that of a run.
+    _starter = ThreadPoolExecutor(1, "fedrec-ray")
+
     def __init__(self, address: str | None, n_workers: int, gpus_per_worker: float) -> None:
-        self._counted = False
-        with _Shared.lock:
-            if _Shared.forked:
+        shared = RaySession
+        with shared._lock:
+            if shared._forked:
                 raise EngineError(
                     "this process was forked from one that uses Ray, which cannot be used from "
                     "here; start it by multiprocessing.get_context('spawn'), or use engine: serial"
                 )
-            if not ray.is_initialized():
-                _Shared.stopped = threading.Event()
-                _in_lasting_thread(lambda: _start(address, n_workers, gpus_per_worker))
-                _Shared.runs, _Shared.address = 0, address
-                self._counted = True
+            if ray.is_initialized():
+                _check_address(address, shared._address)
+                self._counted = shared._runs > 0
             else:
-                self._counted = _Shared.runs > 0
-                _check_address(address)
-            _Shared.runs += self._counted
-            self._local = self._counted and _Shared.address is None
-            self.cores_per_worker = 0 if self._local else 1
+                if threading.current_thread() is threading.main_thread():
+                    _start(address, n_workers, gpus_per_worker)
+                else:
+                    shared._starter.submit(_start, address, n_workers, gpus_per_worker).result()
+                self._counted, shared._address = True, address
+            shared._runs += self._counted
+            started_here = self._counted and shared._address is None
+        self.needs = {"CPU": 0.0 if started_here else 1.0, "GPU": gpus_per_worker}
         try:
-            self._check_capacity(n_workers, gpus_per_worker)
+            self._check_capacity(n_workers)
         except BaseException:
             self.close()
             raise
 
+    @classmethod
+    def after_fork(cls) -> None:
+        """Note in a forked process that its Ray is its parent's; it cannot be used or left."""
+        cls._lock, cls._forked = threading.Lock(), ray.is_initialized()
+
     def close(self) -> None:
         """End the use of Ray; the last run shuts a Ray of fedrec's down. May be called twice."""
-        with _Shared.lock:
-            if not self._counted or _Shared.forked:
-                return
-            self._counted = False
-            _Shared.runs -= 1
-            if _Shared.runs == 0:
-                ray.shutdown()
-                _Shared.stopped.set()
+        shared = RaySession
+        with shared._lock:
+            if self._counted and not shared._forked:
+                self._counted = False
+                shared._runs -= 1
+                if shared._runs == 0:
+                    ray.shutdown()
 
     def usage(self) -> str:
-        """Return which resources are free, and which actors hold others, as far as Ray tells."""
+        """Return what a worker asks for, what is free, and which actors hold the rest."""
+        asks = ", ".join(f"{amount:g} {name}" for name, amount in self.needs.items() if amount)
         total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
-        parts = [
+        lines = [
             f"{free.get(name, 0):g} of {total[name]:g} {plural} are free"
-            for name, plural in (("CPU", "cores"), ("GPU", "GPUs"))
+            for name, (_, plural) in RESOURCES.items()
             if name in total
         ]
-        holders = [
-            f"{actor['ActorClassName']} (process {actor['Pid']})"
-            for actor in _actors()
-            if actor.get("State") == "ALIVE"
-        ]
-        if holders:
-            parts.append(f"actors that run: {', '.join(sorted(holders))}")
-        return "; ".join(parts)
+        with suppress(Exception):  # private, as the public way needs a dashboard
+            actors = ray._private.state.actors().values()
+            alive = [actor for actor in actors if actor["State"] == "ALIVE"]
+            names = sorted(f"{actor['ActorClassName']} (process {actor['Pid']})" for actor in alive)
+            lines += [f"actors that run: {', '.join(names)}"] if names else []
+        return f"it asks for {asks}; Ray: {'; '.join(lines)}" if asks else "it starts"
 
-    def _check_capacity(self, n_workers: int, gpus_per_worker: float) -> None:
+    def _check_capacity(self, n_workers: int) -> None:
         """Refuse what Ray could never place, however long it waits."""
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-        cores = sum(int(node.get("CPU", 0)) for node in nodes)
-        gpus = sum(node.get("GPU", 0) for node in nodes)
-        if cores < n_workers * self.cores_per_worker:
-            raise EngineError(
-                f"engine.workers: {n_workers}, but the Ray cluster has {cores:g} cores; "
-                "lower workers or use a larger cluster"
-            )
-        places = [_workers_on_gpus(node.get("GPU", 0), gpus_per_worker) for node in nodes]
-        if gpus_per_worker and sum(places) < n_workers:
-            raise EngineError(
-                f"engine.gpus_per_worker: {gpus_per_worker:g} for {n_workers} workers, but Ray "
-                f"sees {gpus:g} GPUs; lower it, or lower workers"
-            )
+        total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        for name, (setting, plural) in RESOURCES.items():
+            needed = self.needs[name] * n_workers
+            if needed > total.get(name, 0):
+                raise EngineError(
+                    f"{setting}: {n_workers} workers need {needed:g} {plural}, but Ray has "
+                    f"{total.get(name, 0):g}; lower it, or use a larger cluster"
+                )
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=RaySession.after_fork)
 
 
 def first_line(error: BaseException) -> str:
@@ -148,65 +140,23 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _workers_on_gpus(gpus: float, share: float) -> int:
-    """Return how many workers fit; a share below 1 is a share of one GPU, never of two."""
-    if share <= 0:
-        return 0
-    return int(gpus) * int(1 / share + 1e-9) if share < 1 else int(gpus / share)
-
-
-def _actors() -> list[dict[str, Any]]:
-    """Return Ray's table of actors; the public way to it needs a dashboard."""
-    try:
-        return list(ray._private.state.actors().values())
-    except Exception:  # private, and only for a message
-        return []
-
-
-def _in_lasting_thread(call: Callable[[], None]) -> None:
-    """Call in a thread that lasts until `_Shared.stopped`, or in the main thread.
-
-    The system ends Ray's daemons with the thread that has started them, which may be that of a run
-    that ends before others.
-    """
-    if threading.current_thread() is threading.main_thread():
-        call()
-        return
-    called, errors, stopped = threading.Event(), [], _Shared.stopped
-
-    def work() -> None:
-        try:
-            call()
-        except BaseException as error:
-            errors.append(error)
-            return
-        finally:
-            called.set()
-        stopped.wait()
-
-    threading.Thread(target=work, name="fedrec-ray", daemon=True).start()
-    called.wait()
-    if errors:
-        raise errors[0]
-
-
 def _start(address: str | None, n_workers: int, gpus_per_worker: float) -> None:
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        shared = Path("/dev/shm")
+        free = shutil.disk_usage(shared).free if shared.is_dir() else STORE_BYTES
+        options |= {
+            "num_cpus": n_workers,
+            "num_gpus": None if gpus_per_worker else 0,
+            "object_store_memory": max(SMALLEST_STORE_BYTES, min(STORE_BYTES, free * 3 // 4)),
+            "include_dashboard": False,
+            "_system_config": SYSTEM_CONFIG,
+        }
     try:
         with engine_environment():
             if address is not None:
                 _await_server(address)
-                ray.init(address=address, **quiet)
-            else:
-                ray.init(
-                    address="local",
-                    num_cpus=n_workers,
-                    num_gpus=None if gpus_per_worker else 0,
-                    object_store_memory=_store_bytes(),
-                    include_dashboard=False,
-                    _system_config=SYSTEM_CONFIG,
-                    **quiet,
-                )
+            ray.init(address=address or "local", **options)
     except (ray.exceptions.RayError, OSError, ValueError, RuntimeError) as error:
         at = f" at {address}" if address else ""
         raise EngineError(
@@ -214,12 +164,11 @@ def _start(address: str | None, n_workers: int, gpus_per_worker: float) -> None:
         ) from error
 
 
-def _check_address(address: str | None) -> None:
+def _check_address(address: str | None, joined: str | None) -> None:
     """Refuse an address that is not that of the Ray which this process uses already."""
-    if address in (None, "auto", _Shared.address):
-        return
     current = str(ray.get_runtime_context().gcs_address)
-    if str(address).rpartition(":")[2] != current.rpartition(":")[2]:
+    others = bool(address) and address not in ("auto", joined)
+    if others and str(address).rpartition(":")[2] != current.rpartition(":")[2]:
         raise EngineError(
             f"engine.address: {address}, but this process uses the Ray at {current} already; "
             "leave the address out, or run in another process"
@@ -227,12 +176,9 @@ def _check_address(address: str | None) -> None:
 
 
 def _await_server(address: str) -> None:
-    """Fail at once where nobody listens, and soon where nobody answers; Ray tries for minutes."""
+    """Fail soon where nobody answers; Ray tries for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        return
-    socket.create_connection((host, int(port)), timeout=SECONDS_TO_CONNECT).close()
-    if os.environ.get("RAY_USE_TLS", "0") in ("1", "true"):
+    if not host or not port.isdigit() or os.environ.get("RAY_USE_TLS", "0") in ("1", "true"):
         return
     options = [("grpc.enable_http_proxy", 0)]
     with grpc.insecure_channel(f"{host}:{port}", options=options) as channel:
@@ -240,11 +186,5 @@ def _await_server(address: str) -> None:
             grpc.channel_ready_future(channel).result(timeout=SECONDS_TO_CONNECT)
         except grpc.FutureTimeoutError:
             raise OSError(
-                f"what listens there does not answer like Ray within {SECONDS_TO_CONNECT:g} s"
+                f"nothing there answers like Ray within {SECONDS_TO_CONNECT:g} s"
             ) from None
-
-
-def _store_bytes() -> int:
-    shared = Path("/dev/shm")
-    free = shutil.disk_usage(shared).free if shared.is_dir() else STORE_BYTES
-    return max(SMALLEST_STORE_BYTES, min(STORE_BYTES, free * 3 // 4))

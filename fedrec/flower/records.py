@@ -1,15 +1,17 @@
 """Encode and decode what server and nodes send each other; only declared names may pass.
 
 A request and the shared parameters go down; a sum of updates, every update or metric values come
-up. A name that the experiment does not declare as shared cannot be encoded, so a private parameter
-cannot leave its client by mistake.
+up. A message holds one value: its arrays stand in an array record under their place in the value,
+such as ``Trained:aggregate:sums:item``, and all else is JSON. A parameter that the experiment does
+not declare as shared cannot be encoded, so a private one cannot leave its client by mistake.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
@@ -28,35 +30,26 @@ from fedrec.types import (
 
 __all__ = [
     "EVALUATE",
+    "PARAMS",
     "ROLL_CALL",
     "TRAIN",
     "RollCall",
     "RoundRequest",
     "Trained",
     "byte_count",
-    "decode_evaluation",
+    "decode",
     "decode_params",
-    "decode_request",
-    "decode_roll_call",
-    "decode_trained",
-    "encode_evaluation",
+    "encode",
     "encode_params",
-    "encode_request",
-    "encode_roll_call",
-    "encode_trained",
 ]
 
 TRAIN = "train"
 EVALUATE = "evaluate"
 ROLL_CALL = "query.roll_call"
+PARAMS = "params"
+"""Where the shared parameters stand in a message, as from `encode_params`."""
 
-_REQUEST, _PARAMS, _CLIENTS = "request", "params", "clients"
-_SUMS, _ABOUT, _EACH, _VALUES = "sums", "about", "each", "values"
-_SEPARATOR = ":"
-_DIFFERENT_VERSION = "install the same version of fedrec on server and nodes"
-
-_Groups = Mapping[str, Mapping[str, FloatArray]]
-"""Arrays by kind and name."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +64,7 @@ class RoundRequest:
         committed: the last round that the server completed.
         best: the best round so far, by validation.
         group: of the strategy; all clients of the request are in it.
+        clients: int64, the clients that are meant; None: all of the node.
     """
 
     run: str
@@ -80,6 +74,7 @@ class RoundRequest:
     committed: int = 0
     best: int = 0
     group: int = 0
+    clients: IntArray | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +118,70 @@ class Trained:
     state_change: int = 0
 
 
+_KINDS = {
+    kind.__name__: kind
+    for kind in (
+        RoundRequest,
+        RollCall,
+        Trained,
+        Evaluation,
+        Aggregate,
+        UpdateBatch,
+        RowBlock,
+        FailedClient,
+    )
+}
+_ARRAYS, _REST = "arrays", "rest"
+
+
+def encode(value: Any, allowed: Iterable[str] = ()) -> RecordDict:
+    """Encode a `RoundRequest`, `RollCall`, `Trained` or `Evaluation`.
+
+    Args:
+        value: What to send.
+        allowed: The names of parameters that may travel, see
+            `fedrec.training.task.ClientTask.travels`.
+
+    Raises:
+        ProtocolError: If an aggregate holds another parameter.
+    """
+    arrays: dict[str, FloatArray] = {}
+    rest = json.dumps(_take_apart(value, type(value).__name__, arrays, set(allowed)))
+    return RecordDict({_ARRAYS: _record(arrays), _REST: ConfigRecord({"json": rest})})
+
+
+def decode(content: RecordDict, kind: type[T]) -> T:
+    """Invert `encode`.
+
+    Args:
+        content: Of a message.
+        kind: What it must hold.
+
+    Raises:
+        ProtocolError: If it holds something else.
+    """
+    try:
+        # Flower's own `array_records` makes a circle of references, in which the arrays stay
+        # until the garbage collector comes by.
+        arrays: Any = content[_ARRAYS]
+        rest: Any = content[_REST]
+        value = _put_together(json.loads(rest["json"]), arrays)
+    except (KeyError, TypeError, ValueError):
+        value = None
+    if not isinstance(value, kind):
+        raise ProtocolError(
+            f"the message holds no {kind.__name__} of fedrec; start rounds with fedrec's own "
+            "server app, and install the same version of fedrec on server and nodes"
+        )
+    return value
+
+
 def encode_params(params: Params, allowed: Iterable[str]) -> ArrayRecord:
     """Encode the shared parameters, once for all nodes.
 
     Args:
         params: Named arrays.
-        allowed: The names that may travel, see `fedrec.training.task.ClientTask.travels`.
+        allowed: As for `encode`.
 
     Raises:
         ProtocolError: If another name is among them.
@@ -138,193 +191,55 @@ def encode_params(params: Params, allowed: Iterable[str]) -> ArrayRecord:
 
 
 def decode_params(content: RecordDict) -> dict[str, FloatArray]:
-    """Return the shared parameters of a message."""
-    return _numpy(_arrays_of(content, _PARAMS))
-
-
-def encode_request(
-    request: RoundRequest, params: ArrayRecord | None = None, clients: IntArray | None = None
-) -> RecordDict:
-    """Encode a message to a node.
-
-    Args:
-        request: What the node is to do.
-        params: From `encode_params`; shared by all messages of a round.
-        clients: int64, the clients that are to do it; None: all of the node.
-    """
-    content = RecordDict({_REQUEST: ConfigRecord(asdict(request))})
-    if params is not None:
-        content[_PARAMS] = params
-    if clients is not None:
-        content[_CLIENTS] = _record({"ids": clients})
-    return content
-
-
-def decode_request(content: RecordDict) -> tuple[RoundRequest, IntArray | None]:
-    """Return the request of a message, and its clients (None: all of the node).
+    """Return the shared parameters of a message.
 
     Raises:
-        ProtocolError: If there is none.
+        ProtocolError: If there are none.
     """
-    fields = content.get(_REQUEST)
-    if not isinstance(fields, ConfigRecord):
-        raise ProtocolError(
-            "the message holds no request of fedrec; start rounds with fedrec's own server app"
-        )
-    request = RoundRequest(**dict(fields))  # type: ignore[arg-type]
-    return request, _numpy(_arrays_of(content, _CLIENTS))["ids"] if _CLIENTS in content else None
-
-
-def encode_roll_call(roll_call: RollCall) -> RecordDict:
-    """Encode the reply to a roll call."""
-    about: dict[str, Any] = {
-        "code": roll_call.code,
-        "partitions": roll_call.partitions,
-        "partition": roll_call.partition,
-    }
-    if roll_call.state is not None:
-        # As text: a checksum needs all 64 bits.
-        about["state"] = [str(number) for number in roll_call.state]
-    return RecordDict({_CLIENTS: _record({"ids": roll_call.clients}), _ABOUT: ConfigRecord(about)})
-
-
-def decode_roll_call(content: RecordDict) -> RollCall:
-    """Invert `encode_roll_call`."""
-    ids, about = _numpy(_arrays_of(content, _CLIENTS))["ids"], _about(content)
-    state = tuple(int(number) for number in about["state"]) if "state" in about else None
-    return RollCall(
-        ids,
-        str(about["code"]),
-        int(about["partitions"]),
-        int(about["partition"]),
-        state,  # type: ignore[arg-type]
-    )
-
-
-def encode_trained(trained: Trained, allowed: Iterable[str]) -> RecordDict:
-    """Encode the reply to a training request.
-
-    Args:
-        trained: What came of it.
-        allowed: The names that may travel, see `fedrec.training.task.ClientTask.travels`.
-
-    Raises:
-        ProtocolError: If the updates hold another name.
-    """
-    about: dict[str, Any] = {
-        "group": trained.group,
-        "uploaded": trained.uploaded,
-        "seconds": trained.seconds,
-        "state_change": str(trained.state_change),
-        "failed": [failure.client for failure in trained.failures],
-        "reasons": [failure.reason for failure in trained.failures],
-    }
-    content, aggregate = RecordDict(), trained.aggregate
-    if aggregate is not None:
-        about |= {"clients": aggregate.clients, "weight": aggregate.weight}
-        for field_name in ("scale", "metrics", "extras"):
-            values = getattr(aggregate, field_name)
-            about |= {field_name: list(values), f"{field_name}_values": list(values.values())}
-        if aggregate.each is None:
-            _check([*aggregate.sums, *aggregate.ids, *aggregate.row_weight], set(allowed))
-            ids = {name: _small(value) for name, value in aggregate.ids.items()}
-            groups = {"sums": aggregate.sums, "ids": ids, "weight": aggregate.row_weight}
-            content[_SUMS] = _grouped(groups)
-        else:
-            content[_EACH] = _encode_each(aggregate.each, set(allowed))
-    # Flower cannot count the bytes of an empty list.
-    content[_ABOUT] = ConfigRecord({key: value for key, value in about.items() if value != []})
-    return content
-
-
-def decode_trained(content: RecordDict) -> Trained:
-    """Invert `encode_trained`."""
-    about = _about(content)
-    failures = tuple(
-        FailedClient(client=str(client), reason=str(reason))
-        for client, reason in zip(about.get("failed", []), about.get("reasons", []), strict=True)
-    )
-    aggregate: Aggregate | None = None
-    if _SUMS in content or _EACH in content:
-        groups = _groups(_arrays_of(content, _SUMS)) if _SUMS in content else {}
-        aggregate = Aggregate(
-            clients=int(about["clients"]),
-            weight=int(about["weight"]),
-            ids={name: value.astype(np.int64) for name, value in groups.get("ids", {}).items()},
-            sums=groups.get("sums", {}),
-            row_weight=groups.get("weight", {}),
-            scale=_named(about, "scale"),
-            metrics=_named(about, "metrics"),
-            extras=_named(about, "extras"),
-            each=_decode_each(_arrays_of(content, _EACH)) if _EACH in content else None,
-        )
-    return Trained(
-        aggregate,
-        failures,
-        int(about["group"]),
-        int(about["uploaded"]),
-        float(about["seconds"]),
-        int(about["state_change"]),
-    )
-
-
-def _encode_each(batch: UpdateBatch, allowed: set[str]) -> ArrayRecord:
-    """Encode the updates of single clients, for a strategy that needs each."""
-    _check([*batch.tables, *batch.dense], allowed)
-    tables = batch.tables.items()
-    return _grouped(
-        {
-            "batch": {
-                "round": np.array(batch.round),
-                "clients": batch.client_ids,
-                "weight": np.asarray(batch.weight, np.float64),
-            },
-            "offsets": {name: block.offsets for name, block in tables},
-            "ids": {name: _small(block.ids) for name, block in tables},
-            "rows": {name: block.values for name, block in tables},
-            "dense": batch.dense,
-            "metrics": batch.metrics,
-            "extras": batch.extras,
-        }
-    )
-
-
-def _decode_each(record: ArrayRecord) -> UpdateBatch:
-    groups = _groups(record)
-    tables = {
-        name: RowBlock(offsets, groups["ids"][name].astype(np.int64), groups["rows"][name])
-        for name, offsets in groups.get("offsets", {}).items()
-    }
-    return UpdateBatch(
-        round=int(groups["batch"]["round"]),
-        client_ids=groups["batch"]["clients"],
-        weight=groups["batch"]["weight"],
-        tables=tables,
-        dense=groups.get("dense", {}),
-        metrics=groups.get("metrics", {}),
-        extras=groups.get("extras", {}),
-    )
-
-
-def encode_evaluation(evaluation: Evaluation) -> RecordDict:
-    """Encode the reply to an evaluation: metric values of each user, and counts of exposure."""
-    groups: dict[str, Mapping[str, FloatArray]] = {"of": {"users": evaluation.users}}
-    groups |= {view: dict(parts) for view, parts in evaluation.values.items()}  # type: ignore[arg-type]
-    groups["exposure"] = {str(cutoff): counts for cutoff, counts in evaluation.exposure.items()}
-    return RecordDict({_VALUES: _grouped(groups)})
-
-
-def decode_evaluation(content: RecordDict) -> Evaluation:
-    """Invert `encode_evaluation`."""
-    groups = _groups(_arrays_of(content, _VALUES))
-    users, exposure = groups.pop("of")["users"], groups.pop("exposure", {})
-    counts = {int(cutoff): values for cutoff, values in exposure.items()}
-    return Evaluation(users, groups, counts)  # type: ignore[arg-type]
+    record = content.get(PARAMS)
+    if not isinstance(record, ArrayRecord):
+        raise ProtocolError("the message holds no shared parameters")
+    return {str(name): array.numpy() for name, array in record.items()}
 
 
 def byte_count(message: Message) -> int:
     """Count the bytes of the arrays and settings that a message carries, without its headers."""
     return sum(record.count_bytes() for record in message.content.values())
+
+
+def _take_apart(value: Any, place: str, arrays: dict[str, FloatArray], allowed: set[str]) -> Any:
+    """Return a value as JSON, and add its arrays to ``arrays``: int64 as int32 where it fits."""
+    if isinstance(value, np.ndarray):
+        short = value.astype(np.int32) if value.dtype == np.int64 else value
+        arrays[place] = short if np.array_equal(short, value) else value
+        return {"array": place, "dtype": value.dtype.str}
+    if isinstance(value, Aggregate):
+        _check([*value.sums, *value.ids, *value.row_weight], allowed)
+    if isinstance(value, UpdateBatch):
+        _check([*value.tables, *value.dense], allowed)
+    if is_dataclass(value):
+        names = [each.name for each in fields(value)]
+        inner = {n: _take_apart(getattr(value, n), f"{place}:{n}", arrays, allowed) for n in names}
+        return {"kind": type(value).__name__, "fields": inner}
+    if isinstance(value, Mapping):
+        pairs = value.items()
+        return {"items": [[k, _take_apart(v, f"{place}:{k}", arrays, allowed)] for k, v in pairs]}
+    if isinstance(value, tuple):
+        return [_take_apart(v, f"{place}:{k}", arrays, allowed) for k, v in enumerate(value)]
+    return value
+
+
+def _put_together(tree: Any, arrays: Mapping[str, Array]) -> Any:
+    if isinstance(tree, list):
+        return tuple(_put_together(each, arrays) for each in tree)
+    if not isinstance(tree, dict):
+        return tree
+    if "array" in tree:
+        return arrays[tree["array"]].numpy().astype(tree["dtype"], copy=False)
+    if "items" in tree:
+        return {key: _put_together(each, arrays) for key, each in tree["items"]}
+    inner = {name: _put_together(each, arrays) for name, each in tree["fields"].items()}
+    return _KINDS[tree["kind"]](**inner)
 
 
 def _check(names: Iterable[str], allowed: set[str]) -> None:
@@ -337,45 +252,3 @@ def _check(names: Iterable[str], allowed: set[str]) -> None:
 
 def _record(values: Mapping[str, FloatArray]) -> ArrayRecord:
     return ArrayRecord({name: Array(np.asarray(v, order="C")) for name, v in values.items()})
-
-
-def _numpy(record: ArrayRecord) -> dict[str, FloatArray]:
-    return {str(name): array.numpy() for name, array in record.items()}
-
-
-def _grouped(groups: _Groups) -> ArrayRecord:
-    named = {f"{kind}{_SEPARATOR}{name}": v for kind in groups for name, v in groups[kind].items()}
-    return _record(named)
-
-
-def _groups(record: ArrayRecord) -> dict[str, dict[str, FloatArray]]:
-    groups: dict[str, dict[str, FloatArray]] = {}
-    for key, value in _numpy(record).items():
-        kind, _, name = key.partition(_SEPARATOR)
-        groups.setdefault(kind, {})[name] = value
-    return groups
-
-
-def _named(about: Mapping[str, Any], field_name: str) -> dict[str, int]:
-    return dict(zip(about.get(field_name, []), about.get(f"{field_name}_values", []), strict=True))
-
-
-def _arrays_of(content: RecordDict, key: str) -> ArrayRecord:
-    # Flower's own `array_records` makes a circle of references, in which the arrays stay until
-    # the garbage collector comes by.
-    record = content.get(key)
-    if not isinstance(record, ArrayRecord):
-        raise ProtocolError(f"the message holds no arrays '{key}'; {_DIFFERENT_VERSION}")
-    return record
-
-
-def _about(content: RecordDict) -> dict[str, Any]:
-    record = content.get(_ABOUT)
-    if not isinstance(record, ConfigRecord):
-        raise ProtocolError(f"the message holds no '{_ABOUT}'; {_DIFFERENT_VERSION}")
-    return dict(record)
-
-
-def _small(ids: IntArray) -> FloatArray:
-    """Return item ids in 4 bytes where they fit."""
-    return ids.astype(np.int32) if len(ids) == 0 or ids.max() < 2**31 else ids

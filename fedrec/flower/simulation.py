@@ -1,8 +1,8 @@
 """The Flower engine: the apps under Flower's own simulation runtime, in a process of its own.
 
 A process of its own, because the runtime shuts down whatever Ray there is when it ends, runs the
-server app in a thread that no Ctrl-C reaches, and prints. Started with the path of a JSON file as
-its argument, this module is that process.
+server app in a thread that no Ctrl-C reaches, and prints. This module, started with a folder as its
+argument, is that process: it reads ``settings`` there, and leaves a `Failure` in ``failure``.
 """
 
 from __future__ import annotations
@@ -17,31 +17,30 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import psutil
 
 from fedrec.errors import EngineError
-from fedrec.flower.environment import engine_variables
-from fedrec.flower.failures import Failure
 from fedrec.flower.grid import SERVER_NODE, Observer, node_context
-from fedrec.storage.files import write_text
+from fedrec.flower.launch import ResolvedEngine
+from fedrec.flower.processes import Failure, engine_variables
 
 __all__ = ["run_on_flower"]
 
 LINES_OF_LOG = 40
 PAUSE = 0.1
 GRACE = 8.0
+HOME = "FLWR_HOME"
 
 
 def run_on_flower(
     server: str,
     client: str,
     run_config: Mapping[str, str],
-    nodes: int,
-    workers: int,
+    engine: ResolvedEngine,
     observer: Observer | None = None,
-    *,
     gpus_per_worker: float = 0.0,
 ) -> None:
     """Run the apps and wait for the end; no process and no file of Flower's stays behind.
@@ -50,8 +49,7 @@ def run_on_flower(
         server: Reference of the server app, ``module:attribute``.
         client: Reference of the client app.
         run_config: The run's configuration; ``out`` names the run folder.
-        nodes: How many simulated SuperNodes.
-        workers: How many Ray actors.
+        engine: How many simulated SuperNodes and Ray actors.
         observer: Is called with each line of ``rounds.jsonl`` as it is written.
         gpus_per_worker: Share of a GPU that each actor reserves.
 
@@ -61,65 +59,40 @@ def run_on_flower(
     """
     with tempfile.TemporaryDirectory(prefix="fedrec-flower-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        settings = {
-            "server": server,
-            "client": client,
-            "run_config": dict(run_config),
-            "nodes": nodes,
-            "workers": workers,
-            "gpus_per_worker": gpus_per_worker,
-            "report": str(folder / "report"),
-        }
-        write_text(folder / "settings.json", json.dumps(settings))
+        settings = [server, client, dict(run_config), engine.nodes, engine.workers, gpus_per_worker]
+        (folder / "settings").write_text(json.dumps(settings), encoding="utf-8")
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", __name__, str(folder / "settings.json")],
-                env=_environment(folder),
+                [sys.executable, "-P", "-m", __name__, name],
+                env=_environment(name),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
         try:
-            _follow(process, folder, _Tail(Path(run_config["out"]) / "rounds.jsonl", observer))
+            _pass_on(process, Path(run_config["out"]) / "rounds.jsonl", observer)
+            if (folder / "failure").exists():
+                failure = Failure(*json.loads((folder / "failure").read_text(encoding="utf-8")))
+                raise failure.error("Flower's simulation")
+            if process.returncode:
+                lines = (folder / "log").read_text(encoding="utf-8", errors="replace").splitlines()
+                error = EngineError(
+                    f"Flower's simulation ended unexpectedly ({process.returncode})"
+                )
+                error.add_note("Its log ends with:\n" + "\n".join(lines[-LINES_OF_LOG:]))
+                raise error
         finally:
-            _end(process)
+            _end(process, name)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and all that descend from it."""
-    descendants = _descendants(process.pid)
-    process.terminate()
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(GRACE)
-    process.kill()
-    process.wait()
-    _outlive(descendants)
-
-
-def _descendants(pid: int) -> list[psutil.Process]:
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
-
-
-def _outlive(processes: list[psutil.Process]) -> None:
-    """Wait until processes have ended, and kill those that stay."""
-    _, alive = psutil.wait_procs(processes, timeout=GRACE)
-    for process in alive:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(alive, timeout=GRACE)
-
-
-def _environment(folder: Path) -> dict[str, str]:
+def _environment(home: str) -> dict[str, str]:
     standard = set(sysconfig.get_paths().values())
     path = [str(Path(entry or ".").resolve()) for entry in sys.path]
     environment = {
         **os.environ,
         **engine_variables(),
-        "FLWR_HOME": str(folder / "home"),
+        HOME: home,
         "PYTHONPATH": os.pathsep.join(entry for entry in path if entry not in standard),
         "OMP_NUM_THREADS": "1",
     }
@@ -127,87 +100,78 @@ def _environment(folder: Path) -> dict[str, str]:
     return environment
 
 
-def _follow(process: subprocess.Popen[bytes], folder: Path, rounds: _Tail) -> None:
-    """Pass the rounds on until the process has reported how the run ended."""
-    report = folder / "report"
-    while True:
-        ended = process.poll() is not None
-        rounds.read()
-        if report.exists():
-            text = report.read_text(encoding="utf-8")
-            if text:
-                raise Failure.from_json(text).error("Flower's simulation")
-            return
-        if ended:
-            log = (folder / "log").read_text(encoding="utf-8", errors="replace").splitlines()
-            error = EngineError(f"Flower's simulation ended unexpectedly ({process.returncode})")
-            error.add_note("Its log ends with:\n" + "\n".join(log[-LINES_OF_LOG:]))
-            raise error
+def _pass_on(process: subprocess.Popen[bytes], log: Path, observer: Observer | None) -> None:
+    """Hand the lines that the run log gains to an observer until a process ends."""
+    position = log.stat().st_size if log.exists() else 0
+    ended = False
+    while not ended:
         time.sleep(PAUSE)
+        ended = process.poll() is not None
+        if observer is not None and log.exists():
+            with log.open("rb") as file:
+                file.seek(position)
+                new = file.read()
+            lines = new[: new.rfind(b"\n") + 1]
+            position += len(lines)
+            for line in lines.splitlines():
+                observer(json.loads(line))
 
 
-class _Tail:
-    """Hands the lines that a file gains to an observer."""
+def _end(process: subprocess.Popen[bytes], home: str) -> None:
+    """End a process and what it has started, which is told by its environment.
 
-    def __init__(self, path: Path, observer: Observer | None) -> None:
-        self._path = path
-        self._observer = observer
-        self._position = path.stat().st_size if path.exists() else 0
+    Once Ray is down, its workers, which end later, descend from nobody here.
+    """
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(GRACE)
+    process.kill()
+    process.wait()
+    everybody = psutil.process_iter(["environ"])
+    others = [each for each in everybody if (each.info["environ"] or {}).get(HOME) == home]
+    _, alive = psutil.wait_procs(others, timeout=GRACE)
+    for each in alive:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+    psutil.wait_procs(alive, timeout=GRACE)
 
-    def read(self) -> None:
-        if self._observer is None or not self._path.exists():
-            return
-        with self._path.open("rb") as file:
-            file.seek(self._position)
-            new = file.read()
-        lines = new[: new.rfind(b"\n") + 1]
-        self._position += len(lines)
-        for line in lines.splitlines():
-            self._observer(json.loads(line))
 
-
-def main(settings: Mapping[str, Any]) -> None:
-    """Run the apps, and report the end: an empty file, or what was raised as `Failure.to_json`."""
-    report = Path(settings["report"])
+def main(folder: Path) -> None:
+    """Run the apps; leave what was raised as ``failure`` in the folder."""
+    settings = json.loads((folder / "settings").read_text(encoding="utf-8"))
     try:
-        _simulate(settings)
+        _simulate(*settings)
     except BaseException as error:
-        write_text(report, Failure.of(error).to_json())
+        (folder / "failure").write_text(json.dumps(Failure.of(error)), encoding="utf-8")
         raise
-    write_text(report, "")
 
 
-def _simulate(settings: Mapping[str, Any]) -> None:
+def _simulate(
+    server: str, client: str, run_config: dict[str, Any], nodes: int, workers: int, gpus: float
+) -> None:
     from flwr.app import Context
     from flwr.serverapp import Grid, ServerApp
     from flwr.simulation import run_simulation
 
-    from fedrec.flower.apps import load_app
-
-    server = load_app(settings["server"], "ServerApp")
-    app, raised, workers = ServerApp(), [], []
+    app, raised = ServerApp(), []
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         try:
-            server(grid, node_context(SERVER_NODE, settings["nodes"], settings["run_config"]))
+            resolve_name(server)(grid, node_context(SERVER_NODE, nodes, run_config))
         except BaseException as error:
             raised.append(error)
             raise
-        finally:  # once Ray is down, its workers, which end later, descend from nobody here
-            workers.extend(_descendants(os.getpid()))
 
-    share = {"num_cpus": 1.0, "num_gpus": settings["gpus_per_worker"]}
-    init = {"num_cpus": settings["workers"], "include_dashboard": False, "log_to_driver": False}
-    client = load_app(settings["client"], "ClientApp")
+    backend: Any = {
+        "init_args": {"num_cpus": workers, "include_dashboard": False, "log_to_driver": False},
+        "client_resources": {"num_cpus": 1.0, "num_gpus": gpus},
+    }
     try:
-        backend = {"init_args": init, "client_resources": share}
-        run_simulation(app, client, settings["nodes"], backend_config=backend)
+        run_simulation(app, resolve_name(client), nodes, backend_config=backend)
     except Exception as error:
         raise (raised[0] if raised else error.__cause__ or error) from None
-    finally:
-        _outlive(workers)
 
 
 if __name__ == "__main__":
-    main(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    main(Path(sys.argv[1]))

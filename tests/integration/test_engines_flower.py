@@ -13,7 +13,7 @@ import pytest
 
 from fedrec.config.engine import Engine
 from fedrec.errors import EngineError, ProtocolError
-from fedrec.flower.launch import launch
+from fedrec.flower.launch import ResolvedEngine, launch
 from fedrec.flower.simulation import run_on_flower
 
 pytest.importorskip("ray", reason="needs the extra 'sim'")
@@ -78,9 +78,9 @@ def test_an_interrupt_in_the_middle_of_the_run(tmp_path: Path) -> None:
 
 
 def test_an_app_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
-    config = {"out": str(tmp_path / "out")}
+    config, engine = {"out": str(tmp_path / "out")}, ResolvedEngine("flower", 2, 2)
     with pytest.raises(EngineError, match=r"no_such_module") as caught:
-        run_on_flower("toy_apps:server", "no_such_module:client", config, 2, 2)
+        run_on_flower("toy_apps:server", "no_such_module:client", config, engine)
     assert caught.value.__notes__
 
 

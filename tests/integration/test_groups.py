@@ -18,7 +18,7 @@ import server.app
 from fedrec.config.experiment import Experiment, load_experiment
 from fedrec.data.prepare import split_of
 from fedrec.flower.grid import SerialGrid
-from fedrec.flower.records import decode_params, decode_request, decode_roll_call
+from fedrec.flower.records import RollCall, RoundRequest, decode, decode_params
 from fedrec.runs.groups import of_group
 from fedrec.runs.reader import RunFolder
 from fedrec.runs.run import prepare_run
@@ -117,13 +117,14 @@ class Counting(SerialGrid):
             kind, node = message.metadata.message_type, message.metadata.dst_node_id
             if kind == "query.roll_call":
                 continue
-            order, meant = decode_request(message.content)
+            request = decode(message.content, RoundRequest)
             table = decode_params(message.content)["item"].tobytes()
-            self.sent.append((kind, order.round, node, order.group, meant, table))
+            about = (kind, request.round, node, request.group, request.clients)
+            self.sent.append((*about, table))
         replies = super().send_and_receive(asked)
         for reply in replies:
             if reply.metadata.message_type == "query.roll_call":
-                clients = decode_roll_call(reply.content).clients
+                clients = decode(reply.content, RollCall).clients
                 self.hosted[reply.metadata.src_node_id] = clients
         return replies
 

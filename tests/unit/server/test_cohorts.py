@@ -10,7 +10,7 @@ from scipy import stats
 
 from fedrec.config.rounds import Rounds
 from fedrec.errors import ConfigError
-from server.cohorts import cohort
+from server.roster import cohort
 
 
 @given(st.integers(0, 2**63 - 1), st.integers(1, 10**6), st.integers(1, 300), st.data())

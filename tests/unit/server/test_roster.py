@@ -33,7 +33,7 @@ def app_of(hosts: Hosts, partitions: int, code: Callable[[int], str] = ours) -> 
     def roll_call(message: Message, context: Context) -> Message:
         node = int(context.node_config["partition-id"])
         answer = records.RollCall(np.array(hosts[node], np.int64), code(node), partitions)
-        return Message(records.encode_roll_call(answer), reply_to=message)
+        return Message(records.encode(answer), reply_to=message)
 
     return app
 
@@ -47,8 +47,8 @@ def call(
 
 def test_nodes_stand_in_the_order_of_their_clients() -> None:
     roster = call([[3, 4], [], [0, 1, 2]], 5)
-    assert roster.node_ids == (3, 1, 2)
-    assert [part.tolist() for part in roster.hosted] == [[0, 1, 2], [3, 4], []]
+    hosted = {node: answer.clients.tolist() for node, answer in roster.nodes.items()}
+    assert list(hosted.items()) == [(3, [0, 1, 2]), (1, [3, 4]), (2, [])]
 
 
 @settings(max_examples=30, deadline=None)
@@ -56,7 +56,9 @@ def test_nodes_stand_in_the_order_of_their_clients() -> None:
 def test_a_cohort_is_dealt_whole_and_to_its_hosts(data: st.DataObject) -> None:
     n = data.draw(st.integers(1, 20))
     owner = np.array(data.draw(st.lists(st.integers(0, 3), min_size=n, max_size=n)))
-    roster = Roster((5, 6, 7, 8), tuple(np.flatnonzero(owner == k) for k in range(4)))
+    roster = Roster(
+        {5 + k: records.RollCall(np.flatnonzero(owner == k), "code", 4, k) for k in range(4)}
+    )
     cohort = np.array(sorted(data.draw(st.sets(st.integers(0, n - 1)))), np.int64)
     dealt = roster.deal(cohort)
     assert all(len(clients) for _, clients in dealt)
@@ -100,7 +102,7 @@ class Late(SerialGrid):
 
 def test_nodes_on_their_way_are_waited_for() -> None:
     with Late(app_of([[0], [1]], 2), 2) as grid:
-        assert call_roll(grid, ORDER, 2, code_hash(), patience=5.0).node_ids == (1, 2)
+        assert call_roll(grid, ORDER, 2, code_hash(), patience=5.0).nodes.keys() == {1, 2}
 
 
 class Deaf(SerialGrid):
@@ -117,7 +119,7 @@ def test_silent_nodes_are_counted() -> None:
         Deaf(app_of([[0], [1]], 2), 2) as grid,
         pytest.raises(EngineError, match="round 3: 1 of 2 nodes are silent"),
     ):
-        asked = [Message(records.encode_request(ORDER), n, records.ROLL_CALL) for n in (1, 2)]
+        asked = [Message(records.encode(ORDER), n, records.ROLL_CALL) for n in (1, 2)]
         exchange(grid, asked, "round 3")
 
 

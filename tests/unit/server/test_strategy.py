@@ -20,9 +20,8 @@ from fedrec.flower.grid import SerialGrid
 from fedrec.runs.log import read_log
 from fedrec.runs.recorder import Recorder
 from fedrec.types import Aggregate, FailedClient, FloatArray, RowBlock, UpdateBatch
-from server.cohorts import cohort
-from server.roster import Roster
-from server.strategy import FlowerStrategy, Plan
+from server.roster import Roster, cohort
+from server.strategy import FlowerStrategy
 from strategies import FedAvg
 
 N_CLIENTS, N_NODES, N_ITEMS = 6, 3, 20
@@ -40,23 +39,24 @@ class Toy:
     def __init__(self, scores: list[float], failing: dict[int, list[int]] | None = None) -> None:
         self.scores = scores
         self.failing = failing or {}
-        self.requests: list[tuple[str, int, records.RoundRequest, list[int] | None]] = []
+        self.requests: list[tuple[str, int, records.RoundRequest, list[int]]] = []
         self.app = ClientApp()
         self.app.train()(self.train)
         self.app.evaluate()(self.evaluate)
 
-    def _note(self, kind: str, message: Message) -> tuple[records.RoundRequest, Any]:
-        request, clients = records.decode_request(message.content)
-        ids = None if clients is None else clients.tolist()
-        self.requests.append((kind, message.metadata.dst_node_id, request, ids))
+    def _note(self, kind: str, message: Message) -> tuple[records.RoundRequest, list[int]]:
+        request = records.decode(message.content, records.RoundRequest)
+        assert request.clients is not None
+        clients = request.clients.tolist()
+        self.requests.append((kind, message.metadata.dst_node_id, request, clients))
         return request, clients
 
     def train(self, message: Message, context: Context) -> Message:
         request, clients = self._note("train", message)
         failed = set(self.failing.get(request.round, []))
-        well = np.array([c for c in clients.tolist() if c not in failed], np.int64)
+        well = np.array([c for c in clients if c not in failed], np.int64)
         failures = tuple(
-            FailedClient(client=str(c), reason="no power") for c in clients.tolist() if c in failed
+            FailedClient(client=str(c), reason="no power") for c in clients if c in failed
         )
         aggregate: Aggregate | None = None
         if len(well):
@@ -65,9 +65,8 @@ class Toy:
             metrics = {"loss": np.full(n, 0.5), "examples": np.ones(n)}
             update = UpdateBatch(request.round, well, np.ones(n), {"item": block}, {}, metrics)
             aggregate = FedAvg(average="sum").reduce(update)
-        content = records.encode_trained(
-            records.Trained(aggregate, failures, uploaded=8 * len(well)), ["item"]
-        )
+        trained = records.Trained(aggregate, failures, uploaded=8 * len(well))
+        content = records.encode(trained, ["item"])
         return Message(content, reply_to=message)
 
     def evaluate(self, message: Message, context: Context) -> Message:
@@ -77,26 +76,26 @@ class Toy:
         score = self.scores[min((turn - 1) // N_NODES, len(self.scores) - 1)]
         values: FloatArray = np.full((len(users), 1), score)
         evaluation = Evaluation(users, {"mixed": {"valid": values, "test": values / 2}}, {})
-        return Message(records.encode_evaluation(evaluation), reply_to=message)
+        return Message(records.encode(evaluation), reply_to=message)
 
 
-def run(toy: Toy, out: Path, rounds: int = 6, every: int = 1, **plan: Any) -> FlowerStrategy:
+def run(toy: Toy, out: Path, count: int = 6, every: int = 1, **rounds: Any) -> FlowerStrategy:
     experiment = Experiment.model_validate(
         {
             "data": {"name": "synthetic", "users": N_CLIENTS, "items": N_ITEMS, "taste_groups": 2},
             "strategy": {"name": "fedavg", "average": "sum"},
-            "evaluate": {"metrics": ["mrr"]},
+            "rounds": {"count": count, "patience": None, **rounds},
+            "evaluate": {"metrics": ["mrr"], "every": every},
         }
     )
     split = split_of(experiment.data, experiment.clients)
-    fields: dict[str, Any] = {"cohort_size": N_CLIENTS, "patience": None, "max_failures": 0}
+    nodes = enumerate(HOSTED)
     strategy = FlowerStrategy(
-        FedAvg(average="sum"),
+        experiment,
         {"item": np.zeros((N_ITEMS, 1), np.float32)},
         ["item"],
-        Roster(tuple(range(1, N_NODES + 1)), tuple(HOSTED)),
+        Roster({k + 1: records.RollCall(ids, "code", N_NODES, k) for k, ids in nodes}),
         records.RoundRequest("run", str(out), "split"),
-        Plan(seed=0, n_clients=N_CLIENTS, rounds=rounds, every=every, **{**fields, **plan}),
         Recorder(out, experiment, split, {"name": "serial"}),
     )
     try:
@@ -114,7 +113,7 @@ def result(out: Path) -> dict[str, Any]:
 
 def test_each_node_is_asked_once_for_its_part_of_the_cohort(tmp_path: Path) -> None:
     toy = Toy([0.1])
-    run(toy, tmp_path, cohort_size=3, rounds=4)
+    run(toy, tmp_path, cohort_fraction=0.5, count=4)
     for number in range(1, 5):
         chosen = cohort(0, number, N_CLIENTS, 3)
         asked = {
@@ -128,7 +127,7 @@ def test_each_node_is_asked_once_for_its_part_of_the_cohort(tmp_path: Path) -> N
 
 def test_orders_say_which_round_was_taken_and_which_is_best(tmp_path: Path) -> None:
     toy = Toy([0.1, 0.3, 0.2])
-    run(toy, tmp_path, rounds=4)
+    run(toy, tmp_path, count=4)
     trained = [o for kind, node, o, _ in toy.requests if kind == "train" and node == 1]
     evaluated = [o for kind, node, o, _ in toy.requests if kind == "evaluate" and node == 1]
     assert [(o.round, o.committed) for o in trained] == [(1, 0), (2, 1), (3, 2), (4, 3)]
@@ -137,7 +136,7 @@ def test_orders_say_which_round_was_taken_and_which_is_best(tmp_path: Path) -> N
 
 
 def test_the_parameters_are_the_sum_of_all_rounds(tmp_path: Path) -> None:
-    strategy = run(Toy([0.1]), tmp_path, rounds=5)
+    strategy = run(Toy([0.1]), tmp_path, count=5)
     assert strategy.params["item"][:2, 0].tolist() == [5.0 * N_CLIENTS, 0.0]
 
 
@@ -162,7 +161,7 @@ def test_patience(
 
 
 def test_the_last_round_is_always_evaluated(tmp_path: Path) -> None:
-    run(Toy([0.1]), tmp_path, rounds=5, every=2)
+    run(Toy([0.1]), tmp_path, count=5, every=2)
     evaluated = [
         r["round"] for r in list(read_log(tmp_path / "rounds.jsonl").records) if r["evaluation"]
     ]
@@ -183,7 +182,7 @@ def test_more_failures_than_allowed_are_counted_over_all_nodes(tmp_path: Path) -
 
 
 def test_failures_that_are_allowed_are_named_and_leave_no_trace(tmp_path: Path) -> None:
-    strategy = run(Toy([0.1], {2: [2, 3]}), tmp_path, max_failures=2, rounds=3)
+    strategy = run(Toy([0.1], {2: [2, 3]}), tmp_path, max_failures=2, count=3)
     log = list(read_log(tmp_path / "rounds.jsonl").records)
     assert [record["clients"] for record in log] == [6, 4, 6]
     assert [[f["client"] for f in record["failures"]] for record in log] == [[], ["2", "3"], []]
@@ -196,7 +195,7 @@ def test_a_round_in_which_all_fail_is_an_error(tmp_path: Path) -> None:
 
 
 def test_loss_bytes_and_clients_are_recorded(tmp_path: Path) -> None:
-    run(Toy([0.1]), tmp_path, rounds=2)
+    run(Toy([0.1]), tmp_path, count=2)
     for record in list(read_log(tmp_path / "rounds.jsonl").records):
         assert record["loss"] == pytest.approx(0.5)
         assert record["clients"] == N_CLIENTS

@@ -13,8 +13,7 @@ from flwr.serverapp.strategy import Strategy as FlowerStrategy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrec.flower.grid import RUN_ID
-from fedrec.flower.identity import task_identity
+from fedrec.flower.grid import claim_identity
 from fedrec.types import FloatArray, Params, RowBlock, UpdateBatch, offsets_of
 from strategies import FedAvg, Krum, Median, Strategy
 
@@ -59,15 +58,15 @@ def after(strategy: Strategy, batch: UpdateBatch, start: Params) -> Params:
 
 def flowers(strategy: FlowerStrategy, models: Sequence[Params]) -> Params:
     """What Flower makes of the clients' parameters."""
-    with task_identity(RUN_ID, 0):
-        replies = []
-        for model in models:
-            arrays = {name: Array(np.asarray(value)) for name, value in model.items()}
-            metrics = MetricRecord({"num-examples": 1, "loss": 0.0})
-            content = RecordDict({"arrays": ArrayRecord(arrays), "metrics": metrics})
-            asked = Message(RecordDict(), 1, "train")
-            replies.append(Message(content, reply_to=asked))
-        merged, _ = strategy.aggregate_train(1, replies)
+    claim_identity()
+    replies = []
+    for model in models:
+        arrays = {name: Array(np.asarray(value)) for name, value in model.items()}
+        metrics = MetricRecord({"num-examples": 1, "loss": 0.0})
+        content = RecordDict({"arrays": ArrayRecord(arrays), "metrics": metrics})
+        asked = Message(RecordDict(), 1, "train")
+        replies.append(Message(content, reply_to=asked))
+    merged, _ = strategy.aggregate_train(1, replies)
     assert merged is not None
     return {str(name): array.numpy() for name, array in merged.items()}
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -13,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrec.errors import EngineError
-from fedrec.flower.grid import SerialGrid
+from fedrec.flower import grid as grid_module
+from fedrec.flower.grid import IDENTITY, RUN_ID, SERVER_NODE, SerialGrid, claim_identity
 
 app = ClientApp()
 
@@ -94,29 +97,45 @@ def test_an_error_of_the_client_app_arrives_as_it_is_and_says_where() -> None:
     assert caught.traceback[-1].name == "fail"
 
 
-def test_push_then_pull_is_the_same_as_sending() -> None:
-    with SerialGrid(app, 3) as grid:
-        first, second = grid.push_messages([ask(3), ask(1)])
-        replies = list(grid.pull_messages([first, second]))
-        assert [reply.metadata.src_node_id for reply in replies] == [1, 3]
-        assert not list(grid.pull_messages([first, second]))
-
-
 @pytest.mark.parametrize("node", [0, 4])
 def test_a_node_that_does_not_exist_is_named(node: int) -> None:
     with SerialGrid(app, 3) as grid, pytest.raises(EngineError, match=rf"no node {node}; .*1 to 3"):
         grid.send_and_receive([ask(node)])
 
 
-def test_flowers_own_view_of_the_grid() -> None:
+def test_flowers_view_of_the_grid() -> None:
     with SerialGrid(app, 3) as grid:
         assert list(grid.get_node_ids()) == [1, 2, 3]
         assert [node.node_id for node in grid.get_nodes()] == [1, 2, 3]
-        assert grid.create_message(RecordDict(), "query", 2, "5").metadata.group_id == "5"
-        with pytest.raises(EngineError, match="no Flower run"):
+        with pytest.raises(EngineError, match="engine: flower"):
+            grid.push_messages([ask(1)])
+        with pytest.raises(EngineError, match="engine: flower"):
             _ = grid.run
-        grid.set_run("a run")
-        assert grid.run == "a run"
+
+
+def test_messages_come_from_the_server_of_the_run() -> None:
+    with SerialGrid(app):
+        metadata = ask(2).metadata
+    assert (metadata.run_id, metadata.src_node_id) == (RUN_ID, SERVER_NODE)
+
+
+def test_an_identity_that_flower_has_given_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    identity = importlib.import_module(IDENTITY).TaskIdentity
+    for name, value in (("_task_id", 3), ("_run_id", 5), ("_node_id", 7)):
+        monkeypatch.setattr(identity, name, value)
+    claim_identity()
+    assert (ask(2).metadata.run_id, ask(2).metadata.src_node_id) == (5, 7)
+
+
+def test_a_flower_without_the_private_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grid_module, "IDENTITY", "flwr.app")
+    with pytest.raises(EngineError, match=r"does not have .*TaskIdentity.*pip install 'flwr"):
+        SerialGrid(app)
+
+
+def test_the_installed_flower_is_one_that_was_checked() -> None:
+    major, minor = (int(part) for part in version("flwr").split(".")[:2])
+    assert (1, 41) <= (major, minor) < (1, 43)
 
 
 def test_a_strategy_of_flowers_runs_unchanged() -> None:

@@ -8,9 +8,8 @@ import os
 import pytest
 
 from fedrec.config.engine import Engine
-from fedrec.errors import EngineError, MissingExtra
-from fedrec.flower import apps, launch
-from fedrec.flower.apps import app_reference, load_app
+from fedrec.errors import MissingExtra
+from fedrec.flower import launch
 from fedrec.flower.launch import ResolvedEngine, resolve_engine
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -43,18 +42,3 @@ def test_without_ray_auto_is_serial_and_ray_says_what_to_install(
         resolve_engine(Engine(name="ray"))
     with pytest.raises(MissingExtra, match=r"Flower's simulation"):
         resolve_engine(Engine(name="flower"))
-
-
-def test_an_app_that_is_not_registered_says_how_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apps, "GROUP", "fedrec.nothing")
-    with pytest.raises(EngineError, match=r"pip install -e \."):
-        app_reference("server")
-
-
-def test_a_reference_to_something_else_is_refused() -> None:
-    with pytest.raises(
-        EngineError, match=r"fedrec.config.experiment:Engine is .*, expected a ClientApp"
-    ):
-        load_app("fedrec.config.experiment:Engine", "ClientApp")
-    with pytest.raises(EngineError, match=r"has no 'Engin' \(did you mean 'Engine'\?\)"):
-        load_app("fedrec.config.experiment:Engin", "ClientApp")

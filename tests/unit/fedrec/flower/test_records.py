@@ -5,10 +5,11 @@ from __future__ import annotations
 import gc
 import weakref
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from numpy.testing import assert_equal
 from fedrec.errors import ProtocolError
 from fedrec.evaluation.evaluate import Evaluation
 from fedrec.flower import records
-from fedrec.flower.identity import task_identity
+from fedrec.flower.grid import claim_identity
 from fedrec.flower.records import RollCall, RoundRequest, Trained
 from fedrec.types import Aggregate, FailedClient, FloatArray
 
@@ -64,18 +65,19 @@ GLOBAL = ("item", "bias", "head", "constant")
 @settings(deadline=None)
 @given(requests, st.none() | ids)
 def test_requests(request: RoundRequest, clients: FloatArray | None) -> None:
-    found, chosen = records.decode_request(wire(records.encode_request(request, clients=clients)))
+    content = records.encode(replace(request, clients=clients))
+    found = records.decode(wire(content), RoundRequest)
     assert found == request
-    assert_equal(chosen, clients)
+    assert_equal(found.clients, clients)
 
 
 @settings(deadline=None)
-@given(ids, words, numbers)
-def test_roll_calls(clients: FloatArray, code: str, partitions: int) -> None:
-    roll_call = RollCall(clients, code, partitions)
-    found = records.decode_roll_call(wire(records.encode_roll_call(roll_call)))
-    assert (found.code, found.partitions) == (code, partitions)
-    assert_equal(found.clients, clients)
+@given(ids, words, numbers, st.none() | st.tuples(numbers, st.integers(0, 2**64 - 1)))
+def test_roll_calls(clients: FloatArray, code: str, number: int, state: Any) -> None:
+    roll_call = RollCall(clients, code, number, number // 2, state)
+    found = records.decode(wire(records.encode(roll_call)), RollCall)
+    for name in RollCall.__dataclass_fields__:
+        assert_equal(getattr(found, name), getattr(roll_call, name))
     assert found.clients.dtype == np.int64
 
 
@@ -86,7 +88,7 @@ def test_roll_calls(clients: FloatArray, code: str, partitions: int) -> None:
 )
 def test_training_replies(aggregate: Aggregate | None, failures: list[FailedClient]) -> None:
     trained = Trained(aggregate, tuple(failures))
-    found = records.decode_trained(wire(records.encode_trained(trained, GLOBAL)))
+    found = records.decode(wire(records.encode(trained, GLOBAL)), Trained)
     assert found.failures == trained.failures
     if aggregate is None:
         assert found.aggregate is None
@@ -113,7 +115,7 @@ def test_evaluations(seed: int, users: int) -> None:
         },
         exposure={10: rng.integers(0, 9, 7), 5: rng.integers(0, 9, 7)},
     )
-    found = records.decode_evaluation(wire(records.encode_evaluation(evaluation)))
+    found = records.decode(wire(records.encode(evaluation)), Evaluation)
     assert_equal(found.users, evaluation.users)
     assert_equal(found.values, evaluation.values)
     assert_equal(found.exposure, evaluation.exposure)
@@ -145,74 +147,63 @@ def test_a_local_name_cannot_go_down(name: str) -> None:
 def test_a_local_name_cannot_go_up(name: str) -> None:
     aggregate = Aggregate(1, 1, {}, {name: np.ones(1, np.int64)}, {}, {name: 32})
     with pytest.raises(ProtocolError, match=f"'{name}' may not leave its client"):
-        records.encode_trained(Trained(aggregate), GLOBAL)
+        records.encode(Trained(aggregate), GLOBAL)
     hidden = replace(aggregate, sums={}, scale={}, row_weight={name: np.ones(1, np.int64)})
     with pytest.raises(ProtocolError, match=f"'{name}' may not leave its client"):
-        records.encode_trained(Trained(hidden), GLOBAL)
-
-
-def test_a_message_without_a_request_says_so() -> None:
-    with pytest.raises(ProtocolError, match="no request of fedrec; start rounds with fedrec's own"):
-        records.decode_request(RecordDict())
+        records.encode(Trained(hidden), GLOBAL)
 
 
 def test_bytes_are_those_of_the_content() -> None:
-    small = records.encode_request(RoundRequest("a", "b", "c"))
-    params = records.encode_params({"item": np.zeros((100, 10), np.float32)}, GLOBAL)
-    large = records.encode_request(RoundRequest("a", "b", "c"), params)
-    with task_identity(1, 0):
-        counts = [records.byte_count(Message(c, 1, records.TRAIN)) for c in (small, large)]
+    request = records.encode(RoundRequest("a", "b", "c"))
+    with_table = records.encode(RoundRequest("a", "b", "c"))
+    with_table[records.PARAMS] = records.encode_params(
+        {"item": np.zeros((100, 10), np.float32)}, GLOBAL
+    )
+    claim_identity()
+    contents = (request, with_table)
+    counts = [records.byte_count(Message(c, 1, records.TRAIN)) for c in contents]
     assert 4000 <= counts[1] - counts[0] <= 4400
 
 
-@pytest.mark.parametrize("key", ["request", "clients", "params", "sums", "about", "values"])
-def test_a_message_that_lacks_what_it_must_hold_is_named(key: str) -> None:
-    """As from a device with another version; a record of another kind is none either."""
-    decode = {
-        "request": records.decode_request,
-        "clients": records.decode_roll_call,
-        "params": records.decode_params,
-        "sums": records.decode_trained,
-        "about": records.decode_trained,
-        "values": records.decode_evaluation,
-    }[key]
-    about = (
-        {"about": ConfigRecord({"group": 0, "uploaded": 0, "seconds": 1.0})}
-        if key == "sums"
-        else {}
-    )
-    with pytest.raises(ProtocolError, match=f"holds no .*{key}"):
-        decode(RecordDict({**about, key: MetricRecord({"x": 1})}))
+GOOD = records.encode(RoundRequest("a", "b", "c", clients=np.arange(3)))
 
 
-@settings(max_examples=20, deadline=None)
-@given(aggregates())
-def test_what_was_read_is_gone_without_the_garbage_collector(aggregate: Aggregate) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [
+        RecordDict(),
+        RecordDict({"arrays": GOOD["arrays"]}),
+        RecordDict({"arrays": GOOD["arrays"], "rest": MetricRecord({"json": 1})}),
+        RecordDict({"arrays": ArrayRecord(), "rest": GOOD["rest"]}),
+        RecordDict({"arrays": GOOD["arrays"], "rest": ConfigRecord({"json": "{"})}),
+        RecordDict({"arrays": GOOD["arrays"], "rest": ConfigRecord({"json": '{"kind": "Path"}'})}),
+        records.encode(RollCall(np.arange(3), "code", 2)),
+    ],
+)
+def test_a_message_that_is_not_what_it_must_be_is_named(content: RecordDict) -> None:
+    """As from a device with another version, or from a server app that is not fedrec's."""
+    with pytest.raises(
+        ProtocolError, match=r"no RoundRequest of fedrec; .* own server app, .*same"
+    ):
+        records.decode(content, RoundRequest)
+    with pytest.raises(ProtocolError, match="holds no shared parameters"):
+        records.decode_params(content)
+
+
+def test_what_was_read_is_gone_without_the_garbage_collector() -> None:
     """A circle of references would hold the arrays of many rounds."""
-    params = records.encode_params({"item": np.zeros((9, 2), np.float32)}, GLOBAL)
-    values = {"mixed": {"valid": np.ones((4, 2)), "test": np.ones((4, 2))}}
-    evaluation = Evaluation(np.arange(4), values, {5: np.arange(3)})  # type: ignore[arg-type]
-    contents = [
-        records.encode_request(RoundRequest("a", "b", "c"), params, np.arange(5)),
-        records.encode_roll_call(RollCall(np.arange(5), "code", 2)),
-        records.encode_trained(Trained(aggregate), GLOBAL),
-        records.encode_evaluation(evaluation),
-    ]
-    del params
-    gc.collect()
+    claim_identity()
+    rows = np.arange(3)
+    aggregate = Aggregate(1, 1, {"item": rows}, {"item": rows}, {"item": rows}, {"item": 32})
+    content = records.encode(Trained(aggregate), GLOBAL)
+    content[records.PARAMS] = records.encode_params({"item": np.zeros((9, 2))}, GLOBAL)
+    there = [weakref.ref(record) for record in content.values()]
     gc.disable()
     try:
-        there = [weakref.ref(record) for content in contents for record in content.values()]
-        assert all(each() is not None for each in there)
-        with task_identity(1, 0):
-            for content in contents:
-                records.byte_count(Message(content, 1, records.TRAIN))
-        records.decode_request(contents[0])
-        records.decode_params(contents[0])
-        records.decode_roll_call(contents[1])
-        records.decode_trained(contents[2])
-        records.decode_evaluation(contents[3])
-        del content, contents
+        records.byte_count(Message(content, 1, records.TRAIN))
+        records.decode(content, Trained)
+        records.decode_params(content)
+        del content
         assert [each() for each in there] == [None] * len(there)
     finally:
         gc.enable()

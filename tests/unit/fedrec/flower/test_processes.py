@@ -1,13 +1,15 @@
-"""Nobody reports home unasked, and nothing asks a proxy for this machine."""
+"""Nobody reports home unasked, nothing asks a proxy for this machine, errors travel as text."""
 
 from __future__ import annotations
 
+import json
 import os
 import urllib.request
 
 import pytest
 
-from fedrec.flower.environment import engine_environment, engine_variables
+from fedrec.errors import ClientFailure, EngineError, FedRecError, MissingExtra, NumericError
+from fedrec.flower.processes import Failure, engine_environment, engine_variables
 
 REPORTING = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -63,3 +65,37 @@ def test_a_list_that_names_every_host_stays_as_it_is(monkeypatch: pytest.MonkeyP
     """Beside other entries, clients take the star literally."""
     monkeypatch.setenv("NO_PROXY", "*")
     assert {engine_variables()[name] for name in NO_PROXY} == {"*"}
+
+
+def caught(error: Exception) -> Failure:
+    try:
+        raise error
+    except type(error) as again:
+        return Failure(*json.loads(json.dumps(Failure.of(again))))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NumericError("overflow in 'item'"),
+        ClientFailure(3, "17", "train", "broke"),
+        MissingExtra("the Ray engine", "sim"),
+    ],
+)
+def test_an_error_of_fedrec_comes_back_as_what_it_was(error: FedRecError) -> None:
+    restored = caught(error).error("node 3, train, round 7")
+    assert type(restored) is type(error)
+    assert str(restored) == str(error)
+    assert "node 3, train, round 7" in restored.__notes__[0]
+    assert "in caught" in restored.__notes__[0]
+
+
+def test_any_other_error_becomes_an_engine_error_in_one_line() -> None:
+    restored = caught(KeyError("x")).error("node 3")
+    assert type(restored) is EngineError
+    assert str(restored) == "node 3: KeyError: 'x'"
+
+
+def test_a_word_that_is_no_error_is_not_called() -> None:
+    """The name comes from another process; it may be that of any object of the module."""
+    assert type(Failure("did_you_mean", "a", "").error("here")) is EngineError

@@ -1,0 +1,90 @@
+"""What the processes of an engine share: their environment, and failures as plain text."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from fedrec import errors
+from fedrec.errors import EngineError, FedRecError
+
+__all__ = ["Failure", "engine_environment", "engine_variables"]
+
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_enable_metrics_collection": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else Ray announces what its future versions do
+}
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+NO_PROXY = ("no_proxy", "NO_PROXY", "no_grpc_proxy", "NO_GRPC_PROXY")
+
+
+def engine_variables() -> dict[str, str]:
+    """Return the variables to set for processes of Ray and Flower.
+
+    Reporting and update checks are turned off, unless the user has set the variable. Loopback is
+    added to every list of hosts without a proxy: gRPC and HTTP clients read these in lower and in
+    upper case, and some read ``no_grpc_proxy`` first.
+    """
+    listed = ",".join(os.environ.get(name, "") for name in NO_PROXY).split(",")
+    hosts = dict.fromkeys([*filter(None, map(str.strip, listed)), *LOOPBACK])
+    without_proxy = "*" if "*" in hosts else ",".join(hosts)
+    quiet = {name: os.environ.get(name, value) for name, value in QUIET.items()}
+    return quiet | dict.fromkeys(NO_PROXY, without_proxy)
+
+
+@contextmanager
+def engine_environment() -> Iterator[None]:
+    """Set `engine_variables` in this process, for what it starts meanwhile, then restore them."""
+    variables = engine_variables()
+    before = {name: os.environ[name] for name in variables if name in os.environ}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name in variables:
+            os.environ.pop(name, None)
+        os.environ.update(before)
+
+
+class Failure(NamedTuple):
+    """An exception as text, so that nothing has to be picklable to pass between processes.
+
+    Args:
+        kind: name of its class.
+        message: what it says.
+        traceback: where it came from, as Python prints it.
+    """
+
+    kind: str
+    message: str
+    traceback: str
+
+    @classmethod
+    def of(cls, error: BaseException) -> Failure:
+        """Return the text of an exception."""
+        return cls(type(error).__name__, str(error), "".join(traceback.format_exception(error)))
+
+    def error(self, where: str) -> FedRecError:
+        """Return an exception to raise on this side.
+
+        An error of fedrec's comes back as what it was; every other becomes an `EngineError`. The
+        stack trace of the other side is its note.
+
+        Args:
+            where: What was being done, such as ``node 3, train, round 7``.
+        """
+        kind = getattr(errors, self.kind, None)
+        restored: FedRecError
+        if isinstance(kind, type) and issubclass(kind, FedRecError):
+            restored = kind.__new__(kind, self.message)
+        else:
+            restored = EngineError(f"{where}: {self.kind}: {self.message}".rstrip(": "))
+        restored.add_note(f"({where}) in another process:\n{self.traceback.rstrip()}")
+        return restored
