@@ -162,11 +162,6 @@ class StateStore:
                 raise self._damaged(name, "its checksum does not match")
         return applied, sum(expected.values()) % _MODULUS
 
-    @property
-    def committed(self) -> int:
-        """The last round that is in the arrays and changed these clients."""
-        return self._read_mark()[0]
-
     def _make(self, committed: int) -> None:
         """Make the arrays, with their initial values, if they are absent and no round was run."""
         if (self._folder / _COMMITTED).exists():

@@ -25,7 +25,6 @@ from fedrec.runs.run import Prepared, find_config, prepare_run
 from fedrec.training.clients import resolve_executor
 from server.roster import call_roll, check_states
 from server.strategy import FlowerStrategy
-from strategies.base import strategy_of
 
 __all__ = ["app"]
 
@@ -35,11 +34,10 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run one experiment on the nodes of a grid."""
-    prepared = _prepared(context.run_config)
-    experiment, out = prepared.experiment, prepared.out
-    split = open_split(prepared.split)
+    config = context.run_config
+    prepared = _prepared(config)
+    experiment, out, split = prepared.experiment, prepared.out, open_split(prepared.split)
     check_cutoffs(experiment.evaluate.parsed(), split.n_items)
-    strategy_of(experiment)
     task = experiment.client_task()
     checkpoint = read_checkpoint(out)
     request = records.RoundRequest(
@@ -65,16 +63,12 @@ def main(grid: Grid, context: Context) -> None:
                 "here; start as many"
             )
         check_states(str(out), roster, checkpoint.node_states)
-    workers = context.run_config.get("workers")
+    workers = int(str(config["workers"])) if config.get("workers") else None
     recorder = Recorder(
         out,
         experiment,
         split,
-        {
-            "name": str(context.run_config.get("engine") or "flower"),
-            "workers": int(str(workers)) if workers else None,
-            "nodes": nodes,
-        },
+        {"name": str(config.get("engine") or "flower"), "workers": workers, "nodes": nodes},
         getattr(grid, "observer", None),
         warnings=settings_without_effect(experiment, split),
         origin=origin,

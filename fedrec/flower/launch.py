@@ -14,9 +14,9 @@ from fedrec.errors import MissingExtra
 from fedrec.flower.packages import check_packages
 
 if TYPE_CHECKING:
-    from fedrec.flower.grid import EngineGrid, Observer
+    from fedrec.flower.grid import Observer
 
-__all__ = ["ResolvedEngine", "launch", "resolve_engine"]
+__all__ = ["ResolvedEngine", "cores", "launch", "resolve_engine"]
 
 # By reference: the library imports no outer package.
 SERVER = "server.app:app"
@@ -56,9 +56,8 @@ def resolve_engine(engine: Engine) -> ResolvedEngine:
     if name != "serial" and not has_ray:
         part = "the Ray engine" if name == "ray" else "Flower's simulation runtime"
         raise MissingExtra(part, "sim")
-    workers = engine.workers if engine.workers != "auto" else _cores()
-    if name == "serial":
-        workers = 1
+    workers = engine.workers if engine.workers != "auto" else cores()
+    workers = 1 if name == "serial" else workers
     return ResolvedEngine(name, workers, engine.nodes if engine.nodes != "auto" else workers)
 
 
@@ -91,34 +90,30 @@ def launch(
 
         run_on_flower(server, client, run_config, resolved, observer, engine.gpus_per_worker)
         return
-    from fedrec.flower.grid import SERVER_NODE, node_context
+    from fedrec.flower.grid import SERVER_NODE, EngineGrid, SerialGrid, node_context
 
-    with _grid(engine, resolved, client, run_config) as grid:
+    grid: EngineGrid
+    if resolved.name == "ray":
+        from fedrec.flower.ray_grid import RayGrid
+
+        grid = RayGrid(
+            client,
+            resolved.nodes,
+            resolved.workers,
+            run_config,
+            address=engine.address,
+            gpus_per_worker=engine.gpus_per_worker,
+            start_timeout=engine.start_timeout,
+        )
+    else:
+        grid = SerialGrid(resolve_name(client), resolved.nodes, run_config)
+    with grid:
         grid.observer = observer
         resolve_name(server)(grid, node_context(SERVER_NODE, resolved.nodes, run_config))
 
 
-def _grid(
-    engine: Engine, resolved: ResolvedEngine, client: str, run_config: Mapping[str, str]
-) -> EngineGrid:
-    if resolved.name == "serial":
-        from fedrec.flower.grid import SerialGrid
-
-        return SerialGrid(resolve_name(client), resolved.nodes, run_config)
-    from fedrec.flower.ray_grid import RayGrid
-
-    return RayGrid(
-        client,
-        resolved.nodes,
-        resolved.workers,
-        run_config,
-        address=engine.address,
-        gpus_per_worker=engine.gpus_per_worker,
-        start_timeout=engine.start_timeout,
-    )
-
-
-def _cores() -> int:
+def cores() -> int:
+    """Return how many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

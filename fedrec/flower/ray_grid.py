@@ -47,16 +47,16 @@ class _Call:
     """A message on its way.
 
     Args:
-        where: What is being done, for errors.
-        node: The node that it is for.
-        request: The message without its large records, and references to these.
+        worker: Index of the worker of its node.
+        message: Without its large records.
+        references: Where these are stored, by name.
         reply: Reference of the reply.
         replaced: How often the worker had been replaced when it got the call.
     """
 
-    where: str
-    node: int
-    request: tuple[Message, Mapping[str, Any]]
+    worker: int
+    message: Message
+    references: Mapping[str, Any]
     reply: Any = None
     replaced: int = 0
 
@@ -99,7 +99,6 @@ class RayGrid(EngineGrid):
     ) -> None:
         super().__init__(n_nodes)
         self.puts = 0
-        self._exchange = 0
         self._stored: dict[int, tuple[ArrayRecord, Any]] = {}
         self._start_timeout = start_timeout
         self._settings = (code_hash(), client_app, n_nodes, dict(run_config or {}))
@@ -141,19 +140,15 @@ class RayGrid(EngineGrid):
         for worker, started in enumerate(self._starting):
             self._await_start(worker, started)
         self._starting = []
-        self._exchange += 1
-        calls: list[_Call] = []
-        for message in messages:
-            node, small = self.check_destination(message), self._without_large_records(message)
-            calls.append(_Call(describe(message), node, small))
-            self._send(calls[-1])
-        calls.sort(key=lambda call: call.node)
+        calls = [self._sent(message) for message in messages]
+        calls.sort(key=lambda call: call.message.metadata.dst_node_id)
         replies = [self._receive(call, deadline) for call in calls]
         self._stored.clear()
         return [reply for reply in replies if reply is not None]
 
-    def _without_large_records(self, message: Message) -> tuple[Message, Mapping[str, Any]]:
-        """Return a message without its large array records, and where each is stored."""
+    def _sent(self, message: Message) -> _Call:
+        """Store the large records of a message, and send the rest to the worker of its node."""
+        worker = self.worker_of(self.check_destination(message))
         small, references = copy(message), {}
         small.content = RecordDict()
         for name, record in message.content.items():
@@ -164,14 +159,13 @@ class RayGrid(EngineGrid):
                 references[name] = self._stored[id(record)][1]
             else:
                 small.content[name] = record
-        return small, references
+        call = _Call(worker, small, references)
+        self._send(call)
+        return call
 
     def _send(self, call: _Call) -> None:
-        """Send a call to the present worker of its node."""
-        worker = self.worker_of(call.node)
-        call.replaced = self._replaced[worker]
-        handle = self._workers[worker].handle
-        call.reply = handle.remote(self._exchange, call.node, *call.request)
+        call.replaced = self._replaced[call.worker]
+        call.reply = self._workers[call.worker].handle.remote(call.message, call.references)
 
     def _receive(self, call: _Call, deadline: float | None) -> Message | None:
         """Return the reply to a call; None if it has not come in time."""
@@ -185,13 +179,13 @@ class RayGrid(EngineGrid):
             except ray.exceptions.RayError as error:
                 self._send_again(call, error)
         if isinstance(reply, Failure):
-            raise reply.error(call.where)
+            raise reply.error(describe(call.message))
         return reply
 
     def _send_again(self, call: _Call, error: Exception) -> None:
         """Repeat a call whose worker has died; the first such call replaces the worker."""
-        worker = self.worker_of(call.node)
-        text = f"worker {worker} broke off ({call.where}): {first_line(error)}"
+        worker = call.worker
+        text = f"worker {worker} broke off ({describe(call.message)}): {first_line(error)}"
         if not isinstance(error, DEATHS):
             raise EngineError(text) from error
         if call.replaced == self._replaced[worker]:

@@ -47,31 +47,24 @@ class Worker:
         self._app: ClientApp = resolve_name(client_app)
         self._settings = (n_nodes, dict(run_config))
         self._contexts: dict[int, Context] = {}
-        self._exchange = 0
         self._records: dict[Any, Any] = {}
 
-    def handle(
-        self, exchange: int, node: int, message: Message, references: Mapping[str, Any]
-    ) -> Message | Failure:
+    def handle(self, message: Message, references: Mapping[str, Any]) -> Message | Failure:
         """Run the client app on one message.
 
         Args:
-            exchange: Number of the exchange; records are kept until the next one.
-            node: The node that the message is for.
             message: The message without its large records.
-            references: Name and reference of each, in the object store.
+            references: Name and reference of each; those of the last message are still there.
 
         Returns:
             The reply, or the exception of the client app.
         """
-        if exchange != self._exchange:
-            self._exchange, self._records = exchange, {}
+        node, last = message.metadata.dst_node_id, self._records
         if node not in self._contexts:
             self._contexts[node] = node_context(node, *self._settings)
         try:
+            self._records = {ref: last.get(ref) or ray.get(ref) for ref in references.values()}
             for name, reference in references.items():
-                if reference not in self._records:
-                    self._records[reference] = ray.get(reference)
                 message.content[name] = self._records[reference]
             return self._app(message, self._contexts[node])
         except Exception as error:  # the driver raises it

@@ -8,6 +8,8 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from fedrec.flower.launch import cores
+
 __all__ = ["commit", "hardware", "versions"]
 
 DISTRIBUTIONS = ("fedrec", "flwr", "ray", "torch", "numpy", "numba", "scipy", "pandas", "pydantic")
@@ -63,7 +65,7 @@ def hardware() -> dict[str, str | int | float]:
     """The machine: ``cpu``, ``cores`` that this process may use, ``memory_gib``, ``system``."""
     found: dict[str, str | int | float] = {
         "cpu": _cpu(),
-        "cores": _cores(),
+        "cores": cores(),
         "system": f"{platform.system()} {platform.machine()}",
     }
     memory = _memory_gib()
@@ -81,12 +83,6 @@ def _cpu() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _memory_gib() -> float | None:

@@ -6,12 +6,16 @@ import re
 import tomllib
 from importlib.metadata import entry_points
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
 from packaging.requirements import Requirement
 
 import fedrec.cli.commands
+from fedrec.flower import launch
 from fedrec.flower.packages import OUTER_PACKAGES, check_packages
 from fedrec.plugins import table
 
@@ -96,9 +100,10 @@ def test_entry_points_lead_to_what_they_name(project: dict[str, Any]) -> None:
             assert installed[name].value == reference, "install again: pip install -e ."
             installed[name].load()
     assert {"fedavg", "fedadam"} <= set(table("strategies"))
-    apps = declared["fedrec.apps"]
     components = project["tool"]["flwr"]["app"]["components"]
-    assert components == {"serverapp": apps["server"], "clientapp": apps["client"]}
+    assert components == {"serverapp": launch.SERVER, "clientapp": launch.CLIENT}
+    assert isinstance(resolve_name(launch.SERVER), ServerApp)
+    assert isinstance(resolve_name(launch.CLIENT), ClientApp)
 
 
 def test_rooms_lie_beside_each_other(project: dict[str, Any]) -> None:

@@ -26,11 +26,11 @@ def experiment(**sections: Any) -> Experiment:
 def test_ray_is_chosen_where_it_saves_more_than_its_start(
     split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fedrec.flower.launch._cores", lambda: 2)
+    monkeypatch.setattr("fedrec.flower.launch.cores", lambda: 2)
     for rounds, name in ((10, "serial"), (10**6, "ray")):
         chosen, reason = choose_engine(experiment(rounds={"count": rounds}), split)
         assert (chosen.name, "one core" in reason) == (name, True)
-    monkeypatch.setattr("fedrec.flower.launch._cores", lambda: 1)
+    monkeypatch.setattr("fedrec.flower.launch.cores", lambda: 1)
     assert choose_engine(experiment(rounds={"count": 10**6}), split)[0].name == "serial"
 
 
