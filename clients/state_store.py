@@ -204,20 +204,15 @@ class StateStore:
                 yield round, content, json.loads(about[_SUMS])
 
     def _map(self, name: str) -> FloatArray:
-        spec, path = self._specs[name], self._path(name)
+        path = self._path(name)
         try:
             # Opened for writing at once, a file that was cut off would be filled up with zeros.
             np.load(path, mmap_mode="r", allow_pickle=False)
-            array: FloatArray = np.load(path, mmap_mode="r+", allow_pickle=False)
+            return np.asarray(np.load(path, mmap_mode="r+", allow_pickle=False))
         except FileNotFoundError:
             raise RunFolderError(f"{path}: is missing; {RESTORE}") from None
         except Exception as error:  # numpy parses the header of a damaged file as Python
             raise self._damaged(name, " ".join(str(error).split())) from error
-        shape = (len(self._owners[spec.axis or ""]), *spec.shape)
-        if array.shape != shape or array.dtype != spec.dtype:
-            holds = f"{array.dtype} {list(array.shape)}, expected {spec.dtype} {list(shape)}"
-            raise self._damaged(name, f"holds {holds}")
-        return array
 
     def _damaged(self, name: str, why: str) -> RunFolderError:
         return RunFolderError(f"{self._path(name)}: is damaged ({why}); {RESTORE}")

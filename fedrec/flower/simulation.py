@@ -1,8 +1,9 @@
 """The Flower engine: the apps under Flower's own simulation runtime, in a process of its own.
 
 A process of its own, because the runtime shuts down whatever Ray there is when it ends, runs the
-server app in a thread that no Ctrl-C reaches, and prints. This module, started with a folder as its
-argument, is that process: it reads ``settings`` there, and leaves a `Failure` in ``failure``.
+server app in a thread that no Ctrl-C reaches, and prints. This module, run as a program, is that
+process: it reads its settings from the standard input, and writes a line of JSON for each round and
+for a failure.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -30,8 +30,7 @@ from fedrec.flower.processes import Failure, engine_variables
 __all__ = ["run_on_flower"]
 
 LINES_OF_LOG = 40
-PAUSE = 0.1
-GRACE = 8.0
+SECONDS_TO_END = 8.0
 HOME = "FLWR_HOME"
 
 
@@ -48,42 +47,48 @@ def run_on_flower(
     Args:
         server: Reference of the server app, ``module:attribute``.
         client: Reference of the client app.
-        run_config: The run's configuration; ``out`` names the run folder.
+        run_config: The run's configuration.
         engine: How many simulated SuperNodes and Ray actors.
-        observer: Is called with each line of ``rounds.jsonl`` as it is written.
+        observer: Is called with the record of each round.
         gpus_per_worker: Share of a GPU that each actor reserves.
 
     Raises:
         EngineError: If the run fails.
         FedRecError: What the server app raised, if it is fedrec's own.
     """
-    with tempfile.TemporaryDirectory(prefix="fedrec-flower-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        settings = [server, client, dict(run_config), engine.nodes, engine.workers, gpus_per_worker]
-        (folder / "settings").write_text(json.dumps(settings), encoding="utf-8")
-        with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", __name__, name],
-                env=_environment(name),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+    settings = [server, client, dict(run_config), engine.nodes, engine.workers, gpus_per_worker]
+    with (
+        tempfile.TemporaryDirectory(prefix="fedrec-flower-", ignore_cleanup_errors=True) as home,
+        tempfile.TemporaryFile("w+", errors="replace") as log,
+        subprocess.Popen(
+            [sys.executable, "-P", "-m", __name__],
+            env=_environment(home),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+        ) as process,
+    ):
+        assert process.stdin is not None and process.stdout is not None
         try:
-            _pass_on(process, Path(run_config["out"]) / "rounds.jsonl", observer)
-            if (folder / "failure").exists():
-                failure = Failure(*json.loads((folder / "failure").read_text(encoding="utf-8")))
-                raise failure.error("Flower's simulation")
-            if process.returncode:
-                lines = (folder / "log").read_text(encoding="utf-8", errors="replace").splitlines()
-                error = EngineError(
-                    f"Flower's simulation ended unexpectedly ({process.returncode})"
-                )
-                error.add_note("Its log ends with:\n" + "\n".join(lines[-LINES_OF_LOG:]))
+            with suppress(BrokenPipeError):  # it ended at once; its log says why
+                process.stdin.write(json.dumps(settings))
+                process.stdin.close()
+            for line in process.stdout:
+                kind, value = json.loads(line)
+                if kind == "failure":
+                    raise Failure(*value).error("Flower's simulation")
+                if observer is not None:
+                    observer(value)
+            if code := process.wait():
+                log.seek(0)
+                error = EngineError(f"Flower's simulation ended unexpectedly ({code})")
+                lines = log.read().splitlines()[-LINES_OF_LOG:]
+                error.add_note("\n".join(["Its log ends with:", *lines]))
                 raise error
         finally:
-            _end(process, name)
+            _end(process, home)
 
 
 def _environment(home: str) -> dict[str, str]:
@@ -100,54 +105,48 @@ def _environment(home: str) -> dict[str, str]:
     return environment
 
 
-def _pass_on(process: subprocess.Popen[bytes], log: Path, observer: Observer | None) -> None:
-    """Hand the lines that the run log gains to an observer until a process ends."""
-    position = log.stat().st_size if log.exists() else 0
-    ended = False
-    while not ended:
-        time.sleep(PAUSE)
-        ended = process.poll() is not None
-        if observer is not None and log.exists():
-            with log.open("rb") as file:
-                file.seek(position)
-                new = file.read()
-            lines = new[: new.rfind(b"\n") + 1]
-            position += len(lines)
-            for line in lines.splitlines():
-                observer(json.loads(line))
-
-
-def _end(process: subprocess.Popen[bytes], home: str) -> None:
+def _end(process: subprocess.Popen[str], home: str) -> None:
     """End a process and what it has started, which is told by its environment.
 
     Once Ray is down, its workers, which end later, descend from nobody here.
     """
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
-        process.wait(GRACE)
+        process.wait(SECONDS_TO_END)
     process.kill()
-    process.wait()
     everybody = psutil.process_iter(["environ"])
-    others = [each for each in everybody if (each.info["environ"] or {}).get(HOME) == home]
-    _, alive = psutil.wait_procs(others, timeout=GRACE)
+    rest = [each for each in everybody if (each.info["environ"] or {}).get(HOME) == home]
+    _, alive = psutil.wait_procs(rest, timeout=SECONDS_TO_END)
     for each in alive:
         with suppress(psutil.NoSuchProcess):
             each.kill()
-    psutil.wait_procs(alive, timeout=GRACE)
+    psutil.wait_procs(alive, timeout=SECONDS_TO_END)
 
 
-def main(folder: Path) -> None:
-    """Run the apps; leave what was raised as ``failure`` in the folder."""
-    settings = json.loads((folder / "settings").read_text(encoding="utf-8"))
+def main() -> None:
+    """Run the apps; pass on the rounds, and what is raised."""
+    # What Flower and Ray print goes to the log; no process of theirs gets hold of our output.
+    output = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+
+    def pass_on(kind: str, value: Any) -> None:
+        output.write(json.dumps([kind, value]) + "\n")
+
     try:
-        _simulate(*settings)
+        _simulate(lambda record: pass_on("round", record), *json.load(sys.stdin))
     except BaseException as error:
-        (folder / "failure").write_text(json.dumps(Failure.of(error)), encoding="utf-8")
+        pass_on("failure", Failure.of(error))
         raise
 
 
 def _simulate(
-    server: str, client: str, run_config: dict[str, Any], nodes: int, workers: int, gpus: float
+    observer: Observer,
+    server: str,
+    client: str,
+    run_config: dict[str, Any],
+    nodes: int,
+    workers: int,
+    gpus_per_worker: float,
 ) -> None:
     from flwr.app import Context
     from flwr.serverapp import Grid, ServerApp
@@ -157,6 +156,7 @@ def _simulate(
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
+        grid.observer = observer  # type: ignore[attr-defined]
         try:
             resolve_name(server)(grid, node_context(SERVER_NODE, nodes, run_config))
         except BaseException as error:
@@ -165,7 +165,7 @@ def _simulate(
 
     backend: Any = {
         "init_args": {"num_cpus": workers, "include_dashboard": False, "log_to_driver": False},
-        "client_resources": {"num_cpus": 1.0, "num_gpus": gpus},
+        "client_resources": {"num_cpus": 1.0, "num_gpus": gpus_per_worker},
     }
     try:
         run_simulation(app, resolve_name(client), nodes, backend_config=backend)
@@ -174,4 +174,4 @@ def _simulate(
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -275,8 +275,8 @@ def test_every_bit_of_the_state_is_checked_and_the_checksum_is_known_before(
         (lambda path: path.write_bytes(path.read_bytes()[:100]), "is damaged"),
         (lambda path: path.write_bytes(b""), "is damaged"),
         (lambda path: (path.unlink(), path.mkdir()), "is damaged"),
-        (lambda path: np.save(path, np.zeros((6, 2), np.float32)), r"holds float32 \[6, 2\]"),
-        (lambda path: np.save(path, np.zeros((6, 3))), "holds float64"),
+        (lambda path: np.save(path, np.zeros((6, 2), np.float32)), "checksum does not match"),
+        (lambda path: np.save(path, np.zeros((6, 3))), "checksum does not match"),
         (lambda path: np.save(path, np.zeros((6, 3), np.float32)), "checksum does not match"),
     ],
 )
