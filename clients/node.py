@@ -17,9 +17,8 @@ from fedrec.config.experiment import Experiment, load_experiment
 from fedrec.data.negatives import pool_excluded
 from fedrec.data.prepare import open_split
 from fedrec.errors import ClientFailure, FedRecError, NumericError
-from fedrec.evaluation.cutoffs import LEGACY_CANDIDATES
-from fedrec.evaluation.evaluate import Evaluation, Part, evaluate
-from fedrec.evaluation.ranking import legacy_candidates
+from fedrec.evaluation.evaluate import Evaluation, evaluate
+from fedrec.evaluation.ranking import LEGACY_CANDIDATES, Part, legacy_candidates
 from fedrec.evaluation.scorer import UserScorer
 from fedrec.flower.records import RoundRequest, Trained
 from fedrec.personalization.none import NoPersonalization

@@ -205,8 +205,7 @@ class ParamSpec:
     `fedrec.compute.declarations.check_specs`.
 
     Args:
-        scope: ``shared`` (sent, trained and aggregated), ``private`` (never leaves the client) or
-            ``frozen`` (reserved).
+        scope: ``shared`` (sent, trained and aggregated) or ``private`` (never leaves the client).
         axis: Of what there is one. Shared: ``item``, a table with a row per item, or None, one
             dense parameter. Private: ``user``, ``client``, ``positive`` (one per item of the
             client's train positives; 0 for other items) or ``seen_item`` (what a client rule
@@ -218,7 +217,7 @@ class ParamSpec:
         dtype: Of the values as they are stored; an ``int32`` is never trained.
     """
 
-    scope: Literal["shared", "private", "frozen"]
+    scope: Literal["shared", "private"]
     axis: Axis | None
     shape: tuple[int, ...]
     _: KW_ONLY

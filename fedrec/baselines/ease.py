@@ -10,7 +10,7 @@ from pydantic import Field
 
 from fedrec.baselines.base import Scorer, TunableBaseline, interaction_matrix
 from fedrec.errors import ConfigError
-from fedrec.types import FloatArray, IntArray, Split
+from fedrec.types import Split
 
 __all__ = ["EASE"]
 
@@ -63,8 +63,4 @@ class EASE(TunableBaseline):
         del gram
         inverse /= -np.diag(inverse).copy()
         inverse[np.diag_indices(n_items)] = 0.0
-
-        def scores(users: IntArray) -> FloatArray:
-            return np.asarray(interactions[users] @ inverse, dtype=np.float32)
-
-        return scores
+        return lambda users: np.asarray(interactions[users] @ inverse, dtype=np.float32)

@@ -12,7 +12,7 @@ from pydantic import Field
 from fedrec.baselines.base import Scorer, TunableBaseline, interaction_matrix
 from fedrec.compute.operations import padded_mm
 from fedrec.seeds import Purpose, normal
-from fedrec.types import FloatArray, IntArray, Ragged, Split
+from fedrec.types import FloatArray, Ragged, Split
 
 __all__ = ["ImplicitALS"]
 
@@ -52,21 +52,18 @@ class ImplicitALS(TunableBaseline):
     def fit(self, split: Split, seed: int) -> Scorer:
         """Factorise the train matrix; the seed draws the first item vectors."""
         chosen = self.settings()
+        d, penalty, alpha = chosen["factors"], chosen["regularization"], chosen["alpha"]
         by_user = split.train
         transposed = interaction_matrix(by_user, split.n_items).T.tocsr()
         by_item = Ragged(transposed.indptr.astype(np.int64), transposed.indices.astype(np.int64))
-        drawn = normal(seed, Purpose.BASELINE, np.arange(split.n_items), (chosen["factors"],))
-        items = 0.1 * chosen["factors"] ** -0.5 * drawn.astype(np.float64)
+        drawn = normal(seed, Purpose.BASELINE, np.arange(split.n_items), (d,))
+        items = 0.1 * d**-0.5 * drawn.astype(np.float64)
         for _ in range(self.iterations):
-            users = solve(by_user, items, chosen["regularization"], chosen["alpha"])
-            items = solve(by_item, users, chosen["regularization"], chosen["alpha"])
+            users = solve(by_user, items, penalty, alpha)
+            items = solve(by_item, users, penalty, alpha)
         left = torch.from_numpy(users.astype(np.float32))
         right = torch.from_numpy(items.astype(np.float32)).T
-
-        def scores(users: IntArray) -> FloatArray:
-            return np.asarray(padded_mm(left[users], right).numpy())
-
-        return scores
+        return lambda rows: padded_mm(left[rows], right).numpy()
 
 
 def solve(rows: Ragged, vectors: FloatArray, regularization: float, alpha: float) -> FloatArray:
@@ -78,13 +75,12 @@ def solve(rows: Ragged, vectors: FloatArray, regularization: float, alpha: float
         regularization: λ.
         alpha: α.
     """
-    everything = alpha * (vectors.T @ vectors)
+    of_all = alpha * (vectors.T @ vectors)
     identity = np.eye(vectors.shape[1])
     solved = np.zeros((len(rows), vectors.shape[1]))
-    for row in range(len(rows)):
-        known = vectors[rows.row(row)]
-        ridge = regularization * (len(known) + alpha * len(vectors))
-        if len(known):
-            normal_matrix = known.T @ known + everything + ridge * identity
-            solved[row] = np.linalg.solve(normal_matrix, known.sum(axis=0))
+    for row in np.flatnonzero(rows.lengths).tolist():
+        taken = vectors[rows.row(row)]
+        ridge = regularization * (len(taken) + alpha * len(vectors))
+        normal_matrix = taken.T @ taken + of_all + ridge * identity
+        solved[row] = np.linalg.solve(normal_matrix, taken.sum(axis=0))
     return solved

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from fedrec.baselines.base import Scorer, TunableBaseline, interaction_matrix
-from fedrec.types import FloatArray, IntArray, Split
+from fedrec.types import Split
 
 __all__ = ["ItemKNN"]
 
@@ -50,25 +50,18 @@ class ItemKNN(TunableBaseline):
         """
         interactions = interaction_matrix(split.train, split.n_items)
         weights = _similarities(interactions, **self.settings())
-
-        def scores(users: IntArray) -> FloatArray:
-            return np.asarray((interactions[users] @ weights).toarray(), dtype=np.float32)
-
-        return scores
+        return lambda users: (interactions[users] @ weights).toarray().astype(np.float32)
 
 
 def _similarities(interactions: Any, neighbours: int, shrink: float) -> Any:
     """Return CSR float64 [n_items, n_items]; row j holds the largest weights of item j."""
     pairs = (interactions.T @ interactions).tocoo()
-    n_items = interactions.shape[1]
-    users = np.bincount(interactions.indices, minlength=n_items).astype(np.float64)
-    different = pairs.row != pairs.col
-    source, target, common = pairs.row[different], pairs.col[different], pairs.data[different]
+    users = pairs.diagonal()
+    is_pair = pairs.row != pairs.col
+    source, target, common = pairs.row[is_pair], pairs.col[is_pair], pairs.data[is_pair]
     weights = common / (np.sqrt(users[source] * users[target]) + shrink)
     by_weight = np.lexsort((target, -weights, source))
     source, target, weights = source[by_weight], target[by_weight], weights[by_weight]
-    rank = np.arange(len(source)) - np.searchsorted(source, source)
-    near = rank < neighbours
-    return type(interactions)(
-        (weights[near], (source[near], target[near])), shape=(n_items, n_items)
-    )
+    is_near = np.arange(len(source)) - np.searchsorted(source, source) < neighbours
+    near = weights[is_near], (source[is_near], target[is_near])
+    return type(interactions)(near, shape=pairs.shape)

@@ -20,7 +20,7 @@ class RandomScores(Baseline):
     """
 
     def fit(self, split: Split, seed: int) -> Scorer:
-        """Nothing is learned; the split gives only the size of the catalogue."""
+        """Learn nothing; the split gives only the size of the catalogue."""
         items = np.arange(split.n_items, dtype=np.int64)
 
         def scores(users: IntArray) -> FloatArray:

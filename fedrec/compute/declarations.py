@@ -11,7 +11,7 @@ from fedrec.types import Axis, ParamSpec
 
 __all__ = ["check_specs"]
 
-_SCOPES = ("shared", "private", "frozen")
+_SCOPES = ("shared", "private")
 _AXES: tuple[str, ...] = get_args(Axis)
 
 
@@ -46,6 +46,11 @@ def _problem(name: str, spec: object) -> str:
 
 
 def _words(spec: ParamSpec) -> str:
+    if str(spec.scope) == "frozen":
+        return (
+            "frozen parameters are not supported; use a private one with trainable=False, or "
+            "keep constants in the model"
+        )
     for field, value, known in (
         ("scope", spec.scope, _SCOPES),
         ("axis", spec.axis, (*_AXES, None)),
@@ -59,11 +64,6 @@ def _words(spec: ParamSpec) -> str:
 
 
 def _axis(spec: ParamSpec) -> str:
-    if spec.scope == "frozen":
-        return (
-            "frozen parameters are not supported; use a private one with trainable=False, or "
-            "keep constants in the model"
-        )
     if spec.scope == "shared" and spec.axis not in ("item", None):
         return f"a shared parameter has the axis item or None, got {spec.axis}; or make it private"
     if spec.scope == "private" and spec.axis is None:

@@ -1,6 +1,6 @@
 """Measure how many dimensions of an item table training has used.
 
-The initial values are drawn alike in every dimension, so a table in which training has moved a
+The initial values are drawn alike in every dimension, so a table in which training has changed a
 single direction still looks full: the *learned part*, the table minus its initial values, shows
 the collapse.
 """
@@ -32,18 +32,14 @@ class Spectrum:
 
         .. math:: \exp\bigl(-\sum_i p_i \log p_i\bigr), \quad p_i = \sigma_i / \sum_j \sigma_j
 
-        Weak directions count much: a long tail of small values gives a high rank.
-
-        Returns:
-            From 1 to d; 0 for a table whose rows are all equal.
+        Weak directions count much: a long tail of small values gives a high rank. It is from 1 to
+        d, and 0 for a table whose rows are all equal.
 
         Reference: roy2007effective.
         """
-        total = float(self.singular_values.sum())
-        if total <= 0:
-            return 0.0
-        shares = self.singular_values[self.singular_values > 0] / total
-        return float(np.exp(-np.sum(shares * np.log(shares))))
+        positive = self.singular_values[self.singular_values > 0]
+        shares = positive / positive.sum()
+        return float(np.exp(-np.sum(shares * np.log(shares)))) if len(positive) else 0.0
 
     @property
     def participation_ratio(self) -> float:
@@ -51,41 +47,33 @@ class Spectrum:
 
         .. math:: \bigl(\sum_i \sigma_i^2\bigr)^2 / \sum_i \sigma_i^4
 
-        Returns:
-            From 1, all variance in one direction, to d, equal in all; 0 for a table whose rows
-            are all equal.
+        It is from 1, all variance in one direction, to d, equal in all; and 0 for a table whose
+        rows are all equal.
 
         Reference: gao2017theory.
         """
         largest = float(self.singular_values.max(initial=0.0))
-        if largest <= 0:
-            return 0.0
-        variances = (self.singular_values / largest) ** 2
-        return float(variances.sum() ** 2 / np.square(variances).sum())
+        variances = (self.singular_values / (largest or 1.0)) ** 2
+        return float(variances.sum() ** 2 / np.square(variances).sum()) if largest else 0.0
 
 
-def learned_spectrum(table: FloatArray, initial: FloatArray | None = None) -> Spectrum:
+def learned_spectrum(table: FloatArray, initial: FloatArray | float = 0.0) -> Spectrum:
     """Return the spectrum of what training has added to an item table.
 
     Args:
         table: float [n_items, d].
         initial: float [n_items, d], the values before the first round
-            (`fedrec.training.task.ClientTask.initial_globals`); None: of the table itself.
+            (`fedrec.training.task.ClientTask.initial_globals`); 0: of the table itself.
 
     Raises:
         ValueError: If the shapes differ or the table is not a matrix.
     """
-    learned = np.asarray(table, dtype=np.float64)
-    if learned.ndim != 2:
-        raise ValueError(f"expected a table [n_items, d], got the shape {learned.shape}")
-    if initial is not None:
-        if initial.shape != learned.shape:
-            raise ValueError(
-                f"a table of the shape {learned.shape} cannot have had initial values of the "
-                f"shape {initial.shape}"
-            )
-        learned = learned - initial
-    if learned.size == 0:
+    if table.ndim != 2 or np.shape(initial) not in ((), table.shape):
+        raise ValueError(
+            "expected a table [n_items, d] and initial values of its shape, got "
+            f"{table.shape} and {np.shape(initial)}"
+        )
+    if table.size == 0:
         return Spectrum(np.zeros(0))
-    centred = learned - learned.mean(axis=0)
-    return Spectrum(np.asarray(np.linalg.svd(centred, compute_uv=False)))
+    learned = np.asarray(table, dtype=np.float64) - initial
+    return Spectrum(np.linalg.svd(learned - learned.mean(axis=0), compute_uv=False))

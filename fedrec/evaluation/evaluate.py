@@ -11,47 +11,25 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
 from fedrec.errors import ConfigError
 from fedrec.evaluation.metrics.base import ExposureMetric, Metric, PerUserMetric
-from fedrec.evaluation.ranking import (
-    PARTS,
-    Part,
-    Placed,
-    Scores,
-    exposure,
-    legacy_candidates,
-    mask_of,
-    place,
-    ranks_of,
-    top_k,
-)
+from fedrec.evaluation.ranking import Part, Placed, Scores, exposure, place_by_definition
 from fedrec.evaluation.scorer import UserScorer
 from fedrec.personalization.base import View
 from fedrec.types import FloatArray, IntArray, Ragged, Shard
 
 __all__ = [
-    "PARTS",
-    "VIEWS",
     "Evaluation",
-    "Part",
-    "View",
     "block_users",
     "check_cutoffs",
     "evaluate",
-    "exposure",
-    "legacy_candidates",
-    "mask_of",
     "merge",
     "per_user_values",
-    "ranks_of",
-    "top_k",
 ]
-
-VIEWS: tuple[View, ...] = get_args(View)
 
 _AUTO_BYTES = 16 * 2**20
 _AUTO_LEAST = 64  # users: the rows of one matrix product
@@ -136,9 +114,23 @@ def per_user_values(ranks: Ragged, metrics: Sequence[Metric]) -> FloatArray:
 
     Returns:
         float64 [b, m], NaN for a user without held-out items.
+
+    Raises:
+        ConfigError: If a metric returns another shape than one number per user.
     """
-    columns = [m.per_user(ranks) for m in metrics if isinstance(m, PerUserMetric)]
-    return np.stack(columns, axis=1) if columns else np.empty((len(ranks), 0))
+    per_user = [metric for metric in metrics if isinstance(metric, PerUserMetric)]
+    values = np.full((len(ranks), len(per_user)), np.nan)
+    has_some = ranks.lengths > 0
+    some = Ragged(np.append(ranks.offsets[:-1][has_some], ranks.offsets[-1]), ranks.values)
+    for at, metric in enumerate(per_user):
+        of_users = metric.per_user(some)
+        if np.shape(of_users) != (len(some),):
+            raise ConfigError(
+                f"evaluate.metrics: {metric.label} gave the shape {np.shape(of_users)} for "
+                f"{len(some)} users; per_user returns one number for each, shape ({len(some)},)"
+            )
+        values[has_some, at] = of_users
+    return values
 
 
 def evaluate(
@@ -171,27 +163,23 @@ def evaluate(
         raise ValueError("there is nobody to evaluate")
     cutoffs = sorted({m.k for m in metrics if isinstance(m, ExposureMetric) and m.k is not None})
     shown = {k: np.zeros(shard.n_items, np.int64) for k in cutoffs}
-    depth = max(cutoffs, default=0)
     ranks: dict[View, dict[Part, list[IntArray]]] = {}
-    for placed in _placed(shard, score, block, candidates, depth):
-        for view, of_view in placed.items():
-            for part, values in of_view.ranks.items():
-                ranks.setdefault(view, {}).setdefault(part, []).append(values)
+    for placed in _placed(shard, score, block, candidates, max(cutoffs, default=0)):
+        for view, of_view in placed.ranks.items():
+            for part, of_part in of_view.items():
+                ranks.setdefault(view, {}).setdefault(part, []).append(of_part)
         for k in cutoffs:
-            shown[k] += exposure(placed["mixed"].top[:, :k], shard.n_items)
+            shown[k] += exposure(placed.top[:, :k], shard.n_items)
     offsets = {"valid": shard.valid.offsets, "test": shard.test.offsets}
-    order = np.argsort(shard.user_ids, kind="stable")
-    return Evaluation(
-        users=shard.user_ids[order],
-        values={
-            view: {
-                part: per_user_values(Ragged(offsets[part], np.concatenate(ranked)), metrics)[order]
-                for part, ranked in of_view.items()
-            }
-            for view, of_view in ranks.items()
-        },
-        exposure=shown,
-    )
+    by_user = np.argsort(shard.user_ids, kind="stable")
+    values = {
+        view: {
+            part: per_user_values(Ragged(offsets[part], np.concatenate(ranked)), metrics)[by_user]
+            for part, ranked in parts.items()
+        }
+        for view, parts in ranks.items()
+    }
+    return Evaluation(shard.user_ids[by_user], values, shown)
 
 
 def _placed(
@@ -200,28 +188,25 @@ def _placed(
     block: int | Literal["auto"],
     candidates: Mapping[Part, Ragged] | None,
     k: int,
-) -> Iterator[Mapping[View, Placed]]:
+) -> Iterator[Placed]:
     """Yield where the held-out items of some users stand, user after user."""
     size = block_users(block, shard.n_items)
-    # Where one block holds all users, they share the costs of items anyway.
-    if (
-        shard.n_users > size
-        and isinstance(score, UserScorer)
-        and score.by_columns
-        and not candidates
-        and find_spec("numba") is not None
-    ):
-        from fedrec.evaluation.columns import place_by_columns
+    is_compiled = not candidates and find_spec("numba") is not None
+    if is_compiled:
+        from fedrec.evaluation.counting import place_by_columns, place_by_rows
 
-        yield from place_by_columns(score, shard, k)
-        return
+        # Where one block holds all users, they share the costs of items anyway.
+        if shard.n_users > size and isinstance(score, UserScorer) and score.by_columns:
+            yield from place_by_columns(score, shard, k)
+            return
     for start in range(0, shard.n_users, size):
         rows = np.arange(start, min(start + size, shard.n_users), dtype=np.int64)
-        compete = {part: c.take(rows) for part, c in (candidates or {}).items()}
-        yield {
-            view: place(scores, shard, rows, k if view == "mixed" else 0, compete)
-            for view, scores in score(rows).items()
-        }
+        train, valid, test = (part.take(rows) for part in (shard.train, shard.valid, shard.test))
+        if is_compiled:
+            yield place_by_rows(score(rows), train, valid, test, k)
+        else:
+            compete = {part: of_part.take(rows) for part, of_part in (candidates or {}).items()}
+            yield place_by_definition(score(rows), train, valid, test, k, compete)
 
 
 def merge(evaluations: Sequence[Evaluation]) -> Evaluation:
@@ -236,15 +221,15 @@ def merge(evaluations: Sequence[Evaluation]) -> Evaluation:
     if not evaluations:
         raise ValueError("there is no evaluation to merge")
     users = np.concatenate([one.users for one in evaluations])
-    order = np.argsort(users, kind="stable")
-    if np.any(np.diff(users[order]) == 0):
+    by_user = np.argsort(users, kind="stable")
+    if np.any(np.diff(users[by_user]) == 0):
         raise ValueError("a user was evaluated twice")
     first = evaluations[0]
     return Evaluation(
-        users=users[order],
+        users=users[by_user],
         values={
             view: {
-                part: np.concatenate([one.values[view][part] for one in evaluations])[order]
+                part: np.concatenate([one.values[view][part] for one in evaluations])[by_user]
                 for part in parts
             }
             for view, parts in first.values.items()

@@ -1,11 +1,13 @@
-"""Where held-out items stand in the ranking of the catalogue, and which items lead it."""
+"""Where held-out items stand in the ranking of the catalogue, and which items lead it.
+
+This is the definition, user by user; `fedrec.evaluation.counting` gives the same integers faster.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -13,9 +15,11 @@ from numpy.typing import NDArray
 
 from fedrec.data.negatives import uniform_negatives
 from fedrec.errors import ConfigError, NumericError
-from fedrec.types import FloatArray, IntArray, Ragged, Shard, offsets_of
+from fedrec.personalization.base import View
+from fedrec.types import FloatArray, IntArray, Ragged, offsets_of
 
 __all__ = [
+    "LEGACY_CANDIDATES",
     "PARTS",
     "Part",
     "Placed",
@@ -25,17 +29,19 @@ __all__ = [
     "exposure",
     "legacy_candidates",
     "mask_of",
-    "place",
     "place_by_definition",
     "ranks_of",
     "top_k",
 ]
 
 Part: TypeAlias = Literal["valid", "test"]
-PARTS: tuple[Part, ...] = ("valid", "test")
+PARTS: tuple[Part, ...] = get_args(Part)
 
 Scores: TypeAlias = "torch.Tensor | FloatArray"
 """The scores of some users for the whole catalogue, float [b, n_items]."""
+
+LEGACY_CANDIDATES = 99
+"""Items that compete with the held-out one in the published protocol."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,77 +49,50 @@ class Placed:
     """Where the held-out items of some users stand, and what stands first.
 
     Args:
-        ranks: per part, int64 [held out]: user after user, the sorted ranks of its items.
-        top: int64 [b, k], the top list of each user that has test items, padded with -1; only
-            -1 for the others.
+        ranks: per view and part, int64 [held out]: user after user, the sorted ranks of its items.
+        top: int64 [b, k], by the view ``mixed``: the top list of each user that has test items,
+            padded with -1; only -1 for the others.
     """
 
-    ranks: Mapping[Part, IntArray]
+    ranks: Mapping[View, Mapping[Part, IntArray]]
     top: IntArray
 
 
-def place(
-    scores: Scores,
-    shard: Shard,
-    rows: IntArray,
+def place_by_definition(
+    views: Mapping[View, Scores],
+    train: Ragged,
+    valid: Ragged,
+    test: Ragged,
     k: int = 0,
     candidates: Mapping[Part, Ragged] | None = None,
 ) -> Placed:
-    """`place_by_definition`, in machine code where numba is installed: the same integers.
+    """Rank the held-out items of some users, and list what stands first.
 
     Args:
-        scores: float [b, n_items]; infinite values are fine.
-        shard: the users and their items.
-        rows: int64 [b], the user row that each row of scores belongs to.
+        views: per view, float [b, n_items]; infinite values are fine.
+        train: one row per user: its train items, sorted; likewise ``valid`` and ``test``.
+        valid: its validation items.
+        test: its test items.
         k: length of the top lists; 0 for none.
-        candidates: per part one row per row of scores: the only items that compete with the
-            held-out ones; None: all.
+        candidates: per part one row per user: the only items that compete with the held-out
+            ones; None: all.
 
     Raises:
         NumericError: If a score is NaN.
     """
-    memory = None if candidates else _flat(scores)
-    if memory is None or find_spec("numba") is None:
-        return place_by_definition(scores, shard, rows, k, candidates)
-    from fedrec.evaluation.ranking_numba import place_users
-
-    flat, stride = memory
-    ranks: dict[Part, IntArray] = {
-        "valid": np.empty(int(shard.valid.lengths[rows].sum()), np.int64),
-        "test": np.empty(int(shard.test.lengths[rows].sum()), np.int64),
-    }
-    top = np.full((len(rows), k), -1, np.int64)
-    train, valid, test = (
-        (np.ascontiguousarray(part.offsets), np.ascontiguousarray(part.values))
-        for part in (shard.train, shard.valid, shard.test)
-    )
-    diverged = place_users(
-        flat, stride, shard.n_items, rows, train, valid, test, ranks["valid"], ranks["test"], top
-    )
-    check_nan(int(diverged), len(rows))
-    return Placed(ranks, top)
-
-
-def place_by_definition(
-    scores: Scores,
-    shard: Shard,
-    rows: IntArray,
-    k: int = 0,
-    candidates: Mapping[Part, Ragged] | None = None,
-) -> Placed:
-    """Rank the held-out items of some users, and list what stands first; see `place`."""
-    train, valid, test = (part.take(rows) for part in (shard.train, shard.valid, shard.test))
-    held_out: dict[Part, Ragged] = {"valid": valid, "test": test}
+    excluded = {part: mask_of(part, train, valid) for part in PARTS}
+    held_out = {"valid": valid, "test": test}
     ranks = {
-        part: ranks_of(
-            scores, items, mask_of(part, train, valid), (candidates or {}).get(part)
-        ).values
-        for part, items in held_out.items()
+        view: {
+            part: ranks_of(
+                scores, held_out[part], excluded[part], (candidates or {}).get(part)
+            ).values
+            for part in PARTS
+        }
+        for view, scores in views.items()
     }
-    top = np.full((len(rows), k), -1, np.int64)
-    tested = test.lengths > 0
-    if k > 0 and tested.any():
-        top[tested] = top_k(scores, mask_of("test", train, valid), k)[tested]
+    top = top_k(views["mixed"], excluded["test"], k)
+    top[test.lengths == 0] = -1
     return Placed(ranks, top)
 
 
@@ -130,10 +109,10 @@ def mask_of(part: Part, train: Ragged, valid: Ragged) -> Ragged:
     """
     if part == "valid":
         return train
-    owners = np.concatenate([train.owners(), valid.owners()])
-    values = np.concatenate([train.values, valid.values])
-    order = np.lexsort((values, owners))
-    return Ragged(offsets_of(train.lengths + valid.lengths), values[order])
+    width = 1 + max(train.values.max(initial=0), valid.values.max(initial=0))
+    keys = np.sort(np.concatenate([r.owners() * width + r.values for r in (train, valid)]))
+    both = Ragged(train.offsets + valid.offsets, keys)
+    return Ragged(both.offsets, keys - both.owners() * width)
 
 
 def ranks_of(
@@ -161,25 +140,18 @@ def ranks_of(
     Raises:
         NumericError: If a score is NaN.
     """
-    masked = _copy(scores)
-    owners = relevant.owners()
-    targets = masked[_index(masked, owners), _index(masked, relevant.values)].cpu().numpy()
-    order = np.lexsort((-targets, owners))
-    bar = masked.new_tensor(targets[order])
-    if candidates is not None:
-        masked = _only(masked, candidates)
-    # A comparison with NaN is false: such items do not compete, whatever the scores.
-    _put(masked, excluded, float("nan"))
-    _put(masked, relevant, float("nan"))
-    place = np.arange(len(owners), dtype=np.int64) - relevant.offsets[:-1][owners]
-    above = np.empty(len(owners), np.int64)
-    for turn in range(int(relevant.lengths.max(initial=0))):
-        rows = np.flatnonzero(relevant.lengths > turn)
-        at = relevant.offsets[:-1][rows] + turn
-        block = masked if len(rows) == len(masked) else masked[_index(masked, rows)]
-        beats = block >= bar[_index(bar, at), None]
-        above[at] = beats.sum(dim=1).cpu().numpy()
-    return Ragged(relevant.offsets, above + place + 1)
+    ranks = np.empty(len(relevant.values), np.int64)
+    for user, row in enumerate(_rows(scores)):
+        competes = np.full(len(row), candidates is None)
+        if candidates is not None:
+            competes[candidates.row(user)] = True
+        competes[excluded.row(user)] = False
+        competes[relevant.row(user)] = False
+        targets = np.sort(row[relevant.row(user)])[::-1]
+        above = np.count_nonzero(row[competes] >= targets[:, None], axis=1)
+        relevant_rows = slice(relevant.offsets[user], relevant.offsets[user + 1])
+        ranks[relevant_rows] = above + np.arange(1, len(targets) + 1)
+    return Ragged(relevant.offsets, ranks)
 
 
 def top_k(scores: Scores, excluded: Ragged, k: int) -> IntArray:
@@ -198,26 +170,14 @@ def top_k(scores: Scores, excluded: Ragged, k: int) -> IntArray:
     Raises:
         NumericError: If a score is NaN.
     """
-    masked = _copy(scores)
-    left_out = torch.zeros_like(masked, dtype=torch.bool)
-    left_out[_index(masked, excluded.owners()), _index(masked, excluded.values)] = True
-    masked[left_out] = float("-inf")
-    n_users, n_items = masked.shape
-    depth = min(k, n_items)
-    result = np.full((n_users, k), -1, np.int64)
-    if depth == 0 or n_users == 0:
-        return result
-    # torch.topk picks any of equal scores; its smallest value is the bar, and the rest is exact.
-    bar = torch.topk(masked, depth, dim=1).values[:, -1:]
-    above, level = masked > bar, (masked == bar) & ~left_out
-    places = depth - above.sum(dim=1, keepdim=True)
-    chosen = above | (level & (level.cumsum(dim=1) <= places))
-    users, items = (index.cpu().numpy() for index in chosen.nonzero(as_tuple=True))
-    values = masked[chosen].cpu().numpy()
-    order = np.lexsort((items, -values, users))
-    lists = Ragged(offsets_of(np.bincount(users, minlength=n_users)), items[order])
-    result[users, np.arange(len(users)) - lists.offsets[:-1][users]] = lists.values
-    return result
+    lists = np.full((len(scores), k), -1, np.int64)
+    for user, row in enumerate(_rows(scores)):
+        items = np.delete(np.arange(len(row)), excluded.row(user))
+        if 0 < k < len(items):
+            items = items[row[items] >= np.partition(row[items], -k)[-k]]
+        best = items[np.argsort(-row[items], kind="stable")[:k]]
+        lists[user, : len(best)] = best
+    return lists
 
 
 def exposure(top: IntArray, n_items: int) -> IntArray:
@@ -234,7 +194,7 @@ def exposure(top: IntArray, n_items: int) -> IntArray:
 
 
 def legacy_candidates(
-    bits: NDArray[np.uint32], known: Ragged, n_items: int, count: int = 99
+    bits: NDArray[np.uint32], known: Ragged, n_items: int, count: int = LEGACY_CANDIDATES
 ) -> Ragged:
     """Draw items that a user never interacted with, to compete with its held-out item.
 
@@ -255,13 +215,12 @@ def legacy_candidates(
         ConfigError: If fewer than ``count`` items are left to a user.
     """
     check_candidates(known, n_items, count)
-    n_users = len(known)
-    users = np.repeat(np.arange(n_users, dtype=np.int64), count)
+    users = np.repeat(np.arange(len(known), dtype=np.int64), count)
     drawn = uniform_negatives(bits, users, known, n_items)
-    return Ragged(offsets_of(np.full(n_users, count, np.int64)), drawn)
+    return Ragged(offsets_of(np.full(len(known), count, np.int64)), drawn)
 
 
-def check_candidates(known: Ragged, n_items: int, count: int = 99) -> None:
+def check_candidates(known: Ragged, n_items: int, count: int = LEGACY_CANDIDATES) -> None:
     """Check that `legacy_candidates` finds enough items for every user; the same arguments.
 
     Raises:
@@ -275,52 +234,16 @@ def check_candidates(known: Ragged, n_items: int, count: int = 99) -> None:
         )
 
 
-def _copy(scores: Scores) -> torch.Tensor:
-    """Return a copy to write into; raise `NumericError` if a score is NaN."""
-    if isinstance(scores, torch.Tensor):
-        copied = scores.detach().clone()
-    else:
-        copied = torch.from_numpy(np.array(scores, order="C"))
-    nan = torch.isnan(copied)
-    check_nan(int(nan.any(dim=1).sum()), len(copied))
-    return copied
+def check_nan(is_nan: NDArray[np.bool_]) -> None:
+    """Raise `NumericError` if some users, bool [b], have a score that is NaN."""
+    if is_nan.any():
+        raise NumericError(
+            f"the scores of {np.count_nonzero(is_nan)} of {len(is_nan)} users are NaN"
+        )
 
 
-def check_nan(diverged: int, of: int) -> None:
-    """Raise `NumericError` if some of the users have a score that is NaN."""
-    if diverged > 0:
-        raise NumericError(f"the scores of {diverged} of {of} users are NaN")
-
-
-def _flat(scores: Scores) -> tuple[FloatArray, int] | None:
-    """Return the memory of the scores, float [...], and the stride of rows; None if unsuitable."""
-    array = scores
-    if isinstance(array, torch.Tensor):
-        if array.device.type != "cpu" or array.dtype not in (torch.float32, torch.float64):
-            return None
-        array = array.detach().numpy()
-    if array.dtype not in (np.float32, np.float64):
-        return None
-    size = array.itemsize
-    if array.strides[1] != size or array.strides[0] < 0 or array.strides[0] % size:
-        array = np.ascontiguousarray(array)
-    n_users, n_items = array.shape
-    stride = array.strides[0] // size
-    # Rows may lie apart, or be one and the same; numba wants to know that items are neighbours.
-    length = (n_users - 1) * stride + n_items if n_users else 0
-    return np.lib.stride_tricks.as_strided(array, (length,), (size,), writeable=False), stride
-
-
-def _index(like: torch.Tensor, values: IntArray) -> torch.Tensor:
-    return torch.tensor(values, device=like.device)
-
-
-def _put(scores: torch.Tensor, at: Ragged, value: float) -> None:
-    scores[_index(scores, at.owners()), _index(scores, at.values)] = value
-
-
-def _only(scores: torch.Tensor, chosen: Ragged) -> torch.Tensor:
-    rows, items = _index(scores, chosen.owners()), _index(scores, chosen.values)
-    masked = torch.full_like(scores, float("nan"))
-    masked[rows, items] = scores[rows, items]
-    return masked
+def _rows(scores: Scores) -> FloatArray:
+    """Return the scores as an array of the processor; raise `NumericError` if one is NaN."""
+    rows = scores.detach().cpu().numpy() if isinstance(scores, torch.Tensor) else scores
+    check_nan(np.isnan(rows).any(axis=1))
+    return rows

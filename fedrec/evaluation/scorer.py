@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 import torch
 
-from fedrec.evaluation.block import BlockRanking
-from fedrec.personalization.base import View
+from fedrec.compute.batch import Tensors
+from fedrec.models.base import History, Pairs
+from fedrec.personalization.base import Ranking, View
 from fedrec.training.clients import frozen_items_of, tensors_of
+from fedrec.training.executors.clientwise import Call, Rows, Values, by_client
 from fedrec.training.history import latest
 from fedrec.training.task import ClientTask
 from fedrec.types import IntArray, Params, Ragged, Shard
 
-__all__ = ["GroupScorer", "UserScorer"]
+__all__ = ["Block", "UserScorer"]
+
+Tensor: TypeAlias = "torch.Tensor"
+
+_SCORES = 1 << 18
+"""Scores that a model which is not ``flat`` computes at once, which bounds the memory."""
 
 
 class UserScorer:
@@ -28,32 +36,25 @@ class UserScorer:
     """
 
     def __init__(self, task: ClientTask, shard: Shard, params: Params, local: Params) -> None:
-        self._task = task
-        self._params = tensors_of(params, task.dtype)
-        table = self._params["item"]
-        self._local = {n: torch.from_numpy(np.array(v)).to(table.dtype) for n, v in local.items()}
+        self.task, self.everything = task, torch.arange(shard.n_items)
+        self.params, self.local = tensors_of(params, task.dtype), tensors_of(local, task.dtype)
+        table = self.params["item"]
         unit_item_vectors = task.personalization.unit_item_vectors(table)
-        self._frozen_items = frozen_items_of(task, shard, table, unit_item_vectors)
-        self._state = task.personalization.state(table.shape[1])
-        self._history = _latest_items(task, shard)
+        self.frozen_items = frozen_items_of(task, shard, table, unit_item_vectors)
+        self.added = tuple(task.personalization.state(table.shape[1]))
+        self.axes = {name: spec.axis for name, spec in task.model.params().items()}
+        self.history: Ragged | None = None
+        if task.model.window is not None:
+            rows = latest(shard, task.model.window - 1)
+            self.history = Ragged(rows.offsets, shard.train.values[rows.values])
 
     @property
     def by_columns(self) -> bool:
         """Return whether some items at a time are faster, for all users."""
-        model = self._task.model
-        by_positive = any(spec.axis == "positive" for spec in model.params().values())
-        flat = model.execution == "flat" and not by_positive
-        return flat and self._task.personalization.by_columns
+        is_flat = self.task.model.execution == "flat" and "positive" not in self.axes.values()
+        return is_flat and self.task.personalization.by_columns
 
-    def group(self, users: IntArray) -> GroupScorer:
-        """Prepare the scores of some users.
-
-        Args:
-            users: int64 [g], user rows of the shard.
-        """
-        return GroupScorer(self, users)
-
-    def __call__(self, users: IntArray) -> dict[View, torch.Tensor]:
+    def __call__(self, users: IntArray) -> dict[View, Tensor]:
         """Return the scores of some users for the whole catalogue.
 
         Args:
@@ -62,60 +63,185 @@ class UserScorer:
         Returns:
             float [b, n_items] per view.
         """
-        return self.group(users)(slice(0, len(users)))
+        return self.blocks(users, max(len(users), 1))[0].views(self.everything)
 
-
-class GroupScorer:
-    """The scores of some users, who share what items cost; see `UserScorer.group`."""
-
-    def __init__(self, scorer: UserScorer, users: IntArray) -> None:
-        self._scorer, self._users = scorer, users
-        self._blocks: dict[int, tuple[BlockRanking, dict[str, torch.Tensor]]] = {}
-        self._prepared = scorer._task.personalization.prepare_ranking(scorer._frozen_items, users)
-
-    def __call__(self, place: slice, items: torch.Tensor | None = None) -> dict[View, torch.Tensor]:
-        """Return the scores of some of the users for some items.
+    def blocks(self, users: IntArray, size: int) -> list[Block]:
+        """Return some users in blocks; all of them share what the scores of items cost.
 
         Args:
-            place: where they stand in the group; each beginning always with the same end.
-            items: int64 [c], if the scores are `UserScorer.by_columns`; None: all. The scores do
+            users: int64 [g], user rows of the shard.
+            size: users of a block.
+        """
+        prepared = self.task.personalization.prepare_ranking(self.frozen_items, users)
+        return [
+            self._block(users, slice(start, min(start + size, len(users))), prepared)
+            for start in range(0, max(len(users), 1), size)
+        ]
+
+    def _block(self, users: IntArray, place: slice, prepared: object) -> Block:
+        chosen = users[place]
+        owners = {"user": chosen, "client": self.frozen_items.clients[chosen]}
+        private = {
+            name: self.local[name][torch.from_numpy(owners[spec.axis])]
+            if spec.axis in owners
+            else self.local[name]
+            for name, spec in self.task.specs().items()
+            if spec.scope == "private"
+        }
+        return Block(chosen, place, prepared, self.everything, self, private)
+
+
+@dataclass(frozen=True, slots=True)
+class Block(Ranking):
+    """The model for some users.
+
+    Args:
+        scorer: the parameters, and who the users are.
+        private: the private parameters: of users and clients float [b, *shape], a row per user;
+            of positives all of them.
+    """
+
+    scorer: UserScorer
+    private: Tensors
+
+    def views(self, items: Tensor) -> dict[View, Tensor]:
+        """Return the scores of the users.
+
+        Args:
+            items: int64 [c], all, or some if the scores are `UserScorer.by_columns`. Then they do
                 not depend on which items are scored together if there are equally many.
 
         Returns:
             float [b, c] per view.
         """
-        scorer = self._scorer
-        if place.start not in self._blocks:
-            self._blocks[place.start] = self._block(place)
-        ranking, local = self._blocks[place.start]
-        ranking = replace(ranking, columns=items)
-        return scorer._task.personalization.rank(scorer._frozen_items, local, ranking)
+        scorer = self.scorer
+        added = {name: self.private[name] for name in scorer.added}
+        ranking = replace(self, items=items)
+        return scorer.task.personalization.rank(scorer.frozen_items, added, ranking)
 
-    def _block(self, place: slice) -> tuple[BlockRanking, dict[str, torch.Tensor]]:
-        """Return the model for some of the users, and their values of the personalization."""
-        scorer, users = self._scorer, self._users[place]
-        ranking = BlockRanking(
-            scorer._task,
-            scorer._params,
-            scorer._local,
-            scorer._frozen_items,
-            users,
-            place,
-            self._prepared,
-            scorer._history,
+    def scores(self) -> Tensor:
+        """Return the scores of these users and items with the global table, float [b, c]."""
+        return self._scores(self.scorer.params["item"], self._histories())
+
+    def patched(self, base: Tensor, block_users: IntArray, items: IntArray, rows: Tensor) -> Tensor:
+        """Return scores with other item vectors for some pairs, float [b, n_items]."""
+        source, history = self.scorer.params["item"], self._histories()
+        scores = base.clone()
+        if history is not None:
+            patches = Ragged(np.searchsorted(block_users, np.arange(len(self.users) + 1)), items)
+            at = patches.find(history.owners(), history.values)
+            history = Ragged(history.offsets, np.where(at < 0, history.values, len(source) + at))
+            source = torch.cat([source, rows])
+            scores = self._scores(source, history)
+        return self._with_pairs(scores, block_users, items, rows, source, history)
+
+    def _histories(self) -> Ragged | None:
+        """Return the latest items, one row per user of the block."""
+        return None if self.scorer.history is None else self.scorer.history.take(self.users)
+
+    def _scores(self, source: Tensor, history: Ragged | None) -> Tensor:
+        """Return all scores with the vectors that histories name, float [n, d]."""
+        scorer, task = self.scorer, self.scorer.task
+        tables = {name: scorer.params[name] for name in task.tables()}
+        if self.items is not scorer.everything:
+            tables = {name: table[self.items] for name, table in tables.items()}
+        absent = {n: self._absent(n, len(self.users)) for n in self._named("positive")}
+        if task.model.execution == "flat":
+            scores = task.model.score_catalogue(self._of_users() | absent, tables)
+            # A model without private parameters scores one row, the same for all.
+            scores = scores.expand(len(self.users), -1)
+        else:
+
+            def of_client(params: Tensors, pairs: Pairs) -> Tensor:
+                if pairs.history is None:
+                    scores = task.model.score_catalogue(params, tables)
+                else:
+                    vectors = pairs.history.vectors[pairs.users]
+                    history = History(vectors, pairs.history.lengths[pairs.users])
+                    scores = task.model.score_catalogue(params, tables, history)
+                return scores.expand(len(pairs.users), -1)
+
+            everybody, most = np.arange(len(self.users)), max(_SCORES // len(self.items), 1)
+            scores = self._by_client(
+                of_client, everybody, 0 * everybody, absent, source, history, most
+            )
+        if not absent:
+            return scores
+        users, items, _ = scorer.frozen_items.positives_of(self.users)
+        rows = scorer.params["item"][torch.from_numpy(items)]
+        return self._with_pairs(scores.clone(), users, items, rows, source, history)
+
+    def _with_pairs(
+        self,
+        scores: Tensor,
+        block_users: IntArray,
+        items: IntArray,
+        rows: Tensor,
+        source: Tensor,
+        history: Ragged | None,
+    ) -> Tensor:
+        """Return ``scores``, changed: those of some pairs with given item vectors."""
+        scorer, model = self.scorer, self.scorer.task.model
+        user, item = torch.from_numpy(block_users), torch.from_numpy(items)
+        of_rows = {name: scorer.params[name][item] for name in scorer.task.tables()}
+        of_rows |= {"item": rows} | self._of_positives(block_users, items)
+        if model.execution == "flat":
+            of_users = {name: value[user] for name, value in self._of_users().items()}
+            scores[user, item] = model.score(of_users | of_rows, Pairs(user, item))
+        else:
+            scores[user, item] = self._by_client(
+                model.score, block_users, items, of_rows, source, history, _SCORES
+            )
+        return scores
+
+    def _named(self, *axes: str) -> list[str]:
+        return [name for name, axis in self.scorer.axes.items() if axis in axes]
+
+    def _of_users(self) -> dict[str, Tensor]:
+        """Return the parameters of a ``flat`` model without a row per item, one row per user."""
+        scorer, n = self.scorer, len(self.users)
+        dense = {name: scorer.params[name] for name in scorer.task.dense()}
+        of_users = {name: self.private[name] for name in self._named("user", "client")}
+        return of_users | {name: value.expand(n, *value.shape) for name, value in dense.items()}
+
+    def _absent(self, name: str, n: int) -> Tensor:
+        """Return what pairs that are no positives have of a parameter, float [n, *shape]."""
+        values = self.private[name]
+        return values.new_zeros((n, *values.shape[1:]))
+
+    def _of_positives(self, block_users: IntArray, items: IntArray) -> dict[str, Tensor]:
+        """Return the model's values of positives, float [q, ...], 0 for other pairs."""
+        frozen_items, values = self.scorer.frozen_items, {}
+        for name in self._named("positive"):
+            at = frozen_items.positives.find(frozen_items.clients[self.users[block_users]], items)
+            rows = torch.cat([self.private[name], self._absent(name, 1)])
+            values[name] = rows[torch.from_numpy(at)]
+        return values
+
+    def _by_client(
+        self,
+        call: Call,
+        block_users: IntArray,
+        items: IntArray,
+        of_rows: Tensors,
+        source: Tensor,
+        history: Ragged | None,
+        most: int,
+    ) -> Tensor:
+        """Compute pairs, or users, whose clients are neighbours."""
+        scorer = self.scorer
+        clients = scorer.frozen_items.clients[self.users[block_users]]
+        first = np.flatnonzero(np.diff(clients, prepend=-1))
+        user, of_client = torch.from_numpy(block_users), torch.from_numpy(block_users[first])
+        rows = Rows(
+            np.diff(first, append=len(clients)),
+            user,
+            torch.from_numpy(items),
+            None if history is None else torch.from_numpy(history.lengths[block_users]),
+            history,
         )
-        clients = torch.from_numpy(scorer._frozen_items.clients[users])
-        rows, values = {"user": torch.from_numpy(users), "client": clients}, scorer._local
-        local = {
-            n: values[n][rows[s.axis]] if s.axis in rows else values[n]
-            for n, s in scorer._state.items()
-        }
-        return replace(ranking, gathered=ranking.gather()), local
-
-
-def _latest_items(task: ClientTask, shard: Shard) -> Ragged | None:
-    """Return the items that a model with a window ranks from, oldest first, one row per user."""
-    if task.model.window is None:
-        return None
-    latest_rows = latest(shard, task.model.window - 1)
-    return Ragged(latest_rows.offsets, shard.train.values[latest_rows.values])
+        of_users = {name: self.private[name][user] for name in self._named("user")}
+        of_clients = {name: self.private[name][of_client] for name in self._named("client")}
+        dense = {name: scorer.params[name] for name in scorer.task.dense()}
+        values = Values({**of_rows, **of_users}, of_clients, dense, source)
+        return by_client(call, values, rows, scorer.task.model.execution == "vmap", most)

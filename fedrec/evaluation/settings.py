@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import Field, field_validator
 
-from fedrec.evaluation.cutoffs import cutoff_warnings
-from fedrec.evaluation.metrics.base import Metric, parse_metric
+from fedrec.evaluation.metrics.base import Metric, PerUserMetric, parse_metric
+from fedrec.evaluation.ranking import LEGACY_CANDIDATES
 from fedrec.plugins import Section
+from fedrec.types import Split
 
-__all__ = ["Evaluate"]
+__all__ = ["Evaluate", "cutoff_warnings"]
 
 
 class Evaluate(Section):
@@ -36,19 +39,12 @@ class Evaluate(Section):
         "coverage@10",
         "gini@10",
     )
-    block: int | Literal["auto"] = "auto"
+    block: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
 
     def without_effect(self, experiment: Any, split: Any) -> list[str]:
         """Say for which users a metric has the same value whatever the model."""
         lines = cutoff_warnings(self.parsed(), split, experiment.data.protocol)
         return [f"metrics: {line}" for line in lines]
-
-    @field_validator("block")
-    @classmethod
-    def _positive(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and value < 1:
-            raise ValueError("expected a number from 1, or 'auto'")
-        return value
 
     @field_validator("metrics")
     @classmethod
@@ -56,12 +52,54 @@ class Evaluate(Section):
         if not value:
             raise ValueError("expected at least one metric; the first chooses the round")
         parsed = [parse_metric(label) for label in value]
-        if parsed[0].kind != "per_user":
+        if not isinstance(parsed[0], PerUserMetric):
             raise ValueError(
                 f"the first metric chooses the round and must be per user, not {value[0]}"
             )
+        labels = [metric.label for metric in parsed]
+        if len({*labels}) < len(labels):
+            twice = max(labels, key=labels.count)
+            raise ValueError(f"'{twice}' is given twice; leave one of them out")
         return value
 
     def parsed(self) -> tuple[Metric, ...]:
         """Return the metrics as values."""
         return tuple(parse_metric(label) for label in self.metrics)
+
+
+def cutoff_warnings(
+    metrics: Sequence[Metric], split: Split, protocol: Literal["clean", "legacy"]
+) -> list[str]:
+    """Return one line for each metric and part that some users cannot fail, or have no value in.
+
+    Args:
+        metrics: what is measured.
+        split: the data.
+        protocol: of the ranking.
+    """
+    lines = []
+    n_known = split.train.lengths
+    for what, held_out in (("validation", split.valid.lengths), ("test", split.test.lengths)):
+        left, is_ranked = split.n_items - n_known, held_out > 0
+        n_known, n_ranked = n_known + held_out, np.count_nonzero(is_ranked)
+        if protocol == "legacy":
+            left = np.minimum(left, held_out + LEGACY_CANDIDATES)
+        if n_ranked < len(is_ranked):
+            lines.append(
+                f"{len(is_ranked) - n_ranked} of {len(is_ranked)} users have no {what} items; the "
+                "means leave them out"
+            )
+        for metric in metrics:
+            few = np.count_nonzero(is_ranked & (left <= (metric.k or 0)))
+            if few > 0 and isinstance(metric, PerUserMetric):
+                lines.append(
+                    f"{metric.label}: {few} of {n_ranked} users have at most "
+                    f"{metric.k} items left to rank for the {what}, so every list holds their "
+                    "held-out items whatever the model; choose a lower cut-off"
+                )
+        if alone := np.count_nonzero(is_ranked & (left <= held_out)):
+            lines.append(
+                f"{alone} of {n_ranked} users have nothing but held-out items left "
+                f"to rank for the {what}, so every metric is perfect for them"
+            )
+    return lines

@@ -10,10 +10,11 @@ from typing import ClassVar, Literal
 import torch
 
 from fedrec.compute.batch import Tensors
+from fedrec.errors import ConfigError, did_you_mean
 from fedrec.plugins import Defaults, Plugin
 from fedrec.types import ParamSpec
 
-__all__ = ["History", "Model", "Pairs"]
+__all__ = ["History", "Model", "Pairs", "check_model"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ class Model(Plugin):
 
     @property
     def window(self) -> int | None:
-        """How much of a user's ordered history the model looks at; None: not at the order.
+        """Return how much of a user's ordered history the model looks at; None: not at the order.
 
         A model with a window w is trained on the latest w train items of each user, each scored
         from those before it, so from at most w - 1, and ranks from the latest w - 1 of all. It
@@ -85,14 +86,14 @@ class Model(Plugin):
 
     @abstractmethod
     def params(self) -> Mapping[str, ParamSpec]:
-        """The parameters by name, with scope and axis.
+        """Return the parameters by name, with scope and axis.
 
         One is shared, has the axis ``item`` and is named ``item``: the item table.
         """
 
     @abstractmethod
     def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
-        """The score of each pair, a logit.
+        """Return the score of each pair, a logit.
 
         Args:
             params: per name, gathered for the pairs as the class says.
@@ -103,7 +104,7 @@ class Model(Plugin):
         """
 
     def features(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
-        """The input of the model's last linear layer, float [q, h].
+        """Return the input of the model's last linear layer, float [q, h].
 
         PLGC's tangent-kernel weight is computed from it. The default is the item's row, which is
         exact for matrix factorisation.
@@ -113,7 +114,7 @@ class Model(Plugin):
     def score_catalogue(
         self, users: Tensors, table: Tensors, history: History | None = None
     ) -> torch.Tensor:
-        """The scores of some users for the whole catalogue; default: all pairs by `score`.
+        """Return the scores of some users for the whole catalogue; default: all pairs by `score`.
 
         Args:
             users: per parameter without a row per item, float [b, *shape], one row per user;
@@ -124,16 +125,56 @@ class Model(Plugin):
         Returns:
             float [b, n_items].
         """
-        n_items = len(table["item"])
-        specs = self.params()
-        per_user = [n for n in users if self.execution == "flat" or specs[n].axis == "user"]
+        n_items, specs = len(table["item"]), self.params()
+        per_user = [
+            n for n in users if self.execution == "flat" or specs[n].axis in ("user", "positive")
+        ]
         n_users = len(users[per_user[0]]) if per_user else 1
         n_users = n_users if history is None else len(history.lengths)
         user = torch.arange(n_users).repeat_interleave(n_items)
         item = torch.arange(n_items).repeat(n_users)
         gathered = {name: values[item] for name, values in table.items()}
         gathered |= {name: v[user] if name in per_user else v for name, v in users.items()}
-        pairs = Pairs(user, item)
-        if history is not None:
-            pairs = Pairs(user, item, history.lengths[user], history)
-        return self.score(gathered, pairs).reshape(n_users, n_items)
+        context = None if history is None else history.lengths[user]
+        return self.score(gathered, Pairs(user, item, context, history)).reshape(n_users, n_items)
+
+
+class _Declared(dict[str, torch.Tensor]):
+    """Parameters by name; asking for another name is an error that says which there are."""
+
+    def __missing__(self, name: str) -> torch.Tensor:
+        raise ConfigError(
+            f"asks for the parameter '{name}', which params() does not declare"
+            f"{did_you_mean(str(name), self)}"
+        )
+
+
+def check_model(model: Model) -> None:
+    """Check on two pairs that a model uses declared parameters and returns the right shapes.
+
+    Raises:
+        ConfigError: If not. What else the model raises is left to the client that meets it.
+    """
+    q, specs, is_flat = 2, model.params(), model.execution == "flat"
+    params = _Declared()
+    for name, spec in specs.items():
+        is_gathered = is_flat or spec.axis not in (None, "client")
+        params[name] = torch.zeros(q, *spec.shape) if is_gathered else torch.zeros(spec.shape)
+    pairs = Pairs(torch.zeros(q, dtype=torch.int64), torch.zeros(q, dtype=torch.int64))
+    if model.window is not None:
+        history = History(torch.zeros(1, 1, *specs["item"].shape), torch.ones(1, dtype=torch.int64))
+        pairs = Pairs(pairs.users, pairs.items, pairs.users, history)
+    for method, n_axes in ((model.score, 1), (model.features, 2)):
+        source = f"model {type(model).__name__}: {method.__name__}"
+        try:
+            with torch.no_grad():
+                shape = tuple(method(params, pairs).shape)
+        except ConfigError as error:
+            raise ConfigError(f"{source} {error}") from None
+        except Exception:
+            continue
+        if len(shape) != n_axes or shape[0] != q:
+            expected = (f"({q},), one number for each", f"({q}, width)")[n_axes - 1]
+            raise ConfigError(
+                f"{source} returns the shape {shape} for {q} pairs; expected {expected}"
+            )

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
 import torch
 
+from fedrec.compute.batch import PairBatch, Tensors
 from fedrec.plugins import Plugin
 from fedrec.types import FloatArray, IntArray, ParamSpec, Ragged, Shard
-
-if TYPE_CHECKING:
-    from fedrec.compute.batch import PairBatch, Tensors
 
 __all__ = ["Forward", "FrozenItems", "Personalization", "Ranking", "View"]
 
 
+Tensor: TypeAlias = "torch.Tensor"
 View: TypeAlias = Literal["mixed", "global", "local"]
 """A user's score: the method's own, with the global branch alone, with the local branch alone."""
 
@@ -28,71 +28,74 @@ class FrozenItems:
 
     Args:
         table: float [n_items, d], the frozen global item table.
-        unit_item_vectors: what `Personalization.directions` made of it.
+        unit_item_vectors: what `Personalization.unit_item_vectors` made of it.
         history: one row per user row: the train items that a kernel may look at.
         positives: one row per client row: the union of its users' train items, sorted.
         clients: int64 [u], the client row of each user row.
     """
 
-    table: torch.Tensor
-    unit_item_vectors: torch.Tensor | None
+    table: Tensor
+    unit_item_vectors: Tensor | None
     history: Ragged
     positives: Ragged
     clients: IntArray
+
+    def positives_of(self, users: IntArray) -> tuple[IntArray, IntArray, IntArray]:
+        """Return the positives of the clients of some user rows.
+
+        Returns:
+            int64 [q] each: the place of the user in ``users``, the item, and the place of the pair
+            in ``positives.values``.
+        """
+        clients = self.clients[users]
+        at = self.positives.positions(clients)
+        owners = np.repeat(np.arange(len(users)), self.positives.lengths[clients])
+        return owners, self.positives.values[at], at
 
 
 class Forward(Protocol):
     """The model at the current parameters, as a function of the item vectors of the pairs."""
 
-    def score(self, rows: torch.Tensor) -> torch.Tensor:
+    def score(self, rows: Tensor) -> Tensor:
         """Return the score of each pair, float [q], from item vectors, float [q, d]."""
-        ...
 
-    def features(self, rows: torch.Tensor) -> torch.Tensor:
+    def features(self, rows: Tensor) -> Tensor:
         """Return the input of the model's last linear layer, float [q, h], from float [q, d]."""
-        ...
 
 
-class Ranking(Protocol):
-    """The model at evaluation, for some users and items."""
+@dataclass(frozen=True, slots=True)
+class Ranking(ABC):
+    """The model at evaluation, for some users and items.
 
-    @property
-    def users(self) -> IntArray:
-        """Return the user rows, int64 [b]."""
-        ...
+    Args:
+        users: int64 [b], the user rows.
+        place: where they are among the users given to `Personalization.prepare_ranking`.
+        prepared: what `Personalization.prepare_ranking` returned.
+        items: int64 [c], the items that are scored: all, unless `Personalization.by_columns`.
+    """
 
-    @property
-    def place(self) -> slice:
-        """Where they stand among the users that `Personalization.prepare_ranking` was given."""
-        ...
+    users: IntArray
+    place: slice
+    prepared: Any
+    items: Tensor
 
-    @property
-    def items(self) -> torch.Tensor:
-        """Return the items that are scored, int64 [c]: all, unless `Personalization.by_columns`."""
-        ...
-
-    @property
-    def prepared(self) -> object:
-        """Return what `Personalization.prepare_ranking` returned."""
-        ...
-
-    def scores(self) -> torch.Tensor:
+    @abstractmethod
+    def scores(self) -> Tensor:
         """Return the model's scores with the global table, float [b, c]."""
-        ...
 
-    def patched(
-        self,
-        base: torch.Tensor,
-        block_users: IntArray,
-        items: IntArray,
-        rows: torch.Tensor,
-    ) -> torch.Tensor:
-        """Return what `scores` gave, float [b, n_items], with other item vectors for some pairs.
+    @abstractmethod
+    def patched(self, base: Tensor, block_users: IntArray, items: IntArray, rows: Tensor) -> Tensor:
+        """Return scores with other item vectors for some pairs, float [b, n_items].
 
-        They count wherever they stand: also in the histories of a model that looks at them.
-        Pairs are sorted by row of the block, then by item.
+        They count for the scores of their own pairs, and of a model with a window for all scores
+        of a user that has them in its history.
+
+        Args:
+            base: float [b, n_items], what `scores` gave.
+            block_users: int64 [q], rows of ``users``, ascending.
+            items: int64 [q], ascending for each row.
+            rows: float [q, d], the vectors of these pairs.
         """
-        ...
 
 
 class Personalization(Plugin):
@@ -110,16 +113,12 @@ class Personalization(Plugin):
         return any(getattr(cls, name) is not getattr(Personalization, name) for name in methods)
 
     def state(self, dim: int) -> Mapping[str, ParamSpec]:
-        """Return the private parameters it adds, none by default.
-
-        Args:
-            dim: width of the item table.
-        """
+        """Return the private parameters it adds to an item table of width ``dim``; default none."""
         return {}
 
     @property
     def random_rows(self) -> int:
-        """Random rows per user and epoch that it wants among the touched ones."""
+        """Return how many random rows per user and epoch it wants among the touched ones."""
         return 0
 
     def row_cost(self, history: IntArray) -> FloatArray:
@@ -132,7 +131,7 @@ class Personalization(Plugin):
         """
         return np.ones(len(history))
 
-    def unit_item_vectors(self, table: torch.Tensor) -> torch.Tensor | None:
+    def unit_item_vectors(self, table: Tensor) -> Tensor | None:
         """Return what it needs of the frozen table, float [n_items, d]; once per message."""
         return None
 
@@ -144,9 +143,7 @@ class Personalization(Plugin):
         """Prepare what depends on the frozen table and the pairs of an epoch; once an epoch."""
         return None
 
-    def rows(
-        self, work: torch.Tensor, frozen: torch.Tensor, local: Tensors, pairs: PairBatch
-    ) -> torch.Tensor:
+    def rows(self, work: Tensor, frozen: Tensor, local: Tensors, pairs: PairBatch) -> Tensor:
         """Return the item vectors that the model sees.
 
         Args:
@@ -161,9 +158,7 @@ class Personalization(Plugin):
         """
         return work
 
-    def score(
-        self, base: torch.Tensor, local: Tensors, index: torch.Tensor, prepared: Any
-    ) -> torch.Tensor:
+    def score(self, base: Tensor, local: Tensors, index: Tensor, prepared: Any) -> Tensor:
         """Return the scores that are trained, float [r].
 
         Args:
@@ -174,16 +169,14 @@ class Personalization(Plugin):
         """
         return base
 
-    def loss(
-        self, work: torch.Tensor, frozen: torch.Tensor, local: Tensors, pairs: PairBatch
-    ) -> torch.Tensor | None:
+    def loss(self, work: Tensor, frozen: Tensor, local: Tensors, pairs: PairBatch) -> Tensor | None:
         """Return a term added to the loss, summed over users; None for none. As for `rows`."""
         return None
 
     def after_epoch(
         self,
-        work: torch.Tensor,
-        frozen: torch.Tensor,
+        work: Tensor,
+        frozen: Tensor,
         local: Tensors,
         state: Tensors,
         pairs: PairBatch,
@@ -203,7 +196,7 @@ class Personalization(Plugin):
         """
         return {}
 
-    def after_round(self, change: torch.Tensor, state: Tensors) -> Tensors:
+    def after_round(self, change: Tensor, state: Tensors) -> Tensors:
         """Return new values of ``positive`` parameters after a round.
 
         Args:
@@ -221,7 +214,7 @@ class Personalization(Plugin):
         """
         return False
 
-    def prepare_ranking(self, frozen_items: FrozenItems, users: IntArray) -> object:
+    def prepare_ranking(self, frozen_items: FrozenItems, users: IntArray) -> Any:
         """Prepare what the scores of some users share.
 
         Args:
@@ -232,7 +225,7 @@ class Personalization(Plugin):
 
     def rank(
         self, frozen_items: FrozenItems, local: Tensors, ranking: Ranking
-    ) -> dict[View, torch.Tensor]:
+    ) -> dict[View, Tensor]:
         """Return the scores of some users for some items.
 
         Args:

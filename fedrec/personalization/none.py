@@ -1,7 +1,5 @@
 """No personalization beyond the model's own local parameters."""
 
-from __future__ import annotations
-
 from fedrec.personalization.base import Personalization
 
 __all__ = ["NoPersonalization"]

@@ -9,8 +9,9 @@ import numpy as np
 from fedrec.baselines.base import Scorer
 from fedrec.baselines.popularity import Popularity
 from fedrec.config.experiment import Experiment
-from fedrec.evaluation.evaluate import PARTS, Evaluation, evaluate
+from fedrec.evaluation.evaluate import Evaluation, evaluate
 from fedrec.evaluation.metrics.base import Metric
+from fedrec.evaluation.ranking import PARTS
 from fedrec.types import Split
 
 __all__ = ["evaluate_scorer", "is_near_popularity", "near_popularity", "popularity_scores"]

@@ -11,7 +11,7 @@ import numpy as np
 
 from fedrec.compute.declarations import check_specs
 from fedrec.errors import ConfigError
-from fedrec.models.base import Model
+from fedrec.models.base import Model, check_model
 from fedrec.models.mf import MatrixFactorization
 from fedrec.models.pfedrec import PFedRec
 from fedrec.personalization.base import Personalization
@@ -120,6 +120,7 @@ def _declared(model: Model, personalization: Personalization) -> Mapping[str, Pa
         raise ConfigError(f"{source}: 'item': expected a shape of one number, such as (32,)")
     if unfit := [n for n, s in specs.items() if s.axis == "seen_item"]:
         raise ConfigError(f"{source}: parameter '{unfit[0]}': {_SEEN_ITEM}")
+    check_model(model)
     source = f"personalization {type(personalization).__name__}"
     added = personalization.state(specs["item"].shape[0])
     check_specs(source, added, ("private",))

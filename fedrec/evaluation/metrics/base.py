@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from abc import abstractmethod
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -21,43 +22,40 @@ class Metric(Plugin):
         k: length of the list that is looked at; None for the whole ranking.
     """
 
-    kind: ClassVar[Literal["per_user", "exposure"]]
     needs_k: ClassVar[bool] = True
 
     k: int | None = Field(None, ge=1)
 
     @property
     def label(self) -> str:
-        """Such as ``ndcg@10``."""
+        """Return such as ``ndcg@10``."""
         name = name_of("metrics", self)
         return name if self.k is None else f"{name}@{self.k}"
+
+    @property
+    def depth(self) -> int:
+        """Return the last rank that counts."""
+        return sys.maxsize if self.k is None else self.k
 
 
 class PerUserMetric(Metric):
     """One value per user; the metric is their mean."""
 
-    kind = "per_user"
-
     @abstractmethod
     def per_user(self, ranks: Ragged) -> FloatArray:
-        """Compute the value of each user.
+        """Return the value of each user, float64 [n].
 
         Args:
-            ranks: one row per user: the ranks (from 1) of its held-out items, sorted.
-
-        Returns:
-            float64 [n], NaN for a user without held-out items.
+            ranks: one row per user that has held-out items: their ranks (from 1), sorted.
         """
 
 
 class ExposureMetric(Metric):
     """One value for how the recommendations spread over the catalogue."""
 
-    kind = "exposure"
-
     @abstractmethod
     def value(self, exposure: IntArray) -> float:
-        """Compute the value.
+        """Return the value.
 
         Args:
             exposure: int64 [n_items], in how many users' top-k lists each item stands.
@@ -74,11 +72,11 @@ def parse_metric(label: str) -> Metric:
         ConfigError: If the name is unknown, or k is missing or not a positive number.
     """
     name, at, cut = label.partition("@")
-    found = lookup("metrics", name)
-    if not issubclass(found, Metric):
+    metric = lookup("metrics", name)
+    if not issubclass(metric, Metric):
         raise ConfigError(f"'{name}' is not a metric")
     if at and not (cut.isdigit() and int(cut) > 0):
         raise ConfigError(f"metric '{label}': expected {name}@k with k a number from 1")
-    if found.needs_k and not at:
+    if metric.needs_k and not at:
         raise ConfigError(f"metric '{label}': expected {name}@k, such as {name}@10")
-    return found(k=int(cut) if at else None)
+    return metric(k=int(cut) if at else None)

@@ -19,7 +19,7 @@ class Coverage(ExposureMetric):
     """
 
     def value(self, exposure: IntArray) -> float:
-        """From 0 to 1; NaN for an empty catalogue."""
+        """Return from 0 to 1; NaN for an empty catalogue."""
         if len(exposure) == 0:
             return float("nan")
         return float(np.count_nonzero(exposure)) / len(exposure)

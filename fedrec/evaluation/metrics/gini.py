@@ -20,7 +20,7 @@ class Gini(ExposureMetric):
     """
 
     def value(self, exposure: IntArray) -> float:
-        """From 0 to (n - 1) / n; NaN where nothing is recommended."""
+        """Return from 0 to (n - 1) / n; NaN where nothing is recommended."""
         n, total = len(exposure), int(exposure.sum())
         if total == 0:
             return float("nan")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import numpy as np
-
 from fedrec.evaluation.metrics.base import PerUserMetric
 from fedrec.types import FloatArray, Ragged
 
@@ -23,10 +21,6 @@ class MRR(PerUserMetric):
     needs_k: ClassVar[bool] = False
 
     def per_user(self, ranks: Ragged) -> FloatArray:
-        """Compute from 0 to 1 for each user, float64 [n], NaN without held-out items."""
-        result = np.full(len(ranks), np.nan)
-        some = ranks.lengths > 0
-        best = ranks.values[ranks.offsets[:-1][some]]
-        reciprocal = 1.0 / best
-        result[some] = reciprocal if self.k is None else np.where(best <= self.k, reciprocal, 0.0)
-        return result
+        """Return from 0 to 1 for each user, float64 [n]."""
+        best = ranks.values[ranks.offsets[:-1]]
+        return (best <= self.depth) / best

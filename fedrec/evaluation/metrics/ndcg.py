@@ -28,18 +28,11 @@ class NDCG(PerUserMetric):
     reference: ClassVar[str] = "jarvelin2002cumulated"
 
     def per_user(self, ranks: Ragged) -> FloatArray:
-        """Compute from 0 to 1 for each user, float64 [n], NaN without held-out items."""
+        """Return from 0 to 1 for each user, float64 [n]."""
         longest = int(max(ranks.values.max(initial=1), ranks.lengths.max(initial=1)))
-        depth = longest if self.k is None else self.k
+        depth = min(self.depth, longest)
         # One table of discounts, so that a value never depends on its place in the array.
-        discount = 1.0 / np.log2(np.arange(2, depth + 2, dtype=np.float64))
-        ideal = np.cumsum(discount)
-        inside = ranks.values <= depth
-        gain = np.bincount(
-            ranks.owners()[inside],
-            weights=discount[ranks.values[inside] - 1],
-            minlength=len(ranks),
-        )
-        held_out = ranks.lengths
-        best = ideal[np.clip(held_out, 1, depth) - 1]
-        return np.where(held_out > 0, gain / best, np.nan)
+        discount = 1.0 / np.log2(np.arange(2, longest + 2, dtype=np.float64))
+        gains = np.where(ranks.values <= depth, discount[ranks.values - 1], 0.0)
+        ideal = np.cumsum(discount)[np.minimum(ranks.lengths, depth) - 1]
+        return np.asarray(np.bincount(ranks.owners(), gains, len(ranks)) / ideal)

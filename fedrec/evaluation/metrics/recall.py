@@ -20,8 +20,6 @@ class Recall(PerUserMetric):
     """
 
     def per_user(self, ranks: Ragged) -> FloatArray:
-        """Compute from 0 to 1 for each user, float64 [n], NaN without held-out items."""
-        found = ranks.owners()[ranks.values <= self.k] if self.k is not None else ranks.owners()
-        hits = np.bincount(found, minlength=len(ranks)).astype(np.float64)
-        held_out = ranks.lengths
-        return np.where(held_out > 0, hits / np.maximum(held_out, 1), np.nan)
+        """Return from 0 to 1 for each user, float64 [n]."""
+        hits = np.bincount(ranks.owners(), ranks.values <= self.depth, len(ranks))
+        return hits / ranks.lengths

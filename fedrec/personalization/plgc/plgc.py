@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import torch
 from pydantic import Field
 
+from fedrec.compute.batch import PairBatch, Tensors
 from fedrec.compute.operations import sigmoid
 from fedrec.personalization.base import Forward, FrozenItems, Personalization, Ranking, View
 from fedrec.personalization.plgc import balance
 from fedrec.personalization.plgc.decorrelation import cross_view, single_view
-from fedrec.personalization.plgc.ranking import (
-    CatalogueSimilarity,
-    rank_similarity,
-    rank_table,
-)
-from fedrec.personalization.plgc.similarity import Kernel, KernelSums
+from fedrec.personalization.plgc.similarity import CatalogueSimilarity, Kernel, KernelSums
 from fedrec.seeds import Purpose, bits
-from fedrec.types import FloatArray, IntArray, ParamSpec, Ragged, Shard
-
-if TYPE_CHECKING:
-    from fedrec.compute.batch import PairBatch, Tensors
+from fedrec.types import FloatArray, IntArray, ParamSpec, Ragged, Shard, offsets_of
 
 __all__ = ["PLGC"]
+
+Tensor: TypeAlias = "torch.Tensor"
 
 
 class PLGC(Personalization):
@@ -128,7 +122,7 @@ class PLGC(Personalization):
         capped = history if self.history_cap is None else np.minimum(history, self.history_cap)
         return np.asarray(1.5 + capped / 30)
 
-    def unit_item_vectors(self, table: torch.Tensor) -> torch.Tensor | None:
+    def unit_item_vectors(self, table: Tensor) -> Tensor | None:
         """Return the rows, centred and of length 1; None for the table branch."""
         if self.branch == "table":
             return None
@@ -138,51 +132,45 @@ class PLGC(Personalization):
 
     def history(self, shard: Shard, seed: int) -> Ragged:
         """Return the positives of each user that make up its kernel."""
-        if self.history_cap is None or not (shard.train.lengths > self.history_cap).any():
+        cap = self.history_cap
+        if cap is None or shard.train.lengths.max(initial=0) <= cap:
             return shard.train
-        owner = shard.train.owners()
-        items = shard.train.values
-        keys = bits(seed, Purpose.HISTORY, 0, shard.user_ids[owner], items)
-        order = np.lexsort((keys, owner))
-        place = np.empty(len(owner), np.int64)
-        place[order] = np.arange(len(owner)) - shard.train.offsets[:-1][owner[order]]
-        chosen = place < self.history_cap
-        lengths = np.minimum(shard.train.lengths, self.history_cap)
-        return Ragged(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), items[chosen])
+        owners, items = shard.train.owners(), shard.train.values
+        keys = bits(seed, Purpose.HISTORY, 0, shard.user_ids[owners], items)
+        by_key = np.lexsort((keys, owners))
+        place = np.arange(len(owners)) - shard.train.offsets[:-1][owners]
+        chosen = np.sort(by_key[place < cap])
+        lengths = np.minimum(shard.train.lengths, cap)
+        return Ragged(offsets_of(lengths), items[chosen])
 
-    def prepare(self, frozen_items: FrozenItems, pairs: PairBatch) -> _Prepared | None:
+    def prepare(
+        self, frozen_items: FrozenItems, pairs: PairBatch
+    ) -> tuple[Kernel, KernelSums] | None:
         """Compute the similarity branch of the pairs, and what the weights need of it."""
-        if self.branch == "table" or frozen_items.unit_item_vectors is None:
+        if frozen_items.unit_item_vectors is None:
             return None
         kernel = Kernel(frozen_items.unit_item_vectors, frozen_items.history, pairs, self.beta)
-        if self.balance == "fixed" or self.balance == "residual":
-            return _Prepared(kernel, kernel.sums(None))
-        labels = pairs.labels.to(frozen_items.table.dtype)
-        return _Prepared(
-            kernel, kernel.sums(balance.target(self.balance, labels, labels, pairs.offsets))
-        )
+        aim = None
+        if self.balance in ("alignment", "trace"):
+            labels = pairs.labels.to(frozen_items.table.dtype)
+            aim = balance.target(self.balance, labels, labels, pairs.offsets)
+        return kernel, kernel.sums(aim)
 
-    def rows(
-        self, work: torch.Tensor, frozen: torch.Tensor, local: Tensors, pairs: PairBatch
-    ) -> torch.Tensor:
+    def rows(self, work: Tensor, frozen: Tensor, local: Tensors, pairs: PairBatch) -> Tensor:
         """Return the client's copy, or in the table branch the mix of both tables, float [q, d]."""
         if self.branch == "similarity":
             return work
         share = local["lambda"].unsqueeze(-1)
         return share * (work + local["residual"]) + (1 - share) * frozen
 
-    def score(
-        self, base: torch.Tensor, local: Tensors, index: torch.Tensor, prepared: Any
-    ) -> torch.Tensor:
+    def score(self, base: Tensor, local: Tensors, index: Tensor, prepared: Any) -> Tensor:
         """Return the scores with the local branch added, in the joint similarity branch."""
         if self.branch == "table" or self.mode == "decoupled":
             return base
-        branch: torch.Tensor = prepared.sums.rows[index]
-        return base + local["lambda"] * (self.tau * branch)
+        sums: KernelSums = prepared[1]
+        return base + local["lambda"] * (self.tau * sums.rows[index])
 
-    def loss(
-        self, work: torch.Tensor, frozen: torch.Tensor, local: Tensors, pairs: PairBatch
-    ) -> torch.Tensor | None:
+    def loss(self, work: Tensor, frozen: Tensor, local: Tensors, pairs: PairBatch) -> Tensor | None:
         """Return the decorrelation of each user's rows, weighted and summed."""
         if self.decorrelation == 0:
             return None
@@ -194,8 +182,8 @@ class PLGC(Personalization):
 
     def after_epoch(
         self,
-        work: torch.Tensor,
-        frozen: torch.Tensor,
+        work: Tensor,
+        frozen: Tensor,
         local: Tensors,
         state: Tensors,
         pairs: PairBatch,
@@ -211,23 +199,21 @@ class PLGC(Personalization):
             base = forward.score(self.rows(work, frozen, local, pairs))
             error = sigmoid(self.score(base, local, pairs.index, prepared)) - labels
         aim = balance.target(self.balance, labels, error, pairs.offsets)
-        fixed = balance.branch_sizes(self.balance, forward.features(frozen), aim, pairs.offsets)
+        of_frozen = balance.branch_sizes(self.balance, forward.features(frozen), aim, pairs.offsets)
         if self.branch == "table":
             rows = forward.features(work + local["residual"])
-            own = balance.branch_sizes(self.balance, rows, aim, pairs.offsets)
+            of_local = balance.branch_sizes(self.balance, rows, aim, pairs.offsets)
         else:
-            sums = prepared.sums
-            if self.balance == "residual":
-                # The errors are known now only.
-                sums = prepared.kernel.sums(aim)
-            own = balance.size(self.balance, sums.along, sums.squares, pairs.offsets)
+            kernel, sums = prepared
+            # The errors are known now only.
+            sums = kernel.sums(aim) if self.balance == "residual" else sums
+            of_local = balance.size(self.balance, sums.along, sums.squares, pairs.offsets)
         old = state["lambda"]
-        share = balance.share(own, fixed).to(old.dtype)
-        new = self.ema * old + (1 - self.ema) * share
-        present = torch.from_numpy(np.diff(pairs.offsets) > 0)
-        return {"lambda": torch.where(present, new, old)}
+        share = balance.share(of_local, of_frozen).to(old.dtype)
+        is_present = torch.from_numpy(np.diff(pairs.offsets) > 0)
+        return {"lambda": torch.where(is_present, self.ema * old + (1 - self.ema) * share, old)}
 
-    def after_round(self, change: torch.Tensor, state: Tensors) -> Tensors:
+    def after_round(self, change: Tensor, state: Tensors) -> Tensors:
         """Table branch: the residual takes up the round's change, and fades."""
         if self.branch == "similarity":
             return {}
@@ -248,16 +234,33 @@ class PLGC(Personalization):
 
     def rank(
         self, frozen_items: FrozenItems, local: Tensors, ranking: Ranking
-    ) -> dict[View, torch.Tensor]:
+    ) -> dict[View, Tensor]:
         """Return the scores with both branches (``mixed``) and with each alone."""
-        if self.branch == "table":
-            return rank_table(frozen_items, local, ranking)
-        return rank_similarity(frozen_items, local, ranking, self.tau, self.per == "row")
+        base, share = ranking.scores(), local["lambda"].unsqueeze(-1)
+        if self.branch == "similarity":
+            branch = ranking.prepared.branch(ranking.place, ranking.items)
+            branch = branch if self.tau == 1 else branch.mul_(self.tau)
+            if self.per == "row":
+                share = share * _is_positive(frozen_items, ranking).to(share.dtype)
+            return {"mixed": (share * branch).add_(base), "global": base, "local": branch}
+        users, items, at = frozen_items.positives_of(ranking.users)
+        rows = frozen_items.table[torch.from_numpy(items)]
+        local_rows = local["residual"][torch.from_numpy(at)].add_(rows)
+        share = share[torch.from_numpy(users)]
+        mixed = (local_rows * share).add_((1 - share) * rows)
+        return {
+            "mixed": ranking.patched(base, users, items, mixed),
+            "global": base,
+            "local": ranking.patched(base, users, items, local_rows),
+        }
 
 
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """The similarity branch of the pairs of an epoch."""
-
-    kernel: Kernel
-    sums: KernelSums
+def _is_positive(frozen_items: FrozenItems, ranking: Ranking) -> Tensor:
+    """Return whether each item is among the positives of each user's client, bool [b, c]."""
+    column = np.full(len(frozen_items.table), -1, np.int64)
+    column[ranking.items.numpy()] = np.arange(len(ranking.items))
+    users, items, _ = frozen_items.positives_of(ranking.users)
+    is_scored = column[items] >= 0
+    result = np.zeros((len(ranking.users), len(ranking.items)), np.bool_)
+    result[users[is_scored], column[items][is_scored]] = True
+    return torch.from_numpy(result)

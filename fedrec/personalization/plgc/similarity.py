@@ -1,27 +1,43 @@
-"""PLGC's similarity branch: a kernel between the items of pairs and the user's train items."""
+"""PLGC's similarity branch: a kernel between items and the user's train items."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 
 from fedrec.compute.batch import PairBatch
-from fedrec.compute.operations import MM_INNER, MM_ROWS
+from fedrec.compute.operations import MM_INNER, MM_ROWS, bag_sum
+from fedrec.compute.padded import PaddedRows
 from fedrec.compute.segments import contiguous_sum
 from fedrec.compute.tiles import Tiles, blocks_of
-from fedrec.personalization.plgc.ranking import power
-from fedrec.types import Ragged, offsets_of
+from fedrec.personalization.base import FrozenItems
+from fedrec.types import IntArray, Ragged, offsets_of
 
-__all__ = ["Kernel", "KernelSums"]
+__all__ = ["CatalogueSimilarity", "Kernel", "KernelSums"]
 
 Tensor: TypeAlias = "torch.Tensor"
 
+COLUMNS = 128
+"""Items of the catalogue whose similarities are held at once."""
 
-@dataclass(frozen=True, slots=True)
-class KernelSums:
+
+def _power(cosine: Tensor, exponent: int) -> Tensor:
+    """Raise what is positive in place, by products, which round alike in every place of an array.
+
+    Args:
+        cosine: float [...], changed; what is negative becomes 0.
+        exponent: 1 or more.
+    """
+    cosine.clamp_min_(0.0)
+    factor = cosine.clone() if exponent > 2 else cosine
+    for _ in range(exponent - 1):
+        cosine.mul_(factor)
+    return cosine
+
+
+class KernelSums(NamedTuple):
     """What is needed of the kernels of some users.
 
     Args:
@@ -48,37 +64,33 @@ class Kernel:
     """
 
     def __init__(self, unit: Tensor, history: Ragged, pairs: PairBatch, beta: int) -> None:
-        self.beta, self.offsets = beta, pairs.offsets
-        present = np.diff(pairs.offsets) > 0
-        users = np.flatnonzero(present)
-        items = history.take(users)
-        lengths = np.where(present, history.lengths, 0)
-        self.history = Ragged(offsets_of(lengths), items.values)
-        self.row_tiles, self.column_tiles = Tiles.of(pairs.offsets), Tiles.of(self.history.offsets)
+        self._beta, self._offsets = beta, pairs.offsets
+        is_present = np.diff(pairs.offsets) > 0
+        items = history.take(np.flatnonzero(is_present)).values
+        self._history = Ragged(offsets_of(np.where(is_present, history.lengths, 0)), items)
+        self._rows, self._columns = Tiles.of(pairs.offsets), Tiles.of(self._history.offsets)
         width = -(-unit.shape[1] // MM_INNER) * MM_INNER
-        self.left = self.row_tiles.fill(unit[pairs.items], width)
-        self.right = self.column_tiles.fill(unit[torch.from_numpy(items.values)], width)
+        self._left = self._rows.fill(unit[pairs.items], width)
+        self._right = self._columns.fill(unit[torch.from_numpy(items)], width)
         # Every tile of a user's rows meets every tile of its columns.
-        n_columns = np.diff(self.column_tiles.offsets)
-        owner = self.row_tiles.owners
-        meetings = offsets_of(n_columns[owner])
-        self.row = np.repeat(np.arange(len(owner)), n_columns[owner])
-        within = np.arange(meetings[-1]) - meetings[:-1][self.row]
-        self.column = self.column_tiles.offsets[owner[self.row]] + within
-        self.zeros, self.zero_tiles = self._same(pairs, meetings)
+        owner = self._rows.owners
+        meetings = offsets_of(np.diff(self._columns.offsets)[owner])
+        self._row = np.repeat(np.arange(len(owner)), np.diff(meetings))
+        within = np.arange(meetings[-1]) - meetings[:-1][self._row]
+        self._column = self._columns.offsets[owner[self._row]] + within
+        self._zeros, self._zero_tiles = self._same(pairs, meetings)
 
-    def _same(self, pairs: PairBatch, meetings: np.ndarray) -> tuple[Tensor, np.ndarray]:
+    def _same(self, pairs: PairBatch, meetings: IntArray) -> tuple[Tensor, IntArray]:
         """Return where an item meets itself: place among the elements of all tiles, and tile."""
-        user = self.history.owners()
-        stored = Ragged(pairs.offsets, pairs.items.numpy())
-        at = stored.find(user, self.history.values)
-        column = self.column_tiles.place[at >= 0]
-        row = self.row_tiles.place[at[at >= 0]]
-        first = self.column_tiles.offsets[user[at >= 0]]
+        user = self._history.owners()
+        at = Ragged(pairs.offsets, pairs.items.numpy()).find(user, self._history.values)
+        column = self._columns.place[at >= 0]
+        row = self._rows.place[at[at >= 0]]
+        first = self._columns.offsets[user[at >= 0]]
         tile = meetings[row // MM_ROWS] + column // MM_ROWS - first
-        order = np.argsort(tile, kind="stable")
+        by_tile = np.argsort(tile, kind="stable")
         place = (tile * MM_ROWS + row % MM_ROWS) * MM_ROWS + column % MM_ROWS
-        return torch.from_numpy(place[order]), tile[order]
+        return torch.from_numpy(place[by_tile]), tile[by_tile]
 
     def sums(self, target: Tensor | None) -> KernelSums:
         """Return the sums of all kernels.
@@ -86,29 +98,89 @@ class Kernel:
         Args:
             target: float [q], what the rows are summed with; None: only the rows are wanted.
         """
-        rows = self.left.new_zeros(self.left.shape[:2])
-        squares, along = torch.zeros_like(rows), self.right.new_zeros(self.right.shape[:2])
-        aims = None if target is None else self.row_tiles.fill(target.unsqueeze(1))
-        for part in blocks_of(len(self.row)):
-            row = torch.from_numpy(self.row[part])
-            column = torch.from_numpy(self.column[part])
-            tile = torch.bmm(self.left[row], self.right[column].transpose(1, 2)).clamp_min_(0.0)
-            tile = power(tile, self.beta)
-            low, high = np.searchsorted(self.zero_tiles, [part.start, part.stop])
-            tile.view(-1)[self.zeros[low:high] - part.start * MM_ROWS**2] = 0.0
+        rows = self._left.new_zeros(self._left.shape[:2])
+        squares, along = torch.zeros_like(rows), self._right.new_zeros(self._right.shape[:2])
+        aims = None if target is None else self._rows.fill(target.unsqueeze(1))
+        for block in blocks_of(len(self._row)):
+            row = torch.from_numpy(self._row[block])
+            column = torch.from_numpy(self._column[block])
+            tile = torch.bmm(self._left[row], self._right[column].transpose(1, 2))
+            tile = _power(tile, self._beta)
+            low, high = np.searchsorted(self._zero_tiles, [block.start, block.stop])
+            tile.view(-1)[self._zeros[low:high] - block.start * MM_ROWS**2] = 0.0
             rows.index_add_(0, row, tile.sum(2))
             if aims is not None:
                 along.index_add_(0, column, (tile * aims[row]).sum(1))
                 squares.index_add_(0, row, tile.square_().sum(2))
-        n = torch.from_numpy(np.maximum(self.history.lengths, 1))
-        users = torch.from_numpy(Ragged(self.offsets, self.offsets).owners())
-        sums = self.row_tiles.rows(rows.unsqueeze(2)).squeeze(1)
-        of_users = torch.from_numpy(self.offsets)
-        of_columns = torch.from_numpy(self.history.offsets)
-        columns = self.column_tiles.rows(along.unsqueeze(2)).squeeze(1).double()
-        squared = self.row_tiles.rows(squares.unsqueeze(2)).squeeze(1).double()
+        n = torch.from_numpy(np.maximum(self._history.lengths, 1))
+        users = torch.from_numpy(Ragged(self._offsets, self._offsets).owners())
+        sums = self._rows.rows(rows.unsqueeze(2)).squeeze(1)
+        squared = self._rows.rows(squares.unsqueeze(2)).squeeze(1).double()
+        lengths = self._columns.rows(along.unsqueeze(2)).squeeze(1).double().square()
         return KernelSums(
             sums * (n.double() ** -0.5).to(sums.dtype)[users],
-            contiguous_sum(columns.square(), of_columns) / n,
-            contiguous_sum(squared, of_users) / n,
+            contiguous_sum(lengths, torch.from_numpy(self._history.offsets)) / n,
+            contiguous_sum(squared, torch.from_numpy(self._offsets)) / n,
         )
+
+
+class CatalogueSimilarity:
+    """The similarity branch of some users for the catalogue.
+
+    The similarity of two items is the same for all users, so it is computed once for the items
+    that occur in some history and `COLUMNS` items of the catalogue; every user adds up the rows
+    of its own history. Holds float [items in histories, `COLUMNS`].
+
+    Args:
+        frozen_items: the frozen table and the histories.
+        users: int64 [g], the user rows.
+        beta: exponent of the similarity.
+    """
+
+    def __init__(self, frozen_items: FrozenItems, users: IntArray, beta: int) -> None:
+        assert frozen_items.unit_item_vectors is not None
+        self._unit, self._beta = frozen_items.unit_item_vectors, beta
+        histories = frozen_items.history.take(users)
+        occurs = np.zeros(len(self._unit), np.bool_)
+        occurs[histories.values] = True
+        row_of_item = np.where(occurs, np.cumsum(occurs) - 1, -1)
+        self._row_of_item = torch.from_numpy(row_of_item)
+        self._rows = PaddedRows(self._unit[torch.from_numpy(np.flatnonzero(occurs))])
+        # Half as many bytes as int64: the index is read once for every `COLUMNS` items.
+        self._index = torch.from_numpy(row_of_item[histories.values].astype(np.int32))
+        self._offsets = torch.from_numpy(histories.offsets.astype(np.int32))
+        scale = torch.from_numpy(np.maximum(histories.lengths, 1) ** -0.5)
+        self._scale = scale.to(self._unit.dtype).unsqueeze(-1)
+        self._items = torch.arange(0)
+        self._similarities = self._unit.new_zeros((0, COLUMNS))
+
+    def branch(self, users: slice, items: Tensor) -> Tensor:
+        """Return the local branch.
+
+        Args:
+            users: some of the users, by their place in ``users``.
+            items: int64 [c].
+
+        Returns:
+            float [b, c].
+        """
+        offsets = self._offsets[users.start : users.stop + 1]
+        index = self._index[int(offsets[0]) : int(offsets[-1])]
+        offsets = offsets - offsets[0]
+        sums = []
+        for columns in torch.split(items, COLUMNS):
+            if not torch.equal(self._items, columns):
+                self._items, self._similarities = columns, self._computed(columns)
+            sums.append(bag_sum(self._similarities, index, offsets)[:, : len(columns)])
+        branch = sums[0] if len(sums) == 1 else torch.cat(sums, dim=1)
+        return branch.mul_(self._scale[users])
+
+    def _computed(self, items: Tensor) -> Tensor:
+        """Return the similarities of some items, float [items in histories, `COLUMNS`]."""
+        columns = self._unit.new_zeros((COLUMNS, self._unit.shape[1]))
+        columns[: len(items)] = self._unit[items]
+        result = self._rows.mapped(columns.T, lambda cosine: _power(cosine, self._beta))
+        rows = self._row_of_item[items]
+        column = torch.nonzero(rows >= 0).squeeze(1)
+        result[rows[column], column] = 0.0
+        return result

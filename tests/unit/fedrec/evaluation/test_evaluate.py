@@ -11,22 +11,19 @@ from hypothesis import strategies as st
 
 from fedrec.errors import ConfigError
 from fedrec.evaluation.evaluate import (
-    PARTS,
-    VIEWS,
-    View,
     block_users,
     check_cutoffs,
     evaluate,
-    mask_of,
     merge,
     per_user_values,
-    ranks_of,
-    top_k,
 )
-from fedrec.evaluation.metrics import parse_metric
-from fedrec.types import FloatArray, IntArray, Shard
+from fedrec.evaluation.metrics import PerUserMetric, parse_metric
+from fedrec.evaluation.ranking import PARTS, mask_of, ranks_of, top_k
+from fedrec.personalization.base import View
+from fedrec.types import FloatArray, IntArray, Ragged, Shard
 from tests.rankings import World, ragged, worlds
 
+VIEWS: tuple[View, ...] = ("mixed", "global", "local")
 METRICS = tuple(
     parse_metric(label)
     for label in ("ndcg@3", "coverage@2", "hit_rate@3", "recall@3", "mrr", "gini@3")
@@ -154,3 +151,13 @@ def test_a_list_longer_than_the_catalogue_is_an_error() -> None:
     check_cutoffs(metrics, 10)
     with pytest.raises(ConfigError, match=r"evaluate\.metrics: ndcg@10 .* has 9"):
         check_cutoffs(metrics, 9)
+
+
+class _OneNumber(PerUserMetric):
+    def per_user(self, ranks: Ragged) -> FloatArray:
+        return np.ones(1)
+
+
+def test_a_metric_that_gives_another_shape_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"_OneNumber@3 gave the shape \(1,\) for 2 users"):
+        per_user_values(ragged([[1], [], [2, 3]]), [_OneNumber(k=3)])

@@ -19,12 +19,12 @@ from fedrec.evaluation.ranking import (
     exposure,
     legacy_candidates,
     mask_of,
-    place,
     place_by_definition,
     ranks_of,
     top_k,
 )
-from fedrec.types import FloatArray, Shard
+from fedrec.personalization.base import View
+from fedrec.types import FloatArray, IntArray, Shard
 from tests.rankings import World, ragged, worlds
 
 
@@ -147,6 +147,18 @@ def test_the_top_list_tells_minus_infinity_from_the_smallest_number() -> None:
     assert top_k(scores, ragged([[3]]), 4).tolist() == [[1, 0, 2, -1]]
 
 
+def place(scores: Scores, shard: Shard, rows: IntArray, k: int, compiled: bool) -> Placed:
+    """Rank with machine code or by the definition."""
+    train, valid, test = (part.take(rows) for part in (shard.train, shard.valid, shard.test))
+    views: dict[View, Scores] = {"mixed": scores}
+    if not compiled:
+        return place_by_definition(views, train, valid, test, k)
+    pytest.importorskip("numba", reason="needs the extra 'sim'")
+    from fedrec.evaluation.counting import place_by_rows
+
+    return place_by_rows(views, train, valid, test, k)
+
+
 def laid_out(values: FloatArray, layout: str) -> Scores:
     """The same scores, kept in memory in another way."""
     tensor = torch.from_numpy(values)
@@ -166,9 +178,7 @@ def laid_out(values: FloatArray, layout: str) -> Scores:
 
 
 def assert_same(one: Placed, two: Placed) -> None:
-    assert one.ranks.keys() == two.ranks.keys()
-    for part, ranks in one.ranks.items():
-        np.testing.assert_array_equal(ranks, two.ranks[part])
+    np.testing.assert_equal(one.ranks, two.ranks)
     np.testing.assert_array_equal(one.top, two.top)
 
 
@@ -184,7 +194,6 @@ def assert_same(one: Placed, two: Placed) -> None:
 def test_machine_code_places_as_the_definition_says(
     world: World, k: int, double: bool, infinite: float, layout: str, data: st.DataObject
 ) -> None:
-    pytest.importorskip("numba", reason="needs the extra 'sim'")
     shard = world.shard()
     rows = np.array(data.draw(st.permutations(range(shard.n_users))), np.int64)
     rows = rows[: data.draw(st.integers(0, len(rows)))]
@@ -196,45 +205,44 @@ def test_machine_code_places_as_the_definition_says(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         scores = laid_out(values, layout)
-    assert_same(place(scores, shard, rows, k), place_by_definition(scores, shard, rows, k))
+    assert_same(place(scores, shard, rows, k, True), place(scores, shard, rows, k, False))
 
 
 def test_machine_code_places_many_items() -> None:
-    pytest.importorskip("numba", reason="needs the extra 'sim'")
     for levels in (3, 50, 100_000):
         world = World(levels, 30, 1001, levels)
         shard, rows = world.shard(), np.arange(30, dtype=np.int64)
         for k in (1, 10, 64, 1001):
-            found = place(world.scores, shard, rows, k)
-            assert_same(found, place_by_definition(world.scores, shard, rows, k))
+            compiled = place(world.scores, shard, rows, k, True)
+            assert_same(compiled, place(world.scores, shard, rows, k, False))
 
 
 def test_an_item_that_is_both_relevant_and_known_is_taken_off_once() -> None:
     scores = np.array([[3.0, 3.0, 3.0, 1.0]], np.float32)
     both = ragged([[0, 1]])
     shard = Shard(4, np.arange(1), np.arange(2), np.arange(1), both, both, both)
-    for found in (f(scores, shard, np.arange(1), 3) for f in (place, place_by_definition)):
-        assert found.ranks["valid"].tolist() == [2, 3]
-        assert found.ranks["test"].tolist() == [2, 3]
+    for found in (place(scores, shard, np.arange(1), 3, compiled) for compiled in (True, False)):
+        assert found.ranks["mixed"]["valid"].tolist() == [2, 3]
+        assert found.ranks["mixed"]["test"].tolist() == [2, 3]
         assert found.top.tolist() == [[2, 3, -1]]
 
 
-@pytest.mark.parametrize("code", [place, place_by_definition])
-def test_whoever_has_no_test_items_is_shown_nothing(code) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("compiled", [True, False])
+def test_whoever_has_no_test_items_is_shown_nothing(compiled: bool) -> None:
     none, some = ragged([[], []]), ragged([[], [1]])
     shard = Shard(3, np.arange(2), np.arange(3), np.arange(2), none, none, some)
-    top = code(np.zeros((2, 3), np.float32), shard, np.arange(2), 2).top
+    top = place(np.zeros((2, 3), np.float32), shard, np.arange(2), 2, compiled).top
     assert top.tolist() == [[-1, -1], [0, 1]]
 
 
-@pytest.mark.parametrize("code", [place, place_by_definition])
-def test_nan_is_an_error_wherever_it_stands(code) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("compiled", [True, False])
+def test_nan_is_an_error_wherever_it_stands(compiled: bool) -> None:
     world = World(2, 4, 70, 5)
     for item in (0, 37, 69):
         scores = world.scores.copy()
         scores[1:3, item] = np.nan
         with pytest.raises(NumericError, match="2 of 4 users are NaN"):
-            code(scores, world.shard(), np.arange(4), 3)
+            place(scores, world.shard(), np.arange(4), 3, compiled)
 
 
 def test_validation_masks_train_and_test_masks_both() -> None:

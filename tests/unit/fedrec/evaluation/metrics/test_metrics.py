@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ir_measures import RR, R, Success, nDCG
 
 from fedrec.errors import ConfigError
+from fedrec.evaluation.evaluate import per_user_values
 from fedrec.evaluation.metrics import METRICS, ExposureMetric, PerUserMetric, parse_metric
 from fedrec.types import FloatArray, Ragged, offsets_of
 
@@ -35,9 +36,7 @@ def ragged(rows: list[list[int]]) -> Ragged:
 
 
 def values_of(label: str, rows: list[list[int]]) -> FloatArray:
-    metric = parse_metric(label)
-    assert isinstance(metric, PerUserMetric)
-    return metric.per_user(ragged(rows))
+    return per_user_values(ragged(rows), [parse_metric(label)])[:, 0]
 
 
 def exposure_value(label: str, exposure: list[int]) -> float:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrec.evaluation.cutoffs import cutoff_warnings
+from fedrec.errors import ConfigError
 from fedrec.evaluation.evaluate import evaluate
 from fedrec.evaluation.metrics import parse_metric
+from fedrec.evaluation.settings import Evaluate, cutoff_warnings
 from fedrec.types import Ragged, Split
 from tests.planted import ragged
 from tests.rankings import World, worlds
@@ -68,3 +70,9 @@ def test_who_is_counted_has_all_held_out_items_in_every_list(world: World, k: in
         sure = int(np.count_nonzero(found.values["mixed"][part][:, 0] == 1.0))  # type: ignore[index]
         said = [line for line in lines if line.startswith("recall") and f"the {what}," in line]
         assert (int(said[0].split()[1]) if said else 0) == sure
+
+
+@pytest.mark.parametrize("labels", [("ndcg@10", "mrr", "ndcg@10"), ("ndcg@10", "ndcg@010")])
+def test_a_metric_that_is_given_twice_is_an_error(labels: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match="'ndcg@10' is given twice"):
+        Evaluate(metrics=labels)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrec.errors import NumericError
-from fedrec.evaluation import columns
+from fedrec.evaluation import counting
 from fedrec.evaluation.evaluate import Evaluation, evaluate
 from fedrec.evaluation.metrics import parse_metric
 from fedrec.evaluation.scorer import UserScorer
@@ -94,8 +94,8 @@ def test_groups_and_blocks_of_users_change_nothing(monkeypatch: pytest.MonkeyPat
     params, local = initial_state(task, shard)
     scorer = UserScorer(task, shard, with_ties(params, 40), local)
     together = evaluate(shard, scorer, METRICS, block=1)
-    monkeypatch.setattr(columns, "_GROUP", 130)
-    monkeypatch.setattr(columns, "_CACHED_USERS", 50)
+    monkeypatch.setattr(counting, "_GROUP", 130)
+    monkeypatch.setattr(counting, "_CACHED_USERS", 50)
     assert_same(together, evaluate(shard, scorer, METRICS, block=1))
 
 
