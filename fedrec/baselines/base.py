@@ -1,7 +1,5 @@
 """What a centralised baseline is."""
 
-from __future__ import annotations
-
 import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """EASE: a linear model from all items of a user to each item, in closed form."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """Implicit alternating least squares: centralised matrix factorisation."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, ClassVar
 

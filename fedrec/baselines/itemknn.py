@@ -1,7 +1,5 @@
 """Item nearest neighbours: items that the same users took."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """Popularity: everybody is shown what most others took."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from fedrec.baselines.base import Baseline, Scorer

@@ -1,7 +1,5 @@
 """Random scores: what a ranking without any knowledge reaches."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from fedrec.baselines.base import Baseline, Scorer

@@ -5,8 +5,6 @@ single direction still looks full: the *learned part*, the table minus its initi
 the collapse.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

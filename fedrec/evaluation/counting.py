@@ -1,11 +1,10 @@
 """Ranking by counting: all items of some users, or some items at a time of all users."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fedrec.evaluation.counting_numba import WIDTH, count_reaching
 from fedrec.evaluation.ranking import Part, Placed, Scores, check_nan, mask_of
@@ -147,7 +146,7 @@ def _empty_lists(test: Ragged, k: int, kind: np.dtype) -> tuple[FloatArray, IntA
 
 def _array(scores: Scores) -> FloatArray:
     """Return scores in one layout, for which the machine code is compiled once."""
-    if isinstance(scores, torch.Tensor):
+    if isinstance(scores, Tensor):
         return scores.detach().cpu().contiguous().numpy()
     return np.require(scores, requirements=["C", "W"])
 

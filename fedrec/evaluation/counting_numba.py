@@ -4,8 +4,6 @@ The scores of the held-out items are known before, so what reaches them is count
 scores is kept. The readable reference is `fedrec.evaluation.ranking.place_by_definition`.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from fedrec.compute.numba_compiler import compiled

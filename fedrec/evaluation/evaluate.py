@@ -5,8 +5,6 @@ validating, the train and the validation items while testing. Nothing here depen
 are grouped into blocks: ranks are counts, and means are exactly rounded sums.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -65,18 +63,13 @@ class Evaluation:
         Returns:
             A value per label; NaN where no user has anything held out.
         """
-        columns = self.values[view][part]
-        labels = [metric.label for metric in metrics if isinstance(metric, PerUserMetric)]
-        means = {label: _mean(columns[:, at]) for at, label in enumerate(labels)}
-        spread = {
-            metric.label: metric.value(self.exposure[metric.k])
-            for metric in metrics
-            if isinstance(metric, ExposureMetric) and metric.k is not None
-        }
-        reached = means | spread if (view, part) == ("mixed", "test") else means
-        return {
-            metric.label: reached[metric.label] for metric in metrics if metric.label in reached
-        }
+        columns, summary = iter(self.values[view][part].T), dict[str, float]()
+        for metric in metrics:
+            if isinstance(metric, PerUserMetric):
+                summary[metric.label] = _mean(next(columns))
+            elif isinstance(metric, ExposureMetric) and (view, part) == ("mixed", "test"):
+                summary[metric.label] = metric.value(self.exposure[metric.depth])
+        return summary
 
 
 def check_cutoffs(metrics: Sequence[Metric], n_items: int) -> None:
@@ -122,7 +115,7 @@ def per_user_values(ranks: Ragged, metrics: Sequence[Metric]) -> FloatArray:
     values = np.full((len(ranks), len(per_user)), np.nan)
     has_some = ranks.lengths > 0
     some = Ragged(np.append(ranks.offsets[:-1][has_some], ranks.offsets[-1]), ranks.values)
-    for at, metric in enumerate(per_user):
+    for at, metric in enumerate(per_user if len(some) else ()):
         of_users = metric.per_user(some)
         if np.shape(of_users) != (len(some),):
             raise ConfigError(
@@ -161,7 +154,7 @@ def evaluate(
     """
     if shard.n_users == 0:
         raise ValueError("there is nobody to evaluate")
-    cutoffs = sorted({m.k for m in metrics if isinstance(m, ExposureMetric) and m.k is not None})
+    cutoffs = {metric.depth for metric in metrics if isinstance(metric, ExposureMetric)}
     shown = {k: np.zeros(shard.n_items, np.int64) for k in cutoffs}
     ranks: dict[View, dict[Part, list[IntArray]]] = {}
     for placed in _placed(shard, score, block, candidates, max(cutoffs, default=0)):

@@ -3,15 +3,13 @@
 This is the definition, user by user; `fedrec.evaluation.counting` gives the same integers faster.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fedrec.data.negatives import uniform_negatives
 from fedrec.errors import ConfigError, NumericError
@@ -37,7 +35,7 @@ __all__ = [
 Part: TypeAlias = Literal["valid", "test"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
-Scores: TypeAlias = "torch.Tensor | FloatArray"
+Scores: TypeAlias = Tensor | FloatArray
 """The scores of some users for the whole catalogue, float [b, n_items]."""
 
 LEGACY_CANDIDATES = 99
@@ -244,6 +242,6 @@ def check_nan(is_nan: NDArray[np.bool_]) -> None:
 
 def _rows(scores: Scores) -> FloatArray:
     """Return the scores as an array of the processor; raise `NumericError` if one is NaN."""
-    rows = scores.detach().cpu().numpy() if isinstance(scores, torch.Tensor) else scores
+    rows = scores.detach().cpu().numpy() if isinstance(scores, Tensor) else scores
     check_nan(np.isnan(rows).any(axis=1))
     return rows

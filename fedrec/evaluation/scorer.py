@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fedrec.compute.batch import Tensors
 from fedrec.models.base import History, Pairs
@@ -19,7 +19,6 @@ from fedrec.types import IntArray, Params, Ragged, Shard
 
 __all__ = ["Block", "UserScorer"]
 
-Tensor: TypeAlias = "torch.Tensor"
 
 _SCORES = 1 << 18
 """Scores that a model which is not ``flat`` computes at once, which bounds the memory."""

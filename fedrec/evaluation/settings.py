@@ -1,7 +1,5 @@
 """The section ``evaluate`` of an experiment."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 

@@ -1,13 +1,12 @@
 """What a client model declares."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from torch import Tensor
 
 from fedrec.compute.batch import Tensors
 from fedrec.errors import ConfigError, did_you_mean
@@ -26,8 +25,8 @@ class History:
         lengths: int64 [u].
     """
 
-    vectors: torch.Tensor
-    lengths: torch.Tensor
+    vectors: Tensor
+    lengths: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +41,9 @@ class Pairs:
         history: of the users of this computation, for a model with a window.
     """
 
-    users: torch.Tensor
-    items: torch.Tensor
-    context: torch.Tensor | None = None
+    users: Tensor
+    items: Tensor
+    context: Tensor | None = None
     history: History | None = None
 
 
@@ -92,7 +91,7 @@ class Model(Plugin):
         """
 
     @abstractmethod
-    def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
+    def score(self, params: Tensors, pairs: Pairs) -> Tensor:
         """Return the score of each pair, a logit.
 
         Args:
@@ -103,7 +102,7 @@ class Model(Plugin):
             float [q].
         """
 
-    def features(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
+    def features(self, params: Tensors, pairs: Pairs) -> Tensor:
         """Return the input of the model's last linear layer, float [q, h].
 
         PLGC's tangent-kernel weight is computed from it. The default is the item's row, which is
@@ -113,7 +112,7 @@ class Model(Plugin):
 
     def score_catalogue(
         self, users: Tensors, table: Tensors, history: History | None = None
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Return the scores of some users for the whole catalogue; default: all pairs by `score`.
 
         Args:
@@ -139,10 +138,10 @@ class Model(Plugin):
         return self.score(gathered, Pairs(user, item, context, history)).reshape(n_users, n_items)
 
 
-class _Declared(dict[str, torch.Tensor]):
+class _Declared(dict[str, Tensor]):
     """Parameters by name; asking for another name is an error that says which there are."""
 
-    def __missing__(self, name: str) -> torch.Tensor:
+    def __missing__(self, name: str) -> Tensor:
         raise ConfigError(
             f"asks for the parameter '{name}', which params() does not declare"
             f"{did_you_mean(str(name), self)}"

@@ -1,12 +1,10 @@
 """Federated matrix factorisation."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 
-import torch
 from pydantic import Field
+from torch import Tensor
 
 from fedrec.compute.batch import Tensors
 from fedrec.compute.operations import padded_mm, row_dot
@@ -42,12 +40,12 @@ class MatrixFactorization(Model):
             "user": ParamSpec("private", "user", shape, init_std=self.init_std),
         }
 
-    def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
+    def score(self, params: Tensors, pairs: Pairs) -> Tensor:
         """float [q]."""
         return row_dot(params["user"], params["item"])
 
     def score_catalogue(
         self, users: Tensors, table: Tensors, history: History | None = None
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """float [b, n_items]."""
         return padded_mm(users["user"], table["item"].T)

@@ -1,13 +1,12 @@
 """Neural collaborative filtering, federated: a product of vectors beside a perceptron."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, field_validator
+from torch import Tensor
 
 from fedrec.compute.batch import Tensors
 from fedrec.models.base import History, Model, Pairs
@@ -15,8 +14,6 @@ from fedrec.plugins import Defaults
 from fedrec.types import ParamSpec
 
 __all__ = ["NeuMF"]
-
-Tensor: TypeAlias = "torch.Tensor"
 
 
 class NeuMF(Model):

@@ -1,12 +1,11 @@
 """PFedRec: a global item table and a private scoring function."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from fedrec.compute.batch import Tensors
 from fedrec.compute.operations import padded_mm, row_dot
@@ -53,17 +52,17 @@ class PFedRec(Model):
             "bias": ParamSpec("private", "user", ()),
         }
 
-    def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
+    def score(self, params: Tensors, pairs: Pairs) -> Tensor:
         """float [q]."""
         return row_dot(params["head"], params["item"]) + params["bias"]
 
-    def features(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
+    def features(self, params: Tensors, pairs: Pairs) -> Tensor:
         """float [q, d + 1]: the item's row, and the 1 that the bias multiplies."""
         rows = params["item"]
         return torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
 
     def score_catalogue(
         self, users: Tensors, table: Tensors, history: History | None = None
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """float [b, n_items]."""
         return padded_mm(users["head"], table["item"].T) + users["bias"].unsqueeze(-1)

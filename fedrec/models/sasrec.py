@@ -1,12 +1,11 @@
 """SASRec, federated: what comes next in a user's ordered history, by self-attention."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, Self
 
 import torch
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from fedrec.compute.batch import Tensors
 from fedrec.models.base import History, Model, Pairs
@@ -14,8 +13,6 @@ from fedrec.plugins import Defaults
 from fedrec.types import ParamSpec
 
 __all__ = ["SASRec"]
-
-Tensor: TypeAlias = "torch.Tensor"
 
 
 class SASRec(Model):
@@ -62,7 +59,7 @@ class SASRec(Model):
     init_std: float = Field(0.1, ge=0)
 
     @model_validator(mode="after")
-    def _divides(self) -> SASRec:
+    def _divides(self) -> Self:
         if self.embedding_dim % self.heads:
             raise ValueError(
                 f"heads: {self.heads} do not divide embedding_dim {self.embedding_dim}; "

@@ -1,14 +1,12 @@
 """What a personalization declares: how a client's own item vectors or scores differ from all's."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
-import torch
+from torch import Tensor
 
 from fedrec.compute.batch import PairBatch, Tensors
 from fedrec.plugins import Plugin
@@ -17,7 +15,6 @@ from fedrec.types import FloatArray, IntArray, ParamSpec, Ragged, Shard
 __all__ = ["Forward", "FrozenItems", "Personalization", "Ranking", "View"]
 
 
-Tensor: TypeAlias = "torch.Tensor"
 View: TypeAlias = Literal["mixed", "global", "local"]
 """A user's score: the method's own, with the global branch alone, with the local branch alone."""
 

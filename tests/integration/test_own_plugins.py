@@ -146,6 +146,39 @@ def test_a_class_that_uses_more_of_the_script_is_refused(tmp_path: Path) -> None
     assert "own:Mine" in said and "\n" not in said
 
 
+METRIC = """
+from fedrec.evaluation.metrics import PerUserMetric
+
+class BestRank(PerUserMetric):
+    def per_user(self, ranks):
+        return ranks.values[ranks.offsets[:-1]].astype(float)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["serial", "ray"])
+def test_a_metric_beside_the_yaml_is_measured_on_every_engine(engine: str, tmp_path: Path) -> None:
+    (tmp_path / "own_metric.py").write_text(METRIC, "utf-8")
+    (tmp_path / "study.yaml").write_text(
+        "data: {name: synthetic, users: 12, items: 40}\n"
+        "evaluate: {metrics: [ndcg@5, 'own_metric:BestRank@5']}\nrounds: {count: 1}\n",
+        "utf-8",
+    )
+    run = [sys.executable, "-m", "fedrec", "run", "study.yaml", "--engine", engine, "--out", "run"]
+    done = subprocess.run(
+        [*run, "--set", "engine.workers=1"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "FEDREC_CACHE": str(tmp_path / "cache")},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = fedrec.load(tmp_path / "run").result
+    assert result["metrics"]["test"]["own_metric:BestRank@5"] >= 1
+    assert (tmp_path / "run" / "source" / "own_metric.py").is_file()
+
+
 def test_the_code_of_fedrec_is_not_a_source_of_a_plugin_beside_it() -> None:
     experiment = load_experiment(
         {"data": {"name": "synthetic"}, "model": "tests.contracts.own_models:Routed"}

@@ -1,7 +1,5 @@
 """Measures of rankings. To add one: a file with a class, and a line in the table."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from fedrec.evaluation.metrics.base import ExposureMetric, Metric, PerUserMetric, parse_metric

@@ -1,7 +1,5 @@
 """What a metric is, and how a label such as ``ndcg@10`` becomes one."""
 
-from __future__ import annotations
-
 import sys
 from abc import abstractmethod
 from typing import ClassVar
@@ -51,7 +49,7 @@ class PerUserMetric(Metric):
 
 
 class ExposureMetric(Metric):
-    """One value for how the recommendations spread over the catalogue."""
+    """One value for how the recommendations of k items spread over the catalogue."""
 
     @abstractmethod
     def value(self, exposure: IntArray) -> float:
@@ -77,6 +75,6 @@ def parse_metric(label: str) -> Metric:
         raise ConfigError(f"'{name}' is not a metric")
     if at and not (cut.isdigit() and int(cut) > 0):
         raise ConfigError(f"metric '{label}': expected {name}@k with k a number from 1")
-    if metric.needs_k and not at:
+    if (metric.needs_k or issubclass(metric, ExposureMetric)) and not at:
         raise ConfigError(f"metric '{label}': expected {name}@k, such as {name}@10")
     return metric(k=int(cut) if at else None)

@@ -1,7 +1,5 @@
 """Coverage: how much of the catalogue is ever recommended?"""
 
-from __future__ import annotations
-
 import numpy as np
 
 from fedrec.evaluation.metrics.base import ExposureMetric

@@ -1,7 +1,5 @@
 """Gini coefficient: how unevenly are the recommendations spread?"""
 
-from __future__ import annotations
-
 import numpy as np
 
 from fedrec.evaluation.metrics.base import ExposureMetric

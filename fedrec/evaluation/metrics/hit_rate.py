@@ -1,7 +1,5 @@
 """Hit rate: does any held-out item make the list?"""
 
-from __future__ import annotations
-
 import numpy as np
 
 from fedrec.evaluation.metrics.base import PerUserMetric

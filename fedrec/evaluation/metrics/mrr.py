@@ -1,7 +1,5 @@
 """Mean reciprocal rank: how far down is the first hit?"""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from fedrec.evaluation.metrics.base import PerUserMetric

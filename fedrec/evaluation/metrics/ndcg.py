@@ -1,7 +1,5 @@
 """Normalised discounted cumulative gain: a hit high in the list counts more."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Recall: how much of what was held out makes the list?"""
 
-from __future__ import annotations
-
 import numpy as np
 
 from fedrec.evaluation.metrics.base import PerUserMetric

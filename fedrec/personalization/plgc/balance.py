@@ -13,19 +13,17 @@ weight of the local branch is its `share` of both sizes.
 Reference: jiang2024lgmix.
 """
 
-from __future__ import annotations
-
 from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fedrec.compute.segments import contiguous_sum, repeat_rows
 from fedrec.types import IntArray
 
 __all__ = ["Balance", "branch_sizes", "share", "size", "target"]
 
-Tensor: TypeAlias = "torch.Tensor"
 Balance: TypeAlias = Literal["alignment", "residual", "trace"]
 
 

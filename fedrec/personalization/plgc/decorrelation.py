@@ -3,12 +3,11 @@
 All work on the rows of users, one user after the other, and give 0 for a user with one row.
 """
 
-from __future__ import annotations
-
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fedrec.compute.operations import MM_INNER
 from fedrec.compute.segments import contiguous_sum
@@ -16,8 +15,6 @@ from fedrec.compute.tiles import Tiles, blocks_of
 from fedrec.types import IntArray
 
 __all__ = ["cross_view", "single_view"]
-
-Tensor: TypeAlias = "torch.Tensor"
 
 
 def single_view(rows: Tensor, offsets: IntArray | None = None) -> Tensor:
@@ -129,8 +126,8 @@ class _Users:
     def products(self, a: Tensor, b: Tensor) -> Tensor:
         """Return a^T b of each user, float [u, d, d]."""
         total = a.new_zeros((len(self.count), a.shape[2], b.shape[2]))
-        for part in blocks_of(len(a)):
-            total.index_add_(0, self.owners[part], torch.bmm(a[part].transpose(1, 2), b[part]))
+        for block in blocks_of(len(a)):
+            total.index_add_(0, self.owners[block], torch.bmm(a[block].transpose(1, 2), b[block]))
         return total
 
     def times(self, tiled: Tensor, matrices: Tensor) -> Tensor:
@@ -139,6 +136,6 @@ class _Users:
         square = matrices.new_zeros((len(matrices), width, width))
         square[:, :d, :d] = matrices
         result = torch.empty_like(tiled)
-        for part in blocks_of(len(tiled)):
-            result[part] = torch.bmm(tiled[part], square[self.owners[part]])
+        for block in blocks_of(len(tiled)):
+            result[block] = torch.bmm(tiled[block], square[self.owners[block]])
         return self.tiles.rows(result)[:, :d]

@@ -1,13 +1,12 @@
 """PLGC: a frozen global item table beside a local one, balanced by the tangent kernel."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from fedrec.compute.batch import PairBatch, Tensors
 from fedrec.compute.operations import sigmoid
@@ -19,8 +18,6 @@ from fedrec.seeds import Purpose, bits
 from fedrec.types import FloatArray, IntArray, ParamSpec, Ragged, Shard, offsets_of
 
 __all__ = ["PLGC"]
-
-Tensor: TypeAlias = "torch.Tensor"
 
 
 class PLGC(Personalization):

@@ -1,11 +1,10 @@
 """PLGC's similarity branch: a kernel between items and the user's train items."""
 
-from __future__ import annotations
-
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fedrec.compute.batch import PairBatch
 from fedrec.compute.operations import MM_INNER, MM_ROWS, bag_sum
@@ -17,7 +16,6 @@ from fedrec.types import IntArray, Ragged, offsets_of
 
 __all__ = ["CatalogueSimilarity", "Kernel", "KernelSums"]
 
-Tensor: TypeAlias = "torch.Tensor"
 
 COLUMNS = 128
 """Items of the catalogue whose similarities are held at once."""
