@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("clients", "fedrec", "server", "strategies")
+PACKAGES = ("clients", "fedrec", "server", "strategies")
 
 
 @pytest.fixture(scope="session")
 def shipped_files() -> list[Path]:
-    """The Python files of the rooms that the wheel ships."""
-    found = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+    """The Python files of the packages that the wheel ships."""
+    found = [path for name in PACKAGES for path in sorted((ROOT / name).rglob("*.py"))]
     assert len(found) > 40
     return found
 
@@ -28,6 +28,6 @@ def tracked_files() -> list[Path]:
         found = [ROOT / name for name in listed if name]
     except (OSError, subprocess.CalledProcessError):
         found = [path for path in ROOT.iterdir() if not path.name.startswith(".")]
-        for folder in (*ROOMS, "experiments", "tests"):
+        for folder in (*PACKAGES, "experiments", "tests"):
             found += (p for p in (ROOT / folder).rglob("*") if "__pycache__" not in p.parts)
     return sorted(path for path in found if path.is_file())

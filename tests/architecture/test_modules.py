@@ -47,7 +47,7 @@ def imported(tree: ast.AST) -> Iterator[str]:
 
 
 def test_what_ships_does_not_import_what_does_not(shipped_files: list[Path]) -> None:
-    """The arrows between the rooms are import-linter's; these folders are no packages."""
+    """Imports between packages are import-linter's; these folders are no packages."""
     outside = {"experiments", "tests"}
     trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in shipped_files}
     assert {name_of(path) for path, tree in trees.items() if outside & set(imported(tree))} == set()

@@ -106,11 +106,11 @@ def test_entry_points_lead_to_what_they_name(project: dict[str, Any]) -> None:
     assert isinstance(resolve_name(launch.CLIENT), ClientApp)
 
 
-def test_rooms_lie_beside_each_other(project: dict[str, Any]) -> None:
+def test_packages_lie_beside_each_other(project: dict[str, Any]) -> None:
     check_packages()
     include = project["tool"]["setuptools"]["packages"]["find"]["include"]
     assert set(include) == {
-        pattern for room in ("fedrec", *OUTER_PACKAGES) for pattern in (room, f"{room}.*")
+        pattern for name in ("fedrec", *OUTER_PACKAGES) for pattern in (name, f"{name}.*")
     }
 
 

@@ -1,4 +1,4 @@
-"""Every plug-in stands in its room's table, and cites a paper that the bibliography has."""
+"""Every plug-in stands in its package's table, and cites a paper that the bibliography has."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ KEY = re.compile(r"Reference: ((?:[a-z]+\d{4}[a-z]*(?:; |\.|,|$)\s?)+)", re.MULT
 
 
 def plugins_in_files() -> set[type[Plugin]]:
-    """All concrete plug-in classes that the rooms define."""
-    for room in ("fedrec", "strategies"):
-        package = importlib.import_module(room)
-        for module in pkgutil.walk_packages(package.__path__, f"{room}."):
+    """All concrete plug-in classes that the packages define."""
+    for package_name in ("fedrec", "strategies"):
+        package = importlib.import_module(package_name)
+        for module in pkgutil.walk_packages(package.__path__, f"{package_name}."):
             if not module.name.endswith("__main__"):
                 importlib.import_module(module.name)
     found = set(descendants(Plugin))
@@ -39,7 +39,7 @@ def test_every_plugin_stands_in_a_table() -> None:
     listed = {plugin for kind in KINDS for plugin in table(kind).values()}
     missing = sorted(f"{c.__module__}:{c.__name__}" for c in plugins_in_files() - listed)
     missing = [name for name in missing if not name.partition(":")[0].endswith(".base")]
-    assert not missing, f"add a line to the room's table: {missing}"
+    assert not missing, f"add a line to the package's table: {missing}"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -107,12 +107,12 @@ def test_control_c_leaves_a_readable_run(folder: Path, engine: str) -> None:
     assert shown.returncode == 0, shown.stderr
 
 
-@pytest.mark.parametrize("room", ["server", "clients"])
-def test_a_folder_that_shadows_a_room_stops_the_run(folder: Path, room: str) -> None:
-    (folder / room).mkdir()
-    (folder / room / "__init__.py").write_text("", encoding="utf-8")
+@pytest.mark.parametrize("package", ["server", "clients"])
+def test_a_folder_that_shadows_a_package_stops_the_run(folder: Path, package: str) -> None:
+    (folder / package).mkdir()
+    (folder / package / "__init__.py").write_text("", encoding="utf-8")
     done = fedrec(folder, "run", "small.yaml", "--engine", "serial")
     assert done.returncode == 2
-    assert str((folder / room).resolve()) in done.stderr
+    assert str((folder / package).resolve()) in done.stderr
     assert "rename" in done.stderr
     assert not (folder / "runs").exists()

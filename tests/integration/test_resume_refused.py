@@ -20,13 +20,13 @@ from tests.integration.stopped_runs import go, go_on, outcome, stopped
 
 
 @pytest.fixture(scope="module")
-def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return stopped(tmp_path_factory.mktemp("half") / "run", 2)
+def stopped_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return stopped(tmp_path_factory.mktemp("stopped_run") / "run", 2)
 
 
 @pytest.fixture
-def folder(half: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(half, tmp_path / "run"))
+def folder(stopped_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(stopped_run, tmp_path / "run"))
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_parts_of_the_clients_add_up_to_all(tmp_path: Path) -> None:
     work.write(tmp_path / "work")
     parts = [np.arange(CLIENTS), np.arange(5), np.arange(5, CLIENTS)]
     for made in competitors().values():
-        whole, *halves = [made(open_task(tmp_path / "work", part)) for part in parts]
-        losses = [each.round(1) for each in (whole, *halves)]
+        combined, *separate = [made(open_task(tmp_path / "work", part)) for part in parts]
+        losses = [each.round(1) for each in (combined, *separate)]
         np.testing.assert_allclose(losses[0], sum(losses[1:]), rtol=1e-5)
-        np.testing.assert_allclose(whole.total, sum(each.total for each in halves), atol=1e-5)
+        np.testing.assert_allclose(combined.total, sum(each.total for each in separate), atol=1e-5)

@@ -79,10 +79,10 @@ def test_telemetry_that_the_user_turned_on_is_named(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("room", ["server", "clients"])
-def test_a_folder_of_the_users_that_shadows_ours_is_named(tmp_path: Path, room: str) -> None:
-    (tmp_path / room).mkdir()
-    (tmp_path / room / "__init__.py").write_text("", encoding="utf-8")
+@pytest.mark.parametrize("package", ["server", "clients"])
+def test_a_folder_of_the_users_that_shadows_ours_is_named(tmp_path: Path, package: str) -> None:
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").write_text("", encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "fedrec", "doctor"],
         cwd=tmp_path,
@@ -92,5 +92,5 @@ def test_a_folder_of_the_users_that_shadows_ours_is_named(tmp_path: Path, room: 
         check=False,
     )
     assert done.returncode == 2
-    assert str((tmp_path / room).resolve()) in done.stdout
+    assert str((tmp_path / package).resolve()) in done.stdout
     assert "rename" in done.stdout
