@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,3 +36,12 @@ def command(
         return Done(code if isinstance(code, int) else 0, captured.out, captured.err)
 
     return call
+
+
+@pytest.fixture(scope="module")
+def shared_ray() -> Iterator[Any]:
+    """A Ray of the caller's with two cores: runs use it, so that a module starts Ray once."""
+    ray = pytest.importorskip("ray", reason="needs the extra 'sim'")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield ray
+    ray.shutdown()

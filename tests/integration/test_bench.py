@@ -14,7 +14,7 @@ from fedrec.errors import ConfigError
 
 pytest.importorskip("numba", reason="needs the extra 'sim'")
 
-STANDARD = ("loop", "loop_loader", "alone")
+CONTENDERS = ("loop", "loop_loader", "alone", "flower_ray")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -31,26 +31,16 @@ def small(folder: Path, *arguments: str) -> dict[str, Any]:
     return read(folder / "result.json")
 
 
-def check(found: dict[str, Any], *others: str) -> None:
-    assert set(found["ratios"]) == {f"batched/{name}" for name in (*STANDARD, *others)}
-    assert all(ratio > 0 for ratio in found["ratios"].values())
-    for row in found["rows"].values():
-        assert len(row["raw_seconds"]) == 1
-        assert row["clients_per_second"] > 0
-
-
-@pytest.mark.slow
-def test_engine(tmp_path: Path) -> None:
-    wanted = ("--data", "tiny", "--clients", "12", "--workers", "1", "--flower-clients", "0")
-    check(small(tmp_path, "engine", *wanted, "--personalization", "plgc"))
-
-
 @pytest.mark.slow
 def test_engine_beside_flower_on_two_workers(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="needs the extra 'sim'")
     wanted = ("--data", "tiny", "--clients", "12", "--flower-clients", "4")
-    found = small(tmp_path, "engine", *wanted)
-    check(found, "flower_ray")
+    found = small(tmp_path, "engine", *wanted, "--personalization", "plgc")
+    assert set(found["ratios"]) == {f"batched/{name}" for name in CONTENDERS}
+    assert all(ratio > 0 for ratio in found["ratios"].values())
+    for row in found["rows"].values():
+        assert len(row["raw_seconds"]) == 1
+        assert row["clients_per_second"] > 0
     assert found["rows"]["flower_ray"]["clients"] == 4
     assert set(found["rows"]["flower_ray"]["tried"]) == {"1", "0.5"}
     # Work this small may take the workers less than a tick of the clock.

@@ -60,6 +60,7 @@ def same(a: fedrec.RunResult, b: fedrec.RunResult) -> None:
     ]
 
 
+@pytest.mark.usefixtures("shared_ray")
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_ray_has_the_bits_of_serial(strategy: str, tmp_path: Path) -> None:
     same(go(tmp_path, strategy, "serial"), go(tmp_path, strategy, "ray"))

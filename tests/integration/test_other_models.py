@@ -106,8 +106,8 @@ def test_sasrec_refuses_data_without_order(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.usefixtures("shared_ray")
 def test_ray_gives_what_the_serial_engine_gives(name: str, tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="needs the extra 'sim'")
     one = go(tmp_path / "serial", MODELS[name][1], "kernel", "user")
     other = go(tmp_path / "ray", MODELS[name][1], "kernel", "user", name="ray", workers=2)
     same_to_rounding(one, other)
