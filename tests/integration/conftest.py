@@ -42,6 +42,8 @@ def command(
 def shared_ray() -> Iterator[Any]:
     """A Ray of the caller's with two cores: runs use it, so that a module starts Ray once."""
     ray = pytest.importorskip("ray", reason="needs the extra 'sim'")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield ray
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or ray.init warns
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+        yield ray
+        ray.shutdown()
