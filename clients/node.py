@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 
 from clients.placement import hosted_clients, training_costs
 from clients.state_store import StateStore
-from fedrec.aggregation.payload import upload_bytes
+from fedrec.aggregation.reduce import upload_bytes
 from fedrec.config.experiment import Experiment, load_experiment
 from fedrec.data.negatives import pool_excluded
 from fedrec.data.prepare import open_split
@@ -25,9 +26,8 @@ from fedrec.personalization.none import NoPersonalization
 from fedrec.runs.divergence import likely_causes
 from fedrec.seeds import Purpose, bits
 from fedrec.storage.files import write_arrays
-from fedrec.training.clients import resolve_executor, train_clients
+from fedrec.training.clients import bounded_slices, train_clients
 from fedrec.training.layout import Layout, capacity
-from fedrec.training.parts import parts
 from fedrec.types import (
     Aggregate,
     FailedClient,
@@ -103,7 +103,7 @@ class Node:
         self.experiment = experiment
         self.strategy = strategy_of(experiment)
         self.task = experiment.client_task()
-        compiled = resolve_executor(self.task) == "numba"
+        compiled = self.task.executor() == "numba"
         self._summing = self.strategy.summing if compiled else None
         if not compiled or not isinstance(self.task.personalization, NoPersonalization):
             torch.set_num_threads(1)  # Who trains in machine code alone meets torch when ranking.
@@ -142,10 +142,13 @@ class Node:
         """
         began = time.perf_counter()
         self._store.settle(request.committed, request.round)
+        self._store.unstage(request.round, f"{request.group}.*")
+        clients = self._rows(request)
+        if self.task.executor() == "vmap":  # Clients of a chunk are filled up to equal length.
+            clients = clients[np.argsort(-self.shard.examples()[clients], kind="stable")]
         aggregate: Aggregate | None = None
         uploaded = state_change = 0
         failures: list[FailedClient] = []
-        trained: list[tuple[IntArray, dict[str, FloatArray]]] = []
 
         def attempt(rows: IntArray) -> tuple[Aggregate, dict[str, FloatArray], int]:
             update, private = train_clients(
@@ -160,7 +163,7 @@ class Node:
             )
             return self.strategy.reduce(update), private, upload_bytes(update)
 
-        for rows in self._cuts(self._rows(request)):
+        for number, rows in enumerate(self._cuts(clients)):
             while len(rows):
                 try:
                     reduced, private, size = attempt(rows)
@@ -173,15 +176,9 @@ class Node:
                 else:
                     aggregate = self.strategy.merge(aggregate, reduced) if aggregate else reduced
                     uploaded += size
-                    trained.append((rows, private))
+                    at, group = self._layout.positions(rows), f"{request.group}.{number}"
+                    state_change += self._store.stage(request.round, at, private, group)
                     break
-        if trained:
-            at = self._layout.positions(np.concatenate([rows for rows, _ in trained]))
-            values = {
-                name: np.concatenate([private[name] for _, private in trained])
-                for name in self.task.locals()
-            }
-            state_change = self._store.stage(request.round, at, values, request.group)
         seconds = time.perf_counter() - began
         return Trained(aggregate, tuple(failures), request.group, uploaded, seconds, state_change)
 
@@ -218,15 +215,13 @@ class Node:
 
     def _cuts(self, rows: IntArray) -> list[IntArray]:
         """Cut clients so that little is held at once (see `_HELD_BYTES`)."""
-        specs = self.task.globals()
-        row = sum(4 * int(np.prod(specs[name].shape)) for name in self.task.tables())
-        dense = sum(4 * int(np.prod(specs[name].shape)) for name in self.task.dense())
+        row, dense = 4 * self.task.row_size, 4 * self.task.dense_size
         size = _HELD_BYTES if self._summing is None else _SUMMED_BYTES
         budget = max(size, _HELD_TABLES * self.shard.n_items * row)
-        touched = capacity(self.shard, self.task.train, self.task.personalization.random_rows)
-        return [
-            rows[cut] for cut in parts(offsets_of(np.diff(touched)[rows] * row + dense), budget)
-        ]
+        held = np.diff(capacity(self.shard, self.task)) * row + dense
+        for spec in self.task.locals().values():
+            held += 4 * prod(spec.shape) * np.diff(self._layout.offsets[spec.axis or ""])
+        return [rows[cut] for cut in bounded_slices(offsets_of(held[rows]), budget)]
 
     def _failure(self, request: RoundRequest, row: int, cause: Exception) -> FailedClient:
         """Return the failure of a client, or raise it if none may fail."""
@@ -241,10 +236,10 @@ class Node:
 
     def _rank(self, params: Params, rows: IntArray) -> Evaluation:
         torch.set_num_threads(1)
-        shard = self.shard.take(rows)
+        shard, at = self.shard.take(rows), self._layout.positions(rows)
         return evaluate(
             shard,
-            UserScorer(self.task, shard, params, self._store.get(self._layout.positions(rows))),
+            UserScorer(self.task, shard, params, self._store.get(at, self.task.private())),
             self.experiment.evaluate.parsed(),
             self.experiment.evaluate.block,
             self._candidates(shard) if self.task.protocol == "legacy" else None,
@@ -267,7 +262,7 @@ class Node:
         """Write the private parameters of this round beside those of the best; drop the others."""
         at = self._layout.positions(rows)
         shard = self.shard.take(rows)
-        content = {name: value for name, value in self._store.get(at).items() if "/" not in name}
+        content = self._store.get(at, self.task.private())
         content |= {"ids.user": shard.user_ids, "ids.client": shard.client_ids}
         if "positive" in at:
             content["ids.positive"] = self._owner_ids["positive"][at["positive"]]

@@ -11,7 +11,8 @@ changed. The checksum of what is staged is known before it is committed.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from math import prod
 from pathlib import Path
 from zlib import crc32
 
@@ -33,6 +34,8 @@ __all__ = ["StateStore"]
 _COMMITTED = "committed.json"
 _ROUND, _SUMS = "round", "checksums"
 _MODULUS = 2**64
+_VALUES = 2**22
+"""Initial values that are drawn at once, which bounds the memory."""
 
 
 class StateStore:
@@ -63,20 +66,24 @@ class StateStore:
         if (folder / _COMMITTED).exists():
             self._arrays = {name: self._map(name) for name in specs}
 
-    def get(self, at: Mapping[str, IntArray]) -> dict[str, FloatArray]:
+    def get(
+        self, at: Mapping[str, IntArray], names: Iterable[str] | None = None
+    ) -> dict[str, FloatArray]:
         """Return a copy of committed values: per name, [n, *shape].
 
         Args:
             at: Per axis, the positions wanted.
+            names: Of the parameters; None: all.
         """
-        return {n: np.asarray(self._arrays[n][at[s.axis or ""]]) for n, s in self._specs.items()}
+        axes = {n: self._specs[n].axis or "" for n in (self._specs if names is None else names)}
+        return {name: np.asarray(self._arrays[name][at[axis]]) for name, axis in axes.items()}
 
     def stage(
         self,
         round: int,
         at: Mapping[str, IntArray],
         values: Mapping[str, FloatArray],
-        group: int = 0,
+        group: str = "0",
     ) -> int:
         """Keep a round's values beside the committed ones; replaces what the group had staged.
 
@@ -84,7 +91,7 @@ class StateStore:
             round: The round.
             at: Positions, as for `get`.
             values: Per name, [n, *shape].
-            group: Of the strategy; the groups of a round are staged one by one.
+            group: Some of the round's clients, which are staged one group after the other.
 
         Returns:
             What the checksum of the state changes by, once the values are committed.
@@ -98,6 +105,11 @@ class StateStore:
         path = self._folder / f"staged@{round}@{group}.safetensors"
         write_arrays(path, content, {_SUMS: json.dumps(changes)}, durable=False)
         return sum(changes.values()) % _MODULUS
+
+    def unstage(self, round: int, group: str) -> None:
+        """Drop what is staged of a round for groups that match a pattern such as ``0.*``."""
+        for path in self._folder.glob(f"staged@{round}@{group}.safetensors"):
+            path.unlink()
 
     def settle(self, committed: int, current: int | None = None) -> None:
         """Commit what is staged if the server applied that round; drop it otherwise.
@@ -174,12 +186,27 @@ class StateStore:
         self._folder.mkdir(parents=True, exist_ok=True)
         sums = {}
         for name, spec in self._specs.items():
-            values = initial_local(self._seed, name, spec, self._owners[spec.axis or ""])
-            with full_disk_named(self._path(name)):
-                np.save(self._path(name), values)
-            sums[name] = _checksum(name, np.arange(len(values)), values)
+            sums[name] = self._write_initial(name, spec)
         self._write_mark(0, sums)
         self._arrays = {name: self._map(name) for name in self._specs}
+
+    def _write_initial(self, name: str, spec: ParamSpec) -> int:
+        """Write the initial values of an array, some rows at a time; return its checksum."""
+        owners, checksum = self._owners[spec.axis or ""], 0
+        step = max(_VALUES // max(prod(spec.shape), 1), 1)
+        about = {
+            "descr": np.lib.format.dtype_to_descr(np.dtype(spec.dtype)),
+            "fortran_order": False,
+            "shape": (len(owners), *spec.shape),
+        }
+        with full_disk_named(self._path(name)), self._path(name).open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, about)
+            for start in range(0, len(owners), step):
+                rows = np.arange(start, min(start + step, len(owners)))
+                values = initial_local(self._seed, name, spec, owners[rows])
+                checksum += _checksum(name, rows, values)
+                file.write(np.ascontiguousarray(values).tobytes())
+        return checksum % _MODULUS
 
     def _change(self, name: str, at: IntArray, values: FloatArray) -> int:
         """Return what an array's checksum changes by if it takes these values."""

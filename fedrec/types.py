@@ -192,6 +192,10 @@ class Shard:
             ratings=None if self.ratings is None else self.ratings[at],
         )
 
+    def examples(self) -> FloatArray:
+        """Return the number of train items of each client, float64 [c]."""
+        return np.bincount(self.client_of_user(), self.train.lengths, self.n_clients)
+
     def client_of_user(self) -> IntArray:
         """int64 [u], the client row (not the id) of each user row."""
         return np.repeat(np.arange(self.n_clients, dtype=np.int64), np.diff(self.client_offsets))

@@ -22,7 +22,6 @@ from fedrec.runs.checkpoint import Origin, read_checkpoint
 from fedrec.runs.effects import settings_without_effect
 from fedrec.runs.recorder import Recorder
 from fedrec.runs.run import Prepared, find_config, prepare_run
-from fedrec.training.clients import resolve_executor
 from server.roster import call_roll, check_states
 from server.strategy import FlowerStrategy
 
@@ -52,7 +51,7 @@ def main(grid: Grid, context: Context) -> None:
         config=experiment.model_dump(mode="json"),
         data=version_of(prepared.split),
         code=code_hash(),
-        executor=resolve_executor(task),
+        executor=task.executor(),
         nodes=nodes,
         sources=source_hashes(experiment),
     )

@@ -14,8 +14,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 from flwr.serverapp.strategy import Strategy as FlwrStrategy
 
-from fedrec.aggregation.payload import download_bytes
-from fedrec.aggregation.reduce import metric_sums
+from fedrec.aggregation.reduce import download_bytes, metric_sums
 from fedrec.config.experiment import Experiment
 from fedrec.errors import ClientFailure, EngineError, NumericError
 from fedrec.evaluation.evaluate import Evaluation, merge
@@ -223,7 +222,7 @@ class FlowerStrategy(FlwrStrategy):
         """Encode what a client of a group receives, once for all; to rank it receives less.
 
         Returns:
-            The arrays, and their bytes by `fedrec.aggregation.payload.download_bytes`.
+            The arrays, and their bytes by `fedrec.aggregation.reduce.download_bytes`.
         """
         beside = training and bool(self.strategy.client_rule.down)
         if (group, beside) not in self._sent:

@@ -18,10 +18,9 @@ from fedrec.aggregation.reduce import (
     Average,
     Summing,
     Weighting,
-    join_each,
     keep_each,
     mean_update,
-    merge_sums,
+    merge,
     reduce_sums,
     stepped,
 )
@@ -135,7 +134,7 @@ class Strategy(Plugin):
 
     def merge(self, a: Aggregate, b: Aggregate) -> Aggregate:
         """Join two aggregates; associative and commutative, bit for bit."""
-        return join_each(a, b) if self.needs == "each" else merge_sums(a, b)
+        return merge(a, b)
 
     def apply_groups(
         self, state: State, params: Params, aggregates: Mapping[int, Aggregate]

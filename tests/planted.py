@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from fedrec.errors import ConfigError
 from fedrec.models.base import Model
 from fedrec.models.mf import MatrixFactorization
 from fedrec.personalization.base import Personalization
@@ -23,8 +24,10 @@ from fedrec.types import FloatArray, IntArray, Params, Ragged, Shard, UpdateBatc
 
 __all__ = [
     "federations",
+    "in_numba",
     "initial_state",
     "method_of",
+    "one_user_each",
     "places",
     "ragged",
     "rates",
@@ -89,6 +92,20 @@ def method_of(
     )
 
 
+def in_numba(personalization: Personalization) -> bool:
+    """Whether the numba kernel covers a personalization."""
+    try:
+        return method_of({"backend": "numba"}, personalization).executor() == "numba"
+    except ConfigError:
+        return False
+
+
+def one_user_each(shard: Shard) -> Shard:
+    """The same users, each a client of its own."""
+    offsets = np.arange(shard.n_users + 1, dtype=np.int64)
+    return replace(shard, client_ids=offsets[:-1], client_offsets=offsets)
+
+
 def initial_state(task: ClientTask, shard: Shard) -> tuple[Params, Params]:
     """Global and local parameters before the first round."""
     owners = Layout.of(task, shard).owner_ids()
@@ -101,7 +118,7 @@ def initial_state(task: ClientTask, shard: Shard) -> tuple[Params, Params]:
 
 def places(task: ClientTask, shard: Shard) -> Ragged:
     """Where each client's ``seen_item`` values lie."""
-    offsets = capacity(shard, task.train, task.personalization.random_rows)
+    offsets = capacity(shard, task)
     return Ragged(offsets, np.arange(offsets[-1], dtype=np.int64))
 
 

@@ -17,11 +17,13 @@ from torch.func import grad, vmap
 
 from fedrec.types import IntArray
 
-__all__ = ["Client", "Network", "Plgc", "Step", "batched", "deep_copies", "flat", "loop"]
+__all__ = ["RATE", "Client", "Network", "Plgc", "Step", "batched", "deep_copies", "flat", "loop"]
 
 Tensor: TypeAlias = "torch.Tensor"
 Weights: TypeAlias = dict[str, Tensor]
-RATE, CHUNK = 1.0, 16
+RATE = 0.01
+"""Of all parameters: larger steps diverge in 5 epochs of batches, and nothing is summed then."""
+CHUNK = 16
 
 
 @dataclass(frozen=True, slots=True)

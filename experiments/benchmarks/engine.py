@@ -16,7 +16,7 @@ from experiments.benchmarks.report import about_run
 from experiments.benchmarks.rounds import MeasuredRun, run_rounds
 from experiments.benchmarks.timing import RoundTime, RoundTimes, deal, time_competitor
 from experiments.benchmarks.workload import Workload, some_clients, workload
-from fedrec.training.clients import resolve_executor, train_clients
+from fedrec.training.clients import train_clients
 from fedrec.training.task import initial_local
 
 __all__ = ["EngineBench", "bench_engine"]
@@ -107,7 +107,7 @@ def bench_engine(bench: EngineBench, say: Callable[[str], None] | None = None) -
         "bench": "engine",
         "data": work.about,
         "personalization": bench.personalization,
-        "executor": resolve_executor(work.task),
+        "executor": work.task.executor(),
         "workers": bench.workers,
         "repeats": bench.repeats,
         "dim": bench.dim,

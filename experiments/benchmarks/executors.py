@@ -148,7 +148,7 @@ def clients_of(work: Workload, shard: Shard) -> tuple[list[bare.Client], list[li
                 steps.append(
                     bare.Step(step.local_rows, step.pairs.items, positive, negative, history, asked)
                 )
-        touched = torch.from_numpy(plan.row_items)
+        touched = torch.from_numpy(plan.rows.values)
         clients.append(bare.Client(touched, torch.from_numpy(alone.train.values), steps))
         drawn.append(items_of)
     return clients, drawn
@@ -158,10 +158,18 @@ def measure(case: str, schedule: str, n_clients: int, repeats: int) -> dict[str,
     """Return clients per CPU second of every contender."""
     model, personalization = CASES[case]
     name = {"name": model, "embedding_dim": 32}
-    train = {**SCHEDULES[schedule], "backend": "torch", "weight_decay": 0.0}
+    rates = {"item": {"lr": bare.RATE}, "shared": {"lr": bare.RATE}}
+    train = {
+        **SCHEDULES[schedule],
+        "backend": "torch",
+        "weight_decay": 0.0,
+        "optimizers": rates,
+    }
     work = workload("ml-100k", personalization, clients=n_clients, model=name, train=train)
     task, split = work.task, work.split
     shard = split.shard(np.arange(split.n_clients, dtype=np.int64))
+    if task.executor() == "vmap":  # A node trains such clients by length.
+        shard = shard.take(np.argsort(-shard.examples(), kind="stable"))
     owners = Layout.of(task, shard).owner_ids()
     params = task.initial_globals(shard.n_items)
     local = {

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 
 from fedrec.models.mf import MatrixFactorization
+from fedrec.personalization.base import Personalization
+from fedrec.personalization.none import NoPersonalization
 from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.training.clients import train_clients
 from fedrec.training.layout import Layout
@@ -21,12 +23,12 @@ __all__ = ["seconds"]
 N_ITEMS = 40_981
 
 
-def seconds(length: int, cap: int | None, users: int, repeats: int = 5) -> float:
+def seconds(length: int, personalization: Personalization, users: int, repeats: int = 5) -> float:
     """Measure the CPU seconds of one user in a round, with 4 negatives per item and d = 32.
 
     Args:
         length: Train items of each user.
-        cap: ``history_cap``.
+        personalization: Over matrix factorisation.
         users: Clients of one user each.
         repeats: Measured rounds after one to warm up; their median is returned.
     """
@@ -37,7 +39,7 @@ def seconds(length: int, cap: int | None, users: int, repeats: int = 5) -> float
     train = Ragged(offsets_of(one_each * length), np.concatenate(items))
     shard = Shard(N_ITEMS, rows, offsets_of(one_each), rows, train, empty, empty)
     model, settings = MatrixFactorization(embedding_dim=32), Train(backend="numba")
-    task = ClientTask(model, PLGC(history_cap=cap), settings, 0)
+    task = ClientTask(model, personalization, settings, 0)
     owners = Layout.of(task, shard).owner_ids()
     local = {
         name: initial_local(0, name, spec, owners[spec.axis or ""])
@@ -53,5 +55,11 @@ def seconds(length: int, cap: int | None, users: int, repeats: int = 5) -> float
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for length, cap, users in ((100, None, 128), (100, 200, 128), (2389, None, 8), (2389, 200, 8)):
-        print(f"{length} items, cap {cap}: {1e3 * seconds(length, cap, users):.2f} ms per user")
+    forms: dict[str, Personalization] = {
+        "without PLGC": NoPersonalization(),
+        "all items": PLGC(),
+        "history_cap 200": PLGC(history_cap=200),
+    }
+    for length, users in ((100, 128), (2389, 8)):
+        for name, form in forms.items():
+            print(f"{length} items, {name}: {1e3 * seconds(length, form, users):.2f} ms per user")

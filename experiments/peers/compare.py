@@ -31,7 +31,7 @@ from experiments.benchmarks.rounds import run_rounds
 from experiments.benchmarks.workload import Workload, workload
 from fedrec.storage.cache import cache_folder
 from fedrec.training.draws import batch_steps
-from fedrec.training.clients import resolve_executor, train_clients
+from fedrec.training.clients import train_clients
 from fedrec.types import FloatArray
 
 HERE = Path(__file__).resolve().parent
@@ -74,7 +74,8 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     os.environ.update(dict.fromkeys(THREADS, "1"))
     positives = options.batch // (1 + NEGATIVES)
-    rates = {"item_lr": options.lr, "local_optimizer": {"name": "sgd", "lr": options.lr}}
+    rate = {"lr": options.lr}
+    rates = {"optimizers": {"item": rate, "private": {"name": "sgd", **rate}}}
     work = workload(
         options.data,
         clients=options.clients,
@@ -95,7 +96,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
             measured = run_rounds(
                 work, folder / "run", meter, {"name": "serial"}, rounds=options.rounds, warm=WARM
             )
-        rows["fedrec"] = {"kernel": resolve_executor(work.task), **measured.times.to_json()}
+        rows["fedrec"] = {"kernel": work.task.executor(), **measured.times.to_json()}
         whole = open_task(folder / "run", np.arange(work.split.n_clients, dtype=np.int64))
         hand_out(whole, rounds, folder / "work.npz")
         expected = averaged(whole, rounds)
@@ -131,7 +132,7 @@ def hand_out(work: Task, rounds: int, path: Path) -> None:
     examples = np.empty((rounds, len(shard.train.values), 1 + k), np.int64)
     for number in range(1, rounds + 1):
         rows = np.column_stack([shard.train.values, negatives_of(work, number).reshape(-1, k)])
-        step = batch_steps(shard, batch, work.task.seed, number, 0)
+        step = batch_steps(shard, shard.train, batch, work.task.seed, number, 0)
         examples[number - 1] = rows[np.lexsort((step, shard.train.owners()))]
     np.savez(
         path,

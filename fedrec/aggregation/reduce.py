@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 import numpy as np
@@ -20,28 +21,21 @@ from fedrec.aggregation.fixed_point import (
     to_fixed,
     total_of,
 )
-from fedrec.types import (
-    Aggregate,
-    FloatArray,
-    Params,
-    Ragged,
-    RowBlock,
-    UpdateBatch,
-    offsets_of,
-)
+from fedrec.types import Aggregate, FloatArray, Params, Ragged, RowBlock, UpdateBatch, offsets_of
 
 __all__ = [
     "Average",
     "Summing",
     "Weighting",
-    "join_each",
+    "download_bytes",
     "keep_each",
     "mean_update",
-    "merge_sums",
+    "merge",
     "metric_sums",
     "reduce_sums",
     "sorted_by_client",
     "stepped",
+    "upload_bytes",
 ]
 
 Weighting = Literal["uniform", "examples"]
@@ -68,12 +62,12 @@ class Summing:
     weighted: bool = True
 
     def weights(self, examples: FloatArray) -> FloatArray:
-        """float64 [c]: how much each client counts; ``examples`` [c] are its train examples."""
+        """Return how much each client counts, float64 [c], from its train examples, float64 [c]."""
         ones = self.weighting == "uniform"
         return np.ones(len(examples)) if ones else np.asarray(examples, np.float64)
 
     def factors(self, examples: FloatArray) -> FloatArray:
-        """float64 [c]: what each client's changes are multiplied by."""
+        """Return what each client's changes are multiplied by, float64 [c]."""
         return self.weights(examples) if self.weighted else np.ones(len(examples))
 
 
@@ -87,123 +81,92 @@ def reduce_sums(batch: UpdateBatch, summing: Summing) -> Aggregate:
     Raises:
         NumericError: If an update is not finite or a sum overflows.
     """
-    n_clients = len(batch.client_ids)
-    weight, factor = summing.weights(batch.weight), summing.factors(batch.weight)
-    ids, sums, row_weight = {}, {}, {}
-    for name, rows in batch.summed.items():
-        ids[name], sums[name], row_weight[name] = rows.ids, rows.sums, rows.weight
+    everybody = np.zeros(len(batch.client_ids), np.int64)
+    weight, factors = summing.weights(batch.weight), summing.factors(batch.weight)
+    factor = None if (factors == 1.0).all() else factors
+    rows = {name: (given.ids, given.sums, given.weight) for name, given in batch.summed.items()}
     for name, block in batch.tables.items():
-        ids[name], sums[name], row_weight[name] = sum_rows(
-            block.values, block.ids, block.offsets, factor, weight, name
-        )
-    for name, change in batch.dense.items():
-        values = _weigh(change, factor)
-        total = segment_sum(values, np.zeros(n_clients, np.int64), 1, name)
-        sums[name] = np.asarray(total[0])
+        rows[name] = sum_rows(block, weight, name, factor)
+    totals = {
+        name: np.asarray(segment_sum(values, everybody, 1, name, factor)[0])
+        for name, values in (*batch.dense.items(), *batch.extras.items())
+    }
+    sums = {name: total for name, (_, total, _) in rows.items()}
+    sums |= {name: totals[name] for name in batch.dense}
     return Aggregate(
-        clients=n_clients,
+        clients=len(batch.client_ids),
         weight=total_of(to_fixed(weight, "weight"), "weight"),
-        ids=ids,
+        ids={name: ids for name, (ids, _, _) in rows.items()},
         sums=sums,
-        row_weight=row_weight,
+        row_weight={name: of_rows for name, (_, _, of_rows) in rows.items()},
         scale=dict.fromkeys(sums, SCALE),
         metrics=_metric_totals(batch),
-        extras={
-            name: total_of(to_fixed(_weigh(values, factor), name), name)
-            for name, values in batch.extras.items()
-        },
-    )
-
-
-def _weigh(values: FloatArray, factor: FloatArray) -> FloatArray:
-    if (factor == 1.0).all():
-        return values
-    return np.asarray(values, np.float64) * factor.reshape(-1, *[1] * (values.ndim - 1))
-
-
-def merge_sums(a: Aggregate, b: Aggregate) -> Aggregate:
-    """The sum of two partial sums; associative and commutative, exactly.
-
-    Raises:
-        NumericError: If a sum overflows.
-    """
-    ids, sums, row_weight = {}, {}, {}
-    for name in a.sums:
-        if name not in a.ids:
-            sums[name] = add(a.sums[name], b.sums[name], name)
-            continue
-        ids[name], sums[name], row_weight[name] = merge_rows(
-            (a.ids[name], a.sums[name], a.row_weight[name]),
-            (b.ids[name], b.sums[name], b.row_weight[name]),
-            name,
-        )
-    return Aggregate(
-        clients=a.clients + b.clients,
-        weight=checked(a.weight + b.weight, "weight"),
-        ids=ids,
-        sums=sums,
-        row_weight=row_weight,
-        scale=a.scale,
-        metrics={name: a.metrics[name] + b.metrics[name] for name in a.metrics},
-        extras={name: checked(a.extras[name] + b.extras[name], name) for name in a.extras},
+        extras={name: int(totals[name]) for name in batch.extras},
     )
 
 
 def keep_each(batch: UpdateBatch) -> Aggregate:
-    """The updates of some clients as they are, in the order of the client ids."""
-    return Aggregate(
-        clients=len(batch.client_ids),
-        weight=total_of(to_fixed(batch.weight, "weight"), "weight"),
-        ids={},
-        sums={},
-        row_weight={},
-        scale={},
-        metrics=_metric_totals(batch),
-        each=sorted_by_client([batch]),
-    )
+    """Keep the updates of some clients as they are, in the order of the client ids."""
+    weight, each = total_of(to_fixed(batch.weight, "weight"), "weight"), sorted_by_client([batch])
+    return Aggregate(len(batch.client_ids), weight, {}, {}, {}, {}, _metric_totals(batch), {}, each)
 
 
-def join_each(a: Aggregate, b: Aggregate) -> Aggregate:
-    """All updates of two partial results that hold each client's own.
+def merge(a: Aggregate, b: Aggregate) -> Aggregate:
+    """Join two partial results; associative and commutative, exactly.
 
     Raises:
-        ValueError: If one holds sums.
+        NumericError: If a sum overflows.
     """
-    if a.each is None or b.each is None:
-        raise ValueError("a partial sum cannot be joined with updates of single clients")
+    rows = {
+        name: merge_rows(
+            (a.ids[name], a.sums[name], a.row_weight[name]),
+            (b.ids[name], b.sums[name], b.row_weight[name]),
+            name,
+        )
+        for name in a.ids
+    }
+    sums = {n: rows[n][1] if n in rows else add(a.sums[n], b.sums[n], n) for n in a.sums}
     return Aggregate(
         clients=a.clients + b.clients,
         weight=checked(a.weight + b.weight, "weight"),
-        ids={},
-        sums={},
-        row_weight={},
-        scale={},
+        ids={name: ids for name, (ids, _, _) in rows.items()},
+        sums=sums,
+        row_weight={name: weight for name, (_, _, weight) in rows.items()},
+        scale=a.scale,
         metrics={name: a.metrics[name] + b.metrics[name] for name in a.metrics},
-        each=sorted_by_client([a.each, b.each]),
+        extras={name: checked(a.extras[name] + b.extras[name], name) for name in a.extras},
+        each=sorted_by_client([a.each, b.each]) if a.each and b.each else None,
     )
 
 
 def sorted_by_client(batches: Sequence[UpdateBatch]) -> UpdateBatch:
-    """Updates of different clients as one batch, in the order of the client ids."""
+    """Return updates of different clients as one batch, in the order of the client ids."""
     first = batches[0]
     ids = np.concatenate([batch.client_ids for batch in batches])
-    order = np.argsort(ids, kind="stable")
+    by_client = np.argsort(ids, kind="stable")
+
+    def joined(
+        values_of: Callable[[UpdateBatch], Mapping[str, FloatArray]],
+    ) -> dict[str, FloatArray]:
+        columns = {name: [values_of(batch)[name] for batch in batches] for name in values_of(first)}
+        return {name: np.concatenate(values)[by_client] for name, values in columns.items()}
+
     tables = {}
     for name in first.tables:
         blocks = [batch.tables[name] for batch in batches]
         lengths = np.concatenate([np.diff(block.offsets) for block in blocks])
         rows = Ragged(offsets_of(lengths), np.concatenate([block.ids for block in blocks]))
-        at = rows.positions(order)
-        values = np.concatenate([block.values for block in blocks])
-        tables[name] = RowBlock(offsets_of(lengths[order]), rows.values[at], values[at])
+        at = rows.positions(by_client)
+        values = np.concatenate([block.values for block in blocks])[at]
+        tables[name] = RowBlock(offsets_of(lengths[by_client]), rows.values[at], values)
     return UpdateBatch(
         round=first.round,
-        client_ids=ids[order],
-        weight=np.concatenate([batch.weight for batch in batches])[order],
+        client_ids=ids[by_client],
+        weight=np.concatenate([batch.weight for batch in batches])[by_client],
         tables=tables,
-        dense={n: np.concatenate([b.dense[n] for b in batches])[order] for n in first.dense},
-        metrics={n: np.concatenate([b.metrics[n] for b in batches])[order] for n in first.metrics},
-        extras={n: np.concatenate([b.extras[n] for b in batches])[order] for n in first.extras},
+        dense=joined(lambda batch: batch.dense),
+        metrics=joined(lambda batch: batch.metrics),
+        extras=joined(lambda batch: batch.extras),
     )
 
 
@@ -215,7 +178,7 @@ def _metric_totals(batch: UpdateBatch) -> dict[str, int]:
 
 
 def metric_sums(aggregates: Iterable[Aggregate]) -> dict[str, float]:
-    """The metrics, summed over all clients of some partial results."""
+    """Return the metrics, summed over all clients of some partial results."""
     total: Counter[str] = Counter()
     for aggregate in aggregates:
         total.update(aggregate.metrics)
@@ -223,44 +186,75 @@ def metric_sums(aggregates: Iterable[Aggregate]) -> dict[str, float]:
 
 
 def mean_update(params: Params, aggregate: Aggregate, average: Average) -> Mapping[str, FloatArray]:
-    """The aggregated change of every global parameter, dense.
+    """Return the aggregated change of every shared parameter, dense.
 
     Args:
-        params: The global parameters, for their shapes.
+        params: The shared parameters, for their shapes.
         aggregate: The summed updates.
         average: See `Average`.
 
     Returns:
         Per name, float64 of the parameter's shape; 0 where nobody touched a row.
     """
-    cohort = max(
-        float(from_fixed(np.array(aggregate.weight))), 1.0 if aggregate.weight == 0 else 0.0
-    )
+    # Without weight there is nothing to divide.
+    cohort = float(from_fixed(np.array(aggregate.weight))) or 1.0
     change: dict[str, FloatArray] = {}
     for name, value in params.items():
         total = from_fixed(aggregate.sums[name], aggregate.scale[name])
-        if name not in aggregate.ids:
-            change[name] = total if average == "sum" else total / cohort
-            continue
-        if average == "per_row":
+        if average == "per_row" and name in aggregate.ids:
             touched = from_fixed(aggregate.row_weight[name])
             total = total / touched.reshape(-1, *[1] * (total.ndim - 1))
-        elif average == "cohort":
+        elif average != "sum":
             total = total / cohort
-        whole = np.zeros(value.shape, np.float64)
-        whole[aggregate.ids[name]] = total
-        change[name] = whole
+        change[name] = total
+        if name in aggregate.ids:
+            change[name] = np.zeros(value.shape, np.float64)
+            change[name][aggregate.ids[name]] = total
     return change
 
 
 def stepped(params: Params, change: Mapping[str, FloatArray], rate: float) -> Params:
-    """The global parameters after a step: ``params + rate * change``, float32.
+    """Return the shared parameters after a step: ``params + rate * change``, float32.
 
     Args:
-        params: The global parameters.
+        params: The shared parameters.
         change: Per name, float64 of the parameter's shape, as from `mean_update`.
         rate: Step size.
     """
     return {
         name: np.asarray(value + rate * change[name], np.float32) for name, value in params.items()
     }
+
+
+VALUE_BYTES = ID_BYTES = 4
+"""Of a float32 value, and of the int32 id of an item's row."""
+
+
+def upload_bytes(update: UpdateBatch) -> int:
+    """Count the bytes that the clients of a batch send to the server, each in its own message.
+
+    A client sends the change of every item row that it touched, as float32 values with the row's
+    id (int32), and the change of every dense parameter, as float32. What a strategy's client rule
+    sends beside a parameter counts likewise. Framing does not count: names, shapes, offsets, the
+    client's id, its number of examples and its loss. Neither does it matter on which node a client
+    is simulated, or that a node sums the updates of its clients before it answers.
+
+    Args:
+        update: The updates of some clients, as they were trained.
+    """
+    total = sum(VALUE_BYTES * change.size for change in update.dense.values())
+    for block in update.tables.values():
+        total += ID_BYTES * len(block.ids) + VALUE_BYTES * block.values.size
+    for rows in update.summed.values():
+        total += rows.uploaded * (ID_BYTES + VALUE_BYTES * prod(rows.sums.shape[1:]))
+    return total
+
+
+def download_bytes(params: Params) -> int:
+    """Count the bytes that the server sends to one client to train with: every value as float32.
+
+    Args:
+        params: What the strategy broadcasts to the client: the shared parameters, dense, and what
+            it sends beside them.
+    """
+    return sum(VALUE_BYTES * np.asarray(value).size for value in params.values())

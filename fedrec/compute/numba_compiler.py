@@ -1,50 +1,65 @@
-"""How the kernels are compiled: strict arithmetic, kept in fedrec's cache folder."""
+"""How kernels are compiled: strict arithmetic, kept in fedrec's cache folder."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from platform import python_version
 from typing import Any
 
-import numba as nb
-
-from fedrec.compute.kernel_sources import kernel_sources
 from fedrec.storage.cache import cache_folder
 
-__all__ = ["CACHE", "compiled", "compiled_sums", "inlined"]
+__all__ = ["compiled", "compiled_sums", "inlined", "kernel_folder"]
 
 
-def _hash_of_sources() -> str:
-    """Hash the sources: numba looks only at the file of the function that is called."""
-    digest = hashlib.sha256()
-    for path in kernel_sources():
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+@cache
+def kernel_folder() -> Path:
+    """Return where this process keeps machine code, whatever the environment says later.
+
+    The folder is named after the processor, the versions, and the files that import the compiler:
+    numba looks only at the file of the function that is called, and compiles anew when that is
+    newer, whatever its content.
+    """
+    from llvmlite import binding
+
+    names = [binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten()]
+    names += [python_version(), metadata.version("numba"), metadata.version("llvmlite")]
+    mark = b"from fedrec.compute.numba_compiler import"
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
+        if mark in path.read_bytes():
+            names.append(f"{path} {path.stat().st_mtime_ns} {path.stat().st_size}")
+    key = hashlib.sha256("\n".join(names).encode()).hexdigest()[:24]
+    return cache_folder() / "numba" / key
 
 
-CACHE = cache_folder()
-"""Where this process keeps machine code, whatever the environment says later."""
+@cache
+def _numba() -> Any:
+    """Return numba, told where to keep machine code."""
+    import numba
 
-nb.config.CACHE_DIR = str(CACHE / "numba" / _hash_of_sources())  # type: ignore[attr-defined]
+    numba.config.CACHE_DIR = str(kernel_folder())  # type: ignore[attr-defined]
+    return numba
 
 
-def compiled(function: Callable[..., Any]) -> Any:
-    """Machine code on first call; one thread, no reordering of arithmetic.
+def compiled(function: Callable[..., Any], **options: Any) -> Any:
+    """Compile on first call; one thread, no reordering of arithmetic.
 
     A division by zero is IEEE's: looking out for it would keep loops from being vectorised.
     """
-    return nb.njit(cache=True, nogil=True, error_model="numpy")(function)
+    return _numba().njit(cache=True, nogil=True, error_model="numpy", **options)(function)
 
 
 def compiled_sums(function: Callable[..., Any]) -> Any:
-    """As `compiled`, but a sum along one row may be regrouped.
+    """Compile as `compiled` does, but a sum along one row may be regrouped.
 
     It is regrouped in the same way for every row of that length, so bits do not depend on place.
     """
-    regrouped = {"reassoc", "nsz", "contract"}
-    return nb.njit(cache=True, nogil=True, error_model="numpy", fastmath=regrouped)(function)
+    return compiled(function, fastmath={"reassoc", "nsz", "contract"})
 
 
 def inlined(function: Callable[..., Any]) -> Any:
-    """Part of the one function that calls it, which saves compiling it twice."""
-    return nb.njit(cache=True, nogil=True, error_model="numpy", inline="always")(function)
+    """Make it part of the one function that calls it, which saves compiling it twice."""
+    return compiled(function, inline="always")

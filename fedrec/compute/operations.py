@@ -1,4 +1,4 @@
-"""The operations that give equal bits wherever a row stands: the allow-list of the csr path.
+"""The operations that give equal bits wherever a row stands: what a ``flat`` model may use.
 
 Clients are trained many at a time, flat in one computation. A run must not depend on who shares
 it, so a row's result may not depend on its place in the array, on the length of the array or on
@@ -6,24 +6,33 @@ the number of threads. Most of torch promises no such thing: `torch.sigmoid` and
 `torch.nn.functional.softplus` round differently in the vectorised body of an array and in its
 rest, `mm` and `linear` by the number of rows.
 
-Besides these, additions, products and other arithmetic of single elements are stable, and so are
-gathering by `gather`. Everything here holds for the backward pass too, on CPU, for float32 and
-float64; `tests/unit/fedrec/training/test_stable.py` is the proof on the machine at hand.
+Besides these, additions, products and other arithmetic of single elements are stable. Everything
+here holds for the backward pass too, on CPU, for float32 and float64;
+`tests/unit/fedrec/compute/test_operations.py` is the proof on the machine at hand.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
+from torch import exp, log1p, tanh
+
+from fedrec.types import IntArray
 
 __all__ = [
     "MM_INNER",
     "MM_ROWS",
+    "PaddedRows",
     "bag_sum",
+    "contiguous_sum",
     "exp",
     "gather",
     "log1p",
     "log_sigmoid",
     "padded_mm",
+    "repeat_rows",
     "row_dot",
     "segment_sum",
     "sigmoid",
@@ -37,24 +46,12 @@ MM_ROWS = 64
 MM_INNER = 16
 """The inner dimension is filled up with zeros to a multiple of this."""
 
-
-def exp(x: torch.Tensor) -> torch.Tensor:
-    """Exponential function, float [...]."""
-    return torch.exp(x)
-
-
-def tanh(x: torch.Tensor) -> torch.Tensor:
-    """Hyperbolic tangent, float [...]."""
-    return torch.tanh(x)
-
-
-def log1p(x: torch.Tensor) -> torch.Tensor:
-    """Logarithm of 1 + x, float [...]."""
-    return torch.log1p(x)
+_CACHED_TILES = 16
+"""Tiles whose product is finished while it is in the cache of the core."""
 
 
 def sigmoid(x: torch.Tensor) -> torch.Tensor:
-    r"""Logistic function, float [...].
+    r"""Return the logistic function, float [...].
 
     .. math:: \sigma(x) = \tfrac12 \tanh(x / 2) + \tfrac12
 
@@ -65,7 +62,7 @@ def sigmoid(x: torch.Tensor) -> torch.Tensor:
 
 
 def log_sigmoid(x: torch.Tensor) -> torch.Tensor:
-    r"""Logarithm of the logistic function, float [...], exact in both tails.
+    r"""Return the logarithm of the logistic function, float [...], exact in both tails.
 
     .. math:: \log \sigma(x) = \min(x, 0) - \log(1 + e^{-|x|})
     """
@@ -73,7 +70,7 @@ def log_sigmoid(x: torch.Tensor) -> torch.Tensor:
 
 
 def softplus(x: torch.Tensor) -> torch.Tensor:
-    r"""Smooth maximum of x and 0, float [...].
+    r"""Return a smooth maximum of x and 0, float [...].
 
     .. math:: \log(1 + e^x) = -\log \sigma(-x)
     """
@@ -81,20 +78,12 @@ def softplus(x: torch.Tensor) -> torch.Tensor:
 
 
 def row_dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Inner products of the rows of two arrays.
-
-    Args:
-        a: float [..., d].
-        b: float [..., d].
-
-    Returns:
-        float [...].
-    """
+    """Return the inner products of the rows of two arrays: float [..., d] -> float [...]."""
     return (a * b).sum(-1)
 
 
 def gather(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """The rows ``values[index]``, with a gradient that is added up in order.
+    """Return the rows ``values[index]``, with a gradient that is added up in order.
 
     The gradient of plain indexing is summed by all threads at once, in any order.
 
@@ -110,7 +99,7 @@ def gather(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 
 
 def segment_sum(values: torch.Tensor, owners: torch.Tensor, n: int) -> torch.Tensor:
-    """Sums of the rows of each owner, added in the order in which they stand.
+    """Sum the rows of each owner, added in the order in which they stand.
 
     Args:
         values: float [q, ...].
@@ -124,7 +113,7 @@ def segment_sum(values: torch.Tensor, owners: torch.Tensor, n: int) -> torch.Ten
 
 
 def bag_sum(values: torch.Tensor, index: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
-    """Sums of the rows that each owner chooses, added in the order in which they are named.
+    """Sum the rows that each owner chooses, added in the order in which they are named.
 
     The rows themselves are not laid out: the memory is that of the result. No gradient.
 
@@ -141,8 +130,51 @@ def bag_sum(values: torch.Tensor, index: torch.Tensor, offsets: torch.Tensor) ->
     )
 
 
+def contiguous_sum(values: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+    """Sum neighbouring rows, added in their order; no gradient.
+
+    Args:
+        values: float [q, ...].
+        offsets: int64 [n + 1]; owner ``i`` has the rows ``offsets[i]:offsets[i + 1]``.
+
+    Returns:
+        float [n, ...], zero for an owner without rows.
+    """
+    n = len(offsets) - 1
+    if len(values) == 0:
+        return values.new_zeros((n, *values.shape[1:]))
+    sums = bag_sum(values.reshape(len(values), -1), torch.arange(len(values)), offsets)
+    return sums.reshape(n, *values.shape[1:])
+
+
+def repeat_rows(values: torch.Tensor, offsets: IntArray) -> torch.Tensor:
+    """Return each owner's row once for every one of its pairs; they stand owner after owner.
+
+    Args:
+        values: float [n, ...].
+        offsets: int64 [n + 1], the pairs of each owner.
+
+    Returns:
+        float [q, ...]; its gradient is a sum of neighbours.
+    """
+    repeated: torch.Tensor = _Repeat.apply(values, torch.from_numpy(offsets))  # type: ignore[no-untyped-call]
+    return repeated
+
+
+class _Repeat(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(offsets)
+        return values.repeat_interleave(offsets.diff(), dim=0)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (offsets,) = ctx.saved_tensors
+        return contiguous_sum(grad, offsets), None
+
+
 def padded_mm(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Matrix product, in blocks of `MM_ROWS` rows of ``a``, the last filled up with zeros.
+    """Multiply matrices in blocks of `MM_ROWS` rows of ``a``, the last filled up with zeros.
 
     A row of the result depends on that row of ``a`` and on ``b`` alone. The gradient for ``a``
     keeps that; the gradient for ``b`` is a sum over the rows of ``a`` and depends on all.
@@ -154,6 +186,80 @@ def padded_mm(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     Returns:
         float [n, m].
     """
-    from fedrec.compute.padded import product
+    result: torch.Tensor = _PaddedMM.apply(a, b)  # type: ignore[no-untyped-call]
+    return result
 
-    return product(a, b)
+
+class PaddedRows:
+    """Rows that are laid out once for many products; the bits are those of `padded_mm`.
+
+    Args:
+        rows: float [n, d]; no gradient.
+    """
+
+    # Full tiles only: at the edges of a matrix BLAS takes other kernels, so with an inner
+    # dimension of 5, say, even the place of a row within its block changes bits.
+
+    def __init__(self, rows: torch.Tensor) -> None:
+        self._count, self._inner = len(rows), _full(rows.shape[1], MM_INNER)
+        tiles = -(-len(rows) // MM_ROWS)
+        left = rows.new_zeros((tiles * MM_ROWS, self._inner))
+        left[: len(rows), : rows.shape[1]] = rows
+        self._tiles = left.view(tiles, MM_ROWS, self._inner)
+        self._result: torch.Tensor | None = None
+
+    def mm(self, columns: torch.Tensor) -> torch.Tensor:
+        """Return the product with a matrix, float [d, m] -> float [n, m]."""
+        result = self._tiles.new_empty((*self._tiles.shape[:2], _full(columns.shape[1], MM_ROWS)))
+        torch.bmm(self._tiles, self._laid_out(columns), out=result)
+        return self._cut(result, columns)
+
+    def mapped(
+        self, columns: torch.Tensor, function: Callable[[torch.Tensor], object]
+    ) -> torch.Tensor:
+        """Return the product with a matrix after a function has changed each element in place.
+
+        Args:
+            columns: float [d, m].
+            function: is given some of the products at a time.
+
+        Returns:
+            float [n, m], valid until the next call with as many columns.
+        """
+        shape = (*self._tiles.shape[:2], _full(columns.shape[1], MM_ROWS))
+        if self._result is None or self._result.shape != shape:
+            self._result = self._tiles.new_empty(shape)
+        right = self._laid_out(columns)
+        for start in range(0, len(self._tiles), _CACHED_TILES):
+            tiles = slice(start, start + _CACHED_TILES)
+            left, out = self._tiles[tiles], self._result[tiles]
+            torch.bmm(left, right[: len(left)], out=out)
+            function(out)
+        return self._cut(self._result, columns)
+
+    def _laid_out(self, columns: torch.Tensor) -> torch.Tensor:
+        # The transpose of a contiguous array, and a fresh copy: one layout, one alignment.
+        right = columns.new_zeros((_full(columns.shape[1], MM_ROWS), self._inner))
+        right[: columns.shape[1], : columns.shape[0]] = columns.T
+        return right.T.expand(len(self._tiles), -1, -1)
+
+    def _cut(self, result: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        # A view: to cut the edges off by copying costs as much as the product.
+        return result.view(-1, result.shape[2])[: self._count, : columns.shape[1]]
+
+
+class _PaddedMM(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(a, b)
+        return PaddedRows(a).mm(b)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        a, b = ctx.saved_tensors
+        wants_a, wants_b = ctx.needs_input_grad
+        return PaddedRows(grad).mm(b.T) if wants_a else None, a.T @ grad if wants_b else None
+
+
+def _full(size: int, tile: int) -> int:
+    return -(-size // tile) * tile

@@ -1,10 +1,10 @@
-"""Ragged rows cut into tiles of equal size, whose products round alike in whatever company."""
+"""Ragged rows filled up to rectangles: one per owner, or tiles of equal size."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ import torch
 from fedrec.compute.operations import MM_ROWS
 from fedrec.types import IntArray, Ragged, offsets_of
 
-__all__ = ["Tiles", "blocks_of"]
+__all__ = ["Tiles", "blocks_of", "pad_rows", "padded_places", "unpad_rows"]
 
 Tensor: TypeAlias = "torch.Tensor"
 
@@ -23,6 +23,8 @@ _BLOCK = 64
 @dataclass(frozen=True, slots=True)
 class Tiles:
     """How the rows of owners lie in tiles of `MM_ROWS`, filled up with zeros.
+
+    Products of tiles round alike in whatever company.
 
     Args:
         offsets: int64 [n + 1], the tiles of each owner.
@@ -65,3 +67,57 @@ def blocks_of(n: int) -> Iterator[slice]:
     """Yield slices of n tiles, as many as one batched product takes."""
     for start in range(0, n, _BLOCK):
         yield slice(start, min(start + _BLOCK, n))
+
+
+def padded_places(counts: IntArray) -> tuple[Tensor, Tensor]:
+    """Return how neighbouring rows of owners fill a rectangle, and where each row lies there.
+
+    Args:
+        counts: int64 [c], rows of each owner, at least 1.
+
+    Returns:
+        int64 [c, longest]: the row of each place, the last of its owner repeated; int64 [q]: the
+        place of each row in the flattened rectangle.
+    """
+    starts, longest = offsets_of(counts)[:-1], int(counts.max())
+    within = np.arange(longest)
+    rows = starts[:, None] + np.minimum(within, counts[:, None] - 1)
+    place = np.flatnonzero((within < counts[:, None]).ravel())
+    return torch.from_numpy(rows), torch.from_numpy(place)
+
+
+def pad_rows(values: Tensor, rows: Tensor, place: Tensor) -> Tensor:
+    """Return rows laid out in a rectangle; what is repeated there gets no gradient.
+
+    Args:
+        values: float [q, ...].
+        rows: int64 [c, longest] of `padded_places`.
+        place: int64 [q] of `padded_places`.
+
+    Returns:
+        float [c, longest, ...].
+    """
+    flat: Tensor = _Move.apply(values, rows.flatten(), place)  # type: ignore[no-untyped-call]
+    return flat.reshape(*rows.shape, *values.shape[1:])
+
+
+def unpad_rows(values: Tensor, place: Tensor) -> Tensor:
+    """Return the rows of a rectangle, float [c, longest, ...], one after the other.
+
+    Args:
+        values: float [c, longest, ...].
+        place: int64 [q] of `padded_places`.
+    """
+    return values.flatten(0, 1).index_select(0, place)
+
+
+class _Move(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, rows: Tensor, place: Tensor) -> Tensor:
+        ctx.save_for_backward(place)
+        return values.index_select(0, rows)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (place,) = ctx.saved_tensors
+        return grad.index_select(0, place), None, None

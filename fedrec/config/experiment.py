@@ -87,6 +87,7 @@ class Experiment(Section):
             self.seed,
             self.data.protocol,
             client_rule=client_rule_of(self.strategy),
+            several_users=self.clients.by != "user",
         )
 
     def to_yaml(self) -> str:

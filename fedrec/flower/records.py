@@ -105,7 +105,7 @@ class Trained:
         aggregate: the reduced updates, or None if no client succeeded.
         failures: the clients that failed.
         group: the group of the strategy that they are in.
-        uploaded: bytes that the clients send, see `fedrec.aggregation.payload.upload_bytes`.
+        uploaded: bytes that the clients send, see `fedrec.aggregation.reduce.upload_bytes`.
         seconds: how long the node worked.
         state_change: what the checksum of the clients' private state changes by.
     """

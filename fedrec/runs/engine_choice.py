@@ -7,7 +7,6 @@ from importlib.util import find_spec
 from fedrec.config.engine import Engine
 from fedrec.config.experiment import Experiment
 from fedrec.flower.launch import resolve_engine
-from fedrec.training.clients import resolve_executor
 from fedrec.types import Split
 
 __all__ = ["choose_engine", "describe_engine", "training_seconds"]
@@ -60,7 +59,7 @@ def describe_engine(experiment: Experiment, split: Split) -> str:
     resolved = resolve_engine(engine)
     workers = min(resolved.workers, split.n_clients)
     processes = "" if workers == 1 else f" with {workers} workers"
-    executor = resolve_executor(experiment.client_task())
+    executor = experiment.client_task().executor()
     return f"engine {resolved.name}{processes} ({reason}), executor {executor}"
 
 
@@ -69,5 +68,5 @@ def training_seconds(experiment: Experiment, split: Split) -> float:
     train, rounds = experiment.train, experiment.rounds
     share = rounds.clients_of(split.n_clients) / split.n_clients
     rows = len(split.train.values) * share * (1 + train.negatives) * train.local_epochs
-    executor = resolve_executor(experiment.client_task())
+    executor = experiment.client_task().executor()
     return rows * rounds.count / ROWS_PER_SECOND.get(executor, OTHER_ROWS_PER_SECOND)

@@ -70,7 +70,7 @@ class RoundRecord(_Record):
         loss: Mean training loss per example, or None.
         seconds: Wall time.
         bytes: What the clients send and receive to train, each in its own message, before framing
-            (`fedrec.aggregation.payload`); the same for any number of nodes and workers.
+            (`fedrec.aggregation.reduce`); the same for any number of nodes and workers.
         simulation: The messages that the server and the nodes of the simulation exchange, for
             training and evaluation.
         evaluation: Per view (``mixed``, ``global``, ``local``), per part (``valid``, ``test``),

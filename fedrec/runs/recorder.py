@@ -36,7 +36,6 @@ from fedrec.runs.provenance import commit, hardware, versions
 from fedrec.runs.reference import near_popularity, popularity_scores
 from fedrec.runs.tally import Tally, described
 from fedrec.storage.files import write_arrays, write_bytes
-from fedrec.training.clients import resolve_executor
 from fedrec.types import FloatArray, Params, Split, State
 
 __all__ = ["Recorder", "digest"]
@@ -277,7 +276,7 @@ class Recorder:
             "items": self._split.n_items,
             "ranking": "full" if e.data.protocol == "clean" else "99 sampled candidates",
             "centralised": self._centralised,
-            "executor": None if self._centralised else resolve_executor(e.client_task()),
+            "executor": None if self._centralised else e.client_task().executor(),
             "status": status,
             "warnings": warnings,
             "reference": {} if reference is None else {"popularity": reference},

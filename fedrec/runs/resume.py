@@ -30,7 +30,6 @@ from fedrec.runs.result import RunResult
 from fedrec.runs.run import Prepared, carry_out, check_parts, prepare_run
 from fedrec.runs.tally import Tally
 from fedrec.storage.files import RESTORE
-from fedrec.training.clients import resolve_executor
 
 __all__ = ["experiment_of", "prepare_resume", "resume"]
 
@@ -206,7 +205,7 @@ def _check_origin(
     path: Path, origin: Origin, experiment: Experiment, split_folder: Path, accept_other_code: bool
 ) -> None:
     data, code = version_of(split_folder), code_hash()
-    executor = resolve_executor(experiment.client_task())
+    executor = experiment.client_task().executor()
     if data != origin.data:
         raise RunFolderError(
             f"{path}: the data is not what it was (version {data[:8]}, was {origin.data[:8]}); "

@@ -43,9 +43,8 @@ from fedrec.runs.reader import RunFolder
 from fedrec.runs.result import RunResult, RunResults
 from fedrec.runs.split_file import write_split
 from fedrec.storage.files import write_text
-from fedrec.training.clients import resolve_executor
-from fedrec.training.executors.build import build, is_built
-from fedrec.training.history import check_order
+from fedrec.training.draws import check_order
+from fedrec.training.executors.numba.build import build, is_built
 from fedrec.types import Split
 
 T = TypeVar("T")
@@ -280,7 +279,7 @@ def check_parts(experiment: Experiment) -> None:
     if importlib.util.find_spec("pyarrow") is None:
         raise MissingExtra("pyarrow, for running experiments,", "sim")
     if not isinstance(experiment.model, Baseline):
-        resolve_executor(experiment.client_task())
+        experiment.client_task().executor()
         resolve_engine(experiment.engine)
         check_packages()
 
@@ -306,7 +305,7 @@ def find_config(config: Path) -> Path:
 
 
 def _must_compile(experiment: Experiment) -> bool:
-    compiled = resolve_executor(experiment.client_task()) == "numba"
+    compiled = experiment.client_task().executor() == "numba"
     return compiled and not is_built()
 
 

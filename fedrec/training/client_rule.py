@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import TypeAlias
 
 import torch
 
 from fedrec.training.settings import Optimizers
 from fedrec.types import Axis, ParamSpec
 
-__all__ = [
-    "SEEN_ITEMS",
-    "ClientRule",
-    "ClientUpdate",
-    "HasClientRule",
-    "ParamView",
-    "client_rule_of",
-]
+__all__ = ["SEEN_ITEMS", "ClientRule", "ClientUpdate", "ParamView", "client_rule_of"]
 
 Tensor: TypeAlias = "torch.Tensor"
 
@@ -28,7 +21,7 @@ SEEN_ITEMS = "seen/items"
 
 @dataclass(frozen=True, slots=True)
 class ParamView:
-    """One global parameter on its way through a client's round.
+    """One shared parameter on its way through a client's round.
 
     For an item table the ``n`` rows are the local rows of a plan, for a dense parameter they are
     clients.
@@ -54,7 +47,7 @@ class ParamView:
 
 @dataclass(frozen=True, slots=True)
 class ClientUpdate:
-    """What becomes of one global parameter after a client's round.
+    """What becomes of one shared parameter after a client's round.
 
     Args:
         change: float [n, *shape], what is uploaded.
@@ -72,13 +65,13 @@ class ClientUpdate:
 class ClientRule:
     r"""By itself plain local training, or with a proximal term.
 
-    Each name in ``down``, ``up`` and ``memory`` stands for one array per global parameter, of its
+    Each name in ``down``, ``up`` and ``memory`` stands for one array per shared parameter, of its
     shape: ``item/control`` beside ``item``. What is in ``memory`` never leaves the client.
 
     Args:
         proximal: :math:`\mu \ge 0` of :math:`\tfrac{\mu}{2} \lVert x - x_\text{start} \rVert^2`,
             added to the loss of every step.
-        down: names of what the server sends beside each global parameter.
+        down: names of what the server sends beside each shared parameter.
         up: names of what the client uploads beside its change.
         memory: names of what the client remembers.
     """
@@ -89,24 +82,16 @@ class ClientRule:
     memory: tuple[str, ...] = ()
 
     @property
-    def compiled(self) -> bool:
-        """Whether it asks for no more than a proximal term, which the machine code knows."""
+    def plain(self) -> bool:
+        """Whether it asks for no more than a proximal term."""
         return type(self) is ClientRule and not (self.down or self.up or self.memory)
 
     def gradient_term(self, view: ParamView) -> Tensor | None:
-        """Return a term of the gradient of a global parameter, float [n, *shape]; None for none.
-
-        Args:
-            view: The parameter.
-        """
+        """Return a term of the gradient of a shared parameter, float [n, *shape]; None for none."""
         return self.proximal * (view.value - view.start) if self.proximal > 0 else None
 
     def finalize(self, view: ParamView) -> ClientUpdate:
-        """Return what is uploaded and remembered after the last step of the round.
-
-        Args:
-            view: The parameter; ``touched`` is what the round has touched.
-        """
+        """Return what is uploaded and remembered after the last step of the round."""
         return ClientUpdate(view.value - view.start)
 
     def extras(self, steps: Tensor, optimizers: Optimizers) -> Mapping[str, Tensor]:
@@ -119,11 +104,7 @@ class ClientRule:
         return {}
 
     def state(self, globals: Mapping[str, ParamSpec]) -> Mapping[str, ParamSpec]:
-        """Return the private parameters that hold what is in ``memory``.
-
-        Args:
-            globals: The global parameters.
-        """
+        """Return the private parameters that hold what is in ``memory``."""
         state = {}
         for name, spec in globals.items():
             axis: Axis = "seen_item" if spec.axis == "item" else "client"
@@ -136,25 +117,12 @@ class ClientRule:
         return state
 
     def travels(self, globals: Mapping[str, ParamSpec]) -> tuple[str, ...]:
-        """Return the names of what it sends in either direction.
-
-        Args:
-            globals: The global parameters.
-        """
+        """Return the names of what it sends in either direction beside the shared parameters."""
         kinds = dict.fromkeys((*self.down, *self.up))
         return tuple(f"{name}/{kind}" for name in globals for kind in kinds)
 
 
-@runtime_checkable
-class HasClientRule(Protocol):
-    """A strategy, as far as a client has to know it."""
-
-    @property
-    def client_rule(self) -> ClientRule:
-        """Return what it asks of the client."""
-        ...
-
-
 def client_rule_of(strategy: object) -> ClientRule:
     """Return the client rule of a strategy; plain training for one that names none."""
-    return strategy.client_rule if isinstance(strategy, HasClientRule) else ClientRule()
+    rule: ClientRule = getattr(strategy, "client_rule", None) or ClientRule()
+    return rule

@@ -1,214 +1,146 @@
-"""What clients remember of the rows they touched, and how it comes to their slots and back."""
+"""What a strategy's client rule sees of the shared parameters, and what clients remember of them.
+
+Values of an item table stand on the local rows of a plan, those of a dense parameter per client.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Mapping
+from typing import TypeAlias
 
 import numpy as np
 import torch
 
 from fedrec.training.client_rule import SEEN_ITEMS, ClientUpdate, ParamView
-from fedrec.training.layout import capacity
+from fedrec.training.layout import capacity, seen_items
 from fedrec.training.plan import TrainingPlan
-from fedrec.types import IntArray, Ragged, offsets_of
+from fedrec.training.task import ClientTask
+from fedrec.types import offsets_of
 
-if TYPE_CHECKING:
-    from fedrec.training.task import ClientTask
-
-__all__ = ["ClientState", "seen_items"]
+__all__ = ["ClientState"]
 
 Tensor: TypeAlias = "torch.Tensor"
 
 
-def seen_items(offsets: IntArray, items: np.ndarray) -> Ragged:
-    """One row per client: the items that it remembers, sorted.
-
-    Args:
-        offsets: int64 [c + 1] of `capacity`.
-        items: int32 [offsets[-1]], sorted within a client, -1 where the room is empty.
-    """
-    owners = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    used = items >= 0
-    lengths = np.bincount(owners[used], minlength=len(offsets) - 1)
-    return Ragged(offsets_of(lengths), items[used].astype(np.int64))
-
-
-@dataclass(frozen=True, slots=True)
 class ClientState:
-    """The global parameters of some clients as their strategy's client rule sees them.
+    """The shared parameters of some clients as their client rule sees them.
 
     Args:
-        task: what is trained.
-        down: what the server sent: per name of `ClientRule.travels`, tables gathered to the slots,
-            dense ones once per client.
-        own: what is remembered, on the slots, or per client; 0 where nothing is.
-        steps: float64 [c], the steps of each client in this round.
-        row_client: int64 [t].
-        touched: bool [t].
-        local_rows: int64 [m], the slots of the remembered rows.
+        task: What is trained.
+        plan: The round of the clients; its local rows include all remembered ones.
+        params: The shared parameters and what the server sent beside them.
+        local: The private parameters before the round.
     """
 
-    task: ClientTask
-    down: Mapping[str, Tensor]
-    own: Mapping[str, Tensor]
-    steps: Tensor
-    row_client: Tensor
-    touched: Tensor
-    local_rows: Tensor
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         task: ClientTask,
-        work: TrainingPlan,
+        plan: TrainingPlan,
         params: Mapping[str, Tensor],
         local: Mapping[str, Tensor],
-    ) -> ClientState:
-        """What some clients start a round with.
-
-        Args:
-            task: what is trained.
-            work: the round of the clients; its slots include all remembered rows.
-            params: the global parameters and what the server sent beside them.
-            local: the local parameters (see `fedrec.training.local_sgd.train_chunk`).
-        """
-        rule, shard = task.client_rule, work.shard
-        row_client = np.repeat(np.arange(shard.n_clients), np.diff(work.row_offsets))
-        row_items = torch.from_numpy(np.ascontiguousarray(work.row_items))
-        touched = torch.zeros(len(row_items), dtype=torch.bool)
-        steps = np.zeros(shard.n_clients, np.int64)
-        for epoch in work.epochs:
+    ) -> None:
+        n_clients, rule = plan.shard.n_clients, task.client_rule
+        self.task, self.plan, self.local = task, plan, local
+        self.row_client = torch.from_numpy(plan.rows.owners())
+        self.touched = torch.zeros(len(self.row_client), dtype=torch.bool)
+        self.steps = torch.zeros(n_clients, dtype=torch.float64)
+        for epoch in plan.epochs:
             for step in epoch.steps:
-                touched[step.local_rows] = True
-                steps[step.owners["client"].present] += 1
-        local_rows = torch.zeros(0, dtype=torch.int64)
+                self.touched[step.local_rows] = True
+                self.steps[torch.from_numpy(step.owners["client"].present)] += 1
+        self.remembered = torch.zeros(0, dtype=torch.int64)
         if SEEN_ITEMS in local:
-            offsets = capacity(shard, task.train, task.personalization.random_rows)
-            rows = seen_items(offsets, local[SEEN_ITEMS].numpy())
-            local_rows = torch.from_numpy(work.rows_of(rows.owners(), rows.values))
-        down, own = {}, {}
+            items = seen_items(task, plan.shard, {SEEN_ITEMS: local[SEEN_ITEMS].numpy()})
+            assert items is not None
+            self.remembered = torch.from_numpy(plan.rows.find(items.owners(), items.values))
+        row_items = torch.from_numpy(plan.rows.values)
+        self.down: dict[str, Tensor] = {}
+        self.memory: dict[str, Tensor] = {}
         for name, spec in task.globals().items():
-            for kind in rule.down:
-                value = params[f"{name}/{kind}"]
-                down[f"{name}/{kind}"] = (
-                    value[row_items]
-                    if spec.axis == "item"
-                    else value.expand(shard.n_clients, *value.shape)
-                )
-            for kind in rule.memory:
-                value = local[f"{name}/{kind}"]
-                if spec.axis == "item":
-                    spread = value.new_zeros((len(row_items), *value.shape[1:]))
-                    spread[local_rows] = value[local[SEEN_ITEMS] >= 0]
-                    value = spread
-                own[f"{name}/{kind}"] = value
-        return cls(
-            task,
-            down,
-            own,
-            torch.from_numpy(steps).double(),
-            torch.from_numpy(row_client),
-            touched,
-            local_rows,
-        )
+            by_row = spec.axis == "item"
+            for key in (f"{name}/{kind}" for kind in rule.down):
+                value = params[key]
+                dense = value.expand(n_clients, *value.shape)
+                self.down[key] = value[row_items] if by_row else dense
+            for key in (f"{name}/{kind}" for kind in rule.memory):
+                self.memory[key] = local[key]
+                if by_row:
+                    on_rows = local[key].new_zeros((len(row_items), *local[key].shape[1:]))
+                    on_rows[self.remembered] = local[key][local[SEEN_ITEMS] >= 0]
+                    self.memory[key] = on_rows
 
     def gradient_terms(
-        self,
-        values: Mapping[str, Tensor],
-        starts: Mapping[str, Tensor],
-        present: Tensor,
-    ) -> Iterator[tuple[str, Tensor]]:
-        """The strategy's terms of the gradients of global parameters.
+        self, values: Mapping[str, Tensor], starts: Mapping[str, Tensor], present: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the rule's terms of the gradients of shared parameters, by name.
 
-        Args:
-            values: now, tables on the slots, dense ones per client.
-            starts: as the round began.
-            present: bool [c], the clients that make this step; the others do not move.
+        They move the clients that make this step, ``present`` bool [c], and no others.
         """
+        terms = {}
         for name, value in values.items():
-            term = self.task.client_rule.gradient_term(self._drift(name, value, starts[name]))
+            term = self.task.client_rule.gradient_term(self._view(name, value, starts[name]))
             if term is not None:
-                here = self._per_row(name, present, value)
-                yield name, torch.where(here, term, torch.zeros_like(term))
+                terms[name] = term.masked_fill(~self._of_clients(name, present, value), 0)
+        return terms
 
     def finish(
         self, values: Mapping[str, Tensor], starts: Mapping[str, Tensor]
     ) -> Mapping[str, ClientUpdate]:
-        """What is uploaded and remembered of each global parameter; nothing of idle clients.
-
-        Args:
-            values: after the last step.
-            starts: as the round began.
-        """
-        found = {}
+        """Return what is uploaded and remembered of each parameter; nothing of idle clients."""
+        updates = {}
         for name, value in values.items():
-            drift = self._drift(name, value, starts[name])
-            moved = self.task.client_rule.finalize(drift)
-            busy = self._per_row(name, self.steps > 0, value)
-            zero = torch.zeros_like(value)
-            found[name] = ClientUpdate(
-                torch.where(busy, moved.change, zero),
-                {kind: torch.where(busy, up, zero) for kind, up in moved.up.items()},
-                {
-                    kind: torch.where(busy, own, drift.memory[kind])
-                    for kind, own in moved.memory.items()
-                },
-            )
-        return found
+            view = self._view(name, value, starts[name])
+            update = self.task.client_rule.finalize(view)
+            idle = self._of_clients(name, self.steps == 0, value)
+            memory = {
+                kind: torch.where(idle, view.memory[kind], remembered)
+                for kind, remembered in update.memory.items()
+            }
+            up = {kind: sent.masked_fill(idle, 0) for kind, sent in update.up.items()}
+            updates[name] = ClientUpdate(update.change.masked_fill(idle, 0), up, memory)
+        return updates
 
-    def remember(
-        self, work: TrainingPlan, moved: Mapping[str, ClientUpdate], local: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """The local parameters in which it is kept.
+    def remember(self, updates: Mapping[str, ClientUpdate]) -> dict[str, Tensor]:
+        """Return the private parameters in which `finish`'s memory is kept."""
+        memory = {
+            f"{name}/{kind}": remembered
+            for name, update in updates.items()
+            for kind, remembered in update.memory.items()
+        }
+        if SEEN_ITEMS not in self.local:
+            return memory
+        plan = self.plan
+        before = torch.zeros_like(self.touched)
+        before[self.remembered] = True
+        chosen = self.touched | (before & (self.steps == 0)[self.row_client])
+        owner = self.row_client[chosen].numpy()
+        lengths = np.bincount(owner, minlength=plan.shard.n_clients)
+        within = np.arange(len(owner)) - offsets_of(lengths)[owner]
+        at = torch.from_numpy(capacity(plan.shard, self.task)[owner] + within)
+        items = torch.from_numpy(plan.rows.values).to(torch.int32)
+        for name in memory:
+            if name.rpartition("/")[0] in self.task.tables():
+                value = torch.zeros_like(self.local[name])
+                value[at] = memory[name][chosen]
+                memory[name] = value
+        seen = torch.full_like(self.local[SEEN_ITEMS], -1)
+        seen[at] = items[chosen]
+        return {**memory, SEEN_ITEMS: seen}
 
-        Args:
-            work: the round.
-            moved: of `finish`.
-            local: the local parameters before the round.
-        """
-        kept: dict[str, Tensor] = {}
-        tables = self.task.tables()
-        for name in self.task.dense():
-            kept |= {f"{name}/{kind}": own for kind, own in moved[name].memory.items()}
-        if SEEN_ITEMS not in local:
-            return kept
-        shard = work.shard
-        offsets = capacity(shard, self.task.train, self.task.personalization.random_rows)
-        old = torch.zeros_like(self.touched)
-        old[self.local_rows] = True
-        keep = self.touched | (old & (self.steps == 0)[self.row_client])
-        owner = self.row_client[keep]
-        lengths = torch.bincount(owner, minlength=shard.n_clients).numpy()
-        place = np.arange(len(owner)) - offsets_of(lengths)[:-1][owner.numpy()]
-        at = torch.from_numpy(offsets[:-1][owner.numpy()] + place)
-        items = torch.full_like(local[SEEN_ITEMS], -1)
-        items[at] = torch.from_numpy(work.row_items).to(items.dtype)[keep]
-        kept[SEEN_ITEMS] = items
-        for name in tables:
-            for kind, own in moved[name].memory.items():
-                value = torch.zeros_like(local[f"{name}/{kind}"])
-                value[at] = own[keep]
-                kept[f"{name}/{kind}"] = value
-        return kept
-
-    def _drift(self, name: str, value: Tensor, start: Tensor) -> ParamView:
-        rule = self.task.client_rule
+    def _view(self, name: str, value: Tensor, start: Tensor) -> ParamView:
+        rule, by_row = self.task.client_rule, name in self.task.tables()
+        trained = self._of_clients(name, self.steps > 0, value)
         return ParamView(
             value=value,
             start=start,
             down={kind: self.down[f"{name}/{kind}"] for kind in rule.down},
-            memory={kind: self.own[f"{name}/{kind}"] for kind in rule.memory},
-            steps=self._per_row(name, self.steps.clamp_min(1).to(value.dtype), value),
+            memory={kind: self.memory[f"{name}/{kind}"] for kind in rule.memory},
+            steps=self._of_clients(name, self.steps.clamp_min(1).to(value.dtype), value),
             rate=self.task.rate(name),
-            touched=(
-                self.touched.reshape(-1, *[1] * (value.dim() - 1))
-                if name in self.task.tables()
-                else self._per_row(name, self.steps > 0, value)
-            ),
+            touched=self.touched.reshape(trained.shape) if by_row else trained,
         )
 
-    def _per_row(self, name: str, of_client: Tensor, like: Tensor) -> Tensor:
-        rows = of_client[self.row_client] if name in self.task.tables() else of_client
+    def _of_clients(self, name: str, values: Tensor, like: Tensor) -> Tensor:
+        """Return each client's value once for each of its rows of a parameter."""
+        rows = values[self.row_client] if name in self.task.tables() else values
         return rows.reshape(-1, *[1] * (like.dim() - 1))

@@ -2,72 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from importlib.util import find_spec
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import prod
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from fedrec.aggregation.reduce import Summing
-from fedrec.errors import ConfigError, MissingExtra
+from fedrec.errors import EngineError
 from fedrec.personalization.base import FrozenItems
-from fedrec.training.chunks import block_back, in_chunks
-from fedrec.training.client_rule import SEEN_ITEMS
-from fedrec.training.client_state import seen_items
-from fedrec.training.layout import Layout, positives_of_clients
+from fedrec.training.layout import Layout, positives_of_clients, seen_items
 from fedrec.training.local_sgd import Outcome, train_chunk
-from fedrec.training.parts import parts
 from fedrec.training.plan import TrainingPlan, plan_training
-from fedrec.training.task import ClientTask, has_machine_code
-from fedrec.types import (
-    FloatArray,
-    IntArray,
-    Params,
-    Ragged,
-    RowBlock,
-    Shard,
-    UpdateBatch,
-    offsets_of,
-)
+from fedrec.training.task import ClientTask
+from fedrec.types import FloatArray, IntArray, Params, RowBlock, Shard, UpdateBatch, offsets_of
 
-__all__ = ["frozen_items_of", "resolve_executor", "tensors_of", "train_clients"]
+__all__ = ["bounded_slices", "frozen_items_of", "in_chunks", "tensors_of", "train_clients"]
+
+T = TypeVar("T")
 
 
 _CHUNK_BYTES = 2**21
 """Item rows of the pairs that are computed together: few enough to stay in the cache."""
 
 _DENSE_SHARE = 16
-"""Dense parameters may take so many times as much: 32 MiB of each of the few copies of a step."""
-
-
-def resolve_executor(task: ClientTask) -> Literal["numba", "flat", "vmap", "loop"]:
-    """Which kernel trains a method.
-
-    ``compiled`` and ``reference`` give the same bits whichever clients are trained together;
-    ``loop`` too, as each client is alone; ``vmap`` gives them to rounding.
-
-    Raises:
-        ConfigError: If machine code is asked for and there is none for the method, or the model
-            looks at the order of items but is ``flat``.
-        MissingExtra: If there is, but numba is not installed.
-    """
-    asked, model = task.train.backend, task.model
-    if model.execution == "flat" and model.window is not None:
-        raise ConfigError(
-            f"model: {type(model).__name__} has a window but is 'flat'; declare execution = 'vmap' "
-            "or 'loop'"
-        )
-    if asked == "torch" or (asked == "auto" and not has_machine_code(task)):
-        return model.execution
-    if not has_machine_code(task):
-        raise ConfigError(
-            "train.backend: there is no machine code for this model and personalization; "
-            "write 'auto' or 'torch'"
-        )
-    if find_spec("numba") is None:
-        raise MissingExtra("numba, which train.backend: torch does without,", "sim")
-    return "numba"
+"""Dense and private parameters may take so many times as much: 32 MiB of each of the few copies of
+a step."""
 
 
 def train_clients(
@@ -83,153 +44,94 @@ def train_clients(
     """Train clients for a round.
 
     Args:
-        task: model, personalization, optimisers.
-        shard: the clients that train.
-        params: the global parameters, float32, and what the strategy sent beside them.
-        local: the local parameters of these clients, in their order (see `train_chunk`).
-        round: the round.
-        chunk: clients in one computation at most; changes no bit, but for ``vmap`` models, whose
+        task: Model, personalization, optimizers.
+        shard: The clients that train. A ``vmap`` model fills clients of a chunk up to equal
+            length, so neighbours of equal length are trained fastest.
+        params: The shared parameters, float32, and what the strategy sent beside them.
+        local: The private parameters of these clients, in their order (see `train_chunk`).
+        round: The round.
+        chunk: Clients in one computation at most; changes no bit, but for ``vmap`` models, whose
             bits are those of the chunks. Fewer where they are large, halved where a chunk does
             not fit in memory.
         popularity: int64 [n_items], weights for popularity sampling.
-        summing: How changed rows will be summed, if nobody wants to see them before; the compiled
-            kernel then sums them itself, others do not care.
+        summing: How changed rows will be summed, if nobody wants to see them before; numba then
+            sums them itself, others do not care.
 
     Returns:
-        The updates, and the new local parameters in the same order.
+        The updates, and the new private parameters in the same order.
 
     Raises:
         EngineError: If a client does not fit in memory even alone.
     """
-    if resolve_executor(task) == "numba":
-        from fedrec.training.executors.compiled import train_compiled
+    if task.executor() == "numba":
+        from fedrec.training.executors.numba.build import build
+        from fedrec.training.executors.numba.executor import train_numba
 
-        return train_compiled(task, shard, params, local, round, popularity, summing)
+        build(task.dtype)
+        return train_numba(task, shard, params, local, round, summing)
     tensors = tensors_of(params, task.dtype)
     unit_item_vectors = task.personalization.unit_item_vectors(tensors["item"])
     layout = Layout.of(task, shard)
 
-    def train(rows: IntArray) -> tuple[TrainingPlan, Outcome]:
-        part = shard.take(rows)
-        at = layout.positions(rows)
-        mine = {
-            name: _tensor(local[name][at[spec.axis or ""]], tensors["item"].dtype)
-            for name, spec in task.locals().items()
-        }
-        work = plan_training(task, part, round, popularity, _remembered(layout, rows, mine))
-        frozen_items = frozen_items_of(task, part, tensors["item"], unit_item_vectors)
-        return work, train_chunk(task, work, frozen_items, tensors, mine)
+    def train(rows: slice) -> tuple[TrainingPlan, Outcome]:
+        clients = np.arange(rows.start, rows.stop)
+        subset, at = shard.take(clients), layout.positions(clients)
+        before = {name: local[name][at[spec.axis or ""]] for name, spec in task.locals().items()}
+        plan = plan_training(task, subset, round, popularity, seen_items(task, subset, before))
+        frozen_items = frozen_items_of(task, subset, tensors["item"], unit_item_vectors)
+        return plan, train_chunk(task, plan, frozen_items, tensors, tensors_of(before, task.dtype))
 
-    order = np.arange(shard.n_clients, dtype=np.int64)
-    if task.model.execution == "vmap":
-        order = np.argsort(-_examples(shard), kind="stable")
-    cuts = parts(offsets_of(_step_bytes(task, shard)[order]), _CHUNK_BYTES, chunk)
-    trained = in_chunks([order[cut] for cut in cuts], train, shard)
-    return _merge(task, shard, round, layout, order, trained)
-
-
-def _merge(
-    task: ClientTask,
-    shard: Shard,
-    round: int,
-    layout: Layout,
-    order: IntArray,
-    trained: list[tuple[TrainingPlan, Outcome]],
-) -> tuple[UpdateBatch, dict[str, FloatArray]]:
-    """The results of clients that were trained in some order, in their own."""
-    works, outcomes = [work for work, _ in trained], [outcome for _, outcome in trained]
-    ids = np.concatenate([work.row_items for work in works] or [np.zeros(0, np.int64)])
-    local_rows = [np.diff(work.row_offsets) for work in works]
-    offsets = offsets_of(np.concatenate(local_rows or [np.zeros(0, np.int64)]))
-    tables = {
-        name: RowBlock(offsets, ids, _joined([out.tables[name] for out in outcomes]))
-        for name in _uploaded(task, task.tables())
-    }
-    dense = {
-        name: _joined([out.dense[name] for out in outcomes])
-        for name in _uploaded(task, task.dense())
-    }
-    after = {name: _joined([out.local[name] for out in outcomes]) for name in task.locals()}
-    extras = {
-        name: _joined([out.extras[name] for out in outcomes])
-        for name in (outcomes[0].extras if outcomes else ())
-    }
-    loss = _joined([out.loss for out in outcomes])
-    if np.any(np.diff(order) < 0):
-        back = np.argsort(order)
-        tables = {name: block_back(block, order) for name, block in tables.items()}
-        dense = {name: change[back] for name, change in dense.items()}
-        extras = {name: value[back] for name, value in extras.items()}
-        restored = layout.restored(order)
-        after = {n: after[n][restored[spec.axis or ""]] for n, spec in task.locals().items()}
-        loss = loss[back]
-    weight = _examples(shard)
-    metrics = {"loss": loss, "examples": weight}
-    return UpdateBatch(round, shard.client_ids, weight, tables, dense, metrics, extras), after
-
-
-def _examples(shard: Shard) -> FloatArray:
-    """float64 [c]: train items of each client."""
-    return np.bincount(
-        shard.client_of_user(), weights=shard.train.lengths, minlength=shard.n_clients
+    cuts = bounded_slices(offsets_of(_step_bytes(task, shard)), _CHUNK_BYTES, chunk)
+    trained = in_chunks(cuts, train, shard)
+    plans, outcomes = [plan for plan, _ in trained], [outcome for _, outcome in trained]
+    offsets = offsets_of(np.concatenate([plan.rows.lengths for plan in plans]))
+    ids = np.concatenate([plan.rows.values for plan in plans])
+    tables = _joined(outcome.tables for outcome in outcomes)
+    loss, examples = torch.cat([outcome.loss for outcome in outcomes]).numpy(), shard.examples()
+    update = UpdateBatch(
+        round=round,
+        client_ids=shard.client_ids,
+        weight=examples,
+        tables={name: RowBlock(offsets, ids, values) for name, values in tables.items()},
+        dense=_joined(outcome.dense for outcome in outcomes),
+        metrics={"loss": loss, "examples": examples},
+        extras=_joined(outcome.extras for outcome in outcomes),
     )
+    return update, _joined(outcome.local for outcome in outcomes)
+
+
+def _joined(chunks: Iterable[Mapping[str, torch.Tensor]]) -> dict[str, FloatArray]:
+    """Join the values of chunks, by name."""
+    values = list(chunks)
+    return {name: torch.cat([chunk[name] for chunk in values]).numpy() for name in values[0]}
 
 
 def _step_bytes(task: ClientTask, shard: Shard) -> IntArray:
     """Return what a step of each client takes of `_CHUNK_BYTES`, int64 [c]."""
-    train, specs = task.train, task.specs()
+    train, window = task.train, task.model.window
     positives = shard.train.lengths
     if train.batch_size != "full":
         positives = np.minimum(positives, int(train.batch_size))
-    if task.model.window is not None:
-        positives = np.minimum(positives, task.model.window)
+    if window is not None:
+        positives = np.minimum(positives, window)
     pairs = positives * (1 + train.negatives) + task.personalization.random_rows
-    row = sum(int(np.prod(specs[name].shape)) for name in task.tables())
-    dense = sum(int(np.prod(specs[name].shape)) for name in task.dense())
     of_client = np.bincount(shard.client_of_user(), pairs, shard.n_clients)
-    itemsize = np.dtype(task.dtype).itemsize
-    return (itemsize * (row * of_client + dense / _DENSE_SHARE)).astype(np.int64)
-
-
-def _uploaded(task: ClientTask, names: tuple[str, ...]) -> list[str]:
-    return [f"{n}/{kind}" if kind else n for n in names for kind in ("", *task.client_rule.up)]
-
-
-def _remembered(layout: Layout, rows: IntArray, local: Mapping[str, torch.Tensor]) -> Ragged | None:
-    if SEEN_ITEMS not in local:
-        return None
-    mine = offsets_of(np.diff(layout.offsets["seen_item"])[rows])
-    return seen_items(mine, local[SEEN_ITEMS].numpy())
-
-
-def _tensor(values: FloatArray, dtype: torch.dtype) -> torch.Tensor:
-    """A copy; whole numbers stay what they are."""
-    copied = torch.from_numpy(np.array(values))
-    return copied.to(dtype) if copied.is_floating_point() else copied
+    dense = task.dense_size + sum(prod(task.specs()[name].shape) for name in task.private())
+    values = task.row_size * of_client + dense / _DENSE_SHARE
+    return (np.dtype(task.dtype).itemsize * values).astype(np.int64)
 
 
 def tensors_of(params: Params, dtype: str) -> dict[str, torch.Tensor]:
-    """Copy arrays to tensors of a type.
-
-    Args:
-        params: The arrays.
-        dtype: ``float32`` or ``float64``.
-    """
+    """Copy arrays to tensors; floats get a type, ``float32`` or ``float64``."""
     kind = torch.float64 if dtype == "float64" else torch.float32
-    return {name: torch.from_numpy(np.array(value)).to(kind) for name, value in params.items()}
+    tensors = {name: torch.from_numpy(np.array(value)) for name, value in params.items()}
+    return {n: t.to(kind) if t.is_floating_point() else t for n, t in tensors.items()}
 
 
 def frozen_items_of(
     task: ClientTask, shard: Shard, table: torch.Tensor, unit_item_vectors: torch.Tensor | None
 ) -> FrozenItems:
-    """Return the frozen global table, for the users of a shard.
-
-    Args:
-        task: model and personalization.
-        shard: the clients.
-        table: float [n_items, d], the global item table.
-        unit_item_vectors: what `Personalization.unit_item_vectors` made of it.
-    """
+    """Return the frozen item table, for the users of a shard."""
     return FrozenItems(
         table=table,
         unit_item_vectors=unit_item_vectors,
@@ -239,5 +141,57 @@ def frozen_items_of(
     )
 
 
-def _joined(parts: list[torch.Tensor]) -> FloatArray:
-    return np.asarray(torch.cat(parts).numpy()) if parts else np.zeros(0, np.float32)
+def bounded_slices(offsets: IntArray, budget: int, most: int | None = None) -> list[slice]:
+    """Cut consecutive clients so that what each slice takes is bounded.
+
+    Args:
+        offsets: int64 [c + 1], what the clients before each one take, in any unit.
+        budget: Of a slice; a client that takes more stands alone.
+        most: Clients of a slice at most; None: any number.
+
+    Returns:
+        Slices of the clients, in order, none empty.
+    """
+    cuts, start = [], 0
+    for at in range(1, len(offsets) - 1):
+        if offsets[at + 1] - offsets[start] > budget or at - start == most:
+            cuts.append(slice(start, at))
+            start = at
+    return [*cuts, slice(start, len(offsets) - 1)] if len(offsets) > 1 else []
+
+
+def in_chunks(chunks: Sequence[slice], compute: Callable[[slice], T], shard: Shard) -> list[T]:
+    """Compute clients some at a time; a chunk that does not fit in memory is halved.
+
+    Args:
+        chunks: Client rows.
+        compute: From client rows to their result.
+        shard: The clients, to name one that does not fit.
+
+    Returns:
+        The results of the chunks, or of their halves, in order.
+
+    Raises:
+        EngineError: If a client does not even fit alone.
+    """
+    waiting, results = list(chunks), list[T]()
+    while waiting:
+        rows = waiting.pop(0)
+        try:
+            results.append(compute(rows))
+        except (MemoryError, RuntimeError) as error:
+            text = str(error).strip()
+            full = "can't allocate memory" in text or "out of memory" in text
+            if not (full or isinstance(error, MemoryError)):
+                raise
+            middle = (rows.start + rows.stop) // 2
+            if middle == rows.start:
+                users = slice(*shard.client_offsets[middle : middle + 2])
+                reason = (text or type(error).__name__).splitlines()[0]
+                raise EngineError(
+                    f"client {shard.client_ids[middle]} ({users.stop - users.start} users, "
+                    f"{shard.train.lengths[users].sum()} train items) does not fit in memory "
+                    f"({reason}); lower train.batch_size, train.negatives or the size of the model"
+                ) from error
+            waiting[:0] = [slice(rows.start, middle), slice(middle, rows.stop)]
+    return results

@@ -1,21 +1,24 @@
-"""What is random in a client's round: negatives, batches, random rows."""
+"""What a client trains on in a round: its latest positives, and what is random."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedrec.data.negatives import pool_excluded, popularity_negatives, uniform_negatives
+from fedrec.errors import DataError
+from fedrec.models.base import Model
 from fedrec.seeds import Purpose, bits
-from fedrec.training.history import latest
-from fedrec.types import IntArray, Ragged, Shard
+from fedrec.types import FloatArray, IntArray, Ragged, Shard, offsets_of
 
 if TYPE_CHECKING:
     from fedrec.training.task import ClientTask
 
-__all__ = ["Draws", "batch_steps", "draw_round", "trained_positives"]
+__all__ = ["Draws", "batch_steps", "check_order", "draw_round", "latest", "trained_positives"]
+
+_32 = np.uint64(32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,28 +45,40 @@ class Draws:
 def draw_round(
     task: ClientTask, shard: Shard, round: int, popularity: IntArray | None = None
 ) -> list[Draws]:
-    """Draw for every local epoch of a round.
+    """Draw for every local epoch of a round; see `fedrec.training.plan.plan_training`.
 
-    Args:
-        task: What is trained.
-        shard: The clients.
-        round: The round.
-        popularity: int64 [n_items], weights for popularity sampling.
+    Each draw is a hash of (seed, round, user, draw), so it does not matter which clients are
+    drawn for together.
     """
     target, _ = trained_positives(task, shard)
-    epochs = range(task.train.local_epochs)
-    return [_draw(task, shard, target, round, epoch, popularity) for epoch in epochs]
+    excluded = pool_excluded(shard, task.protocol)
+    user, k, extra = target.owners(), task.train.negatives, task.personalization.random_rows
+    n, within = target.lengths[user], np.arange(len(user)) - target.offsets[user]
+    owner = np.repeat(user, k)
+    random_owner = np.repeat(np.flatnonzero(target.lengths), extra)
+    random_draw = np.tile(np.arange(extra), np.count_nonzero(target.lengths))
+    draws = []
+    for epoch in range(task.train.local_epochs):
+        draw = ((epoch * n + within)[:, None] * k + np.arange(k)).ravel()
+        hashed = bits(task.seed, Purpose.NEGATIVES, round, shard.user_ids[owner], draw)
+        if popularity is None:
+            high = (hashed >> _32).astype(np.uint32)
+            negatives = uniform_negatives(high, owner, excluded, shard.n_items)
+        else:
+            negatives = popularity_negatives(hashed, owner, excluded, popularity)
+        ids, draw = shard.user_ids[random_owner], epoch * extra + random_draw
+        hashed = bits(task.seed, Purpose.EXTRA_ROWS, round, ids, draw)
+        items = (((hashed >> _32) * np.uint64(shard.n_items)) >> _32).astype(np.int64)
+        step = batch_steps(shard, target, task.train.batch_size, task.seed, round, epoch)
+        negatives = negatives.reshape(-1, k)
+        draws.append(Draws(user, target.values, negatives, step, random_owner, items))
+    return draws
 
 
 def trained_positives(task: ClientTask, shard: Shard) -> tuple[Ragged, Ragged | None]:
     """Return what each user is trained on, and of a model with a window where its history lies.
 
-    Args:
-        task: What is trained.
-        shard: The clients.
-
-    Returns:
-        One row per user row: items, sorted; and places in ``shard.train.values``, oldest first.
+    One row per user row: items, sorted; and places in ``shard.train.values``, oldest first.
     """
     if task.model.window is None:
         return shard.train, None
@@ -72,54 +87,65 @@ def trained_positives(task: ClientTask, shard: Shard) -> tuple[Ragged, Ragged | 
     return Ragged(history.offsets, shard.train.values[chosen]), history
 
 
-def _draw(
-    task: ClientTask,
-    shard: Shard,
-    target: Ragged,
-    round: int,
-    epoch: int,
-    popularity: IntArray | None,
-) -> Draws:
-    n, user, k = target.lengths, target.owners(), task.train.negatives
-    excluded = pool_excluded(shard, task.protocol)
-    within = np.arange(len(user), dtype=np.int64) - target.offsets[:-1][user]
-    draw = ((epoch * n[user] + within)[:, None] * k + np.arange(k)).ravel()
-    owner = np.repeat(user, k)
-    hashed = bits(task.seed, Purpose.NEGATIVES, round, shard.user_ids[owner], draw)
-    if popularity is None:
-        high = (hashed >> np.uint64(32)).astype(np.uint32)
-        negatives = uniform_negatives(high, owner, excluded, shard.n_items)
-    else:
-        negatives = popularity_negatives(hashed, owner, excluded, popularity)
-    extra = task.personalization.random_rows
-    trained = np.flatnonzero(n > 0)
-    owner = np.repeat(trained, extra)
-    draw = epoch * extra + np.tile(np.arange(extra), len(trained))
-    hashed = bits(task.seed, Purpose.EXTRA_ROWS, round, shard.user_ids[owner], draw)
-    items = ((hashed >> np.uint64(32)) * np.uint64(shard.n_items)) >> np.uint64(32)
-    step = batch_steps(replace(shard, train=target), task.train.batch_size, task.seed, round, epoch)
-    return Draws(user, target.values, negatives.reshape(-1, k), step, owner, items.astype(np.int64))
-
-
-def batch_steps(shard: Shard, batch_size: int | str, seed: int, round: int, epoch: int) -> IntArray:
+def batch_steps(
+    shard: Shard, target: Ragged, batch_size: int | str, seed: int, round: int, epoch: int
+) -> IntArray:
     """Return the step of each positive, int64 [p]; a client's positives are shuffled by hash.
 
-    Args:
-        shard: The clients.
-        batch_size: Positives per step, or ``full``.
-        seed: The run's seed.
-        round: The round.
-        epoch: The local epoch.
+    ``target`` has one row per user row: what it is trained on.
     """
-    target, user = shard.train, shard.train.owners()
+    user = target.owners()
+    step = np.zeros(len(user), np.int64)
     if batch_size == "full":
-        return np.zeros(len(user), np.int64)
-    within = np.arange(len(user), dtype=np.int64) - target.offsets[:-1][user]
-    client = shard.client_of_user()[user]
-    draw = epoch * target.lengths[user] + within
+        return step
+    draw = epoch * target.lengths[user] + np.arange(len(user)) - target.offsets[user]
     keys = bits(seed, Purpose.BATCHES, round, shard.user_ids[user], draw)
-    order = np.lexsort((keys, client))
-    starts = np.searchsorted(client[order], client[order])
-    step = np.empty(len(user), np.int64)
-    step[order] = (np.arange(len(user)) - starts) // int(batch_size)
+    client = shard.client_of_user()[user]
+    shuffled = np.lexsort((keys, client))
+    starts = np.searchsorted(client[shuffled], client[shuffled])
+    step[shuffled] = (np.arange(len(user)) - starts) // int(batch_size)
     return step
+
+
+def check_order(model: Model, timestamps: FloatArray | None, name: str) -> None:
+    """Check that data has the order that a model looks at.
+
+    Args:
+        model: The client model.
+        timestamps: of the train items, or None.
+        name: of the data set.
+
+    Raises:
+        DataError: If it has none.
+    """
+    if model.window is not None and timestamps is None:
+        raise DataError(
+            f"model: {type(model).__name__} looks at the order of a user's items, but {name} has "
+            "no timestamps; name their column in data.columns.timestamp or take another model"
+        )
+
+
+def latest(shard: Shard, n: int) -> Ragged:
+    """Return the latest train items of each user, oldest first.
+
+    Items of equal time are ordered by a hash of (user, item) that no seed of a run changes, so
+    neither by the file nor by the catalogue.
+
+    Args:
+        shard: The clients; with timestamps.
+        n: items per user at most.
+
+    Returns:
+        One row per user row: where the items stand in ``shard.train.values``.
+
+    Raises:
+        DataError: If the shard has no timestamps.
+    """
+    if shard.timestamps is None:
+        raise DataError("a model with a window needs timestamps, but the clients have none")
+    owner = shard.train.owners()
+    ties = bits(0, Purpose.HISTORY_ORDER, 0, shard.user_ids[owner], shard.train.values)
+    by_time = np.lexsort((ties, shard.timestamps, owner))
+    left = shard.train.offsets[1:][owner[by_time]] - np.arange(len(owner), dtype=np.int64)
+    lengths: IntArray = np.minimum(shard.train.lengths, n)
+    return Ragged(offsets_of(lengths), by_time[left <= n])

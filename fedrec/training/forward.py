@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 import torch
 
-from fedrec.compute.operations import gather
-from fedrec.compute.segments import repeat_rows
+from fedrec.compute.operations import gather, repeat_rows
 from fedrec.models.base import Pairs
 from fedrec.training.executors.clientwise import Call, Rows, Values, by_client
 from fedrec.training.plan import Owners, Step
@@ -28,16 +27,14 @@ class Forward:
     Args:
         task: Model and personalization.
         step: The pairs, and whose they are.
-        tables: Per item table, float [q, *shape], a row per pair.
-        dense: Per dense shared parameter, float [c, *shape], one per client of the step.
-        private: Per private parameter, float [n, *shape], one per owner of the step.
+        values: Per item table, float [q, *shape], a row per pair; per dense shared parameter,
+            float [c, *shape], one per client of the step; per private parameter,
+            float [n, *shape], one per owner of the step.
     """
 
     task: ClientTask
     step: Step
-    tables: Mapping[str, Tensor]
-    dense: Mapping[str, Tensor]
-    private: Mapping[str, Tensor]
+    values: Mapping[str, Tensor]
 
     def score(self, rows: Tensor) -> Tensor:
         """Score the pairs with given item vectors: float [q, d] -> float [q]."""
@@ -51,53 +48,45 @@ class Forward:
         """Score what the step trains on: float [q, d] -> float [r]."""
         return self._of(self.task.model.score, rows, self.step.scored, self.step.context)
 
-    def of_pairs(self, names: tuple[str, ...], scored: bool = False) -> dict[str, Tensor]:
-        """Return private parameters once per pair (or per score), float [q, *shape].
+    def of_pairs(self, names: Iterable[str], at: Tensor | None = None) -> dict[str, Tensor]:
+        """Return private parameters once per pair, float [q, *shape].
 
         Args:
             names: Of the parameters.
-            scored: Per score.
+            at: int64 [r], which pairs; None: each once.
         """
-        values = {n: _spread(self.private[n], self.step.owners[self._axis(n)]) for n in names}
-        if not scored or self.step.scored is None:
-            return values
-        return {name: gather(value, self.step.scored) for name, value in values.items()}
-
-    def _axis(self, name: str) -> str:
-        return str(self.task.specs()[name].axis)
+        owners, specs = self.step.owners, self.task.specs()
+        values = {n: _spread(self.values[n], owners[str(specs[n].axis)]) for n in names}
+        return values if at is None else {name: gather(v, at) for name, v in values.items()}
 
     def _of(self, call: Call, rows: Tensor, at: Tensor | None, context: Tensor | None) -> Tensor:
-        model, pairs = self.task.model, self.step.pairs
-        private = {n: s.axis for n, s in model.params().items() if s.scope == "private"}
-        clients = self.step.owners["client"]
-        tables = {**self.tables, "item": rows}
-        if model.execution == "flat":
-            params = tables | self.of_pairs(tuple(private))
-            params |= {name: _spread(value, clients) for name, value in self.dense.items()}
+        task, pairs = self.task, self.step.pairs
+        users, clients = self.step.owners["user"], self.step.owners["client"]
+        tables = {**{name: self.values[name] for name in task.tables()}, "item": rows}
+        private = {n: task.specs()[n].axis for n in task.private() if n not in task.added()}
+        if task.model.execution == "flat":
+            dense = {name: _spread(self.values[name], clients) for name in task.dense()}
+            params = tables | self.of_pairs(private) | dense
             return call(params, Pairs(pairs.users, pairs.items))
-        users = self.step.owners["user"]
         # Of clients with one user each, what is the user's is the client's.
         single = len(users.present) == len(clients.present)
         repeated = [n for n, axis in private.items() if axis == "user" and single]
         of_clients = [n for n, axis in private.items() if axis == "client"]
-        others = [n for n in private if n not in repeated and n not in of_clients]
-        values = tables | self.of_pairs(tuple(others))
-        chosen, counts = pairs, np.bincount(clients.index)
-        user, item = chosen.users, chosen.items
+        by_pair = [n for n in private if n not in repeated and n not in of_clients]
+        user, item, client = pairs.users, pairs.items, clients.index
         if at is not None:
-            values = {name: gather(value, at) for name, value in values.items()}
-            user, item = user[at], item[at]
-            counts = np.bincount(clients.index[at.numpy()])
+            tables = {name: gather(value, at) for name, value in tables.items()}
+            user, item, client = user[at], item[at], client[at.numpy()]
         return by_client(
             call,
             Values(
-                values,
-                {**self.dense, **{n: self.private[n] for n in of_clients}},
+                tables | self.of_pairs(by_pair, at),
+                {name: self.values[name] for name in (*task.dense(), *of_clients)},
                 history=rows,
-                repeated={n: self.private[n] for n in repeated},
+                repeated={name: self.values[name] for name in repeated},
             ),
-            Rows(counts, user, item, context, pairs.history),
-            model.execution == "vmap",
+            Rows(np.bincount(client), user, item, context, pairs.history),
+            task.model.execution == "vmap",
         )
 
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedrec.types import IntArray, Ragged, Shard, offsets_of
+from fedrec.training.client_rule import SEEN_ITEMS
+from fedrec.types import IntArray, Params, Ragged, Shard, offsets_of
 
 if TYPE_CHECKING:
-    from fedrec.training.settings import Train
     from fedrec.training.task import ClientTask
 
-__all__ = ["Layout", "capacity", "positives_of_clients"]
+__all__ = ["Layout", "capacity", "positives_of_clients", "seen_items"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,21 +33,15 @@ class Layout:
 
     @classmethod
     def of(cls, task: ClientTask, shard: Shard) -> Layout:
-        """Lay out the private values of a task.
-
-        Args:
-            task: What is trained.
-            shard: The clients.
-        """
+        """Lay out the private values of a task."""
         positives = positives_of_clients(shard)
         offsets = {
             "user": shard.client_offsets,
             "client": np.arange(shard.n_clients + 1, dtype=np.int64),
             "positive": positives.offsets,
+            "seen_item": capacity(shard, task),
         }
         axes = {spec.axis for spec in task.locals().values()}
-        if "seen_item" in axes:
-            offsets["seen_item"] = capacity(shard, task.train, task.personalization.random_rows)
         return cls(shard, {a: o for a, o in offsets.items() if a in axes}, positives)
 
     def positions(self, clients: IntArray) -> dict[str, IntArray]:
@@ -57,16 +51,6 @@ class Layout:
             clients: int64 [c], client rows, in the order wanted.
         """
         return {a: Ragged(o, o).positions(clients) for a, o in self.offsets.items()}
-
-    def restored(self, clients: IntArray) -> dict[str, IntArray]:
-        """Return what brings values of clients in a given order back to the order 0, 1, ...
-
-        Args:
-            clients: int64 [c], all client rows in that order.
-        """
-        back = np.argsort(clients)
-        lengths = {a: offsets_of(np.diff(o)[clients]) for a, o in self.offsets.items()}
-        return {axis: Ragged(o, o).positions(back) for axis, o in lengths.items()}
 
     def owner_ids(self) -> dict[str, IntArray]:
         """Return the id of each value's owner, per axis; it does not depend on other clients."""
@@ -91,16 +75,24 @@ def positives_of_clients(shard: Shard) -> Ragged:
     return Ragged(offsets.astype(np.int64), keys % shard.n_items)
 
 
-def capacity(shard: Shard, train: Train, random_rows: int = 0) -> IntArray:
-    """Return where each client's ``seen_item`` values begin, int64 [c + 1], with room for a round.
+def capacity(shard: Shard, task: ClientTask) -> IntArray:
+    """Return where each client's ``seen_item`` values begin, int64 [c + 1].
 
-    Args:
-        shard: The clients.
-        train: Negatives and local epochs.
-        random_rows: Random rows per user and epoch.
+    A client has as many as it may touch items in a round.
     """
-    n = shard.train.lengths
+    train, n = task.train, shard.train.lengths
     of_user = n * (1 + train.negatives * train.local_epochs)
-    of_user += (n > 0) * (random_rows * train.local_epochs)
+    of_user += (n > 0) * (task.personalization.random_rows * train.local_epochs)
     total = np.bincount(shard.client_of_user(), of_user, shard.n_clients).astype(np.int64)
     return offsets_of(np.minimum(total, shard.n_items))
+
+
+def seen_items(task: ClientTask, shard: Shard, local: Params) -> Ragged | None:
+    """Return the items that clients remember, one row per client, sorted; None without memory."""
+    if SEEN_ITEMS not in local:
+        return None
+    places = capacity(shard, task)
+    owners = Ragged(places, places).owners()
+    used = local[SEEN_ITEMS] >= 0
+    lengths = np.bincount(owners[used], minlength=shard.n_clients)
+    return Ragged(offsets_of(lengths), local[SEEN_ITEMS][used].astype(np.int64))

@@ -19,9 +19,10 @@ from fedrec.personalization.base import FrozenItems
 from fedrec.training.client_rule import ClientUpdate
 from fedrec.training.client_state import ClientState
 from fedrec.training.forward import Forward
-from fedrec.training.optimizers import step as private_step
-from fedrec.training.plan import Owners, Step, TrainingPlan
+from fedrec.training.plan import Step, TrainingPlan
+from fedrec.training.settings import PrivateOptimizer
 from fedrec.training.task import ClientTask
+from fedrec.types import FloatArray
 
 __all__ = ["Outcome", "train_chunk"]
 
@@ -69,17 +70,15 @@ def train_chunk(
         Changes of the shared parameters and the new private ones.
     """
     chunk = _Chunk(task, plan, params, local)
-    personalization = task.personalization
     loss = torch.zeros(plan.shard.n_clients, dtype=torch.float64)
     for epoch in plan.epochs:
-        prepared = None
-        if epoch.whole is not None:
-            prepared = personalization.prepare(frozen_items, epoch.whole.pairs)
-        loss = torch.zeros_like(loss)
+        prepared, loss = None, torch.zeros_like(loss)
+        if epoch.every_pair is not None:
+            prepared = task.personalization.prepare(frozen_items, epoch.every_pair.pairs)
         for step in epoch.steps:
-            loss += chunk.train(step, prepared)
-        if epoch.whole is not None:
-            chunk.after_epoch(epoch.whole, prepared)
+            chunk.train(step, prepared, loss)
+        if epoch.every_pair is not None:
+            chunk.after_epoch(epoch.every_pair, prepared)
     return chunk.outcome(loss)
 
 
@@ -93,81 +92,57 @@ class _Chunk:
         params: Mapping[str, Tensor],
         local: Mapping[str, Tensor],
     ) -> None:
-        row_items = torch.from_numpy(plan.row_items)
-        n_clients = plan.shard.n_clients
-        self.task, self.plan, self.before = task, plan, local
-        self.start = {n: params[n].index_select(0, row_items) for n in task.tables()}
-        self.start |= {n: params[n].expand(n_clients, *params[n].shape) for n in task.dense()}
-        self.shared = {n: self.start[n].clone() for n in task.tables()}
-        self.shared |= {n: self.start[n] for n in task.dense()}
-        self.private = {
-            n: local[n].clone() if "/" not in n or n.rpartition("/")[0] in task.specs() else value
-            for n, value in local.items()
-        }
-        self.own = tuple(n for n, s in task.specs().items() if s.scope == "private")
-        added = task.personalization.state(params["item"].shape[1])
-        self.added = tuple(added)
+        row_items, n_clients = torch.from_numpy(plan.rows.values), plan.shard.n_clients
+        self.task, self.plan = task, plan
+        self.tables, self.dense = task.tables(), task.dense()
+        self.start = {n: params[n].index_select(0, row_items) for n in self.tables}
+        self.start |= {n: params[n].expand(n_clients, *params[n].shape) for n in self.dense}
+        # Each client gets its dense parameters when it first changes them.
+        self.shared = {n: v.clone() if n in self.tables else v for n, v in self.start.items()}
+        self.private = {name: value.clone() for name, value in local.items()}
         # Plain training asks nothing of the values but to be trained.
-        plain = task.client_rule.compiled and task.client_rule.proximal == 0
-        self.memory = None if plain else ClientState.of(task, plan, params, local)
+        plain = task.client_rule.plain and task.client_rule.proximal == 0
+        self.state = None if plain else ClientState(task, plan, params, local)
 
-    def train(self, step: Step, prepared: Any) -> Tensor:
-        """Make one step; return the loss of each client, float64 [c]."""
-        task, personalization = self.task, self.task.personalization
-        clients = step.owners["client"]
-        everybody = len(clients.present) == self.plan.shard.n_clients
-        leaves = self._leaves(step, everybody)
-        forward = Forward(
-            task,
-            step,
-            {n: leaves[n] for n in task.tables()},
-            {n: leaves[n] for n in task.dense()},
-            {n: leaves[n] for n in self.own},
-        )
-        work = leaves["item"]
-        frozen = self._frozen(step)
-        local = forward.of_pairs(self.added)
+    def train(self, step: Step, prepared: Any, loss: Tensor) -> None:
+        """Make one step; add to the loss of each client, float64 [c]."""
+        personalization = self.task.personalization
+        forward, frozen = self._forward(step), self._frozen(step)
+        leaves, work = forward.values, forward.values["item"]
+        local = forward.of_pairs(self.task.added())
         rows = personalization.rows(work, frozen, local, step.pairs)
-        of_scores = local if step.scored is None else forward.of_pairs(self.added, scored=True)
-        index = step.pairs.index if step.scored is None else step.pairs.index[step.scored]
+        of_scores, index = local, step.pairs.index
+        if step.scored is not None:
+            index = index[step.scored]
+            of_scores = forward.of_pairs(self.task.added(), step.scored)
         base = forward.trained_scores(rows)
-        score = personalization.score(base, of_scores, index, prepared)
-        client, loss = self._loss(step, score)
-        weights = self._weights(step, clients)
-        total = (loss * weights.to(loss.dtype)[client]).sum()
+        client, losses = self._loss(step, personalization.score(base, of_scores, index, prepared))
+        weights = self._weights(step)
+        total = losses if weights is None else losses * weights.to(losses.dtype)[client]
+        total = total.sum()
         extra = personalization.loss(work, frozen, local, step.pairs)
         if extra is not None:
             total = total + extra
         wanted = [n for n, value in leaves.items() if value.requires_grad]
-        found = torch.autograd.grad(total, [leaves[n] for n in wanted], allow_unused=True)
-        self._apply(step, everybody, weights, leaves, dict(zip(wanted, found, strict=True)))
-        per_client = segment_sum(loss.detach().double(), client, len(clients.present))
-        result = torch.zeros(self.plan.shard.n_clients, dtype=torch.float64)
-        result[torch.from_numpy(clients.present)] = per_client
-        return result
+        gradients = torch.autograd.grad(total, [leaves[n] for n in wanted], allow_unused=True)
+        by_name = dict(zip(wanted, gradients, strict=True))
+        self._step_shared(step, by_name)
+        self._step_private(step, by_name, leaves, weights)
+        present = torch.from_numpy(step.owners["client"].present)
+        loss[present] += segment_sum(losses.detach().double(), client, len(present))
 
-    def after_epoch(self, whole: Step, prepared: Any) -> None:
+    def after_epoch(self, every_pair: Step, prepared: Any) -> None:
         """Let the personalization set its values after an epoch."""
         with torch.no_grad():
-            everybody = len(whole.owners["client"].present) == self.plan.shard.n_clients
-            leaves = self._leaves(whole, everybody)
-            forward = Forward(
-                self.task,
-                whole,
-                {n: leaves[n] for n in self.task.tables()},
-                {n: leaves[n] for n in self.task.dense()},
-                {n: leaves[n] for n in self.own},
-            )
-            self.private.update(
-                self.task.personalization.after_epoch(
-                    leaves["item"],
-                    self._frozen(whole),
-                    forward.of_pairs(self.added),
-                    {name: self.private[name] for name in self.added},
-                    whole.pairs,
-                    prepared,
-                    forward,
-                )
+            forward = self._forward(every_pair)
+            self.private |= self.task.personalization.after_epoch(
+                forward.values["item"],
+                self._frozen(every_pair),
+                forward.of_pairs(self.task.added()),
+                {name: self.private[name] for name in self.task.added()},
+                every_pair.pairs,
+                prepared,
+                forward,
             )
 
     def outcome(self, loss: Tensor) -> Outcome:
@@ -175,52 +150,40 @@ class _Chunk:
         task, plan = self.task, self.plan
         if task.personalization.overrides("after_round"):
             positives = plan.positives
-            at = plan.rows_of(positives.owners(), positives.values)
-            change = self.shared["item"] - self.start["item"]
-            change = torch.cat([change, change.new_zeros((1, change.shape[1]))])
-            self.private.update(
-                task.personalization.after_round(
-                    change[torch.from_numpy(at)], {n: self.private[n] for n in self.added}
-                )
-            )
-        if self.memory is None:
-            changes = {n: value - self.start[n] for n, value in self.shared.items()}
-            tables = {name: changes[name] for name in task.tables()}
-            dense = {name: changes[name] for name in task.dense()}
-            return Outcome(tables, dense, self.private, loss, {})
-        updates = self.memory.finish(self.shared, self.start)
-        return Outcome(
-            tables=_uploads(task.tables(), updates),
-            dense=_uploads(task.dense(), updates),
-            local={**self.private, **self.memory.remember(plan, updates, self.before)},
-            loss=loss,
-            extras=task.client_rule.extras(self.memory.steps, task.train.optimizers),
-        )
+            at = torch.from_numpy(plan.rows.find(positives.owners(), positives.values))
+            change = (self.shared["item"] - self.start["item"])[at]
+            change[at < 0] = 0
+            added = {n: self.private[n] for n in task.added()}
+            self.private |= task.personalization.after_round(change, added)
+        if self.state is None:
+            updates = {n: ClientUpdate(v - self.start[n]) for n, v in self.shared.items()}
+            extras: Mapping[str, Tensor] = {}
+        else:
+            updates = dict(self.state.finish(self.shared, self.start))
+            self.private |= self.state.remember(updates)
+            extras = task.client_rule.extras(self.state.steps, task.train.optimizers)
+        tables, dense = _uploads(self.tables, updates), _uploads(self.dense, updates)
+        return Outcome(tables, dense, self.private, loss, extras)
 
-    def _leaves(self, step: Step, everybody: bool) -> dict[str, Tensor]:
-        """Return the values that a step uses: per pair, per client of the step, per owner."""
-        task, clients = self.task, torch.from_numpy(step.owners["client"].present)
-        leaves = {}
-        for name in task.tables():
+    def _forward(self, step: Step) -> Forward:
+        """Gather the values that a step uses: per pair, per client of the step, per owner."""
+        leaves, specs = {}, self.task.specs()
+        for name in self.tables:
             value = self.shared[name]
             leaves[name] = value if step.every_row else value.index_select(0, step.local_rows)
-        for name in task.dense():
-            value = self.shared[name]
-            leaves[name] = value if everybody else value.index_select(0, clients)
-        leaves = {name: value.detach().requires_grad_() for name, value in leaves.items()}
-        for name in self.own:
-            spec = task.specs()[name]
-            present = torch.from_numpy(step.owners[str(spec.axis)].present)
-            value = self.private[name].index_select(0, present)
-            leaves[name] = value.detach().requires_grad_(spec.trainable)
-        return leaves
+        clients = torch.from_numpy(step.owners["client"].present)
+        for name in self.dense:
+            leaves[name] = self.shared[name].index_select(0, clients)
+        for name in self.task.private():
+            present = torch.from_numpy(step.owners[str(specs[name].axis)].present)
+            leaves[name] = self.private[name].index_select(0, present)
+        trained = {n: v.detach().requires_grad_(specs[n].trainable) for n, v in leaves.items()}
+        return Forward(self.task, step, trained)
 
     def _frozen(self, step: Step) -> Tensor:
         """Return the rows of the item table as the round began, float [q, d]."""
         start = self.start["item"]
-        if step.every_row or not self.task.personalization.overrides("rows", "loss", "after_epoch"):
-            return start
-        return start.index_select(0, step.local_rows)
+        return start if step.every_row else start.index_select(0, step.local_rows)
 
     def _loss(self, step: Step, score: Tensor) -> tuple[Tensor, Tensor]:
         """Return the position of the client and the loss of each score, or of each positive."""
@@ -230,61 +193,68 @@ class _Chunk:
             positive, negative = step.is_positive.to(score.dtype), step.n_negative.to(score.dtype)
             return of_scores, -(positive * log_sigmoid(score) + negative * log_sigmoid(-score))
         # Bayesian personalised ranking; rendle2009bpr.
-        ahead = gather(score, step.positive).unsqueeze(-1) - gather(score, step.negative)
-        return of_scores[step.positive], -log_sigmoid(ahead).sum(-1)
+        assert step.asked is not None
+        asked = step.asked if step.scored is None else torch.arange(len(score)).view_as(step.asked)
+        scores = gather(score, asked)
+        return of_scores[asked[:, 0]], -log_sigmoid(scores[:, :1] - scores[:, 1:]).sum(-1)
 
-    def _weights(self, step: Step, clients: Owners) -> Tensor:
+    def _weights(self, step: Step) -> Tensor | None:
         """Return the weight of each client's loss, float64 [c]; a mean is over its own rows."""
         train = self.task.train
         if train.reduction == "sum":
-            return torch.ones(len(clients.present), dtype=torch.float64)
-        rows = clients.positives * (train.negatives + (train.loss == "bce"))
+            return None
+        rows = _positives(step, "client") * (train.negatives + (train.loss == "bce"))
         return torch.from_numpy(1.0 / np.maximum(rows, 1))
 
-    def _apply(
-        self,
-        step: Step,
-        everybody: bool,
-        weights: Tensor,
-        leaves: Mapping[str, Tensor],
-        gradients: Mapping[str, Tensor | None],
-    ) -> None:
-        """Step along the gradients."""
-        task, clients = self.task, step.owners["client"].present
-        terms: dict[str, Tensor] = {}
-        if self.memory is not None:
+    def _step_shared(self, step: Step, gradients: Mapping[str, Tensor | None]) -> None:
+        clients = torch.from_numpy(step.owners["client"].present)
+        terms: Mapping[str, Tensor] = {}
+        if self.state is not None:
             present = torch.zeros(self.plan.shard.n_clients, dtype=torch.bool)
-            present[torch.from_numpy(clients)] = True
-            terms = dict(self.memory.gradient_terms(self.shared, self.start, present))
-        for name in (*task.tables(), *task.dense()):
-            rate, gradient = task.rate(name), gradients[name]
-            if name in task.dense() and self.shared[name] is self.start[name]:
-                self.shared[name] = self.start[name].clone()
-            value = self.shared[name]
+            present[clients] = True
+            terms = self.state.gradient_terms(self.shared, self.start, present)
+        for name, value in self.shared.items():
+            rate, gradient = self.task.rate(name), gradients[name]
+            if value is self.start[name]:
+                value = self.shared[name] = value.clone()
             if gradient is not None:
-                move = gradient * -rate
-                if name in task.dense() and not everybody:
-                    value.index_add_(0, torch.from_numpy(clients), move)
-                elif name in task.dense() or step.every_row:
-                    value += move
-                else:
-                    value.index_add_(0, step.local_rows, move)
+                at = step.local_rows if name in self.tables else clients
+                value.index_add_(0, at, gradient * -rate)
             if name in terms:
                 value -= rate * terms[name]
-        for name in self.own:
-            if not leaves[name].requires_grad:
+
+    def _step_private(
+        self,
+        step: Step,
+        gradients: Mapping[str, Tensor | None],
+        leaves: Mapping[str, Tensor],
+        weights: Tensor | None,
+    ) -> None:
+        train = self.task.train
+        for name in self.task.private():
+            if name not in gradients:
                 continue
-            owners = step.owners[str(task.specs()[name].axis)]
+            axis = str(self.task.specs()[name].axis)
+            owners = step.owners[axis]
             value, gradient = leaves[name].detach(), gradients[name]
             gradient = torch.zeros_like(value) if gradient is None else gradient
-            if task.train.weight_decay > 0:
-                scale = (
-                    torch.from_numpy(owners.positives) * weights[torch.from_numpy(owners.clients)]
-                )
-                scale = (task.train.weight_decay * scale).to(value.dtype)
+            if train.weight_decay > 0:
+                scale = torch.from_numpy(_positives(step, axis))
+                if weights is not None:
+                    client = np.zeros(len(owners.present) + 1, np.int64)
+                    client[owners.index] = step.owners["client"].index
+                    scale *= weights[torch.from_numpy(client[:-1])]
+                scale = (train.weight_decay * scale).to(value.dtype)
                 gradient = gradient + scale.reshape(-1, *[1] * (value.dim() - 1)) * value
             at = torch.from_numpy(owners.present)
-            private_step(task.train.optimizers.private, name, self.private, gradient, at)
+            _optimizer_step(train.optimizers.private, name, self.private, gradient, at)
+
+
+def _positives(step: Step, axis: str) -> FloatArray:
+    """Return how many positives of a step each owner has, float64 [n]."""
+    owners = step.owners[axis]
+    n = len(owners.present)
+    return np.bincount(owners.index, step.pairs.labels.numpy(), n + 1)[:n]
 
 
 def _uploads(names: Iterable[str], updates: Mapping[str, ClientUpdate]) -> dict[str, Tensor]:
@@ -293,3 +263,38 @@ def _uploads(names: Iterable[str], updates: Mapping[str, ClientUpdate]) -> dict[
         uploads[name] = updates[name].change
         uploads |= {f"{name}/{kind}": value for kind, value in updates[name].up.items()}
     return uploads
+
+
+def _optimizer_step(
+    optimizer: PrivateOptimizer,
+    name: str,
+    values: Mapping[str, Tensor],
+    gradient: Tensor,
+    present: Tensor,
+) -> None:
+    """Step the owners that have data in this batch, int64 [m], in place; the others stay.
+
+    ``values`` has the optimizer's state too. Reference: Adam with bias correction, kingma2015adam,
+    Algorithm 1.
+    """
+    if optimizer.name == "sgd":
+        values[name].index_add_(0, present, -optimizer.lr * gradient)
+        return
+    state = {key: values[f"{name}/{key}"] for key in ("first", "second", "steps")}
+    first, second, steps = (value.index_select(0, present) for value in state.values())
+    steps += 1
+    first = optimizer.beta1 * first + (1 - optimizer.beta1) * gradient
+    second = optimizer.beta2 * second + (1 - optimizer.beta2) * gradient * gradient
+    # Powers of single numbers do not depend on where they stand.
+    counts, inverse = np.unique(steps.numpy(), return_inverse=True)
+    shape = (-1, *[1] * (gradient.dim() - 1))
+
+    def corrected(moment: Tensor, beta: float) -> Tensor:
+        factors = np.array([1.0 - beta ** int(count) for count in counts])[inverse]
+        return moment / torch.from_numpy(factors).to(moment.dtype).reshape(shape)
+
+    move = corrected(first, optimizer.beta1)
+    move /= corrected(second, optimizer.beta2).sqrt_().add_(optimizer.epsilon)
+    values[name].index_add_(0, present, -optimizer.lr * move)
+    for key, value in (("first", first), ("second", second), ("steps", steps)):
+        state[key].index_copy_(0, present, value)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from fedrec.plugins import Section
 
@@ -67,8 +67,9 @@ class Train(Section):
         local_epochs: passes over the client's positives in one round.
         batch_size: positives per step (with their negatives), or ``full``.
         optimizers: One per group of parameters.
-        backend: ``numba``, ``torch``, or ``auto``: numba for what it covers. Both give the same
-            values to rounding, not to the bit.
+        backend: ``numba``, ``torch``, or ``auto``: numba for what it covers: ``mf`` and
+            ``pfedrec``, alone or with PLGC's similarity branch, as the shipped configurations have
+            them. Both give the same values to rounding, not to the bit.
         weight_decay: w in w/2 * n * ||p||^2 for each trainable local parameter of a user, n the
             user's positives in the batch.
     """
@@ -84,7 +85,7 @@ class Train(Section):
     negatives: int = Field(4, ge=1)
     negative_sampling: Literal["uniform", "popularity"] = "uniform"
     local_epochs: int = Field(1, ge=1)
-    batch_size: int | Literal["full"] = "full"
+    batch_size: Annotated[int, Field(ge=1)] | Literal["full"] = "full"
     optimizers: Optimizers = Optimizers()
     weight_decay: float = Field(0.0, ge=0)
     backend: Literal["auto", "numba", "torch"] = "auto"
@@ -98,10 +99,3 @@ class Train(Section):
         private = f"optimizers.private: {self.optimizers.private!r} has no effect: {why}"
         other = self.optimizers.private != PrivateOptimizer()
         return [*self.unused(why, "weight_decay"), *[private] * other]
-
-    @field_validator("batch_size")
-    @classmethod
-    def _positive(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and value < 1:
-            raise ValueError("expected a number from 1, or 'full'")
-        return value

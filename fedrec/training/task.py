@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from functools import cached_property
+from importlib.util import find_spec
+from math import prod
+from typing import TYPE_CHECKING, Literal, TypeAlias
 from zlib import crc32
 
 import numpy as np
 
 from fedrec.compute.declarations import check_specs
-from fedrec.errors import ConfigError
+from fedrec.errors import ConfigError, MissingExtra
 from fedrec.models.base import Model, check_model
 from fedrec.models.mf import MatrixFactorization
 from fedrec.models.pfedrec import PFedRec
@@ -24,10 +27,14 @@ from fedrec.types import FloatArray, IntArray, Params, ParamSpec
 if TYPE_CHECKING:
     from fedrec.training.settings import Train
 
-__all__ = ["ClientTask", "has_machine_code", "initial_local"]
+__all__ = ["ClientTask", "Executor", "initial_local"]
+
+Executor: TypeAlias = Literal["numba", "flat", "vmap", "loop"]
+"""``flat``, ``loop`` and ``numba`` give the same bits whichever clients are trained together;
+``vmap`` gives them to rounding."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ClientTask:
     """Everything a client needs to know of an experiment.
 
@@ -39,6 +46,7 @@ class ClientTask:
         protocol: ``clean`` or ``legacy``.
         dtype: of all arithmetic; float64 is for tests.
         client_rule: What the strategy asks of the client.
+        several_users: Whether a client may hold more than one user.
     """
 
     model: Model
@@ -48,36 +56,86 @@ class ClientTask:
     protocol: Literal["clean", "legacy"] = "clean"
     dtype: str = "float32"
     client_rule: ClientRule = field(default_factory=ClientRule)
-
-    _specs: Mapping[str, ParamSpec] = field(init=False, repr=False, compare=False)
-    _private: Mapping[str, ParamSpec] = field(init=False, repr=False, compare=False)
+    several_users: bool = False
 
     def __post_init__(self) -> None:
-        """Collect and check what is declared, once.
+        """Check what is declared.
 
         Raises:
             ConfigError: If a declaration makes no sense, the model declares no item table, or two
                 parts use one name.
         """
-        specs = _declared(self.model, self.personalization)
-        object.__setattr__(self, "_specs", specs)
-        private = {n: s for n, s in specs.items() if s.scope == "private"}
+        _ = self._declared
+
+    @cached_property
+    def _declared(self) -> tuple[Mapping[str, ParamSpec], tuple[str, ...]]:
+        return _declared(self.model, self.personalization)
+
+    @cached_property
+    def _locals(self) -> Mapping[str, ParamSpec]:
+        private = {name: self.specs()[name] for name in self.private()}
         if self.train.optimizers.private.name == "adam":
-            for name, spec in list(private.items()):
-                if spec.trainable:
-                    moment = replace(spec, init_std=0.0, init_value=0.0, trainable=False)
-                    private[f"{name}/first"] = moment
-                    private[f"{name}/second"] = moment
+            for name in self.private():
+                if private[name].trainable:
+                    moment = replace(private[name], init_std=0.0, init_value=0.0, trainable=False)
+                    private |= {f"{name}/first": moment, f"{name}/second": moment}
                     private[f"{name}/steps"] = replace(moment, shape=())
-        object.__setattr__(self, "_private", {**private, **self.client_rule.state(self.globals())})
+        return {**private, **self.client_rule.state(self.globals())}
+
+    def executor(self) -> Executor:
+        """Return who computes it: numba where it may, else what the model declares.
+
+        Raises:
+            ConfigError: If numba is asked for what it does not cover, or the model looks at the
+                order of items but is ``flat``.
+            MissingExtra: If numba is asked for and not installed.
+        """
+        backend, model = self.train.backend, self.model
+        if model.execution == "flat" and model.window is not None:
+            raise ConfigError(
+                f"model: {type(model).__name__} has a window but is 'flat'; declare "
+                "execution = 'vmap' or 'loop'"
+            )
+        uncovered = self._not_in_numba()
+        if backend == "numba" and uncovered:
+            raise ConfigError(
+                f"train.backend: numba does not cover {uncovered}; write 'auto' or 'torch'"
+            )
+        if backend == "torch" or uncovered:
+            return model.execution
+        if find_spec("numba") is None:
+            raise MissingExtra("numba, which train.backend: torch does without,", "sim")
+        return "numba"
+
+    def _not_in_numba(self) -> str:
+        """Return what the numba kernel does not cover; empty if it covers all of the task."""
+        plgc, train = self.personalization, self.train
+        covered = {
+            f"the model {type(self.model).__name__}": type(self.model)
+            in (MatrixFactorization, PFedRec),
+            f"the personalization {type(plgc).__name__}": type(plgc) in (NoPersonalization, PLGC),
+            "the strategy's client rule": self.client_rule.plain,
+            "clients of several users": not self.several_users,
+            f"train.loss: {train.loss}": train.loss == "bce",
+            "train.negative_sampling: popularity": train.negative_sampling == "uniform",
+        }
+        if isinstance(plgc, PLGC):
+            covered |= {
+                f"personalization.branch: {plgc.branch}": plgc.branch == "similarity",
+                f"personalization.balance: {plgc.balance}": plgc.balance in ("alignment", "fixed"),
+                f"personalization.beta: {plgc.beta}": plgc.beta == 2,
+                f"personalization.view: {plgc.view}": plgc.view != "cross",
+                f"personalization.extra_rows: {plgc.extra_rows}": plgc.extra_rows == 0,
+            }
+        return next((what for what, is_covered in covered.items() if not is_covered), "")
 
     def specs(self) -> Mapping[str, ParamSpec]:
         """Return the parameters of the model and the personalization, by name."""
-        return self._specs
+        return self._declared[0]
 
     def globals(self) -> Mapping[str, ParamSpec]:
         """Return what is shared: item tables and dense parameters."""
-        return {n: s for n, s in self._specs.items() if s.scope == "shared"}
+        return {n: s for n, s in self.specs().items() if s.scope == "shared"}
 
     def travels(self) -> tuple[str, ...]:
         """Return the names of all that may be on the wire."""
@@ -86,19 +144,37 @@ class ClientTask:
     def rate(self, name: str) -> float:
         """Return the step size of a shared parameter."""
         optimizers = self.train.optimizers
-        return (optimizers.item if self._specs[name].axis == "item" else optimizers.shared).lr
+        return (optimizers.item if self.specs()[name].axis == "item" else optimizers.shared).lr
 
     def tables(self) -> tuple[str, ...]:
         """Return the names of the item tables."""
-        return tuple(n for n, s in self._specs.items() if s.axis == "item")
+        return tuple(n for n, s in self.specs().items() if s.axis == "item")
 
     def dense(self) -> tuple[str, ...]:
         """Return the names of the dense shared parameters."""
-        return tuple(n for n, s in self._specs.items() if s.axis is None)
+        return tuple(n for n, s in self.specs().items() if s.axis is None)
+
+    @property
+    def row_size(self) -> int:
+        """Return how many values an item has in all item tables."""
+        return sum(prod(self.specs()[name].shape) for name in self.tables())
+
+    @property
+    def dense_size(self) -> int:
+        """Return how many values all dense shared parameters have."""
+        return sum(prod(self.specs()[name].shape) for name in self.dense())
+
+    def private(self) -> tuple[str, ...]:
+        """Return the names of the private parameters that are declared."""
+        return tuple(n for n, s in self.specs().items() if s.scope == "private")
+
+    def added(self) -> tuple[str, ...]:
+        """Return the names of those that the personalization declares."""
+        return self._declared[1]
 
     def locals(self) -> Mapping[str, ParamSpec]:
         """Return what stays: private parameters, their optimizer's state, the rule's memory."""
-        return self._private
+        return self._locals
 
     def initial_globals(self, n_items: int) -> Params:
         """Return the shared parameters before the first round, float32, equal everywhere."""
@@ -110,7 +186,10 @@ class ClientTask:
         return values
 
 
-def _declared(model: Model, personalization: Personalization) -> Mapping[str, ParamSpec]:
+def _declared(
+    model: Model, personalization: Personalization
+) -> tuple[Mapping[str, ParamSpec], tuple[str, ...]]:
+    """Return all declared parameters, and the names of the personalization's."""
     source = f"model {type(model).__name__}"
     specs = dict(model.params())
     check_specs(source, specs)
@@ -118,49 +197,19 @@ def _declared(model: Model, personalization: Personalization) -> Mapping[str, Pa
         raise ConfigError(f"{source}: params() must declare 'item', shared with the axis item")
     if len(specs["item"].shape) != 1:
         raise ConfigError(f"{source}: 'item': expected a shape of one number, such as (32,)")
-    if unfit := [n for n, s in specs.items() if s.axis == "seen_item"]:
-        raise ConfigError(f"{source}: parameter '{unfit[0]}': {_SEEN_ITEM}")
     check_model(model)
-    source = f"personalization {type(personalization).__name__}"
+    by_personalization = f"personalization {type(personalization).__name__}"
     added = personalization.state(specs["item"].shape[0])
-    check_specs(source, added, ("private",))
-    for name, spec in added.items():
-        if name in specs:
-            raise ConfigError(f"{source} and the model both declare '{name}'; rename one of them")
-        if spec.axis == "seen_item":
-            raise ConfigError(f"{source}: parameter '{name}': {_SEEN_ITEM}")
-    return {**specs, **added}
-
-
-_SEEN_ITEM = "the axis seen_item belongs to client rules; use the axis positive"
-
-
-def has_machine_code(task: ClientTask) -> bool:
-    """Whether the numba kernel covers a task.
-
-    It covers matrix factorisation and the linear head, alone and with PLGC, under strategies that
-    ask for no more than a proximal term.
-    """
-    known = type(task.model) in (MatrixFactorization, PFedRec)
-    return (
-        known
-        and task.client_rule.compiled
-        and type(task.personalization) in (NoPersonalization, PLGC)
-    )
+    check_specs(by_personalization, added, ("private",))
+    if both := [name for name in added if name in specs]:
+        raise ConfigError(
+            f"{by_personalization} and the model both declare '{both[0]}'; rename one of them"
+        )
+    return {**specs, **added}, tuple(added)
 
 
 def initial_local(seed: int, name: str, spec: ParamSpec, owners: IntArray) -> FloatArray:
-    """Return the first values of a private parameter.
-
-    Args:
-        seed: The run's seed.
-        name: of the parameter.
-        spec: of the parameter.
-        owners: int64 [n], the ids of the users or clients.
-
-    Returns:
-        float32 [n, *shape].
-    """
+    """Return the first values of a private parameter, float32 [n, *shape], by its owners' ids."""
     return _draw(seed, Purpose.INIT_LOCAL, name, spec, owners)
 
 

@@ -17,20 +17,20 @@ SCRIPT = """
 import hashlib
 import numpy as np
 from fedrec.personalization.plgc.plgc import PLGC
-from fedrec.training.executors import numba as jit
+from fedrec.training.executors.numba import kernel
 from fedrec.training.clients import train_clients
 from tests.planted import initial_state, method_of, shard_of
 
 draw = np.random.default_rng(0)
 rows = [sorted(draw.choice(200, draw.integers(3, 60), replace=False)) for _ in range(20)]
 shard = shard_of(200, rows)
-for own in (PLGC(tau=2.0, decorrelation=1e-4), PLGC(branch="table", decorrelation=1e-4), None):
+for own in (PLGC(tau=2.0, decorrelation=1e-4), PLGC(history_cap=9), None):
     method = method_of({"backend": "numba"}, own)
     params, local = initial_state(method, shard)
     update, after = train_clients(method, shard, params, local, 1)
     found = [update.tables["item"].values, update.metrics["loss"], *after.values()]
     print(hashlib.sha256(b"".join(value.tobytes() for value in found)).hexdigest())
-print(sum(jit.train.stats.cache_misses.values()))
+print(sum(kernel.train.stats.cache_misses.values()))
 """
 
 
@@ -52,7 +52,7 @@ def test_a_kernel_that_cannot_be_built_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     script = """
 from fedrec.errors import EngineError
-from fedrec.training.executors.build import build
+from fedrec.training.executors.numba.build import build
 for _ in range(2):
     try:
         build()
@@ -76,25 +76,25 @@ def test_products_have_one_thread() -> None:
 import numpy as np
 from threadpoolctl import ThreadpoolController
 from fedrec.personalization.plgc.plgc import PLGC
-from fedrec.training.executors import compiled
-from fedrec.training.executors import numba as jit
+from fedrec.training.executors.numba import kernel
+from fedrec.training.executors.numba.executor import train_numba
 from tests.planted import initial_state, method_of, shard_of
 
 def libraries():
     found = ThreadpoolController().select(user_api="blas").info()
     return {each["filepath"]: each["num_threads"] for each in found}
 
-train, during = jit.train, {}
+train, during = kernel.train, {}
 
 def watched(*given):
     during.update(libraries())
     train(*given)
 
-compiled.jit.train = watched
+kernel.train = watched
 draw = np.random.default_rng(0)
 shard = shard_of(200, [sorted(draw.choice(200, 40, replace=False)) for _ in range(20)])
 method = method_of({"backend": "numba"}, PLGC(tau=2.0, decorrelation=1e-4))
-compiled.train_compiled(method, shard, *initial_state(method, shard), 1, prebuilt=True)
+train_numba(method, shard, *initial_state(method, shard), 1)
 assert set(libraries()) == set(during), (libraries(), during)
 assert set(during.values()) == {1}, during
 """

@@ -26,7 +26,15 @@ from fedrec.types import Aggregate, FloatArray, IntArray, Params, Shard, State, 
 from strategies import STRATEGIES, FedAvg, Strategy
 from tests.contracts.every_option import strategies_of
 from tests.contracts.own_models import BiasedMF, Weighted
-from tests.planted import federations, initial_state, method_of, rates, shard_of, split_state
+from tests.planted import (
+    federations,
+    in_numba,
+    initial_state,
+    method_of,
+    rates,
+    shard_of,
+    split_state,
+)
 
 KERNEL: dict[str, Any] = {"branch": "similarity", "tau": 2.0}
 TABLE: dict[str, Any] = {"branch": "table", "persistence": 0.5}
@@ -35,6 +43,7 @@ FORMS: dict[str, dict[str, Any] | None] = {
     "kernel-alignment": KERNEL | {"decorrelation": 0.05},
     "kernel-residual": KERNEL | {"balance": "residual", "history_cap": 2, "beta": 3.0},
     "kernel-trace": KERNEL | {"balance": "trace", "mode": "decoupled", "centre": False},
+    "kernel-decoupled": KERNEL | {"mode": "decoupled", "history_cap": 2},
     "kernel-fixed": KERNEL | {"balance": "fixed", "value": 0.7, "per": "row"},
     "kernel-extra": KERNEL | {"decorrelation": 0.1, "extra_rows": 3},
     "table-alignment": TABLE | {"decorrelation": 0.05, "extra_rows": 2},
@@ -142,14 +151,18 @@ def test_any_chunk_and_thread_number_at_a_real_size(form: str) -> None:
     assert all(other == found[0] for other in found[1:])
 
 
-@pytest.mark.parametrize("form", FORMS)
+NUMBA_FORMS = [form for form in FORMS if in_numba(personal(form))]
+NUMBA_TRAINS = TRAINS.map(lambda train: train | {"loss": "bce", "backend": "numba"})
+
+
+@pytest.mark.parametrize("form", NUMBA_FORMS)
 @settings(max_examples=15, deadline=None)
-@given(shard=federations(several=True), train=TRAINS, seed=st.integers(0, 9))
+@given(shard=federations(), train=NUMBA_TRAINS, seed=st.integers(0, 9))
 def test_in_machine_code_too_a_client_alone_has_the_bits_it_has_in_company(
     form: str, shard: Shard, train: dict[str, Any], seed: int
 ) -> None:
     pytest.importorskip("numba", reason="needs the extra 'sim'")
-    task = method_of({**train, "backend": "numba"}, personal(form), seed=seed)
+    task = method_of(train, personal(form), seed=seed)
     params, local = initial_state(task, shard)
     update, after = train_clients(task, shard, params, local, 2)
     block = update.tables["item"]

@@ -76,17 +76,17 @@ def test_a_plan_is_whole(seed: int, round: int, extra: int, size: str | int) -> 
         assert list(zip(draws.users.tolist(), draws.items.tolist(), strict=True)) == positives
         assert draws.negatives.shape == (len(positives), 3)
         assert np.bincount(draws.random_owners, minlength=3).tolist() == [extra] * 3
-        assert epoch.whole is not None
+        assert epoch.every_pair is not None
         for step in epoch.steps:
             pairs = list(zip(step.pairs.users.tolist(), step.pairs.items.tolist(), strict=True))
             assert pairs == sorted(set(pairs))
             assert (step.pairs.labels == step.is_positive).all()
-            of_epoch = epoch.whole.pairs
+            of_epoch = epoch.every_pair.pairs
             assert (of_epoch.items[step.pairs.index] == step.pairs.items).all()
             assert (of_epoch.users[step.pairs.index] == step.pairs.users).all()
             rows = step.local_rows.numpy()
-            assert (work.row_items[rows] == step.pairs.items.numpy()).all()
-            client = np.searchsorted(work.row_offsets, rows, side="right") - 1
+            assert (work.rows.values[rows] == step.pairs.items.numpy()).all()
+            client = np.searchsorted(work.rows.offsets, rows, side="right") - 1
             assert (client == step.pairs.clients.numpy()).all()
             at = step.pairs.users.numpy(), step.pairs.items.numpy()
             counts[(*at, 0)] += step.is_positive.numpy()
@@ -102,7 +102,7 @@ def test_a_plan_is_whole(seed: int, round: int, extra: int, size: str | int) -> 
 
 
 class Looking(Personalization):
-    """Asks for random rows, and for the pairs of whole epochs."""
+    """Asks for random rows, and for the pairs of every_pair epochs."""
 
     extra_rows: int = 0
 

@@ -17,7 +17,7 @@ from fedrec.models.sasrec import SASRec
 from fedrec.personalization.base import Personalization
 from fedrec.personalization.none import NoPersonalization
 from fedrec.personalization.plgc.plgc import PLGC
-from fedrec.training.clients import resolve_executor, train_clients
+from fedrec.training.clients import train_clients
 from fedrec.types import FloatArray, Shard
 from tests.contracts.own_models import SmallNet, VmapNet
 from tests.planted import federations, initial_state, method_of, rates, shard_of
@@ -125,7 +125,5 @@ def test_any_chunk_gives_the_same_values(name: str) -> None:
 
 
 def test_the_path_has_its_name() -> None:
-    names = {
-        name: [resolve_executor(method_of(model=m)) for m in pair] for name, pair in MODELS.items()
-    }
+    names = {name: [method_of(model=m).executor() for m in pair] for name, pair in MODELS.items()}
     assert set(map(tuple, names.values())) == {("vmap", "loop")}

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedrec.compute.segments import contiguous_sum, repeat_rows
+from fedrec.compute.operations import contiguous_sum, repeat_rows
 from fedrec.types import IntArray
 
 __all__ = ["Balance", "branch_sizes", "share", "size", "target"]

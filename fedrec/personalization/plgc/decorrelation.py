@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedrec.compute.operations import MM_INNER
-from fedrec.compute.segments import contiguous_sum
+from fedrec.compute.operations import MM_INNER, contiguous_sum
 from fedrec.compute.tiles import Tiles, blocks_of
 from fedrec.types import IntArray
 

@@ -7,9 +7,7 @@ import torch
 from torch import Tensor
 
 from fedrec.compute.batch import PairBatch
-from fedrec.compute.operations import MM_INNER, MM_ROWS, bag_sum
-from fedrec.compute.padded import PaddedRows
-from fedrec.compute.segments import contiguous_sum
+from fedrec.compute.operations import MM_INNER, MM_ROWS, PaddedRows, bag_sum, contiguous_sum
 from fedrec.compute.tiles import Tiles, blocks_of
 from fedrec.personalization.base import FrozenItems
 from fedrec.types import IntArray, Ragged, offsets_of

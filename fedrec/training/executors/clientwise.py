@@ -15,7 +15,7 @@ import torch
 
 from fedrec.compute.batch import Tensors
 from fedrec.compute.operations import gather
-from fedrec.compute.segments import pad_rows, padded_places, unpad_rows
+from fedrec.compute.tiles import pad_rows, padded_places, unpad_rows
 from fedrec.errors import ConfigError
 from fedrec.models.base import History, Pairs
 from fedrec.types import IntArray, Ragged, offsets_of
@@ -83,65 +83,48 @@ def by_client(
     Raises:
         ConfigError: If ``call`` does what `torch.func.vmap` cannot.
     """
-    if len(rows.counts) == 0:
+    n_clients = len(rows.counts)
+    if n_clients == 0:
         return torch.zeros(0, dtype=torch.get_default_dtype())
-    offsets = offsets_of(rows.counts)
-    if not together:
-        return torch.cat([_alone(call, values, rows, k, offsets) for k in range(len(rows.counts))])
-    size = len(rows.counts)
-    if most is not None:
+    size = 1 if not together else n_clients
+    if together and most is not None:
         size = max(most // int(rows.counts.max()), 1)
-    groups = [
-        _together(call, values, rows, slice(start, min(start + size, len(rows.counts))), offsets)
-        for start in range(0, len(rows.counts), size)
-    ]
-    return groups[0] if len(groups) == 1 else torch.cat(groups)
+    offsets = offsets_of(rows.counts)
+    results = []
+    for start in range(0, n_clients, size):
+        group = slice(start, min(start + size, n_clients))
+        at = slice(int(offsets[group.start]), int(offsets[group.stop]))
+        results.append(_group(call, values, rows, group, at, together))
+    return results[0] if len(results) == 1 else torch.cat(results)
 
 
-def _alone(call: Call, values: Values, rows: Rows, client: int, offsets: IntArray) -> Tensor:
-    """Compute one client; float [l, ...]."""
-    part = slice(int(offsets[client]), int(offsets[client + 1]))
-    n = part.stop - part.start
-    # Copies: what a product gives may depend on where its operands begin in memory.
-    params = {name: value[part].clone() for name, value in values.rows.items()}
-    params |= {n: v[client].clone() for n, v in values.clients.items()}
-    params |= {k: v[client].expand(n, *v.shape[1:]) for k, v in values.repeated.items()}
-    first = int(rows.users[part.start])
-    pairs = Pairs(rows.users[part] - first, rows.items[part])
-    if rows.context is not None and rows.history is not None and values.history is not None:
-        users = np.arange(first, int(rows.users[part.stop - 1]) + 1)
-        places, lengths = _histories(rows.history, users[None])
-        history = _vectors(values.history, places, lengths)[0]
-        pairs = Pairs(pairs.users, pairs.items, rows.context[part], History(history, lengths[0]))
-    return call({**values.shared, **params}, pairs)
-
-
-def _together(call: Call, values: Values, rows: Rows, group: slice, offsets: IntArray) -> Tensor:
-    """Compute neighbouring clients side by side; float [q, ...]."""
-    part = slice(int(offsets[group.start]), int(offsets[group.stop]))
-    at, place = padded_places(rows.counts[group])
-    of_rows = {name: pad_rows(value[part], at, place) for name, value in values.rows.items()}
+def _group(
+    call: Call, values: Values, rows: Rows, group: slice, at: slice, together: bool
+) -> Tensor:
+    """Compute neighbouring clients side by side, or one client; float [q, ...]."""
+    padded, place = padded_places(rows.counts[group])
+    of_rows = {name: pad_rows(value[at], padded, place) for name, value in values.rows.items()}
     of_rows |= {
-        name: v[group].unsqueeze(1).expand(-1, at.shape[1], *v.shape[1:])
-        for name, v in values.repeated.items()
+        name: value[group].unsqueeze(1).expand(-1, padded.shape[1], *value.shape[1:])
+        for name, value in values.repeated.items()
     }
     of_clients = {name: value[group] for name, value in values.clients.items()}
-    users = rows.users[part][at]
-    first = users[:, :1]
-    where = {"users": users - first, "items": rows.items[part][at]}
-    if rows.context is not None and rows.history is not None and values.history is not None:
-        width = int((users[:, -1:] - first).max()) + 1
-        every = np.minimum(first.numpy() + np.arange(width), len(rows.history) - 1)
-        places, lengths = _histories(rows.history, every)
-        where["context"] = rows.context[part][at]
-        where["vectors"] = _vectors(values.history, places, lengths)
-        where["lengths"] = lengths
+    users = rows.users[at][padded]
+    where = {"users": users - users[:, :1], "items": rows.items[at][padded]}
+    if rows.context is not None:
+        where["context"] = rows.context[at][padded]
+        where["vectors"], where["lengths"] = _histories(values, rows, users)
 
     def of_client(of_rows: Tensors, of_clients: Tensors, where: Tensors) -> Tensor:
         history = History(where["vectors"], where["lengths"]) if "vectors" in where else None
         pairs = Pairs(where["users"], where["items"], where.get("context"), history)
         return call({**values.shared, **of_rows, **of_clients}, pairs)
 
+    if not together:
+        # Copies: what a product gives may depend on where its operands begin in memory.
+        of_clients = {name: value.clone() for name, value in of_clients.items()}
+        inputs = ({k: v[0] for k, v in named.items()} for named in (of_rows, of_clients, where))
+        return of_client(*inputs)
     try:
         results: Tensor = torch.func.vmap(of_client)(of_rows, of_clients, where)
     except RuntimeError as error:
@@ -154,18 +137,25 @@ def _together(call: Call, values: Values, rows: Rows, group: slice, offsets: Int
     return unpad_rows(results, place)
 
 
-def _histories(history: Ragged, users: IntArray) -> tuple[Tensor, Tensor]:
-    """Return the places of some users' histories, int64 [b, u, h], and their lengths [b, u]."""
-    lengths = history.lengths[users]
+def _histories(values: Values, rows: Rows, users: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the histories of clients' users, from each client's first to its last.
+
+    Args:
+        values: The parameters.
+        rows: Of a model with a window.
+        users: int64 [b, l], the user rows of each client, ascending.
+
+    Returns:
+        float [b, u, h, d], zero after the end of a history, and lengths, int64 [b, u].
+    """
+    history, source = rows.history, values.history
+    assert history is not None and source is not None
+    width = int((users[:, -1] - users[:, 0]).max()) + 1
+    of_clients = np.minimum(users[:, :1].numpy() + np.arange(width), len(history) - 1)
+    lengths = history.lengths[of_clients]
     within = np.arange(int(lengths.max(initial=0)))
-    at = history.offsets[users][..., None] + np.minimum(
-        within, np.maximum(lengths[..., None] - 1, 0)
-    )
-    at = history.values[np.minimum(at, max(len(history.values) - 1, 0))]
-    return torch.from_numpy(at), torch.from_numpy(lengths)
-
-
-def _vectors(source: Tensor, places: Tensor, lengths: Tensor) -> Tensor:
-    """Return the vectors of histories, float [b, u, h, d], zero after the end."""
-    inside = torch.arange(places.shape[-1]) < lengths.unsqueeze(-1)
-    return gather(source, places) * inside.unsqueeze(-1).to(source.dtype)
+    inside = within < lengths[..., None]
+    at = np.where(inside, history.offsets[of_clients][..., None] + within, 0)
+    places = history.values[at] if len(history.values) else at
+    vectors = gather(source, torch.from_numpy(places))
+    return vectors * torch.from_numpy(inside).unsqueeze(-1), torch.from_numpy(lengths)

@@ -172,9 +172,9 @@ OTHERS = {"user": np.array([0, 2]), "client": np.array([0, 3]), "positive": np.a
 def test_groups_of_a_round_are_staged_one_by_one_and_taken_together(tmp_path: Path) -> None:
     store = opened(tmp_path)
     store.settle(0, current=1)
-    store.stage(1, SOME, values(SOME, 7.0), group=0)
+    store.stage(1, SOME, values(SOME, 7.0), group="0")
     store.settle(0, current=1)  # the message for the next group comes while the first is staged
-    store.stage(1, OTHERS, values(OTHERS, 8.0), group=2)
+    store.stage(1, OTHERS, values(OTHERS, 8.0), group="2")
     assert committed(store) == 0
     store.settle(1, current=2)
     found = store.get(EVERYBODY)["user"]
@@ -187,7 +187,7 @@ def test_groups_of_a_round_are_staged_one_by_one_and_taken_together(tmp_path: Pa
 def test_a_round_that_is_repeated_replaces_each_group(tmp_path: Path) -> None:
     store = opened(tmp_path)
     for fill in (7.0, 9.0):
-        for group, at in enumerate((SOME, OTHERS)):
+        for group, at in {"0.0": SOME, "0.1": OTHERS}.items():
             store.settle(0, current=1)
             store.stage(1, at, values(at, fill), group)
     store.settle(1)
@@ -195,11 +195,22 @@ def test_a_round_that_is_repeated_replaces_each_group(tmp_path: Path) -> None:
     assert (found[[1, 4, 0, 2]] == 9.0).all()
 
 
+def test_what_a_repeated_round_unstages_is_dropped(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.stage(1, SOME, values(SOME, 7.0), "0.0")
+    store.stage(1, OTHERS, values(OTHERS, 7.0), "1.0")
+    before = store.get(SOME)["user"]
+    store.unstage(1, "0.*")
+    store.settle(1)
+    assert (store.get(SOME)["user"] == before).all()
+    assert (store.get(OTHERS)["user"] == 7.0).all()
+
+
 def test_groups_of_a_round_that_was_not_taken_are_dropped(tmp_path: Path) -> None:
     store = opened(tmp_path)
     before = raw(store)
-    store.stage(3, SOME, values(SOME, 7.0), group=0)
-    store.stage(3, OTHERS, values(OTHERS, 7.0), group=1)
+    store.stage(3, SOME, values(SOME, 7.0), group="0")
+    store.stage(3, OTHERS, values(OTHERS, 7.0), group="1")
     store.settle(2, current=4)
     store.settle(4)
     assert raw(store) == before
@@ -207,8 +218,8 @@ def test_groups_of_a_round_that_was_not_taken_are_dropped(tmp_path: Path) -> Non
 
 def test_a_death_between_two_groups_is_made_good(tmp_path: Path) -> None:
     store = opened(tmp_path)
-    store.stage(1, SOME, values(SOME, 7.0), group=0)
-    store.stage(1, OTHERS, values(OTHERS, 8.0), group=1)
+    store.stage(1, SOME, values(SOME, 7.0), group="0")
+    store.stage(1, OTHERS, values(OTHERS, 8.0), group="1")
     shutil.copytree(tmp_path / "node", tmp_path / "dead" / "node")
     store.settle(1)
     # Dead after the mark, before the files went: they are removed.

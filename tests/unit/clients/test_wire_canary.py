@@ -234,7 +234,7 @@ def test_of_control_variates_only_summed_differences_are_sent(count: int, tmp_pa
 
 def own_controls(out: Path, task: ClientTask, shard: Shard) -> np.ndarray[Any, Any]:
     """float64 [clients, items, d]: what every client remembers, 0 where nothing."""
-    places = capacity(shard, task.train)
+    places = capacity(shard, task)
     items = np.load(out / "state/node-000/seen.items.npy")
     values = np.load(out / "state/node-000/item.own_control.npy")
     found = np.zeros((shard.n_clients, shard.n_items, values.shape[1]))

@@ -1,4 +1,4 @@
-"""Small pieces: inner products, the logistic function, one step of the private optimiser."""
+"""Inner products, the logistic function, a step of the private optimizer."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def add_rows(rows, at, factor, total):
         total: float [d].
     """
     n, d = len(at), rows.shape[1]
-    whole = n - n % 4
-    for i in range(0, whole, 4):
+    fours = n - n % 4
+    for i in range(0, fours, 4):
         a, b, c, e = rows[at[i]], rows[at[i + 1]], rows[at[i + 2]], rows[at[i + 3]]
         fa, fb, fc, fe = factor[i], factor[i + 1], factor[i + 2], factor[i + 3]
         for k in range(d):
             total[k] += (fa * a[k] + fb * b[k]) + (fc * c[k] + fe * e[k])
-    for i in range(whole, n):
+    for i in range(fours, n):
         row, f = rows[at[i]], factor[i]
         for k in range(d):
             total[k] += f * row[k]
@@ -72,62 +72,36 @@ def logistic(score, chance, price):
         y = abs(x)
         y = 700.0 if y > 700.0 else y
         shifted = y * _LOG2E + _MAGIC
-        whole = shifted - _MAGIC
-        r = (whole * _LN2_HIGH - y) + whole * _LN2_LOW
-        p = 1.0 / 479001600
-        p = p * r + 1.0 / 39916800
-        p = p * r + 1.0 / 3628800
-        p = p * r + 1.0 / 362880
-        p = p * r + 1.0 / 40320
-        p = p * r + 1.0 / 5040
-        p = p * r + 1.0 / 720
-        p = p * r + 1.0 / 120
-        p = p * r + 1.0 / 24
-        p = p * r + 1.0 / 6
-        p = p * r + 0.5
-        p = p * r + 1.0
-        p = p * r + 1.0
-        power = np.int64(1023) - (np.float64(shifted).view(np.int64) - _MAGIC_BITS)
-        e = p * np.int64(power << np.int64(52)).view(np.float64)
+        power = shifted - _MAGIC
+        r = (power * _LN2_HIGH - y) + power * _LN2_LOW
+        p = ((1.0 / 479001600 * r + 1.0 / 39916800) * r + 1.0 / 3628800) * r + 1.0 / 362880
+        p = ((p * r + 1.0 / 40320) * r + 1.0 / 5040) * r + 1.0 / 720
+        p = ((p * r + 1.0 / 120) * r + 1.0 / 24) * r + 1.0 / 6
+        p = ((p * r + 0.5) * r + 1.0) * r + 1.0
+        exponent = np.int64(1023) - (np.float64(shifted).view(np.int64) - _MAGIC_BITS)
+        e = p * np.int64(exponent << np.int64(52)).view(np.float64)
         q = 1.0 / (1.0 + e)
         chance[i] = q if x >= 0.0 else e * q
         z = e / (2.0 + e)
         zz = z * z
-        s = 1.0 / 25
-        s = s * zz + 1.0 / 23
-        s = s * zz + 1.0 / 21
-        s = s * zz + 1.0 / 19
-        s = s * zz + 1.0 / 17
-        s = s * zz + 1.0 / 15
-        s = s * zz + 1.0 / 13
-        s = s * zz + 1.0 / 11
-        s = s * zz + 1.0 / 9
-        s = s * zz + 1.0 / 7
-        s = s * zz + 1.0 / 5
-        s = s * zz + 1.0 / 3
+        s = ((1.0 / 25 * zz + 1.0 / 23) * zz + 1.0 / 21) * zz + 1.0 / 19
+        s = ((s * zz + 1.0 / 17) * zz + 1.0 / 15) * zz + 1.0 / 13
+        s = ((s * zz + 1.0 / 11) * zz + 1.0 / 9) * zz + 1.0 / 7
+        s = (s * zz + 1.0 / 5) * zz + 1.0 / 3
         price[i] = (x if x > 0.0 else 0.0) + 2.0 * (z + z * (s * zz))
 
 
 @compiled
-def optimizer_step(vector, first, second, gradient, steps, rule):
-    """One step of the private optimiser, in place.
-
-    Args:
-        vector: float [h].
-        first: float [h], Adam's first moment.
-        second: float [h].
-        gradient: float [h].
-        steps: with this one.
-        rule: `fedrec.training.executors.numba.train.Rule`.
-    """
-    if not rule.adam:
+def optimizer_step(vector, first, second, gradient, steps, optimizer):
+    """Make one step of the private optimizer, in place; ``steps`` counts this one."""
+    if not optimizer.adam:
         for a in range(len(vector)):
-            vector[a] -= rule.lr * gradient[a]
+            vector[a] -= optimizer.lr * gradient[a]
         return
-    one, two = 1.0 - rule.beta1**steps, 1.0 - rule.beta2**steps
+    one, two = 1.0 - optimizer.beta1**steps, 1.0 - optimizer.beta2**steps
     for a in range(len(vector)):
         g = np.float64(gradient[a])
-        m = rule.beta1 * first[a] + (1.0 - rule.beta1) * g
-        v = rule.beta2 * second[a] + (1.0 - rule.beta2) * g * g
+        m = optimizer.beta1 * first[a] + (1.0 - optimizer.beta1) * g
+        v = optimizer.beta2 * second[a] + (1.0 - optimizer.beta2) * g * g
         first[a], second[a] = m, v
-        vector[a] -= rule.lr * (m / one) / (np.sqrt(v / two) + rule.epsilon)
+        vector[a] -= optimizer.lr * (m / one) / (np.sqrt(v / two) + optimizer.epsilon)

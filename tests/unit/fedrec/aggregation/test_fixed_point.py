@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from fedrec.aggregation.fixed_point import (
     SCALE,
+    RowTotals,
     add,
     from_fixed,
     merge_rows,
@@ -21,7 +22,7 @@ from fedrec.aggregation.fixed_point import (
     total_of,
 )
 from fedrec.errors import NumericError
-from fedrec.types import FloatArray, IntArray, offsets_of
+from fedrec.types import FloatArray, RowBlock, offsets_of
 
 finite = st.floats(-1e6, 1e6, width=32)
 
@@ -127,20 +128,15 @@ def rows_of_clients(draw: st.DrawFn) -> dict[str, FloatArray]:
     }
 
 
-def summed(case: dict[str, FloatArray], compiled: bool) -> tuple[IntArray, IntArray, IntArray]:
-    columns = [case[name] for name in ("values", "ids", "offsets", "factor", "weight")]
-    values, ids, offsets, factor, weight = columns
-    return sum_rows(values, ids, offsets, factor, weight, "x", compiled=compiled)
-
-
-def bits_of(sums: tuple[IntArray, IntArray, IntArray]) -> list[bytes]:
-    return [part.tobytes() for part in sums]
+def summed(case: dict[str, FloatArray]) -> RowTotals:
+    block = RowBlock(case["offsets"], case["ids"], case["values"])
+    return sum_rows(block, case["weight"], "x", case["factor"])
 
 
 @settings(deadline=None)
 @given(case=rows_of_clients())
 def test_rows_are_summed_as_python_sums_whole_numbers(case: dict[str, FloatArray]) -> None:
-    items, sums, weight = summed(case, compiled=False)
+    items, sums, weight = summed(case)
     assert items.tolist() == sorted(set(case["ids"].tolist()))
     owner = np.repeat(np.arange(len(case["weight"])), np.diff(case["offsets"]))
     for place, item in enumerate(items):
@@ -157,38 +153,46 @@ def test_rows_are_summed_as_python_sums_whole_numbers(case: dict[str, FloatArray
 
 
 @settings(deadline=None)
-@given(case=rows_of_clients(), other=rows_of_clients())
-def test_machine_code_sums_and_merges_to_the_same_bits(
-    case: dict[str, FloatArray], other: dict[str, FloatArray]
-) -> None:
-    pytest.importorskip("numba", reason="needs the extra 'sim'")
-    slow, fast = ([summed(c, k) for c in (case, other)] for k in (False, True))
-    assert [bits_of(sums) for sums in slow] == [bits_of(sums) for sums in fast]
-    merged = [merge_rows(slow[0], slow[1], "x", compiled) for compiled in (False, True)]
-    assert bits_of(merged[0]) == bits_of(merged[1])
-    assert bits_of(merge_rows(slow[1], slow[0], "x", compiled=True)) == bits_of(merged[1])
+@given(case=rows_of_clients())
+def test_a_factor_of_one_changes_no_bit(case: dict[str, FloatArray]) -> None:
+    block = RowBlock(case["offsets"], case["ids"], case["values"])
+    ones = np.ones_like(case["weight"])
+    plain, multiplied = (sum_rows(block, ones, "x", factor) for factor in (None, ones))
+    assert plain[1].tobytes() == multiplied[1].tobytes()
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@settings(deadline=None)
+@given(case=rows_of_clients(), cut=st.integers(0, 8))
+def test_merged_sums_are_the_sum(case: dict[str, FloatArray], cut: int) -> None:
+    n = len(case["weight"])
+    sums = []
+    for first, last in ((0, min(cut, n)), (min(cut, n), n)):
+        at = slice(case["offsets"][first], case["offsets"][last])
+        offsets = case["offsets"][first : last + 1] - case["offsets"][first]
+        block = RowBlock(offsets, case["ids"][at], case["values"][at])
+        sums.append(sum_rows(block, case["weight"][first:last], "x", case["factor"][first:last]))
+    for merged in (merge_rows(sums[0], sums[1], "x"), merge_rows(sums[1], sums[0], "x")):
+        for part, expected in zip(merged, summed(case), strict=True):
+            assert part.tobytes() == expected.tobytes()
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30, 2.0**29.5])
-def test_machine_code_and_torch_name_the_same_fault(value: float, compiled: bool) -> None:
+def test_a_sum_of_rows_names_the_fault(value: float) -> None:
     values = np.ones((6, 2))
     values[:, 1] = value
-    clients = np.ones(6)
-    rows = (np.zeros(6, np.int64), np.arange(7), clients, clients)
+    block = RowBlock(np.arange(7), np.zeros(6, np.int64), values)
     fault = "overflow" if np.isfinite(value) else "'item' is not finite"
     with pytest.raises(NumericError, match=fault):
-        sum_rows(values, *rows, "item", compiled=compiled)
+        sum_rows(block, np.ones(6), "item")
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_a_merge_that_overflows_is_an_error(compiled: bool) -> None:
+def test_a_merge_that_overflows_is_an_error() -> None:
     half = (np.array([3]), np.array([[2**62, 0]]), np.array([1 << 32]))
     with pytest.raises(NumericError, match="'item' overflows"):
-        merge_rows(half, half, "item", compiled)
+        merge_rows(half, half, "item")
     heavy = (np.array([3]), np.array([[1, 0]]), np.array([2**62]))
     with pytest.raises(NumericError, match="'weight' overflows"):
-        merge_rows(heavy, heavy, "item", compiled)
+        merge_rows(heavy, heavy, "item")
 
 
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=6))

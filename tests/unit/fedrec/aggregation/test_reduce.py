@@ -14,7 +14,7 @@ from fedrec.aggregation.reduce import (
     Summing,
     Weighting,
     mean_update,
-    merge_sums,
+    merge,
     metric_sums,
     reduce_sums,
 )
@@ -155,4 +155,4 @@ def test_too_many_examples_for_fixed_point_are_an_error() -> None:
     aggregate = reduce_sums(batch, Summing("examples"))
     assert aggregate.weight == 2**30 << 32
     with pytest.raises(NumericError, match="'weight'"):
-        merge_sums(aggregate, aggregate)
+        merge(aggregate, aggregate)

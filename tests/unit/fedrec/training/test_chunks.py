@@ -1,24 +1,23 @@
-"""Chunks that do not fit are halved, and clients come back in their order."""
+"""Clients are cut to chunks within a budget; chunks that do not fit are halved."""
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrec.compute.batch import Tensors
 from fedrec.errors import EngineError
 from fedrec.models.base import Pairs
 from fedrec.models.mf import MatrixFactorization
-from fedrec.training.chunks import block_back, in_chunks
-from fedrec.training.clients import train_clients
-from fedrec.training.layout import Layout
-from fedrec.types import IntArray, RowBlock, Shard, offsets_of
-from tests.planted import federations, initial_state, method_of, rates, shard_of
+from fedrec.training.clients import bounded_slices, in_chunks, train_clients
+from fedrec.types import offsets_of
+from tests.planted import initial_state, method_of, rates, shard_of
 
 OUT = ("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried",)
 
@@ -63,27 +62,20 @@ def test_a_client_that_does_not_fit_alone_is_named_with_the_way_out() -> None:
 
 
 def test_another_error_is_not_taken_for_lack_of_memory() -> None:
-    def compute(rows: IntArray) -> int:
+    def compute(rows: slice) -> int:
         raise RuntimeError("sizes differ")
 
     with pytest.raises(RuntimeError, match="sizes differ"):
-        in_chunks([np.arange(2)], compute, shard_of(3, [[0], [1]]))
+        in_chunks([slice(0, 2)], compute, shard_of(3, [[0], [1]]))
 
 
-@settings(max_examples=40)
-@given(shard=federations(several=True), seed=st.integers(0, 99), size=st.integers(1, 5))
-def test_values_come_back_in_the_order_of_the_clients(shard: Shard, seed: int, size: int) -> None:
-    layout = Layout.of(method_of(), shard)
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(shard.n_clients)
-    chunks = np.split(order, range(size, len(order), size))
-    parts = in_chunks(chunks, lambda rows: layout.positions(rows)["user"], shard)
-    ordered = np.concatenate(parts)
-    assert ordered[layout.restored(order)["user"]].tolist() == list(range(shard.n_users))
-    lengths = rng.integers(0, 3, shard.n_clients)
-    offsets = offsets_of(lengths[order])
-    ids = np.concatenate([np.full(lengths[client], client) for client in order])
-    block = block_back(RowBlock(offsets, ids, ids[:, None] * 2.0), order)
-    assert block.offsets.tolist() == offsets_of(lengths).tolist()
-    assert block.ids.tolist() == np.repeat(np.arange(shard.n_clients), lengths).tolist()
-    assert (block.values[:, 0] == 2 * block.ids).all()
+@given(st.lists(st.integers(0, 9), max_size=20), st.integers(1, 30))
+def test_slices_are_all_clients_in_order_within_the_budget(rows: list[int], budget: int) -> None:
+    cut = bounded_slices(offsets_of(np.array(rows, np.int64)), budget)
+    assert [at for part in cut for at in range(part.start, part.stop)] == list(range(len(rows)))
+    for part, after in zip_longest(cut, cut[1:]):
+        needed = sum(rows[part])
+        assert part.stop > part.start
+        assert needed <= budget or part.stop - part.start == 1
+        # No slice could have taken the next client too.
+        assert after is None or needed + rows[after.start] > budget

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,12 @@ from hypothesis import strategies as st
 
 from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.training.client_rule import SEEN_ITEMS, ClientRule, ClientUpdate, ParamView
-from fedrec.training.client_state import ClientState, seen_items
+from fedrec.training.client_state import ClientState
 from fedrec.training.clients import train_clients
-from fedrec.training.layout import capacity
+from fedrec.training.layout import capacity, seen_items
 from fedrec.training.plan import TrainingPlan, plan_training
 from fedrec.training.task import ClientTask
-from fedrec.types import FloatArray, IntArray, Params, Shard, offsets_of
+from fedrec.types import FloatArray, IntArray, Params, Shard
 from tests.contracts.own_models import BiasedMF
 from tests.planted import (
     federations,
@@ -86,35 +87,40 @@ def test_there_is_room_for_all_that_a_client_may_touch(
     shard: Shard, train: dict[str, Any], extra: int, round: int
 ) -> None:
     task = method_of(train, PLGC(extra_rows=extra))
-    offsets = capacity(shard, task.train, extra)
+    offsets = capacity(shard, task)
     work = plan_training(task, shard, round)
     rooms = np.diff(offsets)
     assert (rooms >= [len(items) for items in touched_in(work)]).all()
     assert (rooms <= shard.n_items).all()
     # Nobody's room depends on the company.
     for row in range(shard.n_clients):
-        assert capacity(shard.take(np.array([row])), task.train, extra)[-1] == rooms[row]
+        assert capacity(shard.take(np.array([row])), task)[-1] == rooms[row]
 
 
 def test_the_room_is_that_of_the_positives_and_all_draws() -> None:
     shard = shard_of(100, [[1, 2, 3], [4], []], [2, 1])
     task = method_of({"negatives": 4, "local_epochs": 2})
-    assert capacity(shard, task.train).tolist() == [0, 36, 36]
-    assert capacity(shard, task.train, random_rows=5).tolist() == [0, 56, 56]
+    more = method_of({"negatives": 4, "local_epochs": 2}, PLGC(extra_rows=5))
+    assert capacity(shard, task).tolist() == [0, 36, 36]
+    assert capacity(shard, more).tolist() == [0, 56, 56]
     small = shard_of(10, [[1, 2, 3], [4], []], [2, 1])
-    assert capacity(small, task.train).tolist() == [0, 10, 10]
+    assert capacity(small, task).tolist() == [0, 10, 10]
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.sets(st.integers(0, 50)).map(sorted), min_size=1, max_size=6), st.data())
-def test_the_empty_room_is_left_out(rows: list[list[int]], data: st.DataObject) -> None:
-    spare = [data.draw(st.integers(0, 3)) for _ in rows]
-    offsets = offsets_of(np.array([len(r) + s for r, s in zip(rows, spare, strict=True)]))
-    items = np.array(
-        [i for r, s in zip(rows, spare, strict=True) for i in [*r, *[-1] * s]], np.int32
-    )
-    found = seen_items(offsets, items)
-    assert [found.row(k).tolist() for k in range(len(rows))] == rows
+@given(shard=federations(several=True), data=st.data())
+def test_the_empty_room_is_left_out(shard: Shard, data: st.DataObject) -> None:
+    task = method_of()
+    offsets = capacity(shard, task)
+    items, rows = np.full(offsets[-1], -1, np.int32), []
+    for start, end in itertools.pairwise(offsets):
+        some = st.sets(st.integers(0, shard.n_items - 1), max_size=int(end - start))
+        rows.append(sorted(data.draw(some)))
+        items[start : start + len(rows[-1])] = rows[-1]
+    found = seen_items(task, shard, {SEEN_ITEMS: items})
+    assert found is not None
+    assert [found.row(k).tolist() for k in range(shard.n_clients)] == rows
+    assert seen_items(task, shard, {}) is None
 
 
 # There and back --------------------------------------------------------------------------------
@@ -171,9 +177,7 @@ def with_idle(shard: Shard, count: int) -> Shard:
 
 
 def work_of(task: ClientTask, shard: Shard, local: Params, round: int) -> TrainingPlan:
-    offsets = capacity(shard, task.train)
-    rows = seen_items(offsets, local[SEEN_ITEMS])
-    return plan_training(task, shard, round, remembered=rows)
+    return plan_training(task, shard, round, remembered=seen_items(task, shard, local))
 
 
 def tensors(params: Params) -> dict[str, torch.Tensor]:
@@ -184,16 +188,16 @@ def recalled(
     task: ClientTask, shard: Shard, work: TrainingPlan, params: Params, local: Params
 ) -> None:
     """On its slots a client finds what it remembers, and 0 on the others."""
-    memory = ClientState.of(task, work, tensors(params), tensors(local))
+    memory = ClientState(task, work, tensors(params), tensors(local)).memory
     for name in ("item", "item_bias"):
         kept = remembered(task, shard, local, f"{name}/end")
-        own = memory.own[f"{name}/end"].numpy()
+        own = memory[f"{name}/end"].numpy()
         for row in range(shard.n_clients):
-            for at in range(work.row_offsets[row], work.row_offsets[row + 1]):
-                item = int(work.row_items[at])
+            for at in range(work.rows.offsets[row], work.rows.offsets[row + 1]):
+                item = int(work.rows.values[at])
                 nothing = np.zeros(own.shape[1:], np.float32).tobytes()
                 assert own[at].tobytes() == kept[row].get(item, nothing)
-    assert memory.own["constant/end"].numpy().tobytes() == local["constant/end"].tobytes()
+    assert memory["constant/end"].numpy().tobytes() == local["constant/end"].tobytes()
 
 
 def put_back(

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from fedrec.errors import ConfigError, DataError
 from fedrec.models import MatrixFactorization, SASRec
-from fedrec.training.clients import resolve_executor
-from fedrec.training.history import check_order, latest
+from fedrec.training.draws import check_order, latest
 from fedrec.types import Shard
 from tests.planted import federations, method_of, shard_of
 
@@ -56,4 +55,4 @@ def test_a_flat_model_has_no_window() -> None:
             return 3
 
     with pytest.raises(ConfigError, match="Flat has a window but is 'flat'"):
-        resolve_executor(method_of(model=Flat()))
+        method_of(model=Flat()).executor()

@@ -42,7 +42,7 @@ def golden_plan(task: ClientTask) -> TrainingPlan:
         random_items=nothing,
     )
     plan = arrange(task, SHARD, [draws])
-    assert plan.row_items.tolist() == [0, 2, 3, 0, 1, 2]
+    assert plan.rows.values.tolist() == [0, 2, 3, 0, 1, 2]
     return plan
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrec.data.negatives import pool_excluded, uniform_negatives
-from fedrec.personalization.plgc import decorrelation
+from fedrec.personalization.plgc.decorrelation import single_view
 from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.seeds import Purpose, bits
 from fedrec.training.draws import batch_steps
@@ -19,8 +19,9 @@ from tests.planted import federations, shard_of
 pytest.importorskip("numba", reason="needs the extra 'sim'")
 
 from fedrec.training.executors.numba.arithmetic import logistic
-from fedrec.training.executors.numba.decorrelation import cross_view, single_view
-from fedrec.training.executors.numba.draws import draw_extras, draw_negatives, keep_some, shuffle
+from fedrec.training.executors.numba.draws import draw_negatives, sample_history, shuffle
+from fedrec.training.executors.numba.kernel import Settings
+from fedrec.training.executors.numba.plgc import decorrelation
 
 
 def curve(score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -77,25 +78,16 @@ def test_negatives_are_the_plain_ones(
         assert drawn.tolist() == expected.tolist()
 
 
-def test_extra_rows_are_the_plain_ones() -> None:
-    hashed = bits(3, Purpose.EXTRA_ROWS, 7, np.full(5, 11), 2 * 5 + np.arange(5))
-    expected = ((hashed >> np.uint64(32)) * np.uint64(40)) >> np.uint64(32)
-    drawn = np.empty(5, np.int32)
-    draw_extras(3, 7, 11, 2, 40, drawn)
-    assert drawn.tolist() == expected.tolist()
-
-
 @settings(max_examples=30, deadline=None)
-@given(federations(several=True), st.integers(0, 99), st.integers(1, 5), st.integers(0, 2))
+@given(federations(), st.integers(0, 99), st.integers(1, 5), st.integers(0, 2))
 def test_batches_are_the_plain_ones(shard: Shard, seed: int, size: int, epoch: int) -> None:
-    steps = batch_steps(shard, size, seed, 4, epoch)
-    for client in range(shard.n_clients):
-        first, last = shard.client_offsets[client : client + 2]
-        offsets = shard.train.offsets[first : last + 1]
-        order = np.empty(offsets[-1] - offsets[0], np.int64)
-        shuffle(seed, 4, epoch, shard.user_ids[first:last].copy(), offsets.copy(), order)
-        mine = steps[offsets[0] : offsets[-1]]
-        assert mine[order].tolist() == [at // size for at in range(len(order))]
+    steps = batch_steps(shard, shard.train, size, seed, 4, epoch)
+    settings = Settings(*[0] * len(Settings._fields))._replace(seed=seed, round=4)
+    for user in range(shard.n_users):
+        shuffled = np.empty(shard.train.lengths[user], np.int64)
+        shuffle(settings, epoch, int(shard.user_ids[user]), shuffled)
+        low, high = shard.train.offsets[user : user + 2]
+        assert steps[low:high][shuffled].tolist() == [at // size for at in range(len(shuffled))]
 
 
 @settings(max_examples=30, deadline=None)
@@ -105,7 +97,7 @@ def test_a_capped_history_is_the_plain_one(shard: Shard, seed: int, cap: int) ->
     for user in range(shard.n_users):
         items = shard.train.row(user).copy()
         kept = np.empty(min(cap, len(items)), np.int32)
-        keep_some(seed, int(shard.user_ids[user]), items, len(kept), kept)
+        sample_history(seed, int(shard.user_ids[user]), items, len(kept), kept)
         assert items[kept].tolist() == history.row(user).tolist()
 
 
@@ -119,31 +111,22 @@ def test_a_user_without_positives_excludes_nothing() -> None:
 
 @pytest.mark.parametrize(("kind", "tolerance"), [(np.float32, 1e-6), (np.float64, 1e-12)])
 @settings(max_examples=20, deadline=None)
-@given(n=st.integers(8, 60), d=st.integers(2, 40), seed=st.integers(0, 99), cross=st.booleans())
+@given(n=st.integers(8, 60), d=st.integers(2, 40), seed=st.integers(0, 99))
 def test_repelling_gradients_are_those_of_autograd(
-    kind: type, tolerance: float, n: int, d: int, seed: int, cross: bool
+    kind: type, tolerance: float, n: int, d: int, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    rows, frozen = rng.standard_normal((2, n + 3, d)).astype(kind)
-    at, frozen_at = (rng.permutation(n + 3)[:n].astype(np.int32) for _ in range(2))
-    scratch: list[FloatArray] = [np.empty(shape, kind) for shape in [(n, d)] * 3 + [(4, d, d)]]
-    z, other, dz, gram = scratch
+    rows: FloatArray = rng.standard_normal((n + 3, d)).astype(kind)
+    at = rng.permutation(n + 3)[:n].astype(np.int32)
+    z: FloatArray = np.empty((n, d), kind)
+    gram: FloatArray = np.empty((2, d, d), kind)
+    dz = z.copy()
     leaf = torch.tensor(rows[at], dtype=torch.float64, requires_grad=True)
-    if cross:
-        fixed = torch.tensor(frozen[frozen_at], dtype=torch.float64)
-        term = decorrelation.cross_view(leaf, fixed, 0.3)
-        found = cross_view(rows, at, frozen, frozen_at, 0.7, 0.3, z, other, dz, gram)
-    else:
-        term = decorrelation.single_view(leaf)
-        found = single_view(rows, at, 0.7, z, dz, gram)
-    (expected,) = torch.autograd.grad(0.7 * term, leaf)
-    assert found
+    (expected,) = torch.autograd.grad(0.7 * single_view(leaf), leaf)
+    assert decorrelation(rows, at, 0.7, z, dz, gram)
     np.testing.assert_allclose(dz, expected.numpy(), atol=tolerance, rtol=0)
 
 
 def test_one_row_repels_nothing() -> None:
-    one, gram = np.ones((1, 3)), np.empty((4, 3, 3))
-    at = np.zeros(1, np.int32)
-    assert not single_view(one, at, 1.0, one.copy(), one.copy(), gram)
-    scratch = one.copy(), one.copy(), one.copy()
-    assert not cross_view(one, at, one, at, 1.0, 0.5, *scratch, gram)
+    one, gram, at = np.ones((1, 3)), np.empty((2, 3, 3)), np.zeros(1, np.int32)
+    assert not decorrelation(one, at, 1.0, one.copy(), one.copy(), gram)

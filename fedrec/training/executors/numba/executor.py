@@ -1,0 +1,186 @@
+"""The executor ``numba``: from the values of a round to the kernel's, and back."""
+
+from __future__ import annotations
+
+import importlib
+from contextlib import nullcontext
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
+
+from fedrec.aggregation.fixed_point import SCALE, check_terms, to_fixed
+from fedrec.aggregation.reduce import Summing
+from fedrec.data.negatives import check_rows_with_pool, pool_excluded
+from fedrec.models.pfedrec import PFedRec
+from fedrec.personalization.plgc.plgc import PLGC
+from fedrec.training.executors.numba import kernel
+from fedrec.training.executors.numba.kernel import Data, Local, Optimizer, Settings, Sums
+from fedrec.training.layout import capacity
+from fedrec.training.task import ClientTask
+from fedrec.types import FloatArray, Params, RowBlock, RowSums, Shard, UpdateBatch
+
+__all__ = ["train_numba"]
+
+
+def train_numba(
+    task: ClientTask,
+    shard: Shard,
+    params: Params,
+    local: Params,
+    round: int,
+    summing: Summing | None = None,
+) -> tuple[UpdateBatch, dict[str, FloatArray]]:
+    """Train clients for a round; see `fedrec.training.clients.train_clients`.
+
+    With ``summing``, the changed rows are added up as soon as a client is trained, while they lie
+    in the cache, and the update holds them in ``summed`` instead of ``tables``; in ``tables``
+    though where they are fewer than the items: a device with one user does not make sums of a
+    catalogue.
+
+    Sums of products go through BLAS: with one thread its bits depend on the shapes alone, which
+    are those of one client.
+    """
+    assert shard.n_users == shard.n_clients
+    dtype, examples = np.dtype(task.dtype), shard.examples()
+    table, state = _owned(params["item"], dtype), _joined(task, local, dtype)
+    settings, data = _settings(task, round), _data(task, shard, table)
+    offsets, loss = np.zeros(shard.n_clients + 1, np.int64), np.zeros(shard.n_clients)
+    most = capacity(shard, task)
+    if most[-1] < len(table):
+        summing = None
+    sums = _sums(summing, examples, table)
+    bound = int(most[-1] if summing is None else np.diff(most).max(initial=0))
+    # Allocated here, because numpy asks the system for large pages.
+    ids, change = np.empty(bound, np.int64), np.empty((bound, table.shape[1]), dtype)
+    with _blas().limit(limits=1) if settings.similarity else nullcontext():
+        kernel.train(data, state, settings, sums, ids, change, offsets, loss)
+    tables, summed = {}, {}
+    if summing is None:
+        tables["item"] = RowBlock(offsets, ids[: offsets[-1]], change[: offsets[-1]])
+    else:
+        items, most_terms = np.flatnonzero(sums.counts), int(sums.counts.max())
+        check_terms(float(sums.peak.max().view(np.float64)), "item", most_terms)
+        check_terms(float(sums.weight.max()), "weight", most_terms)
+        uploaded = int(sums.counts.sum())
+        summed["item"] = RowSums(items, sums.total[items], sums.heavy[items], uploaded)
+    metrics = {"loss": loss, "examples": examples}
+    update = UpdateBatch(round, shard.client_ids, examples, tables, {}, metrics, {}, summed)
+    return update, _split(task, state, local)
+
+
+def _sums(summing: Summing | None, examples: FloatArray, table: FloatArray) -> Sums:
+    n, d = table.shape if summing is not None else (0, table.shape[1])
+    how = summing or Summing()
+    return Sums(
+        factor=how.factors(examples) * 2.0**SCALE,
+        weight=to_fixed(how.weights(examples), "weight"),
+        total=np.zeros((n, d), np.int64),
+        heavy=np.zeros(n, np.int64),
+        counts=np.zeros(n, np.int64),
+        peak=np.zeros(d, np.int64),
+    )
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """Over the threads of products in machine code, which go through scipy at their first call."""
+    importlib.import_module("scipy.linalg.cython_blas")
+    return ThreadpoolController().select(user_api="blas")
+
+
+def _owned(values: NDArray[Any], dtype: Any = np.int64) -> NDArray[Any]:
+    """Contiguous and writable: for each other kind of array there is another machine code."""
+    return np.require(values, dtype, ["C", "W"])
+
+
+def _data(task: ClientTask, shard: Shard, table: FloatArray) -> Data:
+    excluded = pool_excluded(shard, task.protocol)
+    check_rows_with_pool(shard.n_items - excluded.lengths, np.flatnonzero(shard.train.lengths))
+    unit_vectors = task.personalization.unit_item_vectors(torch.from_numpy(table))
+    nothing = np.empty((0, table.shape[1]), table.dtype)
+    return Data(
+        n_items=shard.n_items,
+        users=_owned(shard.user_ids),
+        offsets=_owned(shard.train.offsets),
+        items=_owned(shard.train.values),
+        excluded_offsets=_owned(excluded.offsets),
+        excluded=_owned(excluded.values),
+        k=task.train.negatives,
+        table=table,
+        unit_vectors=nothing if unit_vectors is None else _owned(unit_vectors.numpy(), table.dtype),
+    )
+
+
+def _settings(task: ClientTask, round: int) -> Settings:
+    train, optimizer = task.train, task.train.optimizers.private
+    personalized = isinstance(task.personalization, PLGC)
+    # Without PLGC nothing of it is looked at.
+    plgc = task.personalization if isinstance(task.personalization, PLGC) else PLGC()
+    return Settings(
+        seed=task.seed,
+        round=round,
+        epochs=train.local_epochs,
+        batch=0 if train.batch_size == "full" else int(train.batch_size),
+        mean=train.reduction == "mean",
+        item_lr=train.optimizers.item.lr,
+        proximal=float(task.client_rule.proximal),
+        bias=isinstance(task.model, PFedRec),
+        optimizer=Optimizer(
+            adam=optimizer.name == "adam",
+            lr=optimizer.lr,
+            beta1=optimizer.beta1,
+            beta2=optimizer.beta2,
+            epsilon=optimizer.epsilon,
+            decay=train.weight_decay,
+        ),
+        similarity=personalized,
+        joint=plgc.mode == "joint",
+        tau=plgc.tau,
+        balanced=plgc.balance == "alignment",
+        ema=plgc.ema,
+        cap=plgc.history_cap or 0,
+        decorrelation=plgc.decorrelation,
+    )
+
+
+def _names(task: ClientTask) -> tuple[str, ...]:
+    """Return the private parameters that make up a user's vector, one after the other."""
+    return ("head", "bias") if isinstance(task.model, PFedRec) else ("user",)
+
+
+def _joined(task: ClientTask, local: Params, dtype: np.dtype[Any]) -> Local:
+    """Return copies of the private parameters as the kernel has them."""
+    n = len(local[_names(task)[0]])
+
+    def vectors(suffix: str) -> FloatArray:
+        columns = [local[name + suffix].reshape(n, -1) for name in _names(task)]
+        return np.concatenate(columns, axis=1, dtype=dtype)
+
+    adam = task.train.optimizers.private.name == "adam"
+    return Local(
+        users=vectors(""),
+        first=vectors("/first") if adam else np.empty((0, 0), dtype),
+        second=vectors("/second") if adam else np.empty((0, 0), dtype),
+        steps=np.array(local[_names(task)[0] + "/steps"] if adam else [], dtype),
+        weight=np.array(local.get("lambda", []), dtype),
+    )
+
+
+def _split(task: ClientTask, state: Local, local: Params) -> dict[str, FloatArray]:
+    """Return the private parameters as the task has them."""
+    after: dict[str, FloatArray] = {"lambda": state.weight} if "lambda" in local else {}
+    start = 0
+    for name in _names(task):
+        shape = local[name].shape
+        columns = slice(start, start + int(np.prod(shape[1:])))
+        start = columns.stop
+        vectors = {name: state.users}
+        if len(state.first):
+            vectors |= {f"{name}/first": state.first, f"{name}/second": state.second}
+            after[f"{name}/steps"] = state.steps
+        after |= {n: np.ascontiguousarray(v[:, columns]).reshape(shape) for n, v in vectors.items()}
+    return after
