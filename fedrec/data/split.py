@@ -197,43 +197,37 @@ def hold_out(
         DataError: If a user is too short and may not be, the data has no time to split by, or
             nothing is left for training or for the test.
     """
-    ties, users, times = tie_hash(data, by.seed), data.users, data.timestamps
-    counts = np.bincount(users, minlength=len(data.user_ids))
-    if by.name == "temporal":
-        if times is None:
-            raise UnsuitableData(
-                f"data.split: temporal needs timestamps, but {data.name} has none; name their "
-                "column in data.columns.timestamp, or use leave_one_out or ratio",
-                split=SplitBy(),
-            )
-        order = np.lexsort((data.items, users, ties, times))
-        ranks = np.arange(len(data))[::-1]
-        test, valid = _share(by.test, len(data), 1), _share(by.valid, len(data), 0)
-        least, needed = 1, "1 in the training period"
-    else:
-        in_time = () if times is None or by.name == "ratio" else (times,)
-        order = np.lexsort((data.items, ties, *in_time, users))
-        owners = users[order]
-        ranks = np.arange(len(data)) - offsets_of(counts)[owners]
-        if by.name == "ratio":
-            count = counts[owners]
-            test = _share(by.test, count, 1)
-            valid = np.minimum(_share(by.valid, count, int(by.valid > 0)), count - test - 1)
-            least = 3 if by.valid > 0 else 2
-        else:
-            ranks = counts[owners] - 1 - ranks
-            test = valid = np.array(1)
-            least = 3
-        needed = str(least)
+    users, times = data.users, data.timestamps
+    if by.name == "temporal" and times is None:
+        raise UnsuitableData(
+            f"data.split: temporal needs timestamps, but {data.name} has none; name their column "
+            "in data.columns.timestamp, or use leave_one_out or ratio",
+            split=SplitBy(),
+        )
+    groups = users * (by.name != "temporal")  # within which rows are sorted
+    counts = np.bincount(groups)
+    in_time = () if times is None or by.name == "ratio" else (times,)
+    order = np.lexsort((data.items, users, tie_hash(data, by.seed), *in_time, groups))
+    count = counts[groups[order]]
+    ranks = np.arange(len(data)) - offsets_of(counts)[groups[order]]
+    test = valid = np.array(1)
+    if by.name != "ratio":
+        ranks = count - 1 - ranks  # the latest first
+    if by.name != "leave_one_out":
+        test = _share(by.test, count, 1)
+        valid = _share(by.valid, count, int(by.name == "ratio" and by.valid > 0))
+        valid = np.minimum(valid, count - test - 1)
     parts = np.empty(len(data), np.int8)
     parts[order] = np.select([ranks < test, ranks < test + valid], [TEST, VALID], TRAIN)
-    is_short = np.bincount(users[parts == TRAIN], minlength=len(counts)) == 0
-    is_short |= counts < least
+    needed = {"leave_one_out": 3, "ratio": 2 + (by.valid > 0), "temporal": 1}[by.name]
+    counts = np.bincount(users, minlength=len(data.user_ids))
+    is_short = (counts < needed) | ~np.isin(np.arange(len(counts)), users[parts == TRAIN])
     if is_short.any() and short_users == "error":
         user, others = int(np.argmax(is_short)), int(is_short.sum()) - 1
         raise UnsuitableData(
             f"{data.name}: user '{data.user_ids[user]}' has {counts[user]} "
             f"interaction{'s' if counts[user] != 1 else ''}, {by.name} needs {needed}"
+            f"{' in the training period' if by.name == 'temporal' else ''}"
             f"{f' (and {others} more users)' if others else ''}; set data.short_users to "
             "train_only or drop",
             short_users="train_only",
@@ -314,6 +308,6 @@ def _faults(
             yield f"{whose} has a {one} interaction later than a {other} interaction"
 
 
-def _share(share: float, counts: IntArray | int, least: int) -> IntArray:
+def _share(share: float, counts: IntArray, least: int) -> IntArray:
     """Return floor(share * count), with 0.3 * 10 = 3, but not less than a number."""
     return np.maximum(np.floor(share * counts + 1e-9).astype(np.int64), least)
