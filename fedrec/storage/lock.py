@@ -22,12 +22,13 @@ PAUSE = 0.02
 PATIENCE = 0.3
 
 
-def hold(path: Path, *, shared: bool = False) -> int | None:
+def hold(path: Path, *, shared: bool = False, seconds: float = PATIENCE) -> int | None:
     """Lock a file or a folder until this process ends or the descriptor is closed.
 
     Args:
         path: What is locked; must exist.
         shared: Allow others to share it.
+        seconds: How long to try.
 
     Returns:
         The descriptor; None where there are no locks.
@@ -38,7 +39,7 @@ def hold(path: Path, *, shared: bool = False) -> int | None:
     if sys.platform == "win32":
         return None
     handle = os.open(path, os.O_RDONLY)
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + seconds
     while True:
         try:
             fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -53,10 +54,10 @@ def hold(path: Path, *, shared: bool = False) -> int | None:
         time.sleep(PAUSE)
 
 
-def is_held(path: Path) -> bool:
-    """Whether somebody holds a lock of a file or a folder; not if it does not exist."""
+def is_held(path: Path, seconds: float = PATIENCE) -> bool:
+    """Return whether somebody holds a lock of a file or a folder that is there, for so long."""
     try:
-        handle = hold(path)
+        handle = hold(path, seconds=seconds)
     except OSError as error:
         return isinstance(error, BlockingIOError)
     if handle is not None:
@@ -65,17 +66,5 @@ def is_held(path: Path) -> bool:
 
 
 def await_idle(path: Path, seconds: float) -> bool:
-    """Wait until nobody holds a lock of a file or a folder.
-
-    Args:
-        path: The file or the folder.
-        seconds: How long to wait.
-
-    Returns:
-        Whether nobody does.
-    """
-    deadline = time.monotonic() + seconds
-    while is_held(path):
-        if time.monotonic() > deadline:
-            return False
-    return True
+    """Wait some seconds until nobody holds a lock of a file or a folder; return whether so."""
+    return not is_held(path, seconds)
