@@ -15,7 +15,6 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedrec.data.base import DataProblems
 from fedrec.data.ids import index_ids
@@ -149,11 +148,12 @@ def interactions_of(table: Table, labels: Mapping[str, object], name: str) -> In
     if not len(is_good) and not kinds:
         kinds["rows"] = ["no interactions; expected at least one row"]
 
-    def of_rows(rows: NDArray[np.bool_]) -> Interactions:
-        codes = {field: column[rows] for field, (column, _) in cells.items()}
+    rest = None
+    if is_good.any():
+        codes = {field: column[is_good] for field, (column, _) in cells.items()}
         users, user_ids = index_ids(codes["user"], values["user"])
         items, item_ids = index_ids(codes["item"], values["item"])
-        return Interactions(
+        rest = Interactions(
             users=users,
             items=items,
             ratings=values["rating"][codes["rating"]] if "rating" in codes else None,
@@ -162,15 +162,14 @@ def interactions_of(table: Table, labels: Mapping[str, object], name: str) -> In
             item_ids=item_ids,
             name=name,
         )
-
     lines = []
     for texts in kinds.values():
         more = f" (and {len(texts) - SHOWN:,} more such lines)" if len(texts) > SHOWN else ""
         lines += [f"{table.source}: {text}" for text in texts[:SHOWN]]
         lines[-1] += more
-    if lines:
-        raise DataProblems(lines, of_rows(is_good) if is_good.any() else None)
-    return of_rows(is_good)
+    if lines or rest is None:
+        raise DataProblems(lines, rest)
+    return rest
 
 
 def _converted(
