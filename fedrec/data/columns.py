@@ -150,14 +150,14 @@ def interactions_of(table: Table, labels: Mapping[str, object], name: str) -> In
 
     rest = None
     if is_good.any():
-        codes = {field: column[is_good] for field, (column, _) in cells.items()}
-        users, user_ids = index_ids(codes["user"], values["user"])
-        items, item_ids = index_ids(codes["item"], values["item"])
+        at = {field: codes[is_good] for field, (codes, _) in cells.items()}
+        users, user_ids = index_ids(at["user"], values["user"])
+        items, item_ids = index_ids(at["item"], values["item"])
         rest = Interactions(
             users=users,
             items=items,
-            ratings=values["rating"][codes["rating"]] if "rating" in codes else None,
-            timestamps=values["timestamp"][codes["timestamp"]] if "timestamp" in codes else None,
+            ratings=values["rating"][at["rating"]] if "rating" in at else None,
+            timestamps=values["timestamp"][at["timestamp"]] if "timestamp" in at else None,
             user_ids=user_ids,
             item_ids=item_ids,
             name=name,

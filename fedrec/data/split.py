@@ -310,4 +310,4 @@ def _faults(
 
 def _share(share: float, counts: IntArray, least: int) -> IntArray:
     """Return floor(share * count), with 0.3 * 10 = 3, but not less than a number."""
-    return np.maximum(np.floor(share * counts + 1e-9).astype(np.int64), least)
+    return np.asarray(np.maximum(np.floor(share * counts + 1e-9).astype(np.int64), least))
