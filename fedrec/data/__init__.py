@@ -3,8 +3,6 @@
 ``load`` → `split` (filter, hold out, check) → `clients` → `prepare`, which caches the result.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from fedrec.data.base import DataSet, SplitBy

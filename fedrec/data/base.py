@@ -1,7 +1,5 @@
 """The base of every data set: its filters, its split, its protocol, and its errors."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self
@@ -68,7 +66,7 @@ class SplitBy(Section):
         return self.unused("leave_one_out holds out one item each", "valid", "test")
 
     @model_validator(mode="after")
-    def _leaves_train(self) -> SplitBy:
+    def _leaves_train(self) -> Self:
         if self.valid + self.test >= 1:
             raise ValueError("valid + test must stay below 1, or nothing is left to train on")
         return self

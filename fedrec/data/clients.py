@@ -1,9 +1,7 @@
 """Who is a client: the section ``clients`` of an experiment, and which client holds which users."""
 
-from __future__ import annotations
-
 import importlib.util
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +41,7 @@ class Clients(Section):
         return self.unused(f"by: {self.by} does not use it", *others)
 
     @model_validator(mode="after")
-    def _complete(self) -> Clients:
+    def _complete(self) -> Self:
         if self.by in ("random", "taste") and self.count is None:
             raise ValueError(f"by: {self.by} needs 'count', the number of clients")
         if self.by == "column" and self.column is None:

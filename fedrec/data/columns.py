@@ -3,8 +3,6 @@
 A cell is missing if it is null, NaN, NaT or white space: an error. A number is finite and exact.
 """
 
-from __future__ import annotations
-
 import datetime
 import decimal
 import re
@@ -106,7 +104,7 @@ def places_of(
     return {field: labels.index(label) for field, label in names.items()}
 
 
-def cells_of(column: pd.Series[Any]) -> Cells:
+def cells_of(column: "pd.Series[Any]") -> Cells:
     """Return the cells of a column of a data frame.
 
     Objects are listed one by one, as equal ones may differ in type: 1, 1.0, True.

@@ -3,8 +3,6 @@
 Nothing is printed here: what the user should read goes through ``say``.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

@@ -9,8 +9,6 @@ Everything that must not depend on the order of a file (indices, ties in time, r
 groups of users) is built on these two.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

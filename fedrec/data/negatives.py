@@ -4,8 +4,6 @@ One draw per negative: it is a rank among the allowed items, and the excluded on
 nothing is rejected and nothing drawn twice over. The bits come from `fedrec.seeds`.
 """
 
-from __future__ import annotations
-
 from typing import Literal, TypeAlias
 
 import numpy as np

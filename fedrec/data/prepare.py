@@ -4,8 +4,6 @@
 all that it depends on.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterator

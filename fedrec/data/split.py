@@ -9,8 +9,6 @@ and the raw ids of user and item: not by the order of the file, nor by the seed 
 without timestamps has no latest item; leave-one-out then holds out random ones by the same hash.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import combinations

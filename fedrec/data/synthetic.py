@@ -1,9 +1,8 @@
-"""A made data set whose best ranking is known."""
-
-from __future__ import annotations
+"""A made data set whose true scores are known."""
 
 import hashlib
 import json
+from typing import Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -49,7 +48,7 @@ class Synthetic(DataSet):
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
-    def _groups_have_users(self) -> Synthetic:
+    def _groups_have_users(self) -> Self:
         if self.taste_groups > self.users:
             raise ValueError(f"taste_groups: expected at most users, which is {self.users}")
         return self
@@ -91,21 +90,9 @@ class Synthetic(DataSet):
         """Return int64 [users], the taste group of each user; sizes differ by one at most."""
         return self._generator(2).permutation(self.users) % self.taste_groups
 
-    def true_scores(self, users: IntArray | None = None) -> FloatArray:
-        """Return the planted scores.
-
-        Args:
-            users: int64 [n], by raw id; None for all.
-
-        Returns:
-            float64 [n, items], by raw id of the item; the rank of the matrix is at most ``rank``.
-        """
-        groups = self.groups()
-        return self._group_scores()[groups if users is None else groups[users]]
-
-    def best_ranking(self, users: IntArray | None = None) -> IntArray:
-        """Return int64 [n, items]: the items of each user, best first (see `true_scores`)."""
-        return np.argsort(-self.true_scores(users), axis=1, kind="stable")
+    def true_scores(self) -> FloatArray:
+        """Return float64 [users, items], the planted scores, by raw ids; of a rank up to ``rank``."""
+        return self._group_scores()[self.groups()]
 
     def _generator(self, purpose: int) -> np.random.Generator:
         return np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, purpose])))

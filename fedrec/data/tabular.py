@@ -4,8 +4,6 @@ All go through `fedrec.data.columns`. Data without timestamps has no order: leav
 holds out random interactions of each user, drawn by the split's seed.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import json
@@ -170,7 +168,7 @@ class Lists(_File):
     encoding: str = "utf-8"
 
     @model_validator(mode="after")
-    def _has_no_common_time(self) -> Lists:
+    def _has_no_common_time(self) -> Self:
         if self.split.name == "temporal":
             raise ValueError(
                 "split: temporal needs times, and lists have at most an order for each user; use "
@@ -240,7 +238,7 @@ class Frame(DataSet):
         rating: str | int | None = None,
         timestamp: str | int | None = None,
         **options: Any,
-    ) -> Frame:
+    ) -> Self:
         """Make a data set of the rows of a table.
 
         Args:
@@ -304,7 +302,7 @@ def _interactions(
 
 
 def _interactions_of_frame(
-    frame: pd.DataFrame,
+    frame: "pd.DataFrame",
     columns: Columns,
     source: str,
     name: str,
@@ -316,7 +314,7 @@ def _interactions_of_frame(
     return interactions_of(table, columns.named(), name)
 
 
-def _table_of(frame: Any) -> pd.DataFrame:
+def _table_of(frame: Any) -> "pd.DataFrame":
     import pandas as pd
 
     try:

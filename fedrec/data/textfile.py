@@ -3,8 +3,6 @@
 A line holds one interaction, or one user and its items.
 """
 
-from __future__ import annotations
-
 import bz2
 import codecs
 import csv

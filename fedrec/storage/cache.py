@@ -1,7 +1,5 @@
 """The folder in which data sets and prepared splits are kept."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress

@@ -1,7 +1,5 @@
 """Files that are replaced as a whole, so that a process that is killed leaves no half of one."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

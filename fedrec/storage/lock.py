@@ -5,8 +5,6 @@ run that goes on, or a folder that is emptied, waits until what a killed run has
 ended. Where the file system or the platform has no such locks, nobody is ever found at work.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import time
