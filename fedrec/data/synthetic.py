@@ -91,7 +91,7 @@ class Synthetic(DataSet):
         return self._generator(2).permutation(self.users) % self.taste_groups
 
     def true_scores(self) -> FloatArray:
-        """Return float64 [users, items], the planted scores, by raw ids; of a rank up to ``rank``."""
+        """Return float64 [users, items], the planted scores by raw ids, of ``rank`` at most."""
         return self._group_scores()[self.groups()]
 
     def _generator(self, purpose: int) -> np.random.Generator:
