@@ -81,8 +81,8 @@ def assign_clients(data: Interactions, train: Ragged, clients: Clients) -> Ragge
         return clients_of(taste_groups(train, len(data.item_ids), count, clients.seed))
     labels = np.arange(n_users, dtype=np.int64)
     if clients.by == "random":
-        order = np.argsort(mix_seed(clients.seed, hash_ids(data.user_ids)), kind="stable")
-        labels[order] = labels % count
+        shuffled = np.argsort(mix_seed(clients.seed, hash_ids(data.user_ids)), kind="stable")
+        labels[shuffled] = labels % count
     return clients_of(labels)
 
 

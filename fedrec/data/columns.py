@@ -271,14 +271,14 @@ def _dates(values: Any, expected: str) -> tuple[FloatArray, Faults]:
     times = dates.tz_convert(None).to_numpy()
     seconds = times.astype("datetime64[s]")
     rest = (times - seconds) / np.timedelta64(1, "s")
-    whole = seconds.astype(np.int64)
+    integers = seconds.astype(np.int64)
     is_absent = np.isnat(times)
     is_inexact = times.astype("datetime64[us]") != times
-    is_inexact |= (rest != 0) & (np.abs(whole) > 2**33)
+    is_inexact |= (rest != 0) & (np.abs(integers) > 2**33)
     for at in np.flatnonzero(is_absent | is_inexact).tolist():
         fault = f"expected a time in whole microseconds, got '{times[at]}'; round it"
         faults.setdefault(at, f"{expected}, got {shown(values[at])}" if is_absent[at] else fault)
-    return np.asarray(whole + rest, np.float64), faults
+    return np.asarray(integers + rest, np.float64), faults
 
 
 READERS: Mapping[str, tuple[str, Callable[[Any, str], tuple[Any, Faults]]]] = {

@@ -219,8 +219,8 @@ def _from_archive(remote: Remote, folder: Path) -> dict[str, bytes]:
     import pooch
 
     pooch.get_logger().setLevel("ERROR")  # `get` says what happens
-    known, load = f"md5:{remote.archive_md5}", pooch.HTTPDownloader(timeout=ARCHIVE_TIMEOUT)
-    path = pooch.retrieve(remote.archive, known, remote.name, folder, downloader=load)
+    checksum, load = f"md5:{remote.archive_md5}", pooch.HTTPDownloader(timeout=ARCHIVE_TIMEOUT)
+    path = pooch.retrieve(remote.archive, checksum, remote.name, folder, downloader=load)
     return _members(Path(path), remote.archive_members)
 
 

@@ -39,8 +39,8 @@ def pool_excluded(rows: Split | Shard, protocol: Protocol) -> Ragged:
     """
     if protocol == "clean":
         return rows.train
-    parts = (rows.train, rows.valid, rows.test)
-    keys = np.sort(np.concatenate([each.owners() * rows.n_items + each.values for each in parts]))
+    subsets = (rows.train, rows.valid, rows.test)
+    keys = np.sort(np.concatenate([each.owners() * rows.n_items + each.values for each in subsets]))
     lengths = rows.train.lengths + rows.valid.lengths + rows.test.lengths
     return Ragged(offsets_of(lengths), keys % rows.n_items)
 

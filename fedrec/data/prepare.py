@@ -97,10 +97,10 @@ def split_of(data: DataSet, clients: Clients) -> Split:
 
 def _split(interactions: Interactions, options: DataSet, clients: Clients) -> Split:
     data = filter_interactions(interactions, options)
-    parts = hold_out(data, options.split, options.short_users)
-    data, parts = select(data, parts != DROPPED), parts[parts != DROPPED]
-    order = np.lexsort((data.items, data.users))
-    rows = [order[parts[order] == part] for part in (TRAIN, VALID, TEST)]
+    subsets = hold_out(data, options.split, options.short_users)
+    data, subsets = select(data, subsets != DROPPED), subsets[subsets != DROPPED]
+    by_user = np.lexsort((data.items, data.users))
+    rows = [by_user[subsets[by_user] == subset] for subset in (TRAIN, VALID, TEST)]
     train, valid, test = (_by_user(data, each) for each in rows)
     times = [None if data.timestamps is None else data.timestamps[each] for each in rows]
     split = Split(
@@ -116,7 +116,7 @@ def _split(interactions: Interactions, options: DataSet, clients: Clients) -> Sp
         item_columns={name: column.astype(object) for name, column in data.item_columns.items()},
         name=data.name,
     )
-    check_split(split, *times[1:], order=None if times[0] is None else options.split.name)
+    check_split(split, *times[1:], split_by=None if times[0] is None else options.split.name)
     check_pool(split, options.protocol)
     return split
 
@@ -188,5 +188,5 @@ def _key(data: DataSet, clients: Clients) -> str:
     kind = f"{type(data).__module__}:{type(data).__qualname__}"
     section = data.model_dump(mode="json", exclude={"protocol", "path"})
     section["name"] = data.label
-    parts = [FORMAT, kind, section, data.fingerprint(), clients.model_dump(mode="json")]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+    values = [FORMAT, kind, section, data.fingerprint(), clients.model_dump(mode="json")]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]

@@ -34,8 +34,9 @@ __all__ = [
 ]
 
 Mask: TypeAlias = NDArray[np.bool_]
-Parts: TypeAlias = NDArray[np.int8]
+Subsets: TypeAlias = NDArray[np.int8]
 TRAIN, VALID, TEST, DROPPED = 0, 1, 2, -1
+TIMED = ("leave_one_out", "temporal")
 
 
 def filter_interactions(data: Interactions, options: DataSet) -> Interactions:
@@ -122,10 +123,10 @@ def keep_one(data: Interactions, duplicates: Literal["error", "first", "last"]) 
     """
     keys = data.users * len(data.item_ids) + data.items
     times = np.zeros(len(data)) if data.timestamps is None else data.timestamps
-    order = np.lexsort((times, keys))  # stable: of the same time, the row that comes first
-    is_same = keys[order][1:] == keys[order][:-1]
+    by_pair = np.lexsort((times, keys))  # stable: of the same time, the row that comes first
+    is_same = keys[by_pair][1:] == keys[by_pair][:-1]
     if duplicates == "error" and is_same.any():
-        rows = order[1:][is_same]
+        rows = by_pair[1:][is_same]
         user, item = data.user_ids[data.users[rows.min()]], data.item_ids[data.items[rows.min()]]
         raise UnsuitableData(
             f"{data.name}: user '{user}' has item '{item}' more than once ({len(rows)} such rows); "
@@ -133,7 +134,7 @@ def keep_one(data: Interactions, duplicates: Literal["error", "first", "last"]) 
             duplicates="last",
         )
     keep = np.ones(len(data), np.bool_)
-    keep[(order[:-1] if duplicates == "last" else order[1:])[is_same]] = False
+    keep[(by_pair[:-1] if duplicates == "last" else by_pair[1:])[is_same]] = False
     return keep
 
 
@@ -178,7 +179,7 @@ def _renumber(indices: IntArray, count: int) -> tuple[IntArray, IntArray]:
 
 def hold_out(
     data: Interactions, by: SplitBy, short_users: Literal["error", "train_only", "drop"]
-) -> Parts:
+) -> Subsets:
     """Assign each interaction to training, validation or test.
 
     ``leave_one_out``: a user's latest interaction is for the test, the second latest for
@@ -205,9 +206,9 @@ def hold_out(
     groups = users * (by.name != "temporal")  # within which rows are sorted
     counts = np.bincount(groups)
     in_time = () if times is None or by.name == "ratio" else (times,)
-    order = np.lexsort((data.items, users, tie_hash(data, by.seed), *in_time, groups))
-    count = counts[groups[order]]
-    ranks = np.arange(len(data)) - offsets_of(counts)[groups[order]]
+    in_groups = np.lexsort((data.items, users, tie_hash(data, by.seed), *in_time, groups))
+    count = counts[groups[in_groups]]
+    ranks = np.arange(len(data)) - offsets_of(counts)[groups[in_groups]]
     test = valid = np.array(1)
     if by.name != "ratio":
         ranks = count - 1 - ranks  # the latest first
@@ -215,11 +216,11 @@ def hold_out(
         test = _share(by.test, count, 1)
         valid = _share(by.valid, count, int(by.name == "ratio" and by.valid > 0))
         valid = np.minimum(valid, count - test - 1)
-    parts = np.empty(len(data), np.int8)
-    parts[order] = np.select([ranks < test, ranks < test + valid], [TEST, VALID], TRAIN)
+    subsets = np.empty(len(data), np.int8)
+    subsets[in_groups] = np.select([ranks < test, ranks < test + valid], [TEST, VALID], TRAIN)
     needed = {"leave_one_out": 3, "ratio": 2 + (by.valid > 0), "temporal": 1}[by.name]
     counts = np.bincount(users, minlength=len(data.user_ids))
-    is_short = (counts < needed) | ~np.isin(np.arange(len(counts)), users[parts == TRAIN])
+    is_short = (counts < needed) | ~np.isin(np.arange(len(counts)), users[subsets == TRAIN])
     if is_short.any() and short_users == "error":
         user, others = int(np.argmax(is_short)), int(is_short.sum()) - 1
         raise UnsuitableData(
@@ -231,14 +232,14 @@ def hold_out(
             short_users="train_only",
         )
     keeps = short_users == "train_only" and by.name != "temporal"
-    parts[is_short[users]] = TRAIN if keeps else DROPPED
-    for part, label in ((TRAIN, "train on"), (TEST, "test on")):
-        if not (parts == part).any():
+    subsets[is_short[users]] = TRAIN if keeps else DROPPED
+    for subset, label in ((TRAIN, "train on"), (TEST, "test on")):
+        if not (subsets == subset).any():
             raise DataError(
                 f"{data.name}: the split leaves nothing to {label}; change data.split, or filter "
                 "less with data.threshold, data.k_core or data.short_users"
             )
-    return parts
+    return subsets
 
 
 def tie_hash(data: Interactions, seed: int) -> HashArray:
@@ -252,25 +253,25 @@ def check_split(
     valid_times: FloatArray | None = None,
     test_times: FloatArray | None = None,
     *,
-    order: str | None = None,
+    split_by: str | None = None,
 ) -> None:
     """See that nothing that is held out can be trained on.
 
-    No user has an item in two parts, every user is held by exactly one client; and in time, train
+    No user has an item in two subsets, every user is held by exactly one client; and in time, train
     is not later than validation, and neither is later than the test.
 
     Args:
         split: The split.
         valid_times: float64 [valid nnz], parallel to ``split.valid.values``.
         test_times: float64 [test nnz], parallel to ``split.test.values``.
-        order: Whether that order in time must hold: within each user (``leave_one_out``), over all
+        split_by: Whether times must rise so: within each user (``leave_one_out``), over all
             users (``temporal``), or not at all.
 
     Raises:
         DataError: At the first fault, with the raw ids.
     """
     times = {"train": split.timestamps, "valid": valid_times, "test": test_times}
-    for fault in _faults(split, times if order in ("leave_one_out", "temporal") else {}, order):
+    for fault in _faults(split, times if split_by in TIMED else {}, split_by):
         raise DataError(
             f"split of {split.name} is unsound: {fault}; clear the cache folder's 'prepared', and "
             "report this if it comes back"
@@ -278,14 +279,16 @@ def check_split(
 
 
 def _faults(
-    split: Split, times: Mapping[str, FloatArray | None], order: str | None
+    split: Split, times: Mapping[str, FloatArray | None], split_by: str | None
 ) -> Iterator[str]:
-    parts = {"train": split.train, "valid": split.valid, "test": split.test}
-    keys = np.concatenate([rows.owners() * split.n_items + rows.values for rows in parts.values()])
+    subsets = {"train": split.train, "valid": split.valid, "test": split.test}
+    keys = np.concatenate(
+        [rows.owners() * split.n_items + rows.values for rows in subsets.values()]
+    )
     keys.sort()
     for key in keys[1:][keys[1:] == keys[:-1]].tolist():
         user, item = divmod(key, split.n_items)
-        where = " and in ".join(label for label, rows in parts.items() if item in rows.row(user))
+        where = " and in ".join(label for label, rows in subsets.items() if item in rows.row(user))
         yield f"item '{split.item_ids[item]}' of user '{split.user_ids[user]}' is in {where}"
     clients = np.bincount(split.clients.values, minlength=split.n_users)
     for user in np.flatnonzero(clients != 1):
@@ -296,13 +299,13 @@ def _faults(
             yield "the order in time cannot be checked without timestamps"
             return
         # In time of all, everything is user 0's.
-        owners = parts[label].owners() * (order == "leave_one_out")
+        owners = subsets[label].owners() * (split_by == "leave_one_out")
         first[label], last[label] = np.full(split.n_users, np.inf), np.full(split.n_users, -np.inf)
         np.minimum.at(first[label], owners, values)
         np.maximum.at(last[label], owners, values)
     for one, other in combinations(times, 2):
         for user in np.flatnonzero(last[one] > first[other]):
-            whose = "the data" if order == "temporal" else f"user '{split.user_ids[user]}'"
+            whose = "the data" if split_by == "temporal" else f"user '{split.user_ids[user]}'"
             yield f"{whose} has a {one} interaction later than a {other} interaction"
 
 

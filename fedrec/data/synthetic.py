@@ -61,10 +61,10 @@ class Synthetic(DataSet):
         limit = max(MIN_PER_USER, self.items // 2)
         lengths = np.clip(np.rint(counts), MIN_PER_USER, limit).astype(np.int64)
         groups = self.groups()
-        block = max(1, 500_000 // int(self.interactions_per_user + 1))
+        at_once = max(1, 500_000 // int(self.interactions_per_user + 1))
         items = [
-            self._draw(rng, groups[start : start + block], lengths[start : start + block])
-            for start in range(0, self.users, block)
+            self._draw(rng, groups[start : start + at_once], lengths[start : start + at_once])
+            for start in range(0, self.users, at_once)
         ]
         owners = np.repeat(np.arange(self.users, dtype=np.int64), lengths)
         # Each user's items stand in random order here, which is also their order in time.
@@ -141,7 +141,7 @@ def _first_distinct(keys: IntArray, drawn: IntArray, lengths: IntArray, items: i
     together = np.concatenate([keys, drawn])
     distinct, first = np.unique(together, return_index=True)
     owners = distinct // items
-    order = np.argsort(owners * len(together) + first)
+    by_owner = np.argsort(owners * len(together) + first)
     starts = offsets_of(np.bincount(owners, minlength=len(lengths)))[:-1]
-    place = np.arange(len(order)) - starts[owners]
-    return np.sort(distinct[order[place < lengths[owners]]])
+    place = np.arange(len(by_owner)) - starts[owners]
+    return np.sort(distinct[by_owner[place < lengths[owners]]])

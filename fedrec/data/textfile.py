@@ -346,5 +346,5 @@ def _table(
 
 def _begins_with_name(codes: np.ndarray, values: list[str]) -> bool:
     """Return whether the first cell alone is no whole number."""
-    whole = (re.fullmatch(r"-?\d+", value.strip()) for value in values)
-    return len(values) > 1 and not next(whole) and (codes == 0).sum() == 1 and all(whole)
+    is_number = (re.fullmatch(r"-?\d+", value.strip()) for value in values)
+    return len(values) > 1 and not next(is_number) and (codes == 0).sum() == 1 and all(is_number)

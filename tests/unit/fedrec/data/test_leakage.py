@@ -34,7 +34,7 @@ VALID_TIMES, TEST_TIMES = np.array([3.0, 5.0]), np.array([3.0, 2.0])
 
 def test_a_sound_split_passes() -> None:
     check_split(SOUND)
-    check_split(SOUND, valid_times=VALID_TIMES, test_times=TEST_TIMES, order="leave_one_out")
+    check_split(SOUND, valid_times=VALID_TIMES, test_times=TEST_TIMES, split_by="leave_one_out")
 
 
 @pytest.mark.parametrize(
@@ -55,16 +55,19 @@ def test_every_fault_is_found_and_named(change: dict[str, Any], message: str) ->
 def test_training_on_the_future_is_found() -> None:
     late = replace(SOUND, timestamps=np.array([1.0, 3.5, 1, 2]))
     with pytest.raises(DataError, match="user 'ann' has a train interaction later than a valid"):
-        check_split(late, valid_times=VALID_TIMES, test_times=TEST_TIMES, order="leave_one_out")
+        check_split(late, valid_times=VALID_TIMES, test_times=TEST_TIMES, split_by="leave_one_out")
     with pytest.raises(DataError, match="user 'ann' has a valid interaction later than a test"):
         check_split(
-            SOUND, valid_times=np.array([4.0, 5.0]), test_times=TEST_TIMES, order="leave_one_out"
+            SOUND, valid_times=np.array([4.0, 5.0]), test_times=TEST_TIMES, split_by="leave_one_out"
         )
     with pytest.raises(DataError, match="user 'cleo' has a train interaction later than a test"):
         check_split(
-            SOUND, valid_times=VALID_TIMES, test_times=np.array([3.0, 1.5]), order="leave_one_out"
+            SOUND,
+            valid_times=VALID_TIMES,
+            test_times=np.array([3.0, 1.5]),
+            split_by="leave_one_out",
         )
     with pytest.raises(DataError, match="the data has a train interaction later than a test"):
-        check_split(SOUND, valid_times=VALID_TIMES, test_times=TEST_TIMES, order="temporal")
+        check_split(SOUND, valid_times=VALID_TIMES, test_times=TEST_TIMES, split_by="temporal")
     with pytest.raises(DataError, match="cannot be checked without timestamps"):
-        check_split(SOUND, order="temporal")
+        check_split(SOUND, split_by="temporal")
