@@ -286,12 +286,12 @@ def _optimizer_step(
     first = optimizer.beta1 * first + (1 - optimizer.beta1) * gradient
     second = optimizer.beta2 * second + (1 - optimizer.beta2) * gradient * gradient
     # Powers of single numbers do not depend on where they stand.
-    counts, inverse = np.unique(steps.numpy(), return_inverse=True)
-    shape = (-1, *[1] * (gradient.dim() - 1))
+    counts, shape = steps.tolist(), (-1, *[1] * (gradient.dim() - 1))
 
     def corrected(moment: Tensor, beta: float) -> Tensor:
-        factors = np.array([1.0 - beta ** int(count) for count in counts])[inverse]
-        return moment / torch.from_numpy(factors).to(moment.dtype).reshape(shape)
+        factors = {count: 1.0 - beta ** int(count) for count in set(counts)}
+        of_owners = torch.tensor([factors[count] for count in counts], dtype=moment.dtype)
+        return moment / of_owners.reshape(shape)
 
     move = corrected(first, optimizer.beta1)
     move /= corrected(second, optimizer.beta2).sqrt_().add_(optimizer.epsilon)
