@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from clients.placement import hosted_clients, training_costs
 from clients.state_store import StateStore
 from fedrec.aggregation.reduce import upload_bytes
 from fedrec.config.experiment import Experiment, load_experiment
@@ -28,6 +27,7 @@ from fedrec.seeds import Purpose, bits
 from fedrec.storage.files import write_arrays
 from fedrec.training.clients import bounded_slices, train_clients
 from fedrec.training.layout import Layout, capacity
+from fedrec.training.task import ClientTask
 from fedrec.types import (
     Aggregate,
     FailedClient,
@@ -41,7 +41,7 @@ from fedrec.types import (
 )
 from strategies.base import strategy_of
 
-__all__ = ["Node", "open_node"]
+__all__ = ["Node", "hosted_clients", "open_node", "training_costs"]
 
 
 _HELD_BYTES = 2**23
@@ -274,6 +274,46 @@ class Node:
         for old in self._local.glob(f"{name}@*.safetensors"):
             if old.stem.rpartition("@")[2] not in (str(request.round), str(request.best)):
                 old.unlink()
+
+
+def hosted_clients(costs: FloatArray, partition: int, partitions: int) -> IntArray:
+    """Return the clients that a node hosts, consecutive ones; all nodes host each client once.
+
+    Args:
+        costs: float [n_clients], what each costs to train, in any unit: nodes get equal sums, as
+            far as whole clients allow, so that they finish together.
+        partition: number of the node.
+        partitions: number of nodes, at most n_clients.
+
+    Returns:
+        int64, sorted, at least one.
+    """
+    ends = np.cumsum(costs, dtype=np.float64)
+    # A client belongs where its middle falls.
+    middle = ends - np.asarray(costs) / 2
+    wanted = ends[-1] * np.arange(1, partitions) / partitions
+    cuts = np.searchsorted(middle, wanted)
+    # Nobody stays without a client, neither in front nor at the end.
+    numbers = np.arange(1, partitions)
+    cuts = np.maximum.accumulate(np.maximum(cuts - numbers, 0)) + numbers
+    cuts = np.minimum(cuts, len(ends) - partitions + numbers)
+    bounds = [0, *cuts.tolist(), len(ends)]
+    return np.arange(bounds[partition], bounds[partition + 1], dtype=np.int64)
+
+
+def training_costs(task: ClientTask, split: Split) -> FloatArray:
+    """Return what each client costs to train, in touched rows and a bit for itself.
+
+    Float64 [n_clients].
+
+    Args:
+        task: What is trained.
+        split: The data.
+    """
+    n = split.train.lengths[split.clients.values]
+    rows = n * (1 + task.train.negatives) * task.train.local_epochs
+    of_user = 8.0 + rows * task.personalization.row_cost(n)
+    return np.bincount(split.clients.owners(), of_user, split.n_clients)
 
 
 def _failing(

@@ -104,17 +104,6 @@ class EngineGrid(Grid):
         """Return the node ids: 1 to N."""
         return list(self.nodes)
 
-    def check_destination(self, message: Message) -> int:
-        """Return the node that a message is for.
-
-        Raises:
-            EngineError: If there is none.
-        """
-        node = message.metadata.dst_node_id
-        if not 1 <= node <= len(self.nodes):
-            raise EngineError(f"there is no node {node}; this engine has 1 to {len(self.nodes)}")
-        return node
-
     def _only_in_flower(self, *_: Any, **__: Any) -> NoReturn:
         raise EngineError("this engine has send_and_receive only; take engine: flower")
 
@@ -144,15 +133,14 @@ class SerialGrid(EngineGrid):
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> list[Message]:
         """See `EngineGrid.send_and_receive`; a time-out does not interrupt the only process."""
-        replies = [(self.check_destination(message), self._handle(message)) for message in messages]
-        return [reply for _, reply in sorted(replies, key=lambda pair: pair[0])]
-
-    def _handle(self, message: Message) -> Message:
-        try:
-            return self._app(message, self._contexts[message.metadata.dst_node_id])
-        except Exception as error:
-            error.add_note(f"({describe(message)})")
-            raise
+        replies = []
+        for message in messages:
+            try:
+                replies.append(self._app(message, self._contexts[message.metadata.dst_node_id]))
+            except Exception as error:
+                error.add_note(f"({describe(message)})")
+                raise
+        return sorted(replies, key=lambda reply: reply.metadata.src_node_id)
 
 
 def describe(message: Message) -> str:

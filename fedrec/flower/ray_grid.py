@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -123,10 +124,6 @@ class RayGrid(EngineGrid):
         self._workers = []
         self._session.close()
 
-    def worker_of(self, node: int) -> int:
-        """Return the index of the worker that runs a node."""
-        return (node - 1) % len(self._workers)
-
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> list[Message]:
@@ -140,6 +137,7 @@ class RayGrid(EngineGrid):
         for worker, started in enumerate(self._starting):
             self._await_start(worker, started)
         self._starting = []
+        self._session.check()
         calls = [self._sent(message) for message in messages]
         calls.sort(key=lambda call: call.message.metadata.dst_node_id)
         replies = [self._receive(call, deadline) for call in calls]
@@ -148,7 +146,7 @@ class RayGrid(EngineGrid):
 
     def _sent(self, message: Message) -> _Call:
         """Store the large records of a message, and send the rest to the worker of its node."""
-        worker = self.worker_of(self.check_destination(message))
+        worker = (message.metadata.dst_node_id - 1) % len(self._workers)
         small, references = copy(message), {}
         small.content = RecordDict()
         for name, record in message.content.items():
@@ -170,12 +168,16 @@ class RayGrid(EngineGrid):
     def _receive(self, call: _Call, deadline: float | None) -> Message | None:
         """Return the reply to a call; None if it has not come in time."""
         while True:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            left = math.inf if deadline is None else max(0.0, deadline - time.monotonic())
             try:
-                reply: Message | Failure = ray.get(call.reply, timeout=left)
+                reply: Message | Failure = ray.get(
+                    call.reply, timeout=min(left, SECONDS_UNTIL_SAID)
+                )
                 break
             except ray.exceptions.GetTimeoutError:
-                return None
+                self._session.check()
+                if left <= SECONDS_UNTIL_SAID:
+                    return None
             except ray.exceptions.RayError as error:
                 self._send_again(call, error)
         if isinstance(reply, Failure):

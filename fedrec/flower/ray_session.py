@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -72,10 +73,7 @@ class RaySession:
                 _check_address(address, shared._address)
                 self._counted = shared._runs > 0
             else:
-                if threading.current_thread() is threading.main_thread():
-                    _start(address, n_workers, gpus_per_worker)
-                else:
-                    shared._starter.submit(_start, address, n_workers, gpus_per_worker).result()
+                shared._starter.submit(_start, address, n_workers, gpus_per_worker).result()
                 self._counted, shared._address = True, address
             shared._runs += self._counted
             started_here = self._counted and shared._address is None
@@ -100,6 +98,22 @@ class RaySession:
                 shared._runs -= 1
                 if shared._runs == 0:
                     ray.shutdown()
+
+    def check(self) -> None:
+        """Make sure that Ray's head answers; a minute after it is gone, Ray ends this process.
+
+        Raises:
+            EngineError: If it does not.
+        """
+        address = str(ray.get_runtime_context().gcs_address)
+        host, _, port = address.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=SECONDS_TO_CONNECT).close()
+        except OSError as error:
+            raise EngineError(
+                f"Ray's head at {address} is gone ({error.strerror}); start it again, then run "
+                "--resume"
+            ) from error
 
     def usage(self) -> str:
         """Return what a worker asks for, what is free, and which actors hold the rest."""

@@ -221,6 +221,26 @@ def test_a_worker_that_dies_is_named(tmp_path: Path) -> None:
     assert errors.count("it is replaced, and its clients are done again") == 3
 
 
+def test_a_head_of_ray_that_died_is_named_before_ray_ends_the_process(tmp_path: Path) -> None:
+    process = run_script(
+        "import psutil\n"
+        "with RayGrid('toy_apps:client', 1, 1) as grid:\n"
+        "    grid.send_and_receive([Message(RecordDict(), 1, 'query')])\n"
+        "    for each in psutil.Process().children(recursive=True):\n"
+        "        if each.name() == 'gcs_server':\n"
+        "            each.kill()\n"
+        "            each.wait()\n"
+        "    try:\n"
+        "        grid.send_and_receive([Message(RecordDict(), 1, 'query')])\n"
+        "    except EngineError as error:\n"
+        "        print(error)\n",
+        tmp_path,
+    )
+    out, errors = process.communicate(timeout=120)
+    assert out.startswith("Ray's head at "), errors
+    assert "is gone" in out and "run --resume" in out
+
+
 def test_an_app_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
     process = run_script(
         "with RayGrid('no_such_module:client', 1, 1) as grid:\n"

@@ -93,14 +93,31 @@ def test_runs_in_threads_neither_wait_for_nor_end_each_other(tmp_path: Path) -> 
     assert "the toy divided by zero" in lines[7]
 
 
+BUSY = (
+    "ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)\n"
+    "@ray.remote(num_cpus=1)\n"
+    "class Holder:\n"
+    "    def ready(self): return True\n"
+    "holder = Holder.remote(); ray.get(holder.ready.remote())\n"
+)
+
+
+def test_an_interrupt_while_it_waits_for_a_core(tmp_path: Path) -> None:
+    lines = script(
+        BUSY + "import os, signal\n"
+        "threading.Timer(3, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        "try:\n"
+        '    run("waits")\n'
+        "except KeyboardInterrupt:\n"
+        "    print('stopped', ray.is_initialized(), ended)\n",
+        tmp_path,
+    )
+    assert lines[0] == "stopped True {}"
+
+
 def test_a_busy_ray_of_the_users_is_named_then_given_up_and_left_running(tmp_path: Path) -> None:
     lines = script(
-        "ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)\n"
-        "@ray.remote(num_cpus=1)\n"
-        "class Holder:\n"
-        "    def ready(self): return True\n"
-        "holder = Holder.remote(); ray.get(holder.ready.remote())\n"
-        'run("busy", start_timeout=13)\n'
+        BUSY + 'run("busy", start_timeout=13)\n'
         'run("many", workers=2)\n'
         'run("elsewhere", address="127.0.0.1:1")\n'
         "ray.kill(holder)\n"

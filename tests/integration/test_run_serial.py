@@ -358,13 +358,19 @@ def fussy(user: int, how: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("nodes", [1, 3])
 @pytest.mark.parametrize(
-    ("how", "said"),
-    [("raise", "RuntimeError: the model does not like this user"), ("nan", "not finite")],
+    ("how", "error", "said"),
+    [
+        ("raise", ClientFailure, "RuntimeError: the model does not like this user"),
+        ("nan", NumericError, "not finite"),
+    ],
 )
-def test_a_client_that_fails_is_named(how: str, said: str, nodes: int, tmp_path: Path) -> None:
+def test_a_client_that_fails_is_named(
+    how: str, error: type[Exception], said: str, nodes: int, tmp_path: Path
+) -> None:
     changes = {"model": fussy(23, how), "engine": {"nodes": nodes}}
-    with pytest.raises((ClientFailure, NumericError), match="client 23") as caught:
+    with pytest.raises(error, match="client 23") as caught:
         go(tmp_path / "stopped", **changes)
+    assert type(caught.value) is error
     assert str(caught.value).startswith("round 1")
     assert said in str(caught.value)
     done = go(tmp_path / "allowed", **changes, rounds={"max_failures": 1})

@@ -97,12 +97,6 @@ def test_an_error_of_the_client_app_arrives_as_it_is_and_says_where() -> None:
     assert caught.traceback[-1].name == "fail"
 
 
-@pytest.mark.parametrize("node", [0, 4])
-def test_a_node_that_does_not_exist_is_named(node: int) -> None:
-    with SerialGrid(app, 3) as grid, pytest.raises(EngineError, match=rf"no node {node}; .*1 to 3"):
-        grid.send_and_receive([ask(node)])
-
-
 def test_flowers_view_of_the_grid() -> None:
     with SerialGrid(app, 3) as grid:
         assert list(grid.get_node_ids()) == [1, 2, 3]
