@@ -110,11 +110,11 @@ def _state(where: str, state: Any) -> State:
     try:
         as_json = json.loads(json.dumps(dict(state.values)))
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{where} returned a state whose values are not JSON: {error}") from error
+        as_json = error
     if as_json != state.values:
         raise ConfigError(
-            f"{where} returned a state whose values JSON would change, such as tuples or keys that "
-            "are no text; expected lists, and text as keys"
+            f"{where} returned a state whose values are not JSON, or would be changed by it "
+            f"({as_json}); expected numbers, text, lists, and text as keys"
         )
     return State(arrays, state.values)
 

@@ -69,7 +69,6 @@ class FlowerStrategy(FlwrStrategy):
         self.state = checked_init(self.strategy, params, self._n_clients)
         if checkpoint is not None:
             self.params, self.state = checkpoint.params, checkpoint.state
-        self._number = 0
         self._bytes: Counter[str] = Counter()
         self._simulation: Counter[str] = Counter()
         self._sent: dict[tuple[int, bool], tuple[ArrayRecord, int]] = {}
@@ -89,37 +88,34 @@ class FlowerStrategy(FlwrStrategy):
         Returns:
             Flower's result: the shared parameters after the last round.
         """
+        rounds, resumed = self._experiment.rounds, self._checkpoint
+        status, number = "completed", 0
         try:
-            status = self._rounds(grid)
+            for number in range(resumed.record.round if resumed else 1, rounds.count + 1):
+                due = number % self._experiment.evaluate.every == 0 or number == rounds.count
+                if resumed is not None:
+                    record, due, resumed = resumed.record, due or resumed.evaluates, None
+                else:
+                    record = self._train(number, grid)
+                    self.recorder.check_loss(record)
+                    states = self._node_states
+                    self.recorder.checkpoint(record, self.params, self.state, due, states)
+                if due:
+                    record = self._rank(record, grid)
+                self.recorder.record(record, self._evaluation if due else None, self.published)
+                if due and rounds.patience is not None and self.recorder.stale >= rounds.patience:
+                    status = "early_stop"
+                    break
         except NumericError as error:
-            raise self.recorder.diverged(self._number, error, self.published) from error
+            raise self.recorder.diverged(number, error, self.published) from error
         self.recorder.finish(status, self.published)
         return Result(arrays=records.encode_params(self.params, self._allowed))
-
-    def _rounds(self, grid: Grid) -> str:
-        """Run the rounds; return ``completed`` or ``early_stop``."""
-        rounds, resumed = self._experiment.rounds, self._checkpoint
-        for number in range(resumed.record.round if resumed else 1, rounds.count + 1):
-            self._number = number
-            due = number % self._experiment.evaluate.every == 0 or number == rounds.count
-            if resumed is not None:
-                record, due, resumed = resumed.record, due or resumed.evaluates, None
-            else:
-                record = self._train(number, grid)
-                self.recorder.check_loss(record)
-                self.recorder.checkpoint(record, self.params, self.state, due, self._node_states)
-            if due:
-                record = self._rank(record, grid)
-            self.recorder.record(record, self._evaluation if due else None, self.published)
-            if due and rounds.patience is not None and self.recorder.stale >= rounds.patience:
-                return "early_stop"
-        return "completed"
 
     def _train(self, number: int, grid: Grid) -> RoundRecord:
         """Train and aggregate a round; return its record before its evaluation."""
         began = time.perf_counter()
         self._bytes, self._simulation = Counter(), Counter()
-        self.aggregate_train(number, self._exchange(grid, self.configure_train(number)))
+        self.aggregate_train(number, self._exchange(grid, number, self.configure_train(number)))
         sums = metric_sums(self._aggregates.values())
         return RoundRecord(
             round=number,
@@ -135,7 +131,7 @@ class FlowerStrategy(FlwrStrategy):
         """Let all users rank; return the record of the round with what that took."""
         began, self._simulation = time.perf_counter(), Counter(record.simulation.model_dump())
         messages = self.configure_evaluate(record.round)
-        self.aggregate_evaluate(record.round, self._exchange(grid, messages))
+        self.aggregate_evaluate(record.round, self._exchange(grid, record.round, messages))
         seconds = record.seconds.model_copy(update={"evaluate": time.perf_counter() - began})
         simulation = Bytes(**self._simulation)
         return record.model_copy(update={"seconds": seconds, "simulation": simulation})
@@ -232,9 +228,9 @@ class FlowerStrategy(FlwrStrategy):
             self._sent[group, beside] = encoded, download_bytes(wanted)
         return self._sent[group, beside]
 
-    def _exchange(self, grid: Grid, messages: Iterable[Message]) -> list[Message]:
+    def _exchange(self, grid: Grid, number: int, messages: Iterable[Message]) -> list[Message]:
         sent = list(messages)
-        replies = exchange(grid, sent, f"round {self._number}")
+        replies = exchange(grid, sent, f"round {number}")
         for way, carried in (("down", sent), ("up", replies)):
             self._simulation[way] += sum(records.byte_count(message) for message in carried)
         return replies

@@ -97,7 +97,7 @@ class EngineGrid(Grid):
 
         Args:
             messages: Taken one by one, so a generator need not hold them all at once.
-            timeout: Seconds after which missing replies are left out; None waits.
+            timeout: Not used: no node is given up.
         """
 
     def get_node_ids(self) -> list[int]:
@@ -132,7 +132,7 @@ class SerialGrid(EngineGrid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> list[Message]:
-        """See `EngineGrid.send_and_receive`; a time-out does not interrupt the only process."""
+        """See `EngineGrid.send_and_receive`."""
         replies = []
         for message in messages:
             try:

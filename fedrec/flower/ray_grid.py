@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
 import sys
-import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from copy import copy
@@ -81,9 +79,6 @@ class RayGrid(EngineGrid):
         gpus_per_worker: Share of a GPU that each actor reserves.
         start_timeout: Seconds that a worker may wait for its cores and start.
 
-    Attributes:
-        puts: How many records have been put into the object store.
-
     Raises:
         EngineError: If Ray does not start, or could never place the workers.
     """
@@ -99,7 +94,6 @@ class RayGrid(EngineGrid):
         start_timeout: float = 300.0,
     ) -> None:
         super().__init__(n_nodes)
-        self.puts = 0
         self._stored: dict[int, tuple[ArrayRecord, Any]] = {}
         self._start_timeout = start_timeout
         self._settings = (code_hash(), client_app, n_nodes, dict(run_config or {}))
@@ -133,16 +127,15 @@ class RayGrid(EngineGrid):
             EngineError: If the client app fails with an error that is not fedrec's own, or a
                 worker does not start or dies too often.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
         for worker, started in enumerate(self._starting):
             self._await_start(worker, started)
         self._starting = []
         self._session.check()
         calls = [self._sent(message) for message in messages]
         calls.sort(key=lambda call: call.message.metadata.dst_node_id)
-        replies = [self._receive(call, deadline) for call in calls]
+        replies = [self._receive(call) for call in calls]
         self._stored.clear()
-        return [reply for reply in replies if reply is not None]
+        return replies
 
     def _sent(self, message: Message) -> _Call:
         """Store the large records of a message, and send the rest to the worker of its node."""
@@ -153,7 +146,6 @@ class RayGrid(EngineGrid):
             if isinstance(record, ArrayRecord) and record.count_bytes() >= INLINE_BYTES:
                 if id(record) not in self._stored:
                     self._stored[id(record)] = record, ray.put(record)
-                    self.puts += 1
                 references[name] = self._stored[id(record)][1]
             else:
                 small.content[name] = record
@@ -165,19 +157,13 @@ class RayGrid(EngineGrid):
         call.replaced = self._replaced[call.worker]
         call.reply = self._workers[call.worker].handle.remote(call.message, call.references)
 
-    def _receive(self, call: _Call, deadline: float | None) -> Message | None:
-        """Return the reply to a call; None if it has not come in time."""
+    def _receive(self, call: _Call) -> Message:
         while True:
-            left = math.inf if deadline is None else max(0.0, deadline - time.monotonic())
             try:
-                reply: Message | Failure = ray.get(
-                    call.reply, timeout=min(left, SECONDS_UNTIL_SAID)
-                )
+                reply: Message | Failure = ray.get(call.reply, timeout=SECONDS_UNTIL_SAID)
                 break
             except ray.exceptions.GetTimeoutError:
                 self._session.check()
-                if left <= SECONDS_UNTIL_SAID:
-                    return None
             except ray.exceptions.RayError as error:
                 self._send_again(call, error)
         if isinstance(reply, Failure):

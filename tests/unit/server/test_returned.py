@@ -94,8 +94,8 @@ def test_parameters(change: Callable[[Params], Any], said: str, returned: dict[s
         (State({"m": np.array(["a"])}), r"<U1 \[1\] as 'm' of its state"),
         (State({"m": [1.0]}), "list as 'm' of its state"),  # type: ignore[dict-item]
         (State({"m": np.ones(2, np.complex64)}), r"complex64 \[2\] as 'm'"),
-        (State({}, {"step": {1, 2}}), "are not JSON"),
-        (State({}, {"step": (1, 2)}), "JSON would change"),
+        (State({}, {"step": {1, 2}}), "are not JSON, .*not JSON serializable"),
+        (State({}, {"step": (1, 2)}), r"would be changed by it \(.*\[1, 2\]"),
     ],
     ids=str,
 )
