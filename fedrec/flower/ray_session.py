@@ -108,7 +108,7 @@ class RaySession:
         address = str(ray.get_runtime_context().gcs_address)
         host, _, port = address.rpartition(":")
         try:
-            socket.create_connection((host, int(port)), timeout=SECONDS_TO_CONNECT).close()
+            _connect(host, port)
         except OSError as error:
             raise EngineError(
                 f"Ray's head at {address} is gone ({error.strerror}); start it again, then run "
@@ -189,11 +189,16 @@ def _check_address(address: str | None, joined: str | None) -> None:
         )
 
 
+def _connect(host: str, port: str) -> None:
+    socket.create_connection((host, int(port)), timeout=SECONDS_TO_CONNECT).close()
+
+
 def _await_server(address: str) -> None:
-    """Fail soon where nobody answers; Ray tries for minutes."""
+    """Fail at once where nobody listens, and soon where nobody answers; Ray tries for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit() or os.environ.get("RAY_USE_TLS", "0") in ("1", "true"):
         return
+    _connect(host, port)
     options = [("grpc.enable_http_proxy", 0)]
     with grpc.insecure_channel(f"{host}:{port}", options=options) as channel:
         try:
