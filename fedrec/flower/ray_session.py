@@ -73,7 +73,10 @@ class RaySession:
                 _check_address(address, shared._address)
                 self._counted = shared._runs > 0
             else:
-                shared._starter.submit(_start, address, n_workers, gpus_per_worker).result()
+                if threading.current_thread() is threading.main_thread():
+                    _start(address, n_workers, gpus_per_worker)
+                else:
+                    shared._starter.submit(_start, address, n_workers, gpus_per_worker).result()
                 self._counted, shared._address = True, address
             shared._runs += self._counted
             started_here = self._counted and shared._address is None

@@ -185,7 +185,8 @@ def test_no_proxy_is_asked_for_this_machine(upper: bool, tmp_path: Path) -> None
     names = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
     proxies = {name.upper() if upper else name: "http://127.0.0.1:9" for name in names}
     body = (
-        "import os\nbefore = dict(os.environ)\n"
+        'import os\nos.environ["PYTHONBREAKPOINT"] = "0"  # else Ray sets it\n'
+        "before = dict(os.environ)\n"
         'run("proxied")\nprint(len(ended["proxied"]), dict(os.environ) == before)\n'
     )
     assert script(body, tmp_path, **proxies)[0] == "8 True"
