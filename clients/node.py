@@ -13,16 +13,16 @@ import torch
 
 from clients.state_store import StateStore
 from fedrec.aggregation.reduce import upload_bytes
-from fedrec.config.experiment import Experiment, load_experiment
+from fedrec.config.experiment import Experiment
 from fedrec.data.negatives import pool_excluded
-from fedrec.data.prepare import open_split
 from fedrec.errors import ClientFailure, FedRecError, NumericError
 from fedrec.evaluation.evaluate import Evaluation, evaluate
 from fedrec.evaluation.ranking import LEGACY_CANDIDATES, Part, legacy_candidates
 from fedrec.evaluation.scorer import UserScorer
 from fedrec.flower.records import RoundRequest, Trained
 from fedrec.personalization.none import NoPersonalization
-from fedrec.runs.divergence import likely_causes
+from fedrec.runs.prepare import OpenRun, open_run
+from fedrec.runs.tally import likely_causes
 from fedrec.seeds import Purpose, bits
 from fedrec.storage.files import write_arrays
 from fedrec.training.clients import bounded_slices, train_clients
@@ -36,7 +36,6 @@ from fedrec.types import (
     Params,
     Ragged,
     Shard,
-    Split,
     offsets_of,
 )
 from strategies.base import strategy_of
@@ -67,18 +66,17 @@ def open_node(run: str, out: str, split: str, partition: int, partitions: int) -
         partition: number of the node.
         partitions: number of nodes.
     """
-    experiment, prepared, costs, popularity = _opened(run, out, split)
-    shard = prepared.shard(hosted_clients(costs, partition, partitions))
-    return Node(experiment, shard, Path(out), partition, popularity)
+    opened, costs, popularity = _opened(run, out, split)
+    shard = opened.split.shard(hosted_clients(costs, partition, partitions))
+    return Node(opened.experiment, shard, opened.folder, partition, popularity)
 
 
 @lru_cache(maxsize=1)
-def _opened(run: str, out: str, split: str) -> tuple[Experiment, Split, FloatArray, IntArray]:
+def _opened(run: str, out: str, split: str) -> tuple[OpenRun, FloatArray, IntArray]:
     """Return what all nodes of a run share: with it the costs of clients, and of items the uses."""
-    prepared = open_split(Path(split))
-    experiment = load_experiment(Path(out) / "config.yaml")
-    popularity = np.bincount(prepared.train.values, minlength=prepared.n_items) + 1
-    return experiment, prepared, training_costs(experiment.client_task(), prepared), popularity
+    opened = open_run(run, Path(out), Path(split))
+    popularity = np.bincount(opened.split.train.values, minlength=opened.split.n_items) + 1
+    return opened, training_costs(opened.task, opened.split), popularity
 
 
 class Node:

@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fedrec.config.experiment import Experiment, load_experiment
-    from fedrec.runs.result import Recommendation, RunResult, load
-    from fedrec.runs.resume import resume
-    from fedrec.runs.run import run
+    from fedrec.errors import FedRecError
+    from fedrec.runs.result import Recommendation, RunResult, RunResults, load
+    from fedrec.runs.run import resume, run
 
     __version__: str
 
 __all__ = [
     "Experiment",
+    "FedRecError",
     "Recommendation",
     "RunResult",
+    "RunResults",
     "load",
     "load_experiment",
     "resume",
@@ -25,11 +27,13 @@ __all__ = [
 
 _MODULE_OF = {
     "Experiment": "fedrec.config.experiment",
+    "FedRecError": "fedrec.errors",
     "Recommendation": "fedrec.runs.result",
     "RunResult": "fedrec.runs.result",
+    "RunResults": "fedrec.runs.result",
     "load": "fedrec.runs.result",
     "load_experiment": "fedrec.config.experiment",
-    "resume": "fedrec.runs.resume",
+    "resume": "fedrec.runs.run",
     "run": "fedrec.runs.run",
 }
 

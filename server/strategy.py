@@ -19,8 +19,7 @@ from fedrec.config.experiment import Experiment
 from fedrec.errors import ClientFailure, EngineError, NumericError
 from fedrec.evaluation.evaluate import Evaluation, merge
 from fedrec.flower import records
-from fedrec.runs.checkpoint import Checkpoint
-from fedrec.runs.log import Bytes, RoundRecord, Seconds
+from fedrec.runs.log import Bytes, Checkpoint, RoundRecord, Seconds
 from fedrec.runs.recorder import Recorder
 from fedrec.types import Aggregate, FailedClient, IntArray, Params
 from server.returned import checked_apply, checked_broadcast, checked_groups, checked_init

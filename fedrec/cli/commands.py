@@ -6,6 +6,7 @@ Flower, Ray and torch are imported within the commands, so that help and version
 from __future__ import annotations
 
 import re
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -194,18 +195,18 @@ def _run(
 def _start(
     config: Path, sets: list[str], out: Path | None, overwrite: bool, seeds: list[int], quiet: bool
 ) -> None:
+    from fedrec.cli.scores import result_table, summarize, summary_table
     from fedrec.config.experiment import load_experiment
-    from fedrec.runs.folder import check_free, is_run_folder
-    from fedrec.runs.naming import default_folder
-    from fedrec.runs.progress import Progress
-    from fedrec.runs.run import find_config, run
-    from fedrec.runs.summary import result_table, summarize, summary_table
+    from fedrec.runs.folder import check_free, default_folder, is_run_folder
+    from fedrec.runs.prepare import find_config
+    from fedrec.runs.run import run
+    from fedrec.storage.files import write_json
 
     path = find_config(config)
     overrides = [[*sets, f"seed={number}"] for number in seeds] or [sets]
     experiments = [load_experiment(path, each) for each in overrides]
     several = len(experiments) > 1
-    base = out or default_folder(config.stem, sets, None if several else experiments[0].seed)
+    base = out or default_folder(config, sets, None if several else experiments[0].seed)
     folders = [base / f"seed{each.seed}" if several else base for each in experiments]
     if several and is_run_folder(base):
         raise RunFolderError(
@@ -216,40 +217,30 @@ def _start(
 
     results = []
     for experiment, folder in zip(experiments, folders, strict=True):
-        with _stoppable(folder), logged(quiet), Progress(experiment, quiet=quiet) as progress:
-            progress.say(f"{folder}: seed {experiment.seed}")
-            finished = run(
-                experiment,
-                out=folder,
-                overwrite=overwrite,
-                on_round=progress.show,
-                say=progress.say,
-            )
+        if not quiet:
+            say(f"{folder}: seed {experiment.seed}")
+        with _stoppable(folder), logged(quiet):
+            finished = run(experiment, out=folder, overwrite=overwrite, progress=not quiet)
         results.append(finished.result)
         if not quiet:
             print_table(result_table(finished.result, folder))
     if several:
-        summary = summarize(results, folders, base / "summary.json")
+        summary = summarize(results, folders)
+        write_json(base / "summary.json", summary)
         if not quiet:
             print_table(summary_table(summary, base))
 
 
 def _resume(folder: Path, sets: list[str], accept_other_code: bool, quiet: bool) -> None:
-    from fedrec.runs.progress import Progress
-    from fedrec.runs.reader import RunFolder
-    from fedrec.runs.resume import experiment_of, prepare_resume
-    from fedrec.runs.run import carry_out
-    from fedrec.runs.summary import result_table
+    from fedrec.cli.scores import result_table
+    from fedrec.runs.run import resume
 
-    experiment = experiment_of(folder, sets)
-    with _stoppable(folder), logged(quiet), Progress(experiment, quiet=quiet) as progress:
-        prepared = prepare_resume(
-            folder, sets, accept_other_code=accept_other_code, say=progress.say
+    with _stoppable(folder), logged(quiet):
+        finished = resume(
+            folder, sets=sets, accept_other_code=accept_other_code, progress=not quiet
         )
-        if prepared is not None:
-            carry_out(prepared, progress.show)
     if not quiet:
-        print_table(result_table(RunFolder(folder).result(), folder))
+        print_table(result_table(finished.result, folder))
 
 
 @app.command("report", cls=PlainCommand)
@@ -329,9 +320,10 @@ def _doctor() -> None:
 
 @contextmanager
 def _stoppable(folder: Path) -> Iterator[None]:
-    """Say how a run that Ctrl-C stops can continue."""
+    """Say how a run that Ctrl-C or SIGTERM stops can continue."""
     from fedrec.runs.folder import is_run_folder
 
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         yield
     except KeyboardInterrupt:
@@ -342,3 +334,5 @@ def _stoppable(folder: Path) -> Iterator[None]:
             else "stopped before the first round"
         )
         raise typer.Exit(130) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)

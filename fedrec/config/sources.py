@@ -181,7 +181,7 @@ def _texts(plugin: type) -> Iterator[str]:
 def _root(module: str) -> Path | None:
     """Return the folder from which a loaded module was imported; None for what has no file."""
     file = getattr(sys.modules.get(module), "__file__", None)
-    if file is None or not file.endswith(".py"):
+    if file is None or not file.endswith(".py") or not Path(file).is_file():
         return None
     depth = module.count(".") + (Path(file).name == "__init__.py")
     return Path(file).resolve().parents[depth]

@@ -12,7 +12,7 @@ import yaml
 from fedrec.errors import ConfigError, did_you_mean
 from fedrec.plugins import Plugin, Section
 
-__all__ = ["dump_yaml", "override", "parse_yaml", "read_document"]
+__all__ = ["dump_yaml", "flatten", "override", "parse_yaml", "read_document"]
 
 CORE_SCHEMA = {
     "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
@@ -89,6 +89,15 @@ def parse_yaml(text: str | bytes) -> Any:
 def dump_yaml(document: Mapping[str, Any]) -> str:
     """Return a document as YAML that readers of YAML 1.1 and 1.2 understand alike."""
     return yaml.dump(dict(document), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def flatten(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of a document by dotted key."""
+    values: dict[str, Any] = {}
+    for key, value in document.items():
+        inner = isinstance(value, Mapping)
+        values |= flatten(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return values
 
 
 def override(document: Mapping[str, Any], key: str, value: Any, source: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -169,6 +170,7 @@ def _start(address: str | None, n_workers: int, gpus_per_worker: float) -> None:
             "include_dashboard": False,
             "_system_config": SYSTEM_CONFIG,
         }
+    before = signal.getsignal(signal.SIGTERM)
     try:
         with engine_environment():
             if address is not None:
@@ -179,6 +181,10 @@ def _start(address: str | None, n_workers: int, gpus_per_worker: float) -> None:
         raise EngineError(
             f"Ray does not start{at}: {first_line(error)}; engine: serial works without it"
         ) from error
+    finally:
+        # Ray would end the process at SIGTERM; fedrec's command stops as at Ctrl-C.
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _check_address(address: str | None, joined: str | None) -> None:

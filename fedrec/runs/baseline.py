@@ -1,74 +1,29 @@
-"""Run a centralised baseline: choose its settings on validation, fit it, let every user rank."""
+"""Centralised methods: tune one, let it rank, and know which scores are too low to count."""
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Mapping
-from contextlib import closing
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
-from fedrec.baselines.base import Baseline, TunableBaseline
+import numpy as np
+
+from fedrec.baselines.base import Baseline, Scorer, TunableBaseline
+from fedrec.baselines.popularity import Popularity
 from fedrec.config.experiment import Experiment
+from fedrec.evaluation.evaluate import Evaluation, evaluate
+from fedrec.evaluation.metrics.base import Metric, PerUserMetric
+from fedrec.evaluation.ranking import PARTS
 from fedrec.plugins import name_of
-from fedrec.runs.effects import settings_without_effect
-from fedrec.runs.folder import write_config
-from fedrec.runs.log import RoundRecord, Seconds
-from fedrec.runs.recorder import Recorder
-from fedrec.runs.reference import evaluate_scorer
-from fedrec.types import Split
+from fedrec.types import FloatArray, IntArray, Split
 
-__all__ = ["run_baseline", "tune"]
+__all__ = ["evaluate_scorer", "popularity_scores", "tied_scores", "tune"]
 
 LOG = logging.getLogger("fedrec")
 
 
-def run_baseline(
-    out: Path,
-    experiment: Experiment,
-    split: Split,
-    observer: Callable[[Mapping[str, Any]], None],
-) -> None:
-    """Fit a baseline once and let every user rank once.
-
-    ``config.yaml`` of the run folder gets the settings that validation chose.
-
-    Args:
-        out: The run folder, made already.
-        experiment: What is run; its model is a baseline.
-        split: The data.
-        observer: Is called with the record of the only round.
-    """
-    assert isinstance(experiment.model, Baseline)
-    began = time.perf_counter()
-    model, tuning = tune(experiment, split)
-    if tuning is not None:
-        experiment = experiment.model_copy(update={"model": model})
-        kept = experiment.model_copy(update={"data": experiment.data.located()})
-        write_config(out, kept.to_yaml())
-    engine = {"name": "centralised", "workers": 1, "nodes": 1}
-    warnings = settings_without_effect(experiment, split)
-    recorder = Recorder(out, experiment, split, engine, observer, True, warnings)
-    recorder.tuning = tuning
-    with closing(recorder):
-        scorer = model.fit(split, experiment.seed)
-        fitted = time.perf_counter()
-        evaluation = evaluate_scorer(
-            scorer, split, experiment.evaluate.parsed(), experiment.evaluate.block
-        )
-        seconds = Seconds(train=fitted - began, evaluate=time.perf_counter() - fitted)
-        record = RoundRecord(round=0, clients=split.n_clients, seconds=seconds)
-        recorder.record(record, evaluation, {})
-        recorder.finish("completed", {})
-
-
 def tune(experiment: Experiment, split: Split) -> tuple[Baseline, dict[str, Any] | None]:
     """Choose the settings of a baseline that are not given, by the first metric on validation.
-
-    Args:
-        experiment: Its model is a baseline.
-        split: The data.
 
     Returns:
         The baseline with all of its settings, and what was tried, for the result; None for a
@@ -87,22 +42,58 @@ def tune(experiment: Experiment, split: Split) -> tuple[Baseline, dict[str, Any]
         LOG.warning(f"{name}: is untuned, because {why}; {_text(chosen)}")
         return model.model_copy(update=chosen), {"tuned": [], "untuned": why, "settings": chosen}
     metric = experiment.evaluate.parsed()[0]
-    tried: list[dict[str, Any]] = []
-    best, best_score = model, float("-inf")
+    tried: list[tuple[float, TunableBaseline]] = []
     for candidate in model.candidates():
         scorer = candidate.fit(split, experiment.seed)
         evaluation = evaluate_scorer(scorer, split, (metric,), experiment.evaluate.block)
         score = evaluation.summarise((metric,), "mixed", "valid")[metric.label]
-        tried.append({**candidate.settings(), "valid": score})
-        if score > best_score:
-            best, best_score = candidate, score
+        tried.append((score, candidate))
+    score, best = max(tried, key=lambda pair: pair[0])
     LOG.info(
         f"{name}: {len(tried)} settings tried on validation, {_text(best.settings())} is best with "
-        f"{metric.label} {best_score:.4f}"
+        f"{metric.label} {score:.4f}"
     )
-    tuned = {"tuned": list(settings), "metric": metric.label, "settings": best.settings()}
-    return best, {**tuned, "tried": tried}
+    return best, {
+        "tuned": list(settings),
+        "metric": metric.label,
+        "settings": best.settings(),
+        "tried": [{**candidate.settings(), "valid": score} for score, candidate in tried],
+    }
 
 
 def _text(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in settings.items())
+
+
+def popularity_scores(experiment: Experiment, split: Split) -> dict[str, dict[str, float]] | None:
+    """Return the experiment's first metric of the popularity baseline, per part.
+
+    Returns:
+        None for protocol ``legacy``, which ranks other candidates; nothing for a part in which no
+        user has items held out.
+    """
+    if experiment.data.protocol != "clean":
+        return None
+    metrics = experiment.evaluate.parsed()[:1]
+    scorer = Popularity().fit(split, experiment.seed)
+    evaluation = evaluate_scorer(scorer, split, metrics, experiment.evaluate.block)
+    scores = {part: evaluation.summarise(metrics, "mixed", part) for part in PARTS}
+    return {part: {k: v for k, v in of_part.items() if v == v} for part, of_part in scores.items()}
+
+
+def tied_scores(experiment: Experiment, split: Split) -> dict[str, float]:
+    """Return the metrics on the test items where all scores are equal, which count as worst."""
+    metrics = [m for m in experiment.evaluate.parsed() if isinstance(m, PerUserMetric)]
+
+    def scorer(users: IntArray) -> FloatArray:
+        return np.zeros((len(users), split.n_items), np.float32)
+
+    return evaluate_scorer(scorer, split, metrics, experiment.evaluate.block).summarise(metrics)
+
+
+def evaluate_scorer(
+    scorer: Scorer, split: Split, metrics: Sequence[Metric], block: int | Literal["auto"] = "auto"
+) -> Evaluation:
+    """Let all users rank the catalogue by the scores of a centralised method."""
+    shard = split.shard(np.arange(split.n_clients, dtype=np.int64))
+    return evaluate(shard, lambda rows: {"mixed": scorer(shard.user_ids[rows])}, metrics, block)

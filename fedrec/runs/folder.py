@@ -1,9 +1,9 @@
-"""The run folder: what a run leaves behind, how it is made and emptied.
+"""The run folder: what a run leaves behind, how it is named, made and emptied.
 
 ::
 
     config.yaml            the resolved experiment
-    split.arrow            raw ids, and the train, validation and test items of every user
+    split.safetensors      raw ids, and the train, validation and test items of every user
     source/                the modules of plug-ins that are not fedrec's own
     rounds.jsonl           one line a round (`fedrec.runs.log`); its presence makes the folder a run
     result.json            scores, times, bytes, digest, versions, warnings, hashes of all files
@@ -20,18 +20,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from fedrec.errors import RunFolderError
-from fedrec.storage.files import (
-    json_values,
-    remove_rests,
-    write_bytes,
-    write_json,
-    write_text,
-)
+from fedrec.storage.files import RESTORE, json_values, write_bytes, write_json, write_text
 from fedrec.storage.lock import await_idle, is_held
 
 __all__ = [
@@ -46,12 +42,14 @@ __all__ = [
     "ROUNDS",
     "SOURCE",
     "SPLIT",
-    "STATE",
     "await_end",
     "check_free",
     "create",
+    "default_folder",
     "discard_unstarted",
     "is_run_folder",
+    "reading",
+    "remove_unfinished",
     "result_checksum",
     "sha256_of",
     "write_config",
@@ -59,83 +57,106 @@ __all__ = [
 ]
 
 CONFIG = "config.yaml"
-SPLIT = "split.arrow"
+SPLIT = "split.safetensors"
 ROUNDS = "rounds.jsonl"
 RESULT = "result.json"
 PER_USER = "per_user.parquet"
 MODEL = "model.safetensors"
 CHECKPOINT = "checkpoint.safetensors"
 LOCAL = "local"
-STATE = "state"
 SOURCE = "source"
-FILES = (CONFIG, SPLIT, RESULT, PER_USER, MODEL, CHECKPOINT, ROUNDS)
-FORMAT = 2
+STATE = "state"
+HASHED = (
+    CONFIG,
+    SPLIT,
+    PER_USER,
+    MODEL,
+    CHECKPOINT,
+    ROUNDS,
+    f"{LOCAL}/node-*.safetensors",
+    f"{SOURCE}/**/*.py",
+)
+"""The files whose hashes stand in the result."""
+FILES = (*HASHED, RESULT, f"{STATE}/node-*/*")
+"""All files of a run folder."""
+FORMAT = 3
 """Of a run folder. Folders of another format are refused."""
 FINISHED = ("completed", "early_stop")
 """The statuses of a run that came to its end."""
 SECONDS_TO_END = 30.0
+LONGEST_NAME = 60
+
+
+def default_folder(source: Any, sets: Sequence[str] = (), seed: int | None = None) -> Path:
+    """Return the folder of a run for which none was given, named after the file of its experiment.
+
+    The overrides ``dotted.key=value`` become a part of its name, so that runs with other settings
+    have other folders; those of ``engine`` change no result and are left out, as is ``seed``. What
+    does not fit into a name is told apart by a hash. A folder for several runs has no seed.
+
+    Example:
+        >>> default_folder("mf", ["rounds.count=5", "engine.workers=2"], 1).as_posix()
+        'runs/mf-rounds.count=5-seed1'
+    """
+    stem = Path(source).stem if isinstance(source, str | Path) else "experiment"
+    values = {key.strip(): value.strip() for key, _, value in (s.partition("=") for s in sets)}
+    text = ",".join(
+        f"{key}={value}"
+        for key, value in sorted(values.items())
+        if key != "seed" and key.partition(".")[0] != "engine"
+    )
+    name = re.sub(r"[^\w.,=+-]+", "_", text, flags=re.ASCII)
+    if name != text or len(name) > LONGEST_NAME:
+        name = f"{name[:LONGEST_NAME]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    ending = "" if seed is None else f"seed{seed}"
+    return Path("runs") / "-".join(filter(None, (stem, name, ending)))
 
 
 def is_run_folder(path: Path) -> bool:
     """Return whether fedrec made that folder for a run."""
-    try:
-        return (path / ROUNDS).is_file()
-    except OSError:  # such as a name that is too long
-        return False
+    return (path / ROUNDS).is_file()
 
 
 def create(path: Path, overwrite: bool = False) -> Path:
-    """Make a run folder, ready to be written, with an empty run log.
-
-    Args:
-        path: The folder. Missing parents are made; an empty folder is used as it is.
-        overwrite: Empty an existing run folder. Only files of fedrec are removed.
+    """Make a run folder, with an empty run log; an existing one is emptied of fedrec's files.
 
     Raises:
         RunFolderError: If it exists and may not be overwritten, is something else, or cannot be
             written.
     """
     check_free(path, overwrite)
-    try:
+    with _writing(path):
         if is_run_folder(path):
             await_end(path)
             _clear(path)
         path.mkdir(parents=True, exist_ok=True)
         write_bytes(path / ROUNDS, b"")
-    except OSError as error:
-        raise _unwritable(path, error) from error
     return path
 
 
 def check_free(path: Path, overwrite: bool = False) -> None:
     """Check that `create` would take a folder, as far as can be told without writing.
 
-    Args:
-        path: The folder.
-        overwrite: Whether a run folder may be emptied.
-
     Raises:
         RunFolderError: As `create`.
     """
-    try:
+    with _writing(path):
         if path.exists() and not path.is_dir():
             raise RunFolderError(f"{path}: is a file; give --out a folder")
-        if is_run_folder(path):
-            if is_held(path / ROUNDS):
-                raise RunFolderError(f"{path}: holds a run that is under way")
-            if not overwrite:
-                resumable = (path / CHECKPOINT).exists() and not _is_finished(path)
-                way_out = f"continue it with --resume {path}, " if resumable else ""
+        if not is_run_folder(path):
+            if path.exists() and any(path.iterdir()):
                 raise RunFolderError(
-                    f"{path}: holds a run already; {way_out}add --overwrite or choose another --out"
+                    f"{path}: is not empty and is no run folder, so it is left alone; "
+                    "choose another --out"
                 )
-        elif path.exists() and any(path.iterdir()):
+        elif is_held(path / ROUNDS):
+            raise RunFolderError(f"{path}: holds a run that is under way")
+        elif not overwrite:
+            resumable = (path / CHECKPOINT).exists()
+            way_out = f"continue it with --resume {path}, " if resumable else ""
             raise RunFolderError(
-                f"{path}: is not empty and is no run folder, so it is left alone; "
-                "choose another --out"
+                f"{path}: holds a run already; {way_out}add --overwrite or choose another --out"
             )
-    except OSError as error:
-        raise _unwritable(path, error) from error
 
 
 def await_end(path: Path) -> None:
@@ -154,10 +175,10 @@ def await_end(path: Path) -> None:
 
 def remove_unfinished(path: Path) -> None:
     """Remove the unfinished files that a killed run has left in its folder."""
-    for name in (*FILES, f"{LOCAL}/node-*"):
-        remove_rests(path / name)
-    for node in (path / STATE).glob("node-*"):
-        remove_rests(node / "*")
+    for pattern in FILES:
+        folder, slash, name = pattern.rpartition("/")
+        for unfinished in path.glob(f"{folder}{slash}.{name}.*"):
+            unfinished.unlink(missing_ok=True)
 
 
 def discard_unstarted(path: Path) -> None:
@@ -177,24 +198,15 @@ def write_config(path: Path, text: str) -> None:
 
 
 def write_result(path: Path, result: Mapping[str, Any]) -> dict[str, Any]:
-    """Write ``result.json``, with the hashes of all other files, so that damage is noticed.
-
-    Args:
-        path: The run folder.
-        result: Values of JSON, and numpy values.
+    """Write ``result.json`` with the hashes of all other files, so that damage is noticed.
 
     Returns:
-        What was written.
+        What was written: values of JSON.
     """
-    paths = [path / name for name in FILES if name != RESULT]
-    paths += [*(path / LOCAL).glob("node-*.safetensors"), *(path / SOURCE).rglob("*.py")]
     hashes = {
-        each.relative_to(path).as_posix(): sha256_of(each)
-        for each in sorted(paths)
-        if each.is_file()
+        file.relative_to(path).as_posix(): sha256_of(file) for file in sorted(_files(path, HASHED))
     }
-    written: dict[str, Any] = {"format": FORMAT, **result, "files": hashes}
-    written = json_values(written)
+    written: dict[str, Any] = json_values({"format": FORMAT, **result, "files": hashes})
     written["checksum"] = result_checksum(written)
     write_json(path / RESULT, written)
     return written
@@ -212,27 +224,45 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def _unwritable(path: Path, error: OSError) -> RunFolderError:
-    return RunFolderError(f"{path}: cannot be written ({error.strerror}); choose another --out")
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while a file of a run folder is read into one line that names it.
 
-
-def _is_finished(path: Path) -> bool:
+    Raises:
+        RunFolderError: If the file is missing, cannot be read, or holds what it should not.
+    """
     try:
-        return json.loads((path / RESULT).read_text(encoding="utf-8")).get("status") in FINISHED
-    except (OSError, ValueError, AttributeError):
-        return False
+        yield
+    except FileNotFoundError as error:
+        raise RunFolderError(f"{path}: is missing; {RESTORE}") from error
+    except OSError as error:
+        reason = error.strerror or str(error).partition("\n")[0]
+        raise RunFolderError(f"{path}: cannot be read ({reason}); {RESTORE}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise RunFolderError(f"{path}: is damaged ({reason}); {RESTORE}") from error
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunFolderError(
+            f"{path}: cannot be written ({error.strerror}); choose another --out"
+        ) from error
+
+
+def _files(path: Path, patterns: Sequence[str]) -> list[Path]:
+    return [file for pattern in patterns for file in path.glob(pattern) if file.is_file()]
 
 
 def _clear(path: Path) -> None:
     remove_unfinished(path)
-    ours = [path / name for name in FILES]
-    ours += [*(path / LOCAL).glob("node-*.safetensors"), *(path / SOURCE).rglob("*.py")]
-    ours += (path / STATE).glob("node-*/*")
-    for file in ours:
-        if file.is_file():
-            file.unlink()
-    folders = [path / LOCAL, path / STATE, path / SOURCE, *(path / STATE).glob("node-*")]
-    folders += [each for each in (path / SOURCE).rglob("*") if each.is_dir()]
-    for folder in sorted(folders, key=lambda each: len(each.parts), reverse=True):
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+    for file in _files(path, FILES):
+        file.unlink()
+    for name in (LOCAL, STATE, SOURCE):
+        below = [path / name, *(path / name).rglob("*")]
+        for folder in sorted(filter(Path.is_dir, below), reverse=True):
+            if not any(folder.iterdir()):
+                folder.rmdir()

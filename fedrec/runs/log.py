@@ -1,4 +1,11 @@
-"""The run log: one JSON object a line, one line a round, only ever appended to."""
+"""What a run writes after every round: a line of the run log, and a checkpoint.
+
+The log has one JSON object a line and is only ever appended to. The checkpoint, one file that is
+replaced as a whole, is what the server must know to continue. It is written once the updates of a
+round are aggregated, before its evaluation. Everything that the server writes after it (the line of
+the log, the best model, the values per user) follows from it, so a run that continues repeats that
+part and gets the same bits. It survives the death of processes, not the loss of power.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +15,28 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError
 
-from fedrec.errors import NumericError, RunFolderError
-from fedrec.storage.files import RESTORE, full_disk_named
+from fedrec.errors import RunFolderError
+from fedrec.runs.folder import CHECKPOINT, FORMAT, reading
+from fedrec.storage.files import RESTORE, full_disk_named, read_arrays, write_arrays
 from fedrec.storage.lock import hold
-from fedrec.types import FailedClient
+from fedrec.types import FailedClient, State
 
 __all__ = [
     "Bytes",
+    "Checkpoint",
+    "Origin",
     "RoundLog",
     "RoundRecord",
     "RunLog",
     "Seconds",
+    "read_checkpoint",
     "read_log",
     "rounds_before",
+    "write_checkpoint",
 ]
 
 
@@ -78,7 +88,7 @@ class RoundRecord(_Record):
             without evaluation.
 
     Example:
-        >>> RoundRecord(round=5, clients=2).to_json()[:24]
+        >>> RoundRecord(round=5, clients=2).model_dump_json()[:24]
         '{"round":5,"clients":2,"'
     """
 
@@ -91,26 +101,8 @@ class RoundRecord(_Record):
     simulation: Bytes = Bytes()
     evaluation: Mapping[str, Mapping[str, Mapping[str, float | None]]] | None = None
 
-    def to_json(self) -> str:
-        """One line of JSON, without the line end."""
-        return _dumps(self.model_dump(mode="json"))
-
-    @classmethod
-    def from_json(cls, line: str) -> Self:
-        """The record of a line.
-
-        Raises:
-            RunFolderError: If the line is not the record of a round: the field at fault.
-        """
-        try:
-            return cls.model_validate_json(line)
-        except ValidationError as error:
-            fault = error.errors()[0]
-            where = ".".join(str(part) for part in fault["loc"]) or "line"
-            raise RunFolderError(f"not the record of a round: {where}: {fault['msg']}") from error
-
     def score(self, part: str, metric: str, view: str = "mixed") -> float | None:
-        """The value of a metric, or None.
+        """Return the value of a metric, or None.
 
         Args:
             part: ``valid`` or ``test``.
@@ -123,8 +115,7 @@ class RoundRecord(_Record):
 class RunLog:
     """Appends records to a run log; each line reaches the operating system before the next.
 
-    A line that an earlier process left cut off is removed first, so that a resumed run never
-    glues its first record to it. While it is open, the file is locked (`fedrec.storage.lock`).
+    While it is open, the file is locked (`fedrec.storage.lock`).
 
     Args:
         path: The file; made if it does not exist.
@@ -138,7 +129,6 @@ class RunLog:
         try:
             self._file = path.open("ab", buffering=0)
             self._lock = hold(path)
-            _mend(path)
             self._hash = hashlib.sha256(path.read_bytes())
         except BlockingIOError as error:
             self._file.close()
@@ -148,18 +138,13 @@ class RunLog:
                 f"{path}: cannot be written ({error.strerror}); choose another --out"
             ) from error
 
-    def append(self, record: Mapping[str, Any] | RoundRecord) -> None:
+    def append(self, record: RoundRecord) -> None:
         """Write one record.
 
-        Args:
-            record: Values of JSON or numpy scalars.
-
         Raises:
-            NumericError: If a value is not finite. Nothing is written then.
-            FedRecError: If the disk is full. The line may be cut off then; `RunLog` mends that.
+            FedRecError: If the disk is full. The line may be cut off then.
         """
-        text = record.to_json() if isinstance(record, RoundRecord) else _dumps(record)
-        line = f"{text}\n".encode()
+        line = f"{record.model_dump_json()}\n".encode()
         self._hash.update(line)
         with full_disk_named(self.path):
             while line:  # a disk that is nearly full takes a part
@@ -177,17 +162,6 @@ class RunLog:
             os.close(self._lock)
             self._lock = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
 
 @dataclass(frozen=True, slots=True)
 class RoundLog:
@@ -198,7 +172,7 @@ class RoundLog:
         torn_line: Number (from 1) of a last line that was cut off and left out, or None.
     """
 
-    records: tuple[dict[str, Any], ...]
+    records: tuple[RoundRecord, ...]
     torn_line: int | None = None
 
 
@@ -208,22 +182,21 @@ def read_log(path: Path) -> RoundLog:
     Raises:
         RunFolderError: If the file cannot be read, or a line before the last is damaged.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise RunFolderError(f"{path}: cannot be read ({error.strerror})") from error
-    *lines, tail = content.split(b"\n")
+    with reading(path):
+        *lines, last = path.read_bytes().split(b"\n")
     records = []
-    for number, line in enumerate(lines, start=1):
-        record = _parse(line)
-        if record is None:
-            raise RunFolderError(f"{path}: line {number} is damaged: expected one JSON object")
-        records.append(record)
-    if tail:
-        record = _parse(tail)
-        if record is None:
-            return RoundLog(tuple(records), torn_line=len(lines) + 1)
-        records.append(record)
+    for number, line in enumerate([*lines, *([last] if last else [])], start=1):
+        try:
+            records.append(RoundRecord.model_validate_json(line))
+        except ValidationError as error:
+            if number > len(lines):
+                return RoundLog(tuple(records), torn_line=number)
+            fault = error.errors()[0]
+            where = ".".join(map(str, fault["loc"])) or "line"
+            raise RunFolderError(
+                f"{path}: line {number} is not the record of a round: {where}: {fault['msg']}; "
+                f"{RESTORE}"
+            ) from error
     return RoundLog(tuple(records))
 
 
@@ -238,56 +211,97 @@ def rounds_before(path: Path, round: int, sha256: str) -> tuple[list[RoundRecord
     Raises:
         RunFolderError: If a line is missing or is not what was written.
     """
-    try:
+    with reading(path):
         lines = path.read_bytes().splitlines(keepends=True)[: round - 1]
-    except OSError as error:
-        raise RunFolderError(f"{path}: cannot be read ({error.strerror}); {RESTORE}") from error
     if len(lines) < round - 1:
         raise RunFolderError(
             f"{path}: ends with round {len(lines)}, expected {round - 1} rounds or more; {RESTORE}"
         )
     if hashlib.sha256(b"".join(lines)).hexdigest() != sha256:
         raise RunFolderError(f"{path}: is not what this run wrote before round {round}; {RESTORE}")
-    return [RoundRecord.from_json(line.decode()) for line in lines], sum(map(len, lines))
+    with reading(path):
+        return [RoundRecord.model_validate_json(line) for line in lines], sum(map(len, lines))
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) else None
+class Origin(_Record):
+    """What a run is made from; a run continues only with the same.
+
+    Args:
+        config: The experiment, as values of JSON.
+        data: Hash of the prepared data.
+        code: Hash of fedrec's code.
+        executor: What trains the clients.
+        nodes: Among how many nodes the clients are dealt.
+        sources: Hash of each source file of plug-ins that are not fedrec's own.
+    """
+
+    config: Mapping[str, Any]
+    data: str
+    code: str
+    executor: str
+    nodes: int
+    sources: Mapping[str, str] = {}
 
 
-def _mend(path: Path) -> None:
+class Checkpoint(_Record):
+    """The server after the updates of a round were applied.
+
+    Args:
+        record: What is known of the round, without its evaluation.
+        params: The shared parameters.
+        state: What the strategy remembers.
+        evaluates: Whether the round is evaluated.
+        origin: What the run is made from.
+        started: When the run was started first, ISO 8601.
+        resumed: The rounds at which it was continued.
+        node_states: Per node, as text of its number: the last round that changed the private
+            state of its clients, and the checksum of that state.
+        log: Hash of the lines of the run log before this round.
+    """
+
+    record: RoundRecord
+    params: Mapping[str, Any] = Field(exclude=True)
+    state: InstanceOf[State] = Field(exclude=True)
+    evaluates: bool
+    origin: Origin
+    started: str
+    resumed: tuple[int, ...] = ()
+    node_states: Mapping[str, tuple[int, int]] = {}
+    log: str = ""
+
+
+def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Replace the checkpoint of a run folder."""
+    arrays = {f"params/{name}": value for name, value in checkpoint.params.items()}
+    arrays |= {f"state/{name}": value for name, value in checkpoint.state.arrays.items()}
+    about = {
+        "format": FORMAT,
+        "values": checkpoint.state.values,
+        **checkpoint.model_dump(mode="json"),
+    }
+    write_arrays(folder / CHECKPOINT, arrays, {"checkpoint": json.dumps(about)}, durable=False)
+
+
+def read_checkpoint(folder: Path) -> Checkpoint | None:
+    """Return the checkpoint of a run folder; None if no round was finished.
+
+    Raises:
+        RunFolderError: If it is damaged, or of another format.
+    """
+    path = folder / CHECKPOINT
     if not path.exists():
-        return
-    with path.open("r+b") as file:
-        content = file.read()
-        tail = content.rpartition(b"\n")[2]
-        if not tail:
-            return
-        if _parse(tail) is None:
-            file.truncate(len(content) - len(tail))
-        else:
-            file.write(b"\n")
-        os.fsync(file.fileno())
-
-
-def _dumps(record: Mapping[str, Any]) -> str:
+        return None
+    arrays, texts = read_arrays(path)
+    both = State(arrays)
     try:
-        text = json.dumps(
-            record, allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_plain
-        )
-    except ValueError as error:
-        where = f"round {record.get('round', '?')}"
-        raise NumericError(f"{where}: a value of the run log is not finite") from error
-    return text
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(f"{type(value).__name__} cannot be written to a run log")
+        about = json.loads(texts["checkpoint"])
+        if about.pop("format") != FORMAT:
+            raise ValueError(f"its format is not {FORMAT}")
+        state = State(both.below("state/"), about.pop("values"))
+        return Checkpoint(params=both.below("params/"), state=state, **about)
+    except (ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise RunFolderError(
+            f"{path}: is not a checkpoint of this version of fedrec ({reason}); continue with the "
+            "version that wrote it, or run again with --overwrite"
+        ) from error

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from datetime import timedelta
 from importlib.util import find_spec
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
@@ -14,12 +15,13 @@ from rich.table import Column
 
 from fedrec.config.experiment import Experiment
 from fedrec.runs.log import RoundRecord
+from fedrec.runs.tally import Tally
 
 __all__ = ["Progress"]
 
 
 class Progress:
-    """Shows the rounds of one run on stderr.
+    """Shows the rounds of one run on stderr, and hands them on.
 
     Clients per second are clients trained per second of training, over the rounds shown so far;
     evaluation is not counted. The result and the report count them in the same way.
@@ -27,110 +29,108 @@ class Progress:
     Args:
         experiment: What is run.
         quiet: Show nothing.
-        console: Where to; None: stderr.
+        on_round: Is called with the record of each round too.
+        on_line: Is called with each line too.
+        console: Where to show; None: stderr.
     """
 
     def __init__(
-        self, experiment: Experiment, quiet: bool = False, console: Console | None = None
+        self,
+        experiment: Experiment,
+        quiet: bool = False,
+        on_round: Callable[[RoundRecord], None] | None = None,
+        on_line: Callable[[str], None] | None = None,
+        console: Console | None = None,
     ) -> None:
         self._console = console or Console(stderr=True, quiet=quiet, soft_wrap=True)
+        self._on_round, self._on_line = on_round, on_line
         self._metric = experiment.evaluate.metrics[0]
-        self._every = experiment.evaluate.every
-        self._limits = experiment.rounds
-        self._score: float | None = None
-        self._best: float | None = None
-        self._evaluations_without_better = 0
-        self._clients, self._seconds = 0, 0.0
+        self._every, self._limits = experiment.evaluate.every, experiment.rounds
+        self._tally = Tally(self._metric)
+        self._scores = ""
         self._began: tuple[int, float] | None = None
         self._bar: Bar | None = None
         self._task = TaskID(0)
 
     def __enter__(self) -> Self:
-        if self._console.quiet or not _can_draw(self._console):
-            return self
-        counter = f"round {self._limits.count}/{self._limits.count}"
-        self._bar = Bar(
-            SpinnerColumn("line"),  # moves while a worker starts or a round is evaluated
-            TextColumn("{task.fields[counter]}", table_column=_column(min_width=len(counter))),
-            BarColumn(None, table_column=_column(ratio=1, max_width=36)),
-            TextColumn("{task.description}", table_column=_column(ratio=4)),
-            TextColumn("{task.fields[left]}", table_column=_column()),
-            console=self._console,
-            transient=True,
-            expand=True,
-        )
-        self._task = self._bar.add_task("starting", total=None, counter="", left="")
-        self._bar.start()
+        if not self._console.quiet and _can_draw(self._console):
+            width = len(self._counter(self._limits.count))
+            self._bar = Bar(
+                SpinnerColumn("line"),  # moves while a worker starts or a round is evaluated
+                TextColumn("{task.fields[counter]}", table_column=_column(min_width=width)),
+                BarColumn(None, table_column=_column(ratio=1, max_width=36)),
+                TextColumn("{task.description}", table_column=_column(ratio=4)),
+                TextColumn("{task.fields[left]}", table_column=_column()),
+                console=self._console,
+                transient=True,
+                expand=True,
+            )
+            self._task = self._bar.add_task("starting", total=None, counter="", left="")
+            self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
 
     def say(self, text: str) -> None:
         """Print a line, above the bar where there is one."""
         self._console.print(text, markup=False, highlight=False)
+        if self._on_line is not None:
+            self._on_line(text)
 
     def show(self, record: RoundRecord) -> None:
         """Show one round; without a bar, only a round with an evaluation."""
-        self._clients += record.clients
-        self._seconds += record.seconds.train
-        self._note(record.score("valid", self._metric))
+        self._tally.add(record)
+        score = record.score("valid", self._metric)
+        if score is not None:
+            self._scores = f"valid {self._metric} {score:.4f}"
+        text = ""
         if record.round == 0:  # the only one of a baseline, which trains no clients
-            self.say(f"fitted  {self._scores()}")
+            text = f"fitted  {self._scores}"
         elif self._bar is not None:
             self._bar.update(
                 self._task,
                 total=self._limits.count,
                 completed=record.round,
-                counter=f"round {record.round}/{self._limits.count}",
+                counter=self._counter(record.round),
                 description=self._description(record),
                 left=self._time_left(record.round),
             )
         elif record.evaluation is not None:
-            self.say(f"round {record.round}/{self._limits.count}  {self._description(record)}")
+            text = f"{self._counter(record.round)}  {self._description(record)}"
+        if text:
+            self._console.print(text, markup=False, highlight=False)
+        if self._on_round is not None:
+            self._on_round(record)
 
-    def _note(self, score: float | None) -> None:
-        """Remember a validation score and for how many evaluations none was better."""
-        if score is None:
-            return
-        self._score = score
-        better = self._best is None or score > self._best
-        self._best = score if better else self._best
-        self._evaluations_without_better = 0 if better else self._evaluations_without_better + 1
+    def _counter(self, number: int) -> str:
+        return f"round {number}/{self._limits.count}"
 
     def _time_left(self, number: int) -> str:
         """Return the time to the last round; with patience, also to the first possible end."""
         now = time.monotonic()
         if self._began is None:  # the clock starts with the first round, not with the engine
             self._began = (number, now)
-        done = number - self._began[0]
+        done, rounds = number - self._began[0], self._limits.count - number
         if not done:
             return ""
-        rounds = self._limits.count - number
         seconds = (now - self._began[1]) / done
-        latest = f"{_minutes(seconds * rounds)} left"
+        latest = f"{timedelta(seconds=round(seconds * rounds))} left"
         if self._limits.patience is None:
             return latest
-        evaluations = self._limits.patience - self._evaluations_without_better
-        soonest = max(evaluations, 0) * self._every - number % self._every
-        earliest = _minutes(seconds * min(max(soonest, 0), rounds))
+        evaluations = self._limits.patience - self._tally.stale
+        soonest = max(evaluations * self._every - number % self._every, 0)
+        earliest = str(timedelta(seconds=round(seconds * min(soonest, rounds))))
         return latest if latest.startswith(earliest) else f"{earliest} to {latest}"
-
-    def _scores(self) -> str:
-        return "" if self._score is None else f"valid {self._metric} {self._score:.4f}"
 
     def _description(self, record: RoundRecord) -> str:
         """Return what is known of a round, the most important first: the rest may be cut."""
+        speed = self._tally.result()["clients_per_second"]
         texts = [
-            self._scores(),
+            self._scores,
             f"{len(record.failures)} failed" if record.failures else "",
-            f"{self._clients / self._seconds:,.0f} clients/s" if self._seconds else "",
+            f"{speed:,.0f} clients/s" if speed else "",
             "" if record.loss is None else f"loss {record.loss:.4f}",
         ]
         return "  ".join(filter(None, texts))
@@ -144,16 +144,4 @@ def _can_draw(console: Console) -> bool:
 
 
 def _column(**options: int) -> Column:
-    return Column(
-        no_wrap=True,
-        overflow="ellipsis",
-        min_width=options.get("min_width"),
-        max_width=options.get("max_width"),
-        ratio=options.get("ratio"),
-    )
-
-
-def _minutes(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return Column(no_wrap=True, **options)  # type: ignore[arg-type]

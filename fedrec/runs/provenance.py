@@ -8,28 +8,30 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import psutil
+
 from fedrec.flower.launch import cores
 
 __all__ = ["commit", "hardware", "versions"]
 
 DISTRIBUTIONS = ("fedrec", "flwr", "ray", "torch", "numpy", "numba", "scipy", "pandas", "pydantic")
-ROOMS = ("fedrec", "clients", "server", "strategies")
-ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("fedrec", "clients", "server", "strategies")
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the installed packages that decide a result, by name."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the installed packages that decide a result."""
+    installed = {"python": platform.python_version()}
     for name in DISTRIBUTIONS:
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def commit(root: Path = ROOT) -> str | None:
-    """The git commit of the checkout that fedrec runs from.
+    """Return the git commit of the checkout that fedrec runs from.
 
     Args:
         root: The folder that holds the package.
@@ -40,13 +42,10 @@ def commit(root: Path = ROOT) -> str | None:
         not).
     """
     top = _git(root, "rev-parse", "--show-toplevel")
-    if top is None or Path(top).resolve() != root.resolve():
-        return None
     head = _git(root, "rev-parse", "--verify", "HEAD")
-    if not head:
+    if not top or not head or Path(top).resolve() != root.resolve():
         return None
-    changed = _git(root, "status", "--porcelain", "--", *ROOMS)
-    return f"{head}+dirty" if changed else head
+    return f"{head}+dirty" if _git(root, "status", "--porcelain", "--", *PACKAGES) else head
 
 
 def _git(root: Path, *arguments: str) -> str | None:
@@ -62,16 +61,13 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def hardware() -> dict[str, str | int | float]:
-    """The machine: ``cpu``, ``cores`` that this process may use, ``memory_gib``, ``system``."""
-    found: dict[str, str | int | float] = {
+    """Return ``cpu``, ``cores`` that this process may use, ``memory_gib`` and ``system``."""
+    return {
         "cpu": _cpu(),
         "cores": cores(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
     }
-    memory = _memory_gib()
-    if memory is not None:
-        found["memory_gib"] = memory
-    return found
 
 
 def _cpu() -> str:
@@ -83,10 +79,3 @@ def _cpu() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def _memory_gib() -> float | None:
-    try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
-    except (AttributeError, OSError, ValueError):
-        return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedrec.config.yaml import parse_yaml
-from fedrec.errors import ConfigError, MissingExtra, RunFolderError
-from fedrec.runs.checkpoint import read_checkpoint
+from fedrec.data.prepare import open_split
+from fedrec.errors import RunFolderError
 from fedrec.runs.folder import (
     CONFIG,
     FINISHED,
@@ -25,11 +25,11 @@ from fedrec.runs.folder import (
     ROUNDS,
     SPLIT,
     is_run_folder,
+    reading,
     result_checksum,
     sha256_of,
 )
-from fedrec.runs.log import RoundRecord, read_log, rounds_before
-from fedrec.runs.split_file import read_split
+from fedrec.runs.log import RoundRecord, read_checkpoint, read_log, rounds_before
 from fedrec.runs.tally import Tally, described
 from fedrec.storage.files import RESTORE, read_arrays
 from fedrec.types import FloatArray, Split
@@ -40,20 +40,13 @@ if TYPE_CHECKING:
 __all__ = ["RunFolder", "find"]
 
 HEADER = re.compile(r"# fedrec run folder, format (\d+)\s")
-FROM_ROUNDS = (
-    "best_round",
-    "rounds",
-    "metrics",
-    "seconds",
-    "bytes",
-    "simulation",
-    "clients_per_second",
-)
 
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
     """Reads a run folder, also that of a run that was interrupted.
+
+    Every method raises a `RunFolderError` that names the file which is missing or damaged.
 
     Args:
         path: The folder.
@@ -72,7 +65,7 @@ class RunFolder:
                 f"{self.path}: is not a run folder (it has no {ROUNDS}); give the --out of a run"
             )
         if (self.path / CONFIG).is_file():
-            header = HEADER.match(self._text(CONFIG))
+            header = HEADER.match(_text(self.path / CONFIG))
             if header is None or int(header[1]) != FORMAT:
                 raise RunFolderError(
                     f"{self.path / CONFIG}: its first line does not say 'format {FORMAT}', so the "
@@ -82,13 +75,11 @@ class RunFolder:
 
     def config(self) -> dict[str, Any]:
         """Return the experiment, every default written out."""
-        self.verify(CONFIG)
-        try:
-            document = parse_yaml(self._text(CONFIG))
-        except ConfigError as error:
-            raise RunFolderError(f"{self.path / CONFIG}: {error}; {RESTORE}") from error
-        if not isinstance(document, dict):
-            raise RunFolderError(f"{self.path / CONFIG}: holds no sections; {RESTORE}")
+        text = _text(self.verify(CONFIG))
+        with reading(self.path / CONFIG):
+            document = parse_yaml(text)
+            if not isinstance(document, dict):
+                raise ValueError("it holds no sections")
         return document
 
     def torn(self) -> bool:
@@ -97,17 +88,11 @@ class RunFolder:
 
     def rounds(self) -> list[RoundRecord]:
         """Return the rounds; a last line that was cut off is left out."""
-        self.verify(ROUNDS)
+        log = self.verify(ROUNDS)
         checkpoint = None if self._written() else read_checkpoint(self.path)
         if checkpoint is not None:
-            rounds_before(self.path / ROUNDS, checkpoint.record.round, checkpoint.log)
-        records = []
-        for number, record in enumerate(read_log(self.path / ROUNDS).records, start=1):
-            try:
-                records.append(RoundRecord.from_json(json.dumps(record)))
-            except RunFolderError as error:
-                raise RunFolderError(f"{self.path / ROUNDS}: line {number}: {error}") from error
-        return records
+            rounds_before(log, checkpoint.record.round, checkpoint.log)
+        return list(read_log(log).records)
 
     def result(self) -> dict[str, Any]:
         """Return the result; what an interrupted run did not write is taken from its rounds."""
@@ -116,133 +101,28 @@ class RunFolder:
         if complete and written.get("metrics"):
             return written
         config = self.config()
-        tally = Tally((config.get("evaluate", {}).get("metrics") or ["ndcg@10"])[0])
-        for record in self.rounds():
-            tally.add(record)
-        kept = {k: v for k, v in written.items() if v is not None and k not in FROM_ROUNDS}
-        return {**described(config), "status": "interrupted", **tally.result(), **kept}
+        metric = (config.get("evaluate", {}).get("metrics") or ["ndcg@10"])[0]
+        tally = Tally(metric, rounds=self.rounds())
+        known = {name: value for name, value in written.items() if value is not None}
+        return {**described(config), "status": "interrupted", **known, **tally.result()}
 
     def split(self) -> Split:
         """Return the data of the run: raw ids, and the items of every user."""
-        self.verify(SPLIT)
-        return read_split(self.path / SPLIT)
+        path = self.verify(SPLIT)
+        read_arrays(path)  # compares its checksum
+        return open_split(path)
 
-    def model(self) -> dict[str, FloatArray]:
+    def model(self, best: int | None = None, latest: int | None = None) -> dict[str, FloatArray]:
         """Return the shared parameters at the best round; ``item``: float32 [n_items, d].
 
-        Raises:
-            RunFolderError: If the run was killed before it wrote those of the best round.
-        """
-        return self._model(self.result().get("best_round"))
-
-    def local(self, per: str = "user") -> dict[str, FloatArray]:
-        """Return the private parameters at the best round, of all nodes, sorted by user or client.
-
-        The arrays of a file that the metadata key ``per.<name>`` gives to ``per`` are taken, and
-        those without such a key whose length is that of ``ids.<per>``.
-
         Args:
-            per: ``user`` or ``client``.
-
-        Returns:
-            ``ids.<per>``, int64 [n], and each private parameter, [n, ...]; empty where the run
-            kept none.
+            best: The best round; None: that of the result.
+            latest: Another round that they may be of.
 
         Raises:
-            RunFolderError: If two nodes hold the same id, or do not hold the same parameters.
+            RunFolderError: Also if the run was killed before it wrote those of the best round.
         """
-        found = self._local(per, self.result().get("best_round"))
-        if found and per in ("user", "client") and (self.path / SPLIT).exists():
-            split = self.split()
-            n = split.n_users if per == "user" else split.n_clients
-            if len(found[f"ids.{per}"]) != n:
-                raise RunFolderError(
-                    f"{self.path / LOCAL}: holds the private parameters of "
-                    f"{len(found[f'ids.{per}'])} of {n} {per}s; {RESTORE}"
-                )
-        return found
-
-    def per_user(self) -> pd.DataFrame:
-        """Return one row a user: ``user`` (raw id), ``client``, ``n_train``, ``test.ndcg@10``, ...
-
-        Raises:
-            MissingExtra: If pandas or pyarrow is not installed.
-            RunFolderError: If the run did not come to write it.
-        """
-        try:
-            import pandas as pd
-            import pyarrow  # noqa: F401
-        except ImportError as error:
-            raise MissingExtra(f"{error.name}, for per-user results,", "sim") from error
-        path = self.path / PER_USER
-        self.verify(PER_USER)
-        if not path.is_file():
-            raise RunFolderError(f"{path}: is missing; the run did not come to its end")
-        try:
-            return pd.read_parquet(path, page_checksum_verification=True)
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise RunFolderError(f"{path}: is damaged ({reason}); {RESTORE}") from error
-
-    def check_best(self, best: int, latest: int, n_clients: int, private: bool) -> None:
-        """Make sure that the best round so far has left everything behind.
-
-        Args:
-            best: The best round so far.
-            latest: The round of the checkpoint, which may have replaced the model.
-            n_clients: All clients of the run.
-            private: Whether the clients keep private parameters.
-
-        Raises:
-            RunFolderError: Names the file that is missing or damaged.
-        """
-        self._model(best, latest)
-        self.per_user()
-        if private and len(self._local("client", best).get("ids.client", ())) != n_clients:
-            raise RunFolderError(
-                f"{self.path / LOCAL}: the private parameters of round {best}, the best so far, "
-                "are missing or not complete; put the folder back from a copy, or run again with "
-                "--overwrite"
-            )
-
-    def verify(self, name: str) -> None:
-        """Make sure that a file is as the run wrote it, where the run came to its end.
-
-        Args:
-            name: Relative to the folder.
-
-        Raises:
-            RunFolderError: If it is missing, or is not what the run wrote.
-        """
-        expected = self._written().get("files", {}).get(name)
-        if expected is None:
-            return
-        path = self.path / name
-        try:
-            if sha256_of(path) == expected:
-                return
-        except FileNotFoundError:
-            raise RunFolderError(f"{path}: is missing; {RESTORE}") from None
-        except OSError as error:
-            raise RunFolderError(f"{path}: cannot be read ({error.strerror}); {RESTORE}") from error
-        raise RunFolderError(f"{path}: is damaged, or not the file that this run wrote; {RESTORE}")
-
-    def _written(self) -> dict[str, Any]:
-        """Return the content of ``result.json``; empty where it was not written yet."""
-        path = self.path / RESULT
-        if not path.exists():
-            return {}
-        try:
-            found = json.loads(self._text(RESULT))
-        except ValueError as error:
-            raise RunFolderError(f"{path}: is not valid JSON; {RESTORE}") from error
-        if not isinstance(found, dict) or found.get("checksum") != result_checksum(found):
-            raise RunFolderError(f"{path}: is damaged: its checksum does not match; {RESTORE}")
-        return found
-
-    def _model(self, best: int | None, latest: int | None = None) -> dict[str, FloatArray]:
-        path = self.path / MODEL
-        self.verify(MODEL)
+        path, best = self.verify(MODEL), best or self.result().get("best_round")
         arrays, about = read_arrays(path)
         if best is not None and about.get("round") not in (str(best), str(latest)):
             raise RunFolderError(
@@ -252,16 +132,30 @@ class RunFolder:
             )
         return arrays
 
-    def _local(self, per: str, best: int | None) -> dict[str, FloatArray]:
+    def local(self, per: str = "user", best: int | None = None) -> dict[str, FloatArray]:
+        """Return the private parameters at the best round, of all nodes, sorted by user or client.
+
+        Args:
+            per: ``user``, ``client`` or ``positive``.
+            best: The best round; None: that of the result.
+
+        Returns:
+            ``ids.<per>``, int64 [n], and each private parameter, [n, ...]; empty where the run
+            kept none.
+
+        Raises:
+            RunFolderError: Also if nodes are missing, or two hold the same id.
+        """
         index, folder = f"ids.{per}", self.path / LOCAL
-        names = [n for n in self._written().get("files", {}) if n.startswith(f"{LOCAL}/")]
-        paths = [self.path / n for n in names] or sorted(folder.glob("node-*.safetensors"))
+        best = self.result().get("best_round") if best is None else best
+        written = [n for n in self._written().get("files", {}) if n.startswith(f"{LOCAL}/")]
+        there = sorted(f"{LOCAL}/{path.name}" for path in folder.glob("node-*.safetensors"))
         nodes = []
-        for path in paths:
-            self.verify(path.relative_to(self.path).as_posix())
-            arrays, about = read_arrays(path)
+        for name in written or there:
+            arrays, about = read_arrays(self.verify(name))
             if index in arrays and about.get("round", str(best)) == str(best):
-                nodes.append(_aligned(arrays, about, per))
+                names = [n for n in arrays if n == index or about.get(f"per.{n}") == per]
+                nodes.append({n: arrays[n] for n in names})
         if not nodes:
             return {}
         if any(node.keys() != nodes[0].keys() for node in nodes):
@@ -269,21 +163,65 @@ class RunFolder:
         merged = {name: np.concatenate([node[name] for node in nodes]) for name in nodes[0]}
         order = np.argsort(merged[index], kind="stable")
         ids = merged[index][order]
-        if np.any(ids[1:] == ids[:-1]):
+        if (np.diff(ids) == 0).any():
             raise RunFolderError(f"{folder}: two nodes hold the same {per}")
+        if per != "positive" and (self.path / SPLIT).exists():
+            split = self.split()
+            expected = split.n_users if per == "user" else split.n_clients
+            if len(ids) != expected:
+                raise RunFolderError(
+                    f"{folder}: holds the private parameters of {len(ids)} of {expected} {per}s; "
+                    f"{RESTORE}"
+                )
         return {name: array[order] for name, array in merged.items()}
 
-    def _text(self, name: str) -> str:
-        path = self.path / name
-        try:
-            return path.read_text(encoding="utf-8")
-        except FileNotFoundError as error:
+    def per_user(self) -> pd.DataFrame:
+        """Return one row per user: raw id, client, train items, metrics at the best round."""
+        import pandas as pd
+
+        path = self.verify(PER_USER)
+        with reading(path):
+            return pd.read_parquet(path, page_checksum_verification=True)
+
+    def check_best(self, best: int, latest: int, private: bool) -> None:
+        """Make sure that the best round so far has left everything behind.
+
+        Args:
+            best: The best round so far.
+            latest: The round of the checkpoint, which may have replaced the model.
+            private: Whether the clients keep private parameters.
+        """
+        self.model(best, latest)
+        self.per_user()
+        if private and not self.local("client", best):
             raise RunFolderError(
-                f"{path}: is missing; the run stopped before it was written"
-            ) from error
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is not text"
-            raise RunFolderError(f"{path}: cannot be read ({reason}); {RESTORE}") from error
+                f"{self.path / LOCAL}: the private parameters of round {best}, the best so far, "
+                f"are missing; {RESTORE}"
+            )
+
+    def verify(self, name: str) -> Path:
+        """Return the path of a file; it is as the run wrote it, where the run came to its end.
+
+        Args:
+            name: Relative to the folder.
+        """
+        expected, path = self._written().get("files", {}).get(name), self.path / name
+        if expected is not None:
+            with reading(path):
+                if sha256_of(path) != expected:
+                    raise ValueError("or not the file that this run wrote")
+        return path
+
+    def _written(self) -> dict[str, Any]:
+        """Return the content of ``result.json``; empty where it was not written yet."""
+        path = self.path / RESULT
+        if not path.exists():
+            return {}
+        with reading(path):
+            result = json.loads(_text(path))
+            if not isinstance(result, dict) or result.get("checksum") != result_checksum(result):
+                raise ValueError("its checksum does not match")
+        return result
 
 
 def find(paths: Sequence[Path], refused: list[RunFolderError] | None = None) -> list[RunFolder]:
@@ -297,34 +235,23 @@ def find(paths: Sequence[Path], refused: list[RunFolderError] | None = None) -> 
     Raises:
         RunFolderError: If a path neither is nor holds a run folder.
     """
-    found: list[RunFolder] = []
+    runs: list[RunFolder] = []
     for path in paths:
         logs = [log for depth in ("*", "*/*") for log in path.glob(f"{depth}/{ROUNDS}")]
         below = sorted(log.parent for log in logs if log.is_file())
         if is_run_folder(path) or not below:
-            found.append(RunFolder(path))
+            runs.append(RunFolder(path))
             continue
         for each in below:
             try:
-                found.append(RunFolder(each))
+                runs.append(RunFolder(each))
             except RunFolderError as error:
                 if refused is None:
                     raise
                 refused.append(error)
-    return found
+    return runs
 
 
-def _aligned(
-    arrays: Mapping[str, FloatArray], about: Mapping[str, str], per: str
-) -> dict[str, FloatArray]:
-    ids = arrays[f"ids.{per}"]
-    return {
-        name: array
-        for name, array in arrays.items()
-        if name == f"ids.{per}"
-        or (
-            not name.startswith("ids.")
-            and about.get(f"per.{name}", per) == per
-            and len(array) == len(ids)
-        )
-    }
+def _text(path: Path) -> str:
+    with reading(path):
+        return path.read_text(encoding="utf-8")

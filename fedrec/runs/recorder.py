@@ -5,22 +5,21 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fedrec.config.experiment import Experiment
-from fedrec.errors import MissingExtra, NumericError
+from fedrec.errors import NumericError
 from fedrec.evaluation.evaluate import Evaluation
-from fedrec.evaluation.metrics.base import Metric, PerUserMetric
-from fedrec.plugins import Plugin
-from fedrec.runs.checkpoint import Checkpoint, Origin, write_checkpoint
-from fedrec.runs.divergence import likely_causes, loss_fault
+from fedrec.evaluation.metrics.base import PerUserMetric
+from fedrec.runs.baseline import popularity_scores, tied_scores
 from fedrec.runs.folder import (
     FINISHED,
     MODEL,
@@ -30,22 +29,22 @@ from fedrec.runs.folder import (
     remove_unfinished,
     write_result,
 )
-from fedrec.runs.interrupts import held_back
-from fedrec.runs.log import RoundRecord, RunLog, rounds_before
+from fedrec.runs.log import Checkpoint, Origin, RoundRecord, RunLog, rounds_before, write_checkpoint
+from fedrec.runs.prepare import OpenRun
 from fedrec.runs.provenance import commit, hardware, versions
-from fedrec.runs.reference import near_popularity, popularity_scores
-from fedrec.runs.tally import Tally, described
+from fedrec.runs.tally import Tally, described, likely_causes, loss_fault
 from fedrec.storage.files import write_arrays, write_bytes
-from fedrec.types import FloatArray, Params, Split, State
+from fedrec.types import Params, State
 
-__all__ = ["Recorder", "digest"]
+__all__ = ["Observer", "Recorder", "digest", "interrupts_held_back"]
 
 LOG = logging.getLogger("fedrec")
 Observer = Callable[[Mapping[str, Any]], None]
+"""Is called with the record of each round, as it stands in ``rounds.jsonl``."""
 
 
 def digest(params: Params) -> str:
-    """SHA-256 over names, shapes, types and bytes of the global parameters."""
+    """Return the SHA-256 of names, shapes, types and bytes of the shared parameters."""
     state = hashlib.sha256()
     for name in sorted(params):
         value = np.asarray(params[name], order="C")
@@ -54,105 +53,71 @@ def digest(params: Params) -> str:
     return state.hexdigest()
 
 
-def _reopen(out: Path, checkpoint: Checkpoint) -> list[RoundRecord]:
-    """Remove from a run folder what was written after a checkpoint; return the rounds before it."""
-    last = checkpoint.record.round
-    rounds, size = rounds_before(out / ROUNDS, last, checkpoint.log)
-    remove_unfinished(out)
-    os.truncate(out / ROUNDS, size)
-    (out / RESULT).unlink(missing_ok=True)
-    return rounds
+@contextmanager
+def interrupts_held_back() -> Iterator[None]:
+    """Let Ctrl-C wait until a short block is done, then come: all is written, or nothing.
 
-
-def write_per_user(folder: Path, columns: Mapping[str, FloatArray]) -> None:
-    """Replace ``per_user.parquet`` of a run folder.
-
-    Args:
-        folder: The run folder.
-        columns: One value per user each: ``user``, ``client``, ``n_train``, ``test.ndcg@10``, ...
-
-    Raises:
-        MissingExtra: If pyarrow is not installed.
+    Elsewhere than in the main thread, where no interrupt arrives, it changes nothing.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
     try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise MissingExtra("pyarrow, for per-user results,", "sim") from error
-    table = pa.table({name: pa.array(values) for name, values in columns.items()})
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, write_page_checksum=True)
-    write_bytes(folder / PER_USER, sink.getvalue().to_pybytes())
-
-
-def evaluation_summary(
-    evaluation: Evaluation, metrics: Sequence[Metric]
-) -> dict[str, dict[str, dict[str, float | None]]]:
-    """Return the values of the metrics per view and part; None where nobody has held-out items."""
-    return {
-        view: {
-            part: {
-                label: None if np.isnan(value) else float(value)
-                for label, value in evaluation.summarise(metrics, view, part).items()
-            }
-            for part in parts
-        }
-        for view, parts in evaluation.values.items()
-    }
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 class Recorder:
     """Writes a run folder round by round; knows which round validation chose.
 
     Args:
-        out: The run folder, made already.
-        experiment: What is run.
-        split: The data.
+        run: The run; its folder is made already.
         engine: What it runs on: name, workers, nodes.
         observer: Is called with the record of each round.
-        centralised: Whether one place sees all the data, as for a baseline.
-        warnings: What the result is to warn of.
         origin: What the run is made from; None: it keeps no checkpoints.
         checkpoint: Where the run continues; None: at its beginning.
     """
 
     def __init__(
         self,
-        out: Path,
-        experiment: Experiment,
-        split: Split,
+        run: OpenRun,
         engine: Mapping[str, Any],
         observer: Observer | None = None,
-        centralised: bool = False,
-        warnings: Sequence[str] = (),
         origin: Origin | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> None:
-        self._out = out
-        self._experiment = experiment
-        self._split = split
+        self._run = run
         self._engine = dict(engine)
         self._observer = observer
-        self._centralised = centralised
-        self._warnings = tuple(warnings)
-        self._metrics = experiment.evaluate.parsed()
-        rounds = _reopen(out, checkpoint) if checkpoint is not None else []
-        self._log = RunLog(out / ROUNDS)
         self._origin = origin
+        self._metrics = run.experiment.evaluate.parsed()
+        label = self._metrics[0].label
+        self._tally = Tally(label, lambda: (self.popularity or {}).get("valid", {}).get(label))
         self._began = time.perf_counter()
-        self._before = 0.0
         self._started = datetime.now(UTC).isoformat(timespec="seconds")
         self._resumed: tuple[int, ...] = ()
-        self.tuning: Mapping[str, Any] | None = None
-        """How the settings of a baseline were chosen; None where there is nothing to choose."""
-        self._tally = Tally(self._metrics[0].label, self._popularity_score)
+        if checkpoint is not None:
+            self._go_back_to(checkpoint)
+        self._log = RunLog(run.folder / ROUNDS)
+
+    def _go_back_to(self, checkpoint: Checkpoint) -> None:
+        """Remove from the run folder what was written after a checkpoint, and count the rest."""
+        folder, last = self._run.folder, checkpoint.record
+        rounds, size = rounds_before(folder / ROUNDS, last.round, checkpoint.log)
+        remove_unfinished(folder)
+        os.truncate(folder / ROUNDS, size)
+        (folder / RESULT).unlink(missing_ok=True)
         for record in rounds:
             self._tally.add(record)
-        if checkpoint is not None:
-            self._started = checkpoint.started
-            self._resumed = (*checkpoint.resumed, checkpoint.record.round)
-            last = checkpoint.record.seconds
-            self._before = sum(self._tally.seconds.values()) + last.train + last.evaluate
+        self._started = checkpoint.started
+        self._resumed = (*checkpoint.resumed, last.round)
+        self._began -= self._tally.result()["seconds"]["total"]
+        self._began -= last.seconds.train + last.seconds.evaluate
 
     @property
     def best_round(self) -> int | None:
@@ -167,34 +132,29 @@ class Recorder:
     @cached_property
     def popularity(self) -> dict[str, dict[str, float]] | None:
         """The scores of the popularity baseline, computed when first asked for."""
-        return None if self._centralised else popularity_scores(self._experiment, self._split)
+        if self._run.centralised:
+            return None
+        return popularity_scores(self._run.experiment, self._run.split)
 
     def check_loss(self, record: RoundRecord) -> None:
         """Check that training has not diverged.
 
         Raises:
-            NumericError: If the loss is not finite, or a thousand times that of the first round.
+            NumericError: If the loss is out of bounds, see `fedrec.runs.tally.loss_fault`.
         """
-        if record.loss is None:
-            return
-        fault = loss_fault(record.loss, self._tally.first_loss, self._experiment.train.negatives)
-        if fault is not None:
-            raise NumericError(fault)
+        if record.loss is not None:
+            losses = [*self._tally.losses, record.loss]
+            fault = loss_fault(losses, self._run.experiment.train.negatives)
+            if fault is not None:
+                raise NumericError(fault)
 
     def diverged(self, round: int, error: NumericError, params: Params) -> NumericError:
-        """Write the result of a run that diverged; return the error for the user.
-
-        Args:
-            round: The round in which it did.
-            error: What is wrong with it.
-            params: The shared parameters after the round.
-        """
+        """Write the result of a run that diverged in a round; return the error for the user."""
         if self._tally.rounds < round:
             self.record(RoundRecord(round=round, clients=0), None, params)
         self.finish("diverged", params)
-        return NumericError(
-            f"round {round}: training diverged: {error}; {likely_causes(self._experiment)}"
-        )
+        causes = likely_causes(self._run.experiment)
+        return NumericError(f"round {round}: training diverged: {error}; {causes}")
 
     def checkpoint(
         self,
@@ -204,83 +164,73 @@ class Recorder:
         evaluates: bool,
         node_states: Mapping[str, tuple[int, int]],
     ) -> None:
-        """Write a checkpoint: from here on, a run that is killed continues after this round.
-
-        Args:
-            record: What is known of the round, without its evaluation.
-            params: The shared parameters after the round.
-            state: The strategy's state after the round.
-            evaluates: Whether the round is evaluated.
-            node_states: See `Checkpoint`.
-        """
+        """Write a checkpoint: from here on, a run that is killed continues after this round."""
         if self._origin is not None:
             checkpoint = Checkpoint(
-                record,
-                params,
-                state,
-                evaluates,
-                self._origin,
-                self._started,
-                self._resumed,
-                node_states,
-                self._log.sha256,
+                record=record,
+                params=params,
+                state=state,
+                evaluates=evaluates,
+                origin=self._origin,
+                started=self._started,
+                resumed=self._resumed,
+                node_states=node_states,
+                log=self._log.sha256,
             )
-            write_checkpoint(self._out, checkpoint)
+            write_checkpoint(self._run.folder, checkpoint)
 
     def record(self, record: RoundRecord, evaluation: Evaluation | None, params: Params) -> bool:
-        """Write one round.
-
-        Args:
-            record: What is known of the round, without its evaluation.
-            evaluation: Of all users, or None.
-            params: The global parameters after the round.
+        """Write one round, its evaluation if there is one, and what the best round leaves behind.
 
         Returns:
             Whether it is the best round so far, by the first metric on validation. The earliest
             of equals counts; where nobody has validation items, the latest.
         """
         if evaluation is not None:
-            summary = evaluation_summary(evaluation, self._metrics)
-            record = record.model_copy(update={"evaluation": summary})
-        with held_back():  # the log never names a best round whose model is not there
+            record = record.model_copy(update={"evaluation": self._summary(evaluation)})
+        with interrupts_held_back():  # the log never names a best round whose model is not there
             self._log.append(record)
             better = self._tally.add(record)
             if better and evaluation is not None:
                 if params:
-                    about = {"round": str(record.round)}
-                    write_arrays(self._out / MODEL, params, about)
-                write_per_user(self._out, self._per_user(evaluation))
+                    write_arrays(self._run.folder / MODEL, params, {"round": str(record.round)})
+                self._write_per_user(evaluation)
         if self._observer is not None:
             self._observer(record.model_dump(mode="json"))
         return better
 
-    def finish(self, status: str, params: Params) -> dict[str, Any]:
-        """Write the result.
+    def finish(
+        self, status: str, params: Params, tuning: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Write the result, and return it.
 
         Args:
             status: ``completed``, ``early_stop``, ``interrupted`` or ``diverged``.
-            params: The global parameters after the last round.
+            params: The shared parameters after the last round.
+            tuning: How the settings of a baseline were chosen.
         """
-        e, rounds = self._experiment, self._tally.result()
-        rounds["seconds"]["total"] = self._before + time.perf_counter() - self._began
-        if self._centralised:
+        run, e, rounds = self._run, self._run.experiment, self._tally.result()
+        rounds["seconds"]["total"] = time.perf_counter() - self._began
+        if run.centralised:
             rounds["clients_per_second"] = None
         reference = None if status == "interrupted" else self.popularity
-        warnings = [*self._warnings, *(self._near_popularity() if status in FINISHED else ())]
+        notes = self._notes() if status in FINISHED else []
+        for note in notes:
+            LOG.warning(note)
         result = {
-            **described(e.model_dump(mode="json"), self._centralised),
+            **described(e.model_dump(mode="json"), run.centralised),
             **rounds,
             "digest": digest(params) if params else None,
-            "clients": self._split.n_clients,
-            "users": self._split.n_users,
-            "items": self._split.n_items,
+            "clients": run.split.n_clients,
+            "users": run.split.n_users,
+            "items": run.split.n_items,
             "ranking": "full" if e.data.protocol == "clean" else "99 sampled candidates",
-            "centralised": self._centralised,
-            "executor": None if self._centralised else e.client_task().executor(),
+            "centralised": run.centralised,
+            "executor": run.executor,
             "status": status,
-            "warnings": warnings,
+            "warnings": [*run.without_effect, *notes],
             "reference": {} if reference is None else {"popularity": reference},
-            **({} if self.tuning is None else {"tuning": self.tuning}),
+            **({} if tuning is None else {"tuning": tuning}),
             "engine": self._engine,
             "versions": versions(),
             "commit": commit(),
@@ -290,7 +240,7 @@ class Recorder:
             "resumed": list(self._resumed),
             "citations": self._citations(),
         }
-        written = write_result(self._out, result)
+        written = write_result(run.folder, result)
         self.close()
         return written
 
@@ -298,42 +248,67 @@ class Recorder:
         """Close the run log, also of a run that failed. A second call does nothing."""
         self._log.close()
 
-    def _popularity_score(self) -> float | None:
-        scores = self.popularity
-        return None if scores is None else scores["valid"].get(self._metrics[0].label)
-
-    def _near_popularity(self) -> list[str]:
-        """Return the warning that the model is near popularity, if it is; it is logged too."""
-        scores = self._tally.scores_near_popularity()
-        if scores is None:
+    def _notes(self) -> list[str]:
+        """Return the warnings about the round that validation chose."""
+        best, near = self._tally.best, self._tally.scores_near_popularity()
+        if best is None or near is None:
             return []
-        warning = near_popularity(self.best_round, self._metrics[0].label, *scores)
-        LOG.warning(warning)
-        return [warning]
+        chosen, label = f"round {best.round}, which validation chose,", self._metrics[0].label
+        notes = [
+            f"{chosen} has {label} {near[0]:.4f}, and ranking by popularity has {near[1]:.4f}: the "
+            "model has learnt little beyond which items are popular; train longer (rounds.count, "
+            "rounds.patience) or change the rates (train.optimizers, strategy.server_lr)"
+        ]
+        tied = tied_scores(self._run.experiment, self._run.split)
+        if all(best.score("test", metric) == value for metric, value in tied.items()):
+            notes.append(
+                f"{chosen} ranks no test item better than scores that are all equal would: the "
+                "model may tell no items apart; check its score"
+            )
+        return notes
 
-    def _per_user(self, evaluation: Evaluation) -> dict[str, Any]:
-        split = self._split
+    def _summary(self, evaluation: Evaluation) -> dict[str, Any]:
+        """Return the metrics per view and part; None where nobody has held-out items."""
+        return {
+            view: {
+                part: {
+                    label: None if np.isnan(value) else float(value)
+                    for label, value in evaluation.summarise(self._metrics, view, part).items()
+                }
+                for part in parts
+            }
+            for view, parts in evaluation.values.items()
+        }
+
+    def _write_per_user(self, evaluation: Evaluation) -> None:
+        """Replace the file of one row per user: raw id, client, train items, and metrics."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        split, users = self._run.split, evaluation.users
         labels = [m.label for m in self._metrics if isinstance(m, PerUserMetric)]
         client = np.empty(split.n_users, np.int64)
         client[split.clients.values] = split.clients.owners()
         columns: dict[str, Any] = {
-            "user": split.user_ids[evaluation.users],
-            "client": client[evaluation.users],
-            "n_train": split.train.lengths[evaluation.users],
+            "user": split.user_ids[users],
+            "client": client[users],
+            "n_train": split.train.lengths[users],
         }
         for view, parts in evaluation.values.items():
+            middle = "" if view == "mixed" else f"{view}."
             for part, values in parts.items():
-                for at, label in enumerate(labels):
-                    middle = "" if view == "mixed" else f"{view}."
-                    columns[f"{part}.{middle}{label}"] = values[:, at]
-        return columns
+                columns |= {f"{part}.{middle}{m}": values[:, at] for at, m in enumerate(labels)}
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.table(columns), sink, write_page_checksum=True)
+        write_bytes(self._run.folder / PER_USER, sink.getvalue().to_pybytes())
 
     def _citations(self) -> list[str]:
-        e = self._experiment
-        plugins: list[Plugin] = [e.data, e.model]
-        if not self._centralised:
-            plugins += [e.personalization, e.strategy]
-        keys = [plugin.reference for plugin in plugins if plugin.reference]
-        return sorted(
-            {*keys, "krichene2020sampled", *([] if self._centralised else ["beutel2020flower"])}
-        )
+        e = self._run.experiment
+        plugins = [
+            e.data,
+            e.model,
+            *([] if self._run.centralised else [e.personalization, e.strategy]),
+        ]
+        keys = {plugin.reference for plugin in plugins if plugin.reference}
+        flower = set() if self._run.centralised else {"beutel2020flower"}
+        return sorted({*keys, *flower, "krichene2020sampled"})

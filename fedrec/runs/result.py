@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
@@ -13,20 +14,24 @@ import numpy as np
 from fedrec.baselines.base import Baseline, Scorer
 from fedrec.config.experiment import Experiment, load_experiment
 from fedrec.errors import ConfigError, DataError, RunFolderError, did_you_mean
-from fedrec.evaluation.ranking import top_k
+from fedrec.evaluation.ranking import mask_of, top_k
 from fedrec.evaluation.scorer import UserScorer
 from fedrec.runs.folder import CONFIG
-from fedrec.runs.groups import by_group
 from fedrec.runs.reader import RunFolder
-from fedrec.types import FloatArray, IntArray, Params, Ragged, Split, offsets_of
+from fedrec.types import FloatArray, IntArray, Params, Split
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Recommendation", "RunResult", "RunResults", "load"]
+__all__ = ["Recommendation", "RunResult", "RunResults", "by_group", "load", "of_group"]
 
+GROUP = "@"
+"""Where a strategy keeps clients in groups, those of group g rank with the parameters ``NAME@g``,
+and ``group``, int32 [n_clients], says who is where. Otherwise all clients share one set."""
 BLOCK = 256
 """Users that are ranked at once."""
+NAMES_TO_COMPARE = 10_000
+"""Users among whose ids one that is like a misspelt id is looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,50 +67,42 @@ class RunResult:
     @cached_property
     def experiment(self) -> Experiment:
         """What was run."""
-        RunFolder(self.folder).verify(CONFIG)
-        return load_experiment(self.folder / CONFIG)
+        return load_experiment(RunFolder(self.folder).verify(CONFIG))
 
     @cached_property
     def _split(self) -> Split:
         return RunFolder(self.folder).split()
 
     @cached_property
-    def _scorer(self) -> tuple[Scorer, IntArray]:
-        """Scores by row, and the user of each row."""
-        model = self.experiment.model
-        split = self._split
+    def _scorer(self) -> Scorer:
+        """Scores by index of the user."""
+        model, split, folder = self.experiment.model, self._split, RunFolder(self.folder)
         if isinstance(model, Baseline):
-            return model.fit(split, self.experiment.seed), np.arange(split.n_users, dtype=np.int64)
-        folder = RunFolder(self.folder)
+            return model.fit(split, self.experiment.seed)
         shard = split.shard(np.arange(split.n_clients, dtype=np.int64))
-        task = self.experiment.client_task()
-        kept_model = folder.model()
+        task, shared = self.experiment.client_task(), folder.model()
+        row = np.argsort(shard.user_ids, kind="stable")  # of the shard, by user
+        kept = {axis: folder.local(axis) for axis in ("user", "client", "positive")}
         local: dict[str, FloatArray] = {}
-        by_user, by_client, by_row = (folder.local(per) for per in ("user", "client", "positive"))
-        place = np.argsort(shard.user_ids, kind="stable")
-        for name, spec in task.locals().items():
-            if "/" in name:
-                continue
-            kept = {"user": by_user, "client": by_client}.get(spec.axis or "", by_row)
-            if name not in kept:
+        for name in task.private():
+            axis = task.locals()[name].axis or ""
+            arrays = kept[axis]
+            if name not in arrays:
                 raise RunFolderError(
                     f"{self.folder}: '{name}' of the best round is missing, the run broke off "
                     "while it was kept; run it again"
                 )
-            local[name] = kept[name]
-            if spec.axis == "user":
-                local[name] = np.empty_like(kept[name])
-                local[name][place] = kept[name]
+            local[name] = arrays[name][shard.user_ids] if axis == "user" else arrays[name]
 
         def scorer(params: Params) -> Scorer:
             score = UserScorer(task, shard, params, local)
             return lambda rows: np.asarray(score(rows)["mixed"].numpy())
 
-        clients = shard.client_ids[shard.client_of_user()]
-        return by_group(kept_model, clients, scorer), shard.user_ids
+        score = by_group(shared, shard.client_ids[shard.client_of_user()], scorer)
+        return lambda users: score(row[users])
 
     def recommend(self, user: str, k: int = 10) -> list[Recommendation]:
-        """The items with the highest scores for a user, its train and validation items left out.
+        """Return the best items for a user, its train and validation items left out.
 
         Args:
             user: Its raw id.
@@ -118,22 +115,19 @@ class RunResult:
             DataError: If the user is not in the data.
         """
         split = self._split
-        found = np.flatnonzero(split.user_ids == str(user))
-        if len(found) == 0:
-            hint = (
-                did_you_mean(str(user), split.user_ids.tolist()) if split.n_users < 10_000 else ""
-            )
+        users = np.flatnonzero(split.user_ids == str(user))
+        if not len(users):
+            few = split.n_users < NAMES_TO_COMPARE
+            hint = did_you_mean(str(user), split.user_ids.tolist()) if few else ""
             if "did you mean" not in hint:
                 hint = f"; its ids are such as '{split.user_ids[0]}' and '{split.user_ids[-1]}'"
             raise DataError(f"user '{user}' is not in the data{hint}")
         titles = split.item_columns.get("title")
         return [
             Recommendation(
-                str(split.item_ids[item]),
-                None if titles is None else str(titles[item]),
-                float(score),
+                str(split.item_ids[item]), None if titles is None else str(titles[item]), score
             )
-            for item, score in self._top(found, k)[0]
+            for _, _, item, score in self._top(users, k)
         ]
 
     def recommend_all(self, k: int = 10) -> pd.DataFrame:
@@ -148,21 +142,15 @@ class RunResult:
         import pandas as pd
 
         split = self._split
-        rows = [
-            (user, rank, item, score)
-            for first in range(0, split.n_users, BLOCK)
-            for user, best in enumerate(
-                self._top(np.arange(first, min(first + BLOCK, split.n_users)), k), start=first
-            )
-            for rank, (item, score) in enumerate(best, start=1)
-        ]
+        blocks = np.array_split(np.arange(split.n_users), -(-split.n_users // BLOCK))
+        rows = [row for users in blocks for row in self._top(users, k)]
         frame = pd.DataFrame(rows, columns=["user", "rank", "item", "score"])
         frame["user"] = split.user_ids[frame["user"].to_numpy(np.int64)]
         frame["item"] = split.item_ids[frame["item"].to_numpy(np.int64)]
         return frame
 
     def curve(self) -> pd.DataFrame:
-        """Return one row per round: ``loss``, ``clients``, times, and metrics where evaluated.
+        """Return one row per round: ``loss``, ``clients``, times, bytes, metrics where evaluated.
 
         Metrics are called as in `per_user`: ``valid.ndcg@10``, ``test.local.ndcg@10``.
         """
@@ -176,6 +164,9 @@ class RunResult:
                 "loss": record.loss,
                 "seconds.train": record.seconds.train,
                 "seconds.evaluate": record.seconds.evaluate,
+                "bytes.up": record.bytes.up,
+                "bytes.down": record.bytes.down,
+                "failures": len(record.failures),
             }
             for view, parts in (record.evaluation or {}).items():
                 middle = "" if view == "mixed" else f"{view}."
@@ -205,10 +196,10 @@ class RunResult:
         folder, split = RunFolder(self.folder), self._split
         if isinstance(self.experiment.model, Baseline):
             raise ConfigError("embeddings: a baseline has none")
-        found = (folder.model() if of == "item" else folder.local("user")).get(of)
-        if found is None or found.ndim != 2:
+        vectors = (folder.model() if of == "item" else folder.local("user")).get(of)
+        if vectors is None or vectors.ndim != 2:
             raise ConfigError(f"embeddings: the model has no vectors of {of}s")
-        return pd.DataFrame(found, index=split.item_ids if of == "item" else split.user_ids)
+        return pd.DataFrame(vectors, index=split.item_ids if of == "item" else split.user_ids)
 
     def _repr_html_(self) -> str:
         """Return a table of the scores, for notebooks."""
@@ -222,26 +213,25 @@ class RunResult:
         notes = "".join(f"<p>{escape(line)}</p>" for line in result.get("warnings") or [])
         return f"<p><b>{escape(title)}</b>, {escape(where)}</p>{table.to_html()}{notes}"
 
-    def _top(self, users: IntArray, k: int) -> list[list[tuple[int, float]]]:
-        """Return the best items of some users, with their scores.
+    def _top(self, users: IntArray, k: int) -> list[tuple[int, int, int, float]]:
+        """Return user, rank, item and score of the best items of some users.
 
         Args:
             users: int64 [u], indices of users.
-            k: How many.
+            k: How many items.
         """
         split = self._split
         if not 1 <= k <= split.n_items:
             raise ConfigError(f"k: expected 1 to {split.n_items}, the number of items, got {k}")
-        scorer, order = self._scorer
-        place = np.empty(split.n_users, np.int64)
-        place[order] = np.arange(split.n_users)
-        scores = scorer(place[users])
-        seen = [np.union1d(split.train.row(user), split.valid.row(user)) for user in users.tolist()]
-        offsets = offsets_of(np.array([len(items) for items in seen], np.int64))
-        top = top_k(scores, Ragged(offsets, np.concatenate(seen)), k)
+        scores = self._scorer(users)
+        excluded = mask_of("test", split.train.take(users), split.valid.take(users))
         return [
-            [(int(item), float(of_user[item])) for item in best if item >= 0]
-            for best, of_user in zip(top, scores, strict=True)
+            (user, rank, item, float(of_user[item]))
+            for user, items, of_user in zip(
+                users.tolist(), top_k(scores, excluded, k).tolist(), scores, strict=True
+            )
+            for rank, item in enumerate(items, start=1)
+            if item >= 0
         ]
 
 
@@ -249,20 +239,18 @@ class RunResults(list[RunResult]):
     """Runs of one experiment that differ in the seed."""
 
     def summary(self) -> pd.DataFrame:
-        """Return ``mean``, ``sd`` and ``n`` of every metric over the seeds."""
+        """Return ``mean``, ``sd`` and ``n`` of every metric over the seeds.
+
+        Metrics are called as in `RunResult.per_user`: ``valid.ndcg@10``, ``test.local.ndcg@10``.
+        """
         import pandas as pd
 
-        values = pd.DataFrame(
-            [
-                {
-                    f"{part}.{label}": value
-                    for part in ("valid", "test")
-                    for label, value in run.result["metrics"][part].items()
-                }
-                for run in self
-            ],
-            dtype=float,
-        )
+        rows = []
+        for metrics in (run.result["metrics"] for run in self):
+            views = {f"test.{view}": values for view, values in metrics["views"].items()}
+            parts = {"valid": metrics["valid"], "test": metrics["test"], **views}
+            rows.append({f"{part}.{m}": v for part, of in parts.items() for m, v in of.items()})
+        values = pd.DataFrame(rows, dtype=float)
         return pd.DataFrame({"mean": values.mean(), "sd": values.std(), "n": values.count()})
 
     def _repr_html_(self) -> str:
@@ -271,7 +259,7 @@ class RunResults(list[RunResult]):
 
 
 def load(folder: str | Path) -> RunResult:
-    """A run that was made earlier.
+    """Return a run that was made earlier.
 
     Args:
         folder: The run folder.
@@ -280,3 +268,46 @@ def load(folder: str | Path) -> RunResult:
         RunFolderError: If it is none.
     """
     return RunResult(RunFolder(Path(folder)).path)
+
+
+def of_group(model: Params, group: int) -> Params:
+    """Return the shared parameters that the clients of a group rank with.
+
+    Args:
+        model: What a run leaves behind.
+        group: Number of the group; without groups, any.
+    """
+    if not _has_groups(model):
+        return model
+    suffix = f"{GROUP}{group}"
+    return {name.removesuffix(suffix): v for name, v in model.items() if name.endswith(suffix)}
+
+
+def by_group(
+    model: Params,
+    clients: IntArray,
+    make: Callable[[Params], Callable[[IntArray], FloatArray]],
+) -> Callable[[IntArray], FloatArray]:
+    """Return a function of some rows, in which each row has the parameters of its client's group.
+
+    Args:
+        model: What a run leaves behind.
+        clients: int64 [u], the client of each row.
+        make: From parameters to such a function: of rows, int64 [b], at least one, to
+            float [b, ...].
+    """
+    if not _has_groups(model):
+        return make(model)
+    group = model["group"][clients]
+    scorers = {number: make(of_group(model, number)) for number in np.unique(group).tolist()}
+
+    def score(rows: IntArray) -> FloatArray:
+        places = {number: np.flatnonzero(group[rows] == number) for number in scorers}
+        scores = [scorers[number](rows[at]) for number, at in places.items() if len(at)]
+        return np.concatenate(scores)[np.argsort(np.concatenate(list(places.values())))]
+
+    return score
+
+
+def _has_groups(model: Params) -> bool:
+    return any(GROUP in name for name in model)

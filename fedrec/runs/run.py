@@ -1,116 +1,101 @@
-"""Run an experiment: check it, prepare the data, start the engine."""
+"""Run an experiment, once or with several seeds, or continue a run."""
 
 from __future__ import annotations
 
-import importlib.util
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from importlib import metadata
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar, overload
-
-import numpy as np
+from typing import Any, overload
 
 from fedrec.baselines.base import Baseline
 from fedrec.config.experiment import Experiment, load_experiment
-from fedrec.config.sources import sources_of, with_importable_plugins
-from fedrec.data.negatives import pool_excluded
-from fedrec.data.prepare import open_split, prepare
-from fedrec.errors import ConfigError, DataError, FedRecError, MissingExtra
-from fedrec.evaluation.evaluate import check_cutoffs
-from fedrec.evaluation.ranking import check_candidates
-from fedrec.flower.launch import launch, resolve_engine
-from fedrec.flower.packages import check_packages
+from fedrec.config.sources import source_hashes
+from fedrec.config.yaml import flatten
+from fedrec.data.prepare import version_of
+from fedrec.errors import ConfigError, FedRecError, RunFolderError
+from fedrec.flower.launch import launch
+from fedrec.flower.packages import code_hash
 from fedrec.plugins import expand_path
-from fedrec.runs.baseline import run_baseline
-from fedrec.runs.effects import settings_without_effect
-from fedrec.runs.engine_choice import choose_engine, describe_engine
+from fedrec.plugins.faults import shown
+from fedrec.runs.baseline import evaluate_scorer, tune
 from fedrec.runs.folder import (
+    CHECKPOINT,
     CONFIG,
+    FINISHED,
     RESULT,
     ROUNDS,
     SOURCE,
-    SPLIT,
+    await_end,
     check_free,
-    create,
+    default_folder,
     discard_unstarted,
-    write_config,
     write_result,
 )
-from fedrec.runs.log import RoundRecord
+from fedrec.runs.log import Checkpoint, RoundRecord, Seconds, read_checkpoint, rounds_before
+from fedrec.runs.prepare import OpenRun, Say, Source, open_experiment, prepare_run
 from fedrec.runs.progress import Progress
 from fedrec.runs.reader import RunFolder
+from fedrec.runs.recorder import Observer, Recorder
 from fedrec.runs.result import RunResult, RunResults
-from fedrec.runs.split_file import write_split
-from fedrec.storage.files import write_text
-from fedrec.training.draws import check_order
-from fedrec.training.executors.numba.build import build, is_built
-from fedrec.types import Split
+from fedrec.runs.tally import Tally
+from fedrec.storage.files import RESTORE, write_text
 
-T = TypeVar("T")
+__all__ = ["resume", "run"]
 
-__all__ = [
-    "Prepared",
-    "carry_out",
-    "check_parts",
-    "find_config",
-    "prepare_run",
-    "run",
-]
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """An experiment that is ready to start.
-
-    Args:
-        experiment: What is run.
-        out: The run folder, made, with ``config.yaml``.
-        split: The folder of the prepared data.
-        config_before: The content of ``config.yaml`` before a run that continues changed it.
-    """
-
-    experiment: Experiment
-    out: Path
-    split: Path
-    config_before: str | None = None
+CENTRALISED = {"name": "centralised", "workers": 1, "nodes": 1}
+FREE = ("engine.", "rounds.count", "rounds.patience", "data.path")
+"""What may change: none of it changes a bit of a round. The data is compared by its content."""
+NAMED = 4
+"""Differences that a message names."""
+DIFFERENT = {
+    "data": "the data is not what it was (version {now:.8}, was {before:.8}); bring the old data "
+    "back, or start a new run with another --out",
+    "executor": "train.backend means '{now}' in this installation, where the run began it meant "
+    "'{before}', which gives other bits; continue it there, or start a new run with another --out",
+    "code": "the code of fedrec is not what it was (hash {now:.8}, was {before:.8}); go back to "
+    "that version, or add --accept-other-code to continue with this one",
+}
+"""What is said of a run folder where something else is not what it was."""
+OnRound = Callable[[RoundRecord], None]
 
 
 @overload
 def run(
-    experiment: Experiment | Mapping[str, Any] | str | Path,
+    experiment: Source,
     *,
     seed: int | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     progress: bool = False,
-    on_round: Callable[[RoundRecord], None] | None = None,
-    say: Callable[[str], None] | None = None,
+    on_round: OnRound | None = None,
+    say: Say | None = None,
 ) -> RunResult: ...
 
 
 @overload
 def run(
-    experiment: Experiment | Mapping[str, Any] | str | Path,
+    experiment: Source,
     *,
     seed: Sequence[int],
     out: str | Path | None = None,
     overwrite: bool = False,
     progress: bool = False,
-    on_round: Callable[[RoundRecord], None] | None = None,
-    say: Callable[[str], None] | None = None,
+    on_round: OnRound | None = None,
+    say: Say | None = None,
 ) -> RunResults: ...
 
 
 def run(
-    experiment: Experiment | Mapping[str, Any] | str | Path,
+    experiment: Source,
     *,
     seed: int | Sequence[int] | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     progress: bool = False,
-    on_round: Callable[[RoundRecord], None] | None = None,
-    say: Callable[[str], None] | None = None,
+    on_round: OnRound | None = None,
+    say: Say | None = None,
 ) -> RunResult | RunResults:
     """Run an experiment to its end, once or with several seeds.
 
@@ -131,232 +116,239 @@ def run(
         FedRecError: One line that says what is wrong and what to do, before any work is done.
     """
     if isinstance(seed, Sequence):
-        return _run_seeds(experiment, seed, out, overwrite, on_round, say, progress)
-    if seed is not None:
-        experiment, out = _seeded(experiment, seed), out or _default_out(experiment, seed)
-    chosen = experiment if isinstance(experiment, Experiment) else load_experiment(experiment)
-    folder = expand_path(out) if out is not None else _default_out(experiment, chosen.seed)
-    with Progress(chosen, quiet=not progress) as display:
-        prepared = prepare_run(chosen, folder, overwrite=overwrite, say=_both(say, display.say))
+        if not seed or len(set(seed)) < len(seed):
+            raise ConfigError(f"seed: got {list(seed)}, expected one or more, each once")
+        base = expand_path(out) if out is not None else default_folder(experiment)
+        seeded = [(base / f"seed{s}", load_experiment(experiment, {"seed": s})) for s in seed]
+        for folder, _ in seeded:  # all, before the first run starts
+            check_free(folder, overwrite)
+        return RunResults(
+            run(e, out=f, overwrite=overwrite, progress=progress, on_round=on_round, say=say)
+            for f, e in seeded
+        )
+    if seed is not None or not isinstance(experiment, Experiment):
+        chosen = load_experiment(experiment, {} if seed is None else {"seed": seed})
+    else:
+        chosen = experiment
+    folder = expand_path(out) if out is not None else default_folder(experiment, seed=chosen.seed)
+    with Progress(chosen, not progress, on_round, say) as display:
+        opened = prepare_run(chosen, folder, overwrite=overwrite, say=display.say)
         try:
-            carry_out(prepared, _both(on_round, display.show))
+            _carry_out(opened, display.show)
         except BaseException:
-            discard_unstarted(prepared.out)
+            discard_unstarted(opened.folder)
             raise
-    return RunResult(prepared.out)
+    return RunResult(opened.folder)
 
 
-def _both(first: Callable[[T], None] | None, second: Callable[[T], None]) -> Callable[[T], None]:
-    def call(value: T) -> None:
-        if first is not None:
-            first(value)
-        second(value)
-
-    return call
-
-
-def _run_seeds(
-    experiment: Experiment | Mapping[str, Any] | str | Path,
-    seeds: Sequence[int],
-    out: str | Path | None,
-    overwrite: bool,
-    on_round: Callable[[RoundRecord], None] | None,
-    say: Callable[[str], None] | None,
-    progress: bool,
-) -> RunResults:
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ConfigError(f"seed: got {list(seeds)}, expected one or more, each once")
-    base = expand_path(out) if out is not None else _default_out(experiment)
-    folders = [base / f"seed{seed}" for seed in seeds]
-    experiments = [_seeded(experiment, seed) for seed in seeds]
-    for folder in folders:  # all, before the first run starts
-        check_free(folder, overwrite)
-    return RunResults(
-        run(each, out=folder, overwrite=overwrite, progress=progress, on_round=on_round, say=say)
-        for each, folder in zip(experiments, folders, strict=True)
-    )
-
-
-def _seeded(experiment: Experiment | Mapping[str, Any] | str | Path, seed: int) -> Experiment:
-    if isinstance(experiment, Experiment):
-        # Through validation, so that a seed out of range is refused.
-        values = {name: getattr(experiment, name) for name in type(experiment).model_fields}
-        return load_experiment({**values, "seed": seed})
-    return load_experiment(experiment, [f"seed={seed}"])
-
-
-def _default_out(
-    source: Experiment | Mapping[str, Any] | str | Path, seed: int | None = None
-) -> Path:
-    stem = Path(source).stem if isinstance(source, str | Path) else "experiment"
-    return Path("runs") / (stem if seed is None else f"{stem}-seed{seed}")
-
-
-def carry_out(prepared: Prepared, on_round: Callable[[RoundRecord], None] | None = None) -> None:
-    """Run what is prepared to its end, from its beginning or from its last checkpoint.
-
-    Args:
-        prepared: From `prepare_run`, or `fedrec.runs.resume.prepare_resume`.
-        on_round: Is called with the record of each round.
-
-    Raises:
-        FedRecError: What is wrong, and what to do.
-    """
-
-    def observe(record: Mapping[str, Any]) -> None:
-        if on_round is not None:
-            on_round(RoundRecord.model_validate(record))
-
-    log = prepared.out / ROUNDS
-    before = log.read_bytes()
-    try:
-        if isinstance(prepared.experiment.model, Baseline):
-            split = open_split(prepared.split)
-            run_baseline(prepared.out, prepared.experiment, split, observe)
-        else:
-            _run_federated(prepared, observe)
-    except FedRecError:
-        if prepared.config_before is not None and log.read_bytes() == before:
-            # A run that may not continue is left as it was.
-            write_text(prepared.out / CONFIG, prepared.config_before)
-        raise
-
-
-def prepare_run(
-    source: Experiment | Mapping[str, Any] | str | Path,
-    out: Path | None,
+def resume(
+    folder: str | Path,
     *,
-    overwrite: bool = False,
-    say: Callable[[str], None] | None = None,
-) -> Prepared:
-    """Check everything that can be checked, prepare the data and make the run folder.
+    sets: Sequence[str] = (),
+    accept_other_code: bool = False,
+    progress: bool = False,
+    on_round: OnRound | None = None,
+    say: Say | None = None,
+) -> RunResult:
+    """Continue a run that was interrupted or killed, or extend one that is complete.
+
+    The rounds are those of a run that was never stopped: same digest, same run log but for times,
+    same best round. At most the round in flight is done again. A run that is complete is left as
+    it is, unless ``rounds.count`` or ``rounds.patience`` is raised; then its last round keeps its
+    evaluation, also where it would not be due.
 
     Args:
-        source: The experiment, or the path of its YAML file.
-        out: The run folder, or None for the default.
-        overwrite: Replace an existing run folder.
+        folder: The run folder.
+        sets: Overrides as ``dotted.key=value``, of ``engine``, ``rounds.count`` and
+            ``rounds.patience``.
+        accept_other_code: Go on though the code of fedrec has changed.
+        progress: See `run`.
+        on_round: Is called with the record of each round that is run now.
         say: Is called with a line about what is being done.
 
-    Raises:
-        FedRecError: What is wrong, and what to do.
-    """
-    speak = say or (lambda _: None)
-    experiment = source if isinstance(source, Experiment) else load_experiment(source)
-    experiment = with_importable_plugins(experiment)
-    check_parts(experiment)
-    folder = (out or _default_out(source, experiment.seed)).absolute()
-    check_free(folder, overwrite)
-    split_folder = prepare(experiment.data, experiment.clients)
-    split = open_split(split_folder)
-    _check_sizes(experiment, split)
-    speak(
-        f"{split.name}: {split.n_users} users, {split.n_items} items, "
-        f"{len(split.train.values)} train interactions, {split.n_clients} clients"
-    )
-    for line in settings_without_effect(experiment, split):
-        speak(f"warning: {line}")
-    if not isinstance(experiment.model, Baseline) and _must_compile(experiment):
-        speak("compiling the training kernel, once on a machine (about half a minute)")
-        build()
-    if not isinstance(experiment.model, Baseline):
-        speak(describe_engine(experiment, split))
-    create(folder, overwrite)
-    kept = experiment.model_copy(update={"data": experiment.data.located()})
-    write_config(folder, kept.to_yaml())
-    for name, text in sources_of(experiment).items():
-        (folder / SOURCE / name).parent.mkdir(parents=True, exist_ok=True)
-        write_text(folder / SOURCE / name, text)
-    write_split(folder / SPLIT, split)
-    return Prepared(experiment, folder, split_folder)
-
-
-def check_parts(experiment: Experiment) -> None:
-    """See whether what an experiment needs of this installation is there.
-
-    Raises:
-        FedRecError: What is missing, and how to get it.
-    """
-    if importlib.util.find_spec("pyarrow") is None:
-        raise MissingExtra("pyarrow, for running experiments,", "sim")
-    if not isinstance(experiment.model, Baseline):
-        experiment.client_task().executor()
-        resolve_engine(experiment.engine)
-        check_packages()
-
-
-def find_config(config: Path) -> Path:
-    """The file of an experiment: as given, or of that name among the shipped ones.
-
-    Args:
-        config: Such as ``experiments/ml-100k/mf.yaml``; found from any working folder.
-
     Returns:
-        The path as given if nothing is found, so that reading it tells what is missing.
+        The run.
+
+    Raises:
+        FedRecError: One line that says what is wrong and what to do, before any work is done.
     """
-    if config.exists() or config.is_absolute():
-        return config
-    beside = Path(__file__).resolve().parent.parent / config
-    if config.parts[:1] == ("experiments",) and beside.exists():
-        return beside
-    for file in metadata.files("fedrec") or []:
-        if file.as_posix().endswith(f"share/fedrec/{config.as_posix()}"):
-            return Path(str(file.locate()))
-    return config
-
-
-def _must_compile(experiment: Experiment) -> bool:
-    compiled = experiment.client_task().executor() == "numba"
-    return compiled and not is_built()
-
-
-def _check_sizes(experiment: Experiment, split: Split) -> None:
-    if isinstance(experiment.model, Baseline) and experiment.data.protocol == "legacy":
-        raise ConfigError("data.protocol: the baselines are measured on 'clean' only")
-    if not isinstance(experiment.model, Baseline):
-        check_order(experiment.model, split.timestamps, split.name)
-    check_cutoffs(experiment.evaluate.parsed(), split.n_items)
-    experiment.rounds.clients_of(split.n_clients)
-    nodes = experiment.engine.nodes
-    if isinstance(nodes, int) and nodes > split.n_clients:
-        raise ConfigError(
-            f"engine.nodes: {nodes} nodes are more than the {split.n_clients} clients; lower it or "
-            "write 'auto'"
+    path = Path(folder).absolute()
+    config, log = RunFolder(path).path / CONFIG, path / ROUNDS
+    if not config.exists():
+        raise RunFolderError(
+            f"{config}: is missing; the run stopped before it began, so there is nothing to "
+            "continue; run it again with --overwrite"
         )
-    full = split.train.lengths
-    if experiment.data.protocol == "legacy":
-        known = pool_excluded(split, "legacy")
-        check_candidates(known, split.n_items)
-        full = known.lengths
-    if (full >= split.n_items).any():
-        user = split.user_ids[int(np.argmax(full))]
-        raise DataError(
-            f"user '{user}' knows all {split.n_items} items, so no negative can be drawn for it; "
-            "raise data.threshold or leave the user out"
-        )
+    experiment = load_experiment(config, sets)
+    with Progress(experiment, not progress, on_round, say) as display:
+        where = f"{config} with --set" if sets else str(config)
+        opened = _prepare_resume(path, experiment, where, accept_other_code, display.say)
+        if opened is not None:
+            before = config.read_text(encoding="utf-8"), log.read_bytes()
+            opened.write_config()
+            try:
+                _carry_out(opened, display.show)
+            except FedRecError:
+                if log.read_bytes() == before[1]:  # a run that may not continue is left as it was
+                    write_text(config, before[0])
+                raise
+    return RunResult(path)
 
 
-def _run_federated(prepared: Prepared, observer: Callable[[Mapping[str, Any]], None]) -> None:
-    split = open_split(prepared.split)
-    engine, _ = choose_engine(prepared.experiment, split)
-    resolved = resolve_engine(engine)
-    nodes = min(resolved.nodes, split.n_clients)
-    workers = min(resolved.workers, nodes)
+def _carry_out(run: OpenRun, on_round: OnRound) -> None:
+    """Run to the end, from the beginning or from the checkpoint that lies in the run folder."""
+
+    def observe(record: Mapping[str, Any]) -> None:
+        on_round(RoundRecord.model_validate(record))
+
+    engine = run.engine
+    if engine is None:
+        _run_baseline(run, observe)
+        return
+    run_config = {
+        "run": run.id,
+        "experiment": str(run.folder / CONFIG),
+        "out": str(run.folder),
+        "split": str(run.prepared),
+        "engine": engine.name,
+        "workers": str(engine.workers),
+    }
     try:
-        launch(
-            engine.model_copy(update={"nodes": nodes, "workers": workers}),
-            {
-                "experiment": str(prepared.out / CONFIG),
-                "out": str(prepared.out),
-                "split": str(prepared.split),
-                "engine": resolved.name,
-                "workers": str(workers),
-            },
-            observer,
-        )
+        launch(engine, run_config, observe)
     except KeyboardInterrupt:
-        folder, result = RunFolder(prepared.out), prepared.out / RESULT
-        if resolved.name == "flower" and folder.rounds() and not result.exists():
+        folder = RunFolder(run.folder)
+        if engine.name == "flower" and folder.rounds() and not (run.folder / RESULT).exists():
             # The server app ran in another process, which was ended.
-            told = {"name": "flower", "workers": workers, "nodes": nodes}
-            write_result(prepared.out, {**folder.result(), "engine": told})
+            told = engine.model_dump(include={"name", "workers", "nodes"})
+            write_result(run.folder, {**folder.result(), "engine": told})
         raise
+
+
+def _run_baseline(run: OpenRun, observer: Observer) -> None:
+    """Fit a baseline once and let every user rank once.
+
+    ``config.yaml`` of the run folder gets the settings that validation chose.
+    """
+    began = time.perf_counter()
+    model, tuning = tune(run.experiment, run.split)
+    if tuning is not None:
+        run = replace(run, experiment=run.experiment.model_copy(update={"model": model}))
+        run.write_config()
+    with closing(Recorder(run, CENTRALISED, observer)) as recorder:
+        scorer = model.fit(run.split, run.experiment.seed)
+        fitted = time.perf_counter()
+        evaluate = run.experiment.evaluate
+        evaluation = evaluate_scorer(scorer, run.split, evaluate.parsed(), evaluate.block)
+        seconds = Seconds(train=fitted - began, evaluate=time.perf_counter() - fitted)
+        record = RoundRecord(round=0, clients=run.split.n_clients, seconds=seconds)
+        recorder.record(record, evaluation, {})
+        recorder.finish("completed", {}, tuning)
+
+
+def _prepare_resume(
+    folder: Path, experiment: Experiment, where: str, accept_other_code: bool, say: Say
+) -> OpenRun | None:
+    """Return a run that goes on as what it was; None if there is nothing left to do."""
+    run = RunFolder(folder)
+    await_end(folder)
+    if run.result().get("status") == "diverged":
+        raise RunFolderError(
+            f"{folder}: its training diverged, and a run cannot continue with other rates; start "
+            "it again with lower ones and --overwrite"
+        )
+    checkpoint = read_checkpoint(folder)
+    if checkpoint is None:
+        return _from_the_beginning(run, experiment, say)
+    origin, last = checkpoint.origin, checkpoint.record.round
+    _check_config(where, origin.config, experiment)
+    if _is_complete(run, last, experiment):
+        say(
+            f"{folder}: is complete, {last} rounds; to extend it, add "
+            f"--set rounds.count=N (now {experiment.rounds.count}) or rounds.patience"
+        )
+        return None
+    opened = open_experiment(experiment, folder, say, origin.nodes)
+    _check_origin(opened, checkpoint, accept_other_code)
+    rounds, _ = rounds_before(folder / ROUNDS, last, checkpoint.log)
+    best = Tally(experiment.evaluate.metrics[0], rounds=rounds).best
+    if best is not None:
+        run.check_best(best.round, last, private=bool(checkpoint.node_states))
+    run.split()
+    say(f"{folder}: continues after round {last} of {experiment.rounds.count}")
+    return opened
+
+
+def _from_the_beginning(run: RunFolder, experiment: Experiment, say: Say) -> OpenRun | None:
+    """Start the run of a folder without checkpoint again, if it took no round."""
+    if isinstance(experiment.model, Baseline):
+        if run.result().get("status") in FINISHED and run.rounds():
+            say(f"{run.path}: is complete; a baseline is fitted once")
+            return None
+    elif run.rounds():
+        raise RunFolderError(
+            f"{run.path / CHECKPOINT}: is missing, so the run cannot continue; {RESTORE}"
+        )
+    say(f"{run.path}: was stopped before its first checkpoint; starts at the beginning")
+    return prepare_run(experiment, run.path, overwrite=True, say=say)
+
+
+def _check_config(where: str, before: Mapping[str, Any], experiment: Experiment) -> None:
+    was, now = flatten(before), flatten(experiment.model_dump(mode="json"))
+    keys = [
+        key
+        for key in dict.fromkeys([*was, *now])
+        if was.get(key) != now.get(key) and not key.startswith(FREE)
+    ]
+    # Another plug-in has other settings: its name is enough.
+    others = tuple(key.removesuffix("name") for key in keys if key.endswith(".name"))
+    changed = [
+        f"{key} is {shown(now.get(key))}, was {shown(was.get(key))}"
+        for key in keys
+        if key.endswith(".name") or not key.startswith(others)
+    ]
+    if changed:
+        more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
+        raise ConfigError(
+            f"{where}: is not what was run: {'; '.join(changed[:NAMED])}{more}; a run goes on only "
+            "with another engine, rounds.count or rounds.patience: set it back, or start a new run "
+            "with another --out"
+        )
+
+
+def _check_origin(run: OpenRun, checkpoint: Checkpoint, accept_other_code: bool) -> None:
+    path, origin, engine = run.folder, checkpoint.origin, run.engine
+    if engine is not None and engine.nodes != origin.nodes:
+        raise ConfigError(
+            f"engine.nodes: {engine.nodes}, but the local state lies on {origin.nodes} nodes; "
+            f"write {origin.nodes} or 'auto'"
+        )
+    now = {"data": version_of(run.prepared), "executor": run.executor, "code": code_hash()}
+    sources = source_hashes(run.experiment)
+    for name in sorted({*origin.sources, *sources}):
+        if origin.sources.get(name) != sources.get(name) and not accept_other_code:
+            what = "is not what it was when the run began" if name in sources else "is missing"
+            raise RunFolderError(
+                f"{name}: {what}; the source of then is {path / SOURCE / name}: put it back, start "
+                "a new run with another --out, or add --accept-other-code to continue with the new "
+                "source"
+            )
+    for fact, said in DIFFERENT.items():
+        before = getattr(origin, fact)
+        if now[fact] != before and not (fact == "code" and accept_other_code):
+            raise RunFolderError(f"{path}: {said.format(now=now[fact], before=before)}")
+
+
+def _is_complete(run: RunFolder, last: int, experiment: Experiment) -> bool:
+    """Return whether all has been done that the experiment asks for."""
+    rounds, result = experiment.rounds, run.result()
+    if rounds.count < last:
+        raise ConfigError(
+            f"rounds.count: {rounds.count} is less than the {last} rounds that were run already; "
+            "expected that many or more"
+        )
+    if result.get("status") not in FINISHED or result.get("rounds") != last:
+        return False
+    metric = experiment.evaluate.metrics[0]
+    popularity = result.get("reference", {}).get("popularity", {}).get("valid", {})
+    tally = Tally(metric, lambda: popularity.get(metric), run.rounds())
+    return rounds.count == last or (rounds.patience is not None and tally.stale >= rounds.patience)

@@ -1,23 +1,34 @@
-"""What the rounds of a run add up to, and which of them validation chose."""
+"""What the rounds of a run add up to, which of them validation chose, and whether it diverges."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from fedrec.config.experiment import Experiment
+from fedrec.config.yaml import flatten
 from fedrec.data.textfile import stem_of
+from fedrec.errors import ConfigError
 from fedrec.runs.log import RoundRecord
-from fedrec.runs.reference import is_near_popularity
 
-__all__ = ["Tally", "described"]
+__all__ = ["GROWTH", "Tally", "described", "likely_causes", "loss_fault"]
 
 FALLEN = 0.99
 """A training loss below this many times the lowest so far has fallen."""
+GROWTH = 1000.0
+"""A loss this many times that of the first round stops the run."""
+LASTING_GROWTH = 10.0
+"""So does one this many times as high in `LASTING` rounds in a row."""
+LASTING = 3
+SUSPECTS = (".lr", ".server_lr", ".init_std")
+"""Endings of the settings that can make training diverge."""
+NEAR = 1.05
+"""A validation score below this many times popularity's is near it."""
 
 
 class Tally:
-    """Adds up rounds as they come, so that none is kept but the best.
+    """Adds up rounds as they come, so that of evaluations none is kept but the best.
 
     The best round has the highest value of the first metric on validation, the earliest of
     equals; where nobody has validation items, it is the latest that was evaluated.
@@ -25,36 +36,51 @@ class Tally:
     Args:
         metric: The metric that chooses, such as ``ndcg@10``.
         popularity: Returns popularity's score on validation, or None where it is not known.
+        rounds: The rounds so far.
+
+    Attributes:
+        best: The best round so far.
+        stale: Evaluations since the last progress: a better score or, while the best score is
+            near popularity, a training loss that has fallen by 1 %.
+        losses: The training loss of each round that has one.
     """
 
-    def __init__(self, metric: str, popularity: Callable[[], float | None] = lambda: None) -> None:
+    def __init__(
+        self,
+        metric: str,
+        popularity: Callable[[], float | None] = lambda: None,
+        rounds: Iterable[RoundRecord] = (),
+    ) -> None:
         self._metric = metric
         self._popularity = popularity
-        self.first_loss: float | None = None
         self._lowest_loss = math.inf
+        self._clients = 0
         self.best: RoundRecord | None = None
         self.stale = 0
-        """Evaluations since the last progress: a better score or, while the best score is near
-        popularity, a training loss that has fallen by 1 %."""
+        self.losses: list[float] = []
         self.rounds = 0
-        self.seconds = {"train": 0.0, "evaluate": 0.0}
-        self._clients = 0
-        self._bytes = {name: {"up": 0, "down": 0} for name in ("bytes", "simulation")}
+        self._sums: dict[str, dict[str, float]] = {
+            "seconds": {"train": 0.0, "evaluate": 0.0},
+            "bytes": {"up": 0, "down": 0},
+            "simulation": {"up": 0, "down": 0},
+        }
+        for record in rounds:
+            self.add(record)
 
     def add(self, record: RoundRecord) -> bool:
         """Add a round; return whether it is the best so far."""
         self.rounds = record.round
         self._clients += record.clients
-        for name in self.seconds:
-            self.seconds[name] += getattr(record.seconds, name)
-        for name, sums in self._bytes.items():
-            for way in sums:
-                sums[way] += getattr(getattr(record, name), way)
-        if self.first_loss is None:
-            self.first_loss = record.loss
+        for name, sums in self._sums.items():
+            for key in sums:
+                sums[key] += getattr(getattr(record, name), key)
+        if record.loss is not None:
+            self.losses.append(record.loss)
         if record.evaluation is None:
             return False
-        better = self._is_better(record)
+        score = record.score("valid", self._metric)
+        best = None if self.best is None else self.best.score("valid", self._metric)
+        better = score is None or best is None or score > best
         if better:
             self.best = record
         loss = math.inf if record.loss is None else record.loss
@@ -69,7 +95,7 @@ class Tally:
         """Return the best score and popularity's if they are near; None otherwise."""
         score = None if self.best is None else self.best.score("valid", self._metric)
         popularity = None if score is None else self._popularity()
-        if score is None or popularity is None or not is_near_popularity(score, popularity):
+        if score is None or popularity is None or score >= NEAR * popularity:
             return None
         return score, popularity
 
@@ -77,7 +103,7 @@ class Tally:
         """Return what ``result.json`` says of the rounds."""
         views = dict((self.best.evaluation if self.best else None) or {})
         mixed = views.pop("mixed", {})
-        train = self.seconds["train"]
+        seconds = self._sums["seconds"]
         return {
             "best_round": self.best.round if self.best else None,
             "rounds": self.rounds,
@@ -86,15 +112,11 @@ class Tally:
                 "test": dict(mixed.get("test", {})),
                 "views": {view: dict(parts.get("test", {})) for view, parts in views.items()},
             },
-            "seconds": {**self.seconds, "total": sum(self.seconds.values())},
-            "clients_per_second": self._clients / train if train else None,
-            **{name: dict(sums) for name, sums in self._bytes.items()},
+            "seconds": {**seconds, "total": sum(seconds.values())},
+            "bytes": dict(self._sums["bytes"]),
+            "simulation": dict(self._sums["simulation"]),
+            "clients_per_second": self._clients / seconds["train"] if seconds["train"] else None,
         }
-
-    def _is_better(self, record: RoundRecord) -> bool:
-        score = record.score("valid", self._metric)
-        best = self.best.score("valid", self._metric) if self.best is not None else None
-        return score is None or best is None or score > best
 
 
 def described(config: Mapping[str, Any], centralised: bool = False) -> dict[str, Any]:
@@ -104,19 +126,74 @@ def described(config: Mapping[str, Any], centralised: bool = False) -> dict[str,
         config: The experiment, as values of JSON.
         centralised: Whether it is a baseline.
     """
-    sections = ("data", "model", "personalization", "strategy")
-    names = {section: _name(config.get(section)) for section in sections}
-    path = (config.get("data") or {}).get("path")
-    if path:
-        names["data"] = stem_of(path)
+    data = config.get("data") or {}
+    names = {
+        name: str((config.get(name) or {}).get("name", "?"))
+        for name in ("data", "model", "personalization", "strategy")
+    }
+    if data.get("path"):
+        names["data"] = stem_of(data["path"])
     method = ("model",) if centralised else ("personalization", "model", "strategy")
     return {
         "name": " + ".join(names[section] for section in method),
         **names,
         "seed": config.get("seed"),
-        "protocol": (config.get("data") or {}).get("protocol", "unknown"),
+        "protocol": data.get("protocol", "unknown"),
     }
 
 
-def _name(section: Any) -> str:
-    return str(section.get("name", "?") if isinstance(section, Mapping) else section or "?")
+def loss_fault(losses: Sequence[float], negatives: int) -> str | None:
+    """Return what is wrong with the loss of the latest round; None if it is within bounds.
+
+    A first loss below that of a model that tells no items apart, ln 2 per pair under BCE and BPR,
+    counts as the latter, so that a run that begins near 0 may rise to what is normal.
+
+    Args:
+        losses: Mean training loss of each round so far, per positive with its negatives.
+        negatives: Sampled negatives per positive.
+    """
+    latest = losses[-1]
+    if not math.isfinite(latest):
+        return "the training loss is not finite"
+    start = max(losses[0], math.log(2.0) * (1 + negatives))
+    times = f"the training loss is {latest:.3g}, {latest / start:,.0f} times that at the start"
+    if latest > GROWTH * start:
+        return times
+    if len(losses) >= LASTING and min(losses[-LASTING:]) > LASTING_GROWTH * start:
+        return f"{times}, and has been more than {LASTING_GROWTH:g} times for {LASTING} rounds"
+    return None
+
+
+def likely_causes(experiment: Experiment) -> str:
+    """Return the settings that can make training diverge, with the way out.
+
+    Those above their defaults for this model and strategy come first.
+    """
+    values = _suspects(experiment)
+    plugins: dict[str, Any] = {"data": experiment.data}
+    plugins |= {name: type(getattr(experiment, name)) for name in ("model", "strategy")}
+    try:
+        usual = _suspects(Experiment(**plugins))
+    except ConfigError:  # a plug-in without defaults
+        usual = values
+    raised = [key for key, value in values.items() if value > usual.get(key, math.inf)]
+    others = [key for key in values if key not in raised and not key.endswith("init_std")]
+    rates = ", ".join(f"{key} {values[key]:g}" for key in others)
+    if not raised:
+        return f"lower the rates: {rates}"
+    too_high = ", ".join(f"{key} {values[key]:g} (default {usual[key]:g})" for key in raised)
+    return f"lower {too_high}" + (f"; the other rates are {rates}" if rates else "")
+
+
+def _suspects(experiment: Experiment) -> dict[str, float]:
+    task = experiment.client_task()
+    unused = {
+        "train.optimizers.shared.lr": set(task.globals()) <= set(task.tables()),
+        "train.optimizers.private.lr": not task.locals(),
+    }
+    settings = flatten(experiment.model_dump(mode="json"))
+    return {
+        key: value
+        for key, value in settings.items()
+        if key.endswith(SUSPECTS) and isinstance(value, float) and not unused.get(key)
+    }

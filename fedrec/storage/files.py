@@ -24,7 +24,6 @@ __all__ = [
     "json_values",
     "map_arrays",
     "read_arrays",
-    "remove_rests",
     "write_arrays",
     "write_bytes",
     "write_json",
@@ -79,12 +78,6 @@ def full_disk_named(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT) or " requested and " in str(error):
             raise FedRecError(f"disk full: {path} cannot be written; free some space") from error
         raise
-
-
-def remove_rests(path: Path) -> None:
-    """Remove what a killed process has left of an unfinished `write_bytes` of a file."""
-    for rest in path.parent.glob(f".{path.name}.*"):
-        rest.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from fedrec.errors import ProtocolError
 from fedrec.flower.records import Trained, decode, encode, encode_params
 from fedrec.plugins import name_of, table
-from fedrec.runs.groups import of_group
+from fedrec.runs.result import of_group
 from fedrec.training.clients import train_clients
 from fedrec.training.settings import Optimizers
 from fedrec.training.task import ClientTask

@@ -39,10 +39,8 @@ def go_on(folder: Path, *sets: str, **options: Any) -> fedrec.RunResult:
 
 def rounds_of(folder: Path) -> list[dict[str, Any]]:
     """The run log without times and without the simulation's messages, which hold paths."""
-    rounds = list(read_log(folder / "rounds.jsonl").records)
-    return [
-        {k: v for k, v in each.items() if k not in ("seconds", "simulation")} for each in rounds
-    ]
+    rounds = read_log(folder / "rounds.jsonl").records
+    return [each.model_dump(mode="json", exclude={"seconds", "simulation"}) for each in rounds]
 
 
 def outcome(folder: Path) -> dict[str, Any]:
@@ -58,7 +56,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         "users": run.per_user().to_dict(),
         "local": {
             per: {name: value.tobytes() for name, value in run.local(per).items()}
-            for per in ("user", "client", "row")
+            for per in ("user", "client", "positive")
         },
     }
 

@@ -89,7 +89,9 @@ def test_bad_reading(command: Fedrec, here: Path, case: str) -> None:
     for name, log in (("half", ""), ("bare", ""), ("torn", '{"round": "x"}\n'), ("bent", "")):
         (here / name).mkdir()
         (here / name / "rounds.jsonl").write_text(log, encoding="utf-8")
-        (here / name / "split.arrow").write_bytes((here / "R" / "split.arrow").read_bytes())
+        (here / name / "split.safetensors").write_bytes(
+            (here / "R" / "split.safetensors").read_bytes()
+        )
         if name != "bare":
             (here / name / "config.yaml").write_bytes((here / "R" / "config.yaml").read_bytes())
     (here / "bent" / "result.json").write_text("{", encoding="utf-8")

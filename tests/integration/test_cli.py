@@ -77,8 +77,11 @@ def test_two_seeds_differ_and_the_same_seed_does_not(folder: Path) -> None:
     assert len(set(summaries[0]["digests"])) == 2
 
 
-@pytest.mark.parametrize("engine", ["serial", "ray"])
-def test_control_c_leaves_a_readable_run(folder: Path, engine: str) -> None:
+@pytest.mark.parametrize(
+    ("engine", "number"),
+    [("serial", signal.SIGINT), ("serial", signal.SIGTERM), ("ray", signal.SIGTERM)],
+)
+def test_a_signal_leaves_a_readable_run(folder: Path, engine: str, number: int) -> None:
     command = ["run", "small.yaml", "--engine", engine, "--out", "A"]
     endless = ["--set", "rounds.count=1000000"]
     process = subprocess.Popen(
@@ -96,7 +99,7 @@ def test_control_c_leaves_a_readable_run(folder: Path, engine: str) -> None:
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < patience
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         said = process.communicate(timeout=60)[1]
     finally:
         process.kill()

@@ -19,9 +19,9 @@ from fedrec.config.experiment import Experiment, load_experiment
 from fedrec.data.prepare import split_of
 from fedrec.flower.grid import SerialGrid
 from fedrec.flower.records import RollCall, RoundRequest, decode, decode_params
-from fedrec.runs.groups import of_group
+from fedrec.runs.prepare import prepare_run
 from fedrec.runs.reader import RunFolder
-from fedrec.runs.run import prepare_run
+from fedrec.runs.result import of_group
 from fedrec.types import IntArray
 from tests.planted import rates
 
@@ -132,14 +132,14 @@ class Counting(SerialGrid):
 def test_a_node_gets_one_message_for_each_group_of_its_clients(tmp_path: Path) -> None:
     prepared = prepare_run(experiment(3, {"by": "user"}), tmp_path / "run")
     config = {
-        "experiment": str(prepared.out / "config.yaml"),
-        "out": str(prepared.out),
-        "split": str(prepared.split),
+        "experiment": str(prepared.folder / "config.yaml"),
+        "out": str(prepared.folder),
+        "split": str(prepared.prepared),
         "engine": "serial",
     }
     with Counting(3) as grid:
         server.app.app(grid, Context(1, 0, {}, RecordDict(), dict(config)))
-    group = RunFolder(prepared.out).model()["group"]
+    group = RunFolder(prepared.folder).model()["group"]
     for number in range(1, ROUNDS + 1):
         trained = [each for each in grid.sent if each[:2] == ("train", number)]
         per_node = Counter(node for _, _, node, *_ in trained)
@@ -162,9 +162,9 @@ def test_a_node_gets_one_message_for_each_group_of_its_clients(tmp_path: Path) -
     ranked = [each for each in grid.sent if each[:2] == ("evaluate", ROUNDS)]
     present = {(n, int(g)) for n, mine in grid.hosted.items() for g in np.unique(group[mine])}
     assert {(node, of) for _, _, node, of, *_ in ranked} == present
-    files = {path.name for path in (prepared.out / "local").iterdir()}
+    files = {path.name for path in (prepared.folder / "local").iterdir()}
     assert files == {
         f"node-{node - 1:03d}{f'g{of}' if of else ''}@{ROUNDS}.safetensors" for node, of in present
     }
-    users = [load_file(prepared.out / "local" / name)["ids.user"] for name in files]
+    users = [load_file(prepared.folder / "local" / name)["ids.user"] for name in files]
     assert np.array_equal(np.sort(np.concatenate(users)), np.arange(40))

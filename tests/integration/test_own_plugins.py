@@ -72,6 +72,9 @@ def test_a_source_that_was_edited_is_noticed(file: str, own: Path, tmp_path: Pat
     (own / file).write_text(before + "\nEDITED = True\n", "utf-8")
     with pytest.raises(RunFolderError, match=rf"{file}: is not what it was.*source.{file}.*--acc"):
         fedrec.resume(out)
+    (own / file).unlink()
+    with pytest.raises(RunFolderError, match=rf"{file}: is missing.*source.{file}: put it back"):
+        fedrec.resume(out)
     (own / file).write_text(before, "utf-8")
     assert fedrec.resume(out).result["status"] == "completed"
 

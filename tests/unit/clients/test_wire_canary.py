@@ -21,7 +21,7 @@ from fedrec.aggregation.fixed_point import from_fixed, to_fixed
 from fedrec.config.experiment import Experiment
 from fedrec.flower.grid import SerialGrid
 from fedrec.flower.records import RoundRequest, encode
-from fedrec.runs.run import prepare_run
+from fedrec.runs.prepare import prepare_run
 from fedrec.training.layout import capacity
 from fedrec.training.task import ClientTask
 from fedrec.types import Shard
@@ -125,12 +125,12 @@ def tapped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     )
     prepared = prepare_run(experiment, tmp_path_factory.mktemp("tapped") / "run")
     run_config = {
-        "experiment": str(prepared.out / "config.yaml"),
-        "out": str(prepared.out),
-        "split": str(prepared.split),
+        "experiment": str(prepared.folder / "config.yaml"),
+        "out": str(prepared.folder),
+        "split": str(prepared.prepared),
         "engine": "serial",
     }
-    with Tap(prepared.out, 3) as grid:
+    with Tap(prepared.folder, 3) as grid:
         server.app.app(grid, Context(1, 0, {}, RecordDict(), dict(run_config)))
     return experiment, grid
 

@@ -15,7 +15,7 @@ import fedrec
 def test_every_public_name_is_there_and_stays(name: str) -> None:
     """Also after all modules were imported: a module must not take the place of a function."""
     before = getattr(fedrec, name)
-    for module in ("config.experiment", "cli.commands", "runs.run", "runs.resume"):
+    for module in ("config.experiment", "cli.commands", "runs.run", "runs.result", "errors"):
         importlib.import_module(f"fedrec.{module}")
     assert callable(before)
     assert getattr(fedrec, name) is before

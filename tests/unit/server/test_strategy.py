@@ -17,7 +17,8 @@ from fedrec.errors import ClientFailure, EngineError
 from fedrec.evaluation.evaluate import Evaluation
 from fedrec.flower import records
 from fedrec.flower.grid import SerialGrid
-from fedrec.runs.log import read_log
+from fedrec.runs.log import Bytes, read_log
+from fedrec.runs.prepare import OpenRun
 from fedrec.runs.recorder import Recorder
 from fedrec.types import Aggregate, FailedClient, FloatArray, RowBlock, UpdateBatch
 from server.roster import Roster, cohort
@@ -96,7 +97,7 @@ def run(toy: Toy, out: Path, count: int = 6, every: int = 1, **rounds: Any) -> F
         ["item"],
         Roster({k + 1: records.RollCall(ids, "code", N_NODES, k) for k, ids in nodes}),
         records.RoundRequest("run", str(out), "split"),
-        Recorder(out, experiment, split, {"name": "serial"}),
+        Recorder(OpenRun(out, experiment, out, split), {"name": "serial"}),
     )
     try:
         with SerialGrid(toy.app, N_NODES) as grid:
@@ -162,9 +163,7 @@ def test_patience(
 
 def test_the_last_round_is_always_evaluated(tmp_path: Path) -> None:
     run(Toy([0.1]), tmp_path, count=5, every=2)
-    evaluated = [
-        r["round"] for r in list(read_log(tmp_path / "rounds.jsonl").records) if r["evaluation"]
-    ]
+    evaluated = [r.round for r in read_log(tmp_path / "rounds.jsonl").records if r.evaluation]
     assert evaluated == [2, 4, 5]
 
 
@@ -172,7 +171,7 @@ def test_a_failure_stops_the_run_with_round_client_and_stage(tmp_path: Path) -> 
     said = r"round 2, client 4, train: no power; rounds\.max_failures is 0"
     with pytest.raises(ClientFailure, match=said):
         run(Toy([0.1], {2: [4]}), tmp_path)
-    assert [r["round"] for r in list(read_log(tmp_path / "rounds.jsonl").records)] == [1]
+    assert [r.round for r in read_log(tmp_path / "rounds.jsonl").records] == [1]
 
 
 def test_more_failures_than_allowed_are_counted_over_all_nodes(tmp_path: Path) -> None:
@@ -183,9 +182,9 @@ def test_more_failures_than_allowed_are_counted_over_all_nodes(tmp_path: Path) -
 
 def test_failures_that_are_allowed_are_named_and_leave_no_trace(tmp_path: Path) -> None:
     strategy = run(Toy([0.1], {2: [2, 3]}), tmp_path, max_failures=2, count=3)
-    log = list(read_log(tmp_path / "rounds.jsonl").records)
-    assert [record["clients"] for record in log] == [6, 4, 6]
-    assert [[f["client"] for f in record["failures"]] for record in log] == [[], ["2", "3"], []]
+    log = read_log(tmp_path / "rounds.jsonl").records
+    assert [record.clients for record in log] == [6, 4, 6]
+    assert [[f.client for f in record.failures] for record in log] == [[], ["2", "3"], []]
     assert strategy.params["item"][0, 0] == 16.0
 
 
@@ -196,12 +195,15 @@ def test_a_round_in_which_all_fail_is_an_error(tmp_path: Path) -> None:
 
 def test_loss_bytes_and_clients_are_recorded(tmp_path: Path) -> None:
     run(Toy([0.1]), tmp_path, count=2)
-    for record in list(read_log(tmp_path / "rounds.jsonl").records):
-        assert record["loss"] == pytest.approx(0.5)
-        assert record["clients"] == N_CLIENTS
-        assert record["bytes"] == {"up": 8 * N_CLIENTS, "down": 4 * N_ITEMS * N_CLIENTS}
-        assert record["simulation"]["down"] > N_NODES * 2 * N_ITEMS * 4
-    log = list(read_log(tmp_path / "rounds.jsonl").records)
+    for record in read_log(tmp_path / "rounds.jsonl").records:
+        assert record.loss == pytest.approx(0.5)
+        assert record.clients == N_CLIENTS
+        assert record.bytes == Bytes(up=8 * N_CLIENTS, down=4 * N_ITEMS * N_CLIENTS)
+        assert record.simulation.down > N_NODES * 2 * N_ITEMS * 4
+    log = read_log(tmp_path / "rounds.jsonl").records
     for name in ("bytes", "simulation"):
-        sums = {way: sum(record[name][way] for record in log) for way in ("up", "down")}
+        sums = {
+            way: sum(getattr(getattr(record, name), way) for record in log)
+            for way in ("up", "down")
+        }
         assert result(tmp_path)[name] == sums

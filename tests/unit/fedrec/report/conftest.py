@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import yaml
 
 from fedrec.runs.folder import create, write_config, write_result
-from fedrec.runs.log import RunLog
+from fedrec.runs.log import RoundRecord, RunLog
 from fedrec.storage.files import write_arrays
 from fedrec.types import FloatArray
 
@@ -108,7 +109,7 @@ def make(tmp_path: Path) -> Maker:
         write_config(path, yaml.safe_dump(document, sort_keys=False))
         best = 0
         score: dict[str, Any] = {}
-        with RunLog(path / "rounds.jsonl") as log:
+        with closing(RunLog(path / "rounds.jsonl")) as log:
             for round in range(1, 0 if centralised else rounds + 1):
                 found = None
                 if round % 5 == 0:
@@ -117,15 +118,17 @@ def make(tmp_path: Path) -> Maker:
                         best, score = round, dict(found["mixed"])
                         score["views"] = {v: p["test"] for v, p in found.items() if v != "mixed"}
                 log.append(
-                    {
-                        "round": round,
-                        "clients": USERS,
-                        "failures": [],
-                        "loss": 0.25 + 0.44 * float(np.exp(-round / 30)),
-                        "seconds": {"train": 0.21, "evaluate": 0.4 if found else 0.0},
-                        "bytes": {"up": 431_000, "down": 463_000},
-                        "evaluation": found,
-                    }
+                    RoundRecord.model_validate(
+                        {
+                            "round": round,
+                            "clients": USERS,
+                            "failures": [],
+                            "loss": 0.25 + 0.44 * float(np.exp(-round / 30)),
+                            "seconds": {"train": 0.21, "evaluate": 0.4 if found else 0.0},
+                            "bytes": {"up": 431_000, "down": 463_000},
+                            "evaluation": found,
+                        }
+                    )
                 )
         if centralised:
             score = {"valid": values(top * 1.08, False), "test": values(top, True), "views": {}}
@@ -181,7 +184,8 @@ def _arrays(path: Path, method: str, rng: np.random.Generator) -> None:
                 "lambda": weight[ids],
                 "user": vectors,
             }
-            write_arrays(path / "local" / f"node-{node}.safetensors", arrays)
+            about = {"per.lambda": "user", "per.user": "user"}
+            write_arrays(path / "local" / f"node-{node}.safetensors", arrays, about)
 
 
 def _per_user(path: Path, level: float, rng: np.random.Generator) -> None:

@@ -132,7 +132,7 @@ def test_what_was_left_out_and_warnings_are_in_every_text(make: Maker, tmp_path:
         plain = text.replace("\\", "")
         assert "3 users have few candidates" in plain
         assert "left out: " in plain
-        assert "bad/result.json: is not valid JSON" in plain.replace("\n", "")
+        assert "bad/result.json: is damaged" in plain.replace("\n", "")
 
 
 def test_spread() -> None:

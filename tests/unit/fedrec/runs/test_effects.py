@@ -9,7 +9,7 @@ import pytest
 
 from fedrec.config.experiment import Experiment
 from fedrec.data.prepare import split_of
-from fedrec.runs.effects import settings_without_effect
+from fedrec.runs.prepare import settings_without_effect
 from tests.integration.test_run_serial import merged
 
 BASE = {

@@ -7,7 +7,7 @@ import pytest
 
 from fedrec.config.experiment import Experiment, load_experiment
 from fedrec.data.prepare import open_split, prepare
-from fedrec.runs.engine_choice import choose_engine, describe_engine, training_seconds
+from fedrec.runs.prepare import choose_engine, training_seconds
 from fedrec.types import Split
 
 DATA = {"name": "synthetic", "users": 60, "items": 80, "taste_groups": 2}
@@ -51,6 +51,6 @@ def test_work_grows_with_rows_and_rounds(split: Split) -> None:
 
 
 def test_what_runs_is_described(split: Split) -> None:
-    assert describe_engine(experiment(engine="serial"), split) == (
-        "engine serial (as configured), executor flat"
-    )
+    engine, line = choose_engine(experiment(engine="serial"), split)
+    assert line == "engine serial (as configured), executor flat"
+    assert (engine.name, engine.workers, engine.nodes) == ("serial", 1, 1)

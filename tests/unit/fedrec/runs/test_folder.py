@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fedrec.errors import RunFolderError
 from fedrec.runs.folder import (
     check_free,
     create,
+    default_folder,
     discard_unstarted,
     is_run_folder,
     write_config,
     write_result,
 )
-from fedrec.runs.log import RunLog
+from fedrec.runs.log import RoundRecord, RunLog
 from fedrec.runs.reader import RunFolder, find
 from fedrec.storage.files import write_arrays, write_bytes, write_json
 
@@ -117,6 +121,7 @@ def test_arrays_come_back(folder: Path) -> None:
 
 def test_local_state_is_merged_over_nodes_and_sorted(folder: Path) -> None:
     weight = np.arange(6, dtype=np.float32) / 10
+    about = {"per.lambda": "user", "per.user": "user", "per.bias": "client", "per.tie": "positive"}
     for node, ids in enumerate((np.array([4, 0, 3]), np.array([5, 1, 2]))):
         arrays = {
             "ids.user": ids,
@@ -125,10 +130,9 @@ def test_local_state_is_merged_over_nodes_and_sorted(folder: Path) -> None:
             "bias": weight[ids[:2]],
             "ids.client": ids[:2],
             "tie": weight[ids],
-            "ids.row": np.arange(9),
+            "ids.positive": np.arange(9 * node, 9 * node + 9),
         }
-        path = folder / "local" / f"node-{node}.safetensors"
-        write_arrays(path, arrays, {"per.bias": "client", "per.tie": "row"})
+        write_arrays(folder / "local" / f"node-{node}.safetensors", arrays, about)
     local = RunFolder(folder).local()
     assert sorted(local) == ["ids.user", "lambda", "user"]
     assert np.array_equal(local["ids.user"], np.arange(6))
@@ -152,9 +156,9 @@ def test_a_run_without_local_state_has_none(folder: Path) -> None:
 def test_an_interrupted_run_is_read_from_its_rounds(
     folder: Path, written: dict[str, object]
 ) -> None:
-    with RunLog(folder / "rounds.jsonl") as log:
+    with closing(RunLog(folder / "rounds.jsonl")) as log:
         for round, valid in enumerate((0.1, 0.4, 0.4, 0.2), start=1):
-            log.append(round_line(round, valid))
+            log.append(RoundRecord.model_validate(round_line(round, valid)))
     if written:
         write_result(folder, written)
     result = RunFolder(folder).result()
@@ -192,8 +196,8 @@ def test_missing_and_damaged_files_are_named(folder: Path, tmp_path: Path) -> No
         with pytest.raises(RunFolderError, match=name):
             read()
     (folder / "result.json").write_text("{", encoding="utf-8")
-    for read, name in ((run.result, "result"), (run.model, "result")):
-        with pytest.raises(RunFolderError, match=name):
+    for read in (run.result, run.model):
+        with pytest.raises(RunFolderError, match="result"):
             read()
     (folder / "result.json").unlink()
     write_config(folder, "a: [")
@@ -206,10 +210,10 @@ def test_missing_and_damaged_files_are_named(folder: Path, tmp_path: Path) -> No
 
 
 def test_a_bad_round_names_its_line(folder: Path) -> None:
-    with RunLog(folder / "rounds.jsonl") as log:
-        log.append({"round": 1, "clients": 1})
-        log.append({"round": 2})
-    with pytest.raises(RunFolderError, match=r"rounds\.jsonl: line 2: .*clients"):
+    with closing(RunLog(folder / "rounds.jsonl")) as log:
+        log.append(RoundRecord(round=1, clients=1))
+        log.append(RoundRecord.model_construct(round=2, clients=-1))
+    with pytest.raises(RunFolderError, match=r"rounds\.jsonl: line 2 .*clients"):
         RunFolder(folder).rounds()
 
 
@@ -252,3 +256,29 @@ def test_free_is_what_create_takes(folder: Path, tmp_path: Path) -> None:
     check_free(folder, overwrite=True)
     check_free(tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+sets = st.dictionaries(
+    st.from_regex(r"[a-d]{1,20}(\.[a-d]{1,20}){0,2}", fullmatch=True), st.text(max_size=60)
+)
+
+
+@given(sets, sets)
+def test_other_settings_have_another_folder(one: dict[str, str], two: dict[str, str]) -> None:
+    folders = [
+        default_folder("mf", [f"{key}={value}" for key, value in each.items()], 0)
+        for each in (one, two)
+    ]
+    stripped = [{key: value.strip() for key, value in each.items()} for each in (one, two)]
+    assert (folders[0] == folders[1]) == (stripped[0] == stripped[1])
+    for folder in folders:
+        assert len(folder.parts) == 2
+        assert len(folder.name) < 100
+        assert folder.name.isascii()
+
+
+def test_names_are_readable() -> None:
+    assert default_folder("mf", [], 3).as_posix() == "runs/mf-seed3"
+    assert default_folder("mf", [], None).as_posix() == "runs/mf"
+    several = ["rounds.count=5", "model=neumf", "seed=3", "engine.workers=2"]
+    assert default_folder("mf", several, 3).as_posix() == "runs/mf-model=neumf,rounds.count=5-seed3"

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedrec.runs.groups import by_group, of_group
+from fedrec.runs.result import by_group, of_group
 from fedrec.types import FloatArray, IntArray, Params
 
 PLAIN: Params = {"item": np.array([[7.0]]), "group/of": np.array(1.0)}

@@ -7,13 +7,13 @@ import threading
 
 import pytest
 
-from fedrec.runs.interrupts import held_back
+from fedrec.runs.recorder import interrupts_held_back
 
 
 def test_an_interrupt_comes_once_the_block_is_done() -> None:
     done = False
     with pytest.raises(KeyboardInterrupt):
-        with held_back():
+        with interrupts_held_back():
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
             done = True
@@ -23,16 +23,16 @@ def test_an_interrupt_comes_once_the_block_is_done() -> None:
 
 def test_afterwards_all_is_as_before() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with held_back():
+    with interrupts_held_back():
         pass
     assert signal.getsignal(signal.SIGINT) is before
-    with pytest.raises(ZeroDivisionError), held_back():
+    with pytest.raises(ZeroDivisionError), interrupts_held_back():
         raise ZeroDivisionError
     assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_an_interrupt_is_not_lost_to_an_error() -> None:
-    with pytest.raises(KeyboardInterrupt) as caught, held_back():
+    with pytest.raises(KeyboardInterrupt) as caught, interrupts_held_back():
         signal.raise_signal(signal.SIGINT)
         raise ZeroDivisionError
     assert isinstance(caught.value.__context__, ZeroDivisionError)
@@ -42,7 +42,7 @@ def test_elsewhere_than_in_the_main_thread_it_does_nothing() -> None:
     seen = []
 
     def block() -> None:
-        with held_back():
+        with interrupts_held_back():
             seen.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=block)

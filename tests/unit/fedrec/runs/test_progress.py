@@ -75,7 +75,7 @@ def test_the_time_left_knows_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 1000, 10))
     monkeypatch.setattr("fedrec.runs.progress.time.monotonic", lambda: next(clock))
     rounds = [record(1), record(2, 0.5), record(3), record(4, 0.4)]
-    assert "0:20 to 2:40 left" in shown(experiment, rounds, terminal=True)
+    assert "0:00:20 to 0:02:40 left" in shown(experiment, rounds, terminal=True)
 
 
 def test_quiet_shows_nothing(experiment: Experiment) -> None:

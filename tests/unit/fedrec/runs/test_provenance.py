@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy
 import pytest
 
+import fedrec
 from fedrec.runs.provenance import commit, hardware, versions
 
 
@@ -34,6 +35,14 @@ def test_hardware_has_cores_and_a_cpu() -> None:
     found = hardware()
     assert int(found["cores"]) >= 1
     assert found["cpu"]
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_the_commit_is_that_of_the_checkout() -> None:
+    root = Path(__file__).parents[4]
+    if not (root / ".git").exists() or not Path(fedrec.__file__).is_relative_to(root):
+        pytest.skip("fedrec does not run from a git checkout")
+    assert str(commit()).startswith(git(root, "rev-parse", "HEAD"))
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")

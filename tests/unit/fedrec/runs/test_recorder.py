@@ -19,6 +19,7 @@ from fedrec.data.prepare import split_of
 from fedrec.evaluation.evaluate import Evaluation
 from fedrec.runs import recorder as recorders
 from fedrec.runs.log import Bytes, RoundRecord, Seconds, read_log
+from fedrec.runs.prepare import OpenRun
 from fedrec.runs.reader import RunFolder
 from fedrec.runs.recorder import Recorder, digest
 from fedrec.runs.run import run
@@ -34,9 +35,16 @@ EXPERIMENT = Experiment.model_validate(
 )
 
 
+ENGINE = {"name": "serial", "nodes": 1}
+
+
 @pytest.fixture(scope="module")
 def split() -> Split:
     return split_of(EXPERIMENT.data, EXPERIMENT.clients)
+
+
+def opened(out: Path, split: Split) -> OpenRun:
+    return OpenRun(out, EXPERIMENT, out, split)
 
 
 def params(value: float) -> Params:
@@ -60,7 +68,7 @@ def record(recorder: Recorder, round: int, score: float | None) -> bool:
     return recorder.record(line, None if score is None else evaluation(score), params(float(round)))
 
 
-@pytest.mark.parametrize("at", ["write_arrays", "write_per_user"])
+@pytest.mark.parametrize("at", ["write_arrays", "write_bytes"])
 def test_an_interrupt_leaves_the_model_of_the_best_round_that_the_log_names(
     at: str, tmp_path: Path, split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,7 +79,7 @@ def test_an_interrupt_leaves_the_model_of_the_best_round_that_the_log_names(
         signal.raise_signal(signal.SIGINT)
         write(*arguments)
 
-    recorder = Recorder(tmp_path, EXPERIMENT, split, {"name": "serial", "nodes": 1})
+    recorder = Recorder(opened(tmp_path, split), ENGINE)
     record(recorder, 1, 0.1)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(recorders, at, interrupted)
@@ -84,7 +92,7 @@ def test_an_interrupt_leaves_the_model_of_the_best_round_that_the_log_names(
 
 
 def whole(out: Path, split: Split, scores: list[float | None], **more: Any) -> dict[str, Any]:
-    recorder = Recorder(out, EXPERIMENT, split, {"name": "serial", "nodes": 1}, **more)
+    recorder = Recorder(opened(out, split), ENGINE, **more)
     for round, score in enumerate(scores, 1):
         record(recorder, round, score)
     return recorder.finish("completed", params(float(len(scores))))
@@ -149,7 +157,9 @@ def test_every_user_is_told_with_its_raw_id_and_client(tmp_path: Path, split: Sp
 def test_the_observer_sees_what_is_written(tmp_path: Path, split: Split) -> None:
     seen: list[Mapping[str, Any]] = []
     whole(tmp_path, split, [None, 0.2], observer=seen.append)
-    assert [dict(each) for each in seen] == list(read_log(tmp_path / "rounds.jsonl").records)
+    assert [RoundRecord.model_validate(each) for each in seen] == list(
+        read_log(tmp_path / "rounds.jsonl").records
+    )
 
 
 def test_a_run_without_rounds_still_has_a_result(tmp_path: Path, split: Split) -> None:
@@ -188,7 +198,7 @@ def test_patience_waits_near_popularity_while_the_loss_falls(
     split: Split,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    recorder = Recorder(tmp_path, EXPERIMENT, split, {"name": "serial"})
+    recorder = Recorder(opened(tmp_path, split), ENGINE)
     assert recorder.popularity is not None
     plateau = recorder.popularity["valid"]["ndcg@5"] * times
     for round in range(1, 5):

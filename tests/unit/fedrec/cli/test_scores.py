@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from fedrec.runs.summary import result_table, spread, summarize, summary_table
+from fedrec.cli.scores import result_table, spread, summarize, summary_table
 
 VALUES = st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=9)
 
@@ -60,13 +60,12 @@ def test_spread_of_few() -> None:
 
 def test_summary_holds_every_part_and_can_be_read_back(tmp_path: Path) -> None:
     runs = [result(1, 0.25, view=0.5), result(2, 0.75, view=1.0)]
-    folders = [tmp_path / "seed1", tmp_path / "seed2"]
-    summary = summarize(runs, folders, tmp_path / "summary.json")
-    assert summary == json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    summary = summarize(runs, [tmp_path / "seed1", tmp_path / "seed2"])
+    assert summary == json.loads(json.dumps(summary))
     assert summary["seeds"] == [1, 2]
     assert summary["metrics"]["test"]["ndcg@10"]["mean"] == 0.5
     assert summary["metrics"]["valid"]["ndcg@10"]["mean"] == 1.5
-    assert summary["metrics"]["views"]["global"]["ndcg@10"]["values"] == [0.5, 1.0]
+    assert summary["metrics"]["test.global"]["ndcg@10"]["values"] == [0.5, 1.0]
     assert summary["seconds"]["total"]["sd"] == 0.0
     assert summary["best_round"]["mean"] == 15
     text = shown(summary_table(summary, tmp_path))

@@ -1,0 +1,296 @@
+"""A run as its processes know it, and how it is made ready: experiment, data, engine, folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeAlias
+from uuid import uuid4
+from weakref import WeakValueDictionary
+
+from fedrec.baselines.base import Baseline
+from fedrec.config.engine import Engine
+from fedrec.config.experiment import Experiment, load_experiment
+from fedrec.config.sources import sources_of, with_importable_plugins
+from fedrec.data.negatives import pool_excluded
+from fedrec.data.prepare import open_split, prepare
+from fedrec.errors import ConfigError, MissingExtra
+from fedrec.evaluation.evaluate import check_cutoffs
+from fedrec.evaluation.ranking import check_candidates
+from fedrec.flower.launch import resolve_engine
+from fedrec.flower.packages import check_packages
+from fedrec.plugins import Section
+from fedrec.runs.folder import (
+    CONFIG,
+    SOURCE,
+    SPLIT,
+    check_free,
+    create,
+    default_folder,
+    write_config,
+)
+from fedrec.storage.files import write_bytes, write_text
+from fedrec.training.draws import check_order
+from fedrec.training.executors.numba.build import build, is_built
+from fedrec.training.task import ClientTask
+from fedrec.types import Split
+
+__all__ = [
+    "OpenRun",
+    "Say",
+    "Source",
+    "choose_engine",
+    "find_config",
+    "open_experiment",
+    "open_run",
+    "prepare_run",
+    "settings_without_effect",
+    "training_seconds",
+]
+
+FEDERATED = ("train", "personalization", "strategy", "rounds", "clients", "engine")
+"""Sections that a centralised baseline does not use."""
+Source: TypeAlias = Experiment | Mapping[str, Any] | str | Path
+"""An experiment, its sections as a mapping, or the path of its YAML file."""
+Say: TypeAlias = Callable[[str], None]
+"""Is called with a line about what is being done."""
+
+ROWS_PER_SECOND = {"numba": 5e6}
+"""Training rows of one core in a second, to half an order of magnitude: `numba` makes 3 to 14
+million of them, matrix factorisation more than PLGC."""
+OTHER_ROWS_PER_SECOND = 4e5
+"""The same for executors on torch: 0.25 to 1.1 million."""
+START_OF_RAY = 5.0
+"""Seconds that Ray takes longer to start than the serial engine (7 and 2 on two cores)."""
+
+
+@dataclass(frozen=True, eq=False)
+class OpenRun:
+    """A run as its processes know it.
+
+    Args:
+        folder: The run folder.
+        experiment: What is run.
+        prepared: The file of the prepared data.
+        split: The data, mapped into memory.
+        engine: What it runs on, without any ``auto``; None where that is not known.
+        id: Of this start of the run; the next start has another.
+    """
+
+    folder: Path
+    experiment: Experiment
+    prepared: Path
+    split: Split
+    engine: Engine | None = None
+    id: str = field(default_factory=lambda: uuid4().hex)
+
+    def __post_init__(self) -> None:
+        _OPEN[self.id] = self
+
+    @property
+    def centralised(self) -> bool:
+        """Whether one place sees all the data, as for a baseline."""
+        return isinstance(self.experiment.model, Baseline)
+
+    @cached_property
+    def task(self) -> ClientTask:
+        """What each client computes."""
+        return self.experiment.client_task()
+
+    @cached_property
+    def executor(self) -> str | None:
+        """What trains the clients; None for a baseline."""
+        return None if self.centralised else self.task.executor()
+
+    @cached_property
+    def without_effect(self) -> list[str]:
+        """See `settings_without_effect`."""
+        return settings_without_effect(self.experiment, self.split)
+
+    def write_config(self) -> None:
+        """Write the experiment into the run folder."""
+        data = self.experiment.data.located()
+        write_config(self.folder, self.experiment.model_copy(update={"data": data}).to_yaml())
+
+
+_OPEN: WeakValueDictionary[str, OpenRun] = WeakValueDictionary()
+"""The runs of this process by id: what starts a run has read already what its nodes ask for."""
+
+
+def open_run(id: str, folder: Path, prepared: Path) -> OpenRun:
+    """Return a run; it is read from its folder if this process does not know it yet."""
+    run = _OPEN.get(id)
+    if run is None:
+        experiment = load_experiment(folder / CONFIG)
+        run = OpenRun(folder, experiment, prepared, open_split(prepared), id=id)
+    return run
+
+
+def settings_without_effect(experiment: Experiment, split: Split) -> list[str]:
+    """Return one line for each setting without effect: its dotted name, its value, the reason."""
+    lines = []
+    sections = {name: getattr(experiment, name) for name in type(experiment).model_fields}
+    if isinstance(experiment.model, Baseline):
+        why = f"has no effect: {type(experiment.model).__name__} is a centralised baseline"
+        for name in FEDERATED:
+            default = type(experiment).model_fields[name].get_default(call_default_factory=True)
+            if sections.pop(name) != default:
+                lines.append(f"{name}: {why}")
+    waiting = list(sections.items())
+    while waiting:
+        name, section = waiting.pop(0)
+        if isinstance(section, Section):
+            lines += [f"{name}.{line}" for line in section.without_effect(experiment, split)]
+            below = type(section).model_fields
+            waiting[:0] = [(f"{name}.{field}", getattr(section, field)) for field in below]
+    return lines
+
+
+def prepare_run(
+    source: Source, out: Path | None, *, overwrite: bool = False, say: Say = lambda _: None
+) -> OpenRun:
+    """Check everything that can be checked, prepare the data and make the run folder.
+
+    Raises:
+        FedRecError: What is wrong, and what to do.
+    """
+    experiment = source if isinstance(source, Experiment) else load_experiment(source)
+    experiment = with_importable_plugins(experiment)
+    folder = (out or default_folder(source, seed=experiment.seed)).absolute()
+    check_free(folder, overwrite)
+    run = open_experiment(experiment, folder, say)
+    for line in run.without_effect:
+        say(f"warning: {line}")
+    create(folder, overwrite)
+    run.write_config()
+    for name, text in sources_of(experiment).items():
+        (folder / SOURCE / name).parent.mkdir(parents=True, exist_ok=True)
+        write_text(folder / SOURCE / name, text)
+    write_bytes(folder / SPLIT, run.prepared.read_bytes())
+    return run
+
+
+def open_experiment(
+    experiment: Experiment, folder: Path, say: Say, nodes: int | None = None
+) -> OpenRun:
+    """See whether this installation has what an experiment needs, and prepare its data.
+
+    Args:
+        experiment: What is to be run.
+        folder: The run folder; it need not exist.
+        say: See `Say`.
+        nodes: Among how many nodes the clients are dealt, where the experiment leaves it open.
+
+    Raises:
+        FedRecError: What is missing, and how to get it.
+    """
+    if find_spec("pyarrow") is None:
+        raise MissingExtra("pyarrow, for running experiments,", "sim")
+    federated = not isinstance(experiment.model, Baseline)
+    if federated:
+        executor = experiment.client_task().executor()
+        resolve_engine(experiment.engine)
+        check_packages()
+    prepared = prepare(experiment.data, experiment.clients)
+    split = open_split(prepared)
+    _check_sizes(experiment, split)
+    say(
+        f"{split.name}: {split.n_users} users, {split.n_items} items, "
+        f"{len(split.train.values)} train interactions, {split.n_clients} clients"
+    )
+    if not federated:
+        return OpenRun(folder, experiment, prepared, split)
+    if executor == "numba" and not is_built():
+        say("compiling the training kernel, once on a machine (about half a minute)")
+        build()
+    asked = experiment.engine
+    if nodes is not None and asked.nodes == "auto":
+        asked = asked.model_copy(update={"nodes": nodes})
+    engine, line = choose_engine(experiment.model_copy(update={"engine": asked}), split)
+    say(line)
+    return OpenRun(folder, experiment, prepared, split, engine)
+
+
+def find_config(config: Path) -> Path:
+    """Return the file of an experiment: as given, or of that name among the shipped ones.
+
+    A path such as ``experiments/ml-100k/mf.yaml`` is found from any working folder. The path as
+    given is returned if nothing is found, so that reading it tells what is missing.
+    """
+    if config.exists() or config.is_absolute():
+        return config
+    beside = Path(__file__).resolve().parents[2] / config
+    if config.parts[:1] == ("experiments",) and beside.exists():
+        return beside
+    for file in metadata.files("fedrec") or []:
+        if file.as_posix().endswith(f"share/fedrec/{config.as_posix()}"):
+            return Path(str(file.locate()))
+    return config
+
+
+def _check_sizes(experiment: Experiment, split: Split) -> None:
+    legacy = experiment.data.protocol == "legacy"
+    if not isinstance(experiment.model, Baseline):
+        check_order(experiment.model, split.timestamps, split.name)
+    elif legacy:
+        raise ConfigError("data.protocol: the baselines are measured on 'clean' only")
+    check_cutoffs(experiment.evaluate.parsed(), split.n_items)
+    experiment.rounds.clients_of(split.n_clients)
+    nodes = experiment.engine.nodes
+    if isinstance(nodes, int) and nodes > split.n_clients:
+        raise ConfigError(
+            f"engine.nodes: {nodes} nodes are more than the {split.n_clients} clients; lower it or "
+            "write 'auto'"
+        )
+    if legacy:
+        check_candidates(pool_excluded(split, "legacy"), split.n_items)
+
+
+def choose_engine(experiment: Experiment, split: Split) -> tuple[Engine, str]:
+    """Return the engine section without any ``auto``, and a line that says why it was chosen.
+
+    Ray is chosen where its workers save more time than Ray takes to start, by an estimate of the
+    training time on one core, or if ``workers``, ``address`` or ``gpus_per_worker`` is set.
+    """
+    name, reason = _name(experiment, split)
+    resolved = resolve_engine(experiment.engine.model_copy(update={"name": name}))
+    nodes = min(resolved.nodes, split.n_clients)
+    workers = min(resolved.workers, nodes)
+    processes = "" if workers == 1 else f" with {workers} workers"
+    executor = experiment.client_task().executor()
+    chosen = {"name": name, "nodes": nodes, "workers": workers}
+    line = f"engine {name}{processes} ({reason}), executor {executor}"
+    return experiment.engine.model_copy(update=chosen), line
+
+
+def _name(experiment: Experiment, split: Split) -> tuple[str, str]:
+    engine = experiment.engine
+    if engine.name != "auto":
+        return engine.name, "as configured"
+    if find_spec("ray") is None:
+        return "serial", "Ray is not installed"
+    parallel = {
+        "engine.workers": engine.workers not in ("auto", 1),
+        "engine.address": engine.address is not None,
+        "engine.gpus_per_worker": engine.gpus_per_worker > 0,
+    }
+    for key, is_set in parallel.items():
+        if is_set:
+            return "ray", f"{key} is set"
+    seconds = training_seconds(experiment, split)
+    saved = seconds * (1 - 1 / resolve_engine(engine).workers)
+    about = f"training takes about {seconds:.0f} s on one core, Ray {START_OF_RAY:.0f} s to start"
+    return "ray" if saved > START_OF_RAY else "serial", about
+
+
+def training_seconds(experiment: Experiment, split: Split) -> float:
+    """Estimate the seconds that all rounds train on one core, from the rows of their batches."""
+    train, rounds = experiment.train, experiment.rounds
+    share = rounds.clients_of(split.n_clients) / split.n_clients
+    rows = len(split.train.values) * share * (1 + train.negatives) * train.local_epochs
+    executor = experiment.client_task().executor()
+    return rows * rounds.count / ROWS_PER_SECOND.get(executor, OTHER_ROWS_PER_SECOND)
