@@ -36,6 +36,7 @@ from fedrec.types import (
     Params,
     Ragged,
     Shard,
+    Split,
     offsets_of,
 )
 from strategies.base import strategy_of

@@ -1,7 +1,5 @@
 """The scores of a run, or of several that differ in the seed."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path

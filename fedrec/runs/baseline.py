@@ -1,7 +1,5 @@
 """Centralised methods: tune one, let it rank, and know which scores are too low to count."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal

@@ -16,8 +16,6 @@
 Every file but the run log is replaced as a whole, so a run that is killed stays readable.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -7,8 +7,6 @@ the log, the best model, the values per user) follows from it, so a run that con
 part and gets the same bits. It survives the death of processes, not the loss of power.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """A run as its processes know it, and how it is made ready: experiment, data, engine, folder."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property

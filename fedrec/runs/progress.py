@@ -1,7 +1,5 @@
 """Show a run while it runs: a bar on a terminal or in a notebook, plain lines elsewhere."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from datetime import timedelta

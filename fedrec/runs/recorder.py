@@ -1,7 +1,5 @@
 """What a run leaves behind: the run log, the best round's model and values, the result."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

@@ -1,7 +1,5 @@
 """Run an experiment, once or with several seeds, or continue a run."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing

@@ -1,7 +1,5 @@
 """What the rounds of a run add up to, which of them validation chose, and whether it diverges."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any

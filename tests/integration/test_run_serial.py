@@ -17,6 +17,7 @@ from fedrec.errors import ClientFailure, ConfigError, DataError, NumericError, R
 from fedrec.runs import prepare as prepare_module
 from fedrec.runs.log import RoundRecord, read_log
 from fedrec.training.task import initial_local
+from fedrec.types import Split
 from tests.contracts.own_models import Fussy
 from tests.planted import rates
 
@@ -126,9 +127,12 @@ def test_a_process_reads_the_experiment_and_the_data_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[Path] = []
-    monkeypatch.setattr(
-        prepare_module, "open_split", lambda path: read.append(path) or open_split(path)
-    )
+
+    def counted(path: Path) -> Split:
+        read.append(path)
+        return open_split(path)
+
+    monkeypatch.setattr(prepare_module, "open_split", counted)
     monkeypatch.setattr(prepare_module, "load_experiment", read.append)
     go(tmp_path / "run", engine={"nodes": 3})
     assert len(read) == 1

@@ -196,9 +196,10 @@ def test_missing_and_damaged_files_are_named(folder: Path, tmp_path: Path) -> No
         with pytest.raises(RunFolderError, match=name):
             read()
     (folder / "result.json").write_text("{", encoding="utf-8")
-    for read in (run.result, run.model):
-        with pytest.raises(RunFolderError, match="result"):
-            read()
+    with pytest.raises(RunFolderError, match="result"):
+        run.result()
+    with pytest.raises(RunFolderError, match="result"):
+        run.model()
     (folder / "result.json").unlink()
     write_config(folder, "a: [")
     with pytest.raises(RunFolderError, match=r"config\.yaml"):
