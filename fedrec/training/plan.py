@@ -185,7 +185,7 @@ class _Planner:
         negative = visit[:, None] * n_items + drawn.negatives
         coded = [(visit * n_items + drawn.items) * 4, negative.ravel() * 4 + 1]
         coded += [keys * 4 + 2 for keys in self.joining(drawn, visit)]
-        every = _sorted(np.concatenate(coded))
+        every = np.sort(np.concatenate(coded))
         keys, kind = every >> 2, every & 3
         first = np.flatnonzero(np.diff(keys, prepend=-1))
         keys = keys[first]
@@ -317,11 +317,5 @@ def _distinct(keys: IntArray) -> IntArray:
         present = np.zeros(size, bool)
         present[keys] = True
         return np.flatnonzero(present)
-    in_order = _sorted(keys)
+    in_order = np.sort(keys)
     return np.asarray(in_order[np.flatnonzero(np.diff(in_order, prepend=-1))])
-
-
-def _sorted(keys: IntArray) -> IntArray:
-    """Sort keys, int64 [n]; 32 bits are sorted twice as fast."""
-    narrow = keys.max(initial=0) < 2**31
-    return np.sort(keys.astype(np.int32)).astype(np.int64) if narrow else np.sort(keys)

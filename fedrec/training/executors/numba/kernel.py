@@ -257,7 +257,11 @@ def _step(data, local, settings, scratch, pairs, u, items, work, positives):
             for a in range(d):
                 row[a] += rate * away[a]
     if not direct:
-        _descend(data.table, settings, scratch.gradient, items, work)
+        rate, pull = kind.type(settings.item_lr), kind.type(settings.proximal)
+        for i in range(len(work)):
+            row, moved, start = work[i], target[i], data.table[items[i]]
+            for a in range(d):
+                row[a] -= rate * (moved[a] + pull * (row[a] - start[a]))
     if settings.optimizer.adam:
         local.steps[u] += 1
         first, second, steps = local.first[u], local.second[u], float(local.steps[u])
@@ -265,16 +269,6 @@ def _step(data, local, settings, scratch, pairs, u, items, work, positives):
     else:
         optimizer_step(vector, gradient, gradient, gradient, 1.0, settings.optimizer)
     return weighted_total(pairs.up, pairs.down, price, score)
-
-
-@compiled
-def _descend(table, settings, gradients, items, work):
-    """Step along the gradients and the proximal term."""
-    rate, pull = work.dtype.type(settings.item_lr), work.dtype.type(settings.proximal)
-    for t in range(len(work)):
-        row, gradient, start = work[t], gradients[t], table[items[t]]
-        for a in range(len(row)):
-            row[a] -= rate * (gradient[a] + pull * (row[a] - start[a]))
 
 
 @compiled
