@@ -26,7 +26,7 @@ from typing import Any
 
 from fedrec.errors import RunFolderError
 from fedrec.storage.files import RESTORE, json_values, write_bytes, write_json, write_text
-from fedrec.storage.lock import await_idle, is_held
+from fedrec.storage.lock import is_held
 
 __all__ = [
     "CHECKPOINT",
@@ -165,7 +165,7 @@ def await_end(path: Path) -> None:
     """
     if is_held(path / ROUNDS):
         raise RunFolderError(f"{path}: its run is under way in another process; wait or stop it")
-    if not await_idle(path, SECONDS_TO_END):
+    if is_held(path, SECONDS_TO_END):
         raise RunFolderError(
             f"{path}: workers of an earlier process are still at work in it; end them first"
         )

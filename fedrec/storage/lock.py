@@ -13,7 +13,7 @@ from pathlib import Path
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["await_idle", "hold", "is_held"]
+__all__ = ["hold", "is_held"]
 
 PAUSE = 0.02
 # Seconds that a lock is tried for, so that one who only looks is in nobody's way.
@@ -53,7 +53,7 @@ def hold(path: Path, *, shared: bool = False, seconds: float = PATIENCE) -> int 
 
 
 def is_held(path: Path, seconds: float = PATIENCE) -> bool:
-    """Return whether somebody holds a lock of a file or a folder that is there, for so long."""
+    """Wait some seconds for a lock of a file or a folder to end; return whether it is held still."""
     try:
         handle = hold(path, seconds=seconds)
     except OSError as error:
@@ -61,8 +61,3 @@ def is_held(path: Path, seconds: float = PATIENCE) -> bool:
     if handle is not None:
         os.close(handle)
     return False
-
-
-def await_idle(path: Path, seconds: float) -> bool:
-    """Wait some seconds until nobody holds a lock of a file or a folder; return whether so."""
-    return not is_held(path, seconds)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fedrec.storage.lock import await_idle, hold, is_held
+from fedrec.storage.lock import hold, is_held
 
 HOLDER = """\
 import sys
@@ -33,10 +33,10 @@ def test_a_lock_ends_with_the_process_that_holds_it(how: str, tmp_path: Path) ->
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     assert is_held(tmp_path)
-    assert not await_idle(tmp_path, 0.1)
+    assert is_held(tmp_path, 0.1)
     process.kill()
     process.communicate()
-    assert await_idle(tmp_path, 10.0)
+    assert not is_held(tmp_path, 10.0)
 
 
 def test_some_share_and_one_excludes(tmp_path: Path) -> None:
