@@ -53,7 +53,7 @@ def hold(path: Path, *, shared: bool = False, seconds: float = PATIENCE) -> int 
 
 
 def is_held(path: Path, seconds: float = PATIENCE) -> bool:
-    """Wait some seconds for a lock of a file or a folder to end; return whether it is held still."""
+    """Wait for a lock of a file or a folder to end; return whether it is still held."""
     try:
         handle = hold(path, seconds=seconds)
     except OSError as error:
