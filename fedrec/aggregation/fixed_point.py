@@ -4,8 +4,6 @@ A float sum changes its bits with the order and the grouping of its terms. An in
 so one client, a node or a cluster may be summed in any way.
 """
 
-from __future__ import annotations
-
 import math
 from typing import TypeAlias
 

@@ -1,7 +1,5 @@
 """What strategies share: exact sums of updates, and what they are divided by."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass

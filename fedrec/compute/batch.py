@@ -1,7 +1,5 @@
 """The pairs of users and items that a step works on. Flat and ragged."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias

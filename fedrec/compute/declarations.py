@@ -1,7 +1,5 @@
 """Which declarations of parameters make sense, and what is wrong with the others."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import get_args

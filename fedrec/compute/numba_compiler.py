@@ -1,7 +1,5 @@
 """How kernels are compiled: strict arithmetic, kept in fedrec's cache folder."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from functools import cache

@@ -11,8 +11,6 @@ here holds for the backward pass too, on CPU, for float32 and float64;
 `tests/unit/fedrec/compute/test_operations.py` is the proof on the machine at hand.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fedrec.compute.operations import MM_ROWS
 from fedrec.types import IntArray, Ragged, offsets_of
 
 __all__ = ["Tiles", "blocks_of", "pad_rows", "padded_places", "unpad_rows"]
-
-Tensor: TypeAlias = "torch.Tensor"
 
 _BLOCK = 64
 """Tiles of one batched product, so that results stay in the cache."""

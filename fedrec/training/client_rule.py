@@ -1,19 +1,14 @@
 """The client rule of a strategy: what it asks of its clients while they train."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
-import torch
+from torch import Tensor
 
 from fedrec.training.settings import Optimizers
 from fedrec.types import Axis, ParamSpec
 
 __all__ = ["SEEN_ITEMS", "ClientRule", "ClientUpdate", "ParamView", "client_rule_of"]
-
-Tensor: TypeAlias = "torch.Tensor"
 
 SEEN_ITEMS = "seen/items"
 """The private parameter that says which items a client rule remembers, -1 where there is none."""

@@ -3,13 +3,11 @@
 Values of an item table stand on the local rows of a plan, those of a dense parameter per client.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import TypeAlias
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fedrec.training.client_rule import SEEN_ITEMS, ClientUpdate, ParamView
 from fedrec.training.layout import capacity, seen_items
@@ -18,8 +16,6 @@ from fedrec.training.task import ClientTask
 from fedrec.types import offsets_of
 
 __all__ = ["ClientState"]
-
-Tensor: TypeAlias = "torch.Tensor"
 
 
 class ClientState:

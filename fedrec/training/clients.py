@@ -1,7 +1,5 @@
 """Training and ranking for the clients of a node: chunk by chunk, from and to plain arrays."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import prod
 from typing import TypeVar

@@ -1,13 +1,11 @@
 """The model on the pairs of a step, at the parameters at hand: flat, side by side or one by one."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fedrec.compute.operations import gather, repeat_rows
 from fedrec.models.base import Pairs
@@ -16,8 +14,6 @@ from fedrec.training.plan import Owners, Step
 from fedrec.training.task import ClientTask
 
 __all__ = ["Forward"]
-
-Tensor: TypeAlias = "torch.Tensor"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,14 +5,13 @@ copy of the dense parameters. So the gradient of the summed loss is each client'
 plain SGD on the touched rows is exact. A step costs what its pairs cost.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fedrec.compute.operations import gather, log_sigmoid, segment_sum
 from fedrec.personalization.base import FrozenItems
@@ -25,8 +24,6 @@ from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray
 
 __all__ = ["Outcome", "train_chunk"]
-
-Tensor: TypeAlias = "torch.Tensor"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,5 @@
 """The section ``train`` of an experiment."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 

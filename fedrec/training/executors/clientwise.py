@@ -4,14 +4,13 @@ Rows stand client after client. They are cut into clients and computed client by
 or filled up to equal length and computed by `torch.func.vmap` (``vmap``).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fedrec.compute.batch import Tensors
 from fedrec.compute.operations import gather
@@ -22,7 +21,6 @@ from fedrec.types import IntArray, Ragged, offsets_of
 
 __all__ = ["Call", "Rows", "Values", "by_client"]
 
-Tensor: TypeAlias = "torch.Tensor"
 Call: TypeAlias = Callable[[Tensors, Pairs], Tensor]
 """From the parameters and pairs of one client, [l], to float [l, ...]."""
 

@@ -1,7 +1,5 @@
 """Inner products, the logistic function, a step of the private optimizer."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from fedrec.compute.numba_compiler import compiled, compiled_sums

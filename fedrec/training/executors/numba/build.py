@@ -5,8 +5,6 @@ without its callers; the linker then takes that one, and sums round differently 
 process that loads the finished kernel. So nobody trains with what it has compiled itself.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Random draws, equal to those of `fedrec.training.draws`, and the rows that they touch."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from fedrec.compute.numba_compiler import compiled, inlined

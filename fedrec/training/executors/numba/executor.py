@@ -1,7 +1,5 @@
 """The executor ``numba``: from the values of a round to the kernel's, and back."""
 
-from __future__ import annotations
-
 import importlib
 from contextlib import nullcontext
 from functools import cache

@@ -1,7 +1,5 @@
 """A round of some users: matrix factorisation or a linear head, alone or with PLGC."""
 
-from __future__ import annotations
-
 from collections import namedtuple
 
 import numpy as np

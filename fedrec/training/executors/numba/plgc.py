@@ -1,7 +1,5 @@
 """PLGC's similarity branch, its weight by alignment, and the decorrelation, in closed form."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from fedrec.compute.numba_compiler import compiled, compiled_sums
