@@ -1,10 +1,8 @@
 """Ragged rows filled up to rectangles: one per owner, or tiles of equal size."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -34,7 +32,7 @@ class Tiles:
     place: IntArray
 
     @classmethod
-    def of(cls, offsets: IntArray) -> Tiles:
+    def of(cls, offsets: IntArray) -> Self:
         """Cut the rows of owners; int64 [n + 1] says which rows are whose."""
         lengths = np.diff(offsets)
         tiles = offsets_of(-(-lengths // MM_ROWS))

@@ -1,9 +1,6 @@
 """What a client trains on in a round: its latest positives, and what is random."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,10 +8,8 @@ from fedrec.data.negatives import pool_excluded, popularity_negatives, uniform_n
 from fedrec.errors import DataError
 from fedrec.models.base import Model
 from fedrec.seeds import Purpose, bits
+from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray, IntArray, Ragged, Shard, offsets_of
-
-if TYPE_CHECKING:
-    from fedrec.training.task import ClientTask
 
 __all__ = ["Draws", "batch_steps", "check_order", "draw_round", "latest", "trained_positives"]
 

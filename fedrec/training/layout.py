@@ -1,18 +1,14 @@
 """Where the private values of clients lie in arrays, axis by axis."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Self
 
 import numpy as np
 
 from fedrec.training.client_rule import SEEN_ITEMS
+from fedrec.training.task import ClientTask
 from fedrec.types import IntArray, Params, Ragged, Shard, offsets_of
-
-if TYPE_CHECKING:
-    from fedrec.training.task import ClientTask
 
 __all__ = ["Layout", "capacity", "positives_of_clients", "seen_items"]
 
@@ -32,7 +28,7 @@ class Layout:
     positives: Ragged
 
     @classmethod
-    def of(cls, task: ClientTask, shard: Shard) -> Layout:
+    def of(cls, task: ClientTask, shard: Shard) -> Self:
         """Lay out the private values of a task."""
         positives = positives_of_clients(shard)
         offsets = {

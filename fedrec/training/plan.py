@@ -1,10 +1,7 @@
 """What some clients train on in one round: draws, unique pairs, local rows. Flat and ragged."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,10 +9,8 @@ import torch
 from fedrec.compute.batch import PairBatch
 from fedrec.training.draws import Draws, draw_round, trained_positives
 from fedrec.training.layout import positives_of_clients
+from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray, IntArray, Ragged, Shard, offsets_of
-
-if TYPE_CHECKING:
-    from fedrec.training.task import ClientTask
 
 __all__ = ["Epoch", "Owners", "Step", "TrainingPlan", "arrange", "plan_training"]
 

@@ -1,13 +1,11 @@
 """What is trained: the model, its personalization and the local training, as one value."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.util import find_spec
 from math import prod
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 from zlib import crc32
 
 import numpy as np
@@ -22,10 +20,8 @@ from fedrec.personalization.none import NoPersonalization
 from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.seeds import Purpose, normal
 from fedrec.training.client_rule import ClientRule
+from fedrec.training.settings import Train
 from fedrec.types import FloatArray, IntArray, Params, ParamSpec
-
-if TYPE_CHECKING:
-    from fedrec.training.settings import Train
 
 __all__ = ["ClientTask", "Executor", "initial_local"]
 
