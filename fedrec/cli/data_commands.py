@@ -52,8 +52,9 @@ def _data_check(
 ) -> None:
     """Check a fetched data set, or the data of an experiment with its filters and split.
 
-    NAME is one that fedrec data list shows, such as ml-100k, or a YAML file. Each problem is shown
-    in a line of its own.
+    NAME is one that fedrec data list shows, such as ml-100k, a YAML file, or a file of
+    interactions: --set data.columns.user=... says what it holds. Each problem is shown in a line
+    of its own.
     """
     from fedrec.config.experiment import load_experiment
     from fedrec.data import fetch
@@ -61,12 +62,15 @@ def _data_check(
     from fedrec.data.prepare import split_of
 
     path = expand(name)
-    if path.suffix not in (".yaml", ".yml"):
+    if path.suffix not in (".yaml", ".yml") and not path.is_file():
         if set_:
-            raise ConfigError(f"--set needs the YAML file of an experiment, got {name}")
+            raise ConfigError(f"--set needs a file, got {name}")
         write(str(fetch.check(name)))
         return
-    experiment = load_experiment(path, set_ or [])
+    kinds = {".yaml": "", ".yml": "", ".parquet": "parquet", ".inter": "inter"}
+    kind = kinds.get(path.suffix, "csv")
+    source = {"data": {"name": kind, "path": path}} if kind else path
+    experiment = load_experiment(source, set_ or [])
     try:
         split_of(experiment.data, experiment.clients)
     except DataProblems as problems:

@@ -119,6 +119,17 @@ def test_the_way_out_that_is_named_is_one(command: Fedrec, row: str, way_out: st
     assert command(*of(way_out, config="table.yaml")).code == 0
 
 
+def test_a_file_of_interactions_is_checked_as_it_is(command: Fedrec) -> None:
+    table(*ROWS)
+    done = command("data", "check", "r.csv", "--set", "data.columns.rating=rating")
+    assert done.code == 0
+    assert "r: 12 users, 20 items" in done.out
+    table(*ROWS, "0,4,good,4")
+    named = ["line", "'rating'", "'good'"]
+    refused(command, ["data", "check", "r.csv", "--set", "data.columns.rating=rating"], named)
+    refused(command, ["data", "check", "ml-100", "--set", "data.k_core=2"], ["needs a file"])
+
+
 def test_bytes_that_are_no_text(command: Fedrec) -> None:
     Path("r.csv").write_bytes("\n".join([HEAD, *ROWS]).encode()[:60] + b"\xff\xff\n")
     refused(command, of(config="table.yaml"), ["r.csv", "data.encoding"])
