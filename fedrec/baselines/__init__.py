@@ -2,24 +2,14 @@
 
 from collections.abc import Mapping
 
-from fedrec.baselines.base import Baseline, Scorer, TunableBaseline
+from fedrec.baselines.base import Baseline
 from fedrec.baselines.ease import EASE
 from fedrec.baselines.ials import ImplicitALS
 from fedrec.baselines.itemknn import ItemKNN
 from fedrec.baselines.popularity import Popularity
 from fedrec.baselines.random import RandomScores
 
-__all__ = [
-    "BASELINES",
-    "EASE",
-    "Baseline",
-    "ImplicitALS",
-    "ItemKNN",
-    "Popularity",
-    "RandomScores",
-    "Scorer",
-    "TunableBaseline",
-]
+__all__ = ["BASELINES", "Baseline", "Popularity"]
 
 BASELINES: Mapping[str, type[Baseline]] = {
     "popularity": Popularity,

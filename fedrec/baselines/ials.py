@@ -36,13 +36,12 @@ class ImplicitALS(TunableBaseline):
 
     reference: ClassVar[str] = "hu2008collaborative"
     grid: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        "factors": (32, 96),
         "regularization": (0.002, 0.006, 0.02),
         "alpha": (0.1, 0.3, 1.0),
     }
-    untuned: ClassVar[Mapping[str, Any]] = {"factors": 64, "regularization": 0.003, "alpha": 0.3}
+    untuned: ClassVar[Mapping[str, Any]] = {"regularization": 0.003, "alpha": 0.3}
 
-    factors: int | None = Field(None, ge=1)
+    factors: int = Field(96, ge=1)
     regularization: float | None = Field(None, gt=0)
     alpha: float | None = Field(None, gt=0)
     iterations: int = Field(10, ge=1)
@@ -50,7 +49,7 @@ class ImplicitALS(TunableBaseline):
     def fit(self, split: Split, seed: int) -> Scorer:
         """Factorise the train matrix; the seed draws the first item vectors."""
         chosen = self.settings()
-        d, penalty, alpha = chosen["factors"], chosen["regularization"], chosen["alpha"]
+        d, penalty, alpha = self.factors, chosen["regularization"], chosen["alpha"]
         by_user = split.train
         transposed = interaction_matrix(by_user, split.n_items).T.tocsr()
         by_item = Ragged(transposed.indptr.astype(np.int64), transposed.indices.astype(np.int64))

@@ -192,7 +192,7 @@ def exposure(top: IntArray, n_items: int) -> IntArray:
 
 
 def legacy_candidates(
-    bits: NDArray[np.uint32], known: Ragged, n_items: int, count: int = LEGACY_CANDIDATES
+    bits: NDArray[np.uint32], taken: Ragged, n_items: int, count: int = LEGACY_CANDIDATES
 ) -> Ragged:
     """Draw items that a user never interacted with, to compete with its held-out item.
 
@@ -202,7 +202,7 @@ def legacy_candidates(
 
     Args:
         bits: uint32 [b * count], random bits, user after user.
-        known: one row per user: all its items, of every part, sorted.
+        taken: one row per user: all its items, of every part, sorted.
         n_items: size of the catalogue.
         count: items per user.
 
@@ -212,19 +212,19 @@ def legacy_candidates(
     Raises:
         ConfigError: If fewer than ``count`` items are left to a user.
     """
-    check_candidates(known, n_items, count)
-    users = np.repeat(np.arange(len(known), dtype=np.int64), count)
-    drawn = uniform_negatives(bits, users, known, n_items)
-    return Ragged(offsets_of(np.full(len(known), count, np.int64)), drawn)
+    check_candidates(taken, n_items, count)
+    users = np.repeat(np.arange(len(taken), dtype=np.int64), count)
+    drawn = uniform_negatives(bits, users, taken, n_items)
+    return Ragged(offsets_of(np.full(len(taken), count, np.int64)), drawn)
 
 
-def check_candidates(known: Ragged, n_items: int, count: int = LEGACY_CANDIDATES) -> None:
+def check_candidates(taken: Ragged, n_items: int, count: int = LEGACY_CANDIDATES) -> None:
     """Check that `legacy_candidates` finds enough items for every user; the same arguments.
 
     Raises:
         ConfigError: If not.
     """
-    most = int(known.lengths.max(initial=0))
+    most = int(taken.lengths.max(initial=0))
     if n_items - most < count:
         raise ConfigError(
             f"data.protocol: legacy needs {count} items that a user never interacted with, but a "

@@ -117,27 +117,27 @@ class SASRec(Model):
         x = torch.cat([start, vectors], dim=1)[:, : self.max_len]
         x = x + params["positions"][: x.shape[1]]
         for block in range(self.blocks):
-            own = {
+            layer = {
                 name.removeprefix(f"block{block}_"): value
                 for name, value in params.items()
                 if name.startswith(f"block{block}_")
             }
-            x = x + self._attention(_normed(x, own, "norm1"), own)
-            inner = torch.relu(_linear(_normed(x, own, "norm2"), own, "ffn1"))
-            x = x + _linear(inner, own, "ffn2")
+            x = x + self._attention(_normed(x, layer, "norm1"), layer)
+            inner = torch.relu(_linear(_normed(x, layer, "norm2"), layer, "ffn1"))
+            x = x + _linear(inner, layer, "ffn2")
         return _normed(x, params, "norm")
 
-    def _attention(self, x: Tensor, own: Tensors) -> Tensor:
+    def _attention(self, x: Tensor, layer: Tensors) -> Tensor:
         """float [u, t, d]: each place looks at itself and what stands before it."""
         u, t, d = x.shape
 
         def heads(name: str) -> Tensor:
-            return _linear(x, own, name).reshape(u, t, self.heads, -1).transpose(1, 2)
+            return _linear(x, layer, name).reshape(u, t, self.heads, -1).transpose(1, 2)
 
         weights = heads("query") @ heads("key").transpose(-1, -2) * (d // self.heads) ** -0.5
         later = torch.ones(t, t, dtype=torch.bool).triu(1)
         shares = torch.softmax(weights.masked_fill(later, float("-inf")), dim=-1)
-        return _linear((shares @ heads("value")).transpose(1, 2).reshape(u, t, d), own, "mix")
+        return _linear((shares @ heads("value")).transpose(1, 2).reshape(u, t, d), layer, "mix")
 
 
 def _linear(x: Tensor, params: Tensors, name: str) -> Tensor:

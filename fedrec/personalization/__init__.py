@@ -6,7 +6,7 @@ from fedrec.personalization.base import Personalization
 from fedrec.personalization.none import NoPersonalization
 from fedrec.personalization.plgc.plgc import PLGC
 
-__all__ = ["PERSONALIZATIONS", "PLGC", "NoPersonalization", "Personalization"]
+__all__ = ["PERSONALIZATIONS", "PLGC", "Personalization"]
 
 PERSONALIZATIONS: Mapping[str, type[Personalization]] = {
     "none": NoPersonalization,

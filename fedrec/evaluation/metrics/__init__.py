@@ -10,19 +10,7 @@ from fedrec.evaluation.metrics.mrr import MRR
 from fedrec.evaluation.metrics.ndcg import NDCG
 from fedrec.evaluation.metrics.recall import Recall
 
-__all__ = [
-    "METRICS",
-    "MRR",
-    "NDCG",
-    "Coverage",
-    "ExposureMetric",
-    "Gini",
-    "HitRate",
-    "Metric",
-    "PerUserMetric",
-    "Recall",
-    "parse_metric",
-]
+__all__ = ["METRICS", "ExposureMetric", "Metric", "PerUserMetric", "parse_metric"]
 
 METRICS: Mapping[str, type[Metric]] = {
     "ndcg": NDCG,

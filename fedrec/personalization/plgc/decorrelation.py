@@ -73,16 +73,16 @@ class _Decorrelation(torch.autograd.Function):
         count = users.count.to(rows.dtype)
         c = users.products(*tiles)[:, :d, :d] / count.reshape(-1, 1, 1)
         diagonal = torch.diagonal(c, dim1=1, dim2=2)
-        off = c - torch.diag_embed(diagonal)
+        others = c - torch.diag_embed(diagonal)
         usable = (torch.from_numpy(np.diff(offsets)) >= 2).to(rows.dtype)
         if frozen is None:
             usable = usable * float(d >= 2)
             weight = 1.0 / max(d * (d - 1), 1)
-            value = off.square().sum((1, 2)) * weight
-            slope = 4.0 * weight * off
+            value = others.square().sum((1, 2)) * weight
+            slope = 4.0 * weight * others
         else:
-            value = ((1 - diagonal).square().sum(1) + gamma * off.square().sum((1, 2))) / d
-            slope = (2.0 * gamma / d) * off + torch.diag_embed(-2.0 / d * (1 - diagonal))
+            value = ((1 - diagonal).square().sum(1) + gamma * others.square().sum((1, 2))) / d
+            slope = (2.0 * gamma / d) * others + torch.diag_embed(-2.0 / d * (1 - diagonal))
         slope = slope * (usable / count).reshape(-1, 1, 1)
         gradient = users.times(tiles[1], slope.transpose(1, 2))
         gradient = gradient - z * users.repeat(users.mean(gradient * z))
