@@ -17,8 +17,8 @@ __all__ = ["place_by_columns", "place_by_rows"]
 _GROUP = 1 << 15
 """Users that share what the scores of items cost."""
 
-_CACHED_USERS = 1024
-"""Users whose scores of `WIDTH` items are ranked while they are in the cache."""
+_CACHED_USERS = 4096
+"""Users whose scores of `WIDTH` items are computed and ranked together."""
 
 
 def place_by_rows(
