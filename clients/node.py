@@ -63,7 +63,7 @@ def open_node(run: str, out: str, split: str, partition: int, partitions: int) -
     Args:
         run: id of the run.
         out: the run folder, with ``config.yaml``.
-        split: the folder of the prepared data.
+        split: the file of the prepared data.
         partition: number of the node.
         partitions: number of nodes.
     """

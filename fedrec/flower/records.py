@@ -59,7 +59,7 @@ class RoundRequest:
     Args:
         run: id of the run; a new one for each start.
         out: the run folder.
-        split: the folder of the prepared data.
+        split: the file of the prepared data.
         round: the round.
         committed: the last round that the server completed.
         best: the best round so far, by validation.

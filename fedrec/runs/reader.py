@@ -103,8 +103,8 @@ class RunFolder:
         config = self.config()
         metric = (config.get("evaluate", {}).get("metrics") or ["ndcg@10"])[0]
         tally = Tally(metric, rounds=self.rounds())
-        known = {name: value for name, value in written.items() if value is not None}
-        return {**described(config), "status": "interrupted", **known, **tally.result()}
+        stored = {name: value for name, value in written.items() if value is not None}
+        return {**described(config), "status": "interrupted", **stored, **tally.result()}
 
     def split(self) -> Split:
         """Return the data of the run: raw ids, and the items of every user."""
@@ -161,8 +161,8 @@ class RunFolder:
         if any(node.keys() != nodes[0].keys() for node in nodes):
             raise RunFolderError(f"{folder}: the nodes hold different parameters")
         merged = {name: np.concatenate([node[name] for node in nodes]) for name in nodes[0]}
-        order = np.argsort(merged[index], kind="stable")
-        ids = merged[index][order]
+        by_id = np.argsort(merged[index], kind="stable")
+        ids = merged[index][by_id]
         if (np.diff(ids) == 0).any():
             raise RunFolderError(f"{folder}: two nodes hold the same {per}")
         if per != "positive" and (self.path / SPLIT).exists():
@@ -173,7 +173,7 @@ class RunFolder:
                     f"{folder}: holds the private parameters of {len(ids)} of {expected} {per}s; "
                     f"{RESTORE}"
                 )
-        return {name: array[order] for name, array in merged.items()}
+        return {name: array[by_id] for name, array in merged.items()}
 
     def per_user(self) -> pd.DataFrame:
         """Return one row per user: raw id, client, train items, metrics at the best round."""

@@ -82,11 +82,11 @@ class RunResult:
         shard = split.shard(np.arange(split.n_clients, dtype=np.int64))
         task, shared = self.experiment.client_task(), folder.model()
         row = np.argsort(shard.user_ids, kind="stable")  # of the shard, by user
-        kept = {axis: folder.local(axis) for axis in ("user", "client", "positive")}
+        private = {axis: folder.local(axis) for axis in ("user", "client", "positive")}
         local: dict[str, FloatArray] = {}
         for name in task.private():
             axis = task.locals()[name].axis or ""
-            arrays = kept[axis]
+            arrays = private[axis]
             if name not in arrays:
                 raise RunFolderError(
                     f"{self.folder}: '{name}' of the best round is missing, the run broke off "

@@ -42,7 +42,6 @@ from fedrec.storage.files import RESTORE, write_text
 
 __all__ = ["resume", "run"]
 
-CENTRALISED = {"name": "centralised", "workers": 1, "nodes": 1}
 FREE = ("engine.", "rounds.count", "rounds.patience", "data.path")
 """What may change: none of it changes a bit of a round. The data is compared by its content."""
 NAMED = 4
@@ -232,7 +231,8 @@ def _run_baseline(run: OpenRun, observer: Observer) -> None:
     if tuning is not None:
         run = replace(run, experiment=run.experiment.model_copy(update={"model": model}))
         run.write_config()
-    with closing(Recorder(run, CENTRALISED, observer)) as recorder:
+    engine = {"name": "centralised", "workers": 1, "nodes": 1}
+    with closing(Recorder(run, engine, observer)) as recorder:
         scorer = model.fit(run.split, run.experiment.seed)
         fitted = time.perf_counter()
         evaluate = run.experiment.evaluate
