@@ -30,7 +30,8 @@ def resolve_plugin(kind: str, default: str = "", *bases: type[Plugin]) -> Before
         if isinstance(value, str):
             value = {"name": value}
         if not isinstance(value, Mapping):
-            raise ValueError(f"expected a mapping with a 'name', got {shown(value)}")
+            advice = "; give a table as fedrec.data.Frame.of(table)" if kind == "data" else ""
+            raise ValueError(f"expected a mapping with a 'name', got {shown(value)}{advice}")
         name = value.get("name", default)
         if not name:
             raise ValueError(f"the key 'name' is missing{did_you_mean('', table(kind))}")

@@ -246,6 +246,14 @@ def test_a_frame_is_hashed_and_cannot_come_back_from_yaml() -> None:
         Frame.of(frame[:0]).load()
 
 
+def test_a_bare_table_is_no_data_set() -> None:
+    frame = pd.DataFrame({"user": [1], "item": [2]})
+    for table in (frame, frame.to_numpy(), frame.to_dict("records")):
+        with pytest.raises(ConfigError, match=r"data: .*Frame\.of\(table\)$") as caught:
+            Experiment(data=table)
+        assert "\n" not in str(caught.value)
+
+
 def test_the_fingerprint_is_of_content_and_reading(tmp_path: Path) -> None:
     path = write(tmp_path, HEADED)
     one = Csv.model_validate({"path": path, "columns": COLUMNS})
