@@ -43,6 +43,11 @@ def _problem(name: str, spec: object) -> str:
         return f"expected a ParamSpec, got {type(spec).__name__}"
     if not name or any(sign in name for sign in "/@"):
         return "a name is not empty and has no '/' and no '@'; choose another"
+    if str(spec.scope) == "frozen":
+        return (
+            "frozen parameters are not supported; use a private one with trainable=False, or "
+            "keep constants in the model"
+        )
     for field, accepted in _WORDS.items():
         value = getattr(spec, field)
         if value not in accepted:
