@@ -51,21 +51,13 @@ class Fault(NamedTuple):
     Args:
         where: The dotted field; "" for the whole.
         what: What is wrong with it.
-        instead: Dotted fields that ``what`` ends with.
     """
 
     where: str
     what: str
-    instead: tuple[str, ...] = ()
-
-    def within(self, section: str) -> Fault:
-        """Return the same fault, seen from outside a section."""
-        inside = [f"{section}.{field}" if section else field for field in self.instead]
-        return Fault(".".join(filter(None, (section, self.where))), self.what, tuple(inside))
 
     def __str__(self) -> str:
-        what = self.what + " and ".join(self.instead)
-        return f"{self.where}: {what}" if self.where else what
+        return f"{self.where}: {self.what}" if self.where else self.what
 
 
 class ConfigError(FedRecError, ValueError):

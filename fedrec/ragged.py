@@ -65,7 +65,7 @@ class Ragged:
         return np.where(found, at, -1)
 
     def take(self, rows: IntArray) -> Ragged:
-        """The given rows, in the given order; copies."""
+        """Return the given rows, in the given order; copies."""
         if _consecutive(rows):
             offsets = self.offsets[rows[0] : rows[-1] + 2]
             return Ragged(offsets - offsets[0], self.values[offsets[0] : offsets[-1]].copy())

@@ -42,22 +42,14 @@ class Purpose(IntEnum):
     SKETCH = 11
 
 
-def philox(counter: NDArray[np.uint32], key: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """Philox4x32 with ten rounds.
+def philox(words: list[NDArray[np.uint64]], k0: int, k1: int) -> list[NDArray[np.uint64]]:
+    """Return the four words of Philox4x32 after ten rounds.
 
     Args:
-        counter: uint32 [n, 4].
-        key: uint32 [2].
-
-    Returns:
-        uint32 [n, 4].
+        words: The counter, four words of 32 bits in 64, each [n]; they are overwritten.
+        k0: The low word of the key.
+        k1: The high word of the key.
     """
-    words = [counter[..., i].astype(np.uint64) for i in range(4)]
-    return np.stack(_rounds(words, int(key[0]), int(key[1])), axis=-1).astype(np.uint32)
-
-
-def _rounds(words: list[NDArray[np.uint64]], k0: int, k1: int) -> list[NDArray[np.uint64]]:
-    """Return the hashed words, each of 32 bits in 64; the arguments are overwritten."""
     c0, c1, c2, c3 = words
     p0, p1 = np.empty_like(c0), np.empty_like(c0)
     for _ in range(10):
@@ -87,7 +79,7 @@ def _blocks(
         np.full(owner.shape, round & 0xFFFFFFFF, np.uint64),
         ((owners >> _32) & np.uint64(0xFFFFFF)) | np.uint64(int(purpose) << 24),
     ]
-    return _rounds(words, seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF)
+    return philox(words, seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF)
 
 
 def bits(
@@ -118,7 +110,7 @@ def uniform(seed: int, purpose: Purpose, round: int, owner: IntArray, draw: IntA
 def normal(
     seed: int, purpose: Purpose, owner: IntArray, shape: tuple[int, ...], salt: int = 0
 ) -> FloatArray:
-    """Standard normal values for each owner, by Box and Muller.
+    """Draw standard normal values for each owner, by Box and Muller.
 
     Args:
         seed: of the run.

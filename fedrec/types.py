@@ -113,25 +113,14 @@ class Split:
         return len(self.clients)
 
     def shard(self, client_ids: IntArray) -> Shard:
-        """What some clients see.
+        """Return what some clients see.
 
         Args:
             client_ids: int64 [c], sorted.
         """
         clients = self.clients.take(client_ids)
-        users = clients.values
-        at = self.train.positions(users)
-        return Shard(
-            n_items=self.n_items,
-            client_ids=client_ids,
-            client_offsets=clients.offsets,
-            user_ids=users,
-            train=self.train.take(users),
-            valid=self.valid.take(users),
-            test=self.test.take(users),
-            timestamps=None if self.timestamps is None else self.timestamps[at],
-            ratings=None if self.ratings is None else self.ratings[at],
-        )
+        rows = _rows_of(self, clients.values)
+        return Shard(self.n_items, client_ids, clients.offsets, clients.values, **rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,25 +161,15 @@ class Shard:
         return len(self.client_ids)
 
     def take(self, clients: IntArray) -> Shard:
-        """Some of the clients.
+        """Return some of the clients.
 
         Args:
             clients: int64 [c], rows of ``client_ids``, in the order wanted.
         """
-        whole = Ragged(self.client_offsets, self.user_ids)
-        users, chosen = whole.positions(clients), whole.take(clients)
-        at = self.train.positions(users)
-        return Shard(
-            n_items=self.n_items,
-            client_ids=self.client_ids[clients],
-            client_offsets=chosen.offsets,
-            user_ids=chosen.values,
-            train=self.train.take(users),
-            valid=self.valid.take(users),
-            test=self.test.take(users),
-            timestamps=None if self.timestamps is None else self.timestamps[at],
-            ratings=None if self.ratings is None else self.ratings[at],
-        )
+        held = Ragged(self.client_offsets, self.user_ids)
+        chosen, rows = held.take(clients), _rows_of(self, held.positions(clients))
+        ids = self.client_ids[clients]
+        return Shard(self.n_items, ids, chosen.offsets, chosen.values, **rows)
 
     def examples(self) -> FloatArray:
         """Return the number of train items of each client, float64 [c]."""
@@ -199,6 +178,16 @@ class Shard:
     def client_of_user(self) -> IntArray:
         """int64 [u], the client row (not the id) of each user row."""
         return np.repeat(np.arange(self.n_clients, dtype=np.int64), np.diff(self.client_offsets))
+
+
+def _rows_of(source: Split | Shard, users: IntArray) -> dict[str, Any]:
+    """Return the items of some user rows, in the order given."""
+    at = source.train.positions(users)
+    columns = {"timestamps": source.timestamps, "ratings": source.ratings}
+    return {
+        **{part: getattr(source, part).take(users) for part in ("train", "valid", "test")},
+        **{name: None if values is None else values[at] for name, values in columns.items()},
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,9 @@ class Strategy(Plugin):
     # serves the rows of an item table.
     defaults: ClassVar[Defaults] = {"train": {"optimizers": {"shared": {"lr": 0.01}}}}
 
-    renamed: ClassVar[Mapping[str, str]] = {"denominator": "average: per_row, cohort or sum"}
+    renamed: ClassVar[Mapping[str, str]] = {
+        "denominator": "strategy.average: per_row, cohort or sum"
+    }
 
     weighting: Weighting = "uniform"
 

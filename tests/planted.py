@@ -15,11 +15,12 @@ from fedrec.models.base import Model
 from fedrec.models.mf import MatrixFactorization
 from fedrec.personalization.base import Personalization
 from fedrec.personalization.none import NoPersonalization
+from fedrec.testing.trial import Trial
 from fedrec.training.client_rule import ClientRule
 from fedrec.training.clients import train_clients
-from fedrec.training.layout import Layout, capacity
+from fedrec.training.layout import capacity
 from fedrec.training.settings import Train
-from fedrec.training.task import ClientTask, initial_local
+from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray, IntArray, Params, Ragged, Shard, UpdateBatch, offsets_of
 
 __all__ = [
@@ -108,12 +109,8 @@ def one_user_each(shard: Shard) -> Shard:
 
 def initial_state(task: ClientTask, shard: Shard) -> tuple[Params, Params]:
     """Global and local parameters before the first round."""
-    owners = Layout.of(task, shard).owner_ids()
-    local = {
-        name: initial_local(task.seed, name, spec, owners[spec.axis or ""])
-        for name, spec in task.locals().items()
-    }
-    return task.initial_globals(shard.n_items), local
+    trial = Trial.before(task, shard)
+    return trial.params, trial.private
 
 
 def places(task: ClientTask, shard: Shard) -> Ragged:
@@ -124,8 +121,7 @@ def places(task: ClientTask, shard: Shard) -> Ragged:
 
 def split_state(task: ClientTask, shard: Shard, local: Params, clients: IntArray) -> Params:
     """The local parameters of some clients."""
-    at = Layout.of(task, shard).positions(clients)
-    return {name: local[name][at[spec.axis or ""]] for name, spec in task.locals().items()}
+    return Trial(task, shard, {}, local).take(clients).private
 
 
 def train(

@@ -304,6 +304,28 @@ def _recommend(
     print_table(table)
 
 
+@app.command("check", cls=PlainCommand)
+def _check(
+    plugin: Annotated[str, typer.Argument(metavar="PLUGIN")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="One of the plug-in's settings."),
+    ] = None,
+) -> None:
+    """Check that a plug-in keeps what fedrec relies on, such as equal results in any chunks.
+
+    PLUGIN is module:Class, file.py:Class or a name such as mf: a model, personalization, strategy,
+    data set, metric or baseline. Exits with 1 if a check failed.
+    """
+    from fedrec.testing import check, load_plugin
+
+    failed = False
+    for verdict, contract, why in check(load_plugin(plugin, set_ or [])):
+        write(f"{verdict:<15} {contract}" + f": {why}" * bool(why))
+        failed = failed or verdict == "failed"
+    raise typer.Exit(int(failed))
+
+
 @app.command("doctor", cls=PlainCommand)
 def _doctor() -> None:
     """Check this machine and this installation.

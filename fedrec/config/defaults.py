@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedrec.errors import ConfigError
-from fedrec.plugins import Plugin, Section, lookup, name_of
+from fedrec.plugins import Plugin, as_mapping, lookup
 
 __all__ = ["with_plugin_defaults"]
 
@@ -22,49 +22,40 @@ def with_plugin_defaults(document: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         document: The experiment as it is written: sections are mappings, names or values.
     """
-    model = _plugin_class("models", document.get("model", "mf"))
-    if model is None or not model.defaults:
-        return dict(document)
     chosen = dict(document)
+    model = _class_of("models", chosen.get("model", "mf"), "mf")
     usual = model.defaults.get("strategy", {})
-    written = _written(chosen.get("strategy", {}), "strategies")
-    if isinstance(written, Mapping) and written.get("name", usual.get("name")) == usual.get("name"):
+    if not model.defaults:
+        return chosen
+    written = chosen.get("strategy", {})
+    strategy = _class_of("strategies", written, usual.get("name", ""))
+    if strategy is _class_of("strategies", usual):
         chosen["strategy"] = _merged(usual, written)
-    strategy = _plugin_class("strategies", chosen.get("strategy"))
     for plugin in (strategy, model):
-        for section, defaults in (plugin.defaults if plugin else {}).items():
+        for section, defaults in plugin.defaults.items():
             if section != "strategy":
-                written = _written(chosen.get(section, {}))
-                if isinstance(written, Mapping):
-                    chosen[section] = _merged(defaults, written)
+                chosen[section] = _merged(defaults, chosen.get(section, {}))
     return chosen
 
 
-def _plugin_class(kind: str, value: Any) -> type[Plugin] | None:
-    """The class that a section names; None if there is none, which its field reports."""
-    if isinstance(value, Plugin):
-        return type(value)
-    usual = "mf" if kind == "models" else None
-    name = value.get("name", usual) if isinstance(value, Mapping) else value
+def _class_of(kind: str, value: Any, default: str = "") -> type[Plugin]:
+    """Return the class that a section names; `Plugin` if there is none, which its field reports."""
+    value = as_mapping(value)
+    name = value.get("name", default) if isinstance(value, Mapping) else None
     try:
-        return lookup(kind, name) if isinstance(name, str) else None
+        return lookup(kind, name) if isinstance(name, str | type) else Plugin
     except ConfigError:
-        return None
+        return Plugin
 
 
-def _written(value: Any, kind: str = "") -> Any:
-    """What the user wrote of a section, as a mapping where it is one."""
-    if isinstance(value, Section):
-        name = {"name": name_of(kind, value)} if isinstance(value, Plugin) else {}
-        return {**name, **value.model_dump(exclude_unset=True)}
-    return {"name": value} if isinstance(value, str) else value
-
-
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    skipped = COHORT if COHORT & set(above) else set()
-    merged = {key: value for key, value in below.items() if key not in skipped}
-    for key, value in above.items():
-        inner, value = merged.get(key), _written(value) if isinstance(value, Section) else value
-        both = isinstance(inner, Mapping) and isinstance(value, Mapping)
-        merged[key] = _merged(inner, value) if both else value  # type: ignore[arg-type]
+def _merged(below: Mapping[str, Any], above: Any) -> Any:
+    """Return values above others, at any depth; what is no mapping stays."""
+    written = as_mapping(above)
+    if not isinstance(written, Mapping):
+        return above
+    replaced = COHORT if COHORT & set(written) else set()
+    merged = {key: value for key, value in below.items() if key not in replaced}
+    for key, value in written.items():
+        inner = merged.get(key)
+        merged[key] = _merged(inner, value) if isinstance(inner, Mapping) else value
     return merged

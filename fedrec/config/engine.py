@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from fedrec.plugins import Section
+from fedrec.plugins import Count, Section
 
 __all__ = ["Engine"]
 
@@ -28,8 +28,8 @@ class Engine(Section):
     """
 
     name: Literal["auto", "serial", "ray", "flower"] = "auto"
-    workers: int | Literal["auto"] = "auto"
-    nodes: int | Literal["auto"] = "auto"
+    workers: Count | Literal["auto"] = "auto"
+    nodes: Count | Literal["auto"] = "auto"
     address: str | None = None
     gpus_per_worker: float = Field(0.0, ge=0)
     start_timeout: float = Field(300.0, gt=0)
@@ -44,10 +44,3 @@ class Engine(Section):
             "only ray joins a cluster and waits for it", "address", "start_timeout"
         )
         return only_ray if self.name == "flower" else []
-
-    @field_validator("workers", "nodes")
-    @classmethod
-    def _positive(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and value < 1:
-            raise ValueError("expected a number from 1, or 'auto'")
-        return value

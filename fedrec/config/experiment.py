@@ -2,30 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, GetCoreSchemaHandler, model_validator
+from pydantic_core import CoreSchema, core_schema
 
 from fedrec.baselines.base import Baseline
 from fedrec.config.defaults import with_plugin_defaults
 from fedrec.config.engine import Engine
-from fedrec.config.plugin_fields import dump_plugin, resolve_plugin
 from fedrec.config.rounds import Rounds
-from fedrec.config.yaml import dump_yaml, override, parse_yaml, read_document
+from fedrec.config.yaml import dump_yaml, read_document, with_overrides
 from fedrec.data.base import DataSet
 from fedrec.data.clients import Clients
-from fedrec.errors import ConfigError
+from fedrec.errors import ConfigError, did_you_mean
 from fedrec.evaluation.settings import Evaluate
 from fedrec.models.base import Model
 from fedrec.personalization.base import Personalization
-from fedrec.plugins import Plugin, Section, expand_path, find_references, lookup
+from fedrec.plugins import (
+    Plugin,
+    Section,
+    as_mapping,
+    expand_path,
+    lookup,
+    name_of,
+    searching,
+    shown,
+    table,
+)
 from fedrec.training.client_rule import client_rule_of
 from fedrec.training.settings import Train
 from fedrec.training.task import ClientTask
 
 __all__ = ["Experiment", "load_experiment"]
+
+
+@dataclass(frozen=True)
+class PluginField:
+    """Marks a field that holds a plug-in: read from a name and options, written as these.
+
+    Args:
+        kind: The table of plug-ins, see `fedrec.plugins.table`.
+        default: The name where none is given.
+    """
+
+    kind: str
+    default: str = ""
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        """Return how pydantic reads and writes the field; its annotation says the base classes."""
+        bases = get_args(source) or (source,)
+        return core_schema.no_info_plain_validator_function(
+            lambda value: self._read(value, bases),
+            serialization=core_schema.plain_serializer_function_ser_schema(self._write),
+        )
+
+    def _read(self, value: Any, bases: tuple[type[Plugin], ...]) -> Plugin:
+        options = as_mapping(value)
+        if not isinstance(options, Mapping):
+            advice = "; give a table as fedrec.data.Frame.of(table)" * (self.kind == "data")
+            raise ValueError(f"expected a mapping with a 'name', got {shown(value)}{advice}")
+        name = options.get("name", self.default)
+        if not name:
+            raise ValueError(f"the key 'name' is missing{did_you_mean('', table(self.kind))}")
+        if not isinstance(name, str | type):
+            raise ValueError(f"name: expected text, got {shown(name)}")
+        plugin = lookup(self.kind, name)
+        if not issubclass(plugin, bases):
+            label = name if isinstance(name, str) else name.__qualname__
+            expected = " or ".join(f"{base.__module__}.{base.__name__}" for base in bases)
+            message = f"{label} is not one of the {self.kind}; expected a subclass of {expected}"
+            raise ValueError(message)
+        if isinstance(value, Plugin):
+            return value
+        return plugin.model_validate({k: v for k, v in options.items() if k != "name"})
+
+    def _write(self, plugin: Plugin) -> dict[str, Any]:
+        return {"name": name_of(self.kind, plugin), **plugin.model_dump(mode="json")}
 
 
 class Experiment(Section):
@@ -42,30 +99,21 @@ class Experiment(Section):
     """
 
     seed: int = Field(0, ge=0, lt=2**63)
-    data: Annotated[DataSet, resolve_plugin("data", "", DataSet), dump_plugin("data")]
+    data: Annotated[DataSet, PluginField("data")]
     clients: Clients = Clients()
-    model: Annotated[
-        Model | Baseline, resolve_plugin("models", "mf", Model, Baseline), dump_plugin("models")
-    ] = Field(default_factory=lambda: lookup("models", "mf")(), validate_default=True)
+    model: Annotated[Model | Baseline, PluginField("models", "mf")] = Field(
+        default_factory=lambda: lookup("models", "mf")(), validate_default=True
+    )
     train: Train = Train()
-    personalization: Annotated[
-        Personalization,
-        resolve_plugin("personalization", "none", Personalization),
-        dump_plugin("personalization"),
-    ] = Field(default_factory=lambda: lookup("personalization", "none")(), validate_default=True)
-    strategy: Annotated[
-        Plugin, resolve_plugin("strategies", "fedavg"), dump_plugin("strategies")
-    ] = Field(default_factory=lambda: lookup("strategies", "fedavg")(), validate_default=True)
+    personalization: Annotated[Personalization, PluginField("personalization", "none")] = Field(
+        default_factory=lambda: lookup("personalization", "none")(), validate_default=True
+    )
+    strategy: Annotated[Plugin, PluginField("strategies", "fedavg")] = Field(
+        default_factory=lambda: lookup("strategies", "fedavg")(), validate_default=True
+    )
     rounds: Rounds = Rounds()
     evaluate: Evaluate = Evaluate()
     engine: Engine = Engine()
-
-    def __init__(self, /, **values: Any) -> None:
-        find_references(values, [Path()])
-        for name, value in values.items():
-            if isinstance(value, type) and issubclass(value, Plugin):
-                values[name] = value()
-        super().__init__(**values)
 
     @model_validator(mode="before")
     @classmethod
@@ -127,26 +175,9 @@ def load_experiment(
             "experiment: expected an Experiment, a mapping or the path of a YAML file, got "
             f"{type(source).__name__}"
         )
-    for key, value, origin in _assignments(sets):
-        document = override(document, key, value, origin)
-    find_references(document, folders, copies)
+    document = with_overrides(document, sets)
     try:
-        return Experiment.model_validate(dict(document))
+        with searching(folders, copies):
+            return Experiment.model_validate(document)
     except ConfigError as error:
         raise ConfigError(*(f"{label}: {fault}" for fault in error.faults)) from None
-
-
-def _assignments(sets: Sequence[str] | Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
-    """Yield key, value and origin of each override."""
-    if isinstance(sets, Mapping):
-        yield from ((key, value, f"'{key}'") for key, value in sets.items())
-        return
-    for assignment in [sets] if isinstance(sets, str) else sets:
-        key, equals, text = assignment.partition("=")
-        origin = f"--set {assignment}"
-        if not equals:
-            raise ConfigError(f"{origin}: expected dotted.key=value")
-        try:
-            yield key, parse_yaml(text), origin
-        except ConfigError as error:
-            raise ConfigError(f"{origin}: the value is {error}") from None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from fedrec.errors import ConfigError
-from fedrec.plugins import Section
+from fedrec.plugins import Count, Section
 
 __all__ = ["Rounds"]
 
@@ -26,7 +26,7 @@ class Rounds(Section):
     """
 
     count: int = Field(100, ge=1)
-    cohort_size: int | Literal["all"] = "all"
+    cohort_size: Count | Literal["all"] = "all"
     cohort_fraction: float | None = Field(None, gt=0, le=1)
     patience: int | None = Field(15, ge=1)
     max_failures: int = Field(0, ge=0)
@@ -65,13 +65,6 @@ class Rounds(Section):
         if self.cohort_fraction == 1:
             lines.append("cohort_fraction: 1 has no effect: all clients take part by default")
         return lines
-
-    @field_validator("cohort_size")
-    @classmethod
-    def _positive(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and value < 1:
-            raise ValueError("expected a number from 1, or 'all'")
-        return value
 
     @model_validator(mode="after")
     def _one_of(self) -> Rounds:

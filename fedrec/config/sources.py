@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import hashlib
-import importlib
+import importlib.util
 import json
 import linecache
 import sys
@@ -47,36 +47,37 @@ def sources_of(experiment: Experiment) -> dict[str, str]:
         The text by path, relative to the folder that Python imports from; empty where all plug-ins
         are fedrec's own.
     """
-    plugins: list[Plugin] = [getattr(experiment, name) for name in FIELDS]
-    plugins += [metric for metric in experiment.evaluate.parsed() if isinstance(metric, Plugin)]
-    waiting = [
-        base.__module__
-        for plugin in plugins
-        for base in type(plugin).__mro__
-        if issubclass(base, Plugin) and base.__module__.partition(".")[0] not in OURS
-    ]
-    found: dict[str, str] = {}
+    plugins = [*(getattr(experiment, name) for name in FIELDS), *experiment.evaluate.parsed()]
+    classes = {base for plugin in plugins for base in type(plugin).__mro__}
+    waiting = [base.__module__ for base in classes if issubclass(base, Plugin)]
+    installed = {Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib")}
     seen: set[str] = set()
+    texts: dict[str, str] = {}
     while waiting:
         name = waiting.pop()
-        if name in seen or name.partition(".")[0] in OURS or (root := _root(name)) is None:
+        root = _root(name)
+        if name in seen or root is None:
             continue
         seen.add(name)
         path = Path(str(sys.modules[name].__file__))
         text = path.read_text(encoding="utf-8")
-        found[path.relative_to(root).as_posix()] = text
-        installed = root in {Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib")}
-        for other in [name.rpartition(".")[0], *_imported(text, name)]:
+        texts[path.relative_to(root).as_posix()] = text
+        for other in (name.rpartition(".")[0], *_imported(text, name)):
             same_package = other.partition(".")[0] == name.partition(".")[0]
-            if other and _root(other) == root and (same_package or not installed):
+            if _root(other) == root and (same_package or root not in installed):
                 waiting.append(other)
-    return dict(sorted(found.items()))
+    return dict(sorted(texts.items()))
 
 
 def source_hashes(experiment: Experiment) -> dict[str, str]:
     """Return the SHA-256 of each text of `sources_of`."""
     sources = sources_of(experiment)
     return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in sources.items()}
+
+
+def changed_sources(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Return the files whose hashes differ, sorted."""
+    return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
 
 
 def code_with_sources(code: str, experiment: Experiment) -> str:
@@ -106,34 +107,33 @@ def with_importable_plugins(experiment: Experiment) -> Experiment:
     changed = {}
     for field in FIELDS:
         plugin = getattr(experiment, field)
-        if isinstance(plugin, Plugin) and type(plugin).__module__ == "__main__":
-            values = {name: getattr(plugin, name) for name in type(plugin).model_fields}
-            changed[field] = _importable(type(plugin), field).model_validate(values)
+        if type(plugin).__module__ == "__main__":
+            changed[field] = _importable(type(plugin), field)(**dict(plugin))
     return experiment.model_copy(update=changed) if changed else experiment
 
 
 def _importable(plugin: type[Plugin], field: str) -> type[Plugin]:
+    """Return the class, imported from a module that holds its source."""
     name = plugin.__name__
     for text in _texts(plugin):
-        tree = ast.parse(text)
-        definition = next(
-            (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name), None
-        )
+        body = ast.parse(text).body
+        definition = next((n for n in body if isinstance(n, ast.ClassDef) and n.name == name), None)
         if definition is not None:
             break
     else:
         raise ConfigError(f"{field}: the source of class {name} is not found; {_advice(name)}")
-    first = min([definition.lineno, *(each.lineno for each in definition.decorator_list)])
-    body = "".join(text.splitlines(keepends=True)[first - 1 : definition.end_lineno])
     main = vars(sys.modules["__main__"])
     names = {n.id for n in ast.walk(definition) if isinstance(n, ast.Name)} - {name}
-    lines = [
-        _binding(used, main[used], name, field)
-        for used in sorted(names)
-        if used in main and not hasattr(builtins, used)
-    ]
-    future = "from __future__ import annotations\n\n" * ("from __future__ import annot" in text)
-    source = future + "\n".join(lines) + "\n\n\n" + body
+    used = sorted(n for n in names if n in main and not hasattr(builtins, n))
+    first = min([definition.lineno, *(each.lineno for each in definition.decorator_list)])
+    source = "".join(
+        [
+            "from __future__ import annotations\n\n" * ("from __future__ import annot" in text),
+            *(_binding(each, main[each], name, field) + "\n" for each in used),
+            "\n\n",
+            *text.splitlines(keepends=True)[first - 1 : definition.end_lineno],
+        ]
+    )
     module = f"fedrec_script_{hashlib.sha256(source.encode()).hexdigest()[:12]}"
     folder = cache_folder() / "scripts"
     folder.mkdir(parents=True, exist_ok=True)
@@ -141,20 +141,19 @@ def _importable(plugin: type[Plugin], field: str) -> type[Plugin]:
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
     importlib.invalidate_caches()
-    found: type[Plugin] = getattr(importlib.import_module(module), name)
-    return found
+    importable: type[Plugin] = getattr(importlib.import_module(module), name)
+    return importable
 
 
 def _binding(used: str, value: Any, plugin: str, field: str) -> str:
     """Return the line that gives a name of the script its value in another module."""
-    if isinstance(value, ModuleType) and value.__name__ != "__main__":
+    if isinstance(value, ModuleType):
         return f"import {value.__name__} as {used}"
     if type(value) in CONSTANTS:
         return f"{used} = {value!r}"
-    module = getattr(value, "__module__", None)
-    home = getattr(value, "__qualname__", None) or getattr(value, "_name", None)
-    known = sys.modules.get(str(module))
-    if module != "__main__" and known is not None and getattr(known, str(home), None) is value:
+    module = str(getattr(value, "__module__", None))
+    home = str(getattr(value, "__qualname__", None) or getattr(value, "_name", None))
+    if module != "__main__" and getattr(sys.modules.get(module), home, None) is value:
         return f"from {module} import {home} as {used}"
     raise ConfigError(
         f"{field}: class {plugin} uses '{used}', which the script or notebook defines too; "
@@ -168,20 +167,19 @@ def _advice(name: str) -> str:
 
 def _texts(plugin: type) -> Iterator[str]:
     """Yield the texts in which a class may be defined: cells of a notebook, the script."""
-    functions: list[Any] = [
-        value for value in vars(plugin).values() if isinstance(value, FunctionType)
-    ]
-    functions += [v.fget for v in vars(plugin).values() if isinstance(v, property) and v.fget]
-    files = [function.__code__.co_filename for function in functions]
-    main = getattr(sys.modules["__main__"], "__file__", None)
-    for file in dict.fromkeys([*files, *([main] if main else [])]):
+    methods = [value for value in vars(plugin).values() if isinstance(value, FunctionType)]
+    main = getattr(sys.modules["__main__"], "__file__", None) or ""
+    for file in dict.fromkeys([*(method.__code__.co_filename for method in methods), main]):
         yield "".join(linecache.getlines(file))
 
 
 def _root(module: str) -> Path | None:
-    """Return the folder from which a loaded module was imported; None for what has no file."""
-    file = getattr(sys.modules.get(module), "__file__", None)
-    if file is None or not file.endswith(".py") or not Path(file).is_file():
+    """Return the folder from which a loaded module was imported.
+
+    None for what has no file, and for what is fedrec's own.
+    """
+    file = getattr(sys.modules.get(module), "__file__", None) or ""
+    if module.partition(".")[0] in OURS or not (file.endswith(".py") and Path(file).is_file()):
         return None
     depth = module.count(".") + (Path(file).name == "__init__.py")
     return Path(file).resolve().parents[depth]
@@ -189,20 +187,10 @@ def _root(module: str) -> Path | None:
 
 def _imported(text: str, module: str) -> Iterator[str]:
     """Yield the modules that a module may import."""
-    is_package = str(getattr(sys.modules[module], "__file__", "")).endswith("__init__.py")
-    package = module if is_package else module.rpartition(".")[0]
+    package = sys.modules[module].__package__ or ""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: len(package.split(".")) - node.level + 1]
-            base = ".".join(
-                [*(above if node.level else []), *([node.module] if node.module else [])]
-            )
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
-
-
-def changed_sources(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Return the files whose hashes differ, sorted."""
-    return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+        elif isinstance(node, ast.ImportFrom) and (package or not node.level):
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            yield from (base, *(f"{base}.{alias.name}" for alias in node.names))

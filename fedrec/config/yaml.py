@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 
 from fedrec.errors import ConfigError, did_you_mean
-from fedrec.plugins import Plugin, Section
+from fedrec.plugins import as_mapping
 
-__all__ = ["dump_yaml", "flatten", "override", "parse_yaml", "read_document"]
+__all__ = ["dump_yaml", "flatten", "parse_yaml", "read_document", "with_overrides"]
 
 CORE_SCHEMA = {
     "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
@@ -42,15 +42,14 @@ def read_document(path: Path) -> dict[str, Any]:
         if path.is_fifo() and not str(path).startswith(("/dev/fd/", "/proc/")):
             raise ConfigError("is a named pipe; give the path of an experiment in YAML")
         document = parse_yaml(path.read_bytes())
-    except FileNotFoundError as error:
+    except FileNotFoundError:
+        hint = did_you_mean(str(path), map(str, path.parent.glob("*.yaml")))
         raise ConfigError(
-            f"{path}: no such file{_nearest(path)}; give the path of an experiment in YAML"
-        ) from error
+            f"{path}: no such file{hint}; give the path of an experiment in YAML"
+        ) from None
     except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be read: {error.strerror or error}; give the path of an experiment "
-            "in YAML"
-        ) from error
+        why = error.strerror or error
+        raise ConfigError(f"{path}: cannot be read: {why}; give an experiment in YAML") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     if not isinstance(document, dict):
@@ -100,22 +99,47 @@ def flatten(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return values
 
 
-def override(document: Mapping[str, Any], key: str, value: Any, source: str) -> dict[str, Any]:
-    """Return a document with one value changed; the one given stays as it is.
+def with_overrides(
+    document: Mapping[str, Any], sets: Sequence[str] | Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return a document with some values changed; the one given stays as it is.
 
     Args:
-        document: The experiment.
-        key: Its dotted key.
-        value: The new value.
-        source: Where it comes from, for the error.
+        document: The experiment, or another mapping of settings.
+        sets: Texts ``dotted.key=value``, with a value in YAML, or values by dotted key.
 
     Raises:
-        ConfigError: If the key is incomplete, or a value stands where a section would have to.
+        ConfigError: If a key is incomplete, a value stands where a section would have to, or a
+            text is not YAML.
     """
-    keys = key.strip().split(".")
-    if not all(keys):
+    changed = dict(document)
+    if isinstance(sets, Mapping):
+        for key, value in sets.items():
+            changed = _override(changed, key, value, f"'{key}'")
+        return changed
+    for assignment in [sets] if isinstance(sets, str) else sets:
+        key, equals, text = assignment.partition("=")
+        origin = f"--set {assignment}"
+        if not equals:
+            raise ConfigError(f"{origin}: expected dotted.key=value")
+        try:
+            value = parse_yaml(text)
+        except ConfigError as error:
+            raise ConfigError(f"{origin}: the value is {error}") from None
+        changed = _override(changed, key, value, origin)
+    return changed
+
+
+def _override(document: Mapping[str, Any], key: str, value: Any, source: str) -> dict[str, Any]:
+    head, dot, rest = key.strip().partition(".")
+    if not head or (dot and not rest):
         raise ConfigError(f"{source}: expected dotted.key=value")
-    return _assign(document, keys, value, source)
+    if dot:
+        below = as_mapping(document.get(head, {}))
+        if not isinstance(below, Mapping):
+            raise ConfigError(f"{source}: '{head}' is a value, it has no keys")
+        value = _override(below, rest, value, source)
+    return {**document, head: value}
 
 
 class _Loader(yaml.SafeLoader):
@@ -139,10 +163,8 @@ class _Loader(yaml.SafeLoader):
         """Return the value of a scalar other than text."""
         kind, text = node.tag.removeprefix(TAG), str(self.construct_scalar(node))
         try:
-            if not re.fullmatch(CORE_SCHEMA[kind][0], text):
-                raise ValueError
             return VALUES[kind](text)
-        except ValueError as error:  # also of a number with thousands of digits
+        except (ValueError, KeyError) as error:  # of a tag, or a number with thousands of digits
             raise yaml.MarkedYAMLError(
                 problem=f"{text[:40]!r} is not of the type {kind}", problem_mark=node.start_mark
             ) from error
@@ -161,7 +183,7 @@ class _Dumper(yaml.SafeDumper):
 TAG = "tag:yaml.org,2002:"
 VALUES: Mapping[str, Callable[[str], Any]] = {
     "null": lambda text: None,
-    "bool": lambda text: text.lower() == "true",
+    "bool": lambda text: {"true": True, "false": False}[text.lower()],
     "int": lambda text: int(text, {"0o": 8, "0x": 16}.get(text[:2], 10)),
     "float": lambda text: float(re.sub(r"\.(?=inf|nan)", "", text.lower())),
 }
@@ -176,33 +198,3 @@ for _kind, (_pattern, _first) in CORE_SCHEMA.items():
     _Loader.add_constructor(f"{TAG}{_kind}", _Loader.construct_value)
 _Loader.add_implicit_resolver(f"{TAG}merge", re.compile(r"<<\Z"), ["<"])  # of YAML 1.1, in wide use
 _Loader.add_constructor(None, _Loader.refuse_tag)
-
-
-def _nearest(path: Path) -> str:
-    """Return a hint at the YAML file of nearly that name."""
-    if not path.parent.is_dir():
-        return ""
-    files = [str(path.parent / each.name) for each in path.parent.glob("*.yaml")]
-    hint = did_you_mean(str(path), files)
-    return hint if "did you mean" in hint else ""
-
-
-def _assign(
-    document: Mapping[str, Any], keys: Sequence[str], value: Any, source: str
-) -> dict[str, Any]:
-    head, rest = keys[0], keys[1:]
-    changed = dict(document)
-    if not rest:
-        changed[head] = value
-        return changed
-    below = changed.get(head, {})
-    if isinstance(below, str):
-        below = {"name": below}
-    if isinstance(below, Section):
-        name = {"name": f"{type(below).__module__}:{type(below).__qualname__}"}
-        values = {field: getattr(below, field) for field in type(below).model_fields}
-        below = {**name, **values} if isinstance(below, Plugin) else values
-    if not isinstance(below, Mapping):
-        raise ConfigError(f"{source}: '{head}' is a value, it has no keys")
-    changed[head] = _assign(below, rest, value, source)
-    return changed

@@ -1,14 +1,14 @@
 """The section ``evaluate`` of an experiment."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
 
 from fedrec.evaluation.metrics.base import Metric, PerUserMetric, parse_metric
 from fedrec.evaluation.ranking import LEGACY_CANDIDATES
-from fedrec.plugins import Section
+from fedrec.plugins import Count, Section
 from fedrec.types import Split
 
 __all__ = ["Evaluate", "cutoff_warnings"]
@@ -37,7 +37,7 @@ class Evaluate(Section):
         "coverage@10",
         "gini@10",
     )
-    block: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    block: Count | Literal["auto"] = "auto"
 
     def without_effect(self, experiment: Any, split: Any) -> list[str]:
         """Say for which users a metric has the same value whatever the model."""

@@ -2,20 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeAlias, get_args
+from typing import Annotated, Any, ClassVar, Self, TypeAlias, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
-from fedrec.errors import ConfigError, Fault
-from fedrec.plugins.faults import explain, shown
-from fedrec.plugins.paths import expand_path
+from fedrec.errors import ConfigError, Fault, did_you_mean
 
-__all__ = ["Defaults", "Plugin", "Section"]
+__all__ = ["Count", "Defaults", "Plugin", "Section", "as_mapping", "expand_path", "shown"]
+
+MAX_SHOWN = 60
+EXPECTED = {
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "finite_number": "a finite number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "{ge} or more",
+    "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
+    "int_parsing_size": "a whole number of fewer digits",
+    "int_type": "a whole number",
+    "less_than": "less than {lt}",
+    "less_than_equal": "{le} or less",
+    "literal_error": "{expected}",
+    "model_type": "a mapping of keys to values",
+    "path_type": "a path",
+    "string_too_short": "{min_length} character or more",
+    "string_type": "text",
+    "tuple_type": "a list",
+}
+"""What pydantic's types of errors expect; in braces, what it tells about the field."""
+
+NAMED = re.compile(r"([a-z_]\w*): ")
+
+Count: TypeAlias = Annotated[int, Field(ge=1)]
+"""A whole number from 1."""
 
 Defaults: TypeAlias = Mapping[str, Mapping[str, Any]]
 """Per section of an experiment, values by key."""
+
+
+def shown(value: object) -> str:
+    """Return a value as the user would write it in YAML, cut where it is long."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    is_integer = isinstance(value, float) and value.is_integer() and abs(value) < 1e15
+    text = f"{value:.0f}" if is_integer else " ".join(repr(value).split())
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+
+
+def expand_path(path: str | Path) -> Path:
+    """Return a path with ``~`` and ``~user`` replaced by the home folder.
+
+    Raises:
+        ConfigError: If there is no such home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{path}: there is no such home folder; write the path in full") from None
 
 
 class Section(BaseModel):
@@ -27,21 +83,16 @@ class Section(BaseModel):
         ConfigError: With all faults of the values, one line each.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     renamed: ClassVar[Mapping[str, str]] = {}
-    """Keys of earlier versions, and what to write instead."""
+    """Keys of earlier versions, and the dotted key to write instead."""
 
     def __init__(self, /, **values: Any) -> None:
-        faults = [*_bad_keys(values), *self._early_faults(values)]
-        refused = {fault.where.partition(".")[0] for fault in faults}
         try:
-            super().__init__(**{key: v for key, v in values.items() if key not in refused})
+            super().__init__(**values)
         except ValidationError as error:
-            found = explain(error, type(self).model_fields)
-            faults += [fault for fault in found if fault.where not in refused]
-        if faults:
-            raise ConfigError(*faults)
+            raise _explained(error, type(self)) from None
 
     @classmethod
     def model_validate(cls, obj: Any, **options: Any) -> Self:
@@ -50,13 +101,12 @@ class Section(BaseModel):
         Raises:
             ConfigError: With all faults of the values, one line each.
         """
-        faults = list(_bad_keys(obj))
-        if faults:
-            raise ConfigError(*faults)
+        if isinstance(obj, Mapping):
+            return cls(**_with_text_keys(obj))
         try:
             return super().model_validate(obj, **options)
         except ValidationError as error:
-            raise ConfigError(*explain(error, cls.model_fields)) from None
+            raise _explained(error, cls) from None
 
     def without_effect(self, experiment: Any, split: Any) -> list[str]:
         """Return one line for each setting that changes nothing in an experiment, with the reason.
@@ -82,40 +132,25 @@ class Section(BaseModel):
         ]
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name.startswith("_"):
-            super().__setattr__(name, value)
-            return
-        raise ConfigError(
-            f"{name}: a frozen {type(self).__name__} cannot be changed; make a copy, as with "
-            f"load_experiment(experiment, {{'{name}': value}})"
-        )
+        if not name.startswith("_"):
+            raise ConfigError(
+                f"{name}: a frozen {type(self).__name__} cannot be changed; make a copy, as with "
+                f"load_experiment(experiment, {{'{name}': value}})"
+            )
+        super().__setattr__(name, value)
 
-    @model_validator(mode="before")
+    @field_validator("*", mode="before")
     @classmethod
-    def _expand_short_form(cls, values: Any) -> Any:
-        return {"name": values} if isinstance(values, str) and cls._has_name() else values
-
-    @classmethod
-    def _has_name(cls) -> bool:
-        return "name" in cls.model_fields
-
-    @classmethod
-    def _early_faults(cls, values: dict[str, Any]) -> Iterator[Fault]:
-        """Yield the faults that pydantic does not know; expand ``~`` in paths on the way."""
-        for name, value in values.items():
-            field = cls.model_fields.get(name)
-            if name in cls.renamed and field is None:
-                yield from _renamed(name, cls.renamed[name], value)
-            elif field is None:
-                continue
-            elif isinstance(value, bool) and not _accepts(field.annotation, bool):
-                # Pydantic takes true for 1.
-                yield Fault(name, f"expected a number or a word, got {shown(value)}")
-            elif isinstance(value, str | Path) and _accepts(field.annotation, Path):
-                try:
-                    values[name] = expand_path(value)
-                except ConfigError as error:
-                    yield Fault(name, str(error))
+    def _read_field(cls, value: Any, info: ValidationInfo) -> Any:
+        kind: Any = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            is_name = isinstance(value, str) and "name" in kind.model_fields
+            value = {"name": value} if is_name else value
+            return _with_text_keys(value) if isinstance(value, Mapping) else value
+        if isinstance(value, bool) and not _accepts(kind, bool):  # pydantic takes true for 1
+            raise ValueError(f"expected a number or a word, got {shown(value)}")
+        is_path = isinstance(value, str | Path) and _accepts(kind, Path)
+        return expand_path(value) if is_path else value
 
 
 class Plugin(Section):
@@ -131,30 +166,65 @@ class Plugin(Section):
     defaults: ClassVar[Defaults] = {}
 
 
+def as_mapping(value: Any) -> Any:
+    """Return what the user wrote of a section as a mapping; a plug-in's ``name`` is its class."""
+    if isinstance(value, str | type):
+        return {"name": value}
+    if not isinstance(value, Section):
+        return value
+    written = [field for field in type(value).model_fields if field in value.model_fields_set]
+    name = {"name": type(value)} if isinstance(value, Plugin) else {}
+    return {**name, **{field: getattr(value, field) for field in written}}
+
+
+def _with_text_keys(values: Mapping[Any, Any]) -> Mapping[str, Any]:
+    keys = [shown(key) for key in values if not isinstance(key, str)]
+    if keys:
+        raise ConfigError(*(Fault(key, "unknown key: expected text") for key in keys))
+    return values
+
+
 def _accepts(annotation: Any, kind: type) -> bool:
     return annotation in (kind, Any) or any(_accepts(each, kind) for each in get_args(annotation))
 
 
-def _renamed(name: str, new: str, value: Any) -> Iterator[Fault]:
-    """Yield a fault for a key of an earlier version, or for each key below it."""
-    names = new.split(" and ")
-    below = value if isinstance(value, Mapping) and len(names) == 1 and ":" not in new else {}
-    for key in below:
-        yield Fault(f"{name}.{key}", "this key has a new name; write ", (f"{new}.{key}",))
-    if not below:
-        yield Fault(name, "this key has a new name; write ", tuple(names))
+def _explained(error: ValidationError, section: type[Section]) -> ConfigError:
+    """Return the faults that pydantic found, each field once.
+
+    A validator of ours may begin its message with ``field: `` to name a field of its section.
+    """
+    expected: dict[tuple[str, str], list[str]] = {}
+    for each in error.errors():
+        # Below a field are numbers of a list, and pydantic's names for members of a union.
+        place = [str(key) for at, key in enumerate(each["loc"]) if at == 0 or isinstance(key, int)]
+        inner = each.get("ctx", {}).get("error")
+        ours = [(*fault, "") for fault in getattr(inner, "faults", ())]
+        for field, text, came in ours or [_fault(each, section)]:
+            where = ".".join(filter(None, [*place, field]))
+            expected.setdefault((where, came), []).append(text)
+    faults = []
+    for (where, came), texts in expected.items():
+        others = [text.removeprefix("expected ") for text in texts[1:]]
+        faults.append(Fault(where, " or ".join([texts[0], *others]) + came))
+    return ConfigError(*faults)
 
 
-def _bad_keys(value: Any, where: str = "", seen: set[int] | None = None) -> Iterator[Fault]:
-    """Yield the keys that are not text, at any depth of mappings and lists."""
-    seen = set() if seen is None else seen
-    if not isinstance(value, Mapping | list | tuple) or id(value) in seen:
-        return
-    seen.add(id(value))
-    entries = value.items() if isinstance(value, Mapping) else enumerate(value)
-    for key, below in entries:
-        path = f"{where}.{key}" if where else str(key)
-        if isinstance(value, Mapping) and not isinstance(key, str):
-            yield Fault(path, f"unknown key: expected text, got {shown(key)}")
-        else:
-            yield from _bad_keys(below, path, seen)
+def _fault(error: Mapping[str, Any], section: type[Section]) -> tuple[str, str, str]:
+    """Return the field within the place, what is wrong with it, and what came."""
+    kind, value, message = error["type"], error["input"], error["msg"]
+    if kind == "extra_forbidden":
+        key = str(error["loc"][-1])
+        if key in section.renamed:
+            return "", f"this key has a new name; write {section.renamed[key]}", ""
+        return "", f"unknown key{did_you_mean(key, section.model_fields)}", ""
+    if kind == "missing":
+        return "", "is missing", ""
+    if kind in EXPECTED:
+        about = {n: v if isinstance(v, str) else shown(v) for n, v in error.get("ctx", {}).items()}
+        return "", f"expected {EXPECTED[kind].format(**about)}", f", got {shown(value)}"
+    message = message.removeprefix("Value error, ").replace("Input should be", "expected")
+    named = NAMED.match(message)
+    field, text = (named[1], message[named.end() :]) if named else ("", message)
+    tells = ", got " in text or (isinstance(value, str) and repr(value) in text)
+    is_scalar = isinstance(value, str | int | float | bool | None)
+    return field, text, f", got {shown(value)}" if is_scalar and not tells else ""

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from fedrec.plugins import Section
+from fedrec.plugins import Count, Section
 
 __all__ = ["SGD", "Optimizers", "PrivateOptimizer", "Train"]
 
@@ -73,9 +73,9 @@ class Train(Section):
     """
 
     renamed: ClassVar[Mapping[str, str]] = {
-        "item_lr": "optimizers.item.lr and optimizers.shared.lr",
-        "local_optimizer": "optimizers.private",
-        "kernel": "backend: auto, numba or torch",
+        "item_lr": "train.optimizers.item.lr and train.optimizers.shared.lr",
+        "local_optimizer": "train.optimizers.private",
+        "kernel": "train.backend: auto, numba or torch",
     }
 
     loss: Literal["bce", "bpr"] = "bce"
@@ -83,7 +83,7 @@ class Train(Section):
     negatives: int = Field(4, ge=1)
     negative_sampling: Literal["uniform", "popularity"] = "uniform"
     local_epochs: int = Field(1, ge=1)
-    batch_size: Annotated[int, Field(ge=1)] | Literal["full"] = "full"
+    batch_size: Count | Literal["full"] = "full"
     optimizers: Optimizers = Optimizers()
     weight_decay: float = Field(0.0, ge=0)
     backend: Literal["auto", "numba", "torch"] = "auto"

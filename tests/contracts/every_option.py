@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from strategies import STRATEGIES, Strategy
 
-__all__ = ["EARLY", "strategies_of"]
+__all__ = ["EARLY", "choices", "strategies_of"]
 
 EARLY: dict[str, dict[str, Any]] = {
     # The groups are made after the first of two rounds.

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
 from dataclasses import replace
-from functools import reduce
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +17,7 @@ from fedrec.errors import ProtocolError
 from fedrec.flower.records import Trained, decode, encode, encode_params
 from fedrec.plugins import name_of, table
 from fedrec.runs.result import of_group
+from fedrec.testing.trial import as_bytes
 from fedrec.training.clients import train_clients
 from fedrec.training.settings import Optimizers
 from fedrec.training.task import ClientTask
@@ -116,87 +114,13 @@ def two_rounds(strategy: Strategy, nodes: list[UpdateBatch]) -> tuple[Any, Param
     return state, params
 
 
-def as_bytes(value: Any) -> Any:
-    """A state or a partial, with its arrays as bytes, to compare."""
-    if isinstance(value, np.ndarray | np.generic):
-        return value.dtype.str, value.shape, value.tobytes()
-    if hasattr(value, "__dataclass_fields__"):
-        return {name: as_bytes(getattr(value, name)) for name in value.__dataclass_fields__}
-    if isinstance(value, Mapping):
-        return {name: as_bytes(item) for name, item in value.items()}
-    if isinstance(value, tuple):
-        return [as_bytes(item) for item in value]
-    return value
-
-
 def test_the_table_is_what_config_finds() -> None:
     assert table("strategies") == STRATEGIES
     for name, strategy in STRATEGIES.items():
         assert name_of("strategies", strategy()) == name
 
 
-# Nothing depends on who is summed with whom ----------------------------------------------------
-
-
-@every_strategy
-@settings(max_examples=15, deadline=None)
-@given(data=st.data())
-def test_order_and_grouping_change_no_bit(name: str, data: st.DataObject) -> None:
-    strategy, batch = data.draw(played(name))
-    n = len(batch.client_ids)
-    order = np.array(data.draw(st.permutations(range(n))), np.int64)
-    cuts = sorted(data.draw(st.sets(st.integers(1, n), max_size=3)))
-    parts = [take(batch, part) for part in np.split(order, cuts) if len(part)]
-    merged = reduce(strategy.merge, [strategy.reduce(part) for part in parts])
-    assert as_bytes(merged) == as_bytes(strategy.reduce(batch))
-    assert as_bytes(two_rounds(strategy, parts)) == as_bytes(two_rounds(strategy, [batch]))
-
-
-@every_strategy
-@settings(max_examples=15, deadline=None)
-@given(data=st.data())
-def test_merge_is_associative_and_commutative(name: str, data: st.DataObject) -> None:
-    strategy, batch = data.draw(played(name, least=3))
-    n = len(batch.client_ids)
-    a, b, c = (strategy.reduce(take(batch, np.arange(n)[k::3])) for k in range(3))
-    left = strategy.merge(strategy.merge(a, b), c)
-    assert as_bytes(left) == as_bytes(strategy.merge(a, strategy.merge(b, c)))
-    assert as_bytes(left) == as_bytes(strategy.merge(c, strategy.merge(b, a)))
-
-
-@every_strategy
-@settings(max_examples=15, deadline=None)
-@given(data=st.data())
-def test_nothing_is_mutated_and_twice_is_the_same(name: str, data: st.DataObject) -> None:
-    strategy, batch = data.draw(played(name))
-    aggregate = strategy.reduce(batch)
-    state, params = strategy.apply(strategy.init(PARAMS, CLIENTS), PARAMS, aggregate)
-    before = copy.deepcopy([as_bytes(v) for v in (batch, aggregate, state, params)])
-    first, second = (strategy.apply(state, params, aggregate) for _ in range(2))
-    if strategy.needs == "sums":
-        strategy.merge(aggregate, aggregate)
-    strategy.published(state, params, CLIENTS)
-    assert [as_bytes(v) for v in (batch, aggregate, state, params)] == before
-    assert as_bytes(first) == as_bytes(second)
-
-
 # What comes out --------------------------------------------------------------------------------
-
-
-@every_strategy
-@settings(max_examples=15, deadline=None)
-@given(data=st.data())
-def test_the_parameters_keep_names_shapes_and_type(name: str, data: st.DataObject) -> None:
-    strategy, batch = data.draw(played(name))
-    state, params = two_rounds(strategy, [batch])
-    expected = {n: (v.shape, "float32") for n, v in PARAMS.items()}
-    groups = strategy.groups(state, np.arange(CLIENTS, dtype=np.int64))
-    assert groups.shape == (CLIENTS,)
-    for found in (params, *(strategy.broadcast(state, params, g) for g in set(groups.tolist()))):
-        assert {n: (found[n].shape, found[n].dtype.name) for n in PARAMS} == expected
-        assert all(np.isfinite(value).all() for value in found.values())
-        kinds = strategy.client_rule.down
-        assert set(found) <= {*PARAMS, *(f"{n}/{kind}" for n in PARAMS for kind in kinds)}
 
 
 @every_strategy

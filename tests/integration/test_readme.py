@@ -12,6 +12,7 @@ import yaml
 
 import fedrec
 from fedrec.config.experiment import load_experiment
+from fedrec.testing import check, load_plugin
 
 
 @pytest.fixture
@@ -80,3 +81,5 @@ def test_own_model_in_twenty_lines(
     done = fedrec.run(load_experiment(document, short), out=tmp_path / "own")
     assert set(done.result["metrics"]["views"]) == {"global", "local"}
     assert len(done.recommend("3", k=2)) == 2
+    verdicts = {verdict for verdict, _, _ in check(load_plugin("biased.py:BiasedMF"))}
+    assert verdicts == {"passed", "not applicable"}

@@ -64,7 +64,9 @@ class PLGC(Personalization):
     """
 
     reference: ClassVar[str] = "plgc2025"
-    renamed: ClassVar[Mapping[str, str]] = {"local": "branch: similarity (was kernel) or table"}
+    renamed: ClassVar[Mapping[str, str]] = {
+        "local": "personalization.branch: similarity (was kernel) or table"
+    }
     views: ClassVar[tuple[View, ...]] = ("mixed", "global", "local")
 
     branch: Literal["similarity", "table"] = "similarity"

@@ -241,3 +241,57 @@ def test_doctor_finds_this_installation_sound(fedrec: Fedrec) -> None:
     done = fedrec("doctor")
     assert done.code == 0, done.out
     assert "cores" in done.out and "ray" in done.out
+
+
+MODEL = """
+from fedrec.models.base import Model
+from fedrec.models.mf import MatrixFactorization
+
+
+class Own(MatrixFactorization):
+    pass
+
+
+class Deaf(Own):
+    def score(self, params, pairs):
+        return params["item"].sum(-1)
+
+
+class Unfinished(Model):
+    def params(self):
+        return {}
+"""
+
+
+def test_a_plugin_is_checked(fedrec: Fedrec, tmp_path: Path) -> None:
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "checked_model.py").write_text(MODEL, encoding="utf-8")
+    done = fedrec("check", "plugins/checked_model.py:Own", "--set", "embedding_dim=4")
+    lines = done.out.splitlines()
+    assert (done.code, done.err) == (0, "")
+    assert len(lines) > 5
+    assert all(line.startswith("passed") for line in lines)
+    failed = fedrec("check", "checked_model:Deaf")
+    assert failed.code == 1
+    assert any(line.startswith("failed") and "'user'" in line for line in failed.out.splitlines())
+    assert len(failed.out.splitlines()) == len(lines)
+    assert fedrec("check", "ndcg").code == 0
+
+
+@pytest.mark.parametrize(
+    ("plugin", "said"),
+    [
+        ("mff", "'mff' is no plug-in (did you mean 'mf'?)"),
+        ("nowhere.py:Own", "nowhere.py: no such file"),
+        ("nowhere:Own", "nowhere:Own cannot be imported"),
+        ("csv", "path: is missing"),
+        ("fedrec.training.settings:Train", "is not a plug-in class"),
+        ("fedrec.models.base:Model", "does not define params, score"),
+    ],
+)
+def test_a_plugin_that_cannot_be_loaded(fedrec: Fedrec, plugin: str, said: str) -> None:
+    done = fedrec("check", plugin)
+    assert done.code == 2
+    assert done.out == ""
+    assert said in done.err
+    assert len(done.err.splitlines()) == 1

@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedrec.config.yaml import dump_yaml, override, parse_yaml, read_document
+from fedrec.config.yaml import dump_yaml, parse_yaml, read_document, with_overrides
 from fedrec.errors import ConfigError
 
 keys = st.text("abcdefgh", min_size=1, max_size=3)
@@ -96,7 +96,7 @@ def test_one_value_changes_and_no_other(
 ) -> None:
     before = yaml.safe_dump(document)
     try:
-        changed: Any = override(document, ".".join(path), value, "--set")
+        changed: Any = with_overrides(document, {".".join(path): value})
     except ConfigError as error:
         assert "is a value, it has no keys" in str(error)
         return
@@ -108,4 +108,4 @@ def test_one_value_changes_and_no_other(
 
 
 def test_a_name_alone_becomes_a_section() -> None:
-    assert override({"model": "mf"}, "model.d", 3, "--set") == {"model": {"name": "mf", "d": 3}}
+    assert with_overrides({"model": "mf"}, {"model.d": 3}) == {"model": {"name": "mf", "d": 3}}

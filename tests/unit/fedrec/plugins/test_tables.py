@@ -11,7 +11,7 @@ import pytest
 from fedrec.baselines import BASELINES
 from fedrec.errors import ConfigError
 from fedrec.models import MODELS, MatrixFactorization
-from fedrec.plugins import Plugin, find_beside, find_references, lookup, name_of, table
+from fedrec.plugins import Plugin, lookup, name_of, searching, table
 from strategies import STRATEGIES
 
 
@@ -106,13 +106,21 @@ def path(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return list(sys.path)
 
 
+OWN = "from fedrec.plugins import Plugin\nclass Own(Plugin):\n    rate: float = 0.5\n"
+
+
 def test_an_own_module_is_found_beside_and_nothing_else_is(tmp_path: Path, path: list[str]) -> None:
-    (tmp_path / "lone_module.py").write_text("", encoding="utf-8")
-    for name in ("mf", "json:Own", "absent_module:Own", ":Own", "not a name:Own"):
-        find_beside(name, [tmp_path])
+    (tmp_path / "lone_module.py").write_text(OWN, encoding="utf-8")
+    for name in ("json:Own", "absent_module:Own", ":Own", "not a name:Own"):
+        with searching([tmp_path]), pytest.raises(ConfigError):
+            lookup("models", name)
         assert sys.path == path
-    find_beside("lone_module:Own", [tmp_path / "elsewhere", tmp_path])
+    with searching([tmp_path / "elsewhere", tmp_path]):
+        assert lookup("models", "lone_module:Own").__name__ == "Own"
     assert sys.path == [*path, str(tmp_path)]
+    sys.modules.pop("lone_module")
+    with pytest.raises(ConfigError, match="x:y:z cannot be imported"):
+        lookup("models", "x:y:z")
 
 
 def test_a_module_that_another_hides_is_refused(tmp_path: Path, path: list[str]) -> None:
@@ -120,28 +128,65 @@ def test_a_module_that_another_hides_is_refused(tmp_path: Path, path: list[str])
     (tmp_path / "json.py").write_text("", encoding="utf-8")
     (tmp_path / "csv").mkdir()
     for name in ("json", "csv"):
-        with pytest.raises(ConfigError, match=rf"{name}.* is hidden by .*{name}.*; rename"):
-            find_beside(f"{name}:Own", [tmp_path])
+        with (
+            searching([tmp_path]),
+            pytest.raises(ConfigError, match=rf"{name}.* is hidden by .*{name}.*; rename"),
+        ):
+            lookup("models", f"{name}:Own")
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "twice_module.py").write_text("", encoding="utf-8")
-        find_beside("twice_module:Own", [tmp_path / folder])
+        (tmp_path / folder / "twice_module.py").write_text(OWN, encoding="utf-8")
+        with searching([tmp_path / folder]):
+            lookup("models", "twice_module:Own")
     assert sys.path == [*path, str(tmp_path / "one")], "copies are no conflict"
+    sys.modules.pop("twice_module")
 
 
-def test_references_are_found_at_any_depth(tmp_path: Path, path: list[str]) -> None:
-    for name in ("deep", "deeper", "deepest"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / f"{name}_module.py").write_text("", encoding="utf-8")
-    (tmp_path / "deepest" / "a_package").mkdir()
-    values = {
-        "model": "deep_module:A",
-        "evaluate": {"metrics": ["ndcg@10", "deeper_module:B@5"]},
-        "x": [{"y": ({"name": "a_package.inner:C"}, "no.py", "http://host:80", "h:1")}],
-    }
-    find_references(values, [tmp_path / name for name in ("deep", "deeper", "deepest")])
-    folders = {str(tmp_path / name) for name in ("deep", "deeper", "deepest")}
-    assert set(sys.path[len(path) :]) == folders
+def test_a_copy_serves_where_the_module_is_gone(tmp_path: Path, path: list[str]) -> None:
+    for folder in ("here", "copies"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "copies" / "gone_module.py").write_text(OWN, encoding="utf-8")
+    with searching([tmp_path / "here"], [tmp_path / "copies"]):
+        lookup("models", "gone_module:Own")
+    assert sys.path == [*path, str(tmp_path / "copies")]
+    sys.modules.pop("gone_module")
+
+
+@pytest.mark.parametrize("on_path", [False, True])
+def test_a_folder_of_the_same_name_does_not_hide_a_module(
+    on_path: bool, tmp_path: Path, path: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder without ``__init__.py`` is a module to Python, if it finds nothing else."""
+    (tmp_path / "work" / "shadowed").mkdir(parents=True)
+    (tmp_path / "study").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    if on_path:
+        sys.path.insert(0, "")
+    folders = [tmp_path / "study", Path()]
+    with searching(folders), pytest.raises(ConfigError, match=r"no 'Own' \(.*shadowed"):
+        lookup("models", "shadowed:Own")
+    sys.modules.pop("shadowed")
+    (tmp_path / "study" / "shadowed.py").write_text(OWN, encoding="utf-8")
+    with searching(folders):
+        assert lookup("models", "shadowed:Own").__name__ == "Own"
+    sys.modules.pop("shadowed")
+
+
+def test_a_module_of_a_folder_of_modules_is_found(tmp_path: Path, path: list[str]) -> None:
+    (tmp_path / "a_folder").mkdir()
+    (tmp_path / "a_folder" / "inner.py").write_text(OWN, encoding="utf-8")
+    with searching([tmp_path]):
+        assert lookup("models", "a_folder.inner:Own").__name__ == "Own"
+    for name in ("a_folder", "a_folder.inner"):
+        sys.modules.pop(name)
+
+
+def test_an_incomplete_plugin_is_refused(tmp_path: Path, path: list[str]) -> None:
+    text = "from fedrec.models.base import Model\nclass Half(Model):\n    def params(self): ...\n"
+    (tmp_path / "half_module.py").write_text(text, encoding="utf-8")
+    with searching([tmp_path]), pytest.raises(ConfigError, match="does not define score"):
+        lookup("models", "half_module:Half")
+    sys.modules.pop("half_module")
 
 
 def test_what_an_own_module_raises_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,142 @@
+"""Which contracts a plug-in has, and how they are checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias
+from unittest import SkipTest
+
+from fedrec.baselines.base import Baseline
+from fedrec.config.yaml import with_overrides
+from fedrec.data.base import DataSet
+from fedrec.errors import ConfigError, did_you_mean
+from fedrec.evaluation.metrics.base import Metric
+from fedrec.models.base import Model
+from fedrec.personalization.base import Personalization
+from fedrec.plugins import CORE_TABLES, Plugin, expand_path, lookup, searching, table
+from fedrec.testing.clients import (
+    CLIENT_RULE_CONTRACTS,
+    MODEL_CONTRACTS,
+    PERSONALIZATION_CONTRACTS,
+)
+from fedrec.testing.standalone import BASELINE_CONTRACTS, DATA_CONTRACTS, METRIC_CONTRACTS
+from fedrec.testing.strategies import STRATEGY_CONTRACTS
+from fedrec.testing.trial import require
+from fedrec.training.client_rule import ClientRule, client_rule_of
+
+__all__ = ["Contracts", "check", "contracts_of", "load_plugin"]
+
+Contract: TypeAlias = Callable[[Any], None]
+"""Raises `AssertionError` if a plug-in breaks it, `unittest.SkipTest` if it does not apply."""
+
+CONTRACTS: Mapping[type[Plugin], Sequence[Contract]] = {
+    Model: MODEL_CONTRACTS,
+    Baseline: BASELINE_CONTRACTS,
+    Personalization: PERSONALIZATION_CONTRACTS,
+    DataSet: DATA_CONTRACTS,
+    Metric: METRIC_CONTRACTS,
+}
+
+
+class Contracts:
+    """Contract tests of a plug-in, for pytest: derive a class ``Test...`` with the plug-in."""
+
+    plugin: ClassVar[Any]
+    """The plug-in, or its class if that has a default for every setting."""
+
+    def pytest_generate_tests(self, metafunc: Any) -> None:
+        """Make one test of each contract."""
+        contracts = contracts_of(_instance(self.plugin, {}))
+        metafunc.parametrize("contract", contracts, ids=lambda contract: contract.__name__)
+
+    def test_contract(self, contract: Contract) -> None:
+        """Check that the plug-in keeps a contract."""
+        contract(_instance(self.plugin, {}))
+
+
+def settings_survive_a_file(plugin: Plugin) -> None:
+    """Keep settings that are written to a file and read back, and be found by name."""
+    kind = type(plugin)
+    again = kind.model_validate(json.loads(plugin.model_dump_json()))
+    require(again == plugin, f"{plugin!r} comes back as {again!r}")
+    if "<locals>" not in kind.__qualname__:
+        reference = f"{kind.__module__}:{kind.__qualname__}"
+        require(lookup("plug-ins", reference) is kind, f"'{reference}' is another class")
+
+
+def contracts_of(plugin: Plugin) -> list[Contract]:
+    """Return the contracts of a plug-in.
+
+    Raises:
+        ConfigError: If it is of no kind that has contracts.
+    """
+    contracts: list[Contract] = [settings_survive_a_file]
+    contracts += (
+        each for base in CONTRACTS if isinstance(plugin, base) for each in CONTRACTS[base]
+    )
+    if hasattr(plugin, "apply_groups"):  # a strategy, whose base class is above this package
+        asks = client_rule_of(plugin) != ClientRule()
+        contracts += (*STRATEGY_CONTRACTS, *(CLIENT_RULE_CONTRACTS if asks else ()))
+    if len(contracts) == 1:
+        raise ConfigError(
+            f"{type(plugin).__qualname__} is no model, baseline, personalization, data set, metric "
+            "or strategy; derive it from the base class of one of these"
+        )
+    return contracts
+
+
+def check(plugin: Plugin) -> Iterator[tuple[str, str, str]]:
+    """Check all contracts of a plug-in.
+
+    Yields:
+        ``passed``, ``failed`` or ``not applicable``; the contract; and why, or "".
+
+    Raises:
+        ConfigError: If it is of no kind that has contracts.
+    """
+    for contract in contracts_of(plugin):
+        verdict, why = "passed", ""
+        try:
+            contract(plugin)
+        except SkipTest as reason:
+            verdict, why = "not applicable", str(reason)
+        except Exception as error:  # what a plug-in raises can be anything
+            kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
+            verdict, why = "failed", kind + str(error)
+        yield verdict, str(contract.__doc__).partition("\n")[0].rstrip("."), " ".join(why.split())
+
+
+def load_plugin(reference: str, sets: Sequence[str] = ()) -> Plugin:
+    """Return a plug-in.
+
+    Args:
+        reference: ``package.module:Class``, ``path/to/file.py:Class`` or a name such as ``mf``.
+        sets: Its settings, as texts ``key=value``, with a value in YAML.
+
+    Raises:
+        ConfigError: If there is none of that name, it cannot be loaded, or a setting is wrong.
+    """
+    path, _, name = reference.rpartition(":")
+    file = expand_path(path)
+    if file.suffix == ".py":
+        if not file.is_file():
+            raise ConfigError(f"{path}: no such file; give file.py:Class")
+        reference = f"{file.stem}:{name}"
+    kinds = {name: kind for kind in (*CORE_TABLES, "strategies") for name in table(kind)}
+    if not path and reference not in kinds:
+        raise ConfigError(f"'{reference}' is no plug-in{did_you_mean(reference, kinds)}")
+    with searching([file.parent if file.suffix == ".py" else Path()]):
+        return _instance(
+            lookup(kinds.get(reference, "plug-ins"), reference), with_overrides({}, sets)
+        )
+
+
+def _instance(plugin: Any, settings: dict[str, Any]) -> Plugin:
+    if isinstance(plugin, Plugin):
+        return plugin
+    if issubclass(plugin, Metric) and plugin.needs_k:
+        settings = {"k": 10, **settings}
+    instance: Plugin = plugin.model_validate(settings)
+    return instance

@@ -1,0 +1,173 @@
+"""A small federation in which plug-ins are tried, and what its clients get in two rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cache
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+from fedrec.compute.batch import Tensors
+from fedrec.compute.operations import row_dot
+from fedrec.data.clients import Clients
+from fedrec.data.prepare import split_of
+from fedrec.data.synthetic import Synthetic
+from fedrec.evaluation.scorer import UserScorer
+from fedrec.models.base import Model, Pairs
+from fedrec.personalization.base import Personalization
+from fedrec.training.client_rule import client_rule_of
+from fedrec.training.clients import train_clients
+from fedrec.training.layout import Layout
+from fedrec.training.settings import Train
+from fedrec.training.task import ClientTask, initial_local
+from fedrec.types import FloatArray, IntArray, Params, ParamSpec, Shard, Split
+
+__all__ = ["Results", "Trial", "as_bytes", "require", "small_split"]
+
+# Per client id, every array that two rounds of training and a ranking give it.
+Results: TypeAlias = Mapping[int, Mapping[str, FloatArray]]
+
+# Adam's first step is the sign of the gradient, so also that of a rounding error.
+OPTIMIZERS = {"item": {"lr": 0.05}, "shared": {"lr": 0.01}, "private": {"name": "sgd", "lr": 0.05}}
+TRAIN = Train.model_validate(
+    {"backend": "torch", "batch_size": 6, "local_epochs": 2, "optimizers": OPTIMIZERS}
+)
+
+
+def require(holds: object, otherwise: str) -> None:
+    """Raise an `AssertionError` with a text where something does not hold."""
+    if not holds:
+        raise AssertionError(otherwise)
+
+
+class Probe(Model):
+    """A flat model with parameters of several kinds, to try other plug-ins with."""
+
+    def params(self) -> Mapping[str, ParamSpec]:
+        """Return factors, a bias of the item and of the client, and a dense parameter."""
+        return {
+            "item": ParamSpec("shared", "item", (8,), init_std=0.5),
+            "probe_bias": ParamSpec("shared", "item", ()),
+            "probe_scale": ParamSpec("shared", None, (8,), init_value=1.0),
+            "user": ParamSpec("private", "user", (8,), init_std=0.5),
+            "probe_client": ParamSpec("private", "client", (), init_std=0.1),
+        }
+
+    def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
+        """Return the product of the factors and the biases, float [q]."""
+        product = row_dot(params["user"] * params["probe_scale"], params["item"])
+        return product + params["probe_bias"] + params["probe_client"]
+
+
+@cache
+def small_split() -> Split:
+    """Return 24 users of unequal activity, dealt to 10 clients of unequal size, and 60 items."""
+    data = Synthetic(users=24, items=60, taste_groups=3, rank=2, interactions_per_user=16.0)
+    return split_of(data, Clients(by="random", count=10))
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Some clients with a task, what the server sent them, and their private values."""
+
+    task: ClientTask
+    shard: Shard
+    params: Params
+    private: Params
+
+    @classmethod
+    def of(cls, plugin: Any, dtype: str = "") -> Trial:
+        """Return clients that a plug-in takes part in training, before the first round.
+
+        Args:
+            plugin: A model, a personalization or a strategy.
+            dtype: Of all arithmetic; "": float64 for models without a promise of equal bits.
+        """
+        model = plugin if isinstance(plugin, Model) else Probe()
+        form = plugin if isinstance(plugin, Personalization) else Personalization()
+        dtype = dtype or ("float32" if model.execution == "flat" else "float64")
+        task = ClientTask(model, form, TRAIN, 0, "clean", dtype, client_rule_of(plugin))
+        split = small_split()
+        trial = cls.before(task, split.shard(np.arange(split.n_clients)))
+        if not hasattr(plugin, "broadcast"):
+            return trial
+        state = plugin.init(trial.params, split.n_clients)
+        return replace(trial, params=plugin.broadcast(state, trial.params, 0))
+
+    @classmethod
+    def before(cls, task: ClientTask, shard: Shard) -> Trial:
+        """Return the clients of a shard with the values before the first round."""
+        owners = Layout.of(task, shard).owner_ids()
+        private = {
+            name: initial_local(task.seed, name, spec, owners[spec.axis or ""])
+            for name, spec in task.locals().items()
+        }
+        return cls(task, shard, task.initial_globals(shard.n_items), private)
+
+    def take(self, clients: IntArray) -> Trial:
+        """Return the trial of some clients: int64 [c], rows of the shard, in that order."""
+        at, specs = Layout.of(self.task, self.shard).positions(clients), self.task.locals()
+        private = {name: v[at[specs[name].axis or ""]] for name, v in self.private.items()}
+        return replace(self, shard=self.shard.take(clients), private=private)
+
+    def with_model(self, **attributes: Any) -> Trial:
+        """Return the trial with a model of a class derived from its own."""
+        kind: Any = type(self.task.model)
+        derived = type(kind)(kind.__name__, (kind,), {"__module__": __name__, **attributes})
+        return replace(self, task=replace(self.task, model=derived(**dict(self.task.model))))
+
+    def results(self, together: int = 64) -> Results:
+        """Train two rounds and rank.
+
+        Args:
+            together: Clients that are trained, and users that are ranked, in one computation.
+        """
+        task, shard, params = self.task, self.shard, self.params
+        _, private = train_clients(task, shard, params, self.private, 1, together)
+        update, private = train_clients(task, shard, params, private, 2, together)
+        scorer, after = UserScorer(task, shard, params, private), replace(self, private=private)
+        blocks = np.split(np.arange(shard.n_users), range(together, shard.n_users, together))
+        views = [{view: s.numpy().copy() for view, s in scorer(b).items()} for b in blocks]
+        results = {}
+        for row, client in enumerate(shard.client_ids.tolist()):
+            arrays = {f"private {n}": v for n, v in after.take(np.array([row])).private.items()}
+            for name, block in update.tables.items():
+                rows = slice(*block.offsets[row : row + 2])
+                arrays |= {f"rows of {name}": block.ids[rows], name: block.values[rows]}
+            for numbers in (update.dense, update.metrics, update.extras):
+                arrays |= {name: np.asarray(values[row]) for name, values in numbers.items()}
+            users = slice(*shard.client_offsets[row : row + 2])
+            for view in views[0]:
+                arrays[f"scores {view}"] = np.concatenate([each[view] for each in views])[users]
+            results[client] = arrays
+        return results
+
+    def compare(self, expected: Results, results: Results, when: str) -> None:
+        """Compare what clients get, to the bit in float32 and to 1e-10 in float64.
+
+        Args:
+            expected: The results of some clients.
+            results: Those of the same clients among others.
+            when: What is different about them, for the error.
+        """
+        tolerance = 1e-10 if self.task.dtype == "float64" else 0.0
+        for client in expected.keys() & results.keys():
+            for name, like in expected[client].items():
+                limit = tolerance * max(1.0, float(np.abs(like).max(initial=0)))
+                difference = float(np.abs(results[client][name] - like).max(initial=0))
+                what = f"'{name}' of client {client} differs by {difference:.3g}"
+                require(difference <= limit, f"{when}: {what}, expected at most {limit:.3g}")
+
+
+def as_bytes(value: Any) -> Any:
+    """Return a value with its arrays as bytes, to compare or to keep."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.dtype.str, value.shape, value.tobytes()
+    if is_dataclass(value):
+        return {each.name: as_bytes(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, Mapping):
+        return {name: as_bytes(item) for name, item in value.items()}
+    return [as_bytes(item) for item in value] if isinstance(value, tuple | list) else value

@@ -1,0 +1,390 @@
+"""Plug-ins that break a contract each, and the contracts that must fail for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import field_validator
+
+from fedrec.baselines import Popularity
+from fedrec.baselines.base import Scorer
+from fedrec.compute.batch import Tensors
+from fedrec.data import Synthetic
+from fedrec.evaluation.metrics import HitRate
+from fedrec.evaluation.metrics.base import ExposureMetric, PerUserMetric
+from fedrec.models.base import History, Model, Pairs
+from fedrec.models.mf import MatrixFactorization
+from fedrec.personalization.base import FrozenItems, Personalization, Ranking, View
+from fedrec.plugins import Plugin
+from fedrec.training.client_rule import ClientRule, ClientUpdate, ParamView
+from fedrec.types import (
+    Aggregate,
+    FloatArray,
+    IntArray,
+    Interactions,
+    Params,
+    ParamSpec,
+    Ragged,
+    Split,
+    UpdateBatch,
+)
+from strategies import FedAvg, Strategy
+from strategies.base import State
+
+__all__ = ["BROKEN"]
+
+COUNTER = count()
+FIXED = torch.randn(128, 128, generator=torch.Generator().manual_seed(0))
+
+
+class Linear(MatrixFactorization):
+    """A flat model with a matrix product, whose bits depend on the number of rows."""
+
+    def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
+        moved = torch.nn.functional.linear(params["item"], FIXED.to(params["item"].dtype))
+        return (params["user"] * moved).sum(-1)
+
+    def score_catalogue(
+        self, users: Tensors, table: Tensors, history: History | None = None
+    ) -> torch.Tensor:
+        return users["user"] @ (table["item"] @ FIXED.to(table["item"].dtype).T).T
+
+
+class Averaging(MatrixFactorization):
+    """Looks at the users of other pairs."""
+
+    def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
+        return (params["user"] + 0.1 * params["user"].mean(0)).mul(params["item"]).sum(-1)
+
+
+class FirstRow(MatrixFactorization):
+    """Takes a dense parameter from the first pair, so from the first client."""
+
+    def params(self) -> Mapping[str, ParamSpec]:
+        return {**super().params(), "scale": ParamSpec("shared", None, (128,), init_value=1.0)}
+
+    def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
+        return (params["user"] * params["item"] * params["scale"][0]).sum(-1)
+
+    def score_catalogue(
+        self, users: Tensors, table: Tensors, history: History | None = None
+    ) -> torch.Tensor:
+        return Model.score_catalogue(self, users, table, history)
+
+
+class Unused(MatrixFactorization):
+    """Declares a parameter that it never uses."""
+
+    def params(self) -> Mapping[str, ParamSpec]:
+        return {**super().params(), "lost": ParamSpec("private", "client", (2,))}
+
+
+class Column(MatrixFactorization):
+    """Returns a column of scores."""
+
+    def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
+        return super().score(params, pairs).unsqueeze(1)
+
+
+class Featureless(MatrixFactorization):
+    """Returns features of the wrong rank."""
+
+    def features(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
+        return params["item"].sum(-1)
+
+
+class Infinite(MatrixFactorization):
+    """Ranks with scores that are not finite."""
+
+    def score_catalogue(
+        self, users: Tensors, table: Tensors, history: History | None = None
+    ) -> torch.Tensor:
+        return super().score_catalogue(users, table) / 0.0
+
+
+class OtherRanking(MatrixFactorization):
+    """Ranks by other scores than it trains."""
+
+    def score_catalogue(
+        self, users: Tensors, table: Tensors, history: History | None = None
+    ) -> torch.Tensor:
+        return super().score_catalogue(users, table) + table["item"].sum(1)
+
+
+class Impersonal(MatrixFactorization):
+    """Ranks without the user's own values."""
+
+    def score_catalogue(
+        self, users: Tensors, table: Tensors, history: History | None = None
+    ) -> torch.Tensor:
+        return table["item"].sum(1).repeat(len(users["user"]), 1)
+
+
+class Counting(MatrixFactorization):
+    """Has a memory between calls."""
+
+    def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
+        return super().score(params, pairs) + 1e-3 * next(COUNTER)
+
+
+class NotOneByOne(MatrixFactorization):
+    """Computes something else when clients are computed one by one."""
+
+    execution: ClassVar[Literal["flat", "vmap", "loop"]] = "vmap"  # type: ignore[assignment]
+
+    def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
+        return super().score(params, pairs) * (1 if self.execution == "vmap" else 2)
+
+    def score_catalogue(
+        self, users: Tensors, table: Tensors, history: History | None = None
+    ) -> torch.Tensor:
+        return Model.score_catalogue(self, users, table, history)
+
+
+class Growing(MatrixFactorization):
+    """Has a setting that changes when it is read back."""
+
+    @field_validator("init_std")
+    @classmethod
+    def _double(cls, value: float) -> float:
+        return 2 * value
+
+
+class Missing(Personalization):
+    """Has a view that it does not rank."""
+
+    views: ClassVar[tuple[View, ...]] = ("mixed", "local")
+
+
+class Idle(Personalization):
+    """Declares private values that nothing trains."""
+
+    def state(self, dim: int) -> Mapping[str, ParamSpec]:
+        return {"idle": ParamSpec("private", "positive", (dim,))}
+
+
+class Crowd(Personalization):
+    """Adds the mean private value of all clients at hand."""
+
+    def state(self, dim: int) -> Mapping[str, ParamSpec]:
+        return {"mood": ParamSpec("private", "client", (), init_std=0.5)}
+
+    def score(
+        self, base: torch.Tensor, local: Tensors, index: torch.Tensor, prepared: Any
+    ) -> torch.Tensor:
+        return base + local["mood"].mean()
+
+    def rank(
+        self, frozen_items: FrozenItems, local: Tensors, ranking: Ranking
+    ) -> dict[View, torch.Tensor]:
+        return {"mixed": ranking.scores() + local["mood"].mean()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Telling(ClientRule):
+    up: tuple[str, ...] = ("secret",)
+    memory: tuple[str, ...] = ("secret",)
+
+    def finalize(self, view: ParamView) -> ClientUpdate:
+        change = view.value - view.start
+        return ClientUpdate(change, {"secret": change}, {"secret": change})
+
+
+class Telling(FedAvg):
+    """Its clients send what they are to remember."""
+
+    @property
+    def client_rule(self) -> ClientRule:
+        return _Telling()
+
+
+class Doubles(FedAvg):
+    """Returns float64."""
+
+    def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
+        state, params = super().apply(state, params, aggregate)
+        return state, {name: value.astype(np.float64) for name, value in params.items()}
+
+
+class Explodes(FedAvg):
+    """Returns values that are not finite."""
+
+    def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
+        state, params = super().apply(state, params, aggregate)
+        return state, {**params, "item": params["item"] * np.float32(np.nan)}
+
+
+class InPlace(FedAvg):
+    """Steps the parameters where they lie."""
+
+    def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
+        state, after = super().apply(state, params, aggregate)
+        params["item"][:] = after["item"]
+        return state, after
+
+
+class FirstNode(FedAvg):
+    """Listens to one node."""
+
+    def merge(self, a: Aggregate, b: Aggregate) -> Aggregate:
+        return b
+
+
+class Halving(FedAvg):
+    """Forms a mean of means."""
+
+    def merge(self, a: Aggregate, b: Aggregate) -> Aggregate:
+        both = super().merge(a, b)
+        return replace(both, sums={name: value // 2 for name, value in both.sums.items()})
+
+
+class Forgetting(FedAvg):
+    """Keeps what a file does not keep."""
+
+    def init(self, params: Params, n_clients: int) -> State:
+        return State({}, {"seen": (1, 2)})
+
+    def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
+        rate = 1.0 if isinstance(state.values["seen"], tuple) else 0.5
+        _, params = FedAvg(server_lr=rate).apply(state, params, aggregate)
+        return state, params
+
+
+class Partial(Strategy):
+    """Loses a client of each node."""
+
+    def reduce(self, batch: UpdateBatch) -> Aggregate:
+        aggregate = super().reduce(batch)
+        return replace(aggregate, clients=aggregate.clients - 1)
+
+    def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
+        rate = np.float32(1 / aggregate.clients)
+        return state, {name: value * rate for name, value in params.items()}
+
+
+class NeverMissing(HitRate):
+    """Counts users without held-out items as 0."""
+
+    def per_user(self, ranks: Ragged) -> FloatArray:
+        return np.nan_to_num(super().per_user(ranks))
+
+
+class Running(PerUserMetric):
+    """Sums over the users before."""
+
+    needs_k: ClassVar[bool] = False
+
+    def per_user(self, ranks: Ragged) -> FloatArray:
+        best = np.append(ranks.values, 1)[np.minimum(ranks.offsets[:-1], len(ranks.values))]
+        return np.where(ranks.lengths > 0, -np.cumsum(best.astype(np.float64)), np.nan)
+
+
+class Constant(PerUserMetric):
+    """Knows no difference."""
+
+    def per_user(self, ranks: Ragged) -> FloatArray:
+        return np.where(ranks.lengths > 0, 0.5, np.nan)
+
+
+class Ordered(ExposureMetric):
+    """Weighs items by their number."""
+
+    def value(self, exposure: IntArray) -> float:
+        return float(exposure @ np.arange(len(exposure)))
+
+
+class Peeking(Popularity):
+    """Reads the test items."""
+
+    def fit(self, split: Split, seed: int) -> Scorer:
+        extra = np.bincount(split.test.values, minlength=split.n_items).astype(np.float32)
+        return lambda users: np.tile(extra, (len(users), 1))
+
+
+class Relative(Popularity):
+    """Scales scores by the number of users at hand."""
+
+    def fit(self, split: Split, seed: int) -> Scorer:
+        scorer = super().fit(split, seed)
+        return lambda users: (scorer(users) / len(users)).astype(np.float32)
+
+
+class Wide(Popularity):
+    """Returns float64."""
+
+    def fit(self, split: Split, seed: int) -> Scorer:
+        scorer = super().fit(split, seed)
+        return lambda users: scorer(users).astype(np.float64)
+
+
+class Fresh(Synthetic):
+    """Is drawn anew each time."""
+
+    def load(self) -> Interactions:
+        return Synthetic(users=20, items=30, taste_groups=2, seed=next(COUNTER)).load()
+
+
+class Stamped(Synthetic):
+    """Has another fingerprint each time."""
+
+    def fingerprint(self) -> str:
+        return f"{next(COUNTER)}"
+
+
+class Beyond(Synthetic):
+    """Has an item that has no id."""
+
+    def load(self) -> Interactions:
+        data = super().load()
+        return replace(data, item_ids=data.item_ids[:-1])
+
+
+ALONE = "clients_are_computed_as_if_alone"
+TRAINED = "every_value_is_trained"
+OWN = "private_values_are_the_clients_own"
+RANKING = "ranking_is_scoring"
+SHAPE = "scores_have_their_shape"
+STAY = "arguments_stay"
+TOGETHER = "together_is_one_by_one"
+
+BROKEN: list[tuple[Plugin, set[str]]] = [
+    (Linear(), {ALONE}),
+    (Averaging(), {ALONE, OWN, TOGETHER, RANKING}),
+    (FirstRow(), {ALONE}),
+    (Unused(), {TRAINED}),
+    (Column(), {SHAPE}),
+    (Featureless(), {SHAPE}),
+    (Infinite(), {SHAPE}),
+    (OtherRanking(), {RANKING}),
+    (Impersonal(), {RANKING, OWN}),
+    (Counting(), {STAY}),
+    (NotOneByOne(), {TOGETHER}),
+    (Growing(), {"settings_survive_a_file"}),
+    (Missing(), {SHAPE}),
+    (Idle(), {TRAINED}),
+    (Crowd(), {ALONE, OWN}),
+    (Telling(), {"private_values_are_not_sent"}),
+    (Doubles(), {"parameters_keep_their_form"}),
+    (Explodes(), {"parameters_keep_their_form"}),
+    (InPlace(), {"applying_changes_no_argument"}),
+    (FirstNode(), {"nodes_host_any_clients"}),
+    (Halving(), {"nodes_host_any_clients"}),
+    (Forgetting(), {"a_checkpoint_keeps_the_state"}),
+    (Partial(), {"nodes_host_any_clients"}),
+    (NeverMissing(k=10), {"perfect_is_best"}),
+    (Running(), {"nothing_depends_on_order"}),
+    (Constant(k=10), {"perfect_is_best"}),
+    (Ordered(k=10), {"nothing_depends_on_order"}),
+    (Peeking(), {"only_train_items_are_read"}),
+    (Relative(), {"only_train_items_are_read"}),
+    (Wide(), {"scores_are_finite"}),
+    (Fresh(users=20, items=30, taste_groups=2), {"loading_twice_gives_the_same"}),
+    (Stamped(users=20, items=30, taste_groups=2), {"loading_twice_gives_the_same"}),
+    (Beyond(users=20, items=30, taste_groups=2), {"interactions_fit_together"}),
+]
+"""With the contracts that fail for them; others may fail as a consequence."""

@@ -1,0 +1,89 @@
+"""Every plug-in of the tables, and every kind of a user's own, keeps the contracts that ship."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from fedrec.data import DATASETS
+from fedrec.data.base import DataSet
+from fedrec.evaluation.metrics import METRICS
+from fedrec.models import NeuMF, SASRec
+from fedrec.personalization.plgc.plgc import PLGC
+from fedrec.plugins import CORE_TABLES, Plugin, table
+from fedrec.testing import Contracts, check, contracts_of, load_plugin
+from strategies import STRATEGIES
+from tests.contracts import own_models
+from tests.contracts.every_option import EARLY, choices
+from tests.contracts.test_every_declaration import Added, Shifted, VmapShifted
+
+NEED_FILES = {"csv", "frame", "inter", "lists", "parquet", "ml-100k"}
+AXES = ("user", "client", "positive")
+
+
+def of_tables() -> Iterator[Plugin]:
+    for kind in (*CORE_TABLES, "strategies"):
+        for name in table(kind):
+            if name not in NEED_FILES:
+                yield load_plugin(name)
+
+
+def with_options() -> Iterator[Plugin]:
+    """Each strategy with each average and weighting, PLGC with each branch and balance."""
+    for name, strategy in STRATEGIES.items():
+        early = EARLY.get(name, {})
+        yield strategy(**early)
+        for field in ("average", "weighting"):
+            others = choices(name, field)[1:]
+            yield from (strategy(**early, **{field: each}) for each in others)
+    for branch, balance in (
+        ("similarity", "residual"),
+        ("similarity", "fixed"),
+        ("table", "alignment"),
+        ("table", "trace"),
+    ):
+        yield PLGC.model_validate({"branch": branch, "balance": balance, "decorrelation": 0.01})
+    yield PLGC(branch="similarity", mode="decoupled", per="row", history_cap=1, extra_rows=2)
+    yield PLGC(branch="table", view="single", decorrelation=0.1, persistence=1.0, extra_rows=2)
+    yield NeuMF(head="private", layers=(5, 4), init_std=0.5)
+    yield SASRec(embedding_dim=4, heads=2, max_len=5)
+    yield from (metric(k=None) for metric in METRICS.values() if not metric.needs_k)
+
+
+def own() -> Iterator[Plugin]:
+    for name in set(own_models.__all__) - {"Fussy", "Canary"}:
+        yield getattr(own_models, name)()
+    for axis in AXES:
+        yield from (Shifted(axis=axis), VmapShifted(axis=axis), Added(axis=axis))
+
+
+PLUGINS = [*of_tables(), *with_options(), *own()]
+
+
+@pytest.mark.parametrize(
+    ("plugin", "contract"),
+    [
+        pytest.param(plugin, contract, id=f"{type(plugin).__name__}{at}-{contract.__name__}")
+        for at, plugin in enumerate(PLUGINS)
+        for contract in contracts_of(plugin)
+    ],
+)
+def test_a_plugin_keeps_its_contracts(plugin: Plugin, contract: Any) -> None:
+    contract(plugin)
+
+
+def test_every_table_is_covered() -> None:
+    covered = {type(plugin) for plugin in PLUGINS} | {DATASETS[name] for name in NEED_FILES}
+    assert covered >= {p for kind in (*CORE_TABLES, "strategies") for p in table(kind).values()}
+
+
+def test_a_data_set_in_files_keeps_them_too(ml100k: object) -> None:
+    assert issubclass(table("data")["ml-100k"], DataSet)
+    verdicts = [verdict for verdict, _, _ in check(load_plugin("ml-100k"))]
+    assert verdicts == ["passed"] * 3
+
+
+class TestAsAnAuthorWritesIt(Contracts):
+    plugin = own_models.SmallNet
