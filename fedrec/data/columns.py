@@ -17,8 +17,7 @@ import numpy as np
 from fedrec.data.base import DataProblems
 from fedrec.data.ids import index_ids
 from fedrec.errors import DataError, did_you_mean
-from fedrec.plugins import Section
-from fedrec.plugins.faults import shown
+from fedrec.plugins import Section, shown
 from fedrec.types import FloatArray, IntArray, Interactions
 
 if TYPE_CHECKING:

@@ -165,7 +165,11 @@ class Trial:
 def as_bytes(value: Any) -> Any:
     """Return a value with its arrays as bytes, to compare or to keep."""
     if isinstance(value, np.ndarray | np.generic):
-        return value.dtype.str, value.shape, value.tobytes()
+        return (
+            value.dtype.str,
+            value.shape,
+            value.tolist() if value.dtype == object else value.tobytes(),
+        )
     if is_dataclass(value):
         return {each.name: as_bytes(getattr(value, each.name)) for each in fields(value)}
     if isinstance(value, Mapping):
