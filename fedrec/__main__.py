@@ -1,7 +1,5 @@
 """``python -m fedrec`` is the command ``fedrec``."""
 
-from __future__ import annotations
-
 from fedrec.cli.commands import main
 
 __all__: list[str] = []

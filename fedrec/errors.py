@@ -15,8 +15,6 @@
 The command line prints the message in one line and exits with 2.
 """
 
-from __future__ import annotations
-
 import difflib
 import json
 from collections.abc import Iterable

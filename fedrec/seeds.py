@@ -7,8 +7,6 @@ The hash is Philox4x32-10, vectorised.
 Reference: salmon2011philox.
 """
 
-from __future__ import annotations
-
 from enum import IntEnum
 
 import numpy as np

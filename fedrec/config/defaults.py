@@ -1,7 +1,5 @@
 """What a model and a strategy bring as defaults, below what the user wrote."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

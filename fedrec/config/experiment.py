@@ -1,7 +1,5 @@
 """Compose the experiment, as one frozen value, from YAML or from Python."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

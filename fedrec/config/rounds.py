@@ -1,8 +1,6 @@
 """The section ``rounds`` of an experiment."""
 
-from __future__ import annotations
-
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -67,7 +65,7 @@ class Rounds(Section):
         return lines
 
     @model_validator(mode="after")
-    def _one_of(self) -> Rounds:
+    def _one_of(self) -> Self:
         if self.cohort_fraction is not None and self.cohort_size != "all":
             raise ValueError("cohort_fraction: excludes cohort_size; give one of them")
         return self

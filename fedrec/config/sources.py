@@ -1,7 +1,5 @@
 """The source code of plug-ins that do not come with fedrec."""
 
-from __future__ import annotations
-
 import ast
 import builtins
 import hashlib

@@ -1,7 +1,5 @@
 """Read YAML 1.2 (its core schema) and change a document by dotted keys."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

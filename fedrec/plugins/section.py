@@ -1,7 +1,5 @@
 """Sections of the configuration: frozen values that explain what is wrong with them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path

@@ -6,8 +6,6 @@ library imports neither. A name with a colon, ``package.module:Class``, is an im
 needs no table; its module may lie beside the experiment or in the working folder.
 """
 
-from __future__ import annotations
-
 import filecmp
 import importlib
 import sys

@@ -1,7 +1,5 @@
 """Which contracts a plug-in has, and how they are checked."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path

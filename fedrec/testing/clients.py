@@ -1,7 +1,5 @@
 """Contracts of what clients compute: of models, personalizations and the rules of strategies."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 from unittest import SkipTest

@@ -1,7 +1,5 @@
 """Contracts of strategies: how updates are summed and applied."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from functools import reduce

@@ -1,11 +1,9 @@
 """A small federation in which plug-ins are tried, and what its clients get in two rounds."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -79,7 +77,7 @@ class Trial:
     private: Params
 
     @classmethod
-    def of(cls, plugin: Any, dtype: str = "") -> Trial:
+    def of(cls, plugin: Any, dtype: str = "") -> Self:
         """Return clients that a plug-in takes part in training, before the first round.
 
         Args:
@@ -98,7 +96,7 @@ class Trial:
         return replace(trial, params=plugin.broadcast(state, trial.params, 0))
 
     @classmethod
-    def before(cls, task: ClientTask, shard: Shard) -> Trial:
+    def before(cls, task: ClientTask, shard: Shard) -> Self:
         """Return the clients of a shard with the values before the first round."""
         owners = Layout.of(task, shard).owner_ids()
         private = {
@@ -107,13 +105,13 @@ class Trial:
         }
         return cls(task, shard, task.initial_globals(shard.n_items), private)
 
-    def take(self, clients: IntArray) -> Trial:
+    def take(self, clients: IntArray) -> Self:
         """Return the trial of some clients: int64 [c], rows of the shard, in that order."""
         at, specs = Layout.of(self.task, self.shard).positions(clients), self.task.locals()
         private = {name: v[at[specs[name].axis or ""]] for name, v in self.private.items()}
         return replace(self, shard=self.shard.take(clients), private=private)
 
-    def with_model(self, **attributes: Any) -> Trial:
+    def with_model(self, **attributes: Any) -> Self:
         """Return the trial with a model of a class derived from its own."""
         kind: Any = type(self.task.model)
         derived = type(kind)(kind.__name__, (kind,), {"__module__": __name__, **attributes})

@@ -267,11 +267,12 @@ class Partial(Strategy):
         return state, {name: value * rate for name, value in params.items()}
 
 
-class NeverMissing(HitRate):
-    """Counts users without held-out items as 0."""
+class Undefined(HitRate):
+    """Has no value where nothing is hit."""
 
     def per_user(self, ranks: Ragged) -> FloatArray:
-        return np.nan_to_num(super().per_user(ranks))
+        hits = super().per_user(ranks)
+        return np.where(hits > 0, hits, np.nan)
 
 
 class Running(PerUserMetric):
@@ -280,15 +281,14 @@ class Running(PerUserMetric):
     needs_k: ClassVar[bool] = False
 
     def per_user(self, ranks: Ragged) -> FloatArray:
-        best = np.append(ranks.values, 1)[np.minimum(ranks.offsets[:-1], len(ranks.values))]
-        return np.where(ranks.lengths > 0, -np.cumsum(best.astype(np.float64)), np.nan)
+        return -np.cumsum(ranks.values[ranks.offsets[:-1]].astype(np.float64))
 
 
 class Constant(PerUserMetric):
     """Knows no difference."""
 
     def per_user(self, ranks: Ragged) -> FloatArray:
-        return np.where(ranks.lengths > 0, 0.5, np.nan)
+        return np.full(len(ranks), 0.5)
 
 
 class Ordered(ExposureMetric):
@@ -376,7 +376,7 @@ BROKEN: list[tuple[Plugin, set[str]]] = [
     (Halving(), {"nodes_host_any_clients"}),
     (Forgetting(), {"a_checkpoint_keeps_the_state"}),
     (Partial(), {"nodes_host_any_clients"}),
-    (NeverMissing(k=10), {"perfect_is_best"}),
+    (Undefined(k=10), {"perfect_is_best"}),
     (Running(), {"nothing_depends_on_order"}),
     (Constant(k=10), {"perfect_is_best"}),
     (Ordered(k=10), {"nothing_depends_on_order"}),

@@ -127,7 +127,11 @@ experiments = st.fixed_dictionaries(
         ),
         "rounds": st.fixed_dictionaries({"cohort_fraction": st.none() | st.floats(0.01, 1)}),
         "evaluate": st.fixed_dictionaries(
-            {"metrics": st.lists(st.sampled_from(["mrr", "ndcg@3", "recall@10"]), min_size=1)}
+            {
+                "metrics": st.lists(
+                    st.sampled_from(["mrr", "ndcg@3", "recall@10"]), min_size=1, unique=True
+                )
+            }
         ),
         "engine": st.fixed_dictionaries({"nodes": st.just("auto") | st.integers(1, 9)}),
     }
