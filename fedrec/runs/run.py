@@ -15,8 +15,7 @@ from fedrec.data.prepare import version_of
 from fedrec.errors import ConfigError, FedRecError, RunFolderError
 from fedrec.flower.launch import launch
 from fedrec.flower.packages import code_hash
-from fedrec.plugins import expand_path
-from fedrec.plugins.faults import shown
+from fedrec.plugins import expand_path, shown
 from fedrec.runs.baseline import evaluate_scorer, tune
 from fedrec.runs.folder import (
     CHECKPOINT,
