@@ -15,8 +15,8 @@ from fedrec.baselines import Popularity
 from fedrec.baselines.base import Scorer
 from fedrec.compute.batch import Tensors
 from fedrec.data import Synthetic
-from fedrec.evaluation.metrics import HitRate
 from fedrec.evaluation.metrics.base import ExposureMetric, PerUserMetric
+from fedrec.evaluation.metrics.hit_rate import HitRate
 from fedrec.models.base import History, Model, Pairs
 from fedrec.models.mf import MatrixFactorization
 from fedrec.personalization.base import FrozenItems, Personalization, Ranking, View
