@@ -3,8 +3,6 @@
 Flower, Ray and torch are imported within the commands, so that help and version come at once.
 """
 
-from __future__ import annotations
-
 import re
 import signal
 import sys
@@ -16,18 +14,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 import fedrec
-from fedrec.cli.data_commands import data_app
-from fedrec.cli.output import (
-    PATH,
-    PlainCommand,
-    console,
-    logged,
-    print_table,
-    say,
-    show_help,
-    write,
-)
-from fedrec.cli.streams import Stream, open_streams
+from fedrec.cli.data_commands import SETS, data_app
+from fedrec.cli.output import Stream, console, logged, open_streams, print_table, say, write
 from fedrec.errors import ConfigError, FedRecError, MissingExtra, RunFolderError
 
 __all__ = ["app", "main"]
@@ -80,8 +68,10 @@ def _fail(*messages: str) -> None:
 
 def _usage(error: Any) -> str:
     """Return what click says of options and arguments, each sentence once, in our manner."""
-    sentences = dict.fromkeys(re.split(r"(?<=[.?]) ", error.format_message()))
-    message = " ".join(sentences).rstrip(".")
+    message = error.format_message()
+    if not message:  # no command was given, and the help was shown
+        sys.exit(0)
+    message = " ".join(dict.fromkeys(re.split(r"(?<=[.?]) ", message))).rstrip(".")
     advice = f"; see {error.ctx.command_path} --help" if getattr(error, "ctx", None) else ""
     return message[:1].lower() + message[1:] + advice
 
@@ -100,24 +90,27 @@ def _seeds(texts: Sequence[str]) -> list[int]:
     seeds: list[int] = []
     for text in texts:
         match = SEEDS.fullmatch(text)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
-        if not first <= last < first + MAX_SEEDS:
+        several = range(int(match[1]), int(match[2] or match[1]) + 1) if match else range(0)
+        if not 1 <= len(several) <= MAX_SEEDS:
             raise ConfigError(
                 f"--seed: expected a number from 0, or a range such as 0-4 of at most {MAX_SEEDS}, "
                 f"got '{text}'"
             )
-        seeds += range(first, last + 1)
+        seeds += several
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"--seed: got {seeds}, expected each seed once")
     return seeds
 
 
-app = typer.Typer(
-    help="Simulate, benchmark and deploy federated recommenders.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+def _expand(text: str) -> Path:
+    """Return the path that the user wrote, with ``~`` expanded."""
+    from fedrec.plugins import expand_path
+
+    return expand_path(text)
+
+
+PATH: dict[str, Any] = {"parser": _expand, "metavar": "PATH"}
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 
@@ -127,27 +120,28 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(invoke_without_command=True)
+@app.callback()
 def _options(
-    ctx: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Simulate, benchmark and deploy federated recommenders."""
-    show_help(ctx)
 
 
-@app.command("run", cls=PlainCommand)
+@app.command("run")
 def _run(
     config: Annotated[Path | None, typer.Argument(**PATH | {"metavar": "[CONFIG]"})] = None,
     engine: Annotated[
         Literal["auto", "serial", "ray", "flower"] | None,
-        typer.Option(help="Where the clients run; the result is the same."),
+        typer.Option(
+            metavar="NAME",
+            help="auto, serial, ray or flower: where the clients run; the result is the same.",
+        ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="The run folder. Default: runs/CONFIG[-SETTINGS]-seedN.", **PATH),
+        typer.Option(help="The run folder. Default: in runs/, by CONFIG, --set and seed.", **PATH),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing run folder.")
@@ -158,10 +152,7 @@ def _run(
             metavar="SEED...", help="One or more seeds, such as 0 1 2 or 0-4: a run for each."
         ),
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a setting by its dotted key."),
-    ] = None,
+    set_: SETS = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
     resume: Annotated[
         Path | None,
@@ -243,7 +234,7 @@ def _resume(folder: Path, sets: list[str], accept_other_code: bool, quiet: bool)
         print_table(result_table(finished.result, folder))
 
 
-@app.command("report", cls=PlainCommand)
+@app.command("report")
 def _report(
     runs: Annotated[list[Path], typer.Argument(**PATH | {"metavar": "RUNS..."})],
     out: Annotated[
@@ -269,16 +260,15 @@ def _report(
     """
     from fedrec import report
 
-    to_file = out is not None and str(out) != "-"
-    if out is not None and to_file:
+    if out is not None and str(out) != "-":
         say(f"wrote {report.build(runs, out, baseline)}")
+    elif not markdown:
+        report.terminal(runs, console(), baseline)
     if markdown:
         write(report.markdown(runs, baseline))
-    elif not to_file:
-        report.terminal(runs, console(), baseline)
 
 
-@app.command("recommend", cls=PlainCommand)
+@app.command("recommend")
 def _recommend(
     run: Annotated[Path, typer.Argument(**PATH | {"metavar": "RUN"})],
     user: Annotated[str, typer.Option(help="The user's id in the data.")],
@@ -288,23 +278,18 @@ def _recommend(
 
     RUN is a run folder. Its model ranks the items that the user has not interacted with.
     """
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     from fedrec.runs.result import load
 
-    recommendations = load(run).recommend(user, k)
-    table = Table(title=escape(f"for user {user}"), box=None, title_justify="left")
-    titled = any(each.title for each in recommendations)
-    for heading in ("rank", "item", *(["title"] if titled else []), "score"):
-        table.add_column(heading, justify="left" if heading == "title" else "right")
-    for rank, each in enumerate(recommendations, start=1):
-        title = [escape(each.title or "")] if titled else []
-        table.add_row(str(rank), escape(each.item), *title, f"{each.score:.4f}")
+    table = Table("rank", "item", "", "score", title=Text(f"for user {user}"), box=None)
+    for rank, each in enumerate(load(run).recommend(user, k), start=1):
+        table.add_row(str(rank), Text(each.item), Text(each.title or ""), f"{each.score:.4f}")
     print_table(table)
 
 
-@app.command("check", cls=PlainCommand)
+@app.command("check")
 def _check(
     plugin: Annotated[str, typer.Argument(metavar="PLUGIN")],
     set_: Annotated[
@@ -326,7 +311,7 @@ def _check(
     raise typer.Exit(int(failed))
 
 
-@app.command("doctor", cls=PlainCommand)
+@app.command("doctor")
 def _doctor() -> None:
     """Check this machine and this installation.
 

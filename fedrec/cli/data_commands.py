@@ -1,26 +1,22 @@
 """The commands ``fedrec data``."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer
 
-from fedrec.cli.output import PlainCommand, expand, say, show_help, write
+from fedrec.cli.output import say, write
 from fedrec.errors import ConfigError, DataError
 
-__all__ = ["data_app"]
+__all__ = ["SETS", "data_app"]
 
-data_app = typer.Typer(help="List, fetch and check data sets.", rich_markup_mode=None)
-
-
-@data_app.callback(invoke_without_command=True)
-def _data(ctx: typer.Context) -> None:
-    """List, fetch and check data sets."""
-    show_help(ctx)
+SETS = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting by its dotted key."),
+]
+data_app = typer.Typer(help="List, fetch and check data sets.", no_args_is_help=True)
 
 
-@data_app.command("list", cls=PlainCommand)
+@data_app.command("list")
 def _data_list() -> None:
     """List the data sets that can be fetched."""
     from fedrec.data import fetch
@@ -31,8 +27,8 @@ def _data_list() -> None:
         write(f"{name}  {remote.about}  ({where})")
 
 
-@data_app.command("get", cls=PlainCommand)
-def _data_get(name: Annotated[str, typer.Argument()]) -> None:
+@data_app.command("get")
+def _data_get(name: str) -> None:
     """Fetch a data set into the cache folder.
 
     NAME is one that fedrec data list shows, such as ml-100k.
@@ -42,14 +38,8 @@ def _data_get(name: Annotated[str, typer.Argument()]) -> None:
     write(str(fetch.get(name, say)))
 
 
-@data_app.command("check", cls=PlainCommand)
-def _data_check(
-    name: Annotated[str, typer.Argument()],
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a setting by its dotted key."),
-    ] = None,
-) -> None:
+@data_app.command("check")
+def _data_check(name: str, set_: SETS = None) -> None:
     """Check a fetched data set, or the data of an experiment with its filters and split.
 
     NAME is one that fedrec data list shows, such as ml-100k, a YAML file, or a file of
@@ -60,8 +50,9 @@ def _data_check(
     from fedrec.data import fetch
     from fedrec.data.base import DataProblems
     from fedrec.data.prepare import split_of
+    from fedrec.plugins import expand_path
 
-    path = expand(name)
+    path = expand_path(name)
     if path.suffix not in (".yaml", ".yml") and not path.is_file():
         if set_:
             raise ConfigError(f"--set needs a file, got {name}")

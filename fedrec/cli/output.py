@@ -1,59 +1,74 @@
-"""What the commands share: how they print, and how they take paths."""
+"""What commands print, on streams that break no command."""
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import typer
-import typer.core
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = [
-    "PATH",
-    "PlainCommand",
-    "console",
-    "expand",
-    "logged",
-    "print_table",
-    "say",
-    "show_help",
-    "write",
-]
+__all__ = ["Stream", "console", "logged", "open_streams", "print_table", "say", "write"]
 
 WIDTH_OF_A_FILE = 200
+CLOSED_BY_READER = {errno.EPIPE, errno.ECONNRESET, errno.ESHUTDOWN}
 
 
-class PlainCommand(typer.core.TyperCommand):
-    """A command whose help is plain text; typer escapes brackets for a renderer not in use."""
+class Stream(io.TextIOWrapper):
+    """Writes text; what nobody reads any more is dropped, and the work goes on."""
 
-    def get_help(self, ctx: Any) -> str:
-        """Return the help, without backslashes before brackets."""
-        return super().get_help(ctx).replace("\\[", "[")
+    error: OSError | None = None
+    """Why text could not be written, unless its reader left."""
+
+    def write(self, text: str) -> int:
+        """Write text; see `io.TextIOBase.write`."""
+        with self._dropping():
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered; see `io.IOBase.flush`."""
+        with self._dropping():
+            if not self.closed:
+                super().flush()
+
+    @contextmanager
+    def _dropping(self) -> Iterator[None]:
+        """Let all that is still to be written go nowhere once writing has failed."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in CLOSED_BY_READER:
+                self.error = self.error or error
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
 
 
-def expand(text: str) -> Path:
-    """Return the path that the user wrote, with ``~`` expanded."""
-    from fedrec.plugins import expand_path
+def open_streams() -> None:
+    """Make standard output and error safe to write to.
 
-    return expand_path(text)
-
-
-PATH: dict[str, Any] = {"parser": expand, "metavar": "PATH"}
-"""Options of typer for a path."""
-
-
-def show_help(ctx: typer.Context) -> None:
-    """Print the help of a command that was called without a subcommand."""
-    if ctx.invoked_subcommand is None:
-        write(ctx.get_help())
+    A character that the encoding lacks is replaced by its escape. A closed stream is opened on
+    the null device, so that no file of a run takes its number.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+        stream = getattr(sys, name)
+        if stream is None:
+            stream = open(number, "w" if number else "r", encoding="utf-8", closefd=False)  # noqa: SIM115
+        if number and type(stream) is io.TextIOWrapper:  # not one of a notebook or a test
+            encoding, buffering = stream.encoding, stream.line_buffering
+            stream = Stream(stream.detach(), encoding, "backslashreplace", None, buffering)
+        setattr(sys, name, stream)
 
 
 class _LogHandler(logging.Handler):

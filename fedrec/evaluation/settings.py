@@ -68,7 +68,7 @@ class Evaluate(Section):
 def cutoff_warnings(
     metrics: Sequence[Metric], split: Split, protocol: Literal["clean", "legacy"]
 ) -> list[str]:
-    """Return one line for each metric and part that some users cannot fail, or have no value in.
+    """Return one line for each cut-off and part that some users cannot fail, or have no value in.
 
     Args:
         metrics: what is measured.
@@ -76,6 +76,10 @@ def cutoff_warnings(
         protocol: of the ranking.
     """
     lines = []
+    cutoffs: dict[int, list[str]] = {}
+    for metric in metrics:
+        if metric.k is not None and isinstance(metric, PerUserMetric):
+            cutoffs.setdefault(metric.k, []).append(metric.label)
     n_known = split.train.lengths
     for what, held_out in (("validation", split.valid.lengths), ("test", split.test.lengths)):
         left, is_ranked = split.n_items - n_known, held_out > 0
@@ -87,13 +91,12 @@ def cutoff_warnings(
                 f"{len(is_ranked) - n_ranked} of {len(is_ranked)} users have no {what} items; the "
                 "means leave them out"
             )
-        for metric in metrics:
-            few = np.count_nonzero(is_ranked & (left <= (metric.k or 0)))
-            if few > 0 and isinstance(metric, PerUserMetric):
+        for k, labels in cutoffs.items():
+            if few := np.count_nonzero(is_ranked & (left <= k)):
                 lines.append(
-                    f"{metric.label}: {few} of {n_ranked} users have at most "
-                    f"{metric.k} items left to rank for the {what}, so every list holds their "
-                    "held-out items whatever the model; choose a lower cut-off"
+                    f"{', '.join(labels)}: {few} of {n_ranked} users have at most {k} items left "
+                    f"to rank for the {what}, so every list holds their held-out items whatever "
+                    "the model; choose a lower cut-off"
                 )
         if alone := np.count_nonzero(is_ranked & (left <= held_out)):
             lines.append(

@@ -13,11 +13,8 @@ from fedrec.storage.files import write_text
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fedrec.report.tables import Table
-
 __all__ = ["build", "markdown", "target", "terminal"]
 
-FILE = "report.html"
 ENDINGS = (".html", ".md", ".csv", ".tex")
 
 
@@ -32,7 +29,7 @@ def target(out: Path) -> Path:
         RunFolderError: If the ending is another one.
     """
     if out.is_dir() or not out.suffix:
-        return out / FILE
+        return out / "report.html"
     if out.suffix.lower() not in ENDINGS:
         raise RunFolderError(
             f"--out {out}: cannot write '{out.suffix}'; expected {', '.join(ENDINGS)} or a folder"
@@ -75,9 +72,21 @@ def build(runs: Sequence[Path], out: Path, baseline: str | None = None) -> Path:
     return file
 
 
+def markdown(runs: Sequence[Path], baseline: str | None = None) -> str:
+    """Return the tables of results as Markdown; see `build`."""
+    return _render(runs, ".md", baseline)
+
+
+def terminal(runs: Sequence[Path], console: Console, baseline: str | None = None) -> None:
+    """Show the tables of results on a console; see `build`."""
+    with _extra("for reports"):
+        from fedrec.report import formats, tables
+        from fedrec.report.runs import load
+    for table in tables.all_results(load(runs), baseline):
+        formats.print_table(table, console)
+
+
 def _render(runs: Sequence[Path], ending: str, baseline: str | None) -> str:
-    if ending == ".md":
-        return markdown(runs, baseline)
     with _extra(f"for a report in {ending[1:].upper()}"):
         from fedrec.report import formats, tables
         from fedrec.report.runs import load
@@ -86,47 +95,10 @@ def _render(runs: Sequence[Path], ending: str, baseline: str | None) -> str:
             from fedrec.report import page
 
             return page.render(load(runs), baseline)
-
         if ending == ".csv":
             return tables.numbers(load(runs)).to_csv(index=False)
-        return "\n".join(map(formats.to_latex, _tables(runs, baseline)))
-
-
-def markdown(runs: Sequence[Path], baseline: str | None = None) -> str:
-    """Return the tables of results as Markdown.
-
-    Args:
-        runs: As in `build`.
-        baseline: As in `build`.
-    """
-    from fedrec.report.formats import to_markdown
-
-    return "\n".join(map(to_markdown, _tables(runs, baseline)))
-
-
-def terminal(runs: Sequence[Path], console: Console, baseline: str | None = None) -> None:
-    """Show the tables of results.
-
-    Args:
-        runs: As in `build`.
-        console: Where to.
-        baseline: As in `build`.
-    """
-    from fedrec.report.formats import to_rich
-
-    for table in _tables(runs, baseline):
-        console.print(to_rich(table, console.width))
-
-
-def _tables(runs: Sequence[Path], baseline: str | None) -> list[Table]:
-    with _extra("for reports"):
-        from fedrec.report.compare import all_results
-        from fedrec.report.runs import load
-    return all_results(load(runs), baseline)
-
-
-_PACKAGES = frozenset({"jinja2", "markupsafe", "matplotlib", "pandas", "pyarrow", "scipy"})
-"""What reports import beyond the packages that fedrec always needs."""
+        as_text = formats.to_latex if ending == ".tex" else formats.to_markdown
+        return "\n".join(map(as_text, tables.all_results(load(runs), baseline)))
 
 
 @contextmanager
@@ -136,6 +108,6 @@ def _extra(purpose: str) -> Iterator[None]:
         yield
     except ImportError as error:
         package = (error.name or "").partition(".")[0]
-        if package not in _PACKAGES:
+        if not package or package == "fedrec":
             raise
         raise MissingExtra(f"{package}, {purpose},", "sim") from error

@@ -1,187 +1,222 @@
-"""The figures of a report: all of them, and those by round."""
+"""The figures of a report."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
+import pandas as pd
 
-from fedrec.report.drawing import Axes, FuncFormatter, Line, MaxNLocator, Style, draw, draw_lines
-from fedrec.report.facets import Facet, Figure, as_array, line_figure
+from fedrec.config.experiment import load_experiment
+from fedrec.errors import FedRecError
+from fedrec.evaluation.collapse import Spectrum, learned_spectrum
+from fedrec.report.drawing import Figure, Panel, draw
 from fedrec.report.runs import Group, Run, pretty_metric
-from fedrec.report.spectra import collapse
-from fedrec.report.users import by_activity, mixing_weights, scores_of_users
-from fedrec.runs.log import RoundRecord
-from fedrec.types import FloatArray
+from fedrec.report.tables import Table, frame_of
 
-__all__ = ["all_figures"]
+__all__ = ["all_figures", "collapse", "spectra"]
 
-FEW = 6
 MEGA = 1e6
-EXPLODED = 20.0
-VIEWS = {"mixed": "the method's own score", "global": "global alone", "local": "local alone"}
+BINS = 24
+FIFTHS = 5
+COLLAPSED = 2.0
+FLOOR = 1e-3
+NOTHING: pd.Series[float] = pd.Series(dtype=float)
 
-Curve = Callable[[RoundRecord], float | None]
 
-
-def all_figures(panels: Sequence[Facet]) -> tuple[Figure, ...]:
+def all_figures(panels: Sequence[Panel], spectra: Mapping[str, Spectrum]) -> list[Figure]:
     """Draw every figure that the methods of a section have something to show for.
 
     Args:
-        panels: As `facets` returns them.
+        panels: As `fedrec.report.drawing.panels` returns them.
+        spectra: As `spectra` returns them.
     """
-    metric = panels[0].groups[0].chooser
-    painters = (
-        partial(_learning, part="valid"),
-        partial(_learning, part="test"),
-        _views,
-        _loss,
-        _traffic,
-        mixing_weights,
-        scores_of_users,
-        by_activity,
-    )
-    figures = [*(paint(panels, metric) for paint in painters), *collapse(panels)]
-    return tuple(figure for figure in figures if figure is not None)
+    groups = [group for panel in panels for group, _ in panel.methods]
+    metric = groups[0].chooser
+    pretty = pretty_metric(metric)
+    return [
+        *_scores(panels, groups, metric),
+        *draw(
+            "Training loss",
+            "Measured by the clients while they train, on freshly drawn negatives; losses of "
+            "different kinds do not compare.",
+            panels,
+            lambda group: _by_round(group, "loss"),
+            xlabel="round",
+            ylabel="mean loss per train example",
+        ),
+        *draw(
+            "What the score costs in traffic",
+            "Bytes between the server and all clients, both ways, of the first seed.",
+            panels,
+            lambda group: _by_traffic(group.first, f"valid.{metric}"),
+            xlabel="sent up and down so far (MB)",
+            ylabel=f"validation {pretty}",
+            xlim=(0, None),
+            ylim=(0, None),
+        ),
+        *draw(
+            "How much each user relies on the local part",
+            "Users of all seeds at their best round.",
+            panels,
+            _mixing_weights,
+            steps=True,
+            xlabel="weight λ of the local part (0: all global, 1: all local)",
+            ylabel="% of the users",
+            xlim=(0, 1),
+            ylim=(0, None),
+        ),
+        *_by_activity(panels, groups, metric),
+        *draw(
+            "How many dimensions the item table uses",
+            "Singular values of the item table at the best round minus its initial values, the "
+            "mean row subtracted (first seed). A line that falls at once has collapsed: all that "
+            "was learned lies in few dimensions.",
+            panels,
+            lambda group: _singular_values(spectra.get(group.label)),
+            xlabel="dimension, from the strongest",
+            ylabel="singular value (largest = 1)",
+            yscale="log",
+            ylim=(FLOOR * 0.8, 1.3),
+        ),
+    ]
 
 
-def _points(run: Run, curve: Curve) -> dict[int, float]:
-    values = ((record.round, curve(record)) for record in run.rounds)
-    return {round: value for round, value in values if value is not None}
+def _by_round(group: Group, column: str) -> pd.Series[float]:
+    """Return the mean over seeds, in the rounds that all have."""
+    curves = [run.curve[column].dropna() for run in group.runs if column in run.curve]
+    return pd.concat(curves or [NOTHING], axis=1, join="inner").mean(axis=1)
 
 
-def _by_round(group: Group, label: str, style: Style, curve: Curve, few: bool) -> Line | None:
-    """Return the mean over seeds, in the rounds that all have, and the seeds if they are few."""
-    points = [values for run in group.runs if (values := _points(run, curve))]
-    if not points:
-        return None
-    rounds = sorted(set.intersection(*(set(each) for each in points)))
-    if not rounds:
-        return None
-    mean = [float(np.mean([each[round] for each in points])) for round in rounds]
-    seeds: tuple[tuple[FloatArray, FloatArray], ...] = ()
-    rings: tuple[tuple[float, float], ...] = ()
-    if few:
-        if len(points) > 1:
-            seeds = tuple((as_array(list(p)), as_array(list(p.values()))) for p in points)
-        best = [
-            (run.result.best_round, values) for run, values in zip(group.runs, points, strict=False)
-        ]
-        rings = tuple((float(b), values[b]) for b, values in best if b in values)
-    return Line(label, style, as_array(rounds), as_array(mean), seeds, rings)
+def _scores(panels: Sequence[Panel], groups: Sequence[Group], metric: str) -> list[Figure]:
+    if all(group.centralised for group in groups):
+        return []
+    pretty = pretty_metric(metric)
+    titles = {
+        f"valid.{metric}": f"{pretty} on the validation items chooses the round",
+        f"test.{metric}": f"{pretty} on the test items, shown for inspection only",
+    }
+    for view in dict.fromkeys(
+        view for group in groups for view in group.first.result["metrics"]["views"]
+    ):
+        titles[f"valid.{view}.{metric}"] = f"{pretty} of the {view} score alone, on validation"
 
-
-def _few(panels: Sequence[Facet]) -> bool:
-    return sum(len(group.runs) for facet in panels for group in facet.groups) <= FEW
-
-
-def _seeds_caption(panels: Sequence[Facet]) -> str:
-    several = any(len(group.runs) > 1 for facet in panels for group in facet.groups)
-    if not _few(panels):
-        return "Lines are means over seeds." if several else ""
-    thin = "Thin lines are seeds, thick lines their mean. " if several else ""
-    return thin + "Rings mark the best round of each run on validation."
-
-
-def _rounds_axis(axes: Axes) -> None:
-    axes.set_xlabel("round")
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-
-
-def _learning(panels: Sequence[Facet], metric: str, part: str) -> Figure | None:
-    words = {"valid": "validation", "test": "test"}[part]
-    few = _few(panels)
-
-    def line(group: Group, label: str, style: Style) -> Line | None:
+    def line(group: Group, column: str) -> pd.Series[float]:
         if group.centralised:
-            level = as_array(group.values(part, metric))
-            return Line(label, style, level[:0], level[:1]) if len(level) else None
-        return _by_round(group, label, style, lambda r: r.score(part, metric), few)
+            return group.values(f"metrics.{column}").iloc[:1]
+        return _by_round(group, column)
 
-    def dress(axes: Axes) -> None:
-        axes.set_ylim(bottom=0)
-        axes.set_ylabel(f"{words} {pretty_metric(metric)}")
-        _rounds_axis(axes)
+    caption = "Lines are means over seeds. Centralised baselines have no rounds."
+    figures = [
+        draw(
+            title,
+            caption,
+            panels,
+            partial(line, column=column),
+            xlabel="round",
+            ylabel=pretty,
+            ylim=(0, None),
+        )
+        for column, title in titles.items()
+    ]
+    return [figure for made in figures for figure in made]
 
-    name = f"{pretty_metric(metric)} on the {words} items"
-    title = f"{name} chooses the round" if part == "valid" else f"{name} by round"
-    caption = _seeds_caption(panels)
-    if part == "test":
-        caption += " Shown for inspection only: nothing was chosen on it."
-    return line_figure(f"learning-{part}", title, caption.strip(), panels, line, dress)
+
+def _by_traffic(run: Run, column: str) -> pd.Series[float]:
+    if column not in run.curve:
+        return NOTHING
+    sent = (run.curve["bytes.up"] + run.curve["bytes.down"]).cumsum() / MEGA
+    return run.curve[column].set_axis(sent).dropna() if sent.any() else NOTHING
 
 
-def _views(panels: Sequence[Facet], metric: str) -> Figure | None:
-    styles = {view: Style(number) for number, view in enumerate(VIEWS)}
-    groups = {id(group): group for facet in panels for group in facet.groups}
-    drawn = []
-    for group in groups.values():
-        curves = {v: partial(RoundRecord.score, part="valid", metric=metric, view=v) for v in VIEWS}
-        made = [_by_round(group, VIEWS[v], styles[v], curves[v], False) for v in VIEWS]
-        lines = [each for each in made if each is not None]
-        if len(lines) > 1:
-            drawn.append((group.label, lines))
-    if not drawn:
+def _mixing_weights(group: Group) -> pd.Series[float]:
+    weights = [weight for run in group.runs for weight in _weights(run)]
+    if not weights:
+        return NOTHING
+    counts, edges = np.histogram(np.clip(weights, 0, 1), BINS, (0, 1))
+    return pd.Series([*counts, counts[-1]], edges) * (100 / len(weights))
+
+
+def _weights(run: Run) -> list[float]:
+    """Return the weight of the local part of each user, or of each client."""
+    try:
+        arrays = [run.folder.local(axis).get("lambda") for axis in ("user", "client")]
+    except FedRecError:  # the run left no private parameters that can be read
+        return []
+    return next((each.reshape(-1).tolist() for each in arrays if each is not None), [])
+
+
+def _by_activity(panels: Sequence[Panel], groups: Sequence[Group], metric: str) -> list[Figure]:
+    activity = next((g.users["n_train"] for g in groups if "n_train" in g.users), NOTHING)
+    if activity.empty:
+        return []
+    fifths = pd.qcut(activity, FIFTHS, duplicates="drop")
+    ranges = activity.groupby(fifths, observed=False).agg(["min", "max"])
+
+    def line(group: Group) -> pd.Series[float]:
+        scores = group.users.get(f"test.{metric}", NOTHING)
+        return scores.groupby(fifths, observed=False).mean().set_axis(range(len(ranges))).dropna()
+
+    return draw(
+        "Score by how active a user is",
+        "Users in five groups of about equal size, from the least to the most active.",
+        panels,
+        line,
+        xlabel="train items of the user (fifths of all users)",
+        ylabel=f"test {pretty_metric(metric)}",
+        xticks=range(len(ranges)),
+        xticklabels=[f"{low:.0f} to {high:.0f}" for low, high in ranges.to_numpy()],
+        ylim=(0, None),
+    )
+
+
+def spectra(section: Sequence[Group]) -> dict[str, Spectrum]:
+    """Return the spectrum of what training added to the item table of each first seed, by label."""
+    values = {}
+    for group in section:
+        if group.centralised:
+            continue
+        try:
+            table = group.first.folder.model()["item"]
+            task = load_experiment(dict(group.first.config)).client_task()
+            values[group.label] = learned_spectrum(table, task.initial_globals(len(table))["item"])
+        except (FedRecError, KeyError, ValueError):  # no table, or a plug-in that is not here
+            continue
+    return values
+
+
+def _singular_values(spectrum: Spectrum | None) -> pd.Series[float]:
+    if spectrum is None or not spectrum.participation_ratio:
+        return NOTHING
+    values = pd.Series(spectrum.singular_values / spectrum.singular_values.max())
+    return values.set_axis(values.index + 1).clip(lower=FLOOR)
+
+
+def collapse(section: Sequence[Group], spectra: Mapping[str, Spectrum]) -> Table | None:
+    """Return how many dimensions each item table uses, and which tables have collapsed."""
+    rows = []
+    for group in (group for group in section if group.label in spectra):
+        spectrum = spectra[group.label]
+        dimensions = len(spectrum.singular_values)
+        few = spectrum.participation_ratio < COLLAPSED < dimensions / 2
+        row = {
+            "kind": group.kind,
+            "Method": group.title,
+            "Participation ratio": f"{spectrum.participation_ratio:.1f}",
+            "Effective rank": f"{spectrum.effective_rank:.1f}",
+            "Dimensions": str(dimensions),
+            "Collapsed": "yes" if few else "no",
+        }
+        rows.append(row)
+    if not rows:
         return None
-
-    def paint(number: int, axes: Axes) -> None:
-        draw_lines(axes, drawn[number][1])
-        axes.set_ylim(bottom=0)
-        axes.set_ylabel(f"validation {pretty_metric(metric)}")
-        _rounds_axis(axes)
-
-    title = "What the global and the local part score alone"
-    caption = (
-        "The method ranks by a mixture of the shared item table and the client's own; each is "
-        "also ranked by alone."
+    frame = frame_of(rows)
+    names = "; ".join(frame["Method"][frame["Collapsed"] == "yes"])
+    note = (
+        "of the item table minus its initial values (first seed). Participation ratio: the number "
+        "of directions that carry the variance; effective rank: counts weak directions too. "
+        f"A participation ratio below {COLLAPSED:g} is called collapsed."
     )
-    titles = [label for label, _ in drawn]
-    legend = tuple((VIEWS[view], style) for view, style in styles.items())
-    key = f"{panels[0].prefix}views"
-    return Figure(key, title, caption, draw(key, f"{title}.", titles, paint), legend)
-
-
-def _loss(panels: Sequence[Facet], metric: str) -> Figure | None:
-    few = _few(panels)
-
-    def line(group: Group, label: str, style: Style) -> Line | None:
-        made = _by_round(group, label, style, lambda record: record.loss, few)
-        return made and Line(label, style, made.x, made.y, made.seeds)
-
-    def dress(axes: Axes) -> None:
-        levels = np.concatenate([np.asarray(line.get_ydata()) for line in axes.get_lines()])
-        if levels.min() > 0 and levels.max() > EXPLODED * np.median(levels):
-            axes.set_yscale("log")
-        axes.set_ylabel("mean loss per train example")
-        _rounds_axis(axes)
-
-    caption = (
-        "Measured by the clients while they train, on freshly drawn negatives; losses of "
-        "different kinds do not compare."
-    )
-    return line_figure("loss", "Training loss", caption, panels, line, dress, same_height=False)
-
-
-def _traffic(panels: Sequence[Facet], metric: str) -> Figure | None:
-    def line(group: Group, label: str, style: Style) -> Line | None:
-        run = group.first
-        sent = np.cumsum([record.bytes.up + record.bytes.down for record in run.rounds]) / MEGA
-        scores = [record.score("valid", metric) for record in run.rounds]
-        points = [(s, v) for s, v in zip(sent, scores, strict=True) if v is not None]
-        if not points or points[-1][0] == 0:
-            return None
-        x, y = zip(*points, strict=True)
-        return Line(label, style, as_array(x), as_array(y))
-
-    def dress(axes: Axes) -> None:
-        axes.set_ylim(bottom=0)
-        axes.set_xlim(left=0)
-        axes.set_xlabel("sent up and down so far (MB)")
-        axes.set_ylabel(f"validation {pretty_metric(metric)}")
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
-
-    caption = "Bytes between the server and all clients, both ways, of the first seed."
-    title = "What the score costs in traffic"
-    return line_figure("traffic", title, caption, panels, line, dress)
+    title = f"Collapsed: {names}" if names else "No item table has collapsed"
+    return Table(title, frame, 1, (note,))

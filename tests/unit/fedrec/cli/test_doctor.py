@@ -57,7 +57,7 @@ def test_data_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     assert finding("data").state == "missing"
     (tmp_path / "ml-100k").mkdir()
     monkeypatch.setenv("FEDREC_DATA", str(tmp_path))
-    assert finding("data").found.endswith("ml-100k")
+    assert finding("data").text.endswith("ml-100k")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[4]
 SCRIPT = """\
 import sys
-from fedrec.cli.streams import open_streams
+from fedrec.cli.output import open_streams
 open_streams()
 sys.stderr.write("progress\\n")
 for _ in range({times}):
@@ -47,7 +47,7 @@ def test_any_encoding_writes_what_it_can(tmp_path: Path, encoding: str) -> None:
     code, out = shell("", tmp_path, PYTHONIOENCODING=encoding)
     text = out.decode(encoding.partition(":")[0])
     assert code == 0
-    assert text.startswith("+/- ... \\u6f22" if "ascii" in encoding else "±")
+    assert text.startswith("\\xb1 \\u2026 \\u6f22" if "ascii" in encoding else "±")
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,10 @@ def split_of(n_items: int, train: Ragged, valid: Ragged, test: Ragged) -> Split:
 def test_few_items_left_are_named_with_the_number_of_users() -> None:
     train, valid, test = ([[0, 1, 2], [0]], [[3], [1]], [[4], [2]])
     split = split_of(8, ragged(train), ragged(valid), ragged(test))
-    lines = cutoff_warnings(NDCG5, split, "clean")
-    assert [line.partition(",")[0] for line in lines] == [
-        "ndcg@5: 1 of 2 users have at most 5 items left to rank for the validation",
-        "ndcg@5: 1 of 2 users have at most 5 items left to rank for the test",
+    lines = cutoff_warnings((*NDCG5, parse_metric("hit_rate@5")), split, "clean")
+    assert [line.partition(", so")[0] for line in lines] == [
+        f"ndcg@5, hit_rate@5: 1 of 2 users have at most 5 items left to rank for the {part}"
+        for part in ("validation", "test")
     ]
 
 

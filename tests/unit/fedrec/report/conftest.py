@@ -19,23 +19,7 @@ from fedrec.types import FloatArray
 METRICS = ("ndcg@10", "hit_rate@10", "recall@10", "mrr", "coverage@10", "gini@10")
 SCALE = {"ndcg@10": 1.0, "hit_rate@10": 1.85, "recall@10": 1.85, "mrr": 0.86}
 USERS = 400
-BIBLIOGRAPHY = """
-@inproceedings{mcmahan2017communication,
-  title = {Communication-Efficient Learning of Deep Networks from {D}ecentralized Data},
-  author = {McMahan, H. Brendan and Moore, Eider},
-  booktitle = {AISTATS}, year = {2017},
-}
-@article{harper2015movielens, author = "Harper, F. Maxwell and Konstan, Joseph A.",
-  title = "The {MovieLens} Datasets", journal = "ACM TiiS", year = 2015, volume = 5}
-"""
-
 Maker = Callable[..., Path]
-
-
-@pytest.fixture
-def bibliography() -> str:
-    """Two entries, in both styles of BibTeX."""
-    return BIBLIOGRAPHY
 
 
 def config(method: str, seed: int, protocol: str, server_lr: float) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from statistics import fmean, stdev
 from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from fedrec.config.experiment import load_experiment
@@ -24,7 +26,6 @@ from fedrec.runs.folder import write_result
 from fedrec.storage.files import write_arrays
 
 figures = pytest.importorskip("fedrec.report.figures", reason="needs the extra 'sim'")
-facets = pytest.importorskip("fedrec.report.facets", reason="needs the extra 'sim'")
 page = pytest.importorskip("fedrec.report.page", reason="needs the extra 'sim'")
 drawing = pytest.importorskip("fedrec.report.drawing", reason="needs the extra 'sim'")
 
@@ -59,10 +60,8 @@ def tree(html: str) -> ElementTree.Element:
     return ElementTree.fromstring(html.removeprefix("<!DOCTYPE html>").strip())
 
 
-def test_the_page_is_well_formed_and_its_ids_are_unique(
-    several: list[Path], bibliography: str
-) -> None:
-    root = tree(page.render(load(several), None, bibliography))
+def test_the_page_is_well_formed_and_its_ids_are_unique(several: list[Path]) -> None:
+    root = tree(page.render(load(several)))
     ids = [element.get("id") for element in root.iter() if element.get("id")]
     assert len(ids) == len(set(ids))
     for element in root.iter():
@@ -73,69 +72,61 @@ def test_the_page_is_well_formed_and_its_ids_are_unique(
                 assert value[1:] in ids
 
 
-def test_the_page_needs_nothing_else(several: list[Path], bibliography: str) -> None:
-    html = page.render(load(several), None, bibliography)
+def test_the_page_needs_nothing_else(several: list[Path]) -> None:
+    html = page.render(load(several))
     assert not re.search(r"https?:|//[a-z]|@import|<script|javascript:|url\((?!#)", html)
-    assert re.findall(r'\b(?:src|href)="(?!#)([^"]*)"', html) == ["data:,"]
+    assert all(x.startswith("data:") for x in re.findall(r'\b(?:src|href)="(?!#)([^"]*)"', html))
 
 
-def test_every_picture_has_words(several: list[Path], bibliography: str) -> None:
-    root = tree(page.render(load(several), None, bibliography))
-    drawings = [svg for svg in root.iter("svg") if svg.get("class") != "swatch"]
+def test_every_picture_has_words_and_holds_itself(several: list[Path]) -> None:
+    root = tree(page.render(load(several)))
+    drawings = [image for image in root.iter("img") if image.get("alt")]
     assert len(drawings) >= 9
-    for svg in drawings:
-        assert svg.get("role") == "img"
-        assert len(svg.get("aria-label") or "") > 20
+    for image in root.iter("img"):
+        kind, _, content = (image.get("src") or "").partition(",")
+        assert kind == "data:image/svg+xml;base64"
+        svg = base64.b64decode(content).decode()
+        assert ElementTree.fromstring(svg).tag.endswith("svg")
+    assert all(len(image.get("alt") or "") > 20 for image in drawings)
     for figure in root.iter("figure"):
         assert figure.find("figcaption/h3") is not None
 
 
-def test_no_stand_in_colour_is_left(several: list[Path], bibliography: str) -> None:
-    html = page.render(load(several), None, bibliography)
-    assert not re.search(r"#0[1-5]0[0-9a-f]{3}\b", html)
-    assert set(re.findall(r"var\(--([a-z0-9]+)", html)) <= set(re.findall(r"--(\w+):", html))
-
-
-def test_the_headline_is_chosen_on_validation_and_never_legacy(
-    several: list[Path], bibliography: str
-) -> None:
+def test_the_headline_is_chosen_on_validation_and_never_legacy(several: list[Path]) -> None:
     groups = load(several)
     chosen = page.headline(groups)
     assert chosen is not None
-    assert not chosen.legacy
-    assert not chosen.centralised
-    values = chosen.values("test", "ndcg@10")
-    html = page.render(groups, None, bibliography)
+    assert chosen.kind == "federated"
+    values = chosen.values("metrics.test.ndcg@10")
+    html = page.render(groups)
     heading = tree(html).find("body/main/header/h1")
     assert heading is not None
     assert f"{fmean(values):.4f} ± {stdev(values):.4f}" in (heading.text or "")
     assert "Legacy protocol." in html
 
 
-def test_a_legacy_report_has_no_headline_number(make: Maker, bibliography: str) -> None:
+def test_a_legacy_report_has_no_headline_number(make: Maker) -> None:
     groups = load([make("l", protocol="legacy")])
     assert page.headline(groups) is None
-    heading = tree(page.render(groups, None, bibliography)).find("body/main/header/h1")
+    heading = tree(page.render(groups)).find("body/main/header/h1")
     assert heading is not None
     assert (heading.text or "").startswith("Legacy protocol only")
 
 
-def test_an_interrupted_run_alone_makes_a_page(make: Maker, bibliography: str) -> None:
+def test_an_interrupted_run_alone_makes_a_page(make: Maker) -> None:
     path = make("i", method="plgc", status="interrupted", rounds=3)
-    assert "interrupted at round 3" in page.render(load([path]), None, bibliography)
+    assert "interrupted at round 3" in page.render(load([path]))
 
 
-def test_names_are_escaped(make: Maker, bibliography: str) -> None:
+def test_names_are_escaped(make: Maker) -> None:
     groups = load([make("x", method="plgc", change={"name": "<script>alert('&')</script>"})])
-    html = page.render(groups, None, bibliography)
+    html = page.render(groups)
     assert "<script" not in html
     tree(html)
 
 
-def test_the_same_runs_make_the_same_page(several: list[Path], bibliography: str) -> None:
-    assert page.render(load(several), None, bibliography) == page.render(
-        load(several), None, bibliography
-    )
+def test_the_same_runs_make_the_same_page(several: list[Path]) -> None:
+    assert page.render(load(several)) == page.render(load(several))
 
 
 def test_build_writes_a_file_or_into_a_folder(make: Maker, tmp_path: Path) -> None:
@@ -151,7 +142,7 @@ def test_without_its_extra_the_page_names_the_pip_line(
     make: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make("a", change={"citations": []})
-    for name in ("page", "figures", "facets", "users", "spectra", "drawing"):
+    for name in ("page", "figures", "drawing"):
         monkeypatch.delitem(sys.modules, f"fedrec.report.{name}", raising=False)
     monkeypatch.delattr("fedrec.report.page", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
@@ -160,54 +151,45 @@ def test_without_its_extra_the_page_names_the_pip_line(
     assert "NDCG@10" in markdown([run])
 
 
-def test_a_citation_without_an_entry_is_an_error(make: Maker, bibliography: str) -> None:
-    groups = load([make("a", change={"citations": ["nobody1900"]})])
-    with pytest.raises(RunFolderError, match="nobody1900"):
-        page.render(groups, None, bibliography)
+def test_a_paper_that_a_plug_in_cites_is_shown_by_its_key(make: Maker) -> None:
+    html = page.render(load([make("a", change={"citations": ["nobody1900", "rendle2009bpr"]})]))
+    assert "nobody1900 (given by a plug-in" in html
+    assert "Rendle, Steffen" in html
 
 
-def test_many_methods_are_divided_over_panels_with_one_legend(
-    many: list[Path], bibliography: str
-) -> None:
+def test_many_methods_are_divided_over_panels_with_one_legend(many: list[Path]) -> None:
     selection = load(many)
     (section,) = selection.sections
-    panels = facets.facets(section)
-    assert [panel.title for panel in panels] == ["mf", "neumf"]
-    for panel in panels:
-        assert len({*panel.labels}) == len(panel.labels) == 7
-        looks = {(style.colour, str(style.dashes), style.marker) for style in panel.styles}
-        assert len(looks) == 7
-        assert panel.groups[-1].centralised
-    html = page.render(selection, None, bibliography)
+    parts = drawing.panels(section)
+    assert [part.title for part in parts] == [
+        "Methods 1 to 6 on validation",
+        "Methods 7 to 12 on validation",
+    ]
+    for part in parts:
+        assert len({repr(style) for _, style in part.methods}) == len(part.methods) == 7
+        assert part.methods[-1][0].centralised
+    assert len({label for part in parts for label, _ in part.legend()}) == 13
+    html = page.render(selection)
     assert html.count("Legend of all figures") == 1
-    for panel in panels:
-        for label, _ in panel.legend():
-            assert f"<span>{label}</span>" in html
-    figure = next(each for each in tree(html).iter("figure") if each.get("id") == "s0-users")
-    assert [heading.text for heading in figure.iter("h4")] == ["mf", "neumf"]
+    for group in section:
+        assert f"<span>{group.label}</span>" in html
+    figure = next(f for f in tree(html).iter("figure") if "how active" in "".join(f.itertext()))
+    assert [heading.text for heading in figure.iter("h4")] == [part.title for part in parts]
 
 
 @pytest.mark.parametrize("number", [2, 3, 5])
 def test_lines_that_cover_each_other_are_all_seen_and_named(number: int) -> None:
-    axes = drawing.Figure().subplots()
-    x = np.arange(20.0)
-    same = [
-        drawing.Line(f"same {i}", drawing.Style(i), x, np.sqrt(x) + 1e-6 * i) for i in range(number)
-    ]
-    other = drawing.Line("other", drawing.Style(number), x, np.sqrt(x) + 1)
-    covered = drawing.draw_lines(axes, [*same, other])
-    assert covered == [tuple(line.label for line in same)]
-    widths = [line.get_linewidth() for line in axes.get_lines()]
-    assert len({*widths[:number]}) == number
-    above = sorted(axes.get_lines()[:number], key=lambda line: line.get_zorder())
-    assert [line.get_linewidth() for line in above] == sorted(widths[:number], reverse=True)
-
-
-def test_the_styles_of_many_methods_differ() -> None:
-    styles = [drawing.Style(number) for number in range(28)]
-    looks = {(style.colour, str(style.dashes), style.marker) for style in styles}
-    assert len(looks) == 28
-    assert len({style.marker for style in styles[:7]}) == 7
+    axes = drawing.Canvas().subplots()
+    values = pd.Series(np.sqrt(np.arange(20.0)))
+    styles = drawing.STYLES
+    same = [(f"same {i}", styles[i], values + 1e-9 * i) for i in range(number)]
+    covered = drawing.plot(axes, [*same, ("other", styles[number], values + 1)])
+    assert covered == [[label for label, *_ in same]]
+    other, *drawn = axes.get_lines()
+    widths = [line.get_linewidth() for line in drawn]
+    assert len({*widths}) == number and other.get_linewidth() == min(widths)
+    above = sorted(drawn, key=lambda line: line.get_zorder())
+    assert [line.get_linewidth() for line in above] == sorted(widths, reverse=True)
 
 
 def test_a_collapsed_table_is_named(make: Maker) -> None:
@@ -227,22 +209,28 @@ def test_a_collapsed_table_is_named(make: Maker) -> None:
             path / "model.safetensors", {"item": table}, {"round": str(result["best_round"])}
         )
         write_result(path, {k: v for k, v in result.items() if k not in ("files", "checksum")})
-    drawn = figures.all_figures(facets.facets(load([healthy, flat]).sections[0]))
-    titles = {figure.key: figure.title for figure in drawn}
-    assert titles["ranks"] == "Collapsed: server_lr=0.5"
-    assert "spectrum" in titles
+    (section,) = load([healthy, flat]).sections
+    spectra = figures.spectra(section)
+    table = figures.collapse(section, spectra)
+    assert table.title == "Collapsed: server_lr=0.5"
+    assert dict(zip(table.frame["Method"], table.frame["Collapsed"], strict=True)) == {
+        "server_lr=0.01": "no",
+        "server_lr=0.5": "yes",
+    }
+    drawn = figures.all_figures(drawing.panels(section), spectra)
+    assert any("dimensions the item table uses" in figure.title for figure in drawn)
 
 
-def test_the_comparison_with_each_baseline_is_there(make: Maker, bibliography: str) -> None:
+def test_the_comparison_with_each_baseline_is_there(make: Maker) -> None:
     paths = [make("a"), make("b", method="plgc"), make("c", model="itemknn", centralised=True)]
-    html = page.render(load(paths), "itemknn", bibliography)
+    html = page.render(load(paths), "itemknn")
     assert "Test NDCG@10 against itemknn" in html
     assert html.count("Test NDCG@10 against ") >= 3 * 2  # heading and name of each table
 
 
-def test_sections_that_cannot_be_compared_stand_apart(make: Maker, bibliography: str) -> None:
+def test_sections_that_cannot_be_compared_stand_apart(make: Maker) -> None:
     paths = [make("a"), make("b", method="plgc"), make("n", data={"name": "other"})]
-    html = page.render(load(paths), None, bibliography)
+    html = page.render(load(paths))
     root = tree(html)
     headings = [h.text for h in root.iter("h2") if (h.text or "").startswith("Results")]
     assert len(headings) == 2
@@ -306,11 +294,9 @@ def test_the_plotting_settings_of_the_user_change_nothing(
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium on the PATH")
-def test_a_browser_opens_the_page_without_a_word(
-    several: list[Path], bibliography: str, tmp_path: Path
-) -> None:
+def test_a_browser_opens_the_page_without_a_word(several: list[Path], tmp_path: Path) -> None:
     file = tmp_path / "page.html"
-    file.write_text(page.render(load(several), None, bibliography), encoding="utf-8")
+    file.write_text(page.render(load(several)), encoding="utf-8")
     shot = tmp_path / "shot.png"
     flags = "headless no-sandbox disable-gpu enable-logging=stderr v=0 disable-quic no-first-run"
     flags += " disable-background-networking disable-component-update disable-sync"

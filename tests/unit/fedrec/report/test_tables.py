@@ -16,10 +16,19 @@ from rich.console import Console
 
 from fedrec.errors import RunFolderError
 from fedrec.report import build, markdown, target, terminal
-from fedrec.report.compare import all_results, interval, paired
 from fedrec.report.formats import to_latex, to_markdown
 from fedrec.report.runs import load
-from fedrec.report.tables import Table, costs, results, runs, spread
+from fedrec.report.tables import (
+    Table,
+    all_results,
+    costs,
+    interval,
+    numbers,
+    paired,
+    results,
+    runs,
+    spread,
+)
 from fedrec.runs.folder import write_result
 
 Maker = Callable[..., Path]
@@ -60,21 +69,25 @@ def test_cells_equal_the_results(make: Maker) -> None:
         assert list(table.frame[title]) == cells
     values = [each["valid"]["ndcg@10"] for each in metrics]
     expected = f"{fmean(values):.4f} ± {stdev(values):.4f}"
-    assert table.frame["Validation NDCG@10"][0] == expected
+    assert table.frame["Validation NDCG@10"].iloc[0] == expected
 
 
 def test_the_csv_holds_the_numbers_of_the_results(make: Maker, tmp_path: Path) -> None:
     paths = [make(f"s{seed}", method="plgc", seed=seed) for seed in range(3)]
     paths.append(make("other", server_lr=0.5, status="interrupted", rounds=20))
     frame = pd.read_csv(build(paths, tmp_path / "x.CSV"), keep_default_na=False, na_values=[""])
-    assert list(frame["view"]) == ["mixed", "global", "local", "mixed"]
-    assert list(frame["kind"]) == ["federated"] * 3 + ["unfinished"]
-    values = [scores(path)["test"]["ndcg@10"] for path in paths[:3]]
-    assert frame["test ndcg@10"][0] == pytest.approx(fmean(values), rel=1e-12)
-    assert frame["test ndcg@10 sd"][0] == pytest.approx(stdev(values), rel=1e-12)
-    assert np.isnan(frame["test ndcg@10 sd"][3])
-    assert list(frame["strategy.server_lr"]) == [0.01] * 3 + [0.5]
-    assert "interrupted at round 20" in frame["warnings"][3]
+    assert list(frame["kind"]) == ["federated", "unfinished"]
+    results = [scores(path) for path in paths[:3]]
+    for column, values in {
+        "test.ndcg@10": [each["test"]["ndcg@10"] for each in results],
+        "valid.mrr": [each["valid"]["mrr"] for each in results],
+        "test.local.ndcg@10": [each["views"]["local"]["ndcg@10"] for each in results],
+    }.items():
+        assert frame[column][0] == pytest.approx(fmean(values), rel=1e-12)
+        assert frame[f"{column} sd"][0] == pytest.approx(stdev(values), rel=1e-12)
+    assert np.isnan(frame["test.ndcg@10 sd"][1]) and np.isnan(frame["test.local.ndcg@10"][1])
+    assert list(frame["strategy.server_lr"]) == [0.01, 0.5]
+    assert "interrupted at round 20" in frame["warnings"][1]
 
 
 def test_legacy_and_centralised_rows_say_so_everywhere(make: Maker, tmp_path: Path) -> None:
@@ -103,8 +116,8 @@ def test_markdown_is_one_table_per_title(make: Maker) -> None:
 
 
 def test_signs_with_a_meaning_are_escaped() -> None:
-    frame = pd.DataFrame({"a": ["x|y_*&%$#{}~^\\ ± –"], "b": ["1"]})
-    table = Table("50 % of _it_ & more", frame, ("federated",), notes=("a note\nof two lines",))
+    frame = pd.DataFrame({"a": ["x|y_*&%$#{}~^\\ ± –"], "b": ["1"]}, ["federated"])
+    table = Table("50 % of _it_ & more", frame, notes=("a note\nof two lines",))
     assert "x\\|y\\_\\*" in to_markdown(table)
     text = to_latex(table)
     assert r"x|y\_*\&\%\$\#\{\}" in text
@@ -136,22 +149,33 @@ def test_what_was_left_out_and_warnings_are_in_every_text(make: Maker, tmp_path:
 
 
 def test_spread() -> None:
-    assert spread([0.5]) == "0.5000"
-    assert spread([]) == "–"
-    assert spread([0.25, 0.75]) == "0.5000 ± 0.3536"
+    assert spread(pd.Series([0.5])) == "0.5000"
+    assert spread(pd.Series(dtype=float)) == "–"
+    assert spread(pd.Series([0.25, 0.75])) == "0.5000 ± 0.3536"
 
 
 def test_costs_are_means_over_seeds(make: Maker) -> None:
     row = costs(load([make("a", seed=0), make("b", seed=2)]).groups).frame.iloc[0]
     assert row["Total s"] == "37.4"
     assert (row["Up"], row["Down"]) == ("51.7 MB", "55.6 MB")
-    assert row["Engine"] == "ray, 2 workers, 2 nodes"
+    assert (row["Engine"], row["Workers"], row["Nodes"]) == ("ray", "2", "2")
+
+
+def test_metrics_of_two_plug_ins_may_have_one_name(make: Maker) -> None:
+    values = {"a:Mine@5": 0.25, "b.c:Mine@5": 0.75}
+    change = {"metrics": {"valid": values, "test": values, "views": {}}}
+    path = make("a", change=change, metrics=list(values))
+    table = first_results([path])
+    assert list(table.frame.columns[-2:]) == ["Mine@5", "Mine@5"]
+    assert list(table.frame.iloc[0, -2:]) == ["0.2500", "0.7500"]
+    assert "| Mine@5 | Mine@5 |" in markdown([path])
+    assert numbers(load([path]))["test.b.c:Mine@5"].tolist() == [0.75]
 
 
 def test_every_run_has_its_line(make: Maker) -> None:
     frame = runs(load([make("a"), make("b", seed=1), make("c", method="plgc")]).groups).frame
     assert list(frame["Folder"]) == ["a", "b", "c"]
-    assert frame["Commit"][0] == "0123456789ab+dirty"
+    assert frame["Commit"].iloc[0] == "0123456789ab+dirty"
 
 
 def test_the_interval_is_students(make: Maker) -> None:
