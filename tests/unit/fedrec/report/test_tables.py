@@ -95,7 +95,7 @@ def test_legacy_and_centralised_rows_say_so_everywhere(make: Maker, tmp_path: Pa
     texts = [markdown(paths), shown(paths, 400)]
     texts.append(build(paths, tmp_path / "x.tex").read_text(encoding="utf-8"))
     for text in texts:
-        plain = text.replace("\\", "")
+        plain = " ".join(text.replace("\\", "").split())
         assert "LEGACY protocol (leaks)" in plain
         assert "do not compare" in plain
         assert "itemknn [centralised]" in plain
