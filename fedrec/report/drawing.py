@@ -21,33 +21,35 @@ from fedrec.report.runs import Group
 
 
 @contextlib.contextmanager
-def _no_user_settings() -> Iterator[None]:
-    """Import matplotlib without the settings of the user.
+def _no_user_settings() -> Iterator[Path]:
+    """Let matplotlib be imported without the settings of the user, and without a warning.
 
     It reads the first ``matplotlibrc`` of the working directory, ``$MATPLOTLIBRC`` and the home
-    folder, and refuses to be imported with a ``$MPLBACKEND`` that it does not know. Its own folder
-    holds its defaults, so there it looks no further.
+    folder, and refuses to be imported with a ``$MPLBACKEND`` that it does not know. The folder
+    that is given holds its defaults, so there it looks no further.
     """
     spec = find_spec("matplotlib")
-    folder = Path(spec.origin).parent / "mpl-data" if spec and spec.origin else Path()
     backend = os.environ.pop("MPLBACKEND", None)
     logger = logging.getLogger("matplotlib")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with contextlib.chdir(folder):
-            yield
+        yield Path(spec.origin).parent / "mpl-data" if spec and spec.origin else Path()
     finally:
         logger.setLevel(level)
         if backend is not None:
             os.environ["MPLBACKEND"] = backend
 
 
-with _no_user_settings():
-    import matplotlib as mpl
+with _no_user_settings() as folder:
+    with contextlib.chdir(folder):
+        import matplotlib as mpl
     from matplotlib.axes import Axes
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure as Canvas
+
+    mpl.get_configdir()  # where it cannot be written, the only warning comes now
+    mpl.get_cachedir()
 
 __all__ = ["Canvas", "Figure", "Panel", "draw", "panels", "plot"]
 

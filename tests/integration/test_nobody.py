@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SETTINGS = ("HOME", "XDG_CACHE_HOME", "FEDREC_CACHE", "MPLCONFIGDIR", "NUMBA_CACHE_DIR")
+SETTINGS = ("HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR", "NUMBA_CACHE_DIR")
 NOBODY = """\
 import pwd
 def getpwuid(uid):
@@ -27,7 +27,13 @@ def fedrec(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]
     environment = {key: value for key, value in os.environ.items() if key not in SETTINGS}
     done = subprocess.run(
         [sys.executable, "-c", NOBODY, *arguments],
-        env={**environment, "PYTHONPATH": str(ROOT), "COLUMNS": "300", **settings},
+        env={
+            **environment,
+            "PYTHONPATH": str(ROOT),
+            "COLUMNS": "300",
+            "FEDREC_CACHE": "",
+            **settings,
+        },
         capture_output=True,
         text=True,
         timeout=240,
@@ -48,7 +54,8 @@ def test_without_a_home_folder_the_way_out_is_named() -> None:
 
 
 def test_folders_of_libraries_that_cannot_be_written_are_not_needed(tmp_path: Path) -> None:
-    settings = {name: "small.yaml/below" for name in ("MPLCONFIGDIR", "NUMBA_CACHE_DIR")}
+    below = str(tmp_path / "small.yaml" / "below")  # of a file
+    settings = {"MPLCONFIGDIR": below, "NUMBA_CACHE_DIR": below}
     settings["FEDREC_CACHE"] = str(tmp_path / "cache")
     more = ("--set", "train.backend=numba", "--out", "A", "--quiet")
     done = fedrec("run", "small.yaml", *more, **settings)
