@@ -37,13 +37,12 @@ class NeuMF(Model):
     reference: ClassVar[str] = "he2017neural"
     execution = "vmap"
     defaults: ClassVar[Defaults] = {
-        "train": {"weight_decay": 0.1},
-        "strategy": {"name": "fedadam", "average": "sum", "server_lr": 0.002},
-        "rounds": {"count": 1000, "cohort_fraction": 0.15},
-        "evaluate": {"every": 20},
+        "strategy": {"name": "fedadam", "average": "sum", "server_lr": 0.005},
+        "rounds": {"count": 400, "cohort_fraction": 0.5},
+        "evaluate": {"every": 10},
     }
 
-    embedding_dim: int = Field(32, ge=1)
+    embedding_dim: int = Field(128, ge=1)
     layers: tuple[int, ...] = (32, 16, 8)
     init_std: float = Field(0.01, ge=0)
     head: Literal["shared", "private"] = "shared"

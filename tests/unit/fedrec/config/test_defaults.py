@@ -69,7 +69,7 @@ def test_settings_deep_in_a_section_keep_their_neighbours() -> None:
         Train(optimizers=Optimizers(private=private)),
     ):
         found = Experiment.model_validate(
-            {"data": DATA, "model": "neumf", "strategy": "fedavg", "train": train}
+            {"data": DATA, "model": "pfedrec", "strategy": "fedavg", "train": train}
         ).train
         assert found.optimizers.private == private
         assert found.optimizers.shared.lr == 0.01  # of fedavg
