@@ -1,7 +1,5 @@
 """Whole runs on the serial engine: from an experiment to a run folder and recommendations."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
