@@ -16,7 +16,7 @@ import numpy as np
 
 from fedrec.data.base import DataProblems
 from fedrec.data.ids import index_ids
-from fedrec.errors import DataError, did_you_mean
+from fedrec.errors import DataError, MissingExtra, did_you_mean
 from fedrec.plugins import Section, shown
 from fedrec.types import FloatArray, IntArray, Interactions
 
@@ -256,7 +256,10 @@ def _times(values: Any, expected: str) -> tuple[FloatArray, Faults]:
 
 def _dates(values: Any, expected: str) -> tuple[FloatArray, Faults]:
     """Return float64 [values], seconds since 1970 in UTC, exact to the microsecond."""
-    import pandas as pd
+    try:
+        import pandas as pd
+    except ImportError:
+        raise MissingExtra("pandas, for dates in a data file,", "sim") from None
 
     def text_of(value: Any) -> str:
         if not isinstance(value, str | datetime.date | np.datetime64) or not DATE.match(str(value)):

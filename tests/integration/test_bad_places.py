@@ -117,7 +117,7 @@ main()
         ("ray", of("engine.name=ray"), "the Ray engine"),
         ("ray", of("engine.name=flower"), "Flower"),
         ("pyarrow", of(), "pyarrow, for running experiments,"),
-        ("pandas", of("data.k_core=1", config="table.yaml"), "pandas, for reading csv files,"),
+        ("pandas", of("data.path=dates.csv", config="table.yaml"), "pandas, for dates"),
         ("scipy", of("clients={by: taste, count: 3}"), "scipy, for clients.by: taste,"),
         ("scipy", of("model={name: itemknn}"), "scipy"),
         ("numba", of("train.backend=numba"), "train.backend: torch"),
@@ -128,6 +128,11 @@ main()
 def test_a_part_that_is_not_installed(
     command: Fedrec, here: Path, part: str, arguments: list[str], named: str
 ) -> None:
+    dates = (here / "r.csv").read_text(encoding="utf-8").splitlines()
+    dates[1:] = [
+        f"{row.rpartition(',')[0]},2024-05-{1 + n % 28:02d}" for n, row in enumerate(dates[1:])
+    ]
+    (here / "dates.csv").write_text("\n".join(dates), encoding="utf-8")
     assert command("run", "table.yaml", "--out", "A", "--quiet").code == 0
 
     def blocked(*arguments: str) -> Done:
