@@ -34,7 +34,7 @@ from fedrec.training.client_rule import client_rule_of
 from fedrec.training.settings import Train
 from fedrec.training.task import ClientTask
 
-__all__ = ["Experiment", "load_experiment"]
+__all__ = ["Experiment", "load_experiment", "recorded_experiment"]
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,25 @@ def load_experiment(
             "experiment: expected an Experiment, a mapping or the path of a YAML file, got "
             f"{type(source).__name__}"
         )
-    document = with_overrides(document, sets)
+    return _validated(with_overrides(document, sets), label, folders, copies)
+
+
+def recorded_experiment(path: Path) -> Experiment:
+    """Read the configuration of a run folder, with the plug-ins whose source it keeps.
+
+    Args:
+        path: Its ``config.yaml``.
+
+    Raises:
+        ConfigError: As `load_experiment`, and if another file hides a source of the run.
+    """
+    folders = [path.parent / "source", path.parent, Path()]
+    return _validated(read_document(path), str(path), folders)
+
+
+def _validated(
+    document: Mapping[str, Any], label: str, folders: Sequence[Path], copies: Sequence[Path] = ()
+) -> Experiment:
     try:
         with searching(folders, copies):
             return Experiment.model_validate(document)

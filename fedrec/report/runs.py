@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -57,6 +58,18 @@ class Run:
     def seed(self) -> int:
         """The run's seed."""
         return self.result["seed"] or 0
+
+    @cached_property
+    def data(self) -> str:
+        """What tells data and split from others: a hash of their content, wherever it was read."""
+        try:
+            split = self.folder.split()
+        except RunFolderError:
+            return json.dumps(self.config["data"], sort_keys=True, default=str)
+        content = hashlib.sha256("\0".join((*split.user_ids, "", *split.item_ids)).encode())
+        for rows in (split.train, split.valid, split.test):
+            content.update(rows.offsets.tobytes() + rows.values.tobytes())
+        return content.hexdigest()
 
     @cached_property
     def per_user(self) -> pd.DataFrame:
@@ -161,11 +174,10 @@ class Selection:
     @cached_property
     def sections(self) -> tuple[tuple[Group, ...], ...]:
         """The groups that can be compared with each other, the best on validation first."""
-        sizes: dict[str, object] = {}
+        sizes: dict[object, object] = {}
         sections: dict[object, list[Group]] = {}
         for group in sorted(self.groups, key=lambda group: not group.first.finished):
-            facts = [group.first.config["data"], group.first.result["protocol"], group.chooser]
-            data = json.dumps(facts, sort_keys=True, default=str)
+            data = group.first.data, group.first.result["protocol"], group.chooser
             size: object = group.first.result.get("users"), group.first.result.get("items")
             sizes.setdefault(data, size)  # of a run that did not come to write it: the others'
             size = size if group.first.finished else sizes[data]

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from fedrec.baselines.base import Baseline, Scorer
-from fedrec.config.experiment import Experiment, load_experiment
+from fedrec.config.experiment import Experiment, recorded_experiment
+from fedrec.config.sources import sources_of
 from fedrec.errors import ConfigError, DataError, RunFolderError, did_you_mean
 from fedrec.evaluation.ranking import mask_of, top_k
 from fedrec.evaluation.scorer import UserScorer
-from fedrec.runs.folder import CONFIG
+from fedrec.runs.folder import CONFIG, SOURCE
 from fedrec.runs.reader import RunFolder
 from fedrec.types import FloatArray, IntArray, Params, Split
 
@@ -66,8 +67,20 @@ class RunResult:
 
     @cached_property
     def experiment(self) -> Experiment:
-        """What was run."""
-        return load_experiment(RunFolder(self.folder).verify(CONFIG))
+        """What was run.
+
+        Raises:
+            RunFolderError: If a plug-in has another source here than it had in the run.
+        """
+        experiment = recorded_experiment(RunFolder(self.folder).verify(CONFIG))
+        for name, text in sources_of(experiment).items():
+            source = self.folder / SOURCE / name
+            if not source.is_file() or source.read_text("utf-8") != text:
+                raise RunFolderError(
+                    f"{name}: is not the source of the run, which is {source}; rename one of "
+                    "them, or start where the other is not found"
+                )
+        return experiment
 
     @cached_property
     def _split(self) -> Split:

@@ -14,7 +14,7 @@ import pytest
 import fedrec
 from fedrec.config.experiment import load_experiment
 from fedrec.config.sources import sources_of
-from fedrec.errors import RunFolderError
+from fedrec.errors import ConfigError, RunFolderError
 from fedrec.runs.log import RoundRecord
 
 MODEL = '''
@@ -84,6 +84,22 @@ def test_a_run_needs_neither_the_source_nor_the_data_any_more(own: Path, tmp_pat
     expected = done.recommend("3", 5)
     for path in own.iterdir():
         path.unlink() if path.is_file() else None
+    sys.path.remove(str(own))
+    forget()
+    assert fedrec.load(tmp_path / "run").recommend("3", 5) == expected
+
+
+def test_a_run_is_read_with_the_source_that_it_keeps(own: Path, tmp_path: Path) -> None:
+    done = fedrec.run(load_experiment(own / "study.yaml"), out=tmp_path / "run")
+    expected = done.recommend("3", 5)
+    edited = (
+        MODEL
+        + "\n    def score(self, params, pairs):\n        return -super().score(params, pairs)\n"
+    )
+    (own / "own_model.py").write_text(edited, "utf-8")
+    forget()
+    with pytest.raises(ConfigError, match=r"source.own_model.py is hidden by .*study.own_model"):
+        fedrec.load(tmp_path / "run").recommend("3", 5)
     sys.path.remove(str(own))
     forget()
     assert fedrec.load(tmp_path / "run").recommend("3", 5) == expected

@@ -9,6 +9,7 @@ import pytest
 
 import fedrec
 from fedrec.errors import ConfigError
+from fedrec.report.runs import load
 from tests.integration.stopped_runs import SMALL, go
 
 
@@ -66,3 +67,16 @@ def test_several_seeds_are_several_runs(tmp_path: Path) -> None:
             fedrec.run(SMALL, seed=wrong, out=tmp_path / "no")
     with pytest.raises(ConfigError, match="seed"):
         fedrec.run(SMALL, seed=-1, out=tmp_path / "no")
+
+
+def test_runs_on_equal_data_are_compared_wherever_the_file_lay(tmp_path: Path) -> None:
+    runs = []
+    for name, n_users in (("one", 12), ("two", 12), ("three", 11)):
+        path = tmp_path / f"{name}.csv"
+        rows = [f"{u},{i}" for u in range(n_users) for i in range(u % 3, 20, 2)]
+        path.write_text("\n".join(["user,item", *rows]), encoding="utf-8")
+        data = {"name": "csv", "path": str(path), "columns": {"user": "user", "item": "item"}}
+        done = fedrec.run({"data": data, "model": "popularity"}, out=tmp_path / name)
+        runs.append(done.folder)
+    sections = load(runs).sections
+    assert sorted(sum(len(g.runs) for g in section) for section in sections) == [1, 2]
