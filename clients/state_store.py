@@ -21,6 +21,7 @@ import numpy as np
 from fedrec.errors import ProtocolError, RunFolderError
 from fedrec.storage.files import (
     RESTORE,
+    check_regular,
     full_disk_named,
     read_arrays,
     write_arrays,
@@ -232,6 +233,7 @@ class StateStore:
 
     def _map(self, name: str) -> FloatArray:
         path = self._path(name)
+        check_regular(path)
         try:
             # Opened for writing at once, a file that was cut off would be filled up with zeros.
             np.load(path, mmap_mode="r", allow_pickle=False)
@@ -246,6 +248,7 @@ class StateStore:
 
     def _read_mark(self) -> tuple[int, dict[str, int]]:
         path = self._folder / _COMMITTED
+        check_regular(path)
         try:
             about = json.loads(path.read_text(encoding="utf-8"))
             return int(about[_ROUND]), {name: int(about[_SUMS][name]) for name in self._specs}

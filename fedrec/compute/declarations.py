@@ -51,9 +51,8 @@ def _problem(name: str, spec: object) -> str:
     for field, accepted in _WORDS.items():
         value = getattr(spec, field)
         if value not in accepted:
-            names = [word for word in accepted if word is not None]
-            hint = did_you_mean(str(value), names)
-            return f"{field} {value!r} is unknown; write {', '.join(names)}{hint}"
+            names = [word for word in accepted if word is not None and word != "seen_item"]
+            return f"{field} {value!r} is unknown{did_you_mean(str(value), names)}"
     for field in ("init_std", "init_value"):
         value = getattr(spec, field)
         number = isinstance(value, int | float) and not isinstance(value, bool)

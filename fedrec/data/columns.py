@@ -211,8 +211,8 @@ def _id(value: Any) -> str:
     text = str(value)
     if UNFIT.search(text):
         raise ValueError(
-            f"expected an id in one line of text, got {shown(text)}; if quote marks belong to the "
-            "cells of a text, set data.quoted: false"
+            f"expected an id in one line of text, got {shown(text)}; in a csv file whose cells "
+            "hold quote marks, set data.quoted: false"
         )
     if len(text) > MAX_ID:
         raise ValueError(f"expected an id of at most {MAX_ID} characters, got {len(text):,}")

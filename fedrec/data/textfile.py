@@ -264,9 +264,10 @@ class TextTable:
         except csv.Error as error:
             problems["quotes"].append(str(error))
         if with_break:
+            more = f", {len(with_break):,} lines in all" if len(with_break) > 1 else ""
             _log.warning(
-                f"{self.source}: a cell of line {with_break[0]} holds a line break (and of "
-                f"{len(with_break) - 1:,} other lines); {UNQUOTED}"
+                f"{self.source}: a cell of line {with_break[0]} holds a line break{more}; "
+                f"{UNQUOTED}"
             )
 
     def _lines(self) -> Iterator[Line]:

@@ -25,7 +25,14 @@ from pathlib import Path
 from typing import Any
 
 from fedrec.errors import RunFolderError
-from fedrec.storage.files import RESTORE, json_values, write_bytes, write_json, write_text
+from fedrec.storage.files import (
+    RESTORE,
+    check_regular,
+    json_values,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from fedrec.storage.lock import is_held
 
 __all__ = [
@@ -229,6 +236,7 @@ def reading(path: Path) -> Iterator[None]:
     Raises:
         RunFolderError: If the file is missing, cannot be read, or holds what it should not.
     """
+    check_regular(path)
     try:
         yield
     except FileNotFoundError as error:

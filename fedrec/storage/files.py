@@ -19,6 +19,7 @@ from fedrec.types import FloatArray
 
 __all__ = [
     "RESTORE",
+    "check_regular",
     "checksum_of",
     "full_disk_named",
     "json_values",
@@ -124,12 +125,23 @@ def write_arrays(
     write_bytes(path, content, durable=durable)
 
 
+def check_regular(path: Path) -> None:
+    """Check that a path is no pipe, device or folder: reading a pipe would wait for ever.
+
+    Raises:
+        RunFolderError: If it is one.
+    """
+    if path.exists() and not path.is_file():
+        raise RunFolderError(f"{path}: is damaged (it is not a regular file); {RESTORE}")
+
+
 def read_arrays(path: Path) -> tuple[dict[str, FloatArray], dict[str, str]]:
     """Return the arrays and the metadata of a file that `write_arrays` wrote.
 
     Raises:
         RunFolderError: If it is missing, cannot be read or is damaged.
     """
+    check_regular(path)
     try:
         with safe_open(path, framework="numpy") as file:
             texts = dict(file.metadata() or {})

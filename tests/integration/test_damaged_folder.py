@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -80,6 +81,8 @@ def damage(path: Path, how: str) -> None:
     path.unlink()
     if how == "a folder":
         path.mkdir()
+    elif how == "a pipe":
+        os.mkfifo(path)
     elif how == "flipped":
         at = len(content) * 2 // 3
         path.write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
@@ -87,7 +90,7 @@ def damage(path: Path, how: str) -> None:
         path.write_bytes({"truncated": content[: len(content) // 2], "emptied": b""}[how])
 
 
-DAMAGES = ("deleted", "truncated", "emptied", "a folder", "flipped")
+DAMAGES = ("deleted", "truncated", "emptied", "a folder", "a pipe", "flipped")
 USES: tuple[Callable[[Path], Any], ...] = (
     lambda folder: go_on(folder, MORE),
     lambda folder: report.markdown([folder]),
