@@ -9,9 +9,11 @@ import numpy as np
 from fedrec.baselines.base import Baseline, Scorer, TunableBaseline
 from fedrec.baselines.popularity import Popularity
 from fedrec.config.experiment import Experiment
+from fedrec.errors import ConfigError
 from fedrec.evaluation.evaluate import Evaluation, evaluate
 from fedrec.evaluation.metrics.base import Metric, PerUserMetric
 from fedrec.evaluation.ranking import PARTS
+from fedrec.personalization.base import View
 from fedrec.plugins import name_of
 from fedrec.types import FloatArray, IntArray, Split
 
@@ -92,6 +94,22 @@ def tied_scores(experiment: Experiment, split: Split) -> dict[str, float]:
 def evaluate_scorer(
     scorer: Scorer, split: Split, metrics: Sequence[Metric], block: int | Literal["auto"] = "auto"
 ) -> Evaluation:
-    """Let all users rank the catalogue by the scores of a centralised method."""
+    """Let all users rank the catalogue by the scores of a centralised method.
+
+    Raises:
+        ConfigError: If its ``fit`` gave no function, or its scores have a wrong shape.
+    """
+    if not callable(scorer):
+        raise ConfigError(
+            f"model: fit returned {type(scorer).__name__}, expected a function that gives the "
+            "scores of some users"
+        )
     shard = split.shard(np.arange(split.n_clients, dtype=np.int64))
-    return evaluate(shard, lambda rows: {"mixed": scorer(shard.user_ids[rows])}, metrics, block)
+
+    def scores(rows: IntArray) -> dict[View, FloatArray]:
+        values, expected = np.asarray(scorer(shard.user_ids[rows])), (len(rows), split.n_items)
+        if values.shape != expected:
+            raise ConfigError(f"model: its scores have shape {values.shape}, expected {expected}")
+        return {"mixed": values}
+
+    return evaluate(shard, scores, metrics, block)

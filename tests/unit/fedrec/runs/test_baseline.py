@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import fedrec
+from fedrec.baselines.base import Baseline
 from fedrec.config.experiment import Experiment
+from fedrec.errors import ConfigError
+from fedrec.types import Split
 
 METRIC = "ndcg@5"
 
@@ -57,3 +61,26 @@ def test_what_is_not_tuned_says_so(
 @pytest.mark.parametrize("name", ["popularity", "random"])
 def test_a_baseline_without_settings_has_nothing_to_tune(name: str, tmp_path: Path) -> None:
     assert "tuning" not in fedrec.run(experiment(name), out=tmp_path / "run").result
+
+
+class Odd(Baseline):
+    """A baseline of somebody's own, with a mistake."""
+
+    gives: str = "narrow"
+
+    def fit(self, split: Split, seed: int) -> Any:
+        wide = split.n_items + {"narrow": -1, "wide": 5}.get(self.gives, 0)
+        return None if self.gives == "nothing" else lambda users: np.zeros((len(users), wide))
+
+
+@pytest.mark.parametrize(
+    ("gives", "said"),
+    [
+        ("nothing", "fit returned NoneType, expected a function"),
+        ("narrow", r"scores have shape \(40, 29\), expected \(40, 30\)"),
+        ("wide", r"scores have shape \(40, 35\), expected \(40, 30\)"),
+    ],
+)
+def test_a_baseline_with_a_mistake_is_named(gives: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=said):
+        fedrec.run(experiment(Odd(gives=gives)), out=tmp_path / "run")
