@@ -8,12 +8,12 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from fedrec.config.experiment import load_experiment
 from fedrec.errors import FedRecError
 from fedrec.evaluation.collapse import Spectrum, learned_spectrum
 from fedrec.report.drawing import Figure, Panel, draw
 from fedrec.report.runs import Group, Run, pretty_metric
 from fedrec.report.tables import Table, frame_of
+from fedrec.runs.result import RunResult
 
 __all__ = ["all_figures", "collapse", "spectra"]
 
@@ -179,7 +179,7 @@ def spectra(section: Sequence[Group]) -> dict[str, Spectrum]:
             continue
         try:
             table = group.first.folder.model()["item"]
-            task = load_experiment(dict(group.first.config)).client_task()
+            task = RunResult(group.first.folder.path).experiment.client_task()
             values[group.label] = learned_spectrum(table, task.initial_globals(len(table))["item"])
         except (FedRecError, KeyError, ValueError):  # no table, or a plug-in that is not here
             continue

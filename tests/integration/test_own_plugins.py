@@ -15,6 +15,8 @@ import fedrec
 from fedrec.config.experiment import load_experiment
 from fedrec.config.sources import sources_of
 from fedrec.errors import ConfigError, RunFolderError
+from fedrec.report.figures import spectra
+from fedrec.report.runs import load
 from fedrec.runs.log import RoundRecord
 
 MODEL = '''
@@ -87,6 +89,7 @@ def test_a_run_needs_neither_the_source_nor_the_data_any_more(own: Path, tmp_pat
     sys.path.remove(str(own))
     forget()
     assert fedrec.load(tmp_path / "run").recommend("3", 5) == expected
+    assert spectra(load([tmp_path / "run"]).sections[0])
 
 
 def test_a_run_is_read_with_the_source_that_it_keeps(own: Path, tmp_path: Path) -> None:
