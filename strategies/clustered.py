@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -60,6 +60,11 @@ class Clustered(Strategy):
     buckets: int = Field(16, ge=1)
     average: Average = "per_row"
     server_lr: float = Field(1.0, gt=0)
+
+    def without_effect(self, experiment: Any, split: Any) -> list[str]:
+        """Say that one group is no grouping."""
+        why = "has no effect: this is fedavg; raise it, or take fedavg"
+        return [f"clusters: 1 {why}"] if self.clusters == 1 else []
 
     def init(self, params: Params, n_clients: int) -> State:
         """Return a state without groups.

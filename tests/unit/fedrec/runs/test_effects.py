@@ -32,6 +32,9 @@ def warned(**changes: Any) -> list[str]:
 SAID: dict[str, dict[str, Any]] = {
     "strategy.mu: 0.01 has no effect: clients make one step": {"strategy": "fedprox"},
     "strategy.mu: 0 has no effect: this is fedavg": {"strategy": {"name": "fedprox", "mu": 0}},
+    "strategy.clusters: 1 has no effect: this is fedavg": {
+        "strategy": {"name": "clustered", "clusters": 1}
+    },
     "strategy.weighting: examples has no effect": {
         "strategy": {"name": "fedavg", "average": "sum", "weighting": "examples"}
     },
