@@ -136,17 +136,17 @@ def install_command(extra: str) -> str:
     return "pip install " + " ".join(f"'{name}'" for name in names)
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``" (did you mean 'x'?)"`` for the nearest known word, or the list of all.
+def did_you_mean(word: str, accepted: Iterable[str]) -> str:
+    """Return ``" (did you mean 'x'?)"`` for the nearest accepted word, or the list of all.
 
     Args:
         word: What came.
-        known: What would have been accepted.
+        accepted: What would have been accepted.
 
     Returns:
         A suffix for an error message; starts with a space.
     """
-    names = sorted(known)
+    names = sorted(accepted)
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if near:
         return f" (did you mean '{_printable(near[0])}'?)"

@@ -61,8 +61,8 @@ class Ragged:
         width = 1 + max(int(self.values.max(initial=0)), int(values.max(initial=0)))
         keys, wanted = self.owners() * width + self.values, rows * width + values
         at = np.searchsorted(keys, wanted)
-        found = np.append(keys, -1)[at] == wanted
-        return np.where(found, at, -1)
+        is_present = np.append(keys, -1)[at] == wanted
+        return np.where(is_present, at, -1)
 
     def take(self, rows: IntArray) -> Ragged:
         """Return the given rows, in the given order; copies."""

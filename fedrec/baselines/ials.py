@@ -76,8 +76,8 @@ def solve(rows: Ragged, vectors: FloatArray, regularization: float, alpha: float
     identity = np.eye(vectors.shape[1])
     solved = np.zeros((len(rows), vectors.shape[1]))
     for row in np.flatnonzero(rows.lengths).tolist():
-        taken = vectors[rows.row(row)]
-        ridge = regularization * (len(taken) + alpha * len(vectors))
-        normal_matrix = taken.T @ taken + of_all + ridge * identity
-        solved[row] = np.linalg.solve(normal_matrix, taken.sum(axis=0))
+        others = vectors[rows.row(row)]
+        ridge = regularization * (len(others) + alpha * len(vectors))
+        normal_matrix = others.T @ others + of_all + ridge * identity
+        solved[row] = np.linalg.solve(normal_matrix, others.sum(axis=0))
     return solved

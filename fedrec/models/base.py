@@ -170,7 +170,7 @@ def check_model(model: Model) -> None:
                 shape = tuple(method(params, pairs).shape)
         except ConfigError as error:
             raise ConfigError(f"{source} {error}") from None
-        except Exception:
+        except Exception:  # zeros may not suit it; the client that meets the error reports it
             continue
         if len(shape) != n_axes or shape[0] != q:
             expected = (f"({q},), one number for each", f"({q}, width)")[n_axes - 1]

@@ -215,8 +215,8 @@ def _carry_out(run: OpenRun, on_round: OnRound) -> None:
         folder = RunFolder(run.folder)
         if engine.name == "flower" and folder.rounds() and not (run.folder / RESULT).exists():
             # The server app ran in another process, which was ended.
-            told = engine.model_dump(include={"name", "workers", "nodes"})
-            write_result(run.folder, {**folder.result(), "engine": told})
+            facts = engine.model_dump(include={"name", "workers", "nodes"})
+            write_result(run.folder, {**folder.result(), "engine": facts})
         raise
 
 

@@ -34,8 +34,8 @@ def parameters_keep_their_form(strategy: Strategy) -> None:
     """Return parameters with their names and shapes, float32 and finite."""
     trial, (state, after) = Trial.of(strategy), _play(strategy, [CLIENTS])
     groups = strategy.groups(state, CLIENTS)
-    whole = groups.shape == CLIENTS.shape and groups.dtype.kind in "iu" and groups.min() >= 0
-    require(whole, f"groups returned {groups}, expected a number from 0 for each client")
+    are_numbers = groups.shape == CLIENTS.shape and groups.dtype.kind in "iu" and groups.min() >= 0
+    require(are_numbers, f"groups returned {groups}, expected a number from 0 for each client")
     shared = trial.task.initial_globals(trial.shard.n_items)
     returned = [("apply", after, shared)]
     for group in np.unique(groups).tolist():

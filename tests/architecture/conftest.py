@@ -12,9 +12,9 @@ PACKAGES = ("clients", "fedrec", "server", "strategies")
 @pytest.fixture(scope="session")
 def shipped_files() -> list[Path]:
     """The Python files of the packages that the wheel ships."""
-    found = [path for name in PACKAGES for path in sorted((ROOT / name).rglob("*.py"))]
-    assert len(found) > 40
-    return found
+    files = [path for name in PACKAGES for path in sorted((ROOT / name).rglob("*.py"))]
+    assert len(files) > 40
+    return files
 
 
 @pytest.fixture(scope="session")
@@ -25,9 +25,9 @@ def tracked_files() -> list[Path]:
         listed = subprocess.run(
             [*command, "--others", "--exclude-standard"], capture_output=True, check=True, text=True
         ).stdout.split("\0")
-        found = [ROOT / name for name in listed if name]
+        files = [ROOT / name for name in listed if name]
     except (OSError, subprocess.CalledProcessError):
-        found = [path for path in ROOT.iterdir() if not path.name.startswith(".")]
+        files = [path for path in ROOT.iterdir() if not path.name.startswith(".")]
         for folder in (*PACKAGES, "experiments", "tests"):
-            found += (p for p in (ROOT / folder).rglob("*") if "__pycache__" not in p.parts)
-    return sorted(path for path in found if path.is_file())
+            files += (p for p in (ROOT / folder).rglob("*") if "__pycache__" not in p.parts)
+    return sorted(path for path in files if path.is_file())

@@ -51,13 +51,13 @@ def test_names_are_lower_case_and_every_entry_is_concrete(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_reference_is_in_the_bibliography(kind: str) -> None:
-    known = {*bibliography()}
+    entries = {*bibliography()}
     for name, plugin in table(kind).items():
-        assert plugin.reference in known | {""}, f"{kind}.{name}: {plugin.reference}"
+        assert plugin.reference in entries | {""}, f"{kind}.{name}: {plugin.reference}"
 
 
 def test_references_of_docstrings_are_in_the_bibliography(shipped_files: list[Path]) -> None:
-    known = {*bibliography()}
+    entries = {*bibliography()}
     cited = {
         key
         for path in shipped_files
@@ -65,7 +65,7 @@ def test_references_of_docstrings_are_in_the_bibliography(shipped_files: list[Pa
         for key in re.findall(r"[a-z]+\d{4}[a-z]*", group)
     }
     assert cited, "the pattern finds no citation at all"
-    assert cited <= known, f"not in references.bib: {sorted(cited - known)}"
+    assert cited <= entries, f"not in references.bib: {sorted(cited - entries)}"
 
 
 def test_bibliography_has_each_key_once_and_what_a_citation_needs() -> None:

@@ -133,8 +133,8 @@ def test_what_is_published_ranks_as_what_is_sent(name: str, data: st.DataObject)
     model = strategy.published(state, params, CLIENTS)
     for group in np.unique(strategy.groups(state, np.arange(CLIENTS, dtype=np.int64))).tolist():
         sent = strategy.broadcast(state, params, group)
-        found = of_group(model, group)
-        assert as_bytes(found) == as_bytes({n: sent[n] for n in PARAMS})
+        published = of_group(model, group)
+        assert as_bytes(published) == as_bytes({n: sent[n] for n in PARAMS})
 
 
 @every_strategy
@@ -226,15 +226,15 @@ def test_the_wire_keeps_every_bit(name: str) -> None:
     strategy, task, aggregate = trained(name)
     assert (aggregate.each is not None) == (strategy.needs == "each")
     content = encode(Trained(aggregate, (), 3, 17, 0.25), task.travels())
-    found = decode(through_the_wire(content), Trained)
-    assert (found.group, found.seconds, found.failures) == (3, 0.25, ())
-    assert as_bytes(found.aggregate) == as_bytes(aggregate)
+    decoded = decode(through_the_wire(content), Trained)
+    assert (decoded.group, decoded.seconds, decoded.failures) == (3, 0.25, ())
+    assert as_bytes(decoded.aggregate) == as_bytes(aggregate)
     params = task.initial_globals(SHARD.n_items)
     states = [strategy.init(params, SHARD.n_clients) for _ in range(2)]
-    assert found.aggregate is not None
+    assert decoded.aggregate is not None
     one, other = (
         strategy.apply(state, params, p)
-        for state, p in zip(states, (aggregate, found.aggregate), strict=True)
+        for state, p in zip(states, (aggregate, decoded.aggregate), strict=True)
     )
     assert as_bytes(one) == as_bytes(other)
 

@@ -18,9 +18,9 @@ CONTENDERS = ("loop", "loop_loader", "alone", "flower_ray")
 
 
 def read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    assert {"hardware", "versions", "commit", "date"} <= set(found)
-    return found
+    figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    assert {"hardware", "versions", "commit", "date"} <= set(figures)
+    return figures
 
 
 def small(folder: Path, *arguments: str) -> dict[str, Any]:
@@ -35,33 +35,33 @@ def small(folder: Path, *arguments: str) -> dict[str, Any]:
 def test_engine_beside_flower_on_two_workers(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="needs the extra 'sim'")
     wanted = ("--data", "tiny", "--clients", "12", "--flower-clients", "4")
-    found = small(tmp_path, "engine", *wanted, "--personalization", "plgc")
-    assert set(found["ratios"]) == {f"batched/{name}" for name in CONTENDERS}
-    assert all(ratio > 0 for ratio in found["ratios"].values())
-    for row in found["rows"].values():
+    figures = small(tmp_path, "engine", *wanted, "--personalization", "plgc")
+    assert set(figures["ratios"]) == {f"batched/{name}" for name in CONTENDERS}
+    assert all(ratio > 0 for ratio in figures["ratios"].values())
+    for row in figures["rows"].values():
         assert len(row["raw_seconds"]) == 1
         assert row["clients_per_second"] > 0
-    assert found["rows"]["flower_ray"]["clients"] == 4
-    assert set(found["rows"]["flower_ray"]["tried"]) == {"1", "0.5"}
+    assert figures["rows"]["flower_ray"]["clients"] == 4
+    assert set(figures["rows"]["flower_ray"]["tried"]) == {"1", "0.5"}
     # Work this small may take the workers less than a tick of the clock.
-    assert found["driver_share"] is None or 0 < found["driver_share"] < 1
+    assert figures["driver_share"] is None or 0 < figures["driver_share"] < 1
 
 
 @pytest.mark.slow
 def test_evaluate(tmp_path: Path) -> None:
-    found = small(tmp_path, "evaluate", "--data", "tiny")
-    assert set(found["ratios"]) == {"evaluate/mm", "evaluate/model", "evaluate/train"}
-    assert all(ratio > 0 for ratio in found["ratios"].values())
+    figures = small(tmp_path, "evaluate", "--data", "tiny")
+    assert set(figures["ratios"]) == {"evaluate/mm", "evaluate/model", "evaluate/train"}
+    assert all(ratio > 0 for ratio in figures["ratios"].values())
 
 
 @pytest.mark.slow
 def test_scale(tmp_path: Path) -> None:
     sizes = ("--clients", "20", "--clients", "40", "--items", "120")
-    found = small(tmp_path, "scale", *sizes, "--workers", "1")
-    assert found["exponent"] == max(found["exponents"].values())
-    assert found["speedup_2_workers"] is None
-    assert found["pss_gib"] >= 0
-    assert [case["clients"] for case in found["cases"]] == [20, 40, 20, 40]
+    figures = small(tmp_path, "scale", *sizes, "--workers", "1")
+    assert figures["exponent"] == max(figures["exponents"].values())
+    assert figures["speedup_2_workers"] is None
+    assert figures["pss_gib"] >= 0
+    assert [case["clients"] for case in figures["cases"]] == [20, 40, 20, 40]
 
 
 def test_a_wrong_name_is_one_line() -> None:

@@ -50,11 +50,11 @@ def make(tmp_path: Path) -> Make:
     return build
 
 
-def order(
+def request(
     round: int, committed: int | None = None, best: int = 0, clients: IntArray = EVERYBODY
 ) -> RoundRequest:
-    taken = round - 1 if committed is None else committed
-    return RoundRequest("run", "", "", round, taken, best, clients=clients)
+    last_committed = round - 1 if committed is None else committed
+    return RoundRequest("run", "", "", round, last_committed, best, clients=clients)
 
 
 def start(node: Node) -> Params:
@@ -63,33 +63,33 @@ def start(node: Node) -> Params:
 
 def raw(aggregate: Aggregate | None) -> Any:
     assert aggregate is not None
-    found: dict[str, Any] = {"clients": aggregate.clients, "metrics": dict(aggregate.metrics)}
+    reply: dict[str, Any] = {"clients": aggregate.clients, "metrics": dict(aggregate.metrics)}
     for part in ("ids", "sums", "row_weight"):
-        found[part] = {name: v.tobytes() for name, v in getattr(aggregate, part).items()}
-    return found
+        reply[part] = {name: v.tobytes() for name, v in getattr(aggregate, part).items()}
+    return reply
 
 
 def kept(node: Node, round: int) -> dict[str, bytes]:
     """The local parameters of all clients after a round, through the file of the evaluation."""
-    node.evaluate(order(round, committed=round), start(node))
+    node.evaluate(request(round, committed=round), start(node))
     arrays = load_file(next(node._local.glob(f"*@{round}.safetensors")))
     return {name: value.tobytes() for name, value in arrays.items()}
 
 
 def test_a_round_that_is_repeated_has_the_same_bits(make: Make) -> None:
     node = make()
-    first = node.train(order(1), start(node))
-    again = node.train(order(1), start(node))
+    first = node.train(request(1), start(node))
+    again = node.train(request(1), start(node))
     assert raw(again.aggregate) == raw(first.aggregate)
-    second = node.train(order(2), start(node))
+    second = node.train(request(2), start(node))
     assert raw(second.aggregate) != raw(first.aggregate)
 
 
 def test_a_round_that_was_not_taken_leaves_no_trace(make: Make) -> None:
     broken, plain = make(), make()
-    broken.train(order(1, clients=EVERYBODY[:2]), start(broken))
+    broken.train(request(1, clients=EVERYBODY[:2]), start(broken))
     for node in (broken, plain):
-        node.train(order(1), start(node))
+        node.train(request(1), start(node))
     assert kept(broken, 1) == kept(plain, 1)
 
 
@@ -98,18 +98,18 @@ def test_a_process_that_starts_anew_goes_on_where_the_last_ended(
 ) -> None:
     whole, cut = make(), make()
     for node in (whole, cut):
-        node.train(order(1), start(node))
+        node.train(request(1), start(node))
     revived = Node(cut.experiment, SHARD, cut._local.parent, 0, np.ones(12, np.int64))
-    answers = [n.train(order(2), start(n)).aggregate for n in (whole, revived)]
+    answers = [n.train(request(2), start(n)).aggregate for n in (whole, revived)]
     assert raw(answers[0]) == raw(answers[1])
 
 
 def test_clients_that_stay_at_home_keep_their_state(make: Make) -> None:
     node = make()
-    node.train(order(1), start(node))
-    node.train(order(2, clients=EVERYBODY[1:2]), start(node))
+    node.train(request(1), start(node))
+    node.train(request(2, clients=EVERYBODY[1:2]), start(node))
     alone = make()
-    alone.train(order(1), start(alone))
+    alone.train(request(1), start(alone))
     before, after = kept(alone, 1), kept(node, 2)
     width = len(before["user"]) // 5
     user = [slice(k * width, (k + 1) * width) for k in range(5)]
@@ -121,11 +121,11 @@ def test_clients_that_stay_at_home_keep_their_state(make: Make) -> None:
 @pytest.mark.parametrize("cuts", [[1], [2], [1, 3]])
 def test_nodes_sum_up_to_one_node(make: Make, cuts: list[int]) -> None:
     whole = make()
-    expected = [whole.train(order(r), start(whole)).aggregate for r in (1, 2)]
+    expected = [whole.train(request(r), start(whole)).aggregate for r in (1, 2)]
     nodes = [make(SHARD.take(part)) for part in np.split(np.arange(4), cuts)]
     for number in (1, 2):
         answers = [
-            n.train(order(number, clients=n.shard.client_ids), start(n)).aggregate for n in nodes
+            n.train(request(number, clients=n.shard.client_ids), start(n)).aggregate for n in nodes
         ]
         merged = answers[0]
         for answer in answers[1:]:
@@ -138,8 +138,8 @@ def test_nodes_sum_up_to_one_node(make: Make, cuts: list[int]) -> None:
 def test_only_the_best_and_the_latest_evaluation_are_kept(make: Make) -> None:
     node = make()
     for number, best in ((1, 0), (2, 1), (3, 1), (4, 1)):
-        node.train(order(number, number - 1), start(node))
-        node.evaluate(order(number, number, best), start(node))
+        node.train(request(number, number - 1), start(node))
+        node.evaluate(request(number, number, best), start(node))
     names = sorted(path.name for path in node._local.iterdir())
     assert names == ["node-000@1.safetensors", "node-000@4.safetensors"]
 
@@ -177,12 +177,12 @@ def test_the_others_train_on_with_the_same_bits(
         "rounds": {"max_failures": 1},
     }
     node, healthy = make(**sections), make(**sections)
-    found = node.train(order(1), start(node))
-    expected = healthy.train(order(1, clients=without(EVERYBODY, client)), start(healthy))
-    (failure,) = found.failures
+    reply = node.train(request(1), start(node))
+    expected = healthy.train(request(1, clients=without(EVERYBODY, client)), start(healthy))
+    (failure,) = reply.failures
     assert (failure.client, failure.reason.partition(";")[0]) == (str(client), REASONS[how])
     assert expected.failures == ()
-    assert raw(found.aggregate) == raw(expected.aggregate)
+    assert raw(reply.aggregate) == raw(expected.aggregate)
     assert kept(node, 1) == kept(healthy, 1)
 
 
@@ -198,7 +198,7 @@ def test_no_client_may_fail_unless_it_is_allowed(
 ) -> None:
     node = make(model=fussy(3, how), personalization="none")
     with pytest.raises(error) as caught:
-        node.train(order(1), start(node))
+        node.train(request(1), start(node))
     assert (type(caught.value), str(caught.value)) == (error, said)
 
 
@@ -206,17 +206,17 @@ def test_no_client_may_fail_unless_it_is_allowed(
 def test_a_node_whose_only_client_fails_answers_without_sums(make: Make, how: str) -> None:
     sections = {"model": fussy(3, how), "rounds": {"max_failures": 1}, "personalization": "none"}
     node = make(**sections)
-    found = node.train(order(1, clients=EVERYBODY[2:3]), start(node))
-    (failure,) = found.failures
+    reply = node.train(request(1, clients=EVERYBODY[2:3]), start(node))
+    (failure,) = reply.failures
     assert (failure.client, failure.reason.partition(";")[0]) == ("2", REASONS[how])
-    assert found.aggregate is None
+    assert reply.aggregate is None
 
 
 def test_a_client_that_cannot_rank_is_named(make: Make) -> None:
     node = make(model={"name": "tests.contracts.own_models:BiasedMF"}, personalization="none")
     params = {**start(node), "constant": np.zeros((7, 7), np.float32)}
     with pytest.raises(ClientFailure, match=r"^round 2, client 0, evaluate: RuntimeError: "):
-        node.evaluate(order(2, 0), params)
+        node.evaluate(request(2, 0), params)
 
 
 def test_a_baseline_has_no_node(make: Make) -> None:
