@@ -1,6 +1,6 @@
 """What training costs without a framework: loops and batches on prepared indices, deep copies.
 
-Each contender trains the clients of a plan and leaves each client's own change of its rows and of
+Each candidate trains the clients of a plan and leaves each client's own change of its rows and of
 its dense weights. Private values step by plain SGD here, which is less than fedrec's Adam.
 """
 

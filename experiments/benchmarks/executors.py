@@ -5,7 +5,7 @@
 Per model and schedule, on clients of ml-100k in one thread: fedrec (draws, training and exact
 sums), the bare arithmetic on prepared indices with each client's own gradient (the fastest of a
 loop over touched rows, a flat computation and one batched computation per step), and one
-deep-copied module per client. All contenders take turns; the best time of each counts.
+deep-copied module per client. All candidates take turns; the best time of each counts.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def clients_of(work: Workload, shard: Shard) -> tuple[list[bare.Client], list[li
 
 
 def measure(case: str, schedule: str, n_clients: int, repeats: int) -> dict[str, Any]:
-    """Return clients per CPU second of every contender."""
+    """Return clients per CPU second of every candidate."""
     model, personalization = CASES[case]
     name = {"name": model, "embedding_dim": 32}
     rates = {"item": {"lr": bare.RATE}, "shared": {"lr": bare.RATE}}
@@ -188,17 +188,17 @@ def measure(case: str, schedule: str, n_clients: int, repeats: int) -> dict[str,
         update, _ = train_clients(task, shard, params, local, 1, work.experiment.engine.chunk)
         reduce_sums(update, Summing())
 
-    contenders: dict[str, Callable[[], object]] = {
+    candidates: dict[str, Callable[[], object]] = {
         "fedrec": fedrec,
         "loop": lambda: bare.loop(net, clients, plgc),
         "batched": lambda: bare.batched(net, clients, plgc),
         "deep copies": lambda: bare.deep_copies(net, clients, drawn, plgc),
     }
     if case == "gmf" and schedule == "full":
-        contenders["flat"] = lambda: bare.flat(net, clients)
-    best = dict.fromkeys(contenders, float("inf"))
+        candidates["flat"] = lambda: bare.flat(net, clients)
+    best = dict.fromkeys(candidates, float("inf"))
     for _ in range(repeats):
-        for label, run in contenders.items():
+        for label, run in candidates.items():
             began = time.process_time()
             run()
             best[label] = min(best[label], time.process_time() - began)
@@ -220,7 +220,7 @@ def main() -> None:
     """Measure, print a table and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--clients", type=int, default=128, help="of ml-100k, of all lengths")
-    parser.add_argument("--repeats", type=int, default=5, help="turns of every contender")
+    parser.add_argument("--repeats", type=int, default=5, help="turns of every candidate")
     parser.add_argument("--case", choices=CASES, action="append", help="default: all")
     parser.add_argument("--schedule", choices=SCHEDULES, action="append", help="default: both")
     parser.add_argument("--json", type=Path, help="write all figures to this file")

@@ -1,4 +1,4 @@
-"""Contenders against the clock: one process per core, all starting each round together."""
+"""Candidates against the clock: one process per core, all starting each round together."""
 
 from __future__ import annotations
 

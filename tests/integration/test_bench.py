@@ -14,7 +14,7 @@ from fedrec.errors import ConfigError
 
 pytest.importorskip("numba", reason="needs the extra 'sim'")
 
-CONTENDERS = ("loop", "loop_loader", "alone", "flower_ray")
+CANDIDATES = ("loop", "loop_loader", "alone", "flower_ray")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def test_engine_beside_flower_on_two_workers(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="needs the extra 'sim'")
     wanted = ("--data", "tiny", "--clients", "12", "--flower-clients", "4")
     figures = small(tmp_path, "engine", *wanted, "--personalization", "plgc")
-    assert set(figures["ratios"]) == {f"batched/{name}" for name in CONTENDERS}
+    assert set(figures["ratios"]) == {f"batched/{name}" for name in CANDIDATES}
     assert all(ratio > 0 for ratio in figures["ratios"].values())
     for row in figures["rows"].values():
         assert len(row["raw_seconds"]) == 1
