@@ -80,6 +80,12 @@ def split_of(data: DataSet, clients: Clients) -> Split:
         # Rows are missing: whether enough are left cannot be judged.
         lenient = {"threshold": None, "k_core": 0, "short_users": "train_only", "split": SplitBy()}
         options = data.model_copy(update=lenient)
+    came: object = interactions  # of a data set of one's own
+    if not isinstance(came, Interactions):
+        raise DataError(
+            f"data: load of {type(data).__name__} returned {type(came).__name__}, expected "
+            "fedrec.types.Interactions"
+        )
     while True:
         try:
             split = _split(interactions, options, clients)

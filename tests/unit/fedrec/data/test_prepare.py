@@ -164,3 +164,15 @@ def test_a_cache_that_cannot_be_written_names_the_option(
     monkeypatch.setenv("FEDREC_CACHE", str(file))
     with pytest.raises(DataError, match=r"cannot be written .*set FEDREC_CACHE"):
         prepare(MADE, Clients())
+
+
+class Empty(Synthetic):
+    """A data set of somebody's own that forgets to return what it read."""
+
+    def load(self) -> Any:
+        return None
+
+
+def test_a_data_set_that_returns_something_else_is_named() -> None:
+    with pytest.raises(DataError, match="load of Empty returned NoneType, expected"):
+        split_of(Empty(users=30, items=40), Clients())
