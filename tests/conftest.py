@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,11 +16,13 @@ IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 
 @pytest.fixture(scope="session", autouse=True)
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One torch thread, and one cache folder for the session and the processes that it starts.
+    """One torch thread, Ctrl-C as in a terminal, and one cache folder, also for child processes.
 
     The folder is the one that FEDREC_CACHE names, if any, so that several sessions compile the
     numba kernel once.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as for a job in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
