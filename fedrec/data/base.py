@@ -10,7 +10,11 @@ from fedrec.errors import DataError
 from fedrec.plugins import Plugin, Section
 from fedrec.types import Interactions
 
-__all__ = ["DataProblems", "DataSet", "SplitBy", "UnsuitableData"]
+__all__ = ["AbsentData", "DataProblems", "DataSet", "SplitBy", "UnsuitableData"]
+
+
+class AbsentData(DataError):
+    """The data is not where it should be; it may have been there before."""
 
 
 class DataProblems(DataError):

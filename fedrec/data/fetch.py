@@ -19,7 +19,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedrec.data.base import DataSet
+from fedrec.data.base import AbsentData, DataSet
 from fedrec.data.columns import Columns
 from fedrec.data.tabular import Csv, Inter
 from fedrec.data.textfile import content_hash, text_of
@@ -170,7 +170,7 @@ def get(name: str, say: Callable[[str], None]) -> Path:
             write_json(target / CHECKSUMS, hashes)
         say(f"{name}: kept in {target}")
         return target
-    raise DataError(
+    raise AbsentData(
         f"{name} could not be fetched ({'; '.join(causes)}); run 'fedrec data get {name}' where "
         f"there is a network, or set FEDREC_DATA to a folder that holds "
         f"{' and '.join(f'{name}/{Path(path).name}' for path in remote.package_members)}"

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fedrec.data.base import DataProblems, DataSet, SplitBy, UnsuitableData
+from fedrec.data.base import AbsentData, DataProblems, DataSet, SplitBy, UnsuitableData
 from fedrec.data.clients import Clients, assign_clients
 from fedrec.data.negatives import check_pool
 from fedrec.data.split import (
@@ -38,8 +38,13 @@ RAGGED = ("train", "valid", "test", "clients")
 NUMBERS = ("timestamps", "ratings")
 
 
-def prepare(data: DataSet, clients: Clients) -> Path:
+def prepare(data: DataSet, clients: Clients, kept: Path | None = None) -> Path:
     """Make the split of an experiment on disk, unless it was made before.
+
+    Args:
+        data: What is split.
+        clients: Who is a client.
+        kept: The file of a split that was made of the same; returned if the data is gone.
 
     Returns:
         A file for `open_split`. A damaged one is made anew, and two processes that make the same at
@@ -50,6 +55,16 @@ def prepare(data: DataSet, clients: Clients) -> Path:
         ConfigError: If it does not allow the clients.
         MissingExtra: If an optional part is needed and not installed.
     """
+    try:
+        return _prepare(data, clients)
+    except AbsentData:
+        if kept is None:
+            raise
+        read_arrays(kept)  # compares its checksum
+        return kept
+
+
+def _prepare(data: DataSet, clients: Clients) -> Path:
     path = cache_folder() / "prepared" / f"{_key(data, clients)}.safetensors"
     try:
         read_arrays(path)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 import numpy as np
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
-from fedrec.data.base import DataSet
+from fedrec.data.base import AbsentData, DataSet
 from fedrec.data.columns import Columns, Table, cells_of, interactions_of, places_of
 from fedrec.data.textfile import TextTable, content_hash, read_bytes, read_lists, stem_of, text_of
 from fedrec.errors import DataError, MissingExtra
@@ -283,7 +283,7 @@ class Frame(DataSet):
             DataError: If this comes from a dumped configuration, which has no rows.
         """
         if self._interactions is None:
-            raise DataError(
+            raise AbsentData(
                 "data 'frame' has no rows: they are not kept in YAML; give them from Python with "
                 "fedrec.data.Frame.of(frame), or write them to a file and use name: csv"
             )

@@ -25,6 +25,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from fedrec.data.base import AbsentData
 from fedrec.data.columns import Table
 from fedrec.errors import DataError
 
@@ -93,7 +94,7 @@ def read_bytes(path: Path) -> bytes:
         what = "no such file"
         if path.is_symlink():
             what = f"is a link to {os.readlink(path)}, which does not exist"
-        raise DataError(
+        raise AbsentData(
             f"{path}: {what}; set data.path (from {Path.cwd()}) or give the whole path"
         ) from error
     except (OSError, ValueError) as error:

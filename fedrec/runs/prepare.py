@@ -173,7 +173,11 @@ def prepare_run(
 
 
 def open_experiment(
-    experiment: Experiment, folder: Path, say: Say, nodes: int | None = None
+    experiment: Experiment,
+    folder: Path,
+    say: Say,
+    nodes: int | None = None,
+    kept: Path | None = None,
 ) -> OpenRun:
     """See whether this installation has what an experiment needs, and prepare its data.
 
@@ -182,6 +186,7 @@ def open_experiment(
         folder: The run folder; it need not exist.
         say: See `Say`.
         nodes: Among how many nodes the clients are dealt, where the experiment leaves it open.
+        kept: The split of a run that goes on, for the case that the data is gone.
 
     Raises:
         FedRecError: What is missing, and how to get it.
@@ -193,8 +198,10 @@ def open_experiment(
         executor = experiment.client_task().executor()
         resolve_engine(experiment.engine)
         check_packages()
-    prepared = prepare(experiment.data, experiment.clients)
+    prepared = prepare(experiment.data, experiment.clients, kept)
     split = open_split(prepared)
+    if prepared == kept:
+        say(f"{split.name}: the data is gone; the run goes on with its copy, {kept}")
     _check_sizes(experiment, split)
     say(
         f"{split.name}: {split.n_users} users, {split.n_items} items, "

@@ -24,6 +24,7 @@ from fedrec.runs.folder import (
     RESULT,
     ROUNDS,
     SOURCE,
+    SPLIT,
     await_end,
     check_free,
     default_folder,
@@ -264,7 +265,7 @@ def _prepare_resume(
             f"--set rounds.count=N (now {experiment.rounds.count}) or rounds.patience"
         )
         return None
-    opened = open_experiment(experiment, folder, say, origin.nodes)
+    opened = open_experiment(experiment, folder, say, origin.nodes, folder / SPLIT)
     _check_origin(opened, checkpoint, accept_other_code)
     rounds, _ = rounds_before(folder / ROUNDS, last, checkpoint.log)
     best = Tally(experiment.evaluate.metrics[0], rounds=rounds).best

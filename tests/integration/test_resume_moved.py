@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import fedrec
+from fedrec.data import Frame
 from fedrec.errors import FedRecError
 from fedrec.runs.log import RoundRecord, RunLog, read_log
 from tests.integration.stopped_runs import SMALL, go, go_on, outcome
@@ -45,6 +47,25 @@ def test_the_content_of_the_data_counts_not_its_name(name: str, tmp_path: Path) 
     other.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
     go_on(folder, f"data.path={other}", "rounds.count=6")
     assert outcome(folder) == expected
+
+
+def test_a_run_goes_on_without_the_data_that_it_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = table(tmp_path / "ratings.csv")
+    frame = Frame.of(pd.read_csv(path))
+    for number, data in enumerate((own(path)["data"], frame)):
+        out, changes = tmp_path / f"run{number}", {"data": data, "rounds": {"count": 4}}
+        expected = outcome(go(tmp_path / f"{number}", **merged_count(changes, 6)).folder)
+        folder = go(out, **changes).folder
+        path.unlink(missing_ok=True)
+        with monkeypatch.context() as patch:
+            patch.setenv("FEDREC_CACHE", str(tmp_path / "empty"))
+            go_on(folder, "rounds.count=6")
+        assert outcome(folder) == expected
+        (folder / "split.safetensors").unlink()
+        with pytest.raises(FedRecError, match=r"split.safetensors: is missing"):
+            go_on(folder, "rounds.count=7")
 
 
 def test_other_content_is_refused(tmp_path: Path) -> None:
