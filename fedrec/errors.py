@@ -137,20 +137,20 @@ def install_command(extra: str) -> str:
 
 
 def did_you_mean(word: str, accepted: Iterable[str]) -> str:
-    """Return ``" (did you mean 'x'?)"`` for the nearest accepted word, or the list of all.
+    """Return ``" (did you mean 'x'?)"`` if an accepted word is near, else the list of all.
 
     Args:
         word: What came.
         accepted: What would have been accepted.
 
     Returns:
-        A suffix for an error message; starts with a space.
+        A suffix for an error message; starts with a space, or is empty where nothing is accepted.
     """
     names = sorted(accepted)
-    near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.7)
     if near:
         return f" (did you mean '{_printable(near[0])}'?)"
-    return f" (known: {', '.join(map(_printable, names))})" if names else " (none is known)"
+    return f" (known: {', '.join(map(_printable, names))})" if names else ""
 
 
 def _printable(name: str) -> str:

@@ -100,13 +100,20 @@ def with_importable_plugins(experiment: Experiment) -> Experiment:
         experiment: The experiment.
 
     Raises:
-        ConfigError: If such a class uses something else that the script defines.
+        ConfigError: If a class is defined inside a function, or one of a script uses something
+            else that the script defines.
     """
     changed = {}
     for field in FIELDS:
         plugin = getattr(experiment, field)
-        if type(plugin).__module__ == "__main__":
-            changed[field] = _importable(type(plugin), field)(**dict(plugin))
+        kind = type(plugin)
+        if "<locals>" in kind.__qualname__:
+            raise ConfigError(
+                f"{field}: class {kind.__name__} is defined inside a function, where no other "
+                "process finds it; move it to the top level of the file"
+            )
+        if kind.__module__ == "__main__":
+            changed[field] = _importable(kind, field)(**dict(plugin))
     return experiment.model_copy(update=changed) if changed else experiment
 
 

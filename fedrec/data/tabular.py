@@ -19,7 +19,7 @@ from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 from fedrec.data.base import AbsentData, DataSet
 from fedrec.data.columns import Columns, Table, cells_of, interactions_of, places_of
 from fedrec.data.textfile import TextTable, content_hash, read_bytes, read_lists, stem_of, text_of
-from fedrec.errors import DataError, MissingExtra
+from fedrec.errors import ConfigError, DataError, MissingExtra, did_you_mean
 from fedrec.storage.files import checksum_of
 from fedrec.types import Interactions
 
@@ -251,6 +251,7 @@ class Frame(DataSet):
             options: What every data set has: ``split``, ``threshold``, ...
 
         Raises:
+            ConfigError: If a keyword or its value is wrong.
             DataError: If it is no table, a column is missing, or cells are bad; rows are counted
                 from 1.
             MissingExtra: If pandas is not installed.
@@ -264,6 +265,9 @@ class Frame(DataSet):
 
             It is then the ``data`` of an experiment: ``fedrec.Experiment(data=data)``.
         """
+        accepted = {*Columns.model_fields, *cls.model_fields} - {"columns", "content"}
+        for name in options.keys() - accepted:
+            raise ConfigError(f"Frame.of: unknown keyword '{name}'{did_you_mean(name, accepted)}")
         _needs("pandas", "data frames")
         columns = Columns(user=user, item=item, rating=rating, timestamp=timestamp)
         table = _table_of(frame)

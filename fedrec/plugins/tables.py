@@ -17,6 +17,7 @@ from importlib.machinery import PathFinder
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from inspect import isabstract
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -120,11 +121,12 @@ def _load(reference: str) -> Any:
         if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
             why += "; put its file beside the YAML or into the working folder, or install it"
         raise ConfigError(f"{reference} cannot be imported: {why}") from error
-    if not hasattr(loaded, attribute):
+    try:
+        return attrgetter(attribute)(loaded)
+    except AttributeError:
         places = [getattr(loaded, "__file__", None), *getattr(loaded, "__path__", ())]
         file = next(filter(None, places), "built in")
-        raise ConfigError(f"module '{module}' has no '{attribute}' ({file})")
-    return getattr(loaded, attribute)
+        raise ConfigError(f"module '{module}' has no '{attribute}' ({file})") from None
 
 
 def _find_beside(reference: str, folders: Sequence[Path], copies: Sequence[Path]) -> None:

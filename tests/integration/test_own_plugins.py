@@ -15,6 +15,7 @@ import fedrec
 from fedrec.config.experiment import load_experiment
 from fedrec.config.sources import sources_of
 from fedrec.errors import ConfigError, RunFolderError
+from fedrec.models import MatrixFactorization
 from fedrec.report.figures import spectra
 from fedrec.report.runs import load
 from fedrec.runs.log import RoundRecord
@@ -166,6 +167,16 @@ def test_a_class_that_uses_more_of_the_script_is_refused(tmp_path: Path) -> None
     said = run_script(tmp_path, "serial", "def helper():\n    return 3", "helper()")
     assert said.startswith("model: class Mine uses 'helper', which the script or notebook defines")
     assert "own:Mine" in said and "\n" not in said
+
+
+def test_a_class_inside_a_function_is_refused_before_the_run(tmp_path: Path) -> None:
+    class Inner(MatrixFactorization):
+        """Cannot be imported elsewhere."""
+
+    data = {"name": "synthetic", "users": 12, "items": 20, "taste_groups": 2}
+    with pytest.raises(ConfigError, match=r"model: class Inner .*inside a function.*top level"):
+        fedrec.run({"data": data, "model": Inner}, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 METRIC = """

@@ -13,7 +13,7 @@ import pytest
 
 from fedrec.config.experiment import Experiment, load_experiment
 from fedrec.config.yaml import parse_yaml
-from fedrec.errors import ConfigError
+from fedrec.errors import ConfigError, did_you_mean
 
 MF = "fedrec.models.mf:MatrixFactorization"
 SETS: Mapping[str, tuple[str, ...]] = {
@@ -189,3 +189,12 @@ def test_all_faults_are_reported_together() -> None:
     for field in ("data: is m", "sed: unk", "train.loss: ", "train.item_lr: ", "model.dim: "):
         assert sum(f"experiment: {field}" in each for each in said) == 1
     assert len(said) == 6
+
+
+def test_a_word_is_suggested_only_if_it_is_near(tmp_path: Path) -> None:
+    assert did_you_mean("users", ["user", "short_users"]) == " (did you mean 'user'?)"
+    assert did_you_mean("users", ["short_users"]) == " (known: short_users)"
+    assert did_you_mean("users", []) == ""
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(tmp_path / "nope.yaml")
+    assert "no such file; " in str(caught.value)

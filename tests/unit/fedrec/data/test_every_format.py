@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from fedrec.data import Csv, DataSet, Frame, Inter, Lists, Parquet
 from fedrec.data.clients import Clients
 from fedrec.data.prepare import prepare, split_of, version_of
-from fedrec.errors import DataError
+from fedrec.errors import ConfigError, DataError
 from tests.own_files import COLUMNS, HEAD, TEXT, csv, file, refusal, rows, zipped, zstd
 
 ids = st.one_of(
@@ -276,6 +276,21 @@ def test_lists_of_items(tmp_path: Path) -> None:
 def test_what_is_no_table_is_refused_by_frame_of(table: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         Frame.of(table)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "message"),
+    [
+        ("users", "did you mean 'user'"),
+        ("k_cor", "did you mean 'k_core'"),
+        ("columns", "keyword 'columns'"),
+        ("zzz", "known: duplicates, item, k_core"),
+    ],
+)
+def test_frame_of_names_the_keyword_that_it_does_not_know(keyword: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        Frame.of(pd.DataFrame({"user": [1], "item": [2]}), **{keyword: "user"})
+    assert "\n" not in str(caught.value)
 
 
 def test_frame_of_takes_what_is_a_table() -> None:

@@ -18,6 +18,9 @@ from strategies import STRATEGIES
 class Own(Plugin):
     rate: float = 0.5
 
+    class Inner(Plugin):
+        """A class inside another."""
+
 
 @pytest.fixture
 def fresh() -> Iterator[None]:
@@ -42,6 +45,7 @@ def test_a_reference_needs_no_table() -> None:
     reference = f"{__name__}:Own"
     assert lookup("models", reference) is Own
     assert name_of("models", Own()) == reference
+    assert lookup("models", name_of("models", Own.Inner())) is Own.Inner
     assert name_of("models", MatrixFactorization()) == "mf"
 
 
