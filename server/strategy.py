@@ -22,7 +22,7 @@ from fedrec.flower import records
 from fedrec.runs.log import Bytes, Checkpoint, RoundRecord, Seconds
 from fedrec.runs.recorder import Recorder
 from fedrec.types import Aggregate, FailedClient, IntArray, Params
-from server.returned import checked_apply, checked_broadcast, checked_groups, checked_init
+from fedrec.aggregation.returned import checked_apply, checked_broadcast, checked_groups, checked_init
 from server.roster import Roster, cohort, exchange
 from strategies.base import strategy_of
 

@@ -62,9 +62,15 @@ class Clustered(Strategy):
     server_lr: float = Field(1.0, gt=0)
 
     def without_effect(self, experiment: Any, split: Any) -> list[str]:
-        """Say that one group is no grouping."""
-        why = "has no effect: this is fedavg; raise it, or take fedavg"
-        return [f"clusters: 1 {why}"] if self.clusters == 1 else []
+        """Say that one group is no grouping, or that the run ends before there are groups."""
+        if self.clusters == 1:
+            return ["clusters: 1 has no effect: this is fedavg; raise it, or take fedavg"]
+        if self.warmup < experiment.rounds.count:
+            return []
+        return [
+            f"clusters: {self.clusters} has no effect: groups are made in round {self.warmup}, and "
+            f"rounds.count is {experiment.rounds.count}; raise that or lower warmup"
+        ]
 
     def init(self, params: Params, n_clients: int) -> State:
         """Return a state without groups.

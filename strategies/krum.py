@@ -37,10 +37,15 @@ class Krum(Rowwise):
     byzantine: int = Field(1, ge=0)
     select: int = Field(1, ge=1)
 
+    @property
+    def least(self) -> int:
+        """2 f + 3 clients; for fewer the median is taken."""
+        return 2 * self.byzantine + 3
+
     def choose(self, rows: FloatArray) -> FloatArray:
         """Return the mean change of the clients with the lowest scores, item by item."""
         m = rows.shape[1]
-        if m < 2 * self.byzantine + 3:
+        if m < self.least:
             return np.asarray(np.median(rows, axis=1))
         # One item at a time: the distances of m clients take m * m numbers.
         return np.stack([self._krum(of_item) for of_item in rows])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
 from fedrec.aggregation.reduce import stepped
+from fedrec.plugins import name_of
 from fedrec.types import Aggregate, FloatArray, IntArray, Params, RowBlock
 from strategies.base import State, Strategy
 
@@ -26,6 +27,27 @@ class Rowwise(Strategy):
 
     weighting: Literal["uniform"] = "uniform"
     server_lr: float = Field(1.0, gt=0)
+
+    @property
+    @abstractmethod
+    def least(self) -> int:
+        """How many clients must touch an item for the rule to do more than a plainer one."""
+
+    def without_effect(self, experiment: Any, split: Any) -> list[str]:
+        """Say that rounds have too few clients for the rule, or touch most items too rarely."""
+        cohort, train = experiment.rounds.clients_of(split.n_clients), experiment.train
+        pairs = split.train.lengths * (1 + train.negatives * train.local_epochs)
+        touched = np.minimum(pairs, split.n_items).sum() / split.n_items
+        each = min(cohort, touched * cohort / split.n_clients)
+        if each >= self.least:
+            return []
+        what, there = " on most items", f"of the {cohort} of a round about {each:.1f} train one"
+        if cohort < self.least:
+            what, there = "", f"a round has {cohort}"
+        return [
+            f"name: {name_of('strategies', self)} has no effect{what}: it takes {self.least} "
+            f"clients, and {there}; raise rounds.cohort_size, or take another strategy"
+        ]
 
     @abstractmethod
     def choose(self, rows: FloatArray) -> FloatArray:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,12 +18,14 @@ import pandas as pd
 from fedrec.config.yaml import flatten
 from fedrec.errors import RunFolderError, did_you_mean
 from fedrec.report.labels import labels
-from fedrec.runs.folder import CONFIG, FINISHED, reading
+from fedrec.runs.folder import CONFIG, FINISHED, LOCAL, MODEL, PER_USER, SPLIT, reading
 from fedrec.runs.reader import RunFolder, find
 from fedrec.runs.result import RunResult
 
 __all__ = ["Group", "Run", "Selection", "load", "pretty_metric"]
 
+SHOWN = (SPLIT, PER_USER, MODEL, LOCAL)
+"""What a report shows besides configuration, log and result."""
 NOT_THE_EXPERIMENT = ("seed", "engine")
 PRETTY = {"ndcg": "NDCG", "hit_rate": "HR", "mrr": "MRR"}
 
@@ -43,6 +46,8 @@ class Run:
         config: The resolved experiment.
         result: What it came to, also so far.
         curve: The run log, as in `fedrec.runs.result.RunResult.curve`.
+        per_user: The results of each user by raw id; empty where the run left none.
+        damaged: What is wrong with other files of the folder.
         metrics: The metrics of the experiment; the first chose the round.
         finished: Whether the run came to its end.
     """
@@ -51,6 +56,8 @@ class Run:
     config: Mapping[str, Any]
     result: Mapping[str, Any]
     curve: pd.DataFrame
+    per_user: pd.DataFrame
+    damaged: tuple[str, ...]
     metrics: tuple[str, ...]
     finished: bool
 
@@ -71,17 +78,10 @@ class Run:
             content.update(rows.offsets.tobytes() + rows.values.tobytes())
         return content.hexdigest()
 
-    @cached_property
-    def per_user(self) -> pd.DataFrame:
-        """The results of each user by raw id; empty where the run left none that can be read."""
-        try:
-            return self.folder.per_user().set_index("user")
-        except RunFolderError:
-            return pd.DataFrame()
-
     def notes(self) -> list[str]:
         """Return what a reader must know about the run."""
         notes = [f"warning: {warning}" for warning in self.result.get("warnings", ())]
+        notes += [f"left out: {error}" for error in self.damaged]
         if not self.finished:
             status = self.result["status"].replace("running", "not finished")
             notes.append(f"{status} at round {self.result['rounds'] or 0}")
@@ -249,13 +249,10 @@ def load(paths: Sequence[Path]) -> Selection:
     folders = {folder.path.resolve(): folder for folder in find(paths, errors)}
     grouped: dict[str, list[Run]] = {}
     for folder in folders.values():
-        try:
+        with _collected(errors):
             run = _read(folder)
-        except RunFolderError as error:
-            errors.append(error)
-            continue
-        key = [_experiment(run), run.finished, run.finished and run.result.get("users")]
-        grouped.setdefault(json.dumps(key, sort_keys=True, default=str), []).append(run)
+            key = [_experiment(run), run.finished, run.finished and run.result.get("users")]
+            grouped.setdefault(json.dumps(key, sort_keys=True, default=str), []).append(run)
     if not grouped:
         raise errors[0]
     groups = _labelled([_group(runs) for runs in grouped.values()])
@@ -269,7 +266,24 @@ def _read(folder: RunFolder) -> Run:
         _ = config["data"]["name"], config["model"]["name"]
     result = folder.result()
     finished = result["status"] in FINISHED
-    return Run(folder, config, result, RunResult(folder.path).curve(), metrics, finished)
+    curve, per_user, errors = RunResult(folder.path).curve(), pd.DataFrame(), list[RunFolderError]()
+    if (folder.path / PER_USER).exists():
+        with _collected(errors):
+            per_user = folder.per_user().set_index("user")
+    for name in result.get("files", ()):
+        if name.startswith(SHOWN):
+            with _collected(errors):
+                folder.verify(name)
+    damaged = tuple(dict.fromkeys(map(str, errors)))
+    return Run(folder, config, result, curve, per_user, damaged, metrics, finished)
+
+
+@contextmanager
+def _collected(errors: list[RunFolderError]) -> Iterator[None]:
+    try:
+        yield
+    except RunFolderError as error:
+        errors.append(error)
 
 
 def _experiment(run: Run) -> dict[str, Any]:
@@ -302,7 +316,7 @@ def _group(runs: Sequence[Run]) -> Group:
         "centralised": bool(result.get("centralised")),
         "LEGACY protocol": legacy,
         "unfinished": not first.finished,
-        "warning": any(run.result.get("warnings") for run in chosen),
+        "warning": any(run.result.get("warnings") or run.damaged for run in chosen),
     }
     ranking = result.get("ranking", "full")
     protocol = (

@@ -1,5 +1,6 @@
 """Which contracts a plug-in has, and how they are checked."""
 
+import ast
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from unittest import SkipTest
 from fedrec.baselines.base import Baseline
 from fedrec.config.yaml import with_overrides
 from fedrec.data.base import DataSet
-from fedrec.errors import ConfigError, did_you_mean
+from fedrec.errors import ConfigError, FedRecError, did_you_mean
 from fedrec.evaluation.metrics.base import Metric
 from fedrec.models.base import Model
 from fedrec.personalization.base import Personalization
@@ -101,7 +102,8 @@ def check(plugin: Plugin) -> Iterator[tuple[str, str, str]]:
         except SkipTest as reason:
             verdict, why = "not applicable", str(reason)
         except Exception as error:  # what a plug-in raises can be anything
-            kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
+            ours = isinstance(error, AssertionError | FedRecError)
+            kind = "" if ours else f"{type(error).__name__}: "
             verdict, why = "failed", kind + str(error)
         yield verdict, str(contract.__doc__).partition("\n")[0].rstrip("."), " ".join(why.split())
 
@@ -117,18 +119,37 @@ def load_plugin(reference: str, sets: Sequence[str] = ()) -> Plugin:
         ConfigError: If there is none of that name, it cannot be loaded, or a setting is wrong.
     """
     path, _, name = reference.rpartition(":")
+    if name.endswith(".py"):
+        path, name = reference, ""
     file = expand_path(path)
     if file.suffix == ".py":
         if not file.is_file():
             raise ConfigError(f"{path}: no such file; give file.py:Class")
+        if not name:
+            classes = ", ".join(_classes(file)) or "none"
+            raise ConfigError(f"{path}: expected {path}:Class; its classes are {classes}")
         reference = f"{file.stem}:{name}"
     kinds = {name: kind for kind in (*CORE_TABLES, "strategies") for name in table(kind)}
     if not path and reference not in kinds:
         raise ConfigError(f"'{reference}' is no plug-in{did_you_mean(reference, kinds)}")
     with searching([file.parent if file.suffix == ".py" else Path()]):
-        return _instance(
-            lookup(kinds.get(reference, "plug-ins"), reference), with_overrides({}, sets)
-        )
+        plugin = lookup(kinds.get(reference, "plug-ins"), reference)
+        try:
+            return _instance(plugin, with_overrides({}, sets))
+        except ConfigError as error:
+            faults = [(each, f"; give it with --set {each.where}=VALUE") for each in error.faults]
+            raise ConfigError(
+                *(f._replace(what=f.what + how * (f.what == "is missing")) for f, how in faults)
+            ) from None
+
+
+def _classes(file: Path) -> list[str]:
+    """Return the names of the classes that a file defines."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except SyntaxError:
+        return []
+    return [each.name for each in tree.body if isinstance(each, ast.ClassDef)]
 
 
 def _instance(plugin: Any, settings: dict[str, Any]) -> Plugin:

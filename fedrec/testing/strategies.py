@@ -1,24 +1,31 @@
 """Contracts of strategies: how updates are summed and applied."""
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import reduce
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, TypeAlias
 
 import numpy as np
 
-from fedrec.storage.files import read_arrays, write_arrays
+from fedrec.aggregation.returned import (
+    Strategy,
+    checked_apply,
+    checked_broadcast,
+    checked_groups,
+    checked_init,
+)
 from fedrec.testing.trial import Trial, as_bytes, require
 from fedrec.training.clients import train_clients
 from fedrec.types import Aggregate, IntArray, Params, State
 
 __all__ = ["STRATEGY_CONTRACTS"]
 
-Strategy: TypeAlias = Any  # a `strategies.Strategy`, which this package may not import
-
 CLIENTS = np.arange(10)
+
+
+def parameters_keep_their_form(strategy: Strategy) -> None:
+    """Return a state that a file keeps, and parameters of their names and shapes, float32, finite."""
+    state, params = _play(strategy, [CLIENTS])
+    for group in np.unique(checked_groups(strategy, state, CLIENTS)).tolist():
+        checked_broadcast(strategy, state, params, group)
 
 
 def nodes_host_any_clients(strategy: Strategy) -> None:
@@ -26,39 +33,15 @@ def nodes_host_any_clients(strategy: Strategy) -> None:
     expected = as_bytes(_play(strategy, [CLIENTS]))
     for cuts in ([5], [1, 2, 6]):
         nodes = np.split(np.random.default_rng(0).permutation(CLIENTS), cuts)
-        came = as_bytes(_play(strategy, nodes))
-        require(came == expected, f"on {len(nodes)} nodes the result has other bits")
-
-
-def parameters_keep_their_form(strategy: Strategy) -> None:
-    """Return parameters with their names and shapes, float32 and finite."""
-    trial, (state, after) = Trial.of(strategy), _play(strategy, [CLIENTS])
-    groups = strategy.groups(state, CLIENTS)
-    are_numbers = groups.shape == CLIENTS.shape and groups.dtype.kind in "iu" and groups.min() >= 0
-    require(are_numbers, f"groups returned {groups}, expected a number from 0 for each client")
-    shared = trial.task.initial_globals(trial.shard.n_items)
-    returned = [("apply", after, shared)]
-    for group in np.unique(groups).tolist():
-        returned += [("broadcast", strategy.broadcast(state, after, group), trial.params)]
-    for call, came, like in returned:
-        forms = {name: (np.asarray(v).dtype.name, np.shape(v)) for name, v in came.items()}
-        expected = {name: ("float32", value.shape) for name, value in like.items()}
-        require(forms == expected, f"{call} returned {forms}, expected {expected}")
-        require(all(np.isfinite(v).all() for v in came.values()), f"{call}: is not finite")
+        result = as_bytes(_play(strategy, nodes))
+        require(result == expected, f"on {len(nodes)} nodes the result has other bits")
 
 
 def a_checkpoint_keeps_the_state(strategy: Strategy) -> None:
-    """Go on from a checkpoint with the same bits."""
-
-    def through_a_file(state: State) -> State:
-        with TemporaryDirectory() as folder:
-            path, text = Path(folder) / "checkpoint", json.dumps(dict(state.values))
-            write_arrays(path, dict(state.arrays), {"values": text})
-            arrays, texts = read_arrays(path)
-        return State(arrays, json.loads(texts["values"]))
-
-    came = as_bytes(_play(strategy, [CLIENTS], through_a_file))
-    require(came == as_bytes(_play(strategy, [CLIENTS])), "after it the result has other bits")
+    """Go on with the same bits where settings, state and parameters are all that is left."""
+    resumed = as_bytes(_play(strategy, [CLIENTS], resumed=True))
+    same = resumed == as_bytes(_play(strategy, [CLIENTS]))
+    require(same, "a new instance goes on with other bits; keep what must last in the State")
 
 
 def applying_changes_no_argument(strategy: Strategy) -> None:
@@ -82,30 +65,28 @@ STRATEGY_CONTRACTS = (
 
 
 def _play(
-    strategy: Strategy,
-    nodes: Sequence[IntArray],
-    keep: Callable[[State], State] | None = None,
+    strategy: Strategy, nodes: Sequence[IntArray], resumed: bool = False
 ) -> tuple[State, Params]:
     """Return the state and the parameters after two rounds, as the server makes them.
 
     Args:
         strategy: The strategy.
         nodes: Per node, int64 [c], the clients that it hosts; the answers are merged in order.
-        keep: Is called with the state after each round.
+        resumed: Whether each round has a new instance of the strategy, as after a stop.
     """
     trial = Trial.of(strategy)
     params = trial.task.initial_globals(trial.shard.n_items)
-    state = strategy.init(params, len(CLIENTS))
+    state = checked_init(strategy, params, len(CLIENTS))
     for number in (1, 2):
         answers: dict[int, list[Aggregate]] = {}
         for clients in nodes:
-            groups = strategy.groups(state, clients)
+            groups = checked_groups(strategy, state, clients)
             for group in np.unique(groups).tolist():
                 some = trial.take(clients[groups == group])
-                sent = strategy.broadcast(state, params, group)
+                sent = checked_broadcast(strategy, state, params, group)
                 update, _ = train_clients(trial.task, some.shard, sent, some.private, number)
                 answers.setdefault(group, []).append(strategy.reduce(update))
         merged = {group: reduce(strategy.merge, each) for group, each in answers.items()}
-        state, params = strategy.apply_groups(state, params, merged)
-        state = state if keep is None else keep(state)
+        state, params = checked_apply(strategy, state, params, merged, number)
+        strategy = type(strategy)(**dict(strategy)) if resumed else strategy
     return state, params

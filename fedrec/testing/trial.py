@@ -8,6 +8,7 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 import torch
 
+from fedrec.aggregation.returned import checked_broadcast, checked_init
 from fedrec.compute.batch import Tensors
 from fedrec.compute.operations import row_dot
 from fedrec.data.clients import Clients
@@ -92,8 +93,8 @@ class Trial:
         trial = cls.before(task, split.shard(np.arange(split.n_clients)))
         if not hasattr(plugin, "broadcast"):
             return trial
-        state = plugin.init(trial.params, split.n_clients)
-        return replace(trial, params=plugin.broadcast(state, trial.params, 0))
+        state = checked_init(plugin, trial.params, split.n_clients)
+        return replace(trial, params=checked_broadcast(plugin, state, trial.params, 0))
 
     @classmethod
     def before(cls, task: ClientTask, shard: Shard) -> Self:

@@ -9,14 +9,16 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import field_validator
+from pydantic import PrivateAttr, field_validator
 
 from fedrec.baselines import Popularity
 from fedrec.baselines.base import Scorer
 from fedrec.compute.batch import Tensors
 from fedrec.data import Synthetic
 from fedrec.evaluation.metrics.base import ExposureMetric, PerUserMetric
+from fedrec.evaluation.metrics.gini import Gini
 from fedrec.evaluation.metrics.hit_rate import HitRate
+from fedrec.evaluation.metrics.ndcg import NDCG
 from fedrec.models.base import History, Model, Pairs
 from fedrec.models.mf import MatrixFactorization
 from fedrec.personalization.base import FrozenItems, Personalization, Ranking, View
@@ -249,10 +251,33 @@ class Forgetting(FedAvg):
     def init(self, params: Params, n_clients: int) -> State:
         return State({}, {"seen": (1, 2)})
 
+
+class Remembering(FedAvg):
+    """Keeps in itself, and not in its state, that it has stepped."""
+
+    _stepped: bool = PrivateAttr(default=False)
+
+    def init(self, params: Params, n_clients: int) -> State:
+        self._stepped = False
+        return State()
+
     def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
-        rate = 1.0 if isinstance(state.values["seen"], tuple) else 0.5
-        _, params = FedAvg(server_lr=rate).apply(state, params, aggregate)
-        return state, params
+        rate, self._stepped = 0.5 if self._stepped else 1.0, True
+        return FedAvg(server_lr=rate).apply(state, params, aggregate)
+
+
+class Partly(FedAvg):
+    """Sends some of the parameters, and those of group 0 to all."""
+
+    def broadcast(self, state: State, params: Params, group: int) -> Params:
+        return {name: value for name, value in params.items() if name != "item"}
+
+
+class Scattered(FedAvg):
+    """Has a group for some of the clients."""
+
+    def groups(self, state: State, client_ids: IntArray) -> IntArray:
+        return client_ids[:-1]
 
 
 class Partial(Strategy):
@@ -275,10 +300,25 @@ class Undefined(HitRate):
         return np.where(hits > 0, hits, np.nan)
 
 
+class Percent(NDCG):
+    """Returns more than its bounds allow."""
+
+    def per_user(self, ranks: Ragged) -> FloatArray:
+        return 100 * super().per_user(ranks)
+
+
+class Shares(Gini):
+    """Is below its bounds where little is recommended."""
+
+    def value(self, exposure: IntArray) -> float:
+        return super().value(exposure) - float(exposure.mean() < 1)
+
+
 class Running(PerUserMetric):
     """Sums over the users before."""
 
     needs_k: ClassVar[bool] = False
+    bounds: ClassVar[tuple[float, float]] = (-np.inf, 0.0)
 
     def per_user(self, ranks: Ragged) -> FloatArray:
         return -np.cumsum(ranks.values[ranks.offsets[:-1]].astype(np.float64))
@@ -374,9 +414,14 @@ BROKEN: list[tuple[Plugin, set[str]]] = [
     (InPlace(), {"applying_changes_no_argument"}),
     (FirstNode(), {"nodes_host_any_clients"}),
     (Halving(), {"nodes_host_any_clients"}),
-    (Forgetting(), {"a_checkpoint_keeps_the_state"}),
+    (Forgetting(), {"parameters_keep_their_form"}),
+    (Remembering(), {"a_checkpoint_keeps_the_state"}),
+    (Partly(), {"parameters_keep_their_form"}),
+    (Scattered(), {"parameters_keep_their_form"}),
     (Partial(), {"nodes_host_any_clients"}),
     (Undefined(k=10), {"perfect_is_best"}),
+    (Percent(k=10), {"values_keep_their_bounds"}),
+    (Shares(k=10), {"values_keep_their_bounds"}),
     (Running(), {"nothing_depends_on_order"}),
     (Constant(k=10), {"perfect_is_best"}),
     (Ordered(k=10), {"nothing_depends_on_order"}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -18,6 +19,8 @@ def test_a_broken_plugin_fails_where_it_is_broken(plugin: Plugin, broken: set[st
         name = contract.__name__
         assert (verdict != "passed") == bool(why), name
         assert "\n" not in why
+        # An error of numpy or Python tells the author of a plug-in nothing.
+        assert not re.match(r"\w+(Error|Exception): ", why), why
         if verdict == "failed":
             failed.add(name)
     assert broken <= failed

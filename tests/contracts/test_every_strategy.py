@@ -22,7 +22,7 @@ from fedrec.training.clients import train_clients
 from fedrec.training.settings import Optimizers
 from fedrec.training.task import ClientTask
 from fedrec.types import Aggregate, FloatArray, IntArray, Params, RowBlock, UpdateBatch, offsets_of
-from server.returned import checked_apply, checked_broadcast, checked_init
+from fedrec.aggregation.returned import checked_apply, checked_broadcast, checked_init
 from strategies import STRATEGIES, Strategy
 from tests.contracts.every_option import EARLY, strategies_of
 from tests.contracts.own_models import BiasedMF

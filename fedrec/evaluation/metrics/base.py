@@ -18,9 +18,14 @@ class Metric(Plugin):
 
     Args:
         k: length of the list that is looked at; None for the whole ranking.
+
+    Attributes:
+        needs_k: Whether it has no value without k.
+        bounds: The lowest and the highest value.
     """
 
     needs_k: ClassVar[bool] = True
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     k: int | None = Field(None, ge=1)
 

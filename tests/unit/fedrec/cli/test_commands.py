@@ -276,6 +276,9 @@ def test_a_plugin_is_checked(fedrec: Fedrec, tmp_path: Path) -> None:
     assert any(line.startswith("failed") and "'user'" in line for line in failed.out.splitlines())
     assert len(failed.out.splitlines()) == len(lines)
     assert fedrec("check", "ndcg").code == 0
+    frame = fedrec("check", "frame")
+    assert frame.code == 0
+    assert [line.split()[0] for line in frame.out.splitlines()] == ["passed", "not", "not"]
 
 
 @pytest.mark.parametrize(
@@ -284,12 +287,18 @@ def test_a_plugin_is_checked(fedrec: Fedrec, tmp_path: Path) -> None:
         ("mff", "'mff' is no plug-in (did you mean 'mf'?)"),
         ("nowhere.py:Own", "nowhere.py: no such file"),
         ("nowhere:Own", "nowhere:Own cannot be imported"),
-        ("csv", "path: is missing"),
+        ("csv", "path: is missing; give it with --set path=VALUE"),
+        ("classes.py", "expected classes.py:Class; its classes are First, Second"),
+        ("classes.py:", "expected classes.py:Class; its classes are First, Second"),
+        ("classes.py:Frist", "has no 'Frist'"),
+        ("empty.py", "expected empty.py:Class; its classes are none"),
         ("fedrec.training.settings:Train", "is not a plug-in class"),
         ("fedrec.models.base:Model", "does not define params, score"),
     ],
 )
 def test_a_plugin_that_cannot_be_loaded(fedrec: Fedrec, plugin: str, said: str) -> None:
+    Path("classes.py").write_text("class First: ...\n\n\nclass Second: ...\n", encoding="utf-8")
+    Path("empty.py").write_text("FIRST = 1\n", encoding="utf-8")
     done = fedrec("check", plugin)
     assert done.code == 2
     assert done.out == ""

@@ -125,6 +125,31 @@ def test_a_damaged_run_is_named_in_one_line_and_the_others_are_shown(
     assert str(damaged) in selection.left_out[0]
 
 
+@pytest.mark.parametrize("content", [b"", b"PAR1", None])
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [
+        ("per_user.parquet", "completed"),
+        ("per_user.parquet", "interrupted"),
+        ("model.safetensors", "completed"),
+        ("local/node-1.safetensors", "completed"),
+    ],
+)
+def test_a_file_that_the_report_lacks_is_named_with_its_run(
+    make: Maker, name: str, status: str, content: bytes | None
+) -> None:
+    paths = [make("a", method="plgc", status=status, rounds=9), make("b", server_lr=0.5)]
+    file = paths[0] / name
+    file.unlink(missing_ok=True)
+    if content is not None:
+        file.write_bytes(content)
+    damaged, good = sorted(load(paths).groups, key=lambda group: group.first.folder.path)
+    assert any(str(file) in note and "\n" not in note for note in damaged.notes) == (
+        status == "completed" or content is not None
+    )
+    assert good.notes == ()
+
+
 def test_the_folder_of_another_version_is_left_out_by_name(make: Maker) -> None:
     old, good = make("old"), make("good", seed=1)
     text = (old / "config.yaml").read_text(encoding="utf-8").partition("\n")[2]

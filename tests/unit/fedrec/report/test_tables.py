@@ -148,6 +148,17 @@ def test_what_was_left_out_and_warnings_are_in_every_text(make: Maker, tmp_path:
         assert "bad/result.json: is damaged" in plain.replace("\n", "")
 
 
+def test_a_method_that_is_not_compared_is_named_also_where_it_is_the_only_one(
+    make: Maker,
+) -> None:
+    for damaged in ("a", "b"):
+        paths = {"a": make(f"{damaged}a"), "b": make(f"{damaged}b", method="plgc")}
+        (paths[damaged] / "per_user.parquet").write_bytes(b"PAR1")
+        text = markdown(list(paths.values()))
+        assert "per\\_user.parquet: is damaged" in text
+        assert "[warning]" in text
+
+
 def test_spread() -> None:
     assert spread(pd.Series([0.5])) == "0.5000"
     assert spread(pd.Series(dtype=float)) == "–"

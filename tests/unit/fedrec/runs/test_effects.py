@@ -35,6 +35,23 @@ SAID: dict[str, dict[str, Any]] = {
     "strategy.clusters: 1 has no effect: this is fedavg": {
         "strategy": {"name": "clustered", "clusters": 1}
     },
+    "strategy.clusters: 4 has no effect: groups are made in round 20": {
+        "strategy": "clustered",
+        "rounds": {"count": 20},
+    },
+    "strategy.name: median has no effect: it takes 3 clients, and a round has 2": {
+        "strategy": "median",
+        "rounds": {"cohort_size": 2},
+    },
+    "strategy.name: krum has no effect: it takes 5 clients": {
+        "strategy": "krum",
+        "rounds": {"cohort_size": 4},
+    },
+    "strategy.name: krum has no effect on most items: it takes 9 clients": {
+        "strategy": {"name": "krum", "byzantine": 3},
+        "rounds": {"cohort_size": 11},
+        "train": {"negatives": 1},
+    },
     "strategy.weighting: examples has no effect": {
         "strategy": {"name": "fedavg", "average": "sum", "weighting": "examples"}
     },
@@ -82,6 +99,9 @@ def test_a_setting_without_effect_is_named(said: str) -> None:
     "changes",
     [
         {},
+        {"strategy": "median"},
+        {"strategy": "krum"},
+        {"strategy": "clustered", "rounds": {"count": 21}},
         {"strategy": "fedprox", "train": {"local_epochs": 2}},
         {"strategy": "fedprox", "train": {"batch_size": 2}},
         {"strategy": {"name": "fedavg", "weighting": "examples"}},

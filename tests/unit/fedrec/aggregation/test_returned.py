@@ -12,7 +12,7 @@ import pytest
 import fedrec
 from fedrec.errors import ConfigError, FedRecError
 from fedrec.types import Aggregate, FloatArray, IntArray, Params, State
-from server.returned import checked_apply, checked_broadcast, checked_groups, checked_init
+from fedrec.aggregation.returned import checked_apply, checked_broadcast, checked_groups, checked_init
 from strategies import FedAvg
 
 ITEM: FloatArray = np.ones((3, 2), np.float32)

@@ -1,19 +1,19 @@
 """Checks of what a strategy returns, so that a fault is named where it arises."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from fedrec.errors import ConfigError, NumericError
 from fedrec.plugins import name_of
 from fedrec.types import Aggregate, IntArray, Params, State
-from strategies.base import Strategy
 
 __all__ = ["checked_apply", "checked_broadcast", "checked_groups", "checked_init"]
+
+Strategy: TypeAlias = Any
+"""A `strategies.Strategy`; this package lies below those that define strategies."""
 
 
 def checked_init(strategy: Strategy, params: Params, n_clients: int) -> State:
