@@ -68,7 +68,11 @@ class Evaluation:
             if isinstance(metric, PerUserMetric):
                 summary[metric.label] = _mean(next(columns))
             elif isinstance(metric, ExposureMetric) and (view, part) == ("mixed", "test"):
-                summary[metric.label] = metric.value(self.exposure[metric.depth])
+                exposure = self.exposure[metric.depth]
+                value = metric.value(exposure)
+                if exposure.any():
+                    metric.check(np.array([value]), lambda _: "the lists of all users")
+                summary[metric.label] = value
         return summary
 
 
@@ -98,19 +102,25 @@ def block_users(block: int | Literal["auto"], n_items: int) -> int:
     return max(_AUTO_LEAST, _AUTO_BYTES // (4 * max(n_items, 1)))
 
 
-def per_user_values(ranks: Ragged, metrics: Sequence[Metric]) -> FloatArray:
+def per_user_values(ranks: Ragged, metrics: Sequence[Metric], users: IntArray) -> FloatArray:
     """Compute the values of the per-user metrics among some metrics.
 
     Args:
         ranks: one row per user, the sorted ranks of its held-out items.
         metrics: any metrics; others than per-user metrics are passed over.
+        users: int64 [b], the users, to name one.
 
     Returns:
         float64 [b, m], NaN for a user without held-out items.
 
     Raises:
-        ConfigError: If a metric returns another shape than one number per user.
+        ConfigError: If a metric returns another shape than one finite number per user.
     """
+
+    def user(at: int) -> str:
+        number, places = users[has_some][at], ", ".join(map(str, some.row(at).tolist()))
+        return f"user {number}, counted from 0, whose held-out items have the ranks {places}"
+
     per_user = [metric for metric in metrics if isinstance(metric, PerUserMetric)]
     values = np.full((len(ranks), len(per_user)), np.nan)
     has_some = ranks.lengths > 0
@@ -122,6 +132,7 @@ def per_user_values(ranks: Ragged, metrics: Sequence[Metric]) -> FloatArray:
                 f"evaluate.metrics: {metric.label} gave the shape {np.shape(of_users)} for "
                 f"{len(some)} users; per_user returns one number for each, shape ({len(some)},)"
             )
+        metric.check(np.asarray(of_users), user)
         values[has_some, at] = of_users
     return values
 
@@ -167,7 +178,9 @@ def evaluate(
     by_user = np.argsort(shard.user_ids, kind="stable")
     values = {
         view: {
-            part: per_user_values(Ragged(offsets[part], np.concatenate(ranked)), metrics)[by_user]
+            part: per_user_values(
+                Ragged(offsets[part], np.concatenate(ranked)), metrics, shard.user_ids
+            )[by_user]
             for part, ranked in parts.items()
         }
         for view, parts in ranks.items()

@@ -68,39 +68,39 @@ class Evaluate(Section):
 def cutoff_warnings(
     metrics: Sequence[Metric], split: Split, protocol: Literal["clean", "legacy"]
 ) -> list[str]:
-    """Return one line for each cut-off and part that some users cannot fail, or have no value in.
+    """Return one line for each fact: users with long enough lists, with no items held out.
 
     Args:
         metrics: what is measured.
         split: the data.
         protocol: of the ranking.
     """
-    lines = []
-    cutoffs: dict[int, list[str]] = {}
-    for metric in metrics:
-        if metric.k is not None and isinstance(metric, PerUserMetric):
-            cutoffs.setdefault(metric.k, []).append(metric.label)
-    n_known = split.train.lengths
-    for what, held_out in (("validation", split.valid.lengths), ("test", split.test.lengths)):
-        left, is_ranked = split.n_items - n_known, held_out > 0
-        n_known, n_ranked = n_known + held_out, np.count_nonzero(is_ranked)
-        if protocol == "legacy":
-            left = np.minimum(left, held_out + LEGACY_CANDIDATES)
-        if n_ranked < len(is_ranked):
-            lines.append(
-                f"{len(is_ranked) - n_ranked} of {len(is_ranked)} users have no {what} items; the "
-                "means leave them out"
-            )
-        for k, labels in cutoffs.items():
-            if few := np.count_nonzero(is_ranked & (left <= k)):
-                lines.append(
-                    f"{', '.join(labels)}: {few} of {n_ranked} users have at most {k} items left "
-                    f"to rank for the {what}, so every list holds their held-out items whatever "
-                    "the model; choose a lower cut-off"
-                )
-        if alone := np.count_nonzero(is_ranked & (left <= held_out)):
-            lines.append(
-                f"{alone} of {n_ranked} users have nothing but held-out items left "
-                f"to rank for the {what}, so every metric is perfect for them"
-            )
+    held_out = np.stack([split.valid.lengths, split.test.lengths])
+    left = split.n_items - split.train.lengths - np.stack([0 * held_out[0], held_out[0]])
+    if protocol == "legacy":
+        left = np.minimum(left, held_out + LEGACY_CANDIDATES)
+    is_ranked = held_out > 0
+    n_ranked = np.count_nonzero(is_ranked.any(axis=0))
+    lines = [
+        f"{np.count_nonzero(~of_part)} of {split.n_users} users have no {what} items; the means "
+        "leave them out"
+        for what, of_part in zip(("validation", "test"), is_ranked, strict=True)
+        if not of_part.all()
+    ]
+    least = left[is_ranked].min(initial=split.n_items)
+    cutoffs = {m.label: m.k for m in metrics if m.k and isinstance(m, PerUserMetric)}
+    cutoffs = {label: k for label, k in cutoffs.items() if k >= least}
+    if cutoffs:
+        k = max(cutoffs.values())
+        few = np.count_nonzero((is_ranked & (left <= k)).any(axis=0))
+        lines.append(
+            f"{', '.join(cutoffs)}: {few} of {n_ranked} users have at most {k} items left to rank "
+            "in validation or test, so every list holds their held-out items whatever the model; "
+            "choose a lower cut-off"
+        )
+    if alone := np.count_nonzero((is_ranked & (left <= held_out)).any(axis=0)):
+        lines.append(
+            f"{alone} of {n_ranked} users have nothing but held-out items left to rank in "
+            "validation or test, so every metric is perfect for them"
+        )
     return lines

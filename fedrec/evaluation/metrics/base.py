@@ -1,9 +1,12 @@
 """What a metric is, and how a label such as ``ndcg@10`` becomes one."""
 
+import math
 import sys
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
+import numpy as np
 from pydantic import Field
 
 from fedrec.errors import ConfigError
@@ -39,6 +42,26 @@ class Metric(Plugin):
     def depth(self) -> int:
         """Return the last rank that counts."""
         return sys.maxsize if self.k is None else self.k
+
+    def check(self, values: FloatArray, source: Callable[[int], str]) -> None:
+        """Check that computed values are finite, and within the bounds that the class declares.
+
+        Args:
+            values: of any length.
+            source: tells, for the position of a value, what it was computed from.
+
+        Raises:
+            ConfigError: Names the class and the first value that is not.
+        """
+        declared = self.bounds is not Metric.bounds  # the same numbers may be declared too
+        low, high = self.bounds if declared else (-math.inf, math.inf)
+        wrong = np.flatnonzero(~(np.isfinite(values) & (values >= low) & (values <= high)))
+        if len(wrong):
+            raise ConfigError(
+                f"evaluate.metrics: {self.label} (class {type(self).__name__}) gave "
+                f"{values[wrong[0]]:g} for {source(int(wrong[0]))}; expected a finite number"
+                + f" from {low:g} to {high:g}" * declared
+            )
 
 
 class PerUserMetric(Metric):

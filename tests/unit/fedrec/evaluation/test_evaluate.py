@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from fedrec.evaluation.evaluate import (
     merge,
     per_user_values,
 )
-from fedrec.evaluation.metrics import PerUserMetric, parse_metric
+from fedrec.evaluation.metrics import ExposureMetric, Metric, PerUserMetric, parse_metric
 from fedrec.evaluation.ranking import PARTS, mask_of, ranks_of, top_k
 from fedrec.personalization.base import View
 from fedrec.types import FloatArray, IntArray, Ragged, Shard
@@ -38,7 +39,8 @@ def test_the_ideal_ranking_gives_the_first_ranks_and_one() -> None:
     ranks = ranks_of(ideal, world.test, mask_of("test", world.train, world.valid))
     for user in range(len(world.test)):
         assert ranks.row(user).tolist() == list(range(1, len(world.test.row(user)) + 1))
-    values = per_user_values(ranks, tuple(parse_metric(f"{m}@30") for m in ("ndcg", "recall")))
+    metrics = tuple(parse_metric(f"{m}@30") for m in ("ndcg", "recall"))
+    values = per_user_values(ranks, metrics, np.arange(len(ranks)))
     assert np.all(values[world.test.lengths > 0] == 1.0)
 
 
@@ -115,7 +117,8 @@ def test_the_summary_is_what_it_says() -> None:
     assert "coverage@2" not in found.summarise(METRICS, "mixed", "valid")
     assert "gini@3" not in found.summarise(METRICS, "global", "test")
     excluded = mask_of("test", world.train, world.valid)
-    values = per_user_values(ranks_of(world.scores, world.test, excluded), METRICS)
+    ranks = ranks_of(world.scores, world.test, excluded)
+    values = per_user_values(ranks, METRICS, np.arange(len(ranks)))
     expected = np.nanmean(values, axis=0)
     shown = [test[label] for label in ("ndcg@3", "hit_rate@3", "recall@3", "mrr")]
     np.testing.assert_allclose(shown, expected, rtol=1e-14)
@@ -160,4 +163,38 @@ class _OneNumber(PerUserMetric):
 
 def test_a_metric_that_gives_another_shape_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"_OneNumber@3 gave the shape \(1,\) for 2 users"):
-        per_user_values(ragged([[1], [], [2, 3]]), [_OneNumber(k=3)])
+        per_user_values(ragged([[1], [], [2, 3]]), [_OneNumber(k=3)], np.arange(3))
+
+
+class _Value(PerUserMetric):
+    bounds = (0.0, 1.0)
+    gives: float = 0.0
+
+    def per_user(self, ranks: Ragged) -> FloatArray:
+        return np.where(np.arange(len(ranks)) == 1, self.gives, 0.5)
+
+
+class _Spread(ExposureMetric):
+    def value(self, exposure: IntArray) -> float:
+        return float("nan")
+
+
+@pytest.mark.parametrize(
+    ("metric", "named"),
+    [
+        *((_Value.model_construct(gives=v, k=3), "user 7, ") for v in (np.nan, np.inf, -14.0, 2.0)),
+        (_Spread(k=3), "all users"),
+    ],
+)
+def test_a_value_that_is_no_number_within_bounds_names_class_and_user(
+    metric: Metric, named: str
+) -> None:
+    one, none = Ragged(np.arange(9), np.ones(8, np.int64)), ragged([[]] * 8)
+    users = np.array([0, 7, 2, 3, 4, 5, 6, 1])
+    shard = replace(
+        World(0, 8, 9, 5).shard(), train=none, valid=none, test=one, user_ids=users
+    )
+    with pytest.raises(ConfigError, match=f"class {type(metric).__name__}.*{named}.*expected a"):
+        evaluate(
+            shard, lambda rows: {"mixed": np.zeros((len(rows), 9), np.float32)}, [metric]
+        ).summarise([metric])

@@ -36,7 +36,7 @@ def ragged(rows: list[list[int]]) -> Ragged:
 
 
 def values_of(label: str, rows: list[list[int]]) -> FloatArray:
-    return per_user_values(ragged(rows), [parse_metric(label)])[:, 0]
+    return per_user_values(ragged(rows), [parse_metric(label)], np.arange(len(rows)))[:, 0]
 
 
 def exposure_value(label: str, exposure: list[int]) -> float:
