@@ -19,6 +19,7 @@ import difflib
 import json
 from collections.abc import Iterable
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -36,6 +37,7 @@ __all__ = [
     "RunFolderError",
     "did_you_mean",
     "install_command",
+    "require",
 ]
 
 
@@ -114,6 +116,16 @@ class ClientFailure(FedRecError):
 
     def __init__(self, round: int, client: str, stage: str, reason: str) -> None:
         super().__init__(f"round {round}, client {client}, {stage}: {reason}")
+
+
+def require(module: str, purpose: str) -> None:
+    """Check that a package of the extra ``sim`` is installed.
+
+    Raises:
+        MissingExtra: If it is not.
+    """
+    if find_spec(module) is None:
+        raise MissingExtra(f"{module}, {purpose},", "sim")
 
 
 def install_command(extra: str) -> str:

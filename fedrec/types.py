@@ -9,8 +9,6 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.ragged import IntArray, Ragged, offsets_of
-
 __all__ = [
     "Aggregate",
     "Axis",
@@ -30,6 +28,7 @@ __all__ = [
     "offsets_of",
 ]
 
+IntArray: TypeAlias = NDArray[np.int64]
 FloatArray: TypeAlias = NDArray[Any]
 TextArray: TypeAlias = NDArray[Any]
 """Texts as objects: an array of fixed width would give each the room of the longest."""
@@ -40,21 +39,89 @@ Params: TypeAlias = Mapping[str, FloatArray]
 
 
 @dataclass(frozen=True, slots=True)
+class Ragged:
+    """Rows of unequal length, one after the other (CSR without values).
+
+    Args:
+        offsets: int64 [n + 1]; row ``i`` is ``values[offsets[i]:offsets[i + 1]]``.
+        values: int64 [nnz].
+    """
+
+    offsets: IntArray
+    values: IntArray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> IntArray:
+        """int64 [n], the length of each row."""
+        return self.offsets[1:] - self.offsets[:-1]
+
+    def row(self, index: int) -> IntArray:
+        """int64 [length], one row (a view)."""
+        return self.values[self.offsets[index] : self.offsets[index + 1]]
+
+    def owners(self) -> IntArray:
+        """int64 [nnz], the row that each value belongs to."""
+        return np.repeat(np.arange(len(self), dtype=np.int64), self.lengths)
+
+    def positions(self, rows: IntArray) -> IntArray:
+        """int64 [sum of lengths], where the values of some rows lie, row after row."""
+        if _consecutive(rows):
+            return np.arange(self.offsets[rows[0]], self.offsets[rows[-1] + 1], dtype=np.int64)
+        starts = self.offsets[rows]
+        lengths = self.offsets[rows + 1] - starts
+        ends = np.cumsum(lengths)
+        within = np.arange(int(ends[-1]) if len(ends) else 0, dtype=np.int64)
+        return np.asarray(within + np.repeat(starts - (ends - lengths), lengths))
+
+    def find(self, rows: IntArray, values: IntArray) -> IntArray:
+        """Return where values stand in rows, int64 [q], -1 where they do not.
+
+        Args:
+            rows: int64 [q], a row each.
+            values: int64 [q], not negative. The values of each row are sorted.
+        """
+        width = 1 + max(int(self.values.max(initial=0)), int(values.max(initial=0)))
+        keys, wanted = self.owners() * width + self.values, rows * width + values
+        at = np.searchsorted(keys, wanted)
+        is_present = np.append(keys, -1)[at] == wanted
+        return np.where(is_present, at, -1)
+
+    def take(self, rows: IntArray) -> Ragged:
+        """Return the given rows, in the given order; copies."""
+        if _consecutive(rows):
+            offsets = self.offsets[rows[0] : rows[-1] + 2]
+            return Ragged(offsets - offsets[0], self.values[offsets[0] : offsets[-1]].copy())
+        offsets = offsets_of(self.offsets[rows + 1] - self.offsets[rows])
+        return Ragged(offsets, np.asarray(self.values[self.positions(rows)]))
+
+
+def _consecutive(rows: IntArray) -> bool:
+    n = len(rows)
+    return n > 0 and rows[-1] - rows[0] == n - 1 and bool((rows[1:] - rows[:-1] == 1).all())
+
+
+def offsets_of(lengths: IntArray) -> IntArray:
+    """int64 [n + 1]: where rows of these lengths begin, and where the last ends."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
+
+
+@dataclass(frozen=True, slots=True)
 class Interactions:
     """Who interacted with what.
-
-    Users and items are indices into the tables of raw ids. The indices do not depend on the
-    order of the file: ids are sorted (as numbers where all are numbers).
 
     Args:
         users: int64 [n], index into ``user_ids``.
         items: int64 [n], index into ``item_ids``.
         ratings: float64 [n], or None where the data has none.
         timestamps: float64 [n], in the data's unit, or None.
-        user_ids: text [n_users], the raw ids.
-        item_ids: text [n_items], the raw ids.
-        user_columns: further columns, each text [n_users] (age, occupation, ...).
-        item_columns: further columns, each text [n_items] (title, genres, ...).
+        user_ids: text [n_users], the raw ids, sorted (as numbers where all are numbers), so that
+            indices do not depend on the order of the file.
+        item_ids: text [n_items], likewise.
+        user_columns: further columns (age, ...), each text [n_users].
+        item_columns: further columns (title, ...), each text [n_items].
         name: what the data set is called in tables.
     """
 
@@ -79,15 +146,12 @@ class Split:
     Args:
         n_items: size of the catalogue.
         train: one row per user: its train items, sorted.
-        valid: one row per user: its validation items, sorted. May be empty.
-        test: one row per user: its test items, sorted. May be empty.
+        valid: likewise, its validation items. May be empty.
+        test: likewise, its test items. May be empty.
         clients: one row per client: the users it holds, sorted. Total and disjoint.
         timestamps: float64 [train nnz], parallel to ``train.values``, or None.
-        ratings: float64 [train nnz], parallel to ``train.values``, or None.
-        user_ids: text [n_users], the raw ids.
-        item_ids: text [n_items], the raw ids.
-        item_columns: further columns, each text [n_items] (title, genres, ...).
-        name: what the data set is called in tables.
+        ratings: float64 [train nnz], likewise.
+        user_ids, item_ids, item_columns, name: see `Interactions`.
     """
 
     n_items: int
@@ -133,11 +197,8 @@ class Shard:
         client_offsets: int64 [c + 1]; client ``k`` holds user rows
             ``client_offsets[k]:client_offsets[k + 1]``.
         user_ids: int64 [u], the user of each user row (an index, not the raw id).
-        train: one row per user row: its train items, sorted.
-        valid: one row per user row: its validation items, sorted.
-        test: one row per user row: its test items, sorted.
-        timestamps: float64 [train nnz] or None.
-        ratings: float64 [train nnz] or None.
+        train: one row per user row: its train items, sorted; so are ``valid`` and ``test``.
+        timestamps: float64 [train nnz] or None; so are ``ratings``.
     """
 
     n_items: int
@@ -291,21 +352,13 @@ class State:
 
     def below(self, prefix: str) -> dict[str, NDArray[Any]]:
         """Return the arrays whose names begin with a prefix, by the rest of their names."""
-        return {
-            name.removeprefix(prefix): array
-            for name, array in self.arrays.items()
-            if name.startswith(prefix)
-        }
+        names = [name for name in self.arrays if name.startswith(prefix)]
+        return {name.removeprefix(prefix): self.arrays[name] for name in names}
 
 
 @dataclass(frozen=True, slots=True)
 class FailedClient:
-    """A client that failed in a round.
-
-    Args:
-        client: The client id, or a description of the group of clients.
-        reason: The cause, one line.
-    """
+    """A client (an id, or a description of a group) that failed in a round, and why, in a line."""
 
     client: str
     reason: str

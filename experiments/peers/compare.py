@@ -29,7 +29,7 @@ from experiments.benchmarks.meter import metered
 from experiments.benchmarks.report import about_run, write
 from experiments.benchmarks.rounds import run_rounds
 from experiments.benchmarks.workload import Workload, workload
-from fedrec.storage.cache import cache_folder
+from fedrec.storage.files import cache_folder
 from fedrec.training.draws import batch_steps
 from fedrec.training.clients import train_clients
 from fedrec.types import FloatArray

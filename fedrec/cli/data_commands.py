@@ -71,3 +71,10 @@ def _data_check(name: str, set_: SETS = None) -> None:
             say(line)
         raise DataError(f"{name}: the data has {len(problems.lines)} problems") from problems
     write(f"{fetch.summary(experiment.data.load())}: sound")
+    unread = experiment.data.unread()
+    if unread:
+        write(
+            f"columns that are not read: {', '.join(unread)}; data.columns.rating and "
+            "data.columns.timestamp name those of ratings and times, as in "
+            f"--set data.columns.rating={unread[0]}"
+        )

@@ -15,7 +15,7 @@ from rich.table import Table
 from fedrec.errors import EngineError, FedRecError, install_command
 from fedrec.flower.packages import check_packages
 from fedrec.runs.provenance import hardware
-from fedrec.storage.cache import cache_folder
+from fedrec.storage.files import cache_folder
 
 __all__ = ["Finding", "examine", "table"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from platform import python_version
 from typing import Any
 
-from fedrec.storage.cache import cache_folder
+from fedrec.storage.files import cache_folder
 
 __all__ = ["compiled", "compiled_sums", "inlined", "kernel_folder"]
 

@@ -3,15 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, GetCoreSchemaHandler, model_validator
 from pydantic_core import CoreSchema, core_schema
 
 from fedrec.baselines.base import Baseline
-from fedrec.config.defaults import with_plugin_defaults
-from fedrec.config.engine import Engine
-from fedrec.config.rounds import Rounds
 from fedrec.config.yaml import dump_yaml, read_document, with_overrides
 from fedrec.data.base import DataSet
 from fedrec.data.clients import Clients
@@ -20,6 +17,7 @@ from fedrec.evaluation.settings import Evaluate
 from fedrec.models.base import Model
 from fedrec.personalization.base import Personalization
 from fedrec.plugins import (
+    Count,
     Plugin,
     Section,
     as_mapping,
@@ -34,7 +32,105 @@ from fedrec.training.client_rule import client_rule_of
 from fedrec.training.settings import Train
 from fedrec.training.task import ClientTask
 
-__all__ = ["Experiment", "load_experiment", "recorded_experiment"]
+__all__ = ["Engine", "Experiment", "Rounds", "load_experiment", "recorded_experiment"]
+
+COHORT = {"cohort_size", "cohort_fraction"}
+
+
+class Rounds(Section):
+    """How long, and with whom.
+
+    Args:
+        count: rounds at most.
+        cohort_size: clients in a round, or ``all``.
+        cohort_fraction: the same as a share of all clients; excludes ``cohort_size``.
+        patience: Stop after this many evaluations in a row without a better validation metric;
+            None: never. As long as the best is not 5 % above popularity, where most models pause,
+            an evaluation whose training loss has fallen by 1 % starts the count anew.
+        max_failures: clients that may fail in a round before the run stops.
+    """
+
+    count: int = Field(100, ge=1)
+    cohort_size: Count | Literal["all"] = "all"
+    cohort_fraction: float | None = Field(None, gt=0, le=1)
+    patience: int | None = Field(15, ge=1)
+    max_failures: int = Field(0, ge=0)
+
+    def clients_of(self, n_clients: int) -> int:
+        """Return how many clients take part in a round.
+
+        Args:
+            n_clients: All clients of the run.
+
+        Raises:
+            ConfigError: If more are asked for than there are.
+        """
+        if self.cohort_fraction is not None:
+            return max(1, round(self.cohort_fraction * n_clients))
+        if self.cohort_size == "all":
+            return n_clients
+        if self.cohort_size > n_clients:
+            raise ConfigError(
+                f"rounds.cohort_size: {self.cohort_size} is more than the {n_clients} clients; "
+                "lower it or write 'all'"
+            )
+        return self.cohort_size
+
+    def without_effect(self, experiment: Any, split: Any) -> list[str]:
+        """Say that the run is too short for its patience, or that a share of 1 is all."""
+        lines = []
+        evaluations = -(-self.count // experiment.evaluate.every)
+        due = "1 evaluation" if evaluations == 1 else f"{evaluations} evaluations"
+        default = type(self).model_fields["patience"].default
+        if self.patience not in (None, default) and self.patience >= evaluations:
+            lines.append(
+                f"patience: {self.patience} has no effect: rounds.count {self.count} leads to "
+                f"only {due} (evaluate.every: {experiment.evaluate.every})"
+            )
+        if self.cohort_fraction == 1:
+            lines.append("cohort_fraction: 1 has no effect: all clients take part by default")
+        return lines
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if self.cohort_fraction is not None and self.cohort_size != "all":
+            raise ValueError("cohort_fraction: excludes cohort_size; give one of them")
+        return self
+
+
+class Engine(Section):
+    """What the run is executed on. No choice here changes a bit of the result.
+
+    There is one exception: models that `torch.func.vmap` computes keep it to rounding.
+
+    Args:
+        name: ``ray``, ``serial``, ``flower``, or ``auto``: Ray where it is installed.
+        workers: processes, or ``auto``: one per core.
+        nodes: logical nodes among which the clients are dealt, or ``auto``: one per worker.
+        address: of a running Ray cluster (``ray`` only); None starts one on this machine.
+        gpus_per_worker: share of a GPU that Ray reserves for each worker.
+        start_timeout: seconds that a Ray worker may wait for its cores and start (``ray`` only);
+            before it gives up, a line says what it waits for.
+        chunk: clients trained in one computation.
+    """
+
+    name: Literal["auto", "serial", "ray", "flower"] = "auto"
+    workers: Count | Literal["auto"] = "auto"
+    nodes: Count | Literal["auto"] = "auto"
+    address: str | None = None
+    gpus_per_worker: float = Field(0.0, ge=0)
+    start_timeout: float = Field(300.0, gt=0)
+    chunk: int = Field(64, ge=1)
+
+    def without_effect(self, experiment: Any, split: Any) -> list[str]:
+        """Say what the engine does not use."""
+        if self.name == "serial":
+            why = "the serial engine is one process"
+            return self.unused(why, "workers", "address", "gpus_per_worker", "start_timeout")
+        only_ray = self.unused(
+            "only ray joins a cluster and waits for it", "address", "start_timeout"
+        )
+        return only_ray if self.name == "flower" else []
 
 
 @dataclass(frozen=True)
@@ -116,7 +212,7 @@ class Experiment(Section):
     @model_validator(mode="before")
     @classmethod
     def _fill_in_defaults(cls, values: Any) -> Any:
-        return with_plugin_defaults(values) if isinstance(values, Mapping) else values
+        return _with_plugin_defaults(values) if isinstance(values, Mapping) else values
 
     def client_task(self) -> ClientTask:
         """Return what each client of the experiment computes.
@@ -197,3 +293,52 @@ def _validated(
             return Experiment.model_validate(document)
     except ConfigError as error:
         raise ConfigError(*(f"{label}: {fault}" for fault in error.faults)) from None
+
+
+def _with_plugin_defaults(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an experiment with the defaults of its strategy and of its model filled in.
+
+    What is written wins over `Plugin.defaults` of the strategy, and that over the model's. The
+    strategy's options are filled in only where the strategy is the one that the model names.
+
+    Args:
+        document: The experiment as it is written: sections are mappings, names or values.
+    """
+    chosen = dict(document)
+    model = _class_of("models", chosen.get("model", "mf"), "mf")
+    usual = model.defaults.get("strategy", {})
+    if not model.defaults:
+        return chosen
+    written = chosen.get("strategy", {})
+    strategy = _class_of("strategies", written, usual.get("name", ""))
+    if strategy is _class_of("strategies", usual):
+        chosen["strategy"] = _merged(usual, written)
+    for plugin in (strategy, model):
+        for section, defaults in plugin.defaults.items():
+            written = chosen.get(section, {})
+            if section != "strategy" and not isinstance(written, str):
+                chosen[section] = _merged(defaults, written)
+    return chosen
+
+
+def _class_of(kind: str, value: Any, default: str = "") -> type[Plugin]:
+    """Return the class that a section names; `Plugin` if there is none, which its field reports."""
+    value = as_mapping(value)
+    name = value.get("name", default) if isinstance(value, Mapping) else None
+    try:
+        return lookup(kind, name) if isinstance(name, str | type) else Plugin
+    except ConfigError:
+        return Plugin
+
+
+def _merged(below: Mapping[str, Any], above: Any) -> Any:
+    """Return values above others, at any depth; what is no mapping stays."""
+    written = as_mapping(above)
+    if not isinstance(written, Mapping):
+        return above
+    replaced = COHORT if COHORT & set(written) else set()
+    merged = {key: value for key, value in below.items() if key not in replaced}
+    for key, value in written.items():
+        inner = merged.get(key)
+        merged[key] = _merged(inner, value) if isinstance(inner, Mapping) else value
+    return merged

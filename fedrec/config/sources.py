@@ -8,7 +8,7 @@ import json
 import linecache
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -16,11 +16,9 @@ from typing import Any
 from fedrec.config.experiment import Experiment
 from fedrec.errors import ConfigError
 from fedrec.plugins import Plugin
-from fedrec.storage.cache import cache_folder
-from fedrec.storage.files import write_text
+from fedrec.storage.files import cache_folder, write_text
 
 __all__ = [
-    "changed_sources",
     "code_with_sources",
     "source_hashes",
     "sources_of",
@@ -46,20 +44,16 @@ def sources_of(experiment: Experiment) -> dict[str, str]:
         are fedrec's own.
     """
     plugins = [*(getattr(experiment, name) for name in FIELDS), *experiment.evaluate.parsed()]
-    classes = {base for plugin in plugins for base in type(plugin).__mro__}
+    classes = [base for plugin in plugins for base in type(plugin).__mro__]
     waiting = [base.__module__ for base in classes if issubclass(base, Plugin)]
     installed = {Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib")}
-    seen: set[str] = set()
     texts: dict[str, str] = {}
     while waiting:
         name = waiting.pop()
-        root = _root(name)
-        if name in seen or root is None:
+        root, path = _root(name), Path(str(getattr(sys.modules.get(name), "__file__", "")))
+        if root is None or (place := path.relative_to(root).as_posix()) in texts:
             continue
-        seen.add(name)
-        path = Path(str(sys.modules[name].__file__))
-        text = path.read_text(encoding="utf-8")
-        texts[path.relative_to(root).as_posix()] = text
+        text = texts[place] = path.read_text(encoding="utf-8")
         for other in (name.rpartition(".")[0], *_imported(text, name)):
             same_package = other.partition(".")[0] == name.partition(".")[0]
             if _root(other) == root and (same_package or root not in installed):
@@ -71,11 +65,6 @@ def source_hashes(experiment: Experiment) -> dict[str, str]:
     """Return the SHA-256 of each text of `sources_of`."""
     sources = sources_of(experiment)
     return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in sources.items()}
-
-
-def changed_sources(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Return the files whose hashes differ, sorted."""
-    return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
 
 
 def code_with_sources(code: str, experiment: Experiment) -> str:

@@ -1,14 +1,14 @@
 """Read YAML 1.2 (its core schema) and change a document by dotted keys."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from fedrec.errors import ConfigError, did_you_mean
-from fedrec.plugins import as_mapping
+from fedrec.plugins import as_mapping, shown
 
 __all__ = ["dump_yaml", "flatten", "parse_yaml", "read_document", "with_overrides"]
 
@@ -111,21 +111,27 @@ def with_overrides(
             text is not YAML.
     """
     changed = dict(document)
+    for key, value, origin in _assignments(sets):
+        changed = _override(changed, key, value, origin)
+    return changed
+
+
+def _assignments(sets: Iterable[Any]) -> Iterator[tuple[str, Any, str]]:
+    """Yield the key and the value of each override, and how a message names it."""
     if isinstance(sets, Mapping):
-        for key, value in sets.items():
-            changed = _override(changed, key, value, f"'{key}'")
-        return changed
+        yield from ((str(key), value, f"'{key}'") for key, value in sets.items())
+        return
+    if not isinstance(sets, Iterable):
+        raise ConfigError(f"overrides: expected texts dotted.key=value, got {shown(sets)}")
     for assignment in [sets] if isinstance(sets, str) else sets:
-        key, equals, text = assignment.partition("=")
-        origin = f"--set {assignment}"
+        key, equals, text = str(assignment).partition("=")
+        origin = f"--set {' '.join(str(assignment).split())}"
         if not equals:
             raise ConfigError(f"{origin}: expected dotted.key=value")
         try:
-            value = parse_yaml(text)
+            yield key, parse_yaml(text), origin
         except ConfigError as error:
             raise ConfigError(f"{origin}: the value is {error}") from None
-        changed = _override(changed, key, value, origin)
-    return changed
 
 
 def _override(document: Mapping[str, Any], key: str, value: Any, source: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The base of every data set: its filters, its split, its protocol, and its errors."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -10,7 +10,7 @@ from fedrec.errors import DataError
 from fedrec.plugins import Plugin, Section
 from fedrec.types import Interactions
 
-__all__ = ["AbsentData", "DataProblems", "DataSet", "SplitBy", "UnsuitableData"]
+__all__ = ["AbsentData", "DataProblems", "DataSet", "SplitBy"]
 
 
 class AbsentData(DataError):
@@ -30,19 +30,6 @@ class DataProblems(DataError):
         source = self.lines[0].partition(": ")[0] + ": "
         others = [line.removeprefix(source) for line in self.lines[1:]]
         super().__init__("; ".join([self.lines[0], *others]))
-
-
-class UnsuitableData(DataError):
-    """The data cannot be used with an option of its data set.
-
-    Args:
-        text: What is wrong and what to do.
-        without: Options under which this would be no problem, to look for the next one.
-    """
-
-    def __init__(self, text: str, **without: Any) -> None:
-        super().__init__(text)
-        self.without: Mapping[str, Any] = without
 
 
 class SplitBy(Section):
@@ -105,6 +92,10 @@ class DataSet(Plugin):
         Raises:
             DataError: If the files are missing or damaged: the file, the line, the way out.
         """
+
+    def unread(self) -> list[str]:
+        """Return the columns of its file that `load` does not read."""
+        return []
 
     @property
     def label(self) -> str:

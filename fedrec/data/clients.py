@@ -1,6 +1,6 @@
 """Who is a client: the section ``clients`` of an experiment, and which client holds which users."""
 
-import importlib.util
+import warnings
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from fedrec.data.ids import hash_ids, mix_seed
-from fedrec.errors import ConfigError, MissingExtra, did_you_mean
+from fedrec.errors import ConfigError, did_you_mean, require
 from fedrec.plugins import Section
 from fedrec.types import FloatArray, IntArray, Interactions, Ragged, offsets_of
 
@@ -111,22 +111,16 @@ def taste_groups(train: Ragged, n_items: int, count: int, seed: int) -> IntArray
     Raises:
         MissingExtra: If scipy is not installed.
     """
-    if importlib.util.find_spec("scipy") is None:
-        raise MissingExtra("scipy, for clients.by: taste,", "sim")
-    from scipy.cluster.vq import vq
+    require("scipy", "for clients.by: taste")
+    from scipy.cluster.vq import kmeans2, vq
 
     rng = np.random.Generator(np.random.Philox(seed))
     points = _embed(train, n_items, rng)
     centres = _first_centres(points, count, rng)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of empty groups, which are filled below
+        centres, _ = kmeans2(points, centres, iter=STEPS, minit="matrix")
     groups, distance = vq(points, centres)
-    for _ in range(STEPS):  # of Lloyd
-        sizes = np.bincount(groups, minlength=count)
-        sums = np.stack([np.bincount(groups, axis, count) for axis in points.T], axis=1)
-        has_users = sizes > 0
-        centres[has_users] = sums[has_users] / sizes[has_users, None]
-        before, (groups, distance) = groups, vq(points, centres)
-        if np.array_equal(before, groups):
-            break
     sizes = np.bincount(groups, minlength=count)
     for group in np.flatnonzero(sizes == 0):
         # An empty group gets the user that is farthest from the centre of a larger one.

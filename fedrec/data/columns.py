@@ -7,23 +7,25 @@ import datetime
 import decimal
 import re
 import uuid
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from fedrec.data.base import DataProblems
 from fedrec.data.ids import index_ids
-from fedrec.errors import DataError, MissingExtra, did_you_mean
+from fedrec.errors import DataError, did_you_mean, require
 from fedrec.plugins import Section, shown
 from fedrec.types import FloatArray, IntArray, Interactions
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Cells", "Columns", "Table", "cells_of", "interactions_of", "places_of"]
+__all__ = ["Cells", "Columns", "FrameTable", "Table", "interactions_of"]
 
 # A column: int64 [n], the index of each row's value, -1 where it is missing; and the values.
 Cells: TypeAlias = tuple[IntArray, Any]
@@ -41,22 +43,6 @@ ID_TYPES = (str, bool, int, decimal.Decimal, uuid.UUID)
 NUMBER_TYPES = (int, float, decimal.Decimal)
 
 
-class Table(NamedTuple):
-    """The cells of some columns, and what is wrong with lines that are no rows.
-
-    Args:
-        source: The file, or what else the rows come from.
-        cells: By what they hold: ``user``, ``item``, ...
-        where: From a row, counted from 0, to how the user finds it: ``line 3``.
-        problems: By their kind.
-    """
-
-    source: str
-    cells: Mapping[str, Cells]
-    where: Callable[[int], str]
-    problems: dict[str, list[str]]
-
-
 class Columns(Section):
     """Which column holds what: by its name, or by its number from 0 in a file without header.
 
@@ -72,82 +58,114 @@ class Columns(Section):
     rating: str | int | None = None
     timestamp: str | int | None = None
 
-    def named(self) -> dict[str, str | int]:
+    def named(self) -> dict[str, str]:
         """Map what is there to its column: ``user``, ``item``, ``rating``, ``timestamp``."""
-        given: dict[str, str | int] = self.model_dump(exclude_none=True)
-        return given
+        return {purpose: str(name) for purpose, name in self.model_dump(exclude_none=True).items()}
 
 
-def places_of(
-    columns: Columns, labels: Sequence[object], source: str, way_out: str = "set data.columns.{}"
-) -> dict[str, int]:
-    """Return the place of each wanted column, from 0, by what it holds.
+@dataclass(kw_only=True)
+class Table(ABC):
+    """Rows of interactions, one column for each thing that they hold.
 
-    Raises:
-        DataError: If one is not there, two have its name, or it is named for two purposes.
+    Args:
+        source: The file, or what else the rows come from.
+        labels: The names of the columns, or their numbers from 0.
+        way_out: What to do about a column that is not there; ``{}`` stands for what it holds.
     """
-    labels = list(labels)
-    names = columns.named()
-    for field, label in names.items():
-        if labels.count(label) > 1:
-            raise DataError(f"{source}: two columns are named '{label}'; rename one of them")
-        if label not in labels:
-            near = did_you_mean(str(label), [str(each)[:40] for each in labels[:20]])
-            raise DataError(f"{source}: no column '{label}'{near}; {way_out.format(field)}")
-    for one, other in combinations(names, 2):
-        if names[one] == names[other]:
-            raise DataError(
-                f"{source}: column '{names[one]}' is data.columns.{one} and data.columns.{other}; "
-                "expected one purpose for each column"
-            )
-    return {field: labels.index(label) for field, label in names.items()}
+
+    source: str
+    labels: Sequence[Any] = ()
+    way_out: str = "set data.columns.{}"
+    # Of lines that are no rows, by their kind; known once the cells are read.
+    problems: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list), init=False)
+
+    @abstractmethod
+    def cells(self, places: Sequence[int]) -> list[Cells]:
+        """Read the columns at some places, from 0."""
+
+    def where(self, row: int) -> str:
+        """Return how the user finds a row, counted from 0."""
+        return f"row {row + 1}"
+
+    def places(self, columns: Columns) -> dict[str, int]:
+        """Return the place of each wanted column, by what it holds.
+
+        Raises:
+            DataError: If one is not there, two have its name, or it is named for two purposes.
+        """
+        names, labels = columns.named(), [str(label) for label in self.labels]
+        for purpose, name in names.items():
+            if labels.count(name) > 1:
+                raise DataError(f"{self.source}: two columns are named '{name}'; rename one")
+            if name not in labels:
+                near = did_you_mean(name, [each[:40] for each in labels[:20]])
+                way_out = self.way_out.format(purpose)
+                raise DataError(f"{self.source}: no column '{name}'{near}; {way_out}")
+        for one, other in combinations(names, 2):
+            if names[one] == names[other]:
+                raise DataError(
+                    f"{self.source}: column '{names[one]}' is data.columns.{one} and "
+                    f"data.columns.{other}; expected one purpose for each column"
+                )
+        return {purpose: labels.index(name) for purpose, name in names.items()}
 
 
-def cells_of(column: "pd.Series[Any]") -> Cells:
-    """Return the cells of a column of a data frame.
+@dataclass(kw_only=True)
+class FrameTable(Table):
+    """The rows of a data frame; ``read`` returns the columns at some places."""
 
-    Objects are listed one by one, as equal ones may differ in type: 1, 1.0, True.
-    """
+    read: "Callable[[Sequence[int]], pd.DataFrame]"
+
+    def cells(self, places: Sequence[int]) -> list[Cells]:
+        """Read the columns at some places, from 0."""
+        frame = self.read(places)
+        return [_cells_of(frame.iloc[:, at]) for at in range(len(places))]
+
+
+def _cells_of(column: "pd.Series[Any]") -> Cells:
     if column.dtype != object:
         try:
             return column.factorize()
         except (TypeError, ValueError, NotImplementedError):  # lists and structures of Arrow
             column = column.astype(object)
+    # Objects are listed one by one, as equal ones may differ in type: 1, 1.0, True.
     present = column.notna().to_numpy(np.bool_)
     return np.where(present, np.cumsum(present) - 1, -1), column[present].tolist()
 
 
-def interactions_of(table: Table, labels: Mapping[str, object], name: str) -> Interactions:
+def interactions_of(table: Table, columns: Columns, name: str) -> Interactions:
     """Read the interactions of a table.
 
     Args:
-        table: Its cells.
-        labels: The names or numbers of the columns, by what they hold.
+        table: The rows.
+        columns: Which column holds what.
         name: Of the data set.
 
     Raises:
+        DataError: If a column is not there.
         DataProblems: If there are no rows, or a cell is missing, not of the expected kind, or
             not exact; all problems together.
     """
-    cells, values = table.cells, dict[str, Any]()
-    kinds = defaultdict(list, table.problems)
+    places, labels = table.places(columns), columns.named()
+    cells = dict(zip(places, table.cells([*places.values()]), strict=True))
+    kinds, values = defaultdict(list, table.problems), dict[str, Any]()
     is_good = np.ones(len(cells["user"][0]), np.bool_)
-    for field, (codes, raw) in cells.items():
-        expected, read = READERS[field]
-        values[field], faults = read(raw, expected)
+    for purpose, (codes, raw) in cells.items():
+        expected, read = READERS[purpose]
+        values[purpose], faults = read(raw, expected)
         faults[-1] = f"is empty, {expected}"
         is_bad = np.isin(codes, list(faults))
         is_good &= ~is_bad
         for row in np.flatnonzero(is_bad).tolist():
             fault = faults[int(codes[row])]
-            text = f"{table.where(row)}, column '{labels[field]}': {fault}"
-            kinds[f"{field} {fault.partition(', got')[0]}"].append(text)
+            text = f"{table.where(row)}, column '{labels[purpose]}': {fault}"
+            kinds[f"{purpose} {fault.partition(', got')[0]}"].append(text)
     if not len(is_good) and not kinds:
         kinds["rows"] = ["no interactions; expected at least one row"]
 
     rest = None
     if is_good.any():
-        at = {field: codes[is_good] for field, (codes, _) in cells.items()}
+        at = {purpose: codes[is_good] for purpose, (codes, _) in cells.items()}
         users, user_ids = index_ids(at["user"], values["user"])
         items, item_ids = index_ids(at["item"], values["item"])
         rest = Interactions(
@@ -256,10 +274,8 @@ def _times(values: Any, expected: str) -> tuple[FloatArray, Faults]:
 
 def _dates(values: Any, expected: str) -> tuple[FloatArray, Faults]:
     """Return float64 [values], seconds since 1970 in UTC, exact to the microsecond."""
-    try:
-        import pandas as pd
-    except ImportError:
-        raise MissingExtra("pandas, for dates in a data file,", "sim") from None
+    require("pandas", "for dates in a data file")
+    import pandas as pd
 
     def text_of(value: Any) -> str:
         if not isinstance(value, str | datetime.date | np.datetime64) or not DATE.match(str(value)):

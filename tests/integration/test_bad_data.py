@@ -124,6 +124,9 @@ def test_a_file_of_interactions_is_checked_as_it_is(command: Fedrec) -> None:
     done = command("data", "check", "r.csv", "--set", "data.columns.rating=rating")
     assert done.code == 0
     assert "r: 12 users, 20 items" in done.out
+    assert "not read: time; data.columns.rating" in done.out
+    done = command("data", "check", "table.yaml")
+    assert "not read" not in done.out
     table(*ROWS, "0,4,good,4")
     named = ["line", "'rating'", "'good'"]
     refused(command, ["data", "check", "r.csv", "--set", "data.columns.rating=rating"], named)

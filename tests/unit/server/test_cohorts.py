@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from fedrec.config.rounds import Rounds
+from fedrec.config.experiment import Rounds
 from fedrec.errors import ConfigError
 from server.roster import cohort
 

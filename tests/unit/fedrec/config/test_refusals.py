@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +45,9 @@ SETS: Mapping[str, tuple[str, ...]] = {
     "train.batch_size=0": ("train.batch_size: expected 1 or more or 'full', got 0",),
     "train.negative=1": ("train.negative: unknown key (did you mean 'negatives'?)",),
     "train=3": ("train: expected a mapping of keys to values, got 3",),
+    "train=''": ("train: expected a mapping", "got ''"),
+    "rounds='{count: 3}'": ("rounds: expected a mapping", "'{count: 3}'"),
+    "rounds.count=3\nseed: 4": ("--set rounds.count=3 seed: 4", "line 2"),
     "train=null": ("train", "mapping", "null"),
     "train={1: 2}": ("train.1: unknown key", "text"),
     "train.item_lr=1": ("train.item_lr", "new name", "train.optimizers.item.lr"),
@@ -198,3 +202,19 @@ def test_a_word_is_suggested_only_if_it_is_near(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_experiment(tmp_path / "nope.yaml")
     assert "no such file; " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        (3, "expected texts dotted.key=value, got 3"),
+        ([3], "--set 3: expected dotted.key=value"),
+        ({3: 3}, "3: unknown key"),
+        ({"": 3}, "expected dotted.key=value"),
+    ],
+)
+def test_overrides_of_another_type_are_refused_in_one_line(sets: Any, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_experiment({"data": "synthetic"}, sets)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)

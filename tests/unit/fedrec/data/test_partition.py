@@ -93,7 +93,7 @@ def test_taste_finds_the_planted_groups(planted: tuple[Interactions, Split]) -> 
 
 def test_taste_does_not_see_what_is_held_out(planted: tuple[Interactions, Split]) -> None:
     data, split = planted
-    latest = np.flatnonzero(hold_out(data, SplitBy(), "error") == TEST)
+    latest = np.flatnonzero(hold_out(data, SplitBy(), "error", []) == TEST)
     items = data.items.copy()
     for row in latest.tolist():
         unseen = np.setdiff1d(np.arange(60), data.items[data.users == data.users[row]])

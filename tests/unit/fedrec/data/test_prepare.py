@@ -13,7 +13,7 @@ from fedrec.data import Synthetic
 from fedrec.data.clients import Clients
 from fedrec.data.prepare import open_split, prepare, save_split, split_of, version_of
 from fedrec.errors import DataError
-from fedrec.storage.cache import cache_folder
+from fedrec.storage.files import cache_folder
 from fedrec.types import Interactions, Ragged, Split
 
 MADE = Synthetic(users=30, items=40)

@@ -48,7 +48,7 @@ def shuffled(data: Interactions, seed: int) -> tuple[Interactions, np.ndarray]:
 
 @given(data_sets(), st.integers(0, 3), st.integers(0, 9))
 def test_leave_one_out_holds_out_the_two_latest(data: Interactions, seed: int, other: int) -> None:
-    parts = hold_out(data, SplitBy(seed=seed), "error")
+    parts = hold_out(data, SplitBy(seed=seed), "error", [])
     for user in range(len(data.user_ids)):
         mine = parts[data.users == user]
         assert sorted(mine.tolist()) == [TRAIN] * (len(mine) - 2) + [VALID, TEST]
@@ -66,30 +66,30 @@ def test_no_split_depends_on_the_order_of_rows(
     by = SplitBy.model_validate({"name": method, "seed": seed})
     moved, order = shuffled(data, other)
     try:
-        parts = hold_out(data, by, "drop")
+        parts = hold_out(data, by, "drop", [])
     except DataError:
         with pytest.raises(DataError):
-            hold_out(moved, by, "drop")
+            hold_out(moved, by, "drop", [])
         return
-    assert hold_out(moved, by, "drop").tolist() == parts[order].tolist()
+    assert hold_out(moved, by, "drop", []).tolist() == parts[order].tolist()
 
 
 @given(data_sets())
 def test_a_tie_is_decided_alike_whoever_else_is_there(data: Interactions) -> None:
-    parts = hold_out(data, SplitBy(), "error")
+    parts = hold_out(data, SplitBy(), "error", [])
     for user in range(len(data.user_ids)):
         mine = data.users == user
-        assert hold_out(select(data, mine), SplitBy(), "error").tolist() == parts[mine].tolist()
+        assert hold_out(select(data, mine), SplitBy(), "error", []).tolist() == parts[mine].tolist()
 
 
 def test_the_seed_decides_ties_and_nothing_else() -> None:
     tied = Synthetic(users=200, items=50).load()
-    untied = hold_out(tied, SplitBy(seed=0), "error")
-    assert (untied == hold_out(tied, SplitBy(seed=1), "error")).all()
+    untied = hold_out(tied, SplitBy(seed=0), "error", [])
+    assert (untied == hold_out(tied, SplitBy(seed=1), "error", [])).all()
     flat = Interactions(
         tied.users, tied.items, None, np.zeros(len(tied)), tied.user_ids, tied.item_ids
     )
-    first, second = (hold_out(flat, SplitBy(seed=seed), "error") for seed in (0, 1))
+    first, second = (hold_out(flat, SplitBy(seed=seed), "error", []) for seed in (0, 1))
     same = (first == TEST) & (second == TEST)
     # Two random choices among n agree for about the sum of 1 / n users.
     chance = (1 / np.bincount(flat.users)).sum()
@@ -101,7 +101,7 @@ def test_ratio_gives_each_user_something_in_every_part(
     data: Interactions, valid: float, test: float
 ) -> None:
     by = SplitBy(name="ratio", valid=valid, test=test)
-    parts = hold_out(data, by, "error")
+    parts = hold_out(data, by, "error", [])
     for user in range(len(data.user_ids)):
         mine = parts[data.users == user]
         assert (mine == TRAIN).any()
@@ -114,11 +114,12 @@ def test_ratio_gives_each_user_something_in_every_part(
 def test_temporal_never_trains_on_the_future(data: Interactions) -> None:
     by = SplitBy(name="temporal", valid=0.2, test=0.2)
     if data.timestamps is None:
-        with pytest.raises(DataError, match="temporal needs timestamps"):
-            hold_out(data, by, "drop")
+        problems: list[str] = []
+        hold_out(data, by, "drop", problems)
+        assert "temporal needs timestamps" in problems[0]
         return
     try:
-        parts = hold_out(data, by, "drop")
+        parts = hold_out(data, by, "drop", [])
     except DataError:
         return
     times = data.timestamps
@@ -184,7 +185,7 @@ def test_a_split_without_a_test_is_refused(option: str) -> None:
     short = Rows().load()
     two = select(short, np.asarray(short.users > 0))
     with pytest.raises(DataError, match="leaves nothing to t"):
-        hold_out(two, SplitBy(), option)  # type: ignore[arg-type]
+        hold_out(two, SplitBy(), option, [])  # type: ignore[arg-type]
 
 
 @settings(max_examples=25)

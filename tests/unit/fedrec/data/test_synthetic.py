@@ -40,7 +40,7 @@ def test_each_user_has_distinct_items_and_times(
         seed=seed,
     ).load()
     check_interactions(data)
-    assert keep_one(data, "error").all()
+    assert keep_one(data, "error", []).all()
     counts = np.bincount(data.users, minlength=users)
     assert counts.min() >= 3
     assert counts.max() <= items // 2

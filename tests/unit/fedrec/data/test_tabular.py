@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from fedrec.config.experiment import Experiment, load_experiment
 from fedrec.data import Csv, Frame, Inter, Parquet
 from fedrec.data.clients import Clients
+from fedrec.data.columns import Columns
 from fedrec.data.prepare import split_of
 from fedrec.errors import ConfigError, DataError, MissingExtra
 from fedrec.types import Interactions
@@ -86,6 +87,19 @@ def test_all_sources_give_the_same_interactions(tmp_path: Path) -> None:
     ]
     for source in sources:
         assert rows(source.load()) == EXPECTED, source
+    assert [source.unread() for source in sources] == [[], ["note"], ["note"], []]
+    fewer = sources[0].model_copy(update={"columns": Columns(item="user", user="item")})
+    assert fewer.unread() == ["rating", "timestamp"]
+
+
+def test_a_column_has_one_name_whatever_its_type(tmp_path: Path) -> None:
+    path = write(tmp_path, "1,2\n3,4\n")
+    frame = pd.DataFrame([[1, 2], [3, 4]])
+    for user, item in ((0, 1), ("0", "1")):
+        columns = {"user": user, "item": item}
+        given = {"path": path, "header": False, "columns": columns}
+        for source in (Csv.model_validate(given), Frame.of(frame, user=user, item=item)):
+            assert rows(source.load()) == [("1", "2"), ("3", "4")]
 
 
 def test_ids_come_back_as_they_were_written(tmp_path: Path) -> None:

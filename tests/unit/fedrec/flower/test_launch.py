@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from fedrec.config.engine import Engine
+from fedrec.config.experiment import Engine
 from fedrec.errors import MissingExtra
 from fedrec.flower import launch
 from fedrec.flower.launch import ResolvedEngine, resolve_engine

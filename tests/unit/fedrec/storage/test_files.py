@@ -10,8 +10,7 @@ from fedrec.data import Synthetic
 from fedrec.data.clients import Clients
 from fedrec.data.prepare import prepare
 from fedrec.errors import FedRecError
-from fedrec.storage.cache import cache_folder
-from fedrec.storage.files import write_bytes
+from fedrec.storage.files import cache_folder, write_bytes
 
 
 @pytest.fixture
