@@ -11,8 +11,6 @@ Run::
 A combination whose folder is finished already is not run again.
 """
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import json

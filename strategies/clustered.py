@@ -1,7 +1,5 @@
 """Clustered averaging: groups of clients whose updates agree, each with parameters of its own."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar

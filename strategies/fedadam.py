@@ -1,7 +1,5 @@
 """Federated Adam (Reddi et al., 2021)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import numpy as np

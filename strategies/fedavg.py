@@ -1,7 +1,5 @@
 """Federated averaging (McMahan et al., 2017), over the rows of item tables."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from strategies.base import Averaging

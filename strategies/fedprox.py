@@ -1,7 +1,5 @@
 """FedProx (Li et al., 2020): federated averaging with a proximal term on the client."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Krum and Multi-Krum (Blanchard et al., 2017), item by item."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import numpy as np

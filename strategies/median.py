@@ -1,7 +1,5 @@
 """The coordinate-wise median of the clients' changes (Yin et al., 2018)."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import numpy as np

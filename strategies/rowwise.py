@@ -1,7 +1,5 @@
 """Base of strategies that choose each item's change from those of single clients."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any, Literal

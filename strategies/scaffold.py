@@ -1,7 +1,5 @@
 """SCAFFOLD (Karimireddy et al., 2020): control variates against the drift of clients."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal

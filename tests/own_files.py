@@ -1,7 +1,5 @@
 """Small data files of every format for tests, and what reading them gives or says."""
 
-from __future__ import annotations
-
 import io
 import tempfile
 import zipfile

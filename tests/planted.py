@@ -1,7 +1,5 @@
 """Small federations for tests: shards, methods and local state, made by hand or at random."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Random users with scores full of ties, for tests of ranking and evaluation."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np
@@ -26,9 +24,9 @@ class World:
         self.scores[rng.random(self.scores.shape) < 0.05] = -np.inf
         parts: list[list[list[int]]] = [[], [], []]
         for _ in range(n_users):
-            known = rng.permutation(n_items)[: rng.integers(0, n_items + 1)]
-            cuts = np.sort(rng.integers(0, len(known) + 1, 2))
-            for part, items in zip(parts, np.split(known, cuts), strict=True):
+            taken = rng.permutation(n_items)[: rng.integers(0, n_items + 1)]
+            cuts = np.sort(rng.integers(0, len(taken) + 1, 2))
+            for part, items in zip(parts, np.split(taken, cuts), strict=True):
                 part.append(sorted(items.tolist()))
         self.train, self.valid, self.test = (ragged(part) for part in parts)
         self.parts: Mapping[Part, Ragged] = {"valid": self.valid, "test": self.test}

@@ -1,7 +1,5 @@
 """Benchmarks of speed and memory: ``python -m experiments.benchmarks --help``."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping
 from pathlib import Path

@@ -4,8 +4,6 @@ Each candidate trains the clients of a plan and leaves each client's own change 
 its dense weights. Private values step by plain SGD here, which is less than fedrec's Adam.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Those who do the same work otherwise: what they are given, and what they must give back."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Training speed: the same work done by fedrec and by others, in one run."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -187,11 +185,11 @@ def _flower(
 ) -> dict[str, Any]:
     """The best of some numbers of Flower's actors on the same cores."""
     nodes = work.split.n_clients
-    found: dict[str, MeasuredRun] = {}
+    runs: dict[str, MeasuredRun] = {}
     for per_core in FLOWER_ACTORS_PER_CORE:
         share = f"{1 / per_core:g}"
         speak(f"  client_resources: {share} of a core, {nodes} nodes")
-        found[share] = run_rounds(
+        runs[share] = run_rounds(
             work,
             folder / f"flower-{per_core}",
             meter,
@@ -199,9 +197,9 @@ def _flower(
             rounds=bench.repeats,
             warm=FLOWER_WARM,
         )
-    best = max(found, key=lambda share: found[share].times.rate)
-    tried = {share: each.times.to_json() for share, each in found.items()}
-    return _row("flower_ray", found[best].times, found[best].peak, num_cpus=best, tried=tried)
+    best = max(runs, key=lambda share: runs[share].times.rate)
+    tried = {share: each.times.to_json() for share, each in runs.items()}
+    return _row("flower_ray", runs[best].times, runs[best].peak, num_cpus=best, tried=tried)
 
 
 def _driver_share(measured: MeasuredRun) -> float | None:

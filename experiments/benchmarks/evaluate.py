@@ -1,7 +1,5 @@
 """Ranking speed: all users rank all items, beside a matrix product and a training round."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -64,16 +62,16 @@ def bench_evaluate(
         folder = Path(name)
         work.write(folder / "work")
         everyone = np.arange(work.split.n_clients, dtype=np.int64)
-        whole = open_task(folder / "work", everyone)
-        users = torch.from_numpy(whole.local["user"])
-        table = torch.from_numpy(np.asarray(whole.params["item"])).T
+        everything = open_task(folder / "work", everyone)
+        users = torch.from_numpy(everything.local["user"])
+        table = torch.from_numpy(np.asarray(everything.params["item"])).T
         settings = work.experiment.evaluate
 
-        model = replace(whole.task, personalization=NoPersonalization())
+        model = replace(everything.task, personalization=NoPersonalization())
 
         def rank(task: ClientTask) -> None:
-            score = UserScorer(task, whole.shard, whole.params, whole.local)
-            evaluate(whole.shard, score, settings.parsed(), settings.block)
+            score = UserScorer(task, everything.shard, everything.params, everything.local)
+            evaluate(everything.shard, score, settings.parsed(), settings.block)
 
         def multiply() -> None:
             for rows in torch.split(users, max(PRODUCT // table.shape[1], 1)):
@@ -83,7 +81,7 @@ def bench_evaluate(
             torch.set_num_threads(1)
             for key, work_of in (
                 ("mm", multiply),
-                ("evaluate", lambda: rank(whole.task)),
+                ("evaluate", lambda: rank(everything.task)),
                 ("model", lambda: rank(model)),
             ):
                 began = time.thread_time()
@@ -93,9 +91,9 @@ def bench_evaluate(
         measured = run_rounds(
             work, folder / "run", meter, {"name": "serial"}, rounds=repeats, on_round=measure
         )
-    kept = {key: values[1:] for key, values in raw.items()}
-    kept["train"] = [lap.seconds for lap in measured.times.times]
-    seconds = {key: median(values) for key, values in kept.items()}
+    counted = {key: values[1:] for key, values in raw.items()}
+    counted["train"] = [lap.seconds for lap in measured.times.times]
+    seconds = {key: median(values) for key, values in counted.items()}
     return {
         "bench": "evaluate",
         "data": work.about,
@@ -108,7 +106,7 @@ def bench_evaluate(
             for key in ("model", "mm", "train")
         },
         "seconds": seconds,
-        "raw_seconds": kept,
+        "raw_seconds": counted,
         "pss_gib": measured.peak.bytes / 2**30,
         **about_run(),
     }

@@ -8,8 +8,6 @@ loop over touched rows, a flat computation and one batched computation per step)
 deep-copied module per client. All candidates take turns; the best time of each counts.
 """
 
-from __future__ import annotations
-
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -126,13 +124,13 @@ def clients_of(work: Workload, shard: Shard) -> tuple[list[bare.Client], list[li
         for epoch in plan.epochs:
             draws = epoch.draws
             for at, step in enumerate(epoch.steps):
-                mine = draws.step == at
-                items_of.append(np.concatenate([draws.items[mine], draws.negatives[mine].ravel()]))
+                of_step = draws.step == at
+                items_of.append(np.concatenate([draws.items[of_step], draws.negatives[of_step].ravel()]))
                 history = asked = torch.zeros(0, dtype=torch.int64)
                 positive, negative = step.is_positive, step.n_negative
                 if step.scored is not None:
                     assert step.pairs.history is not None and step.context is not None
-                    scored = step.scored.reshape(int(mine.sum()), -1)
+                    scored = step.scored.reshape(int(of_step.sum()), -1)
                     order = torch.argsort(step.context.reshape(scored.shape)[:, 0])
                     asked = scored[order]
                     history = torch.from_numpy(step.pairs.history.row(0))

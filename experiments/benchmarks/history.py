@@ -1,7 +1,5 @@
 """What the length of a history costs PLGC: ``python -m experiments.benchmarks.history``."""
 
-from __future__ import annotations
-
 import time
 from statistics import median
 

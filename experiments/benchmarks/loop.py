@@ -7,8 +7,6 @@ round, and nothing is computed that is not needed. `LoopCompetitor` slices tenso
 scripts hand each client's examples to a ``DataLoader``, and `LoaderCompetitor` is that.
 """
 
-from __future__ import annotations
-
 import copy
 from typing import cast
 
@@ -142,8 +140,8 @@ class LoopCompetitor(Competitor):
     def _balance(self, u: int, kappa: Tensor, distinct: Tensor) -> None:
         """Set the user's weight from the alignment of both kernels with its labels."""
         assert self._plgc is not None and self._share is not None
-        mine = torch.from_numpy(self.work.shard.train.row(u))
-        y = torch.isin(distinct, mine).float()
+        items = torch.from_numpy(self.work.shard.train.row(u))
+        y = torch.isin(distinct, items).float()
         y = y - y.mean()
         with torch.no_grad():
             rows = self._server.item.weight[distinct]

@@ -1,7 +1,5 @@
 """CPU time and memory of this process and of all that it has started."""
 
-from __future__ import annotations
-
 import os
 import threading
 import time
@@ -39,10 +37,10 @@ class Peak:
     of: dict[Kind, int] = field(default_factory=dict)
     cost: float = 0.0
 
-    def see(self, found: Mapping[Kind, int]) -> None:
+    def see(self, sizes: Mapping[Kind, int]) -> None:
         """Take a reading into account."""
-        if sum(found.values()) > self.bytes:
-            self.bytes, self.of = sum(found.values()), dict(found)
+        if sum(sizes.values()) > self.bytes:
+            self.bytes, self.of = sum(sizes.values()), dict(sizes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +56,14 @@ class Meter:
     def cpu(self) -> dict[Kind, float]:
         """Seconds of CPU that the running processes have used so far, by kind."""
         tick = os.sysconf("SC_CLK_TCK")
-        found: dict[Kind, float] = {"driver": 0.0, "workers": 0.0, "daemons": 0.0}
+        seconds: dict[Kind, float] = {"driver": 0.0, "workers": 0.0, "daemons": 0.0}
         for pid, kind in self._processes().items():
             try:
                 fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
             except OSError:
                 continue
-            found[kind] += (int(fields[11]) + int(fields[12])) / tick
-        return found
+            seconds[kind] += (int(fields[11]) + int(fields[12])) / tick
+        return seconds
 
     def memory(self, field: str = "Pss") -> dict[Kind, int]:
         """Bytes of memory by kind, as proportional set size: shared pages are counted once.
@@ -74,17 +72,17 @@ class Meter:
             field: of ``smaps_rollup``; ``Pss_Anon`` leaves out the pages of files, of which other
                 people's processes may share some.
         """
-        found: dict[Kind, int] = {"driver": 0, "workers": 0, "daemons": 0}
+        sizes: dict[Kind, int] = {"driver": 0, "workers": 0, "daemons": 0}
         for pid, kind in self._processes().items():
             try:
                 text = (PROC / str(pid) / "smaps_rollup").read_text()
             except OSError:
                 continue
             lines = (line.split() for line in text.splitlines())
-            found[kind] += next(
+            sizes[kind] += next(
                 (int(line[1]) * 1024 for line in lines if line[0] == f"{field}:"), 0
             )
-        return found
+        return sizes
 
     @contextmanager
     def peak(self, pause: float = 1.0) -> Iterator[Peak]:
@@ -110,10 +108,10 @@ class Meter:
             watching.join()
 
     def _processes(self) -> dict[int, Kind]:
-        found: dict[int, Kind] = {pid: _kind(pid) for pid in _marked(self.marker)}
+        kinds: dict[int, Kind] = {pid: _kind(pid) for pid in _marked(self.marker)}
         if PROC.is_dir():
-            found[os.getpid()] = "driver"
-        return found
+            kinds[os.getpid()] = "driver"
+        return kinds
 
 
 @contextmanager

@@ -1,7 +1,5 @@
 """What a bench found, as a table and as a file."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime

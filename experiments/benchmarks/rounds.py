@@ -1,7 +1,5 @@
 """Measured rounds of fedrec itself: server app, client app, an engine, messages, state."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -99,7 +97,7 @@ def run_rounds(
     ranked: list[float] = []
     began = time.perf_counter()
     first: list[float] = []
-    came: list[_Reading] = []  # as a record came, and as the round loop went on
+    readings: list[_Reading] = []  # as a record came, and as the round loop went on
     left: list[_Reading] = []
 
     def read() -> _Reading:
@@ -110,7 +108,7 @@ def run_rounds(
     def observe(values: Mapping[str, Any]) -> None:
         nonlocal last
         first.append(time.perf_counter() - began)
-        came.append(read())
+        readings.append(read())
         last = RoundRecord.model_validate(values)
         train.append(last.seconds.train)
         ranked.append(last.seconds.evaluate)
@@ -130,11 +128,11 @@ def run_rounds(
     with meter.peak() as peak, suppress(_Enough):
         launch(section, config, observe)
     assert last is not None
-    spans = list(zip(left[warm - 1 :], came[warm:], strict=False))
+    spans = list(zip(left[warm - 1 :], readings[warm:], strict=False))
     wall = sum(after.seconds - before.seconds for before, after in spans)
     spent: dict[Kind, float] = {
         kind: sum(after.cpu[kind] - before.cpu[kind] for before, after in spans)
-        for kind in came[0].cpu
+        for kind in readings[0].cpu
     }
     # Flower's records come late and several at once, so the CPU time is shared out evenly.
     busy = sum(spent.values()) / wall if wall > 0 else 0.0

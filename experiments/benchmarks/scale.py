@@ -1,7 +1,5 @@
 """Time and memory of a round as the number of clients grows."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -65,13 +63,13 @@ def bench_scale(bench: ScaleBench, say: Callable[[str], None] | None = None) -> 
                 folder = Path(name) / f"{personalization}-{clients}"
                 cases += _cases(bench, personalization, clients, folder, meter)
     exponents = {
-        f"{personalization}, {workers} workers": found
+        f"{personalization}, {workers} workers": exponent
         for personalization in bench.personalizations
         for workers in bench.workers
-        if (found := _exponent(_of(cases, personalization, workers))) is not None
+        if (exponent := _exponent(_of(cases, personalization, workers))) is not None
     }
     speedups = {p: _speedup(cases, p) for p in bench.personalizations}
-    known = [each for each in speedups.values() if each is not None]
+    measured = [each for each in speedups.values() if each is not None]
     return {
         "bench": "scale",
         "items": bench.items,
@@ -80,7 +78,7 @@ def bench_scale(bench: ScaleBench, say: Callable[[str], None] | None = None) -> 
         "evaluated": bench.evaluate,
         "exponent": max(exponents.values(), default=None),
         "pss_gib": max(case["pss_gib"] for case in cases),
-        "speedup_2_workers": min(known, default=None),
+        "speedup_2_workers": min(measured, default=None),
         "exponents": exponents,
         "cpu_exponents": {
             f"{personalization}, {workers} workers": _exponent(

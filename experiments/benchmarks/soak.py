@@ -10,8 +10,6 @@ rounds. What others run on the machine shifts shares of the pages of common libr
 processes have touched; Ray limits them.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from itertools import combinations
@@ -77,13 +75,13 @@ def soak(options: argparse.Namespace) -> list[Sample]:
 
     def sample(meter: Meter, record: RoundRecord) -> None:
         if record.round % options.every == 0 or record.round == options.rounds:
-            found: Sample = {kind: size / MB for kind, size in meter.memory().items()}
-            found["ours"] = found["driver"] + found["workers"]
+            sizes: Sample = {kind: size / MB for kind, size in meter.memory().items()}
+            sizes["ours"] = sizes["driver"] + sizes["workers"]
             anonymous = meter.memory("Pss_Anon")
-            found["ours_anonymous"] = (anonymous["driver"] + anonymous["workers"]) / MB
+            sizes["ours_anonymous"] = (anonymous["driver"] + anonymous["workers"]) / MB
             shared = meter.memory("Pss_Shmem")
-            found["ours_store"] = (shared["driver"] + shared["workers"]) / MB
-            samples.append({"round": float(record.round), **found})
+            sizes["ours_store"] = (shared["driver"] + shared["workers"]) / MB
+            samples.append({"round": float(record.round), **sizes})
 
     with metered() as meter, TemporaryDirectory(prefix="fedrec-soak-") as name:
         engine: dict[str, Any] = {"name": "ray", "workers": options.workers}

@@ -7,8 +7,6 @@ shape; once as it is, once with a client that imports torch, as one that trains 
 of fedrec, which may compile and prepare, does not count.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import subprocess
@@ -52,9 +50,9 @@ def client(context):
 
 class Marked(FedAvg):
     def aggregate_fit(self, server_round, results, failures):
-        found = super().aggregate_fit(server_round, results, failures)
+        merged = super().aggregate_fit(server_round, results, failures)
         Path(sys.argv[1]).write_text("round 1")
-        return found
+        return merged
 
 def server(context):
     table = ndarrays_to_parameters([np.zeros((1682, 32), np.float32)])
@@ -80,13 +78,13 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=6)
     options = parser.parse_args()
     kinds = ("serial", "ray", "stock", "stock, torch")
-    found: dict[str, list[float]] = {kind: [] for kind in kinds}
+    seconds_of: dict[str, list[float]] = {kind: [] for kind in kinds}
     fedrec("serial")
     for _ in range(options.repeats):
         for kind in kinds:
             took = stock(kind.endswith("torch")) if kind.startswith("stock") else fedrec(kind)
-            found[kind].append(took)
-    for kind, seconds in found.items():
+            seconds_of[kind].append(took)
+    for kind, seconds in seconds_of.items():
         print(f"{kind:14}{median(seconds):6.2f} s   {min(seconds):.2f} to {max(seconds):.2f}")
     return 0
 

@@ -1,7 +1,5 @@
 """Candidates against the clock: one process per core, all starting each round together."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import time
@@ -122,7 +120,7 @@ def time_competitor(
     try:
         for process in processes:
             process.start()
-        found = list(_collect(processes, queue))
+        reports = list(_collect(processes, queue))
     finally:
         for name, value in former.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
@@ -131,7 +129,7 @@ def time_competitor(
             process.join()
     times = []
     for number in range(rounds):
-        begins, ends, cpus = zip(*(times[number] for times in found), strict=True)
+        begins, ends, cpus = zip(*(times[number] for times in reports), strict=True)
         times.append(RoundTime(max(ends) - min(begins), sum(cpus)))
     return RoundTimes(sum(len(part) for part in parts), tuple(times))
 
@@ -168,13 +166,13 @@ def _run(
 
         torch.set_num_threads(1)
         module, _, name = competitor.partition(":")
-        made: Competitor = getattr(import_module(module), name)(open_task(Path(folder), part))
-        made.round(1)
+        opened: Competitor = getattr(import_module(module), name)(open_task(Path(folder), part))
+        opened.round(1)
         times: Times = []
         for number in range(2, rounds + 2):
             barrier.wait()
             began, cpu = time.perf_counter(), time.process_time()
-            made.round(number)
+            opened.round(number)
             times.append((began, time.perf_counter(), time.process_time() - cpu))
         queue.put((times, ""))
     except BaseException:

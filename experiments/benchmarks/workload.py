@@ -1,7 +1,5 @@
 """What is measured on: the data, the clients, the method; the same for all that compete."""
 
-from __future__ import annotations
-
 import gzip
 import os
 from collections.abc import Mapping, Sequence
@@ -225,14 +223,14 @@ def _data(name: str) -> tuple[DataSet, str]:
         paths = [Path(os.environ.get("FEDREC_DATA") or "") / file for file in lists.files]
         if os.environ.get("FEDREC_DATA") and all(path.is_file() for path in paths):
             return _pairs(paths, lists.split), f"{name}: {shape}"
-        made = Synthetic(
+        synthetic = Synthetic(
             users=lists.users,
             items=lists.items,
             interactions_per_user=lists.pairs / lists.users,
             spread=1.0,
             split=lists.split,
         )
-        return made, f"synthetic of the shape of {name}: {shape}, but for rounding"
+        return synthetic, f"synthetic of the shape of {name}: {shape}, but for rounding"
     if name == "tiny":
         tiny = Synthetic(users=40, items=120, taste_groups=3, interactions_per_user=15.0)
         return tiny, "tiny: 40 made users, 120 items"

@@ -10,8 +10,6 @@ peers are not charged for drawing them, fedrec draws its own. Each peer lives in
 all three must have the same table and heads, to rounding.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import subprocess
@@ -102,8 +100,8 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         expected = averaged(whole, rounds)
         start = {"item": whole.params["item"], "head": whole.local["head"]}
         for peer in PEERS:
-            found = run_peer(peer, options.envs, folder)
-            times = found["times"][WARM:]
+            result = run_peer(peer, options.envs, folder)
+            times = result["times"][WARM:]
             seconds, cpu = (median(column) for column in times.T.tolist())
             rows[peer] = {
                 "clients": whole.shard.n_clients,
@@ -112,7 +110,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
                 "raw_seconds": times[:, 0].tolist(),
                 "raw_cpu_seconds": times[:, 1].tolist(),
                 "difference": max(
-                    relative(found[name], expected[name], start[name]) for name in expected
+                    relative(result[name], expected[name], start[name]) for name in expected
                 ),
             }
     ours = rows["fedrec"]["clients_per_cpu_second"]
@@ -159,9 +157,9 @@ def averaged(work: Task, rounds: int) -> dict[str, FloatArray]:
     return {"item": item, "head": local["head"]}
 
 
-def relative(found: FloatArray, expected: FloatArray, start: FloatArray) -> float:
+def relative(params: FloatArray, expected: FloatArray, start: FloatArray) -> float:
     """The largest difference, as a share of the largest change since the start."""
-    return float(np.abs(found - expected).max() / np.abs(expected - start).max())
+    return float(np.abs(params - expected).max() / np.abs(expected - start).max())
 
 
 def run_peer(peer: str, envs: Path, folder: Path) -> dict[str, FloatArray]:

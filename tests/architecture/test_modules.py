@@ -1,7 +1,5 @@
 """What holds for every module that ships. (Sorted ``__all__``, docstrings' form, print: ruff.)"""
 
-from __future__ import annotations
-
 import ast
 import doctest
 import importlib

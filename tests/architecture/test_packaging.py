@@ -1,7 +1,5 @@
 """The documents, the packaging and the CI script say the same."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from importlib.metadata import entry_points
@@ -77,9 +75,9 @@ def test_every_folder_of_experiments_ships(root: Path, project: dict[str, Any]) 
 def test_shipped_experiments_can_be_read(root: Path) -> None:
     from fedrec.config.experiment import load_experiment
 
-    found = sorted((root / "experiments").rglob("*.yaml"))
-    assert found
-    for path in found:
+    paths = sorted((root / "experiments").rglob("*.yaml"))
+    assert paths
+    for path in paths:
         experiment = load_experiment(path)
         assert load_experiment_again(experiment.to_yaml()) == experiment, path.name
 
@@ -136,5 +134,5 @@ def test_no_file_names_a_path_of_one_machine(root: Path, tracked_files: list[Pat
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
             continue
-        faults += [f"{path.relative_to(root)}: {found[0]}" for found in MACHINE.finditer(text)]
+        faults += [f"{path.relative_to(root)}: {match[0]}" for match in MACHINE.finditer(text)]
     assert faults == []

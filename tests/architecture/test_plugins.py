@@ -1,7 +1,5 @@
 """Every plug-in stands in its package's table, and cites a paper that the bibliography has."""
 
-from __future__ import annotations
-
 import importlib
 import pkgutil
 import re
@@ -25,9 +23,9 @@ def plugins_in_files() -> set[type[Plugin]]:
         for module in pkgutil.walk_packages(package.__path__, f"{package_name}."):
             if not module.name.endswith("__main__"):
                 importlib.import_module(module.name)
-    found = set(descendants(Plugin))
+    classes = set(descendants(Plugin))
     shipped = ("fedrec.", "strategies.")
-    return {c for c in found if not isabstract(c) and c.__module__.startswith(shipped)}
+    return {c for c in classes if not isabstract(c) and c.__module__.startswith(shipped)}
 
 
 def descendants(root: type[Plugin]) -> list[type[Plugin]]:

@@ -1,7 +1,5 @@
 """Plug-ins that break a contract each, and the contracts that must fail for them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import count
@@ -48,8 +46,8 @@ class Linear(MatrixFactorization):
     """A flat model with a matrix product, whose bits depend on the number of rows."""
 
     def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
-        moved = torch.nn.functional.linear(params["item"], FIXED.to(params["item"].dtype))
-        return (params["user"] * moved).sum(-1)
+        mapped = torch.nn.functional.linear(params["item"], FIXED.to(params["item"].dtype))
+        return (params["user"] * mapped).sum(-1)
 
     def score_catalogue(
         self, users: Tensors, table: Tensors, history: History | None = None

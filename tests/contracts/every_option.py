@@ -1,7 +1,5 @@
 """The strategies of the table, with what they may be told."""
 
-from __future__ import annotations
-
 from typing import Any, get_args
 
 from hypothesis import strategies as st
@@ -18,8 +16,8 @@ EARLY: dict[str, dict[str, Any]] = {
 
 def choices(name: str, field: str) -> list[str]:
     """What a strategy takes for a field; nothing if it has none."""
-    found = STRATEGIES[name].model_fields.get(field)
-    return [] if found is None else list(get_args(found.annotation))
+    declared = STRATEGIES[name].model_fields.get(field)
+    return [] if declared is None else list(get_args(declared.annotation))
 
 
 @st.composite

@@ -1,7 +1,5 @@
 """Client models as a user would write them, and one that fails."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """Each contract fails for a plug-in that breaks it, and says so in one line."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Every plug-in of the tables, and every kind of a user's own, keeps the contracts that ship."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Whatever may be declared is filled, trained, kept and ranked with its owner's values."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Literal

@@ -1,7 +1,5 @@
 """What every client model must keep besides the contracts that ship."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

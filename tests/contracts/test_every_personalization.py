@@ -1,7 +1,5 @@
 """What every personalization must keep besides the contracts that ship."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """What every strategy of the table must keep."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -106,9 +104,9 @@ def two_rounds(strategy: Strategy, nodes: list[UpdateBatch]) -> tuple[Any, Param
             group = strategy.groups(state, batch.client_ids)
             for number in np.unique(group).tolist():
                 aggregate = strategy.reduce(take(batch, np.flatnonzero(group == number)))
-                known = aggregates.get(number)
+                others = aggregates.get(number)
                 aggregates[number] = (
-                    aggregate if known is None else strategy.merge(known, aggregate)
+                    aggregate if others is None else strategy.merge(others, aggregate)
                 )
         state, params = strategy.apply_groups(state, params, aggregates)
     return state, params

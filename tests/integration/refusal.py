@@ -5,8 +5,6 @@ the field or the line, what came or what was expected, and the way out; no trace
 holds what it held before, so the corrected second try works.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol

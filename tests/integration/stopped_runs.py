@@ -1,7 +1,5 @@
 """What the tests of resuming share: a small run, ways to stop it, and all that it leaves behind."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +45,9 @@ def outcome(folder: Path) -> dict[str, Any]:
     """All that a run leaves behind but times, as values that compare."""
     run = RunFolder(folder)
     result = run.result()
-    kept = ("digest", "status", "best_round", "rounds", "metrics")
+    keys = ("digest", "status", "best_round", "rounds", "metrics")
     return {
-        **{key: result.get(key) for key in kept},
+        **{key: result.get(key) for key in keys},
         "log": rounds_of(folder),
         "rounds of the log": len(run.rounds()),
         "model": {name: value.tobytes() for name, value in run.model().items()},

@@ -1,7 +1,5 @@
 """Bad data: one line that names file and line, before round 1, and nothing left behind."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

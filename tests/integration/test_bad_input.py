@@ -3,8 +3,6 @@
 What the schema refuses: tests/unit/fedrec/config/test_refusals.py.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Folders, options, users and parts that are not there: one line, and nothing left behind."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

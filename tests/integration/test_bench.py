@@ -1,7 +1,5 @@
 """Each bench once, as small as it goes: the figures are there; how large they are is no test."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

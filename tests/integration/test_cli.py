@@ -1,7 +1,5 @@
 """The command line as processes: what a user types and what a pipe sees."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -44,8 +42,8 @@ def fedrec(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def result(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    return found
+    document: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    return document
 
 
 @pytest.fixture

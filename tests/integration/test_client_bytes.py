@@ -1,7 +1,5 @@
 """The bytes that a run reports are those of its clients, wherever they are simulated."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The kernel gives the same bits in the process that had it compiled and in all later ones."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -28,8 +26,8 @@ for own in (PLGC(tau=2.0, decorrelation=1e-4), PLGC(history_cap=9), None):
     method = method_of({"backend": "numba"}, own)
     params, local = initial_state(method, shard)
     update, after = train_clients(method, shard, params, local, 1)
-    found = [update.tables["item"].values, update.metrics["loss"], *after.values()]
-    print(hashlib.sha256(b"".join(value.tobytes() for value in found)).hexdigest())
+    arrays = [update.tables["item"].values, update.metrics["loss"], *after.values()]
+    print(hashlib.sha256(b"".join(value.tobytes() for value in arrays)).hexdigest())
 print(sum(kernel.train.stats.cache_misses.values()))
 """
 
@@ -81,8 +79,8 @@ from fedrec.training.executors.numba.executor import train_numba
 from tests.planted import initial_state, method_of, shard_of
 
 def libraries():
-    found = ThreadpoolController().select(user_api="blas").info()
-    return {each["filepath"]: each["num_threads"] for each in found}
+    pools = ThreadpoolController().select(user_api="blas").info()
+    return {each["filepath"]: each["num_threads"] for each in pools}
 
 train, during = kernel.train, {}
 

@@ -1,7 +1,5 @@
 """A run folder from which something is missing, or in which something is damaged or mixed up."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable

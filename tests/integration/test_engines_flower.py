@@ -1,7 +1,5 @@
 """The Flower engine, on Flower's real runtime with toy apps."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Iterator, Mapping

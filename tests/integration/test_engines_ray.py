@@ -1,7 +1,5 @@
 """The Ray engine, on a real Ray with toy apps."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import signal

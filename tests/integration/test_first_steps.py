@@ -1,7 +1,5 @@
 """What somebody does on the first day: other folders, own modules, a terminal, Ctrl-C."""
 
-from __future__ import annotations
-
 import os
 import pty
 import re

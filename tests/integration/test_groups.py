@@ -1,7 +1,5 @@
 """A strategy whose clients are in groups, from the messages to the recommendations."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -160,7 +158,7 @@ def test_a_node_gets_one_message_for_each_group_of_its_clients(tmp_path: Path) -
             if number > WARMUP:
                 assert (group[clients_meant] == of).all()
     ranked = [each for each in grid.sent if each[:2] == ("evaluate", ROUNDS)]
-    present = {(n, int(g)) for n, mine in grid.hosted.items() for g in np.unique(group[mine])}
+    present = {(n, int(g)) for n, clients in grid.hosted.items() for g in np.unique(group[clients])}
     assert {(node, of) for _, _, node, of, *_ in ranked} == present
     files = {path.name for path in (prepared.folder / "local").iterdir()}
     assert files == {

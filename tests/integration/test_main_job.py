@@ -1,7 +1,5 @@
 """The main job on its real data: one digest from every engine, and from every way to cut it."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """What strategies ask of the wire, on real engines: several messages to a node, every update."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A user without a home folder and without an entry in the list of users, as in a container."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

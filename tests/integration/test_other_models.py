@@ -1,7 +1,5 @@
 """Models beside matrix factorisation on the whole road: run folder, ranking, PLGC, nodes, Ray."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -52,8 +50,8 @@ def go(out: Path, model: dict[str, Any], own: str, clients: str, **engine: Any) 
 
 
 def result(done: fedrec.RunResult) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((done.folder / "result.json").read_text(encoding="utf-8"))
-    return found
+    document: dict[str, Any] = json.loads((done.folder / "result.json").read_text(encoding="utf-8"))
+    return document
 
 
 def same_to_rounding(one: fedrec.RunResult, other: fedrec.RunResult) -> None:

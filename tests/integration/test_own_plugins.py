@@ -1,7 +1,5 @@
 """Plug-ins of the user's own: their source is kept, compared, and travels from a script."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """A real Ray cluster of two nodes on this machine, joined by its address."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -32,13 +30,13 @@ evaluate: {every: 2}
 def cluster() -> Iterator[Any]:
     """Two nodes of one core each: two workers fit on no single one."""
     quiet = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
-    found = Cluster(initialize_head=True, head_node_args=quiet)
+    started = Cluster(initialize_head=True, head_node_args=quiet)
     try:
-        found.add_node(num_cpus=1, object_store_memory=100 * 2**20)
-        found.wait_for_nodes()
-        yield found
+        started.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+        started.wait_for_nodes()
+        yield started
     finally:
-        found.shutdown()  # type: ignore[no-untyped-call]
+        started.shutdown()  # type: ignore[no-untyped-call]
 
 
 def _run(folder: Path, name: str, *sets: str) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """Runs that share a Ray: in threads, one after the other, with the user's, and when it is busy."""
 
-from __future__ import annotations
-
 import os
 import socket
 import subprocess

@@ -1,7 +1,5 @@
 """The snippets of the README do what the text around them says."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
@@ -19,10 +17,10 @@ from fedrec.testing import check, load_plugin
 def snippets(root: Path) -> dict[str, list[str]]:
     """The fenced blocks of the README by language."""
     text = (root / "README.md").read_text(encoding="utf-8")
-    found: dict[str, list[str]] = {}
+    blocks: dict[str, list[str]] = {}
     for language, body in re.findall(r"^```(\w+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
-        found.setdefault(language, []).append(body)
-    return found
+        blocks.setdefault(language, []).append(body)
+    return blocks
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """What a researcher gets from a run in Python."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +31,11 @@ def test_recommend_all_says_what_recommend_says(done: fedrec.RunResult) -> None:
     users = done.per_user()["user"].tolist()
     assert table["user"].drop_duplicates().tolist() == users
     for user in users[::5]:
-        mine = table[table["user"] == user]
+        of_user = table[table["user"] == user]
         expected = done.recommend(user, 5)
-        assert mine["item"].tolist() == [each.item for each in expected]
-        assert mine["rank"].tolist() == list(range(1, len(expected) + 1))
-        np.testing.assert_allclose(mine["score"], [e.score for e in expected], rtol=1e-5)
+        assert of_user["item"].tolist() == [each.item for each in expected]
+        assert of_user["rank"].tolist() == list(range(1, len(expected) + 1))
+        np.testing.assert_allclose(of_user["score"], [e.score for e in expected], rtol=1e-5)
 
 
 def test_embeddings_are_by_raw_id(done: fedrec.RunResult) -> None:

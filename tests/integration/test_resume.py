@@ -1,7 +1,5 @@
 """A run that goes on has the bits of one that was never stopped, wherever it was stopped."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess
@@ -31,7 +29,7 @@ from tests.planted import rates
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What comes of the run that is never stopped."""
     return outcome(go(tmp_path_factory.mktemp("whole") / "run").folder)
 
@@ -74,7 +72,7 @@ def album(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.mark.slow
 def test_a_run_killed_between_any_two_writes_goes_on_exactly(
-    album: list[Path], whole: dict[str, Any], tmp_path: Path
+    album: list[Path], uninterrupted: dict[str, Any], tmp_path: Path
 ) -> None:
     names = {shot.name.partition("-")[2] for shot in album}
     for file in ("checkpoint.safetensors", "model.safetensors", "committed.json", "result.json"):
@@ -84,13 +82,13 @@ def test_a_run_killed_between_any_two_writes_goes_on_exactly(
     for shot in started:
         folder = Path(shutil.copytree(shot, tmp_path / shot.name))
         go_on(folder)
-        assert outcome(folder) == whole, shot.name
+        assert outcome(folder) == uninterrupted, shot.name
         assert not list(folder.rglob(".*")), shot.name
 
 
 @pytest.mark.slow
 def test_a_run_killed_in_the_middle_of_a_write_goes_on_exactly(
-    album: list[Path], whole: dict[str, Any], tmp_path: Path
+    album: list[Path], uninterrupted: dict[str, Any], tmp_path: Path
 ) -> None:
     """The log is appended to, and the local state is written in place: both may be half done."""
     torn = settling = 0
@@ -110,7 +108,7 @@ def test_a_run_killed_in_the_middle_of_a_write_goes_on_exactly(
                 _scramble(staged)
                 settling += 1
         go_on(folder)
-        assert outcome(folder) == whole, shot.name
+        assert outcome(folder) == uninterrupted, shot.name
     assert torn >= ROUNDS
     assert settling >= ROUNDS
 
@@ -140,14 +138,14 @@ def _scramble(staged: Path) -> None:
 
 @pytest.mark.parametrize("after", range(1, ROUNDS + 1))
 def test_an_interrupted_run_goes_on_exactly(
-    after: int, whole: dict[str, Any], tmp_path: Path
+    after: int, uninterrupted: dict[str, Any], tmp_path: Path
 ) -> None:
     folder = stopped(tmp_path / "run", after)
     assert RunFolder(folder).result()["status"] == "interrupted"
     seen: list[int] = []
     said: list[str] = []
     done = go_on(folder, on_round=lambda record: seen.append(record.round), say=said.append)
-    assert outcome(folder) == whole
+    assert outcome(folder) == uninterrupted
     assert seen == list(range(after, ROUNDS + 1))
     assert said[-1] == f"{folder}: continues after round {after} of {ROUNDS}"
     assert done.result["resumed"] == [after]
@@ -176,7 +174,7 @@ def test_times_and_bytes_are_those_of_all_rounds(tmp_path: Path) -> None:
 
 
 def test_a_run_may_be_stopped_often_and_on_other_engines(
-    whole: dict[str, Any], tmp_path: Path
+    uninterrupted: dict[str, Any], tmp_path: Path
 ) -> None:
     folder = stopped(tmp_path / "run", 1)
     for after in (2, 3):
@@ -188,12 +186,12 @@ def test_a_run_may_be_stopped_often_and_on_other_engines(
         with pytest.raises(KeyboardInterrupt):
             go_on(folder, f"engine.chunk={after}", "engine.nodes=auto", on_round=watch)
     done = go_on(folder)
-    assert outcome(folder) == whole
+    assert outcome(folder) == uninterrupted
     assert done.result["resumed"] == [1, 2, 3]
 
 
 def test_a_run_stopped_before_its_first_round_was_taken_starts_again(
-    whole: dict[str, Any], tmp_path: Path
+    uninterrupted: dict[str, Any], tmp_path: Path
 ) -> None:
     folder = go(tmp_path / "run").folder
     (folder / "checkpoint.safetensors").unlink()
@@ -201,7 +199,7 @@ def test_a_run_stopped_before_its_first_round_was_taken_starts_again(
     (folder / "rounds.jsonl").write_bytes(b"")
     said: list[str] = []
     go_on(folder, "engine.nodes=3", say=said.append)
-    assert outcome(folder) == whole
+    assert outcome(folder) == uninterrupted
     assert "starts at the beginning" in said[0]
 
 
@@ -218,10 +216,10 @@ def test_a_complete_run_is_left_as_it_is(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
-def test_a_complete_run_can_be_extended(whole: dict[str, Any], tmp_path: Path) -> None:
+def test_a_complete_run_can_be_extended(uninterrupted: dict[str, Any], tmp_path: Path) -> None:
     folder = go(tmp_path / "run", rounds={"count": 2}).folder
     go_on(folder, f"rounds.count={ROUNDS}")
-    assert outcome(folder) == whole
+    assert outcome(folder) == uninterrupted
     assert fedrec.load(folder).experiment.rounds.count == ROUNDS
 
 

@@ -1,7 +1,5 @@
 """Runs in processes of their own that are killed, or whose workers are, and that go on exactly."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
@@ -29,7 +27,7 @@ needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What comes of the run that is never stopped, on the serial engine."""
     changes = {key: LONG[key] for key in ("rounds", "evaluate")}
     return outcome(go(tmp_path_factory.mktemp("whole") / "run", **changes).folder)
@@ -76,7 +74,7 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 def test_a_run_killed_again_and_again_has_the_bits_of_one_that_was_not(
-    start: Callable[..., subprocess.Popen[str]], whole: dict[str, Any], tmp_path: Path
+    start: Callable[..., subprocess.Popen[str]], uninterrupted: dict[str, Any], tmp_path: Path
 ) -> None:
     process = start("long.yaml", "--out", "run")
     for count in (1, 8, 17, 18, 30):
@@ -85,11 +83,11 @@ def test_a_run_killed_again_and_again_has_the_bits_of_one_that_was_not(
         process.wait()
         process = start("--resume", "run", "--accept-other-code")
     finish(process)
-    assert outcome(tmp_path / "run") == whole
+    assert outcome(tmp_path / "run") == uninterrupted
 
 
 def test_a_kill_in_the_first_round_is_survived(
-    start: Callable[..., subprocess.Popen[str]], whole: dict[str, Any], tmp_path: Path
+    start: Callable[..., subprocess.Popen[str]], uninterrupted: dict[str, Any], tmp_path: Path
 ) -> None:
     process = start("long.yaml", "--out", "run")
     deadline = time.monotonic() + 120
@@ -99,7 +97,7 @@ def test_a_kill_in_the_first_round_is_survived(
     process.kill()
     process.wait()
     finish(start("--resume", "run", "--accept-other-code"))
-    assert outcome(tmp_path / "run") == whole
+    assert outcome(tmp_path / "run") == uninterrupted
 
 
 def test_a_run_that_is_under_way_is_not_continued(
@@ -116,7 +114,7 @@ def test_a_run_that_is_under_way_is_not_continued(
 
 @needs_ray
 def test_a_run_on_ray_that_is_killed_goes_on_there_and_elsewhere(
-    start: Callable[..., subprocess.Popen[str]], whole: dict[str, Any], tmp_path: Path
+    start: Callable[..., subprocess.Popen[str]], uninterrupted: dict[str, Any], tmp_path: Path
 ) -> None:
     process = start("long.yaml", "--out", "run", *RAY)
     await_rounds(process, tmp_path / "run", 3)
@@ -127,12 +125,12 @@ def test_a_run_on_ray_that_is_killed_goes_on_there_and_elsewhere(
     process.kill()
     process.wait()
     finish(start("--resume", "run", "--accept-other-code", "--engine", "serial"))
-    assert outcome(tmp_path / "run") == whole
+    assert outcome(tmp_path / "run") == uninterrupted
 
 
 @needs_ray
 def test_a_worker_of_ray_that_is_killed_is_replaced(
-    start: Callable[..., subprocess.Popen[str]], whole: dict[str, Any], tmp_path: Path
+    start: Callable[..., subprocess.Popen[str]], uninterrupted: dict[str, Any], tmp_path: Path
 ) -> None:
     process = start("long.yaml", "--out", "run", *RAY)
     for count in (3, 12):
@@ -140,7 +138,7 @@ def test_a_worker_of_ray_that_is_killed_is_replaced(
         os.kill(_worker(process), signal.SIGKILL)
     errors = finish(process)
     assert errors.count("it is replaced, and its clients are done again") == 2
-    assert outcome(tmp_path / "run") == whole
+    assert outcome(tmp_path / "run") == uninterrupted
 
 
 def _worker(process: subprocess.Popen[str]) -> int:
@@ -157,7 +155,7 @@ def _worker(process: subprocess.Popen[str]) -> int:
 @needs_ray
 @pytest.mark.parametrize("count", [0, 5])
 def test_ctrl_c_on_ray_leaves_what_can_go_on_or_nothing(
-    start: Callable[..., subprocess.Popen[str]], count: int, whole: dict[str, Any], tmp_path: Path
+    start: Callable[..., subprocess.Popen[str]], count: int, uninterrupted: dict[str, Any], tmp_path: Path
 ) -> None:
     process = start("long.yaml", "--out", "run", *RAY)
     if count:
@@ -174,4 +172,4 @@ def test_ctrl_c_on_ray_leaves_what_can_go_on_or_nothing(
         return
     assert "continue: fedrec run --resume run" in errors
     finish(start("--resume", "run", "--accept-other-code"))
-    assert outcome(tmp_path / "run") == whole
+    assert outcome(tmp_path / "run") == uninterrupted

@@ -1,7 +1,5 @@
 """A run goes on from the same data under another name, and after a full disk."""
 
-from __future__ import annotations
-
 import gzip
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """A run does not go on as something else than it was; what differs is said, and what to do."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

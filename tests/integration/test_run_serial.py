@@ -41,11 +41,11 @@ OWN = "tests.contracts.own_models"
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """Sections of the second on top of the first; a section with a name replaces the whole."""
-    found = dict(base)
+    values = dict(base)
     for section, value in changes.items():
-        keep = isinstance(value, dict) and isinstance(found.get(section), dict)
-        found[section] = {**found[section], **value} if keep and "name" not in value else value
-    return found
+        keep = isinstance(value, dict) and isinstance(values.get(section), dict)
+        values[section] = {**values[section], **value} if keep and "name" not in value else value
+    return values
 
 
 def go(out: Path, **changes: Any) -> fedrec.RunResult:
@@ -77,19 +77,19 @@ def test_the_run_folder_is_complete(plgc: fedrec.RunResult) -> None:
 
 
 def test_the_result_has_the_keys_of_the_issue(plgc: fedrec.RunResult) -> None:
-    found = plgc.result
-    assert set(found["metrics"]) == {"test", "valid", "views"}
-    assert set(found["metrics"]["test"]) == {"ndcg@5", "hit_rate@5", "coverage@5"}
-    assert set(found["metrics"]["valid"]) == {"ndcg@5", "hit_rate@5"}
-    assert set(found["metrics"]["views"]) == {"global", "local"}
-    assert set(found["seconds"]) == {"train", "evaluate", "total"}
-    assert set(found["bytes"]) == {"up", "down"}
-    assert len(found["digest"]) == 64
-    assert 1 <= found["best_round"] <= 3
-    assert found["clients_per_second"] > 0
-    assert found["protocol"] == "clean"
-    assert found["engine"].items() >= {"name": "serial", "nodes": 1}.items()
-    assert found["status"] == "completed"
+    result = plgc.result
+    assert set(result["metrics"]) == {"test", "valid", "views"}
+    assert set(result["metrics"]["test"]) == {"ndcg@5", "hit_rate@5", "coverage@5"}
+    assert set(result["metrics"]["valid"]) == {"ndcg@5", "hit_rate@5"}
+    assert set(result["metrics"]["views"]) == {"global", "local"}
+    assert set(result["seconds"]) == {"train", "evaluate", "total"}
+    assert set(result["bytes"]) == {"up", "down"}
+    assert len(result["digest"]) == 64
+    assert 1 <= result["best_round"] <= 3
+    assert result["clients_per_second"] > 0
+    assert result["protocol"] == "clean"
+    assert result["engine"].items() >= {"name": "serial", "nodes": 1}.items()
+    assert result["status"] == "completed"
 
 
 def test_the_configuration_that_was_run_can_be_run_again(
@@ -166,8 +166,8 @@ def test_nodes_and_chunks_change_no_bit_and_the_seed_does(form: str, tmp_path: P
         for at, (nodes, chunk) in enumerate(((1, 64), (3, 64), (5, 2)))
     ]
     results = [done.result for done in runs]
-    assert {found["digest"] for found in results} == {results[0]["digest"]}
-    assert all(found["metrics"] == results[0]["metrics"] for found in results)
+    assert {result["digest"] for result in results} == {results[0]["digest"]}
+    assert all(result["metrics"] == results[0]["metrics"] for result in results)
     everyone = [done.recommend("7", 5) for done in runs]
     assert everyone[1:] == everyone[:-1]
     other = go(tmp_path / "seed", **{**changes, "seed": 1})
@@ -196,10 +196,10 @@ def test_nodes_and_chunks_change_no_bit_and_the_seed_does(form: str, tmp_path: P
     ids=lambda changes: str(changes)[:60],
 )
 def test_every_choice_runs_and_is_its_own(changes: dict[str, Any], tmp_path: Path) -> None:
-    found = go(tmp_path / "run", **changes).result
+    result = go(tmp_path / "run", **changes).result
     plain = go(tmp_path / "plain").result
-    assert found["digest"] != plain["digest"]
-    assert found["metrics"]["test"]["ndcg@5"] >= 0
+    assert result["digest"] != plain["digest"]
+    assert result["metrics"]["test"]["ndcg@5"] >= 0
     losses = [record.loss or 0.0 for record in read_log(tmp_path / "run" / "rounds.jsonl").records]
     assert losses[-1] < losses[0]
 
@@ -216,12 +216,12 @@ def test_baselines_are_labelled_and_say_what_they_know(name: str, tmp_path: Path
 
 def test_a_run_by_the_published_protocol_is_labelled(tmp_path: Path) -> None:
     data = {**DATA, "items": 200, "spread": 0.1, "protocol": "legacy"}
-    found = go(tmp_path / "run", data=data).result
-    assert found["protocol"] == "legacy"
-    assert found["ranking"] == "99 sampled candidates"
+    result = go(tmp_path / "run", data=data).result
+    assert result["protocol"] == "legacy"
+    assert result["ranking"] == "99 sampled candidates"
     clean = go(tmp_path / "clean", data={**data, "protocol": "clean"}).result
     assert clean["ranking"] == "full"
-    assert found["metrics"]["test"]["hit_rate@5"] != clean["metrics"]["test"]["hit_rate@5"]
+    assert result["metrics"]["test"]["hit_rate@5"] != clean["metrics"]["test"]["hit_rate@5"]
     with pytest.raises(ConfigError, match="baselines are measured on 'clean' only"):
         go(tmp_path / "baseline", data=data, model={"name": "popularity"})
     assert not (tmp_path / "baseline").exists()
@@ -240,9 +240,9 @@ def test_it_stops_when_validation_gets_no_better(tmp_path: Path) -> None:
     # Steps too small to move anything.
     train = {"optimizers": rates(1e-20, {"name": "sgd", "lr": 1e-20})}
     done = go(tmp_path / "run", train=train, rounds={"count": 50, "patience": 3})
-    found = done.result
-    assert found["status"] == "early_stop"
-    assert (found["best_round"], found["rounds"]) == (1, 4)
+    result = done.result
+    assert result["status"] == "early_stop"
+    assert (result["best_round"], result["rounds"]) == (1, 4)
 
 
 # What is learned -----------------------------------------------------------------------------
@@ -311,11 +311,11 @@ def test_recommendations_are_raw_ids_that_are_new_to_the_user(plgc: fedrec.RunRe
     split = split_of(plgc.experiment.data, plgc.experiment.clients)
     for user in ("0", "17", "39"):
         row = int(np.flatnonzero(split.user_ids == user)[0])
-        known = {*split.train.row(row).tolist(), *split.valid.row(row).tolist()}
-        found = plgc.recommend(user, 50)
-        items = [each.item for each in found]
-        assert set(items) == {str(split.item_ids[i]) for i in range(50) if i not in known}
-        scores = [each.score for each in found]
+        masked = {*split.train.row(row).tolist(), *split.valid.row(row).tolist()}
+        recommended = plgc.recommend(user, 50)
+        items = [each.item for each in recommended]
+        assert set(items) == {str(split.item_ids[i]) for i in range(50) if i not in masked}
+        scores = [each.score for each in recommended]
         assert scores == sorted(scores, reverse=True)
         assert [each.item for each in plgc.recommend(user, 3)] == items[:3]
 

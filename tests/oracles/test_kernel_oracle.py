@@ -5,8 +5,6 @@ rows, binary_cross_entropy_with_logits instead of logsigmoid, torch.optim instea
 dense kernel matrices instead of pairs.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -106,11 +104,11 @@ def slow_client(
             total = torch.zeros((), dtype=kind)
             chosen = np.flatnonzero(draws.step == number)
             for user in range(shard.n_users):
-                mine = chosen[draws.users[chosen] == user]
-                if len(mine) == 0:
+                of_user = chosen[draws.users[chosen] == user]
+                if len(of_user) == 0:
                     continue
-                positive = torch.from_numpy(draws.items[mine])
-                negative = torch.from_numpy(draws.negatives[mine].ravel())
+                positive = torch.from_numpy(draws.items[of_user])
+                negative = torch.from_numpy(draws.negatives[of_user].ravel())
                 good, bad = logits(user, positive), logits(user, negative)
                 if train.loss == "bce":
                     bce = torch.nn.functional.binary_cross_entropy_with_logits
@@ -124,7 +122,7 @@ def slow_client(
                     rows = len(chosen) * train.negatives
                 loss_of_epoch += float(plain.detach())
                 squared = users[user].square().sum() + biases[user].square()
-                decay = 0.5 * train.weight_decay * len(mine) * squared
+                decay = 0.5 * train.weight_decay * len(of_user) * squared
                 scale = 1.0 if train.reduction == "sum" else 1.0 / rows
                 total = total + scale * (plain + decay)
                 if isinstance(plgc, PLGC) and plgc.decorrelation > 0:
@@ -140,8 +138,8 @@ def slow_client(
                 private[user].step()
         if isinstance(plgc, PLGC) and plgc.balance != "fixed":
             for user in range(shard.n_users):
-                mine = draws.users == user
-                every = [draws.items[mine], draws.negatives[mine].ravel(), random_of[user]]
+                of_user = draws.users == user
+                every = [draws.items[of_user], draws.negatives[of_user].ravel(), random_of[user]]
                 rows_of = torch.from_numpy(np.unique(np.concatenate(every)))
                 positives = torch.tensor(shard.train.row(user))
                 y = torch.isin(rows_of, positives).to(kind)
@@ -285,15 +283,15 @@ def test_the_kernel_is_the_loop(
     tolerance = {"float32": 1e-5, "float64": 1e-9}[dtype]
     for row in range(shard.n_clients):
         chosen = np.array([row])
-        one, mine = shard.take(chosen), split_state(task, shard, local, chosen)
-        change, expected, loss = slow_client(task, one, params, mine, round=3)
-        got = np.zeros_like(change)
+        one, private = shard.take(chosen), split_state(task, shard, local, chosen)
+        change, expected, loss = slow_client(task, one, params, private, round=3)
+        computed = np.zeros_like(change)
         at = slice(block.offsets[row], block.offsets[row + 1])
-        got[block.ids[at]] = block.values[at]
-        np.testing.assert_allclose(got, change, atol=tolerance, rtol=tolerance)
-        found = split_state(task, shard, after, chosen)
+        computed[block.ids[at]] = block.values[at]
+        np.testing.assert_allclose(computed, change, atol=tolerance, rtol=tolerance)
+        private_after = split_state(task, shard, after, chosen)
         for name, value in expected.items():
             np.testing.assert_allclose(
-                found[name], value, atol=tolerance, rtol=tolerance, err_msg=name
+                private_after[name], value, atol=tolerance, rtol=tolerance, err_msg=name
             )
         np.testing.assert_allclose(update.metrics["loss"][row], loss, atol=1e-3, rtol=1e-5)

@@ -5,8 +5,6 @@ vmap. The loop shares with the kernel the drawn negatives and, of PLGC, the form
 `tests.oracles.test_kernel_oracle`, written with explicit kernel matrices.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -117,15 +115,15 @@ def slow_client(
         items = [other for other in shard.train.row(user).tolist() if other != item]
         centred = frozen - frozen.mean(0)
         cosine = torch.cosine_similarity(centred[items], centred[item][None], dim=1)
-        found: Tensor = (cosine.clamp(min=0) ** plgc.beta).sum()
-        return found / math.sqrt(len(shard.train.row(user)))
+        similarity: Tensor = (cosine.clamp(min=0) ** plgc.beta).sum()
+        return similarity / math.sqrt(len(shard.train.row(user)))
 
     def logit(user: int, item: int, before: Tensor) -> Tensor:
-        mine = dict(shared) | {n: v[user if len(v) > 1 else 0] for n, v in own.items()}
-        found = score(mine, vectors(user), item, before)
+        params = dict(shared) | {n: v[user if len(v) > 1 else 0] for n, v in own.items()}
+        total = score(params, vectors(user), item, before)
         if isinstance(plgc, PLGC) and plgc.branch == "similarity":
-            found = found + plgc.value * plgc.tau * branch(user, item)
-        return found
+            total = total + plgc.value * plgc.tau * branch(user, item)
+        return total
 
     def before_of(user: int, item: int) -> Tensor | None:
         """What the user took before an item, in the window; None if the item stands before it."""
@@ -176,10 +174,10 @@ def slow_client(
     return change, {n: torch.stack(v).detach().numpy() for n, v in own.items()}, loss
 
 
-def near(found: FloatArray, expected: FloatArray, tolerance: float) -> None:
+def near(computed: FloatArray, expected: FloatArray, tolerance: float) -> None:
     """Equal to a tolerance that is relative to the largest value, or absolute below 1."""
     scale = max(float(np.abs(expected).max(initial=0)), 1.0)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * scale)
+    np.testing.assert_allclose(computed, expected, rtol=0, atol=tolerance * scale)
 
 
 def with_times(shard: Shard, seed: int) -> Shard:
@@ -216,15 +214,15 @@ def test_the_kernel_is_the_loop(
     for client in range(min(shard.n_clients, 3)):
         rows = np.array([client])
         part = shard.take(rows)
-        mine = split_state(task, shard, local, rows)
-        change, values, loss = slow_client(task, score, part, params, mine)
+        private = split_state(task, shard, local, rows)
+        change, values, loss = slow_client(task, score, part, params, private)
         at = slice(*block.offsets[client : client + 2])
         near(block.values[at], change["item"][block.ids[at]], tolerance)
         others = np.delete(change["item"], block.ids[at], axis=0)
         assert not others.any(), "a row that no client is said to have touched has moved"
         for dense, value in update.dense.items():
             near(value[client], change[dense], tolerance)
-        kept = split_state(task, shard, after, rows)
+        private_after = split_state(task, shard, after, rows)
         for own, value in values.items():
-            near(kept[own], value, tolerance)
+            near(private_after[own], value, tolerance)
         np.testing.assert_allclose(update.metrics["loss"][client], loss, rtol=1e-5)

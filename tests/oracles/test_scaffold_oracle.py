@@ -1,7 +1,5 @@
 """SCAFFOLD as the paper writes it, on whole tables, against ours on touched rows."""
 
-from __future__ import annotations
-
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -82,9 +80,9 @@ def test_sparse_scaffold_is_the_papers(shard: Shard, seed: int, batch: int | str
 
         moved, changed = np.zeros_like(table), np.zeros_like(table)
         for row in cohort.tolist():
-            mine = slice(*shard.client_offsets[row : row + 2])
-            y, users[mine], steps = _client_round(
-                task, shard, row, round, table, control, own[row], users[mine]
+            of_client = slice(*shard.client_offsets[row : row + 2])
+            y, users[of_client], steps = _client_round(
+                task, shard, row, round, table, control, own[row], users[of_client]
             )
             new = own[row] - control + (table - y) / (steps * RATE)
             moved += y - table
@@ -110,9 +108,9 @@ def _put_back(
 
 def _whole(task: ClientTask, shard: Shard, local: Params, shape: tuple[int, ...]) -> FloatArray:
     """The remembered rows of every client, as whole tables."""
-    room, found = places(task, shard), np.zeros((shard.n_clients, *shape))
+    room, dense = places(task, shard), np.zeros((shard.n_clients, *shape))
     for row in range(shard.n_clients):
         at = room.row(row)
         items = local["seen/items"][at]
-        found[row][items[items >= 0]] = local["item/own_control"][at][items >= 0]
-    return found
+        dense[row][items[items >= 0]] = local["item/own_control"][at][items >= 0]
+    return dense

@@ -1,7 +1,5 @@
 """FedProx against a loop that adds the proximal term to the loss, over whole tables."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -105,17 +103,17 @@ def check(task: ClientTask, shard: Shard, mu: float) -> None:
     update, after = train_clients(task, shard, params, local, round=4)
     for row in range(shard.n_clients):
         chosen = np.array([row])
-        mine = split_state(task, shard, local, chosen)
-        change, expected = slow_client(task, shard.take(chosen), params, mine, mu)
+        private = split_state(task, shard, local, chosen)
+        change, expected = slow_client(task, shard.take(chosen), params, private, mu)
         for name, value in change.items():
-            found = np.zeros_like(value)
+            computed = np.zeros_like(value)
             if name in update.tables:
                 block = update.tables[name]
                 at = slice(block.offsets[row], block.offsets[row + 1])
-                found[block.ids[at]] = block.values[at]
+                computed[block.ids[at]] = block.values[at]
             else:
-                found = update.dense[name][row]
-            np.testing.assert_allclose(found, value, atol=1e-10, rtol=0, err_msg=name)
+                computed = update.dense[name][row]
+            np.testing.assert_allclose(computed, value, atol=1e-10, rtol=0, err_msg=name)
         left = split_state(task, shard, after, chosen)
         for name, value in expected.items():
             np.testing.assert_allclose(left[name], value, atol=1e-10, rtol=0, err_msg=name)
@@ -177,22 +175,22 @@ def bits(task: ClientTask, shard: Shard, strategy: FedAvg | FedProx) -> dict[str
 def test_without_the_term_it_is_federated_averaging(
     shard: Shard, train: dict[str, Any], steps: dict[str, Any]
 ) -> None:
-    found = [
+    results = [
         bits(method_of(train | steps, model=BiasedMF(), client_rule=s.client_rule), shard, s)
         for s in (FedProx(mu=0), FedAvg())
     ]
-    assert found[0] == found[1]
+    assert results[0] == results[1]
 
 
 @settings(max_examples=10, deadline=None)
 @given(shard=federations(several=True), mu=st.sampled_from([0.5, 5.0]))
 def test_with_one_step_the_term_is_nothing(shard: Shard, mu: float) -> None:
     train = {"optimizers": rates(0.1), "local_epochs": 1, "batch_size": "full"}
-    found = [
+    results = [
         bits(method_of(train, client_rule=s.client_rule), shard, s)
         for s in (FedProx(mu=mu), FedAvg())
     ]
-    assert found[0] == found[1]
+    assert results[0] == results[1]
 
 
 @settings(max_examples=10, deadline=None)

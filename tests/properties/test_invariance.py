@@ -1,7 +1,5 @@
 """No bit depends on who is computed together, where, in which order, and by how many threads."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -91,25 +89,25 @@ def rounds(
 
 def raw(update: UpdateBatch, local: Params) -> dict[str, bytes]:
     """Every array that training gives, as bytes."""
-    found = {f"local.{name}": value.tobytes() for name, value in local.items()}
+    contents = {f"local.{name}": value.tobytes() for name, value in local.items()}
     for name, block in update.tables.items():
         for part in ("offsets", "ids", "values"):
-            found[f"{name}.{part}"] = getattr(block, part).tobytes()
-    found |= {f"dense.{name}": value.tobytes() for name, value in update.dense.items()}
-    found |= {f"metric.{name}": value.tobytes() for name, value in update.metrics.items()}
-    found |= {f"extra.{name}": value.tobytes() for name, value in update.extras.items()}
-    return found | {"weight": update.weight.tobytes()}
+            contents[f"{name}.{part}"] = getattr(block, part).tobytes()
+    contents |= {f"dense.{name}": value.tobytes() for name, value in update.dense.items()}
+    contents |= {f"metric.{name}": value.tobytes() for name, value in update.metrics.items()}
+    contents |= {f"extra.{name}": value.tobytes() for name, value in update.extras.items()}
+    return contents | {"weight": update.weight.tobytes()}
 
 
 def raw_partial(aggregate: Aggregate) -> dict[str, Any]:
-    found: dict[str, Any] = {"clients": aggregate.clients, "weight": aggregate.weight}
-    found |= {"metrics": dict(aggregate.metrics), "scale": dict(aggregate.scale)}
-    found |= {"extras": dict(aggregate.extras)}
+    contents: dict[str, Any] = {"clients": aggregate.clients, "weight": aggregate.weight}
+    contents |= {"metrics": dict(aggregate.metrics), "scale": dict(aggregate.scale)}
+    contents |= {"extras": dict(aggregate.extras)}
     for part in ("ids", "sums", "row_weight"):
-        found[part] = {name: v.tobytes() for name, v in getattr(aggregate, part).items()}
+        contents[part] = {name: v.tobytes() for name, v in getattr(aggregate, part).items()}
     if aggregate.each is not None:
-        found |= raw(aggregate.each, {}) | {"each": aggregate.each.client_ids.tobytes()}
-    return found
+        contents |= raw(aggregate.each, {}) | {"each": aggregate.each.client_ids.tobytes()}
+    return contents
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -125,9 +123,9 @@ def test_any_chunk_gives_the_same_bits(
 ) -> None:
     task = method_of(train, personal(form), model, seed=seed)
     params, local = initial_state(task, shard)
-    whole = raw(*rounds(task, shard, params, local, 64))
+    expected = raw(*rounds(task, shard, params, local, 64))
     for chunk in (1, 3):
-        assert raw(*rounds(task, shard, params, local, chunk)) == whole
+        assert raw(*rounds(task, shard, params, local, chunk)) == expected
 
 
 def crowd(n_clients: int, n_items: int, most: int) -> Shard:
@@ -144,11 +142,11 @@ def test_any_chunk_and_thread_number_at_a_real_size(form: str) -> None:
     model = MatrixFactorization(embedding_dim=64, init_std=0.1)
     task = method_of({"optimizers": rates(0.1)}, personal(form), model)
     params, local = initial_state(task, shard)
-    found = []
+    results = []
     for chunk, count in ((64, 1), (1, 1), (7, 1), (64, 2)):
         with threads(count):
-            found.append(raw(*train_clients(task, shard, params, local, 3, chunk)))
-    assert all(other == found[0] for other in found[1:])
+            results.append(raw(*train_clients(task, shard, params, local, 3, chunk)))
+    assert all(other == results[0] for other in results[1:])
 
 
 NUMBA_FORMS = [form for form in FORMS if in_numba(personal(form))]
@@ -168,8 +166,8 @@ def test_in_machine_code_too_a_client_alone_has_the_bits_it_has_in_company(
     block = update.tables["item"]
     for client in range(shard.n_clients):
         rows = np.array([client])
-        mine = split_state(task, shard, local, rows)
-        alone, left = train_clients(task, shard.take(rows), params, mine, 2)
+        private = split_state(task, shard, local, rows)
+        alone, left = train_clients(task, shard.take(rows), params, private, 2)
         at = slice(int(block.offsets[client]), int(block.offsets[client + 1]))
         assert alone.tables["item"].ids.tobytes() == block.ids[at].tobytes()
         assert alone.tables["item"].values.tobytes() == block.values[at].tobytes()
@@ -192,8 +190,8 @@ def of_nodes(
     """What each node answers."""
     aggregates = []
     for rows in nodes:
-        mine = split_state(task, shard, local, rows)
-        update, _ = train_clients(task, shard.take(rows), params, mine, 5)
+        private = split_state(task, shard, local, rows)
+        update, _ = train_clients(task, shard.take(rows), params, private, 5)
         aggregates.append(s.reduce(update))
     return aggregates
 
@@ -215,13 +213,13 @@ def test_any_order_and_any_nodes_give_the_same_bits(
     nodes = [part for part in np.split(order, cuts) if len(part)]
 
     everybody = np.arange(shard.n_clients)
-    (whole,) = of_nodes(task, shard, params, local, [everybody], strategy)
+    (expected,) = of_nodes(task, shard, params, local, [everybody], strategy)
     aggregates = of_nodes(task, shard, params, local, nodes, strategy)
     merged = reduce(strategy.merge, aggregates)
-    assert raw_partial(merged) == raw_partial(whole)
+    assert raw_partial(merged) == raw_partial(expected)
     backwards = reduce(lambda a, b: strategy.merge(b, a), aggregates)
-    assert raw_partial(backwards) == raw_partial(whole)
-    after = [strategy.apply(state, initial, aggregate)[1] for aggregate in (whole, merged)]
+    assert raw_partial(backwards) == raw_partial(expected)
+    after = [strategy.apply(state, initial, aggregate)[1] for aggregate in (expected, merged)]
     assert all(after[0][name].tobytes() == after[1][name].tobytes() for name in initial)
 
 

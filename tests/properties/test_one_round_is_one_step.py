@@ -1,7 +1,5 @@
 """A round of the federation is a step of centralised gradient descent, written with plain torch."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -75,9 +73,9 @@ def federated(task: ClientTask, shard: Shard, strategy: FedAvg) -> dict[str, Flo
 def check(task: ClientTask, shard: Shard, strategy: FedAvg) -> None:
     params, local = initial_state(task, shard)
     expected = centralised(task, shard, {**params, **local})
-    found = federated(task, shard, strategy)
+    computed = federated(task, shard, strategy)
     for name, value in expected.items():
-        np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=2e-6, err_msg=name)
+        np.testing.assert_allclose(computed[name], value, rtol=1e-5, atol=2e-6, err_msg=name)
 
 
 @settings(max_examples=15, deadline=None)

@@ -1,7 +1,5 @@
 """Rows summed while they are trained have the sums of rows that were handed over and summed."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a client trains on: never its own positives as negatives, and nothing hidden is spared."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

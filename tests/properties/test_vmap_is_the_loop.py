@@ -1,7 +1,5 @@
 """Many clients side by side are the clients one by one, for every model that says so."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
@@ -84,11 +82,11 @@ def results(
     _, local = train_clients(method, shard, params, local, 1, chunk)
     update, after = train_clients(method, shard, params, local, 2, chunk)
     views = UserScorer(method, shard, params, after)(np.arange(shard.n_users))
-    found = {f"table {n}": b.values for n, b in update.tables.items()}
-    found |= {f"rows {n}": b.ids for n, b in update.tables.items()}
-    found |= {f"dense {n}": v for n, v in update.dense.items()}
-    found |= {f"local {n}": v for n, v in after.items()} | {"loss": update.metrics["loss"]}
-    return found | {f"view {view}": scores.numpy() for view, scores in views.items()}
+    arrays = {f"table {n}": b.values for n, b in update.tables.items()}
+    arrays |= {f"rows {n}": b.ids for n, b in update.tables.items()}
+    arrays |= {f"dense {n}": v for n, v in update.dense.items()}
+    arrays |= {f"local {n}": v for n, v in after.items()} | {"loss": update.metrics["loss"]}
+    return arrays | {f"view {view}": scores.numpy() for view, scores in views.items()}
 
 
 @pytest.mark.parametrize(
@@ -117,10 +115,10 @@ def test_side_by_side_is_one_by_one(
 def test_any_chunk_gives_the_same_values(name: str) -> None:
     shard = with_times(shard_of(30, [range(n) for n in (1, 9, 3, 20, 4, 4, 12)], [2, 1, 1, 3]), 1)
     train = {"optimizers": rates(0.05), "batch_size": 3}
-    whole = results(MODELS[name][0], FORMS["kernel"], shard, train, "float64", 64)
+    expected = results(MODELS[name][0], FORMS["kernel"], shard, train, "float64", 64)
     for chunk in (1, 3):
         part = results(MODELS[name][0], FORMS["kernel"], shard, train, "float64", chunk)
-        for key, value in whole.items():
+        for key, value in expected.items():
             np.testing.assert_allclose(value, part[key], rtol=0, atol=1e-10, err_msg=key)
 
 

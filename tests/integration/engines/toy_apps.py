@@ -3,8 +3,6 @@
 They are imported by the workers of every engine, so they stand in a module of their own.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -29,8 +27,8 @@ server = ServerApp()
 
 def calls_so_far(context: Context) -> int:
     """How often this node was called; kept in its own state."""
-    known = context.state.config_records.get("calls")
-    return int(str(known["n"])) if known else 0
+    record = context.state.config_records.get("calls")
+    return int(str(record["n"])) if record else 0
 
 
 @client.train()

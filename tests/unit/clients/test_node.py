@@ -1,7 +1,5 @@
 """A node: what it trains it can train again, and a client that fails takes nobody with it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,7 +67,7 @@ def raw(aggregate: Aggregate | None) -> Any:
     return reply
 
 
-def kept(node: Node, round: int) -> dict[str, bytes]:
+def state_of(node: Node, round: int) -> dict[str, bytes]:
     """The local parameters of all clients after a round, through the file of the evaluation."""
     node.evaluate(request(round, committed=round), start(node))
     arrays = load_file(next(node._local.glob(f"*@{round}.safetensors")))
@@ -90,7 +88,7 @@ def test_a_round_that_was_not_taken_leaves_no_trace(make: Make) -> None:
     broken.train(request(1, clients=EVERYBODY[:2]), start(broken))
     for node in (broken, plain):
         node.train(request(1), start(node))
-    assert kept(broken, 1) == kept(plain, 1)
+    assert state_of(broken, 1) == state_of(plain, 1)
 
 
 def test_a_process_that_starts_anew_goes_on_where_the_last_ended(
@@ -110,7 +108,7 @@ def test_clients_that_stay_at_home_keep_their_state(make: Make) -> None:
     node.train(request(2, clients=EVERYBODY[1:2]), start(node))
     alone = make()
     alone.train(request(1), start(alone))
-    before, after = kept(alone, 1), kept(node, 2)
+    before, after = state_of(alone, 1), state_of(node, 2)
     width = len(before["user"]) // 5
     user = [slice(k * width, (k + 1) * width) for k in range(5)]
     assert [before["user"][at] == after["user"][at] for at in user] == [True] * 2 + [False] + [
@@ -183,7 +181,7 @@ def test_the_others_train_on_with_the_same_bits(
     assert (failure.client, failure.reason.partition(";")[0]) == (str(client), REASONS[how])
     assert expected.failures == ()
     assert raw(reply.aggregate) == raw(expected.aggregate)
-    assert kept(node, 1) == kept(healthy, 1)
+    assert state_of(node, 1) == state_of(healthy, 1)
 
 
 @pytest.mark.parametrize(

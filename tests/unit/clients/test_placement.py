@@ -1,7 +1,5 @@
 """Who hosts whom: everybody once, nobody idle, shares as equal as whole clients allow."""
 
-from __future__ import annotations
-
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st

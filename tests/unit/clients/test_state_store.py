@@ -1,7 +1,5 @@
 """The local state: a round is staged, then taken or dropped, whatever dies in between."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable
@@ -53,15 +51,15 @@ def raw(store: StateStore) -> dict[str, bytes]:
 def test_first_values_are_those_of_the_seed(tmp_path: Path) -> None:
     store = opened(tmp_path)
     assert committed(store) == 0
-    found = store.get(EVERYBODY)
-    assert {name: value.shape for name, value in found.items()} == {
+    values = store.get(EVERYBODY)
+    assert {name: value.shape for name, value in values.items()} == {
         "user": (6, 3),
         "user/first": (6, 3),
         "bias": (4,),
         "residual": (9, 2),
     }
-    assert (found["bias"] == 0.5).all()
-    assert len(np.unique(found["user"])) == 18
+    assert (values["bias"] == 0.5).all()
+    assert len(np.unique(values["user"])) == 18
     again, other = opened(tmp_path / "again"), opened(tmp_path / "other", seed=1)
     assert raw(again) == raw(store)
     assert raw(other) != raw(store)
@@ -177,9 +175,9 @@ def test_groups_of_a_round_are_staged_one_by_one_and_taken_together(tmp_path: Pa
     store.stage(1, OTHERS, values(OTHERS, 8.0), group="2")
     assert committed(store) == 0
     store.settle(1, current=2)
-    found = store.get(EVERYBODY)["user"]
-    assert (found[SOME["user"]] == 7.0).all()
-    assert (found[OTHERS["user"]] == 8.0).all()
+    user_values = store.get(EVERYBODY)["user"]
+    assert (user_values[SOME["user"]] == 7.0).all()
+    assert (user_values[OTHERS["user"]] == 8.0).all()
     assert committed(store) == 1
     assert not list((tmp_path / "node").glob("staged*"))
 
@@ -191,8 +189,8 @@ def test_a_round_that_is_repeated_replaces_each_group(tmp_path: Path) -> None:
             store.settle(0, current=1)
             store.stage(1, at, values(at, fill), group)
     store.settle(1)
-    found = store.get(EVERYBODY)["user"]
-    assert (found[[1, 4, 0, 2]] == 9.0).all()
+    user_values = store.get(EVERYBODY)["user"]
+    assert (user_values[[1, 4, 0, 2]] == 9.0).all()
 
 
 def test_what_a_repeated_round_unstages_is_dropped(tmp_path: Path) -> None:

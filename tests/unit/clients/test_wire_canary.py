@@ -1,7 +1,5 @@
 """No local parameter leaves its client: every byte of every message is searched for them."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterable
 from dataclasses import replace
@@ -219,10 +217,10 @@ def test_of_control_variates_only_summed_differences_are_sent(count: int, tmp_pa
         raw = recorddict_to_proto(encode(trained, task.travels())).SerializeToString()
         aggregate = trained.aggregate
         assert aggregate is not None
-        found = np.zeros((8, 4))
-        found[aggregate.ids["item/control"]] = from_fixed(aggregate.sums["item/control"])
+        summed = np.zeros((8, 4))
+        summed[aggregate.ids["item/control"]] = from_fixed(aggregate.sums["item/control"])
         difference = after - before
-        np.testing.assert_allclose(found, difference.sum(0), atol=1e-6)
+        np.testing.assert_allclose(summed, difference.sum(0), atol=1e-6)
         for client in cohort:
             for row in after[client][(before[client] != 0).all(1) & (after[client] != 0).all(1)]:
                 for kind in (row.astype(np.float32), row, to_fixed(row, "c_u")):
@@ -237,7 +235,7 @@ def own_controls(out: Path, task: ClientTask, shard: Shard) -> np.ndarray[Any, A
     places = capacity(shard, task)
     items = np.load(out / "state/node-000/seen.items.npy")
     values = np.load(out / "state/node-000/item.own_control.npy")
-    found = np.zeros((shard.n_clients, shard.n_items, values.shape[1]))
+    controls = np.zeros((shard.n_clients, shard.n_items, values.shape[1]))
     owner = np.repeat(np.arange(shard.n_clients), np.diff(places))
-    found[owner[items >= 0], items[items >= 0]] = values[items >= 0]
-    return found
+    controls[owner[items >= 0], items[items >= 0]] = values[items >= 0]
+    return controls

@@ -1,7 +1,5 @@
 """What ``import fedrec`` gives."""
 
-from __future__ import annotations
-
 import importlib
 import subprocess
 import sys

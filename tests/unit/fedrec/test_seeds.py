@@ -1,7 +1,5 @@
 """Philox has known answers, and a draw depends on nothing but where it is used."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

@@ -1,7 +1,5 @@
 """Ragged rows: whichever are taken, they are those that lie there."""
 
-from __future__ import annotations
-
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st

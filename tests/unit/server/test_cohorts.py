@@ -1,7 +1,5 @@
 """Cohorts: the size asked for, uniform, and a function of seed and round alone."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

@@ -1,7 +1,5 @@
 """The roster: every client has one node, and a node that is wrong is named."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The round loop: who is asked, when it stops, and that failures are a decision."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -108,8 +106,8 @@ def run(toy: Toy, out: Path, count: int = 6, every: int = 1, **rounds: Any) -> F
 
 
 def result(out: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((out / "result.json").read_text())
-    return found
+    document: dict[str, Any] = json.loads((out / "result.json").read_text())
+    return document
 
 
 def test_each_node_is_asked_once_for_its_part_of_the_cohort(tmp_path: Path) -> None:
@@ -155,10 +153,10 @@ def test_patience(
     scores: list[float], patience: int | None, rounds: int, best: int, status: str, tmp_path: Path
 ) -> None:
     run(Toy(scores), tmp_path, patience=patience)
-    found = result(tmp_path)
-    assert (found["rounds"], found["best_round"], found["status"]) == (rounds, best, status)
-    assert found["metrics"]["valid"]["mrr"] == pytest.approx(scores[best - 1])
-    assert found["metrics"]["test"]["mrr"] == pytest.approx(scores[best - 1] / 2)
+    outcome = result(tmp_path)
+    assert (outcome["rounds"], outcome["best_round"], outcome["status"]) == (rounds, best, status)
+    assert outcome["metrics"]["valid"]["mrr"] == pytest.approx(scores[best - 1])
+    assert outcome["metrics"]["test"]["mrr"] == pytest.approx(scores[best - 1] / 2)
 
 
 def test_the_last_round_is_always_evaluated(tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """Clustered averaging: planted groups are found, and each goes its own way as far as it may."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -161,7 +159,7 @@ def grouped(request: pytest.FixtureRequest) -> tuple[Clustered, State, Params, F
     return strategy, state, params, directions
 
 
-def moved(before: Params, after: Params) -> dict[str, FloatArray]:
+def changes(before: Params, after: Params) -> dict[str, FloatArray]:
     return {name: np.asarray(after[name], float) - before[name] for name in before}
 
 
@@ -174,23 +172,23 @@ def test_a_group_follows_itself_and_everybody_by_its_share(
     plain = FedAvg(server_lr=0.5)
 
     def mean(rows: IntArray) -> dict[str, FloatArray]:
-        return moved(params, plain.apply(State(), params, plain.reduce(some(batch, rows)))[1])
+        return changes(params, plain.apply(State(), params, plain.reduce(some(batch, rows)))[1])
 
     group, share = strategy.groups(state, np.arange(8)), strategy.share
     everybody = mean(np.arange(8))
-    for name, change in moved(params, after).items():
+    for name, change in changes(params, after).items():
         np.testing.assert_allclose(change, everybody[name], atol=1e-6)
     for g in (0, 1):
-        before, found = (strategy.broadcast(s, params, g) for s in (state, later))
+        before, following = (strategy.broadcast(s, params, g) for s in (state, later))
         own = mean(np.flatnonzero(group == g))
-        for name, change in moved(before, found).items():
+        for name, change in changes(before, following).items():
             expected = (1 - share) * own[name] + share * everybody[name]
             np.testing.assert_allclose(change, expected, atol=1e-6)
             if share == 1:
-                assert np.array_equal(found[name], after[name])
+                assert np.array_equal(following[name], after[name])
     if share == 0:
         signs = [
-            np.sign(moved(START, strategy.broadcast(later, after, g))["constant"]) for g in (0, 1)
+            np.sign(changes(START, strategy.broadcast(later, after, g))["constant"]) for g in (0, 1)
         ]
         assert signs[0] == -signs[1] != 0
 
@@ -203,8 +201,8 @@ def test_a_group_without_clients_in_the_round_moves_with_everybody_only(
     batch = update(np.flatnonzero(group == 1).tolist(), directions, seed=5)
     later, after = step(strategy, state, params, batch)
     assert {name.partition("/")[0] for name in later.arrays} == {"group", "0", "1"}
-    for name, change in moved(state.below("0/"), later.below("0/")).items():
-        expected = strategy.share * moved(params, after)[name]
+    for name, change in changes(state.below("0/"), later.below("0/")).items():
+        expected = strategy.share * changes(params, after)[name]
         np.testing.assert_allclose(change, expected, atol=1e-6)
 
 
@@ -245,9 +243,9 @@ def test_the_sketch_keeps_inner_products_in_the_mean() -> None:
         state.arrays["sketches"][1::2].astype(float),
     )
     for a, b, exact in ((of_x, of_y, (x * y).sum()), (of_x, of_x, (x * x).sum())):
-        found = (a * b).sum((1, 2))
-        error = found.std() / np.sqrt(sets)
-        assert abs(found.mean() - exact) < 4 * error
+        products = (a * b).sum((1, 2))
+        error = products.std() / np.sqrt(sets)
+        assert abs(products.mean() - exact) < 4 * error
         assert error < 0.05 * abs(exact)
 
 

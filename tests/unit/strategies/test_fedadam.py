@@ -1,7 +1,5 @@
 """FedAdam against its formula, and with bias correction against torch's Adam."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -45,9 +43,9 @@ def run(strategy: FedAdam, history: list[tuple[FloatArray, list[int]]]) -> dict[
 
 def masked(change: FloatArray, rows: list[int]) -> FloatArray:
     """The change that arrives: rows that nobody touched count as 0."""
-    whole = np.zeros_like(change)
-    whole[rows] = change.astype(np.float32)[rows]
-    return whole
+    full = np.zeros_like(change)
+    full[rows] = change.astype(np.float32)[rows]
+    return full
 
 
 @settings(max_examples=40, deadline=None)
@@ -77,16 +75,16 @@ def test_with_correction_it_is_torchs_adam(history: list[tuple[FloatArray, list[
         table.grad = -torch.tensor(masked(change, rows))
         head.grad = -torch.tensor(change[0].astype(np.float32)).double()
         adam.step()
-    found = run(strategy, history)
-    np.testing.assert_allclose(found["item"], table.detach().numpy(), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(found["head"], head.detach().numpy(), rtol=1e-5, atol=1e-6)
+    trained = run(strategy, history)
+    np.testing.assert_allclose(trained["item"], table.detach().numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(trained["head"], head.detach().numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_the_first_step_is_nearly_the_sign() -> None:
     change = np.array([[3.0, -5.0, 0.0]] * N)
-    found = run(FedAdam(server_lr=0.1, tau=1e-9, bias_correction=True), [(change, [0])])
-    np.testing.assert_allclose(found["item"][0], [1.1, 0.9, 1.0], rtol=1e-5)
-    assert (found["item"][1:] == 1).all()
+    trained = run(FedAdam(server_lr=0.1, tau=1e-9, bias_correction=True), [(change, [0])])
+    np.testing.assert_allclose(trained["item"][0], [1.1, 0.9, 1.0], rtol=1e-5)
+    assert (trained["item"][1:] == 1).all()
 
 
 def test_a_row_goes_on_moving_when_nobody_touches_it() -> None:
@@ -108,6 +106,6 @@ def test_the_state_has_the_shape_of_the_parameters() -> None:
 @pytest.mark.parametrize("average", ["per_row", "cohort", "sum"])
 def test_the_denominators_agree_for_one_client(average: str) -> None:
     change = np.arange(N * D).reshape(N, D).astype(float)
-    found = run(FedAdam.model_validate({"average": average}), [(change, [0, 2])])
+    trained = run(FedAdam.model_validate({"average": average}), [(change, [0, 2])])
     expected = run(FedAdam(), [(change, [0, 2])])
-    assert np.array_equal(found["item"], expected["item"])
+    assert np.array_equal(trained["item"], expected["item"])

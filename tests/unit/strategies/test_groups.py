@@ -1,7 +1,5 @@
 """A strategy that sorts clients into groups must say what becomes of several groups."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

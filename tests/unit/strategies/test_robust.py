@@ -1,7 +1,5 @@
 """Median and Krum against Flower's, by hand, and against clients that send anything at all."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,7 +23,7 @@ START: dict[str, FloatArray] = {
 }
 
 
-def whole(changes: FloatArray, dense: bool = False) -> UpdateBatch:
+def batch_of(changes: FloatArray, dense: bool = False) -> UpdateBatch:
     """Clients that touch every item; ``dense``: and change the dense parameters too.
 
     Args:
@@ -81,7 +79,7 @@ def draws(seed: int, clients: int) -> FloatArray:
 @settings(max_examples=15, deadline=None)
 @given(clients=st.integers(1, 9), seed=st.integers(0, 999))
 def test_the_median_is_flowers(clients: int, seed: int) -> None:
-    batch = whole(draws(seed, clients), dense=True)
+    batch = batch_of(draws(seed, clients), dense=True)
     start = {n: v.astype(np.float64) for n, v in START.items()}
     models = [
         {
@@ -91,9 +89,9 @@ def test_the_median_is_flowers(clients: int, seed: int) -> None:
         }
         for u in range(clients)
     ]
-    expected, found = flowers(FedMedian(), models), after(Median(), batch, START)
+    expected, params = flowers(FedMedian(), models), after(Median(), batch, START)
     for name, value in expected.items():
-        np.testing.assert_allclose(found[name], value, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(params[name], value, atol=1e-6, err_msg=name)
 
 
 @settings(max_examples=15, deadline=None)
@@ -105,21 +103,21 @@ def test_the_median_is_flowers(clients: int, seed: int) -> None:
 )
 def test_krum_is_flowers_item_by_item(byzantine: int, more: int, select: int, seed: int) -> None:
     changes = draws(seed, 2 * byzantine + 3 + more)
-    found = after(Krum(byzantine=byzantine, select=select), whole(changes, dense=True), START)
+    params = after(Krum(byzantine=byzantine, select=select), batch_of(changes, dense=True), START)
     theirs: FlowerStrategy = MultiKrum(num_malicious_nodes=byzantine, num_nodes_to_select=select)
     if select == 1:
         theirs = FlowerKrum(num_malicious_nodes=byzantine)
     for item in range(N):
         models = [{"row": START["item"][item].astype(float) + one[item]} for one in changes]
         expected = flowers(theirs, models)["row"]
-        np.testing.assert_allclose(found["item"][item], expected, atol=1e-6)
+        np.testing.assert_allclose(params["item"][item], expected, atol=1e-6)
     # All dense parameters together are one vector of every client.
     heads = [
         {"head": START["head"].astype(float) + one[:2], "constant": np.array(0.5 + one[0, 0])}
         for one in changes
     ]
     for name, value in flowers(theirs, heads).items():
-        np.testing.assert_allclose(found[name], value, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(params[name], value, atol=1e-6, err_msg=name)
 
 
 # By hand --------------------------------------------------------------------------------------
@@ -133,8 +131,8 @@ ROWS: list[dict[int, Sequence[float]]] = [
 
 
 def test_only_who_touched_an_item_has_a_say_in_its_median() -> None:
-    found = after(Median(), ragged(ROWS), ZERO)["item"][:, 0]
-    assert found.tolist() == [2.0, 5.0, 9.0, 0.0]
+    params = after(Median(), ragged(ROWS), ZERO)["item"][:, 0]
+    assert params.tolist() == [2.0, 5.0, 9.0, 0.0]
     half = after(Median(server_lr=0.5), ragged(ROWS), ZERO)["item"][:, 0]
     assert half.tolist() == [1.0, 2.5, 4.5, 0.0]
 
@@ -169,17 +167,17 @@ def test_too_few_clients_for_krum_are_a_median(byzantine: int, enough: int) -> N
     values = [0.0, 0.1, 5.0, 5.1, 5.3, 5.6, 6.0]
     for m in range(1, enough + 1):
         rows = ragged([{0: [x]} for x in values[:m]])
-        found = after(Krum(byzantine=byzantine), rows, ZERO)["item"][0, 0]
+        params = after(Krum(byzantine=byzantine), rows, ZERO)["item"][0, 0]
         if m < enough:
-            assert found == pytest.approx(np.median(values[:m]))
+            assert params == pytest.approx(np.median(values[:m]))
         else:
-            assert np.isclose(found, values[:m]).any()
+            assert np.isclose(params, values[:m]).any()
 
 
 def test_items_that_nobody_touched_stay() -> None:
     for strategy in (Median(), Krum()):
-        found = after(strategy, ragged([{2: [1.0]}, {2: [3.0]}, {}]), ZERO)["item"][:, 0]
-        assert found.tolist() == [0.0, 0.0, 2.0, 0.0]
+        params = after(strategy, ragged([{2: [1.0]}, {2: [3.0]}, {}]), ZERO)["item"][:, 0]
+        assert params.tolist() == [0.0, 0.0, 2.0, 0.0]
 
 
 # Under attack ---------------------------------------------------------------------------------
@@ -204,14 +202,14 @@ def test_garbage_does_not_move_the_robust_ones_out_of_the_crowd(
     start = {"item": np.zeros((N, D), np.float32)}
     low, high = honest.min(0) - 1e-6, honest.max(0) + 1e-6
     for strategy in (Median(), Krum(byzantine=byzantine, select=select)):
-        found = after(strategy, whole(changes), start)["item"]
-        assert ((low <= found) & (found <= high)).all(), strategy
-    assert (after(FedAvg(), whole(changes), start)["item"] > high).all()
+        params = after(strategy, batch_of(changes), start)["item"]
+        assert ((low <= params) & (params <= high)).all(), strategy
+    assert (after(FedAvg(), batch_of(changes), start)["item"] > high).all()
 
 
 def test_liars_that_agree_do_not_win() -> None:
     """f clients send one and the same vector: each has only f - 1 neighbours at distance 0."""
     rows: list[dict[int, Sequence[float]]] = [{0: [x / 10]} for x in range(8)]
     rows += [{0: [50.0]}] * 3
-    found = after(Krum(byzantine=3), ragged(rows), ZERO)["item"][0, 0]
-    assert 0.0 <= found <= 0.7
+    value = after(Krum(byzantine=3), ragged(rows), ZERO)["item"][0, 0]
+    assert 0.0 <= value <= 0.7

@@ -1,7 +1,5 @@
 """All who compete do the same work: the same table, users, weights and loss, to rounding."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -31,28 +29,28 @@ def test_it_trains_to_the_same_parameters(
     work = workload("tiny", personalization, clients=CLIENTS, train={"backend": kernel})
     work.write(tmp_path / "work")
     opened = open_task(tmp_path / "work", np.arange(CLIENTS, dtype=np.int64))
-    made, local = competitors()[name](opened), opened.local
+    competitor, local = competitors()[name](opened), opened.local
     for number in (1, 2, 3):
-        loss = made.round(number)
+        loss = competitor.round(number)
         update, local = train_clients(opened.task, opened.shard, opened.params, local, number)
-        total = np.zeros(made.table.shape)
+        total = np.zeros(competitor.table.shape)
         np.add.at(total, update.tables["item"].ids, update.tables["item"].values)
         assert np.abs(total).max() > 1e-3
-        np.testing.assert_allclose(made.total, total, atol=1e-5)
-        np.testing.assert_allclose(made.users, local["user"], atol=1e-5)
+        np.testing.assert_allclose(competitor.total, total, atol=1e-5)
+        np.testing.assert_allclose(competitor.users, local["user"], atol=1e-5)
         np.testing.assert_allclose(loss, update.metrics["loss"].sum(), rtol=1e-5)
         if personalization == "plgc":
-            assert made.share is not None
+            assert competitor.share is not None
             assert np.abs(local["lambda"] - 0.5).max() > 1e-3
-            np.testing.assert_allclose(made.share, local["lambda"], atol=1e-5)
+            np.testing.assert_allclose(competitor.share, local["lambda"], atol=1e-5)
 
 
 def test_parts_of_the_clients_add_up_to_all(tmp_path: Path) -> None:
     work = workload("tiny", clients=CLIENTS)
     work.write(tmp_path / "work")
     parts = [np.arange(CLIENTS), np.arange(5), np.arange(5, CLIENTS)]
-    for made in competitors().values():
-        combined, *separate = [made(open_task(tmp_path / "work", part)) for part in parts]
+    for competitor in competitors().values():
+        combined, *separate = [competitor(open_task(tmp_path / "work", part)) for part in parts]
         losses = [each.round(1) for each in (combined, *separate)]
         np.testing.assert_allclose(losses[0], sum(losses[1:]), rtol=1e-5)
         np.testing.assert_allclose(combined.total, sum(each.total for each in separate), atol=1e-5)

@@ -1,7 +1,5 @@
 """Fixed point: near the float sum, and exact about everything else."""
 
-from __future__ import annotations
-
 import math
 import warnings
 

@@ -1,7 +1,5 @@
 """Sums of updates against a plain loop over clients, and against Flower's own mean."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
@@ -54,23 +52,23 @@ def batches(draw: st.DrawFn, least: int = 1) -> UpdateBatch:
 
 def whole_updates(batch: UpdateBatch) -> list[dict[str, FloatArray]]:
     """Each client's change of every parameter, dense."""
-    found = []
+    updates = []
     for client in range(len(batch.client_ids)):
         change: dict[str, FloatArray] = {name: v[client] for name, v in batch.dense.items()}
         for name, block in batch.tables.items():
             at = slice(int(block.offsets[client]), int(block.offsets[client + 1]))
             change[name] = np.zeros_like(PARAMS[name])
             change[name][block.ids[at]] = block.values[at]
-        found.append(change)
-    return found
+        updates.append(change)
+    return updates
 
 
 def touched(batch: UpdateBatch) -> FloatArray:
     """bool [clients, items]."""
     block = batch.tables["item"]
-    found = np.zeros((len(batch.client_ids), N_ITEMS), bool)
-    found[np.repeat(np.arange(len(found)), np.diff(block.offsets)), block.ids] = True
-    return found
+    is_touched = np.zeros((len(batch.client_ids), N_ITEMS), bool)
+    is_touched[np.repeat(np.arange(len(is_touched)), np.diff(block.offsets)), block.ids] = True
+    return is_touched
 
 
 @pytest.mark.parametrize("weighting", ["uniform", "examples"])
@@ -81,7 +79,7 @@ def test_the_mean_is_a_loop_over_clients(
     batch: UpdateBatch, weighting: Weighting, average: Average
 ) -> None:
     aggregate = reduce_sums(batch, Summing(weighting, weighted=average != "sum"))
-    found = mean_update(PARAMS, aggregate, average)
+    mean = mean_update(PARAMS, aggregate, average)
     weight = np.ones_like(batch.weight) if weighting == "uniform" else batch.weight
     changes, rows = whole_updates(batch), touched(batch)
     for name, value in PARAMS.items():
@@ -94,8 +92,8 @@ def test_the_mean_is_a_loop_over_clients(
             below = np.array(1.0)
         elif average == "per_row" and name in batch.tables:
             below = np.maximum(weight @ rows, 1e-9).reshape(-1, *[1] * (value.ndim - 1))
-        np.testing.assert_allclose(found[name], total / below, atol=1e-8, err_msg=name)
-        assert found[name].shape == value.shape
+        np.testing.assert_allclose(mean[name], total / below, atol=1e-8, err_msg=name)
+        assert mean[name].shape == value.shape
 
 
 @settings(max_examples=30, deadline=None)
@@ -111,8 +109,8 @@ def test_the_cohort_mean_is_flowers(batch: UpdateBatch) -> None:
         replies.append(RecordDict({"arrays": arrays, "metrics": metrics}))
     theirs = aggregate_arrayrecords(replies, "num-examples")
     ours = FedAvg(average="cohort", weighting="examples")
-    _, found = ours.apply(ours.init(PARAMS, 8), PARAMS, ours.reduce(batch))
-    for name, value in found.items():
+    _, params = ours.apply(ours.init(PARAMS, 8), PARAMS, ours.reduce(batch))
+    for name, value in params.items():
         expected = theirs[name].numpy()
         np.testing.assert_allclose(value, expected, rtol=2e-7, atol=2e-7, err_msg=name)
 
@@ -135,10 +133,10 @@ def test_nobody_touched_anything() -> None:
     batch = UpdateBatch(1, np.arange(2), np.ones(2), {"item": nothing}, {})
     averages: tuple[Average, ...] = ("per_row", "cohort", "sum")
     for average in averages:
-        found = mean_update(
+        mean = mean_update(
             {"item": PARAMS["item"]}, reduce_sums(batch, Summing("uniform")), average
         )
-        assert not found["item"].any()
+        assert not mean["item"].any()
 
 
 def test_an_update_that_is_not_finite_is_an_error() -> None:

@@ -1,7 +1,5 @@
 """What a strategy returns is checked at once, and the message names the strategy."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

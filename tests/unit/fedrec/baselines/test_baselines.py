@@ -1,7 +1,5 @@
 """The baselines equal their definitions, and see nothing but train items."""
 
-from __future__ import annotations
-
 import math
 import sys
 

@@ -1,7 +1,5 @@
 """The command line in this process; with processes of its own: tests/integration/test_cli.py."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

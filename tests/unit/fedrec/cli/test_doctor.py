@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import io
 import os
 import subprocess
@@ -48,8 +46,8 @@ def test_a_cache_that_cannot_be_written_stops(
 ) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("FEDREC_CACHE", str(tmp_path / "file" / "below"))
-    found = finding("cache")
-    assert found.stops and "FEDREC_CACHE" in found.advice
+    cache = finding("cache")
+    assert cache.stops and "FEDREC_CACHE" in cache.advice
 
 
 def test_data_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import io
 import json
 import math
@@ -40,9 +38,9 @@ def shown(table: object) -> str:
 
 @given(VALUES, st.floats(-10, 10), st.floats(-100, 100))
 def test_spread_follows_scale_and_shift(values: list[float], scale: float, shift: float) -> None:
-    plain, moved = spread(values), spread([scale * value + shift for value in values])
-    assert math.isclose(moved["mean"], scale * plain["mean"] + shift, abs_tol=1e-6)
-    assert math.isclose(moved["sd"], abs(scale) * plain["sd"], rel_tol=1e-6, abs_tol=1e-6)
+    plain, mapped = spread(values), spread([scale * value + shift for value in values])
+    assert math.isclose(mapped["mean"], scale * plain["mean"] + shift, abs_tol=1e-6)
+    assert math.isclose(mapped["sd"], abs(scale) * plain["sd"], rel_tol=1e-6, abs_tol=1e-6)
 
 
 @given(VALUES, st.randoms())

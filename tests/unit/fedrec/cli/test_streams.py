@@ -1,7 +1,5 @@
 """No output stream breaks a command: each case is a process with streams of its own."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The allow-list keeps its promise on this machine: a row's bits do not depend on its place."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -118,16 +116,16 @@ def test_segment_sum(
     values = normal(seed, len(owners), *shape, dtype=dtype)
     upstream = normal(seed + 1, len(counts), *shape, dtype=dtype)
     one = pick % len(counts)
-    mine = owners == one
+    of_row = owners == one
     total, gradient = with_gradient(
         lambda v: stable.segment_sum(v, owners, len(counts)), (values,), upstream
     )
     alone = with_gradient(
         lambda v: stable.segment_sum(v, torch.zeros(len(v), dtype=torch.int64), 1),
-        (values[mine],),
+        (values[of_row],),
         upstream[one : one + 1],
     )
-    assert equal(alone, (total[one : one + 1], gradient[mine]))
+    assert equal(alone, (total[one : one + 1], gradient[of_row]))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -139,8 +137,8 @@ def test_segment_sum_of_many_rows(d: int | None, dtype: torch.dtype) -> None:
     whole = stable.segment_sum(values, owners, 611)
     torch.set_num_threads(1)
     for one in (0, 300, 610):
-        mine = values[owners == one]
-        alone = stable.segment_sum(mine, torch.zeros(len(mine), dtype=torch.int64), 1)
+        of_row = values[owners == one]
+        alone = stable.segment_sum(of_row, torch.zeros(len(of_row), dtype=torch.int64), 1)
         assert torch.equal(alone[0], whole[one])
 
 
@@ -162,12 +160,12 @@ def test_bag_sum(
     total = stable.bag_sum(values, index, ends)
     assert total.dtype == dtype
     one = pick % len(counts)
-    mine = index[ends[one] : ends[one + 1]]
+    of_row = index[ends[one] : ends[one + 1]]
     # Alone, and from the rows that it needs.
-    few, again = (torch.from_numpy(x) for x in np.unique(mine.numpy(), return_inverse=True))
-    alone = stable.bag_sum(values[few], again, torch.tensor([0, len(mine)]))
+    few, again = (torch.from_numpy(x) for x in np.unique(of_row.numpy(), return_inverse=True))
+    alone = stable.bag_sum(values[few], again, torch.tensor([0, len(of_row)]))
     assert torch.equal(alone[0], total[one])
-    expected = values[mine].double().sum(0)
+    expected = values[of_row].double().sum(0)
     torch.testing.assert_close(total[one].double(), expected, atol=1e-4, rtol=1e-5)
 
 
@@ -179,8 +177,8 @@ def test_bag_sum_of_many_rows(dtype: torch.dtype) -> None:
     whole = stable.bag_sum(values, index, ends)
     torch.set_num_threads(1)
     for one in (0, 250, 499):
-        mine = index[ends[one] : ends[one + 1]]
-        assert torch.equal(stable.bag_sum(values, mine, torch.tensor([0, 80]))[0], whole[one])
+        of_row = index[ends[one] : ends[one + 1]]
+        assert torch.equal(stable.bag_sum(values, of_row, torch.tensor([0, 80]))[0], whole[one])
 
 
 @pytest.mark.parametrize("d", [*DIMENSIONS, 5, 24, 48, 130])

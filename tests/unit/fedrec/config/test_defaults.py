@@ -1,7 +1,5 @@
 """Models and strategies bring defaults; what is written wins over them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -68,12 +66,12 @@ def test_settings_deep_in_a_section_keep_their_neighbours() -> None:
         {"optimizers": Optimizers(private=private)},
         Train(optimizers=Optimizers(private=private)),
     ):
-        found = Experiment.model_validate(
+        experiment = Experiment.model_validate(
             {"data": DATA, "model": "pfedrec", "strategy": "fedavg", "train": train}
         ).train
-        assert found.optimizers.private == private
-        assert found.optimizers.shared.lr == 0.01  # of fedavg
-        assert found.weight_decay == 0.1  # of the model
+        assert experiment.optimizers.private == private
+        assert experiment.optimizers.shared.lr == 0.01  # of fedavg
+        assert experiment.weight_decay == 0.1  # of the model
 
 
 @pytest.mark.parametrize("written", [{"cohort_size": 7}, {"cohort_fraction": 0.5}])

@@ -1,7 +1,5 @@
 """An experiment is read whole or refused in one line that names the field."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +20,21 @@ MINIMAL = {"data": {"name": "synthetic", "users": 50}}
 
 
 def test_the_defaults() -> None:
-    found = load_experiment(MINIMAL)
-    assert isinstance(found.model, MatrixFactorization)
-    assert found.strategy == FedAdam(server_lr=0.005)
+    experiment = load_experiment(MINIMAL)
+    assert isinstance(experiment.model, MatrixFactorization)
+    assert experiment.strategy == FedAdam(server_lr=0.005)
     assert (
-        found.personalization
+        experiment.personalization
         == load_experiment({**MINIMAL, "personalization": "none"}).personalization
     )
-    assert (found.seed, found.clients.by, found.engine.name) == (0, "user", "auto")
+    assert (experiment.seed, experiment.clients.by, experiment.engine.name) == (0, "user", "auto")
 
 
 # --set ---------------------------------------------------------------------------------------
 
 
 def test_set_takes_dotted_keys_and_yaml_values() -> None:
-    found = load_experiment(
+    experiment = load_experiment(
         MINIMAL,
         [
             "seed=7",
@@ -50,14 +48,14 @@ def test_set_takes_dotted_keys_and_yaml_values() -> None:
             "personalization={name: plgc, tau: 2}",
         ],
     )
-    assert found.seed == 7
-    assert found.model == MatrixFactorization(embedding_dim=8)
-    assert found.train.optimizers.private.lr == 0.1
-    assert found.data.split.name == "ratio"
-    assert found.rounds.patience is None
-    assert found.evaluate.metrics == ("mrr", "recall@3")
-    assert found.strategy == FedAdam(beta1=0.5, server_lr=0.005)
-    assert found.personalization == PLGC(tau=2)
+    assert experiment.seed == 7
+    assert experiment.model == MatrixFactorization(embedding_dim=8)
+    assert experiment.train.optimizers.private.lr == 0.1
+    assert experiment.data.split.name == "ratio"
+    assert experiment.rounds.patience is None
+    assert experiment.evaluate.metrics == ("mrr", "recall@3")
+    assert experiment.strategy == FedAdam(beta1=0.5, server_lr=0.005)
+    assert experiment.personalization == PLGC(tau=2)
 
 
 def test_set_does_not_change_the_document() -> None:
@@ -77,9 +75,9 @@ def read(tmp_path: Path, text: str) -> Experiment:
 
 def test_a_plug_in_of_the_users_own_keeps_its_name(tmp_path: Path) -> None:
     name = "tests.contracts.own_models:BiasedMF"
-    found = load_experiment({**MINIMAL, "model": {"name": name, "embedding_dim": 9}})
-    assert yaml.safe_load(found.to_yaml())["model"] == {"name": name, "embedding_dim": 9}
-    assert read(tmp_path, found.to_yaml()) == found
+    experiment = load_experiment({**MINIMAL, "model": {"name": name, "embedding_dim": 9}})
+    assert yaml.safe_load(experiment.to_yaml())["model"] == {"name": name, "embedding_dim": 9}
+    assert read(tmp_path, experiment.to_yaml()) == experiment
 
 
 numbers = st.floats(1e-6, 1e3)
@@ -143,21 +141,21 @@ experiments = st.fixed_dictionaries(
 def test_what_is_written_is_read_back(
     document: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    found = load_experiment(document)
-    text = found.to_yaml()
+    experiment = load_experiment(document)
+    text = experiment.to_yaml()
     again = read(tmp_path_factory.mktemp("yaml"), text)
-    assert again == found
+    assert again == experiment
     assert again.to_yaml() == text
     assert again.train.optimizers.item.lr == document["train"]["optimizers"]["item"]["lr"]
 
 
 def test_an_experiment_is_a_frozen_value() -> None:
-    found = load_experiment({**MINIMAL, "model": "popularity"})
-    assert found.model == Popularity()
+    experiment = load_experiment({**MINIMAL, "model": "popularity"})
+    assert experiment.model == Popularity()
     again = load_experiment({**MINIMAL, "model": "popularity"})
-    assert hash(found.train) == hash(again.train)
+    assert hash(experiment.train) == hash(again.train)
     with pytest.raises(ConfigError, match="seed: a frozen"):
-        found.seed = 3  # type: ignore[misc]
+        experiment.seed = 3  # type: ignore[misc]
 
 
 def test_python_takes_what_yaml_takes() -> None:
@@ -175,5 +173,5 @@ def test_python_takes_what_yaml_takes() -> None:
 def test_paths_begin_at_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "x.yaml").write_text("data: {name: csv, path: ~/r.csv}", encoding="utf-8")
-    for found in (load_experiment("~/x.yaml"), Experiment(data={"name": "csv", "path": "~/r.csv"})):
-        assert found.data.model_dump()["path"] == tmp_path / "r.csv"
+    for experiment in (load_experiment("~/x.yaml"), Experiment(data={"name": "csv", "path": "~/r.csv"})):
+        assert experiment.data.model_dump()["path"] == tmp_path / "r.csv"

@@ -4,8 +4,6 @@ The same table serves overrides (``--set``), files and Python: every case is giv
 which a user would write it, and refused in one line without pydantic's text.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

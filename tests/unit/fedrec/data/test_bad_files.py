@@ -1,7 +1,5 @@
 """Files that are no table, and tables with bad cells: one line says what to do about each."""
 
-from __future__ import annotations
-
 import gzip
 import os
 import socket

@@ -1,7 +1,5 @@
 """What holds for every format: the same rows give the same interactions, and bad ones a line."""
 
-from __future__ import annotations
-
 import bz2
 import datetime
 import decimal

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from typing import Any
@@ -82,10 +80,10 @@ def test_select_keeps_raw_ids_and_drops_what_is_unused(
 ) -> None:
     keep = np.array([data.draw(st.booleans()) for _ in rows])
     some = select(interactions(rows, times=[float(at) for at in range(len(rows))]), keep)
-    kept = [row for row, stays in zip(rows, keep, strict=True) if stays]
+    selected = [row for row, stays in zip(rows, keep, strict=True) if stays]
     raw = zip(some.user_ids[some.users], some.item_ids[some.items], strict=True)
-    assert [(int(user), int(item)) for user, item in raw] == kept
-    assert some.user_ids.tolist() == [str(u) for u in sorted({user for user, _ in kept})]
+    assert [(int(user), int(item)) for user, item in raw] == selected
+    assert some.user_ids.tolist() == [str(u) for u in sorted({user for user, _ in selected})]
     assert some.user_columns["twin"].tolist() == some.user_ids.tolist()
     assert some.item_columns["title"].tolist() == [f"film {each}" for each in some.item_ids]
 
@@ -94,9 +92,9 @@ def test_duplicates_go_before_the_threshold_and_that_before_the_k_core() -> None
     rows = [(1, 1), (1, 1), (1, 2), (2, 1), (2, 2), (3, 1)]
     data = interactions(rows, ratings=[5, 1, 5, 5, 5, 5], times=[0, 1, 2, 3, 4, 5])
     problems: list[str] = []
-    kept = filter_interactions(data, Synthetic(duplicates="last", threshold=3), problems)
+    filtered = filter_interactions(data, Synthetic(duplicates="last", threshold=3), problems)
     # The last of the duplicates is below the threshold, so the pair is gone.
-    assert len(kept) == 4
+    assert len(filtered) == 4
     assert problems == []
     filter_interactions(data, Synthetic(duplicates="last", threshold=3, k_core=2), problems)
     assert "k_core: 2 leaves nothing" in problems[0]

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import gzip
 import hashlib
 import http.server
@@ -37,12 +35,12 @@ def same_bits(one: Interactions, other: Interactions) -> bool:
         strict=True,
     )
     columns = [
-        (mine[name], theirs[name])
-        for mine, theirs in (
+        (first[name], second[name])
+        for first, second in (
             (one.user_columns, other.user_columns),
             (one.item_columns, other.item_columns),
         )
-        for name in {*mine, *theirs}
+        for name in {*first, *second}
     ]
     return all(
         a is not None and b is not None and a.dtype == b.dtype and a.tolist() == b.tolist()
@@ -228,21 +226,21 @@ def copied(ml100k: Path, nothing_here: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_damaged_files_are_found(copied: Path) -> None:
     path = copied / "ml-100k.inter"
-    whole = path.read_text()
-    path.write_text(whole.replace("196\t242\t3", "196\t242\t4"))
+    complete = path.read_text()
+    path.write_text(complete.replace("196\t242\t3", "196\t242\t4"))
     with pytest.raises(DataError, match="differs from the published file"):
         fetch.check("ml-100k")
-    path.write_text(whole[: len(whole) // 2].rpartition("\n")[0])
+    path.write_text(complete[: len(complete) // 2].rpartition("\n")[0])
     with pytest.raises(DataError, match="ratings, expected 943, 1682 and 100000"):
         MovieLens100K().load()
-    path.write_text(whole.replace("196\t242\t3", "196\t242\tx"))
+    path.write_text(complete.replace("196\t242\t3", "196\t242\tx"))
     with pytest.raises(DataError, match=r"line 2, column 'rating': .* number, got 'x'"):
         MovieLens100K().load()
-    path.write_text(whole + "1\t2\n")
+    path.write_text(complete + "1\t2\n")
     with pytest.raises(DataError, match="line 100002, column 'rating': is empty"):
         MovieLens100K().load()
     path.unlink()
-    path.with_suffix(".inter.gz").write_bytes(gzip.compress(whole.encode())[:1000])
+    path.with_suffix(".inter.gz").write_bytes(gzip.compress(complete.encode())[:1000])
     with pytest.raises(DataError, match="cannot be unpacked"):
         MovieLens100K().load()
 

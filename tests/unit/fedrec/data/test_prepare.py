@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import multiprocessing
 import os
 from dataclasses import fields, replace
@@ -26,18 +24,18 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def bits(split: Split) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    contents: dict[str, Any] = {}
     for field in fields(split):
         value = getattr(split, field.name)
         if isinstance(value, Ragged):
-            found[field.name] = (value.offsets.tobytes(), value.values.tobytes())
+            contents[field.name] = (value.offsets.tobytes(), value.values.tobytes())
         elif isinstance(value, np.ndarray):
-            found[field.name] = (value.dtype.str, value.tolist())
+            contents[field.name] = (value.dtype.str, value.tolist())
         elif isinstance(value, dict):
-            found[field.name] = {name: array.tolist() for name, array in value.items()}
+            contents[field.name] = {name: array.tolist() for name, array in value.items()}
         else:
-            found[field.name] = value
-    return found
+            contents[field.name] = value
+    return contents
 
 
 def test_what_is_opened_is_what_was_made(cache: Path) -> None:

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -50,11 +48,11 @@ def shuffled(data: Interactions, seed: int) -> tuple[Interactions, np.ndarray]:
 def test_leave_one_out_holds_out_the_two_latest(data: Interactions, seed: int, other: int) -> None:
     parts = hold_out(data, SplitBy(seed=seed), "error", [])
     for user in range(len(data.user_ids)):
-        mine = parts[data.users == user]
-        assert sorted(mine.tolist()) == [TRAIN] * (len(mine) - 2) + [VALID, TEST]
+        of_user = parts[data.users == user]
+        assert sorted(of_user.tolist()) == [TRAIN] * (len(of_user) - 2) + [VALID, TEST]
         if data.timestamps is not None:
             times = data.timestamps[data.users == user]
-            assert times[mine == TRAIN].max() <= times[mine == VALID][0] <= times[mine == TEST][0]
+            assert times[of_user == TRAIN].max() <= times[of_user == VALID][0] <= times[of_user == TEST][0]
 
 
 @given(data_sets(), st.sampled_from(METHODS), st.integers(0, 3), st.integers(0, 9))
@@ -64,22 +62,22 @@ def test_no_split_depends_on_the_order_of_rows(
     if method == "temporal" and data.timestamps is None:
         return
     by = SplitBy.model_validate({"name": method, "seed": seed})
-    moved, order = shuffled(data, other)
+    permuted, order = shuffled(data, other)
     try:
         parts = hold_out(data, by, "drop", [])
     except DataError:
         with pytest.raises(DataError):
-            hold_out(moved, by, "drop", [])
+            hold_out(permuted, by, "drop", [])
         return
-    assert hold_out(moved, by, "drop", []).tolist() == parts[order].tolist()
+    assert hold_out(permuted, by, "drop", []).tolist() == parts[order].tolist()
 
 
 @given(data_sets())
 def test_a_tie_is_decided_alike_whoever_else_is_there(data: Interactions) -> None:
     parts = hold_out(data, SplitBy(), "error", [])
     for user in range(len(data.user_ids)):
-        mine = data.users == user
-        assert hold_out(select(data, mine), SplitBy(), "error", []).tolist() == parts[mine].tolist()
+        of_user = data.users == user
+        assert hold_out(select(data, of_user), SplitBy(), "error", []).tolist() == parts[of_user].tolist()
 
 
 def test_the_seed_decides_ties_and_nothing_else() -> None:
@@ -103,11 +101,11 @@ def test_ratio_gives_each_user_something_in_every_part(
     by = SplitBy(name="ratio", valid=valid, test=test)
     parts = hold_out(data, by, "error", [])
     for user in range(len(data.user_ids)):
-        mine = parts[data.users == user]
-        assert (mine == TRAIN).any()
-        assert (mine == TEST).any()
-        assert (mine == VALID).any() == (valid > 0)
-        assert (mine == TEST).sum() == max(1, int(test * len(mine) + 1e-9))
+        of_user = parts[data.users == user]
+        assert (of_user == TRAIN).any()
+        assert (of_user == TEST).any()
+        assert (of_user == VALID).any() == (valid > 0)
+        assert (of_user == TEST).sum() == max(1, int(test * len(of_user) + 1e-9))
 
 
 @given(data_sets())
@@ -165,9 +163,9 @@ def test_a_short_user_is_named_with_its_count_and_the_option() -> None:
 
 
 def test_short_users_stay_in_training_or_are_dropped() -> None:
-    kept = split_of(Rows(short_users="train_only"), Clients())
-    assert kept.user_ids.tolist() == ["a", "b", "c"]
-    assert [kept.train.lengths.tolist(), kept.test.lengths.tolist()] == [[2, 2, 1], [1, 0, 0]]
+    train_only = split_of(Rows(short_users="train_only"), Clients())
+    assert train_only.user_ids.tolist() == ["a", "b", "c"]
+    assert [train_only.train.lengths.tolist(), train_only.test.lengths.tolist()] == [[2, 2, 1], [1, 0, 0]]
     dropped = split_of(Rows(short_users="drop"), Clients())
     assert dropped.user_ids.tolist() == ["a"]
     for option in ("train_only", "drop"):

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -70,11 +68,11 @@ def test_the_planted_scores_are_of_low_rank_and_shared_by_a_group() -> None:
 
 
 def test_items_are_drawn_in_proportion_to_the_planted_shares() -> None:
-    made = Synthetic(
+    synthetic = Synthetic(
         users=4000, items=400, taste_groups=1, interactions_per_user=3, spread=0, noise=0.3
     )
-    data = made.load()
-    share = np.exp(made.true_scores()[0])
+    data = synthetic.load()
+    share = np.exp(synthetic.true_scores()[0])
     share = 0.7 * share / share.sum() + 0.3 / 400
     # Three draws without replacement, summed over the first two items drawn.
     second = share * ((share / (1 - share)).sum() - share / (1 - share))
@@ -93,10 +91,10 @@ def test_items_are_drawn_in_proportion_to_the_planted_shares() -> None:
 
 
 def test_the_order_in_time_says_nothing_about_taste() -> None:
-    made = Synthetic(users=2000, items=100, taste_groups=2, spread=0, noise=0)
-    data = made.load()
+    synthetic = Synthetic(users=2000, items=100, taste_groups=2, spread=0, noise=0)
+    data = synthetic.load()
     assert data.timestamps is not None
-    scores = made.true_scores()[data.users, data.items]
+    scores = synthetic.true_scores()[data.users, data.items]
     order = np.lexsort((data.timestamps, data.users))
     late = np.concatenate([[False], data.users[order][1:] == data.users[order][:-1]])
     last = np.append(~late[1:], True)

@@ -1,7 +1,5 @@
 """Ranking some items at a time gives the integers of ranking some users at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The metrics are those of the ranks, and no result depends on how users are grouped."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import replace
 
@@ -68,8 +66,8 @@ def test_the_memory_of_a_block_is_bounded(n_items: int) -> None:
 
 def scorer(world: World, shard: Shard, views: tuple[View, ...]):  # type: ignore[no-untyped-def]
     def score(rows: IntArray) -> dict[View, FloatArray]:
-        mine = world.scores[shard.user_ids[rows]]
-        return {view: mine if view == "mixed" else -np.abs(mine) for view in views}
+        of_rows = world.scores[shard.user_ids[rows]]
+        return {view: of_rows if view == "mixed" else -np.abs(of_rows) for view in views}
 
     return score
 
@@ -111,11 +109,11 @@ def test_blocks_and_nodes_change_no_bit(world: World, block: int, other: int, se
 def test_the_summary_is_what_it_says() -> None:
     world = World(11, 40, 25, 1000)
     shard = world.shard()
-    found = evaluate(shard, scorer(world, shard, VIEWS), METRICS, 7)
-    test = found.summarise(METRICS)
+    evaluation = evaluate(shard, scorer(world, shard, VIEWS), METRICS, 7)
+    test = evaluation.summarise(METRICS)
     assert list(test) == [metric.label for metric in METRICS]
-    assert "coverage@2" not in found.summarise(METRICS, "mixed", "valid")
-    assert "gini@3" not in found.summarise(METRICS, "global", "test")
+    assert "coverage@2" not in evaluation.summarise(METRICS, "mixed", "valid")
+    assert "gini@3" not in evaluation.summarise(METRICS, "global", "test")
     excluded = mask_of("test", world.train, world.valid)
     ranks = ranks_of(world.scores, world.test, excluded)
     values = per_user_values(ranks, METRICS, np.arange(len(ranks)))
@@ -130,19 +128,19 @@ def test_the_summary_is_what_it_says() -> None:
 def test_nobody_to_evaluate_gives_nan() -> None:
     none = ragged([[], []])
     shard = Shard(3, np.arange(2), np.arange(3), np.arange(2), none, none, none)
-    found = evaluate(
+    evaluation = evaluate(
         shard, lambda rows: {"mixed": np.zeros((len(rows), 3), np.float32)}, METRICS, 2
     )
-    assert np.isnan(found.summarise(METRICS)["ndcg@3"])
-    assert found.exposure[2].tolist() == [0, 0, 0]
+    assert np.isnan(evaluation.summarise(METRICS)["ndcg@3"])
+    assert evaluation.exposure[2].tolist() == [0, 0, 0]
 
 
 def test_a_user_is_evaluated_once() -> None:
     world = World(0, 3, 5, 5)
     shard = world.shard()
-    found = evaluate(shard, scorer(world, shard, ("mixed",)), METRICS, 2)
+    evaluation = evaluate(shard, scorer(world, shard, ("mixed",)), METRICS, 2)
     with pytest.raises(ValueError, match="twice"):
-        merge([found, found])
+        merge([evaluation, evaluation])
     with pytest.raises(ValueError, match="no evaluation"):
         merge([])
     with pytest.raises(ValueError, match="nobody"):

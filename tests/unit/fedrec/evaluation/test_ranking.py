@@ -1,7 +1,5 @@
 """Ranks and top lists equal a slow loop, in torch and in machine code."""
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np
@@ -30,10 +28,10 @@ from tests.rankings import World, ragged, worlds
 
 def slow_ranks(scores: FloatArray, relevant: list[int], competing: list[int]) -> list[int]:
     """The definition: every tie is lost."""
-    found = sorted((scores[item] for item in relevant), reverse=True)
+    relevant_scores = sorted((scores[item] for item in relevant), reverse=True)
     return [
         sum(scores[j] >= score for j in competing) + place
-        for place, score in enumerate(found, start=1)
+        for place, score in enumerate(relevant_scores, start=1)
     ]
 
 
@@ -221,10 +219,10 @@ def test_an_item_that_is_both_relevant_and_known_is_taken_off_once() -> None:
     scores = np.array([[3.0, 3.0, 3.0, 1.0]], np.float32)
     both = ragged([[0, 1]])
     shard = Shard(4, np.arange(1), np.arange(2), np.arange(1), both, both, both)
-    for found in (place(scores, shard, np.arange(1), 3, compiled) for compiled in (True, False)):
-        assert found.ranks["mixed"]["valid"].tolist() == [2, 3]
-        assert found.ranks["mixed"]["test"].tolist() == [2, 3]
-        assert found.top.tolist() == [[2, 3, -1]]
+    for placed in (place(scores, shard, np.arange(1), 3, compiled) for compiled in (True, False)):
+        assert placed.ranks["mixed"]["valid"].tolist() == [2, 3]
+        assert placed.ranks["mixed"]["test"].tolist() == [2, 3]
+        assert placed.top.tolist() == [[2, 3, -1]]
 
 
 @pytest.mark.parametrize("compiled", [True, False])
@@ -256,16 +254,16 @@ def test_validation_masks_train_and_test_masks_both() -> None:
 def test_legacy_candidates_are_items_the_user_never_took(
     world: World, count: int, seed: int
 ) -> None:
-    known = mask_of("test", mask_of("test", world.train, world.valid), world.test)
-    bits = np.random.default_rng(seed).integers(0, 2**32, len(known) * count, dtype=np.uint32)
-    if world.n_items - int(known.lengths.max()) < count:
+    taken = mask_of("test", mask_of("test", world.train, world.valid), world.test)
+    bits = np.random.default_rng(seed).integers(0, 2**32, len(taken) * count, dtype=np.uint32)
+    if world.n_items - int(taken.lengths.max()) < count:
         with pytest.raises(ConfigError, match="protocol"):
-            legacy_candidates(bits, known, world.n_items, count)
+            legacy_candidates(bits, taken, world.n_items, count)
         return
-    drawn = legacy_candidates(bits, known, world.n_items, count)
-    assert drawn.lengths.tolist() == [count] * len(known)
-    for user in range(len(known)):
-        assert not set(drawn.row(user).tolist()) & set(known.row(user).tolist())
+    drawn = legacy_candidates(bits, taken, world.n_items, count)
+    assert drawn.lengths.tolist() == [count] * len(taken)
+    for user in range(len(taken)):
+        assert not set(drawn.row(user).tolist()) & set(taken.row(user).tolist())
         assert set(drawn.row(user).tolist()) <= set(range(world.n_items))
 
 

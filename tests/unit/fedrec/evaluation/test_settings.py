@@ -1,7 +1,5 @@
 """Users that a metric tells nothing about are counted, in each part."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -63,10 +61,10 @@ def test_who_is_counted_has_all_held_out_items_in_every_list(world: World, k: in
     shard = world.shard()
     metrics = (parse_metric(f"recall@{k}"),)
     worst = np.zeros((shard.n_users, world.n_items), np.float32)
-    found = evaluate(shard, lambda rows: {"mixed": worst[rows]}, metrics)
+    evaluation = evaluate(shard, lambda rows: {"mixed": worst[rows]}, metrics)
     split = split_of(world.n_items, world.train, world.valid, world.test)
     lines = cutoff_warnings(metrics, split, "clean")
-    parts = [found.values["mixed"][part][:, 0] == 1.0 for part in ("valid", "test")]  # type: ignore[index]
+    parts = [evaluation.values["mixed"][part][:, 0] == 1.0 for part in ("valid", "test")]  # type: ignore[index]
     said = [line for line in lines if line.startswith("recall")]
     assert (int(said[0].split()[1]) if said else 0) == np.count_nonzero(np.any(parts, axis=0))
 

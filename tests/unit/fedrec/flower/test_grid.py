@@ -1,7 +1,5 @@
 """The serial engine, and what all engines of fedrec's own share."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -28,8 +26,8 @@ def echo(message: Message, context: Context) -> Message:
 
 @app.query("count")
 def count(message: Message, context: Context) -> Message:
-    known = context.state.config_records.get("calls")
-    calls = int(str(known["n"])) + 1 if known else 1
+    record = context.state.config_records.get("calls")
+    calls = int(str(record["n"])) + 1 if record else 1
     context.state["calls"] = ConfigRecord({"n": calls})
     about = ConfigRecord({"n": calls, **context.node_config, **context.run_config})
     return Message(RecordDict({"about": about}), reply_to=message)

@@ -1,7 +1,5 @@
 """What ``auto`` means."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 

@@ -1,7 +1,5 @@
 """A folder of the user's that stands before ours is named."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

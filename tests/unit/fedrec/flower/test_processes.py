@@ -1,7 +1,5 @@
 """Nobody reports home unasked, nothing asks a proxy for this machine, errors travel as text."""
 
-from __future__ import annotations
-
 import json
 import os
 import urllib.request

@@ -1,7 +1,5 @@
 """What is encoded comes back, and nothing local can be encoded."""
 
-from __future__ import annotations
-
 import gc
 import weakref
 from dataclasses import replace
@@ -66,19 +64,19 @@ GLOBAL = ("item", "bias", "head", "constant")
 @given(requests, st.none() | ids)
 def test_requests(request: RoundRequest, clients: FloatArray | None) -> None:
     content = records.encode(replace(request, clients=clients))
-    found = records.decode(wire(content), RoundRequest)
-    assert found == request
-    assert_equal(found.clients, clients)
+    decoded = records.decode(wire(content), RoundRequest)
+    assert decoded == request
+    assert_equal(decoded.clients, clients)
 
 
 @settings(deadline=None)
 @given(ids, words, numbers, st.none() | st.tuples(numbers, st.integers(0, 2**64 - 1)))
 def test_roll_calls(clients: FloatArray, code: str, number: int, state: Any) -> None:
     roll_call = RollCall(clients, code, number, number // 2, state)
-    found = records.decode(wire(records.encode(roll_call)), RollCall)
+    decoded = records.decode(wire(records.encode(roll_call)), RollCall)
     for name in RollCall.__dataclass_fields__:
-        assert_equal(getattr(found, name), getattr(roll_call, name))
-    assert found.clients.dtype == np.int64
+        assert_equal(getattr(decoded, name), getattr(roll_call, name))
+    assert decoded.clients.dtype == np.int64
 
 
 @settings(deadline=None)
@@ -88,17 +86,17 @@ def test_roll_calls(clients: FloatArray, code: str, number: int, state: Any) -> 
 )
 def test_training_replies(aggregate: Aggregate | None, failures: list[FailedClient]) -> None:
     trained = Trained(aggregate, tuple(failures))
-    found = records.decode(wire(records.encode(trained, GLOBAL)), Trained)
-    assert found.failures == trained.failures
+    decoded = records.decode(wire(records.encode(trained, GLOBAL)), Trained)
+    assert decoded.failures == trained.failures
     if aggregate is None:
-        assert found.aggregate is None
+        assert decoded.aggregate is None
         return
-    assert found.aggregate is not None
+    assert decoded.aggregate is not None
     for name in Aggregate.__dataclass_fields__:
-        assert_equal(getattr(found.aggregate, name), getattr(aggregate, name))
-    for part in (found.aggregate.ids, found.aggregate.sums, found.aggregate.row_weight):
+        assert_equal(getattr(decoded.aggregate, name), getattr(aggregate, name))
+    for part in (decoded.aggregate.ids, decoded.aggregate.sums, decoded.aggregate.row_weight):
         assert all(value.dtype == np.int64 for value in part.values())
-    assert found.aggregate.sums["constant"].shape == ()
+    assert decoded.aggregate.sums["constant"].shape == ()
 
 
 @settings(deadline=None)
@@ -115,10 +113,10 @@ def test_evaluations(seed: int, users: int) -> None:
         },
         exposure={10: rng.integers(0, 9, 7), 5: rng.integers(0, 9, 7)},
     )
-    found = records.decode(wire(records.encode(evaluation)), Evaluation)
-    assert_equal(found.users, evaluation.users)
-    assert_equal(found.values, evaluation.values)
-    assert_equal(found.exposure, evaluation.exposure)
+    decoded = records.decode(wire(records.encode(evaluation)), Evaluation)
+    assert_equal(decoded.users, evaluation.users)
+    assert_equal(decoded.values, evaluation.values)
+    assert_equal(decoded.exposure, evaluation.exposure)
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (4, 2), (0, 2)])
@@ -126,9 +124,9 @@ def test_evaluations(seed: int, users: int) -> None:
 def test_parameters_keep_shape_type_and_bits(shape: tuple[int, ...], kind: type) -> None:
     value: FloatArray = np.arange(int(np.prod(shape)), dtype=kind).reshape(shape)
     content = RecordDict({"params": records.encode_params({"head": value}, GLOBAL)})
-    found = records.decode_params(wire(content))["head"]
-    assert (found.shape, found.dtype) == (value.shape, value.dtype)
-    assert found.tobytes() == value.tobytes()
+    decoded = records.decode_params(wire(content))["head"]
+    assert (decoded.shape, decoded.dtype) == (value.shape, value.dtype)
+    assert decoded.tobytes() == value.tobytes()
 
 
 def test_a_view_that_is_not_contiguous_arrives_whole() -> None:

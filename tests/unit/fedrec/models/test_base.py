@@ -1,7 +1,5 @@
 """A model that does not keep to its declaration is an error before anything is trained."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 

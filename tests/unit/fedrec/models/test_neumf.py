@@ -1,7 +1,5 @@
 """NeuMF against torch's own layers."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import pytest
@@ -36,13 +34,13 @@ class Published(torch.nn.Module):
     def forward(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         product = self.gmf_user(users) * self.gmf_item(items)
         hidden = self.tower(torch.cat([self.mlp_user(users), self.mlp_item(items)], dim=1))
-        found: torch.Tensor = self.last(torch.cat([product, hidden], dim=1)).squeeze(1)
-        return found
+        score: torch.Tensor = self.last(torch.cat([product, hidden], dim=1)).squeeze(1)
+        return score
 
 
 def parameters(net: Published) -> dict[str, torch.Tensor]:
     """The same numbers under our names; tables whole."""
-    found = {
+    params = {
         "item": torch.cat([net.gmf_item.weight, net.mlp_item.weight], dim=1),
         "user": torch.cat([net.gmf_user.weight, net.mlp_user.weight], dim=1),
         "last": net.last.weight[0],
@@ -50,8 +48,8 @@ def parameters(net: Published) -> dict[str, torch.Tensor]:
     }
     linear = [layer for layer in net.tower if isinstance(layer, torch.nn.Linear)]
     for number, layer in enumerate(linear):
-        found |= {f"layer{number}": layer.weight, f"layer{number}_bias": layer.bias}
-    return found
+        params |= {f"layer{number}": layer.weight, f"layer{number}_bias": layer.bias}
+    return params
 
 
 def test_it_is_the_published_network_with_its_gradients() -> None:
@@ -77,8 +75,8 @@ def test_the_catalogue_is_every_pair() -> None:
     model = NeuMF(embedding_dim=D, layers=LAYERS)
     params = parameters(net)
     users = torch.tensor([4, 0])
-    mine = {n: v for n, v in params.items() if n != "item"} | {"user": params["user"][users]}
-    scores = model.score_catalogue(mine, {"item": params["item"]})
+    of_users = {n: v for n, v in params.items() if n != "item"} | {"user": params["user"][users]}
+    scores = model.score_catalogue(of_users, {"item": params["item"]})
     every = [net(torch.full((7,), int(user)), torch.arange(7)) for user in users]
     torch.testing.assert_close(scores, torch.stack(every), rtol=1e-12, atol=1e-12)
 

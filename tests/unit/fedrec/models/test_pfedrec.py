@@ -1,7 +1,5 @@
 """PFedRec by hand: one user, one step."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

@@ -1,7 +1,5 @@
 """SASRec against torch's own encoder, and what it may look at."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
@@ -41,7 +39,7 @@ def encoder(model: SASRec, params: dict[str, torch.Tensor]) -> torch.nn.Transfor
         norm_first=True,
         dtype=torch.float64,
     )
-    found = torch.nn.TransformerEncoder(
+    layers = torch.nn.TransformerEncoder(
         layer,
         model.blocks,
         torch.nn.LayerNorm(D, dtype=torch.float64),
@@ -63,8 +61,8 @@ def encoder(model: SASRec, params: dict[str, torch.Tensor]) -> torch.nn.Transfor
         attention = f"layers.{block}.self_attn.in_proj"
         state[f"{attention}_weight"] = torch.cat([params[name] for name in three])
         state[f"{attention}_bias"] = torch.cat([params[f"{name}_bias"] for name in three])
-    found.load_state_dict(state)
-    return found
+    layers.load_state_dict(state)
+    return layers
 
 
 @pytest.mark.parametrize(("blocks", "heads"), [(1, 1), (2, 2)])
@@ -97,8 +95,8 @@ def test_a_later_item_changes_no_earlier_score(seed: int, place: int, length: in
     pairs = Pairs(torch.zeros_like(context), torch.zeros_like(context), context)
 
     def scores(history: torch.Tensor) -> torch.Tensor:
-        known = History(history, torch.tensor([length]))
-        return model.score({**params, "item": item}, replace(pairs, history=known))
+        past = History(history, torch.tensor([length]))
+        return model.score({**params, "item": item}, replace(pairs, history=past))
 
     assert torch.equal(scores(vectors), scores(other))
 
@@ -157,18 +155,18 @@ def test_a_clients_own_item_vectors_count_as_history_and_as_candidates() -> None
     views = UserScorer(method, shard, params, local)(np.arange(3))
     tensors = {name: torch.from_numpy(value).double() for name, value in params.items()}
     table = tensors["item"]
-    moved = [table.clone(), table.clone()]
+    tables = [table.clone(), table.clone()]
     positives = ([0, 1, 2, 3, 4, 7, 9], [5])
     residual = iter(torch.from_numpy(local["residual"]))
     for client, own in enumerate(positives):
         for item in own:
-            moved[client][item] += next(residual)
+            tables[client][item] += next(residual)
     for user, items in enumerate(([9, 4, 0], [3, 1], [5])):
-        mine, share = moved[user // 2], float(local["lambda"][user])
+        of_client, share = tables[user // 2], float(local["lambda"][user])
         expected: dict[View, torch.Tensor] = {
             "global": table,
-            "local": mine,
-            "mixed": share * mine + (1 - share) * table,
+            "local": of_client,
+            "mixed": share * of_client + (1 - share) * table,
         }
         for view, rows_of in expected.items():
             state = model.states(tensors, rows_of[items][None])[0, len(items)]

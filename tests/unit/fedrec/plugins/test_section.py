@@ -31,7 +31,7 @@ class Outer(Section):
     names: tuple[str, ...] = ()
 
 
-def told(values: object) -> list[str]:
+def faults_of(values: object) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         Outer.model_validate(values)
     assert "pydantic" not in str(caught.value)
@@ -63,14 +63,14 @@ def told(values: object) -> list[str]:
     ],
 )
 def test_a_fault_in_words(values: object, said: str) -> None:
-    (fault,) = told(values)
+    (fault,) = faults_of(values)
     assert fault.startswith(said)
 
 
 def test_every_fault_is_told_once() -> None:
     values = {"inner": {"rate": 0, "size": "x", "flg": 1, "flag": 2, "old": 1}, "name": 2}
-    assert len(told(values)) == 6
-    assert len(set(told(values))) == 6
+    assert len(faults_of(values)) == 6
+    assert len(set(faults_of(values))) == 6
 
 
 def test_python_raises_what_a_document_does() -> None:
@@ -78,13 +78,13 @@ def test_python_raises_what_a_document_does() -> None:
     for values in cases:
         with pytest.raises(ConfigError) as called:
             Inner(**values) if 1 not in values else Inner.model_validate(values)
-        assert told({"inner": values}) == [f"inner.{called.value}"]
+        assert faults_of({"inner": values}) == [f"inner.{called.value}"]
 
 
 def test_a_renamed_key_names_the_new_one() -> None:
     text = "this key has a new name; write"
-    assert told({"inner": {"old": 1}}) == [f"inner.old: {text} inner.rate and inner.size"]
-    assert told({"inner": {"nest": {"a": 1}}}) == [f"inner.nest: {text} deep.er"]
+    assert faults_of({"inner": {"old": 1}}) == [f"inner.old: {text} inner.rate and inner.size"]
+    assert faults_of({"inner": {"nest": {"a": 1}}}) == [f"inner.nest: {text} deep.er"]
 
 
 def test_faults_keep_their_section() -> None:

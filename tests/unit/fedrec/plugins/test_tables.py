@@ -1,7 +1,5 @@
 """Plug-ins are found by name, by reference, and through other distributions."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from pathlib import Path

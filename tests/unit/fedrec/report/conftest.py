@@ -1,7 +1,5 @@
 """Run folders with planted numbers, written by the code that runs write theirs with."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -45,18 +43,18 @@ def config(method: str, seed: int, protocol: str, server_lr: float) -> dict[str,
 
 def values(level: float, exposure: bool) -> dict[str, float]:
     """Metric values around a level of NDCG."""
-    found = {name: level * factor for name, factor in SCALE.items()}
-    return found | ({"coverage@10": 0.31, "gini@10": 0.83} if exposure else {})
+    by_metric = {name: level * factor for name, factor in SCALE.items()}
+    return by_metric | ({"coverage@10": 0.31, "gini@10": 0.83} if exposure else {})
 
 
 def evaluation(level: float, views: bool) -> dict[str, dict[str, dict[str, float]]]:
     """An evaluation whose validation is a little above its test."""
-    found = {"mixed": {"valid": values(level * 1.08, False), "test": values(level, True)}}
+    by_view = {"mixed": {"valid": values(level * 1.08, False), "test": values(level, True)}}
     if views:
         for view, factor in (("global", 0.97), ("local", 0.71)):
             part = {"valid": values(level * 1.08 * factor, False)}
-            found[view] = part | {"test": values(level * factor, False)}
-    return found
+            by_view[view] = part | {"test": values(level * factor, False)}
+    return by_view
 
 
 def level_at(round: int, top: float, rng: np.random.Generator) -> float:
@@ -95,12 +93,12 @@ def make(tmp_path: Path) -> Maker:
         score: dict[str, Any] = {}
         with closing(RunLog(path / "rounds.jsonl")) as log:
             for round in range(1, 0 if centralised else rounds + 1):
-                found = None
+                evaluated = None
                 if round % 5 == 0:
-                    found = evaluation(level_at(round, top, rng), method == "plgc")
-                    if not score or found["mixed"]["valid"]["ndcg@10"] > score["valid"]["ndcg@10"]:
-                        best, score = round, dict(found["mixed"])
-                        score["views"] = {v: p["test"] for v, p in found.items() if v != "mixed"}
+                    evaluated = evaluation(level_at(round, top, rng), method == "plgc")
+                    if not score or evaluated["mixed"]["valid"]["ndcg@10"] > score["valid"]["ndcg@10"]:
+                        best, score = round, dict(evaluated["mixed"])
+                        score["views"] = {v: p["test"] for v, p in evaluated.items() if v != "mixed"}
                 log.append(
                     RoundRecord.model_validate(
                         {
@@ -108,9 +106,9 @@ def make(tmp_path: Path) -> Maker:
                             "clients": USERS,
                             "failures": [],
                             "loss": 0.25 + 0.44 * float(np.exp(-round / 30)),
-                            "seconds": {"train": 0.21, "evaluate": 0.4 if found else 0.0},
+                            "seconds": {"train": 0.21, "evaluate": 0.4 if evaluated else 0.0},
                             "bytes": {"up": 431_000, "down": 463_000},
-                            "evaluation": found,
+                            "evaluation": evaluated,
                         }
                     )
                 )

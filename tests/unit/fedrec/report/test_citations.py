@@ -1,7 +1,5 @@
 """The bibliography that ships with fedrec."""
 
-from __future__ import annotations
-
 from fedrec.report.citations import bibliography
 
 

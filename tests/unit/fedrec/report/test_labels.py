@@ -1,7 +1,5 @@
 """Labels are unique, short, and name only what differs."""
 
-from __future__ import annotations
-
 import itertools
 from typing import Any
 

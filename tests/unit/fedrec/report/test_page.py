@@ -1,7 +1,5 @@
 """The page stands alone, is well-formed and says what the run folders say."""
 
-from __future__ import annotations
-
 import base64
 import json
 import os

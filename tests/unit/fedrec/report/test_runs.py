@@ -1,7 +1,5 @@
 """Runs are grouped by everything but the seed, and told apart by what differs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

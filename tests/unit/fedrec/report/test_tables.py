@@ -1,7 +1,5 @@
 """The numbers of a table are those of the run folders, whatever the format."""
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Callable

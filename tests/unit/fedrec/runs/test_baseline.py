@@ -1,7 +1,5 @@
 """A baseline is tuned on validation alone, and its run folder says how."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +34,8 @@ def test_the_best_setting_on_validation_is_reported_and_kept(tmp_path: Path) -> 
     assert tuning["settings"]["neighbours"] == best["neighbours"]
     assert done.result["metrics"]["valid"][METRIC] == pytest.approx(best["valid"])
     # The folder holds the choice, so that it recommends without tuning again.
-    kept = done.experiment.model
-    assert kept.model_dump()["neighbours"] == best["neighbours"]
+    chosen = done.experiment.model
+    assert chosen.model_dump()["neighbours"] == best["neighbours"]
     again = fedrec.run(done.experiment, out=tmp_path / "again")
     assert again.result["metrics"] == done.result["metrics"]
     assert again.result["tuning"]["tuned"] == []

@@ -1,7 +1,5 @@
 """Training that diverges stops with the rates that can be the cause; a normal run never does."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A setting that changes nothing is named, with the reason; one that acts is not."""
 
-from __future__ import annotations
-
 from functools import cache
 from typing import Any
 

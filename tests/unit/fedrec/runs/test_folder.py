@@ -1,7 +1,5 @@
 """A run folder is never destroyed by accident, and readable at any moment."""
 
-from __future__ import annotations
-
 import json
 import os
 from contextlib import closing
@@ -221,8 +219,8 @@ def test_a_bad_round_names_its_line(folder: Path) -> None:
 def test_a_folder_of_runs_stands_for_all(tmp_path: Path) -> None:
     for seed in (1, 0):
         create(tmp_path / "sweep" / f"seed-{seed}")
-    found = find([tmp_path / "sweep", tmp_path / "sweep" / "seed-0"])
-    assert [run.path.name for run in found] == ["seed-0", "seed-1", "seed-0"]
+    folders = find([tmp_path / "sweep", tmp_path / "sweep" / "seed-0"])
+    assert [run.path.name for run in folders] == ["seed-0", "seed-1", "seed-0"]
     assert [run.path.name for run in find([tmp_path])] == ["seed-0", "seed-1"]
     (tmp_path / "else").mkdir()
     with pytest.raises(RunFolderError, match="is not a run folder"):

@@ -1,7 +1,5 @@
 """Each client is ranked for with the parameters of its own group."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np
@@ -45,7 +43,7 @@ def test_every_row_is_answered_in_its_place(rows: list[int]) -> None:
 
     chosen = np.array(rows, np.int64)
     group = MODEL["group"][clients]
-    found = by_group(MODEL, clients, make)(chosen)
-    assert found.tolist() == [[10.0 * group[row], row] for row in rows]
+    scores = by_group(MODEL, clients, make)(chosen)
+    assert scores.tolist() == [[10.0 * group[row], row] for row in rows]
     alone = by_group({"item": np.array([7.0])}, clients, make)(chosen)
     assert alone.tolist() == [[7.0, row] for row in rows]

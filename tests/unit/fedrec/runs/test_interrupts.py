@@ -1,7 +1,5 @@
 """Ctrl-C waits for what belongs together."""
 
-from __future__ import annotations
-
 import signal
 import threading
 

@@ -1,7 +1,5 @@
 """What is appended comes back, whatever a kill leaves behind."""
 
-from __future__ import annotations
-
 import json
 import os
 from contextlib import closing
@@ -71,14 +69,14 @@ def test_any_cut_loses_at_most_the_last_line(
 ) -> None:
     path = tmp_path_factory.mktemp("log") / "rounds.jsonl"
     save(path, content)
-    whole = path.read_bytes()
-    cut = data.draw(st.integers(0, len(whole)))
-    path.write_bytes(whole[:cut])
+    complete = path.read_bytes()
+    cut = data.draw(st.integers(0, len(complete)))
+    path.write_bytes(complete[:cut])
     log = read_log(path)
-    lines = whole[:cut].count(b"\n")
+    lines = complete[:cut].count(b"\n")
     assert len(log.records) - lines in (0, 1)
     assert stored(path) == content[: len(log.records)]
-    torn = cut > 0 and whole[:cut].rpartition(b"\n")[2] != b"" and len(log.records) == lines
+    torn = cut > 0 and complete[:cut].rpartition(b"\n")[2] != b"" and len(log.records) == lines
     assert log.torn_line == (lines + 1 if torn else None)
 
 

@@ -1,7 +1,5 @@
 """Versions, commit and hardware are those of this machine."""
 
-from __future__ import annotations
-
 import platform
 import shutil
 import subprocess
@@ -26,15 +24,15 @@ def git(where: Path, *arguments: str) -> str:
 
 
 def test_versions_name_what_is_installed() -> None:
-    found = versions()
-    assert found["python"] == platform.python_version()
-    assert found["numpy"] == numpy.__version__
+    installed = versions()
+    assert installed["python"] == platform.python_version()
+    assert installed["numpy"] == numpy.__version__
 
 
 def test_hardware_has_cores_and_a_cpu() -> None:
-    found = hardware()
-    assert int(found["cores"]) >= 1
-    assert found["cpu"]
+    facts = hardware()
+    assert int(facts["cores"]) >= 1
+    assert facts["cpu"]
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")

@@ -1,7 +1,5 @@
 """What a run leaves behind."""
 
-from __future__ import annotations
-
 import json
 import math
 import signal
@@ -85,13 +83,13 @@ def test_an_interrupt_leaves_the_model_of_the_best_round_that_the_log_names(
         patch.setattr(recorders, at, interrupted)
         record(recorder, 2, 0.2)
     recorder.finish("interrupted", params(2.0))
-    found = RunFolder(tmp_path)
-    assert found.result()["best_round"] == 2
-    np.testing.assert_array_equal(found.model()["item"], params(2.0)["item"])
-    assert found.per_user()["valid.ndcg@5"].eq(0.2).all()
+    folder = RunFolder(tmp_path)
+    assert folder.result()["best_round"] == 2
+    np.testing.assert_array_equal(folder.model()["item"], params(2.0)["item"])
+    assert folder.per_user()["valid.ndcg@5"].eq(0.2).all()
 
 
-def whole(out: Path, split: Split, scores: list[float | None], **more: Any) -> dict[str, Any]:
+def record_run(out: Path, split: Split, scores: list[float | None], **more: Any) -> dict[str, Any]:
     recorder = Recorder(opened(out, split), ENGINE, **more)
     for round, score in enumerate(scores, 1):
         record(recorder, round, score)
@@ -110,11 +108,11 @@ def whole(out: Path, split: Split, scores: list[float | None], **more: Any) -> d
 def test_validation_chooses_the_round(
     scores: list[float | None], best: int, tmp_path: Path, split: Split
 ) -> None:
-    found = whole(tmp_path, split, scores)
-    assert found["best_round"] == best
+    outcome = record_run(tmp_path, split, scores)
+    assert outcome["best_round"] == best
     folder = RunFolder(tmp_path)
     assert folder.model()["item"][0, 0] == best
-    assert found["digest"] == digest(params(float(len(scores))))
+    assert outcome["digest"] == digest(params(float(len(scores))))
     score = scores[best - 1]
     assert score is not None
     values = folder.per_user()["valid.ndcg@5"].to_numpy()
@@ -124,26 +122,26 @@ def test_validation_chooses_the_round(
 
 
 def test_the_result_has_all_its_keys(tmp_path: Path, split: Split) -> None:
-    found = whole(tmp_path, split, [0.1, 0.3])
-    assert found["metrics"]["valid"] == {"ndcg@5": 0.3, "mrr": 0.3}
-    assert found["metrics"]["test"] == {"ndcg@5": 0.15, "mrr": 0.15, "coverage@5": 1.0}
-    assert found["metrics"]["views"] == {"local": {"ndcg@5": 0.015, "mrr": 0.015}}
-    assert found["seconds"]["train"] == 1.0
-    assert found["seconds"]["evaluate"] == 0.5
-    assert found["seconds"]["total"] >= 0
-    assert found["clients_per_second"] == 10.0
-    assert found["bytes"] == {"up": 20, "down": 200}
-    assert found["protocol"] == "clean"
-    assert found["ranking"] == "full"
-    assert (found["clients"], found["users"], found["items"]) == (5, 12, 20)
-    assert found["name"] == "plgc + mf + fedadam"
-    assert {"plgc2025", "koren2009matrix", "reddi2021adaptive"} <= set(found["citations"])
-    assert {"fedrec", "torch", "numpy"} <= set(found["versions"])
-    assert RunFolder(tmp_path).result() == found
+    outcome = record_run(tmp_path, split, [0.1, 0.3])
+    assert outcome["metrics"]["valid"] == {"ndcg@5": 0.3, "mrr": 0.3}
+    assert outcome["metrics"]["test"] == {"ndcg@5": 0.15, "mrr": 0.15, "coverage@5": 1.0}
+    assert outcome["metrics"]["views"] == {"local": {"ndcg@5": 0.015, "mrr": 0.015}}
+    assert outcome["seconds"]["train"] == 1.0
+    assert outcome["seconds"]["evaluate"] == 0.5
+    assert outcome["seconds"]["total"] >= 0
+    assert outcome["clients_per_second"] == 10.0
+    assert outcome["bytes"] == {"up": 20, "down": 200}
+    assert outcome["protocol"] == "clean"
+    assert outcome["ranking"] == "full"
+    assert (outcome["clients"], outcome["users"], outcome["items"]) == (5, 12, 20)
+    assert outcome["name"] == "plgc + mf + fedadam"
+    assert {"plgc2025", "koren2009matrix", "reddi2021adaptive"} <= set(outcome["citations"])
+    assert {"fedrec", "torch", "numpy"} <= set(outcome["versions"])
+    assert RunFolder(tmp_path).result() == outcome
 
 
 def test_every_user_is_told_with_its_raw_id_and_client(tmp_path: Path, split: Split) -> None:
-    whole(tmp_path, split, [0.2])
+    record_run(tmp_path, split, [0.2])
     table = RunFolder(tmp_path).per_user()
     assert table["user"].tolist() == split.user_ids.tolist()
     assert table["n_train"].tolist() == split.train.lengths.tolist()
@@ -156,19 +154,19 @@ def test_every_user_is_told_with_its_raw_id_and_client(tmp_path: Path, split: Sp
 
 def test_the_observer_sees_what_is_written(tmp_path: Path, split: Split) -> None:
     seen: list[Mapping[str, Any]] = []
-    whole(tmp_path, split, [None, 0.2], observer=seen.append)
+    record_run(tmp_path, split, [None, 0.2], observer=seen.append)
     assert [RoundRecord.model_validate(each) for each in seen] == list(
         read_log(tmp_path / "rounds.jsonl").records
     )
 
 
 def test_a_run_without_rounds_still_has_a_result(tmp_path: Path, split: Split) -> None:
-    found = whole(tmp_path, split, [])
-    assert (found["best_round"], found["rounds"], found["clients_per_second"]) == (None, 0, None)
+    outcome = record_run(tmp_path, split, [])
+    assert (outcome["best_round"], outcome["rounds"], outcome["clients_per_second"]) == (None, 0, None)
 
 
 def test_a_number_is_kept_as_a_number(tmp_path: Path, split: Split) -> None:
-    whole(tmp_path, split, [0.2])
+    record_run(tmp_path, split, [0.2])
     assert RunFolder(tmp_path).model()["constant"].shape == ()
 
 

@@ -1,7 +1,5 @@
 """Locks end with their holder, and are waited for."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Clients are cut to chunks within a budget; chunks that do not fit are halved."""
 
-from __future__ import annotations
-
 from itertools import zip_longest
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """What clients remember of the rows they touched: there is room for it, and it comes back."""
 
-from __future__ import annotations
-
 import itertools
 from typing import Any
 
@@ -51,26 +49,26 @@ DIARY = Diary(memory=("end",))
 
 def touched_in(work: TrainingPlan) -> list[set[int]]:
     """The items that each client touches."""
-    found: list[set[int]] = [set() for _ in range(work.shard.n_clients)]
+    item_sets: list[set[int]] = [set() for _ in range(work.shard.n_clients)]
     for epoch in work.epochs:
         for step in epoch.steps:
             for client, item in zip(step.pairs.clients, step.pairs.items, strict=True):
-                found[int(client)].add(int(item))
-    return found
+                item_sets[int(client)].add(int(item))
+    return item_sets
 
 
 def remembered(task: ClientTask, shard: Shard, local: Params, name: str) -> list[dict[int, bytes]]:
     """Per client, what it remembers of each item."""
     room_of = places(task, shard)
-    found = []
+    rows = []
     for row in range(shard.n_clients):
         at = room_of.row(row)
         items, values = local[SEEN_ITEMS][at], local[name][at]
         used = items >= 0
         assert (np.diff(items[used]) > 0).all()
         assert not values[~used].any()
-        found.append({int(i): v.tobytes() for i, v in zip(items[used], values[used], strict=True)})
-    return found
+        rows.append({int(i): v.tobytes() for i, v in zip(items[used], values[used], strict=True)})
+    return rows
 
 
 # Room ------------------------------------------------------------------------------------------
@@ -117,9 +115,9 @@ def test_the_empty_room_is_left_out(shard: Shard, data: st.DataObject) -> None:
         some = st.sets(st.integers(0, shard.n_items - 1), max_size=int(end - start))
         rows.append(sorted(data.draw(some)))
         items[start : start + len(rows[-1])] = rows[-1]
-    found = seen_items(task, shard, {SEEN_ITEMS: items})
-    assert found is not None
-    assert [found.row(k).tolist() for k in range(shard.n_clients)] == rows
+    seen = seen_items(task, shard, {SEEN_ITEMS: items})
+    assert seen is not None
+    assert [seen.row(k).tolist() for k in range(shard.n_clients)] == rows
     assert seen_items(task, shard, {}) is None
 
 
@@ -146,10 +144,10 @@ def test_what_is_remembered_is_recalled(
     rng = np.random.default_rng(seed)
     for number in (1, 2, 3):
         rows = np.sort(rng.permutation(shard.n_clients)[: rng.integers(1, shard.n_clients + 1)])
-        part, mine = shard.take(rows), split_state(task, shard, local, rows)
-        work = work_of(task, part, mine, number)
-        recalled(task, part, work, params, mine)
-        update, after = train_clients(task, part, params, mine, number)
+        part, private = shard.take(rows), split_state(task, shard, local, rows)
+        work = work_of(task, part, private, number)
+        recalled(task, part, work, params, private)
+        update, after = train_clients(task, part, params, private, number)
         local = put_back(task, shard, local, rows, after)
         for name, table in expected.items():
             block = update.tables[name]
@@ -161,12 +159,12 @@ def test_what_is_remembered_is_recalled(
                 table[client] = {
                     int(i): v for i, v in zip(block.ids[at], ends, strict=True) if int(i) in items
                 }
-            found = remembered(task, shard, local, f"{name}/end")
-            assert [set(row) for row in found] == [set(row) for row in table]
-            for got, want in zip(found, table, strict=True):
-                for item, raw in got.items():
+            recorded = remembered(task, shard, local, f"{name}/end")
+            assert [set(row) for row in recorded] == [set(row) for row in table]
+            for ours, expected_row in zip(recorded, table, strict=True):
+                for item, raw in ours.items():
                     near = np.frombuffer(raw, np.float32)
-                    np.testing.assert_allclose(near, np.ravel(want[item]), atol=1e-6)
+                    np.testing.assert_allclose(near, np.ravel(expected_row[item]), atol=1e-6)
 
 
 def with_idle(shard: Shard, count: int) -> Shard:
@@ -206,7 +204,7 @@ def put_back(
     """All local parameters, with those of some clients replaced."""
     index = {name: np.arange(len(value)) for name, value in local.items()}
     at = split_state(task, shard, index, rows)
-    found = {name: value.copy() for name, value in local.items()}
+    copied = {name: value.copy() for name, value in local.items()}
     for name, value in after.items():
-        found[name][at[name]] = value
-    return found
+        copied[name][at[name]] = value
+    return copied

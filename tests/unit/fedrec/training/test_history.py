@@ -1,7 +1,5 @@
 """The latest train items, in order."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
@@ -21,13 +19,13 @@ def test_the_latest_items_come_last(shard: Shard, n: int, seed: int, ties: bool)
     count = len(shard.train.values)
     rng = np.random.default_rng(seed)
     times = rng.integers(0, 2 if ties else 10**9, count).astype(np.float64)
-    found = latest(replace(shard, timestamps=times), n)
+    histories = latest(replace(shard, timestamps=times), n)
     for user in range(shard.n_users):
         own = np.arange(*shard.train.offsets[user : user + 2])
-        mine = found.row(user)
-        assert len(mine) == min(n, len(own))
-        assert set(mine) <= set(own)
-        assert times[mine].tolist() == sorted(times[own])[len(own) - len(mine) :]
+        of_user = histories.row(user)
+        assert len(of_user) == min(n, len(own))
+        assert set(of_user) <= set(own)
+        assert times[of_user].tolist() == sorted(times[own])[len(own) - len(of_user) :]
 
 
 def test_ties_follow_neither_the_catalogue_nor_who_else_is_there() -> None:

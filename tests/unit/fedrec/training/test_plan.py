@@ -1,7 +1,5 @@
 """What the clients of a computation hold together."""
 
-from __future__ import annotations
-
 from hypothesis import given
 
 from fedrec.training.layout import positives_of_clients

@@ -1,7 +1,5 @@
 """Who computes a task: numba what it covers, the model's own execution all else."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

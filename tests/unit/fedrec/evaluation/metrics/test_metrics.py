@@ -1,7 +1,5 @@
 """The measures equal an independent library, their closed forms and a slow loop."""
 
-from __future__ import annotations
-
 import math
 
 import ir_measures
@@ -57,8 +55,8 @@ def test_equals_an_independent_library(name: str, k: int) -> None:
         runs[str(user)] = {str(item): float(score) for item, score in enumerate(scores)}
         judgements[str(user)] = {str(item): 1 for item in held_out}
     theirs = {
-        int(found.query_id): found.value
-        for found in ir_measures.iter_calc([THEIRS[name](k)], judgements, runs)
+        int(measured.query_id): measured.value
+        for measured in ir_measures.iter_calc([THEIRS[name](k)], judgements, runs)
     }
     expected = [theirs[user] for user in range(50)]
     np.testing.assert_allclose(values_of(f"{name}@{k}", rows), expected, rtol=0, atol=1e-12)

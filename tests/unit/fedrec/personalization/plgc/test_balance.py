@@ -1,7 +1,5 @@
 """The weights by kernels: shares that see neither rotations nor a common scale."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Decorrelation: nothing for dimensions that differ, something for those that repeat."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -53,11 +51,11 @@ def test_no_affine_map_of_a_column_counts(table: torch.Tensor, data: st.DataObje
     scale = torch.tensor(data.draw(st.lists(number, min_size=d, max_size=d)), dtype=torch.float64)
     shift = torch.tensor(data.draw(st.lists(number, min_size=d, max_size=d)), dtype=torch.float64)
     sign = torch.tensor(data.draw(st.lists(st.sampled_from([-1.0, 1.0]), min_size=d, max_size=d)))
-    moved = scale * table + shift
-    torch.testing.assert_close(single_view(sign * moved), single_view(table))
+    mapped = scale * table + shift
+    torch.testing.assert_close(single_view(sign * mapped), single_view(table))
     other = table.flip(0)
-    torch.testing.assert_close(cross_view(moved, other, 0.1), cross_view(table, other, 0.1))
-    torch.testing.assert_close(cross_view(other, moved, 0.1), cross_view(other, table, 0.1))
+    torch.testing.assert_close(cross_view(mapped, other, 0.1), cross_view(table, other, 0.1))
+    torch.testing.assert_close(cross_view(other, mapped, 0.1), cross_view(other, table, 0.1))
 
 
 @settings(max_examples=50, deadline=None)
@@ -83,13 +81,13 @@ def test_the_gradient_of_several_users_is_each_ones_own(a: torch.Tensor, b: torc
     parts = [a[:, :d], b[:1, :d], b[:, :d]]
     rows = torch.cat(parts).requires_grad_()
     total = single_view(rows, offsets_of(np.array([len(part) for part in parts])))
-    (found,) = torch.autograd.grad(total, rows)
+    (gradient,) = torch.autograd.grad(total, rows)
     leaves = [part.clone().requires_grad_() for part in parts]
     value = correlations(leaves[0]) + correlations(leaves[2])
     expected = torch.autograd.grad(value, [leaves[0], leaves[2]])
     torch.testing.assert_close(total, value)
     alone = torch.zeros_like(parts[1])
-    torch.testing.assert_close(found, torch.cat([expected[0], alone, expected[1]]))
+    torch.testing.assert_close(gradient, torch.cat([expected[0], alone, expected[1]]))
 
 
 @settings(max_examples=50, deadline=None)

@@ -7,8 +7,6 @@ items 0 and 2 and between 1 and 2, and 0 elsewhere (negative cosines are cut, th
 User 1: l(0) = l(2) = .5/sqrt 2 = .353553, l(3) = 0; s = p.e + .5*3*l = (1.530330, 1.530330, -1).
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

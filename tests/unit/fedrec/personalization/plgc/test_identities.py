@@ -1,7 +1,5 @@
 """The options of PLGC at which it must be another method, bit for bit."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -51,8 +49,8 @@ def trajectories_agree(
     base = method_of(settings_of_train, model=model)
     ours = method_of(settings_of_train, PLGC.model_validate(fields), model)
     expected, expected_updates, expected_local = train(base, shard, rounds=3)
-    found, updates, local = train(ours, shard, rounds=3)
-    assert same(found, expected, set(expected))
+    params, updates, local = train(ours, shard, rounds=3)
+    assert same(params, expected, set(expected))
     assert same(local, expected_local, set(expected_local))
     for ours_of, base_of in zip(updates, expected_updates, strict=True):
         assert ours_of.metrics["loss"].tobytes() == base_of.metrics["loss"].tobytes()
@@ -182,8 +180,8 @@ def test_the_three_scores_of_the_table_form(shard: Shard, value: float) -> None:
     np.testing.assert_allclose(views["global"], plain, atol=1e-5)
     owner = shard.client_of_user()
     for user in range(shard.n_users):
-        mine = np.flatnonzero(owner == owner[user])
-        positives = sorted({item for u in mine for item in shard.train.row(int(u)).tolist()})
+        rows = np.flatnonzero(owner == owner[user])
+        positives = sorted({item for u in rows for item in shard.train.row(int(u)).tolist()})
         others = np.setdiff1d(np.arange(shard.n_items), positives)
         for view in ("mixed", "local"):
             assert np.array_equal(views[view][user][others], views["global"][user][others])
@@ -199,11 +197,11 @@ def test_row_weights_leave_unknown_items_alone() -> None:
     params, _, local = train(method, shard)
     views = UserScorer(method, shard, params, local)(np.arange(2))
     for user in range(2):
-        known = shard.train.row(user)
-        unknown = np.setdiff1d(np.arange(8), known)
+        positives = shard.train.row(user)
+        unknown = np.setdiff1d(np.arange(8), positives)
         assert np.array_equal(views["mixed"][user][unknown], views["global"][user][unknown])
         added = views["global"][user] + views["local"][user]
-        np.testing.assert_allclose(views["mixed"][user][known], added[known], rtol=1e-6)
+        np.testing.assert_allclose(views["mixed"][user][positives], added[positives], rtol=1e-6)
 
 
 @settings(max_examples=10, deadline=None)
@@ -213,6 +211,6 @@ def test_a_cap_keeps_that_many_positives_of_each(shard: Shard, cap: int) -> None
     history = plgc.history(shard, seed=3)
     assert np.array_equal(history.lengths, np.minimum(shard.train.lengths, cap))
     for user in range(shard.n_users):
-        kept = history.row(user).tolist()
-        assert kept == sorted(kept)
-        assert set(kept) <= set(shard.train.row(user).tolist())
+        capped = history.row(user).tolist()
+        assert capped == sorted(capped)
+        assert set(capped) <= set(shard.train.row(user).tolist())

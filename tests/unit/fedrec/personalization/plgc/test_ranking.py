@@ -1,7 +1,5 @@
 """The local branch over the whole catalogue is its definition, whoever is ranked together."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -73,8 +71,8 @@ def test_any_block_and_thread_number_at_a_real_size(fields: dict[str, object]) -
         for count in (1, 2):
             torch.set_num_threads(count)
             for rows in np.split(everybody, [1, 4, 5]):
-                mine = split_state(method, shard, local, rows)
-                alone = UserScorer(method, shard.take(rows), params, mine)
+                private = split_state(method, shard, local, rows)
+                alone = UserScorer(method, shard.take(rows), params, private)
                 for view, scores in alone(np.arange(len(rows))).items():
                     assert torch.equal(scores, together[view][rows])
     finally:

@@ -1,7 +1,5 @@
 """Rows cut into clients, filled up and laid flat again: the same as one client after another."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -89,8 +87,8 @@ def test_what_is_filled_up_gets_no_gradient() -> None:
     source = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64).requires_grad_()
     rows = rows_of(0, 0, 1)
     values = Values({"x": source}, {})
-    found = by_client(lambda params, pairs: params["x"] ** 2, values, rows, True)
-    (gradient,) = torch.autograd.grad(found.sum(), [source])
+    gradients = by_client(lambda params, pairs: params["x"] ** 2, values, rows, True)
+    (gradient,) = torch.autograd.grad(gradients.sum(), [source])
     assert gradient.tolist() == [2.0, 4.0, 6.0]
 
 

@@ -1,7 +1,5 @@
 """The parts of the machine code against the plain code that they stand for."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
