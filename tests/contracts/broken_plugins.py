@@ -35,6 +35,7 @@ from fedrec.types import (
 )
 from strategies import FedAvg, Strategy
 from strategies.base import State
+from tests.contracts.broken_alone import BROKEN_ALONE
 
 __all__ = ["BROKEN"]
 
@@ -290,98 +291,6 @@ class Partial(Strategy):
         return state, {name: value * rate for name, value in params.items()}
 
 
-class Undefined(HitRate):
-    """Has no value where nothing is hit."""
-
-    def per_user(self, ranks: Ragged) -> FloatArray:
-        hits = super().per_user(ranks)
-        return np.where(hits > 0, hits, np.nan)
-
-
-class Percent(NDCG):
-    """Returns more than its bounds allow."""
-
-    def per_user(self, ranks: Ragged) -> FloatArray:
-        return 100 * super().per_user(ranks)
-
-
-class Shares(Gini):
-    """Is below its bounds where little is recommended."""
-
-    def value(self, exposure: IntArray) -> float:
-        return super().value(exposure) - float(exposure.mean() < 1)
-
-
-class Running(PerUserMetric):
-    """Sums over the users before."""
-
-    needs_k: ClassVar[bool] = False
-    bounds: ClassVar[tuple[float, float]] = (-np.inf, 0.0)
-
-    def per_user(self, ranks: Ragged) -> FloatArray:
-        return -np.cumsum(ranks.values[ranks.offsets[:-1]].astype(np.float64))
-
-
-class Constant(PerUserMetric):
-    """Knows no difference."""
-
-    def per_user(self, ranks: Ragged) -> FloatArray:
-        return np.full(len(ranks), 0.5)
-
-
-class Ordered(ExposureMetric):
-    """Weighs items by their number."""
-
-    def value(self, exposure: IntArray) -> float:
-        return float(exposure @ np.arange(len(exposure)))
-
-
-class Peeking(Popularity):
-    """Reads the test items."""
-
-    def fit(self, split: Split, seed: int) -> Scorer:
-        extra = np.bincount(split.test.values, minlength=split.n_items).astype(np.float32)
-        return lambda users: np.tile(extra, (len(users), 1))
-
-
-class Relative(Popularity):
-    """Scales scores by the number of users at hand."""
-
-    def fit(self, split: Split, seed: int) -> Scorer:
-        scorer = super().fit(split, seed)
-        return lambda users: (scorer(users) / len(users)).astype(np.float32)
-
-
-class Wide(Popularity):
-    """Returns float64."""
-
-    def fit(self, split: Split, seed: int) -> Scorer:
-        scorer = super().fit(split, seed)
-        return lambda users: scorer(users).astype(np.float64)
-
-
-class Fresh(Synthetic):
-    """Is drawn anew each time."""
-
-    def load(self) -> Interactions:
-        return Synthetic(users=20, items=30, taste_groups=2, seed=next(COUNTER)).load()
-
-
-class Stamped(Synthetic):
-    """Has another fingerprint each time."""
-
-    def fingerprint(self) -> str:
-        return f"{next(COUNTER)}"
-
-
-class Beyond(Synthetic):
-    """Has an item that has no id."""
-
-    def load(self) -> Interactions:
-        data = super().load()
-        return replace(data, item_ids=data.item_ids[:-1])
-
-
 ALONE = "clients_are_computed_as_if_alone"
 TRAINED = "every_value_is_trained"
 OWN = "private_values_are_the_clients_own"
@@ -391,6 +300,7 @@ STAY = "arguments_stay"
 TOGETHER = "together_is_one_by_one"
 
 BROKEN: list[tuple[Plugin, set[str]]] = [
+    *BROKEN_ALONE,
     (Linear(), {ALONE}),
     (Averaging(), {ALONE, OWN, TOGETHER, RANKING}),
     (FirstRow(), {ALONE}),
@@ -417,17 +327,5 @@ BROKEN: list[tuple[Plugin, set[str]]] = [
     (Partly(), {"parameters_keep_their_form"}),
     (Scattered(), {"parameters_keep_their_form"}),
     (Partial(), {"nodes_host_any_clients"}),
-    (Undefined(k=10), {"perfect_is_best"}),
-    (Percent(k=10), {"values_keep_their_bounds"}),
-    (Shares(k=10), {"values_keep_their_bounds"}),
-    (Running(), {"nothing_depends_on_order"}),
-    (Constant(k=10), {"perfect_is_best"}),
-    (Ordered(k=10), {"nothing_depends_on_order"}),
-    (Peeking(), {"only_train_items_are_read"}),
-    (Relative(), {"only_train_items_are_read"}),
-    (Wide(), {"scores_are_finite"}),
-    (Fresh(users=20, items=30, taste_groups=2), {"loading_twice_gives_the_same"}),
-    (Stamped(users=20, items=30, taste_groups=2), {"loading_twice_gives_the_same"}),
-    (Beyond(users=20, items=30, taste_groups=2), {"interactions_fit_together"}),
 ]
 """With the contracts that fail for them; others may fail as a consequence."""

@@ -64,7 +64,7 @@ def test_who_is_counted_has_all_held_out_items_in_every_list(world: World, k: in
     evaluation = evaluate(shard, lambda rows: {"mixed": worst[rows]}, metrics)
     split = split_of(world.n_items, world.train, world.valid, world.test)
     lines = cutoff_warnings(metrics, split, "clean")
-    parts = [evaluation.values["mixed"][part][:, 0] == 1.0 for part in ("valid", "test")]  # type: ignore[index]
+    parts = [evaluation.values["mixed"][part][:, 0] == 1.0 for part in ("valid", "test")]
     said = [line for line in lines if line.startswith("recall")]
     assert (int(said[0].split()[1]) if said else 0) == np.count_nonzero(np.any(parts, axis=0))
 
