@@ -10,6 +10,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -39,7 +40,7 @@ DATE = re.compile(r"\d{4}\D", re.ASCII)
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 WHOLE = re.compile(r"[+-]?\d+(\.0+)?", re.ASCII)
 UNFIT = re.compile("[\0\r\n\ud800-\udfff]")
-ID_TYPES = (str, bool, int, decimal.Decimal, uuid.UUID)
+ID_TYPES = (str, bool, int, float, decimal.Decimal, uuid.UUID)
 NUMBER_TYPES = (int, float, decimal.Decimal)
 
 
@@ -124,13 +125,13 @@ class FrameTable(Table):
 
 def _cells_of(column: "pd.Series[Any]") -> Cells:
     if column.dtype != object:
-        try:
-            return column.factorize()
-        except (TypeError, ValueError, NotImplementedError):  # lists and structures of Arrow
-            column = column.astype(object)
+        with suppress(TypeError, ValueError, NotImplementedError):  # lists and structures of Arrow
+            codes, values = column.factorize()
+            is_half = column.dtype == np.float16  # an index has no such type
+            return codes, values.to_numpy(np.float16) if is_half else values
     # Objects are listed one by one, as equal ones may differ in type: 1, 1.0, True.
     present = column.notna().to_numpy(np.bool_)
-    return np.where(present, np.cumsum(present) - 1, -1), column[present].tolist()
+    return np.where(present, np.cumsum(present) - 1, -1), column[present].to_numpy()
 
 
 def interactions_of(table: Table, columns: Columns, name: str) -> Interactions:
@@ -190,7 +191,10 @@ def interactions_of(table: Table, columns: Columns, name: str) -> Interactions:
 def _converted(
     values: Any, convert: Callable[[Any], Any], expected: str
 ) -> tuple[list[Any], Faults]:
-    """Return what each value is converted to, None where it cannot be, and why it cannot."""
+    """Return what each value is converted to, None where it cannot be, and why it cannot.
+
+    An error without a text says that the value is not what was expected.
+    """
     results: list[Any] = []
     faults: Faults = {}
     for at, value in enumerate(values):
@@ -202,7 +206,7 @@ def _converted(
                 raise ValueError(f"is empty, {expected}")
             result = convert(value)
         except ValueError as fault:
-            faults[at] = str(fault)
+            faults[at] = str(fault) or f"{expected}, got {shown(value)}"
         results.append(result)
     return results, faults
 
@@ -210,6 +214,7 @@ def _converted(
 def _ids(values: Any, expected: str) -> tuple[list[str | None], Faults]:
     """Return raw ids. Where all are whole numbers, ``7.0`` is ``7``."""
     texts, faults = _converted(values, _id, expected)
+    faults |= _rounded(values)
     good = list(filter(None, texts))
     if any(".0" in text for text in good) and all(map(WHOLE.fullmatch, good)):
         texts = [text and text.partition(".")[0] for text in texts]
@@ -217,21 +222,20 @@ def _ids(values: Any, expected: str) -> tuple[list[str | None], Faults]:
 
 
 def _id(value: Any) -> str:
-    if isinstance(value, float):
-        if not abs(value) < EXACT:
-            raise ValueError(
-                f"expected an id that is exact, got {value!r}, a float; read the column as whole "
-                "numbers or as text"
-            )
-        return repr(value)
+    if isinstance(value, float) and not abs(value) < EXACT:
+        raise ValueError(
+            f"expected an id that is exact, got {value!r}, a float; read the column as whole "
+            "numbers or as text"
+        )
     if not isinstance(value, ID_TYPES):
         raise ValueError(f"expected text or a whole number, got {shown(value)}")
     text = str(value)
-    if UNFIT.search(text):
-        raise ValueError(
-            f"expected an id in one line of text, got {shown(text)}; in a csv file whose cells "
-            "hold quote marks, set data.quoted: false"
-        )
+    unfit = UNFIT.search(text)
+    if unfit:
+        way_out = "is the file damaged, or its encoding another?"
+        if unfit[0] in "\r\n":
+            way_out = "in a csv file whose cells hold quote marks, set data.quoted: false"
+        raise ValueError(f"expected an id in one line of text, got {shown(text)}; {way_out}")
     if len(text) > MAX_ID:
         raise ValueError(f"expected an id of at most {MAX_ID} characters, got {len(text):,}")
     return text
@@ -242,34 +246,47 @@ def _numbers(values: Any, expected: str) -> tuple[FloatArray, Faults]:
         array = np.asarray(values, np.float64)
         if (np.abs(array) < EXACT).all():
             return array, {}
-    numbers, faults = _converted(values, lambda value: _number(value, expected), expected)
+    numbers, faults = _converted(values, _number, expected)
     return np.array(numbers, np.float64), faults
 
 
-def _number(value: Any, expected: str) -> float:
-    if isinstance(value, str):
-        if value.isascii() and value.isdigit() and len(value) <= 15:
-            return float(value)
-        if NUMBER.fullmatch(value):
-            value = int(value) if value.lstrip("+-").isdigit() else float(value)
+def _number(value: Any) -> float:
+    if isinstance(value, str) and len(value) <= MAX_ID:
+        if value.isascii() and value.isdigit():
+            value = int(value)
+        elif NUMBER.fullmatch(value):
+            value = int(value) if value[1:].isdigit() else float(value)
     is_number = isinstance(value, NUMBER_TYPES) and not isinstance(value, bool)
     if not is_number or not abs(value) < MAX_NUMBER:
-        raise ValueError(f"{expected}, got {shown(value)}")
-    number = float(value)
-    if isinstance(value, int) and int(number) != value:
+        raise ValueError
+    if isinstance(value, int) and int(float(value)) != value:
         raise ValueError(
             f"expected a number that a float64 holds exactly, got {value}; divide the column, or "
             "give dates"
         )
-    return number
+    return float(value)
 
 
 def _times(values: Any, expected: str) -> tuple[FloatArray, Faults]:
     """Return float64 [values]: numbers as they are, or dates if the first value is one."""
     first = next((each for each in values if not isinstance(each, str) or each.strip()), "")
     text = str(first).strip()
-    is_date = bool(DATE.match(text)) and not NUMBER.fullmatch(text)
-    return (_dates if is_date else _numbers)(values, expected)
+    is_date = isinstance(first, datetime.date | np.datetime64)
+    is_date |= bool(DATE.match(text)) and not NUMBER.fullmatch(text)
+    times, faults = (_dates if is_date else _numbers)(values, expected)
+    return times, faults | _rounded(values)
+
+
+def _rounded(values: Any) -> Faults:
+    """Name the numbers that are as large as those that their type, a short float, rounds."""
+    dtype = getattr(values, "dtype", None)
+    dtype = getattr(dtype, "numpy_dtype", dtype)
+    if dtype not in (np.float16, np.float32):
+        return {}
+    is_large = np.abs(np.asarray(values, np.float64)) >= 2 ** (np.finfo(dtype).nmant + 1)
+    advice = f"a {dtype}, which rounds such numbers; read the column as float64 or whole numbers"
+    places = np.flatnonzero(is_large).tolist()
+    return {at: f"expected an exact number, got {shown(float(values[at]))}, {advice}" for at in places}
 
 
 def _dates(values: Any, expected: str) -> tuple[FloatArray, Faults]:
@@ -277,26 +294,25 @@ def _dates(values: Any, expected: str) -> tuple[FloatArray, Faults]:
     require("pandas", "for dates in a data file")
     import pandas as pd
 
-    def text_of(value: Any) -> str:
-        if not isinstance(value, str | datetime.date | np.datetime64) or not DATE.match(str(value)):
-            raise ValueError(f"{expected}, got {shown(value)}")
-        return str(value)
-
     dates, faults = values, Faults()
     if not isinstance(values, pd.DatetimeIndex):
-        dates, faults = _converted(values, text_of, expected)
-    dates = pd.to_datetime(dates, errors="coerce", format="ISO8601", utc=True)
-    times = dates.tz_convert(None).to_numpy()
-    seconds = times.astype("datetime64[s]")
-    rest = (times - seconds) / np.timedelta64(1, "s")
-    integers = seconds.astype(np.int64)
-    is_absent = np.isnat(times)
-    is_inexact = times.astype("datetime64[us]") != times
-    is_inexact |= (rest != 0) & (np.abs(integers) > 2**33)
-    for at in np.flatnonzero(is_absent | is_inexact).tolist():
-        fault = f"expected a time in whole microseconds, got '{times[at]}'; round it"
-        faults.setdefault(at, f"{expected}, got {shown(values[at])}" if is_absent[at] else fault)
-    return np.asarray(integers + rest, np.float64), faults
+        dates, faults = _converted(values, _date, expected)
+    dates = pd.to_datetime(dates, errors="coerce", format="ISO8601", utc=True).tz_convert(None)
+    for at in np.flatnonzero(dates.isna()).tolist():
+        faults.setdefault(at, f"{expected}, got {shown(values[at])}")
+    micro = dates.as_unit("us")
+    seconds, rest = np.divmod(micro.asi8, 10**6)
+    is_inexact = (micro != dates) | ((rest != 0) & (np.abs(seconds) > 2**33))
+    for at in np.flatnonzero(is_inexact).tolist():
+        fault = f"expected a time in whole microseconds, got '{dates[at].isoformat()}'; round it"
+        faults.setdefault(at, fault)
+    return np.asarray(seconds + rest / 1e6, np.float64), faults
+
+
+def _date(value: Any) -> str:
+    if not isinstance(value, str | datetime.date | np.datetime64) or not DATE.match(str(value)):
+        raise ValueError
+    return str(value)
 
 
 READERS: Mapping[str, tuple[str, Callable[[Any, str], tuple[Any, Faults]]]] = {

@@ -12,7 +12,7 @@ without timestamps has no latest item; leave-one-out then holds out random ones 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import combinations
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from fedrec.data.base import DataSet, SplitBy
 from fedrec.data.ids import HashArray, hash_ids, mix_seed
 from fedrec.errors import DataError
+from fedrec.plugins import shown
 from fedrec.types import FloatArray, IntArray, Interactions, Split, offsets_of
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
 Mask: TypeAlias = NDArray[np.bool_]
 Subsets: TypeAlias = NDArray[np.int8]
 TRAIN, VALID, TEST, DROPPED = 0, 1, 2, -1
+KINDS = {"whole numbers": "iu", "numbers": "iuf", "text": "OU"}  # of numpy
 TIMED = ("leave_one_out", "temporal")
 
 
@@ -53,6 +55,8 @@ def filter_interactions(
         DataError: If the data is unsound.
     """
     check_interactions(data)
+    # Products of indices would overflow a shorter type.
+    data = replace(data, users=data.users.astype(np.int64), items=data.items.astype(np.int64))
     data = select(data, keep_one(data, options.duplicates, problems))
     threshold, ratings = options.threshold, data.ratings
     if threshold is not None and ratings is None:
@@ -80,39 +84,53 @@ def filter_interactions(
 
 
 def check_interactions(data: Interactions) -> None:
-    """Check that a data set keeps its promises: lengths, ranges of indices, text, finite numbers.
+    """Check that a data set keeps its promises: types, lengths, finite numbers, indices, unique ids.
 
     Raises:
         DataError: Naming what is wrong.
     """
-    n = len(data)
-    faults = {"no interactions; expected at least one": n == 0}
-    for kind, indices, ids, columns in (
-        ("user", data.users, data.user_ids, data.user_columns),
-        ("item", data.items, data.item_ids, data.item_columns),
-    ):
-        m, outside = len(ids), indices[(indices < 0) | (indices >= len(ids))][:1]
-        faults |= {
-            f"{len(indices)} {kind}s for {n} interactions": len(indices) != n,
-            f"{kind} index {outside} is out of range; there are {m} {kind}s": len(outside) > 0,
-            f"two {kind}s have the same raw id": len(set(ids.tolist())) < m,
-        }
-        for name, texts in {f"{kind}_ids": ids, **columns}.items():
-            others = [text for text in texts.tolist() if not isinstance(text, str)][:1]
-            faults |= {
-                f"column '{name}' has {len(texts)} cells, expected {m}": len(texts) != m,
-                f"column '{name}': expected text, got {others}": bool(others),
-            }
-    for kind, values in (("rating", data.ratings), ("timestamp", data.timestamps)):
-        if values is not None:
-            rows = np.flatnonzero(~np.isfinite(values))[:1]
-            faults |= {
-                f"{len(values)} {kind}s for {n} interactions": len(values) != n,
-                f"{kind} {values[rows]} of row {rows + 1} is not finite": len(rows) > 0,
-            }
-    for fault, is_there in faults.items():
-        if is_there:
-            raise DataError(f"{data.name}: {fault}")
+    n, n_users, n_items = map(np.size, (data.users, data.user_ids, data.item_ids))
+    columns: list[tuple[str, Any, str, int]] = [
+        ("users", data.users, "whole numbers", n),
+        ("items", data.items, "whole numbers", n),
+        ("ratings", data.ratings, "numbers", n),
+        ("timestamps", data.timestamps, "numbers", n),
+        ("user_ids", data.user_ids, "text", n_users),
+        ("item_ids", data.item_ids, "text", n_items),
+        *((name, texts, "text", n_users) for name, texts in data.user_columns.items()),
+        *((name, texts, "text", n_items) for name, texts in data.item_columns.items()),
+    ]
+    faults = [f"{name}: {_fault_of(*of)}" for name, *of in columns if _fault_of(*of)]
+    if n == 0:
+        faults.append("no interactions; expected at least one")
+    if not faults:
+        for kind, rows, ids in (
+            ("user", data.users, data.user_ids),
+            ("item", data.items, data.item_ids),
+        ):
+            for index in rows[(rows < 0) | (rows >= len(ids))][:1]:
+                faults.append(f"{kind} index {index} is out of range; there are {len(ids)} {kind}s")
+            if len(set(ids.tolist())) < len(ids):
+                faults.append(f"two {kind}s have the same raw id")
+    if faults:
+        raise DataError(f"{data.name}: {'; '.join(faults)}")
+
+
+def _fault_of(values: Any, what: str, length: int) -> str:
+    """Return what is wrong with a column, if anything."""
+    if values is None and what == "numbers":
+        return ""
+    is_array = isinstance(values, np.ndarray) and values.ndim == 1
+    if not is_array or values.dtype.kind not in KINDS[what]:
+        return f"expected a numpy array of {what}, got {shown(values)}"
+    if len(values) != length:
+        return f"{len(values)} values, expected {length}"
+    if what == "text":
+        is_wrong = np.array([not isinstance(each, str) for each in values.tolist()], np.bool_)
+    else:
+        is_wrong = ~np.isfinite(values)
+    rows = np.flatnonzero(is_wrong)
+    return f"row {rows[0] + 1}: expected {what}, got {values[rows[0]]}" if len(rows) else ""
 
 
 def keep_one(

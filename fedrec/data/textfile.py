@@ -27,8 +27,9 @@ from typing import TypeAlias
 import numpy as np
 
 from fedrec.data.base import AbsentData
-from fedrec.data.columns import Cells, Table
+from fedrec.data.columns import NUMBER, WHOLE, Cells, Table
 from fedrec.errors import DataError
+from fedrec.types import IntArray
 
 __all__ = ["TextTable", "content_hash", "lists_table", "read_bytes", "stem_of", "text_of"]
 
@@ -93,7 +94,9 @@ def read_bytes(path: Path) -> bytes:
         packed = path.read_bytes()
     except FileNotFoundError as error:
         what = "no such file"
-        if path.is_symlink():
+        if re.match(r"\w+:/", str(path)):
+            what = "is an address, not a file; fetch it first"
+        elif path.is_symlink():
             what = f"is a link to {os.readlink(path)}, which does not exist"
         raise AbsentData(
             f"{path}: {what}; set data.path (from {Path.cwd()}) or give the whole path"
@@ -208,9 +211,15 @@ _log = logging.getLogger("fedrec.data")
 
 @dataclass(kw_only=True)
 class LineTable(Table):
-    """The cells of a text, in lines that are rows."""
+    """The cells of a text, in lines that are rows; those of the user and the item come first.
+
+    Args:
+        lines: The number and the cells of each.
+        if_named: What to do if the first line names columns; "" where it has been left out.
+    """
 
     lines: Iterable[Line] = ()
+    if_named: str = "remove the line"
     numbers: "array[int]" = field(default_factory=lambda: array("q"), init=False)
 
     def cells(self, places: Sequence[int]) -> list[Cells]:
@@ -220,7 +229,12 @@ class LineTable(Table):
             self.numbers.append(number)
             for place, codes, indices in columns:
                 codes.append(indices[line[place] if place < len(line) else ""])
-        return [(np.array(codes, np.int64), list(indices)) for _, codes, indices in columns]
+        cells = [(np.array(codes, np.int64), list(indices)) for _, codes, indices in columns]
+        if self.if_named and all(_begins_with_name(*each) for each in cells[:2]):
+            self.problems["header"] = [
+                f"{self.where(0)}: expected ids, got names of columns; {self.if_named}"
+            ]
+        return cells
 
     def where(self, row: int) -> str:
         """Return the line of a row."""
@@ -250,21 +264,13 @@ class TextTable(LineTable):
 
     def __post_init__(self) -> None:
         self.quoted = self.quoted and '"' in self.text
+        self.if_named = "" if self.header else "set data.header: true"
         try:
             self.first = next((cells for _, cells in self._split()), [""])
         except csv.Error as error:
             raise DataError(f"{self.source}: {error}") from error
         names = [each.strip() for each in self.first]
         self.labels, self.lines = names if self.header else range(len(names)), self._rows()
-
-    def cells(self, places: Sequence[int]) -> list[Cells]:
-        """Read the columns at some places; those of the user and the item come first."""
-        cells = super().cells(places)
-        if not self.header and all(_begins_with_name(*each) for each in cells[:2]):
-            self.problems["header"] = [
-                f"{self.where(0)}: expected ids, got names of columns; set data.header: true"
-            ]
-        return cells
 
     def _rows(self) -> Iterator[Line]:
         """Yield the lines that are rows; the others are problems."""
@@ -340,13 +346,17 @@ def lists_table(source: str, text: str, separator: str | None) -> LineTable:
             for item in items:
                 yield number, (user, item, str(counts[user]))
                 counts[user] += 1
-        if alone:
+        if alone and counts:
             _log.warning(f"{source}: {alone:,} users have no items and are left out")
+        elif alone:
+            table.problems["items"] = ["no line has an id after the user's; set data.separator"]
 
-    return LineTable(source=source, labels=("user", "item", "timestamp"), lines=rows())
+    table = LineTable(source=source, labels=("user", "item", "timestamp"), lines=rows())
+    return table
 
 
-def _begins_with_name(codes: np.ndarray, values: list[str]) -> bool:
-    """Return whether the first cell alone is no whole number."""
-    is_number = (re.fullmatch(r"-?\d+", value.strip()) for value in values)
-    return len(values) > 1 and not next(is_number) and (codes == 0).sum() == 1 and all(is_number)
+def _begins_with_name(codes: IntArray, values: list[str]) -> bool:
+    """Return whether the first cell alone is no number."""
+    first, *others = [value.strip() for value in values] or ["0"]
+    is_name = NUMBER.fullmatch(first) is None and (codes == 0).sum() == 1
+    return is_name and len(others) > 0 and all(map(WHOLE.fullmatch, others))

@@ -31,7 +31,7 @@ FOREIGN: Mapping[str, tuple[bytes, str]] = {
     "latin-1": (HEAD.encode() + b"\xe9,1,1,1\n", "line 2: byte 0xe9 is not utf-8; set data.enc"),
     "NUL": (
         TEXT.replace("i2", "i\0").encode(),
-        "line 4, column 'item': expected an id in one line",
+        "line 4, column 'item': expected an id in one line of text, got .*; is the file damaged",
     ),
     "short gzip": (gzip.compress(TEXT.encode())[:30], "cannot be unpacked"),
     "short zstd": (zstd(TEXT.encode())[:30], "cannot be unpacked"),
@@ -77,6 +77,7 @@ def test_what_is_no_file_is_named_and_never_awaited(
             "link": "is a link to nowhere, which does not exist",
             "loop": "cannot be read: Too many levels of symbolic links",
             "absent": "no such file",
+            "https://a.org/b.csv": "is an address, not a file; fetch it first",
         }.items():
             for kind in (Csv, Inter, Parquet, Lists):
                 assert message in refusal(kind(path=Path(path)))

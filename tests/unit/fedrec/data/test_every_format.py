@@ -176,6 +176,22 @@ def test_times_are_exact_or_refused(cells: Any, message: str) -> None:
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("column", ["user", "time"])
+@pytest.mark.parametrize(
+    "dtype", ["float32", "Float32", "float16", pd.ArrowDtype(pa.float32()), "float64"]
+)
+def test_a_number_that_its_type_rounds_is_refused(column: str, dtype: Any, tmp_path: Path) -> None:
+    limit = {"float16": 2.0**11, "float64": 2.0**53}.get(dtype, 2.0**24)
+    frame = pd.DataFrame({"user": [1, 2], "item": [1, 2], "time": [1, 2]})
+    for value, is_exact in ((limit - 1, True), (limit, dtype == "float64" and column == "time")):
+        frame[column] = pd.Series([value, 1.0], dtype=dtype)
+        if is_exact:
+            assert len(Frame.of(frame, timestamp="time").load()) == 2
+            continue
+        with pytest.raises(DataError, match=f"row 1, column '{column}': expected an.* exact"):
+            Frame.of(frame, timestamp="time")
+
+
 @settings(deadline=None)
 @given(st.datetimes(datetime.datetime(1700, 1, 1), datetime.datetime(2240, 1, 1)))
 def test_a_time_is_the_same_in_every_type(time: datetime.datetime) -> None:
@@ -255,6 +271,11 @@ def test_lists_of_items(tmp_path: Path) -> None:
     assert ordered.name == "seq"
     split = split_of(Lists(path=path, ordered=True), Clients())
     assert split.item_ids[split.test.values].tolist() == ["4", "3"]
+    for content, message in {
+        "1,2,3\n2,3\n": "no line has an id after the user's; set data.separator",
+        "user items\n1 2 3\n": "line 1: expected ids, got names of columns; remove the line",
+    }.items():
+        assert message in refusal(Lists(path=file(content, tmp_path, "bad.txt")))
     with pytest.raises(ValueError, match="temporal needs times"):
         Lists.model_validate({"path": path, "split": {"name": "temporal"}})
 

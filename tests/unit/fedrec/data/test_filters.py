@@ -123,14 +123,23 @@ def test_filters_that_cannot_be_applied(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"items": np.array([0, 7])}, r"item index .7. is out of range; there are 2 items"),
-        ({"users": np.array([-1, 0])}, r"user index .-1. is out of range"),
-        ({"users": np.array([0])}, "2 items for 1 interactions"),
-        ({"ratings": np.array([1.0, np.inf])}, r"rating .inf. of row .2. is not finite"),
-        ({"timestamps": np.array([np.nan, 1.0])}, r"timestamp .nan. of row .1."),
-        ({"ratings": np.array([1.0])}, "1 ratings for 2"),
+        ({"items": np.array([0, 7])}, r"item index 7 is out of range; there are 2 items"),
+        ({"users": np.array([-1, 0])}, r"user index -1 is out of range"),
+        ({"users": np.array([0])}, "items: 2 values, expected 1"),
+        ({"users": np.array([0.0, 1.0])}, "users: expected a numpy array of whole numbers"),
+        ({"users": [0, 1]}, r"users: expected a numpy array of whole numbers, got \[0, 1\]"),
+        ({"users": np.array([[0], [1]])}, "users: expected a numpy array"),
+        ({"users": np.array([False, True])}, "users: expected a numpy array"),
+        ({"ratings": np.array([1.0, np.inf])}, "ratings: row 2: expected numbers, got inf"),
+        ({"ratings": np.array(["1", "2"])}, "ratings: expected a numpy array of numbers"),
+        ({"timestamps": np.array([np.nan, 1.0])}, "timestamps: row 1: expected numbers, got nan"),
+        ({"timestamps": np.array([0, 1], "datetime64[s]")}, "timestamps: expected a numpy array"),
+        ({"ratings": np.array([1.0])}, "ratings: 1 values, expected 2"),
         ({"user_ids": np.array(["1", "1"])}, "two users have the same raw id"),
-        ({"item_columns": {"title": np.array(["x"])}}, "column 'title' has 1 cells, expected 2"),
+        ({"user_ids": None}, "user_ids: expected a numpy array of text, got null"),
+        ({"user_ids": ["1", "2"]}, "user_ids: expected a numpy array of text"),
+        ({"user_ids": np.array(["1", 2], object)}, "user_ids: row 2: expected text, got 2"),
+        ({"item_columns": {"title": np.array(["x"])}}, "title: 1 values, expected 2"),
         ({"users": np.array([], int), "items": np.array([], int)}, "no interactions"),
     ],
 )
@@ -139,3 +148,18 @@ def test_a_data_set_that_breaks_its_promise_is_refused(
 ) -> None:
     with pytest.raises(DataError, match=message):
         check_interactions(replace(interactions([(1, 3), (2, 4)]), **change))
+
+
+def test_short_index_types_do_not_overflow() -> None:
+    n = 70_000
+    data = Interactions(
+        users=np.array([0, 2**32 // n], np.int32),  # the pairs' numbers differ by 2**32
+        items=np.array([0, 2**32 % n], np.int32),
+        ratings=None,
+        timestamps=None,
+        user_ids=np.arange(n).astype(str),
+        item_ids=np.arange(n).astype(str),
+    )
+    problems: list[str] = []
+    assert len(filter_interactions(data, Synthetic(), problems)) == 2
+    assert problems == []
