@@ -128,7 +128,7 @@ def _cells_of(column: "pd.Series[Any]") -> Cells:
         with suppress(TypeError, ValueError, NotImplementedError):  # lists and structures of Arrow
             codes, values = column.factorize()
             is_half = column.dtype == np.float16  # an index has no such type
-            return codes, values.to_numpy(np.float16) if is_half else values
+            return codes, np.asarray(values, np.float16) if is_half else values
     # Objects are listed one by one, as equal ones may differ in type: 1, 1.0, True.
     present = column.notna().to_numpy(np.bool_)
     return np.where(present, np.cumsum(present) - 1, -1), column[present].to_numpy()
