@@ -24,23 +24,6 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
-__all__ = [
-    "ClientFailure",
-    "ConfigError",
-    "DataError",
-    "EngineError",
-    "Fault",
-    "FedRecError",
-    "MissingExtra",
-    "NumericError",
-    "ProtocolError",
-    "RunFolderError",
-    "did_you_mean",
-    "install_command",
-    "require",
-]
-
-
 class FedRecError(Exception):
     """Base of all errors meant for the user."""
 

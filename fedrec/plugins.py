@@ -27,21 +27,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from fedrec.errors import ConfigError, Fault, FedRecError, did_you_mean
 
-__all__ = [
-    "CORE_TABLES",
-    "Count",
-    "Defaults",
-    "Plugin",
-    "Section",
-    "as_mapping",
-    "expand_path",
-    "lookup",
-    "name_of",
-    "searching",
-    "shown",
-    "table",
-]
-
 CORE_TABLES = {
     "data": ("fedrec.data:DATASETS",),
     "models": ("fedrec.models:MODELS", "fedrec.baselines:BASELINES"),

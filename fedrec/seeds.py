@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from fedrec.types import FloatArray, IntArray
 
-__all__ = ["Purpose", "bits", "normal", "philox", "uniform"]
-
 _M0 = np.uint64(0xD2511F53)
 _M1 = np.uint64(0xCD9E8D57)
 _W0 = 0x9E3779B9

@@ -9,25 +9,6 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "Aggregate",
-    "Axis",
-    "FailedClient",
-    "FloatArray",
-    "IntArray",
-    "Interactions",
-    "ParamSpec",
-    "Params",
-    "Ragged",
-    "RowBlock",
-    "Shard",
-    "Split",
-    "State",
-    "TextArray",
-    "UpdateBatch",
-    "offsets_of",
-]
-
 IntArray: TypeAlias = NDArray[np.int64]
 FloatArray: TypeAlias = NDArray[Any]
 TextArray: TypeAlias = NDArray[Any]

@@ -7,8 +7,6 @@ import typer
 from fedrec.cli.output import say, write
 from fedrec.errors import ConfigError, DataError
 
-__all__ = ["SETS", "data_app"]
-
 SETS = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting by its dotted key."),

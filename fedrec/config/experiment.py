@@ -32,8 +32,6 @@ from fedrec.training.client_rule import client_rule_of
 from fedrec.training.settings import Train
 from fedrec.training.task import ClientTask
 
-__all__ = ["Engine", "Experiment", "Rounds", "load_experiment", "recorded_experiment"]
-
 COHORT = {"cohort_size", "cohort_fraction"}
 
 

@@ -18,13 +18,6 @@ from fedrec.errors import ConfigError
 from fedrec.plugins import Plugin
 from fedrec.storage.files import cache_folder, write_text
 
-__all__ = [
-    "code_with_sources",
-    "source_hashes",
-    "sources_of",
-    "with_importable_plugins",
-]
-
 OURS = ("fedrec", "strategies", "clients", "server")
 FIELDS = ("data", "model", "personalization", "strategy")
 CONSTANTS = (int, float, str, bool, type(None))

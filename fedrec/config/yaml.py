@@ -10,8 +10,6 @@ import yaml
 from fedrec.errors import ConfigError, did_you_mean
 from fedrec.plugins import as_mapping, shown
 
-__all__ = ["dump_yaml", "flatten", "parse_yaml", "read_document", "with_overrides"]
-
 CORE_SCHEMA = {
     "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),

@@ -10,9 +10,6 @@ from fedrec.errors import DataError
 from fedrec.plugins import Plugin, Section
 from fedrec.types import Interactions
 
-__all__ = ["AbsentData", "DataProblems", "DataSet", "SplitBy"]
-
-
 class AbsentData(DataError):
     """The data is not where it should be; it may have been there before."""
 

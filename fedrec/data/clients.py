@@ -12,8 +12,6 @@ from fedrec.errors import ConfigError, did_you_mean, require
 from fedrec.plugins import Section
 from fedrec.types import FloatArray, IntArray, Interactions, Ragged, offsets_of
 
-__all__ = ["Clients", "assign_clients", "clients_of", "taste_groups"]
-
 RANK, STEPS = 16, 50
 
 

@@ -26,8 +26,6 @@ from fedrec.types import FloatArray, IntArray, Interactions
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Cells", "Columns", "FrameTable", "Table", "interactions_of"]
-
 # A column: int64 [n], the index of each row's value, -1 where it is missing; and the values.
 Cells: TypeAlias = tuple[IntArray, Any]
 Faults: TypeAlias = dict[int, str]  # what is wrong with a value, by its index

@@ -27,8 +27,6 @@ from fedrec.plugins import expand_path, lookup
 from fedrec.storage.files import cache_folder, write_bytes, writing
 from fedrec.types import Interactions, TextArray
 
-__all__ = ["CATALOGUE", "MovieLens100K", "Remote", "check", "find", "get", "member", "summary"]
-
 USERS, ITEMS, RATINGS = 943, 1682, 100_000
 GENRES = (
     *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime"),

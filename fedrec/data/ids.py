@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 
 from fedrec.types import IntArray, TextArray, offsets_of
 
-__all__ = ["HashArray", "hash_ids", "index_ids", "mix", "mix_seed"]
-
 HashArray = NDArray[np.uint64]
 
 WHOLE = re.compile(r"-?\d+", re.ASCII)

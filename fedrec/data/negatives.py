@@ -12,14 +12,6 @@ from numpy.typing import NDArray
 from fedrec.errors import DataError
 from fedrec.types import IntArray, Ragged, Shard, Split, offsets_of
 
-__all__ = [
-    "check_pool",
-    "check_rows_with_pool",
-    "pool_excluded",
-    "popularity_negatives",
-    "uniform_negatives",
-]
-
 Protocol: TypeAlias = Literal["clean", "legacy"]
 
 _32 = np.uint64(32)

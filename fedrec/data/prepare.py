@@ -37,8 +37,6 @@ from fedrec.storage.files import (
 )
 from fedrec.types import IntArray, Interactions, Ragged, Split, offsets_of
 
-__all__ = ["open_split", "prepare", "save_split", "split_of", "version_of"]
-
 FORMAT = 2
 RAGGED = ("train", "valid", "test", "clients")
 NUMBERS = ("timestamps", "ratings")

@@ -23,17 +23,6 @@ from fedrec.errors import DataError
 from fedrec.plugins import shown
 from fedrec.types import FloatArray, IntArray, Interactions, Split, offsets_of
 
-__all__ = [
-    "DROPPED",
-    "TEST",
-    "TRAIN",
-    "VALID",
-    "check_split",
-    "filter_interactions",
-    "hold_out",
-    "select",
-]
-
 Mask: TypeAlias = NDArray[np.bool_]
 Subsets: TypeAlias = NDArray[np.int8]
 TRAIN, VALID, TEST, DROPPED = 0, 1, 2, -1

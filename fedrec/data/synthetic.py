@@ -10,8 +10,6 @@ from pydantic import Field, model_validator
 from fedrec.data.base import DataSet
 from fedrec.types import FloatArray, IntArray, Interactions, offsets_of
 
-__all__ = ["Synthetic"]
-
 FORMAT = 1
 MIN_PER_USER = 3
 START, STEP = 1_000_000_000, 60

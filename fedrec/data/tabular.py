@@ -25,8 +25,6 @@ from fedrec.types import Interactions
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Csv", "Frame", "Inter", "Lists", "Parquet"]
-
 HASHED = ("users", "items", "ratings", "timestamps", "user_ids", "item_ids")
 NUMBERS = re.compile(r"[\d\s.:;|]+")
 

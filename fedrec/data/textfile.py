@@ -31,8 +31,6 @@ from fedrec.data.columns import NUMBER, WHOLE, Cells, Table
 from fedrec.errors import DataError
 from fedrec.types import IntArray
 
-__all__ = ["TextTable", "content_hash", "lists_table", "read_bytes", "stem_of", "text_of"]
-
 KINDS: Mapping[int, str] = {
     stat.S_IFDIR: "a directory",
     stat.S_IFIFO: "a named pipe",

@@ -19,22 +19,6 @@ from fedrec.errors import DataError, FedRecError, RunFolderError
 from fedrec.plugins import expand_path
 from fedrec.types import FloatArray
 
-__all__ = [
-    "RESTORE",
-    "cache_folder",
-    "check_regular",
-    "checksum_of",
-    "full_disk_named",
-    "json_values",
-    "map_arrays",
-    "read_arrays",
-    "write_arrays",
-    "write_bytes",
-    "write_json",
-    "write_text",
-    "writing",
-]
-
 CHECKSUM = "checksum"
 DTYPES = {"I64": np.int64, "F64": np.float64}  # of arrays that can be mapped
 # What to do about a file of a run folder that is missing or damaged.

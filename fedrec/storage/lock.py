@@ -13,8 +13,6 @@ from pathlib import Path
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["hold", "is_held"]
-
 PAUSE = 0.02
 # Seconds that a lock is tried for, so that one who only looks is in nobody's way.
 PATIENCE = 0.3
