@@ -142,9 +142,9 @@ def did_you_mean(word: str, accepted: Iterable[str]) -> str:
         A suffix for an error message; starts with a space, or is empty where nothing is accepted.
     """
     names = sorted(accepted)
-    near = difflib.get_close_matches(word, names, n=1, cutoff=0.7)
-    if near:
-        return f" (did you mean '{_printable(near[0])}'?)"
+    by_lower = {name.lower(): name for name in reversed(names)}
+    for near in difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.7):
+        return f" (did you mean '{_printable(by_lower[near])}'?)"
     return f" (known: {', '.join(map(_printable, names))})" if names else ""
 
 

@@ -318,14 +318,18 @@ def name_of(kind: str, plugin: Plugin) -> str:
 
 def _load(reference: str) -> Any:
     module, _, attribute = reference.partition(":")
-    if not module or not attribute:
-        raise ConfigError(f"'{reference}': expected package.module:Class")
+    stem = module.removesuffix(".py").strip("./").replace("/", ".")
+    if not module or not attribute or stem != module:
+        example = f", such as {stem}:{attribute}" if stem and attribute else ""
+        raise ConfigError(f"'{reference}': expected package.module:Class{example}")
     try:
         loaded = importlib.import_module(module)
     except FedRecError:
         raise
-    except Exception as error:  # the module may be the user's, and so is what it raises
-        why = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+    except (Exception, SystemExit) as error:  # the module may be the user's, and what it raises
+        why = str(error).partition("\n")[0]
+        if not isinstance(error, ImportError):
+            why = f"{type(error).__name__}: {why}"
         if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
             why += "; put its file beside the YAML or into the working folder, or install it"
         raise ConfigError(f"{reference} cannot be imported: {why}") from error

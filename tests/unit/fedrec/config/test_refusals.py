@@ -197,6 +197,7 @@ def test_a_word_is_suggested_only_if_it_is_near(tmp_path: Path) -> None:
     assert did_you_mean("users", ["user", "short_users"]) == " (did you mean 'user'?)"
     assert did_you_mean("users", ["short_users"]) == " (known: short_users)"
     assert did_you_mean("users", []) == ""
+    assert did_you_mean("MF", ["mf", "neumf"]) == " (did you mean 'mf'?)"
     with pytest.raises(ConfigError) as caught:
         load_experiment(tmp_path / "nope.yaml")
     assert "no such file; " in str(caught.value)

@@ -53,6 +53,8 @@ def test_a_reference_needs_no_table() -> None:
         ("mff", r"'mff' is not in the table of models \(did you mean 'mf'\?\)"),
         ("zzzz", r"'zzzz' is not in the table of models \(known: "),
         ("no.such:Thing", r"no\.such:Thing cannot be imported"),
+        ("./own/it.py:Own", r"expected package.module:Class, such as own.it:Own"),
+        ("own.py:Own", r"expected package.module:Class, such as own:Own"),
         ("fedrec.models:Nothing", "module 'fedrec.models' has no 'Nothing'"),
         ("fedrec.models:MODELS", "is not a plug-in class of fedrec"),
         ("fedrec.plugins:Section", "is not a plug-in class of fedrec"),
@@ -199,3 +201,21 @@ def test_what_an_own_module_raises_is_told(tmp_path: Path, monkeypatch: pytest.M
         lookup("models", "dying_module:X")
     with pytest.raises(ConfigError, match=r"broken_module:X cannot .*\(broken_module.py, line 1\)"):
         lookup("models", "broken_module:X")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import sys; sys.exit(3)", "SystemExit: 3"),
+        ("raise ValueError('one\\ntwo')", "ValueError: one"),
+        ("1 / 0", "ZeroDivisionError"),
+    ],
+)
+def test_a_module_that_fails_is_named_in_one_line(text: str, said: str, tmp_path: Path) -> None:
+    name = f"failing{abs(hash(text))}"
+    (tmp_path / f"{name}.py").write_text(text, "utf-8")
+    with pytest.raises(ConfigError) as caught, searching([tmp_path]):
+        lookup("models", f"{name}:Own")
+    sys.path.remove(str(tmp_path))
+    assert f"{name}:Own cannot be imported: {said}" in str(caught.value)
+    assert "\n" not in str(caught.value)
