@@ -17,12 +17,15 @@ The command line prints the message in one line and exits with 2.
 
 import difflib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
+
+MAX_NAMES = 20
+
 
 class FedRecError(Exception):
     """Base of all errors meant for the user."""
@@ -131,21 +134,25 @@ def install_command(extra: str) -> str:
     return "pip install " + " ".join(f"'{name}'" for name in names)
 
 
-def did_you_mean(word: str, accepted: Iterable[str]) -> str:
-    """Return ``" (did you mean 'x'?)"`` if an accepted word is near, else the list of all.
+def did_you_mean(
+    word: str, accepted: Iterable[str], part: Callable[[str], str] = str.lower
+) -> str:
+    """Return ``" (did you mean 'x'?)"`` if an accepted word is near, else a list of them.
 
     Args:
         word: What came.
         accepted: What would have been accepted.
+        part: What is compared of each.
 
     Returns:
         A suffix for an error message; starts with a space, or is empty where nothing is accepted.
     """
     names = sorted(accepted)
-    by_lower = {name.lower(): name for name in reversed(names)}
-    for near in difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.7):
-        return f" (did you mean '{_printable(by_lower[near])}'?)"
-    return f" (known: {', '.join(map(_printable, names))})" if names else ""
+    by_part = {part(name): name for name in reversed(names)}
+    for near in difflib.get_close_matches(part(word), by_part, n=1, cutoff=0.7):
+        return f" (did you mean '{_printable(by_part[near])}'?)"
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return f" (known: {', '.join(map(_printable, names[:MAX_NAMES]))}{more})" if names else ""
 
 
 def _printable(name: str) -> str:

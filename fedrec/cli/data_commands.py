@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from fedrec.cli.output import say, write
-from fedrec.errors import ConfigError, DataError
+from fedrec.errors import ConfigError, DataError, did_you_mean
 
 SETS = Annotated[
     list[str] | None,
@@ -48,17 +48,28 @@ def _data_check(name: str, set_: SETS = None) -> None:
     from fedrec.data import fetch
     from fedrec.data.base import DataProblems
     from fedrec.data.prepare import split_of
+    from fedrec.data.textfile import unpacked_name
     from fedrec.plugins import expand_path
 
     path = expand_path(name)
-    if path.suffix not in (".yaml", ".yml") and not path.is_file():
+    if name in fetch.CATALOGUE and not path.is_file():
         if set_:
             raise ConfigError(f"--set needs a file, got {name}")
         write(str(fetch.check(name)))
         return
-    kinds = {".yaml": "", ".yml": "", ".parquet": "parquet", ".inter": "inter"}
-    kind = kinds.get(path.suffix, "csv")
-    source = {"data": {"name": kind, "path": path}} if kind else path
+    ending = unpacked_name(path).suffix.lower()
+    if ending not in (".yaml", ".yml") and not path.exists():
+        hint = did_you_mean(name, fetch.CATALOGUE)
+        raise DataError(f"'{name}' is no file, and no data set that can be fetched{hint}")
+    kinds = {
+        ".yaml": {},
+        ".yml": {},
+        ".parquet": {"name": "parquet"},
+        ".inter": {"name": "inter"},
+        ".tsv": {"name": "csv", "separator": "\t"},
+    }
+    kind = kinds.get(ending, {"name": "csv"})
+    source = {"data": {**kind, "path": path}} if kind else path
     experiment = load_experiment(source, set_ or [])
     try:
         split_of(experiment.data, experiment.clients)

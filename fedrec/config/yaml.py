@@ -39,7 +39,7 @@ def read_document(path: Path) -> dict[str, Any]:
             raise ConfigError("is a named pipe; give the path of an experiment in YAML")
         document = parse_yaml(path.read_bytes())
     except FileNotFoundError:
-        hint = did_you_mean(str(path), map(str, path.parent.glob("*.yaml")))
+        hint = did_you_mean(str(path), map(str, path.parent.glob("*.yaml")), _stem)
         raise ConfigError(
             f"{path}: no such file{hint}; give the path of an experiment in YAML"
         ) from None
@@ -55,6 +55,10 @@ def read_document(path: Path) -> dict[str, Any]:
             f"{path}: expected a mapping with sections such as 'data' and 'model', {came}"
         )
     return document
+
+
+def _stem(path: str) -> str:
+    return Path(path).stem.lower()
 
 
 def parse_yaml(text: str | bytes) -> Any:

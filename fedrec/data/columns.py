@@ -97,7 +97,7 @@ class Table(ABC):
             if labels.count(name) > 1:
                 raise DataError(f"{self.source}: two columns are named '{name}'; rename one")
             if name not in labels:
-                near = did_you_mean(name, [each[:40] for each in labels[:20]])
+                near = did_you_mean(name, [each[:40] for each in labels])
                 way_out = self.way_out.format(purpose)
                 raise DataError(f"{self.source}: no column '{name}'{near}; {way_out}")
         for one, other in combinations(names, 2):

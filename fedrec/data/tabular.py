@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from fedrec.data.base import AbsentData, DataSet
 from fedrec.data.columns import Columns, FrameTable, Table, interactions_of
-from fedrec.data.textfile import TextTable, content_hash, lists_table, read_bytes, stem_of, text_of
+from fedrec.data.textfile import TextTable, content_hash, lists_table, read_bytes, text_of, unpacked_name
 from fedrec.errors import ConfigError, DataError, did_you_mean, require
 from fedrec.storage.files import checksum_of
 from fedrec.types import Interactions
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 HASHED = ("users", "items", "ratings", "timestamps", "user_ids", "item_ids")
+SEPARATORS = ("\t", ";", "|", "::", ",", ":")
 NUMBERS = re.compile(r"[\d\s.:;|]+")
 
 
@@ -69,7 +70,7 @@ class _File(DataSet):
     @property
     def label(self) -> str:
         """The name of the file without its endings."""
-        return stem_of(self.path)
+        return unpacked_name(self.path).stem
 
     def located(self) -> Self:
         """Return this with the whole path of the file."""
@@ -117,7 +118,8 @@ class Csv(_File):
         kind = "a name" if self.header else "a number from 0"
         table.way_out += f" to {kind}, as data.header is {str(self.header).lower()}"
         if len(table.labels) == 1:
-            table.way_out += ", or set data.separator"
+            others = [each for each in SEPARATORS if each in str(table.labels[0])]
+            table.way_out += f", or set data.separator{f' to {others[0]!r}' if others else ''}"
         return table, self.columns
 
 
@@ -175,7 +177,7 @@ class Lists(_File):
     def _table(self) -> tuple[Table, Columns]:
         text = text_of(self.path, self.encoding)
         columns = Columns(timestamp="timestamp" if self.ordered else None)
-        return lists_table(str(self.path), text, self.separator), columns
+        return lists_table(str(self.path), text, self.separator, columns), columns
 
 
 class Parquet(_File):

@@ -27,7 +27,7 @@ from typing import TypeAlias
 import numpy as np
 
 from fedrec.data.base import AbsentData
-from fedrec.data.columns import NUMBER, WHOLE, Cells, Table
+from fedrec.data.columns import NUMBER, WHOLE, Cells, Columns, Table
 from fedrec.errors import DataError
 from fedrec.types import IntArray
 
@@ -115,10 +115,10 @@ def read_bytes(path: Path) -> bytes:
         ) from error
 
 
-def stem_of(path: str | Path) -> str:
-    """Return the name of a file without its ending and that of what it is packed with."""
+def unpacked_name(path: str | Path) -> Path:
+    """Return the name of a file without the ending of what it is packed with."""
     name = Path(Path(path).name)
-    return Path(name.stem if name.suffix in PACKINGS else name).stem
+    return Path(name.stem) if name.suffix in PACKINGS else name
 
 
 def content_hash(path: Path) -> str:
@@ -329,11 +329,11 @@ class TextTable(LineTable):
             ) from error
 
 
-def lists_table(source: str, text: str, separator: str | None) -> LineTable:
+def lists_table(source: str, text: str, separator: str | None, columns: Columns) -> LineTable:
     """Read one user and its items from each line.
 
-    The columns are ``user``, ``item`` and ``timestamp``, the place of the item among the user's,
-    from 0. Without a separator, ids stand between any white space.
+    The columns are the user, the item, and its place among the user's, from 0, as a time. Without
+    a separator, ids stand between any white space.
     """
 
     def rows() -> Iterator[Line]:
@@ -349,7 +349,7 @@ def lists_table(source: str, text: str, separator: str | None) -> LineTable:
         elif alone:
             table.problems["items"] = ["no line has an id after the user's; set data.separator"]
 
-    table = LineTable(source=source, labels=("user", "item", "timestamp"), lines=rows())
+    table = LineTable(source=source, labels=[*columns.named()], lines=rows())
     return table
 
 

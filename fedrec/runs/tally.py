@@ -6,7 +6,7 @@ from typing import Any
 
 from fedrec.config.experiment import Experiment
 from fedrec.config.yaml import flatten
-from fedrec.data.textfile import stem_of
+from fedrec.data.textfile import unpacked_name
 from fedrec.errors import ConfigError
 from fedrec.runs.log import RoundRecord
 
@@ -130,7 +130,7 @@ def described(config: Mapping[str, Any], centralised: bool = False) -> dict[str,
         for name in ("data", "model", "personalization", "strategy")
     }
     if data.get("path"):
-        names["data"] = stem_of(data["path"])
+        names["data"] = unpacked_name(data["path"]).stem
     method = ("model",) if centralised else ("personalization", "model", "strategy")
     return {
         "name": " + ".join(names[section] for section in method),

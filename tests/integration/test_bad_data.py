@@ -53,7 +53,7 @@ TABLES: Mapping[str, tuple[str, list[str], list[str]]] = {
     "another separator": (
         "\n".join([HEAD, *ROWS]).replace(",", ";"),
         [],
-        ["r.csv", "data.separator"],
+        ["r.csv", "data.separator to ';'"],
     ),
     "another encoding": ("\n".join([HEAD, *ROWS]), ["data.encoding=utf-16"], ["data.encoding"]),
     "no encoding": ("\n".join([HEAD, *ROWS]), ["data.encoding=klingon"], ["data.encoding"]),
@@ -125,10 +125,15 @@ def test_a_file_of_interactions_is_checked_as_it_is(command: Fedrec) -> None:
     assert "not read: time; data.columns.rating" in done.out
     done = command("data", "check", "table.yaml")
     assert "not read" not in done.out
+    Path("r.TSV").write_text(Path("r.csv").read_text().replace(",", "\t"))
+    assert "12 users, 20 items" in command("data", "check", "r.TSV").out
+    for name in ("nope.csv", "https://a.org/r.csv"):
+        refused(command, ["data", "check", name], [f"'{name}' is no file, and no data set"])
+    refused(command, ["data", "check", "."], ["is a directory"])
     table(*ROWS, "0,4,good,4")
     named = ["line", "'rating'", "'good'"]
     refused(command, ["data", "check", "r.csv", "--set", "data.columns.rating=rating"], named)
-    refused(command, ["data", "check", "ml-100", "--set", "data.k_core=2"], ["needs a file"])
+    refused(command, ["data", "check", "ml-100k", "--set", "data.k_core=2"], ["needs a file"])
 
 
 def test_bytes_that_are_no_text(command: Fedrec) -> None:

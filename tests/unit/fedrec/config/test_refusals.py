@@ -198,9 +198,13 @@ def test_a_word_is_suggested_only_if_it_is_near(tmp_path: Path) -> None:
     assert did_you_mean("users", ["short_users"]) == " (known: short_users)"
     assert did_you_mean("users", []) == ""
     assert did_you_mean("MF", ["mf", "neumf"]) == " (did you mean 'mf'?)"
-    with pytest.raises(ConfigError) as caught:
-        load_experiment(tmp_path / "nope.yaml")
-    assert "no such file; " in str(caught.value)
+    assert did_you_mean("zzz", map(str, range(100))).endswith(", 25, 26 and 80 more)")
+    for other, said in ((None, "no such file; "), ("e", "(known: "), ("nopes", "did you mean '")):
+        if other:
+            (tmp_path / f"{other}.yaml").touch()
+        with pytest.raises(ConfigError) as caught:
+            load_experiment(tmp_path / "nope.yaml")
+        assert said in str(caught.value)
 
 
 @pytest.mark.parametrize(
