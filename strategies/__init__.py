@@ -7,8 +7,7 @@ from strategies.clustered import Clustered
 from strategies.fedadam import FedAdam
 from strategies.fedavg import FedAvg
 from strategies.fedprox import FedProx
-from strategies.krum import Krum
-from strategies.median import Median
+from strategies.robust import Krum, Median
 from strategies.scaffold import Scaffold
 
 __all__ = [

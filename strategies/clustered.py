@@ -8,8 +8,6 @@ import numpy as np
 from pydantic import Field
 
 from fedrec.aggregation.reduce import (
-    Average,
-    Summing,
     mean_update,
     reduce_sums,
     sorted_by_client,
@@ -18,12 +16,12 @@ from fedrec.aggregation.reduce import (
 from fedrec.errors import MissingExtra
 from fedrec.seeds import Purpose, bits
 from fedrec.types import Aggregate, FloatArray, IntArray, Params, UpdateBatch
-from strategies.base import State, Strategy
+from strategies.base import Averaging, State
 
 __all__ = ["Clustered"]
 
 
-class Clustered(Strategy):
+class Clustered(Averaging):
     r"""Federated averaging within groups of clients that pull the items in like directions.
 
     For ``warmup`` rounds all clients train the same parameters, and the server keeps a sketch of
@@ -56,19 +54,18 @@ class Clustered(Strategy):
     warmup: int = Field(20, ge=1)
     share: float = Field(0.5, ge=0, le=1)
     buckets: int = Field(16, ge=1)
-    average: Average = "per_row"
-    server_lr: float = Field(1.0, gt=0)
 
     def without_effect(self, experiment: Any, split: Any) -> list[str]:
         """Say that one group is no grouping, or that the run ends before there are groups."""
+        lines, count = super().without_effect(experiment, split), experiment.rounds.count
         if self.clusters == 1:
-            return ["clusters: 1 has no effect: this is fedavg; raise it, or take fedavg"]
-        if self.warmup < experiment.rounds.count:
-            return []
-        return [
-            f"clusters: {self.clusters} has no effect: groups are made in round {self.warmup}, and "
-            f"rounds.count is {experiment.rounds.count}; raise that or lower warmup"
-        ]
+            lines.append("clusters: 1 has no effect: this is fedavg; raise it, or take fedavg")
+        elif self.warmup >= count:
+            lines.append(
+                f"clusters: {self.clusters} has no effect: groups are made in round {self.warmup}, "
+                f"and rounds.count is {count}; raise that or lower warmup"
+            )
+        return lines
 
     def init(self, params: Params, n_clients: int) -> State:
         """Return a state without groups.
@@ -124,8 +121,7 @@ class Clustered(Strategy):
         return State({"group": group, **arrays}, values), after
 
     def _mean(self, params: Params, batch: UpdateBatch) -> Mapping[str, FloatArray]:
-        summing = Summing(self.weighting, weighted=self.average != "sum")
-        return mean_update(params, reduce_sums(batch, summing), self.average)
+        return mean_update(params, reduce_sums(batch, self._summed), self.average)
 
     def _sketch(self, batch: UpdateBatch) -> FloatArray:
         """Add every row to a bucket with a sign, both hashed by item: float32 [c, b, ...]."""

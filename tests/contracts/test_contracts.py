@@ -18,6 +18,7 @@ from tests.contracts.every_option import EARLY, choices
 from tests.contracts.test_every_declaration import Added, Shifted, VmapShifted
 
 NEED_FILES = {"csv", "frame", "inter", "lists", "parquet", "ml-100k"}
+SIZES = {"sasrec": ["embedding_dim=16", "max_len=20"]}
 AXES = ("user", "client", "positive")
 
 
@@ -25,7 +26,7 @@ def of_tables() -> Iterator[Plugin]:
     for kind in (*CORE_TABLES, "strategies"):
         for name in table(kind):
             if name not in NEED_FILES:
-                yield load_plugin(name)
+                yield load_plugin(name, SIZES.get(name, ()))
 
 
 def with_options() -> Iterator[Plugin]:

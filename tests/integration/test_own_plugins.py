@@ -202,7 +202,6 @@ def test_a_metric_beside_the_yaml_is_measured_on_every_engine(engine: str, tmp_p
         capture_output=True,
         text=True,
         timeout=300,
-        env={**os.environ, "FEDREC_CACHE": str(tmp_path / "cache")},
     )
     assert done.returncode == 0, done.stderr[-2000:]
     result = fedrec.load(tmp_path / "run").result

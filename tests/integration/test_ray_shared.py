@@ -178,10 +178,9 @@ def test_an_address_that_answers_nothing_is_given_up(silent: int, tmp_path: Path
     assert time.monotonic() - began < 120
 
 
-@pytest.mark.parametrize("upper", [False, True])
-def test_no_proxy_is_asked_for_this_machine(upper: bool, tmp_path: Path) -> None:
+def test_no_proxy_is_asked_for_this_machine(tmp_path: Path) -> None:
     names = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
-    proxies = {name.upper() if upper else name: "http://127.0.0.1:9" for name in names}
+    proxies = {n: "http://127.0.0.1:9" for name in names for n in (name, name.upper())}
     body = (
         "import os\n"
         "def environment():\n"

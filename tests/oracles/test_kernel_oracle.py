@@ -250,7 +250,7 @@ TRAINS = st.fixed_dictionaries(
 
 @pytest.mark.parametrize(("kernel", "personalization"), CASES, ids=lambda p: repr(p)[:60])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     shard=federations(several=True),
     train=TRAINS,

@@ -1,8 +1,7 @@
-"""Base of strategies that choose each item's change from those of single clients."""
+"""Robust strategies: each item's change is chosen from those of single clients."""
 
-from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -12,13 +11,14 @@ from fedrec.plugins import name_of
 from fedrec.types import Aggregate, FloatArray, IntArray, Params, RowBlock
 from strategies.base import State, Strategy
 
-__all__ = ["Rowwise", "per_item"]
+__all__ = ["Krum", "Median", "Rowwise", "per_item"]
 
 
 class Rowwise(Strategy):
     """Applies a rule to the rows of every item, one row per client that touched it.
 
-    All dense parameters together are one item, which all clients of the cohort touched.
+    All dense parameters together are one item, which all clients of the cohort touched. Every
+    client's update travels to the server by itself.
     """
 
     needs = "each"
@@ -27,9 +27,12 @@ class Rowwise(Strategy):
     server_lr: float = Field(1.0, gt=0)
 
     @property
-    @abstractmethod
     def least(self) -> int:
-        """How many clients must touch an item for the rule to do more than a plainer one."""
+        """How many clients must touch an item for the rule to have an effect.
+
+        The median of two is their mean.
+        """
+        return 3
 
     def without_effect(self, experiment: Any, split: Any) -> list[str]:
         """Say that rounds have too few clients for the rule, or touch most items too rarely."""
@@ -47,13 +50,13 @@ class Rowwise(Strategy):
             f"clients, and {there}; raise rounds.cohort_size, or take another strategy"
         ]
 
-    @abstractmethod
     def choose(self, rows: FloatArray) -> FloatArray:
-        """Return the change of g items, float64 [g, n].
+        """Return the change of g items, float64 [g, n]; by default the median over the clients.
 
         Args:
             rows: float64 [g, m, n], n numbers of m clients for g items.
         """
+        return np.asarray(np.median(rows, axis=1))
 
     def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
         """Return the parameters after one step along the chosen changes."""
@@ -73,6 +76,70 @@ class Rowwise(Strategy):
             for name, values in zip(batch.dense, np.split(joined, ends[:-1]), strict=True):
                 change[name] = values.reshape(params[name].shape)
         return state, stepped(params, change, self.server_lr)
+
+
+class Median(Rowwise):
+    r"""Every coordinate of an item's row takes the median over the clients that touched the item.
+
+    .. math:: x_i \leftarrow x_i + \eta \, \mathrm{med} \{ \Delta_{ui} : i \in S_u \}
+
+    Clients that did not touch the item have no say: their zeros would be the median of nearly all
+    items. Dense parameters take the median over all clients of the cohort.
+
+    Args:
+        server_lr: :math:`\eta`.
+
+    Reference: yin2018byzantine, Algorithm 1, option I.
+    """
+
+    reference: ClassVar[str] = "yin2018byzantine"
+
+
+class Krum(Rowwise):
+    r"""Every item's row takes the change of the client whose neighbours are nearest.
+
+    Of the m clients that touched an item, client u scores
+    :math:`\sum_{v \in N_u} \lVert \Delta_{ui} - \Delta_{vi} \rVert^2` over its
+    :math:`m - f - 2` nearest others; the mean of the ``select`` lowest scores is taken (of equal
+    scores, the lowest client ids). Clients touch different items, so there is no distance between
+    whole updates; an item that fewer than :math:`2 f + 3` clients touched cannot be protected by
+    this rule and takes the coordinate-wise median. All dense parameters together count as one item
+    of all clients.
+
+    Args:
+        byzantine: f, how many clients may send anything at all.
+        select: how many changes are averaged: 1 is Krum, more is Multi-Krum.
+        server_lr: :math:`\eta`.
+
+    Reference: blanchard2017machine, sections 4 and 5.
+    """
+
+    reference: ClassVar[str] = "blanchard2017machine"
+
+    byzantine: int = Field(1, ge=0)
+    select: int = Field(1, ge=1)
+
+    @property
+    def least(self) -> int:
+        """2 f + 3 clients."""
+        return 2 * self.byzantine + 3
+
+    def choose(self, rows: FloatArray) -> FloatArray:
+        """Return the mean change of the clients with the lowest scores, item by item."""
+        if rows.shape[1] < self.least:
+            return super().choose(rows)
+        # One item at a time: the distances of m clients take m * m numbers.
+        return np.stack([self._krum(of_item) for of_item in rows])
+
+    def _krum(self, rows: FloatArray) -> FloatArray:
+        """float64 [n] from float64 [m, n]."""
+        nearest = len(rows) - self.byzantine - 2
+        squares = (rows * rows).sum(1)
+        distance = np.maximum(squares[:, None] + squares - 2.0 * rows @ rows.T, 0.0)
+        np.fill_diagonal(distance, np.inf)
+        score = np.sort(distance, axis=1)[:, :nearest].sum(1)
+        chosen = np.sort(np.argsort(score, kind="stable")[: self.select])
+        return np.asarray(rows[chosen].mean(0))
 
 
 def per_item(block: RowBlock) -> Iterator[tuple[IntArray, FloatArray]]:
