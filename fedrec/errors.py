@@ -134,9 +134,7 @@ def install_command(extra: str) -> str:
     return "pip install " + " ".join(f"'{name}'" for name in names)
 
 
-def did_you_mean(
-    word: str, accepted: Iterable[str], part: Callable[[str], str] = str.lower
-) -> str:
+def did_you_mean(word: str, accepted: Iterable[str], part: Callable[[str], str] = str.lower) -> str:
     """Return ``" (did you mean 'x'?)"`` if an accepted word is near, else a list of them.
 
     Args:

@@ -15,6 +15,12 @@ from flwr.serverapp.strategy import Result
 from flwr.serverapp.strategy import Strategy as FlwrStrategy
 
 from fedrec.aggregation.reduce import download_bytes, metric_sums
+from fedrec.aggregation.returned import (
+    checked_apply,
+    checked_broadcast,
+    checked_groups,
+    checked_init,
+)
 from fedrec.config.experiment import Experiment
 from fedrec.errors import ClientFailure, EngineError, NumericError
 from fedrec.evaluation.evaluate import Evaluation, merge
@@ -22,7 +28,6 @@ from fedrec.flower import records
 from fedrec.runs.log import Bytes, Checkpoint, RoundRecord, Seconds
 from fedrec.runs.recorder import Recorder
 from fedrec.types import Aggregate, FailedClient, IntArray, Params
-from fedrec.aggregation.returned import checked_apply, checked_broadcast, checked_groups, checked_init
 from server.roster import Roster, cohort, exchange
 from strategies.base import strategy_of
 

@@ -125,7 +125,9 @@ def clients_of(work: Workload, shard: Shard) -> tuple[list[bare.Client], list[li
             draws = epoch.draws
             for at, step in enumerate(epoch.steps):
                 of_step = draws.step == at
-                items_of.append(np.concatenate([draws.items[of_step], draws.negatives[of_step].ravel()]))
+                items_of.append(
+                    np.concatenate([draws.items[of_step], draws.negatives[of_step].ravel()])
+                )
                 history = asked = torch.zeros(0, dtype=torch.int64)
                 positive, negative = step.is_positive, step.n_negative
                 if step.scored is not None:

@@ -10,6 +10,7 @@ from fedrec.errors import DataError
 from fedrec.plugins import Plugin, Section
 from fedrec.types import Interactions
 
+
 class AbsentData(DataError):
     """The data is not where it should be; it may have been there before."""
 

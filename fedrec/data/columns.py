@@ -284,7 +284,9 @@ def _rounded(values: Any) -> Faults:
     is_large = np.abs(np.asarray(values, np.float64)) >= 2 ** (np.finfo(dtype).nmant + 1)
     advice = f"a {dtype}, which rounds such numbers; read the column as float64 or whole numbers"
     places = np.flatnonzero(is_large).tolist()
-    return {at: f"expected an exact number, got {shown(float(values[at]))}, {advice}" for at in places}
+    return {
+        at: f"expected an exact number, got {shown(float(values[at]))}, {advice}" for at in places
+    }
 
 
 def _dates(values: Any, expected: str) -> tuple[FloatArray, Faults]:

@@ -30,9 +30,7 @@ KINDS = {"whole numbers": "iu", "numbers": "iuf", "text": "OU"}  # of numpy
 TIMED = ("leave_one_out", "temporal")
 
 
-def filter_interactions(
-    data: Interactions, options: DataSet, problems: list[str]
-) -> Interactions:
+def filter_interactions(data: Interactions, options: DataSet, problems: list[str]) -> Interactions:
     """Apply duplicates, threshold and k-core, in this order, and give new indices.
 
     Args:
@@ -73,7 +71,7 @@ def filter_interactions(
 
 
 def check_interactions(data: Interactions) -> None:
-    """Check that a data set keeps its promises: types, lengths, finite numbers, indices, unique ids.
+    """Check what a data set returns: types, lengths, finite numbers, indices, unique ids.
 
     Raises:
         DataError: Naming what is wrong.

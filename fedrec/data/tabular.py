@@ -17,7 +17,14 @@ from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from fedrec.data.base import AbsentData, DataSet
 from fedrec.data.columns import Columns, FrameTable, Table, interactions_of
-from fedrec.data.textfile import TextTable, content_hash, lists_table, read_bytes, text_of, unpacked_name
+from fedrec.data.textfile import (
+    TextTable,
+    content_hash,
+    lists_table,
+    read_bytes,
+    text_of,
+    unpacked_name,
+)
 from fedrec.errors import ConfigError, DataError, did_you_mean, require
 from fedrec.storage.files import checksum_of
 from fedrec.types import Interactions
@@ -320,4 +327,3 @@ def _frame_of(frame: Any) -> "pd.DataFrame":
             f"{type(frame).__name__}"
         )
     return frame
-

@@ -22,7 +22,7 @@ CLIENTS = np.arange(10)
 
 
 def parameters_keep_their_form(strategy: Strategy) -> None:
-    """Return a state that a file keeps, and parameters of their names and shapes, float32, finite."""
+    """Return a state for files, and parameters of their names and shapes, float32 and finite."""
     state, params = _play(strategy, [CLIENTS])
     for group in np.unique(checked_groups(strategy, state, CLIENTS)).tolist():
         checked_broadcast(strategy, state, params, group)

@@ -1,40 +1,26 @@
 """Metrics, baselines and data sets that break a contract each; see `broken_plugins`."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
-from typing import Any, ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
-import torch
-from pydantic import PrivateAttr, field_validator
 
 from fedrec.baselines import Popularity
 from fedrec.baselines.base import Scorer
-from fedrec.compute.batch import Tensors
 from fedrec.data import Synthetic
 from fedrec.evaluation.metrics.base import ExposureMetric, PerUserMetric
 from fedrec.evaluation.metrics.gini import Gini
 from fedrec.evaluation.metrics.hit_rate import HitRate
 from fedrec.evaluation.metrics.ndcg import NDCG
-from fedrec.models.base import History, Model, Pairs
-from fedrec.models.mf import MatrixFactorization
-from fedrec.personalization.base import FrozenItems, Personalization, Ranking, View
 from fedrec.plugins import Plugin
-from fedrec.training.client_rule import ClientRule, ClientUpdate, ParamView
 from fedrec.types import (
-    Aggregate,
     FloatArray,
     IntArray,
     Interactions,
-    Params,
-    ParamSpec,
     Ragged,
     Split,
-    UpdateBatch,
 )
-from strategies import FedAvg, Strategy
-from strategies.base import State
 
 __all__ = ["BROKEN_ALONE"]
 

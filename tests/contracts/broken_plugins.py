@@ -9,14 +9,7 @@ import numpy as np
 import torch
 from pydantic import PrivateAttr, field_validator
 
-from fedrec.baselines import Popularity
-from fedrec.baselines.base import Scorer
 from fedrec.compute.batch import Tensors
-from fedrec.data import Synthetic
-from fedrec.evaluation.metrics.base import ExposureMetric, PerUserMetric
-from fedrec.evaluation.metrics.gini import Gini
-from fedrec.evaluation.metrics.hit_rate import HitRate
-from fedrec.evaluation.metrics.ndcg import NDCG
 from fedrec.models.base import History, Model, Pairs
 from fedrec.models.mf import MatrixFactorization
 from fedrec.personalization.base import FrozenItems, Personalization, Ranking, View
@@ -24,13 +17,9 @@ from fedrec.plugins import Plugin
 from fedrec.training.client_rule import ClientRule, ClientUpdate, ParamView
 from fedrec.types import (
     Aggregate,
-    FloatArray,
     IntArray,
-    Interactions,
     Params,
     ParamSpec,
-    Ragged,
-    Split,
     UpdateBatch,
 )
 from strategies import FedAvg, Strategy

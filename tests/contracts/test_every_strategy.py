@@ -11,6 +11,7 @@ from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedrec.aggregation.returned import checked_apply, checked_broadcast, checked_init
 from fedrec.errors import ProtocolError
 from fedrec.flower.records import Trained, decode, encode, encode_params
 from fedrec.plugins import name_of, table
@@ -20,7 +21,6 @@ from fedrec.training.clients import train_clients
 from fedrec.training.settings import Optimizers
 from fedrec.training.task import ClientTask
 from fedrec.types import Aggregate, FloatArray, IntArray, Params, RowBlock, UpdateBatch, offsets_of
-from fedrec.aggregation.returned import checked_apply, checked_broadcast, checked_init
 from strategies import STRATEGIES, Strategy
 from tests.contracts.every_option import EARLY, strategies_of
 from tests.contracts.own_models import BiasedMF

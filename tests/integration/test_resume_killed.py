@@ -155,7 +155,10 @@ def _worker(process: subprocess.Popen[str]) -> int:
 @needs_ray
 @pytest.mark.parametrize("count", [0, 5])
 def test_ctrl_c_on_ray_leaves_what_can_go_on_or_nothing(
-    start: Callable[..., subprocess.Popen[str]], count: int, uninterrupted: dict[str, Any], tmp_path: Path
+    start: Callable[..., subprocess.Popen[str]],
+    count: int,
+    uninterrupted: dict[str, Any],
+    tmp_path: Path,
 ) -> None:
     process = start("long.yaml", "--out", "run", *RAY)
     if count:

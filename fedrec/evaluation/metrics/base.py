@@ -60,7 +60,8 @@ class Metric(Plugin):
             raise ConfigError(
                 f"evaluate.metrics: {self.label} (class {type(self).__name__}) gave "
                 f"{values[wrong[0]]:g} for {source(int(wrong[0]))}; expected a finite number"
-                + f" from {low:g} to {high:g}" * declared
+                + f" from {low:g} to {high:g}"
+                * declared
             )
 
 

@@ -8,9 +8,14 @@ import numpy as np
 import pytest
 
 import fedrec
+from fedrec.aggregation.returned import (
+    checked_apply,
+    checked_broadcast,
+    checked_groups,
+    checked_init,
+)
 from fedrec.errors import ConfigError, FedRecError
 from fedrec.types import Aggregate, FloatArray, IntArray, Params, State
-from fedrec.aggregation.returned import checked_apply, checked_broadcast, checked_groups, checked_init
 from strategies import FedAvg
 
 ITEM: FloatArray = np.ones((3, 2), np.float32)

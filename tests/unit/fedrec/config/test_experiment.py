@@ -183,5 +183,8 @@ def test_python_takes_what_yaml_takes() -> None:
 def test_paths_begin_at_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "x.yaml").write_text("data: {name: csv, path: ~/r.csv}", encoding="utf-8")
-    for experiment in (load_experiment("~/x.yaml"), Experiment(data={"name": "csv", "path": "~/r.csv"})):
+    for experiment in (
+        load_experiment("~/x.yaml"),
+        Experiment(data={"name": "csv", "path": "~/r.csv"}),
+    ):
         assert experiment.data.model_dump()["path"] == tmp_path / "r.csv"

@@ -52,7 +52,11 @@ def test_leave_one_out_holds_out_the_two_latest(data: Interactions, seed: int, o
         assert sorted(of_user.tolist()) == [TRAIN] * (len(of_user) - 2) + [VALID, TEST]
         if data.timestamps is not None:
             times = data.timestamps[data.users == user]
-            assert times[of_user == TRAIN].max() <= times[of_user == VALID][0] <= times[of_user == TEST][0]
+            assert (
+                times[of_user == TRAIN].max()
+                <= times[of_user == VALID][0]
+                <= times[of_user == TEST][0]
+            )
 
 
 @given(data_sets(), st.sampled_from(METHODS), st.integers(0, 3), st.integers(0, 9))
@@ -77,7 +81,10 @@ def test_a_tie_is_decided_alike_whoever_else_is_there(data: Interactions) -> Non
     parts = hold_out(data, SplitBy(), "error", [])
     for user in range(len(data.user_ids)):
         of_user = data.users == user
-        assert hold_out(select(data, of_user), SplitBy(), "error", []).tolist() == parts[of_user].tolist()
+        assert (
+            hold_out(select(data, of_user), SplitBy(), "error", []).tolist()
+            == parts[of_user].tolist()
+        )
 
 
 def test_the_seed_decides_ties_and_nothing_else() -> None:
@@ -165,7 +172,10 @@ def test_a_short_user_is_named_with_its_count_and_the_option() -> None:
 def test_short_users_stay_in_training_or_are_dropped() -> None:
     train_only = split_of(Rows(short_users="train_only"), Clients())
     assert train_only.user_ids.tolist() == ["a", "b", "c"]
-    assert [train_only.train.lengths.tolist(), train_only.test.lengths.tolist()] == [[2, 2, 1], [1, 0, 0]]
+    assert [train_only.train.lengths.tolist(), train_only.test.lengths.tolist()] == [
+        [2, 2, 1],
+        [1, 0, 0],
+    ]
     dropped = split_of(Rows(short_users="drop"), Clients())
     assert dropped.user_ids.tolist() == ["a"]
     for option in ("train_only", "drop"):

@@ -189,9 +189,7 @@ def test_a_value_that_is_no_number_within_bounds_names_class_and_user(
 ) -> None:
     one, none = Ragged(np.arange(9), np.ones(8, np.int64)), ragged([[]] * 8)
     users = np.array([0, 7, 2, 3, 4, 5, 6, 1])
-    shard = replace(
-        World(0, 8, 9, 5).shard(), train=none, valid=none, test=one, user_ids=users
-    )
+    shard = replace(World(0, 8, 9, 5).shard(), train=none, valid=none, test=one, user_ids=users)
     with pytest.raises(ConfigError, match=f"class {type(metric).__name__}.*{named}.*expected a"):
         evaluate(
             shard, lambda rows: {"mixed": np.zeros((len(rows), 9), np.float32)}, [metric]

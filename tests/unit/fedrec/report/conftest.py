@@ -96,9 +96,14 @@ def make(tmp_path: Path) -> Maker:
                 evaluated = None
                 if round % 5 == 0:
                     evaluated = evaluation(level_at(round, top, rng), method == "plgc")
-                    if not score or evaluated["mixed"]["valid"]["ndcg@10"] > score["valid"]["ndcg@10"]:
+                    if (
+                        not score
+                        or evaluated["mixed"]["valid"]["ndcg@10"] > score["valid"]["ndcg@10"]
+                    ):
                         best, score = round, dict(evaluated["mixed"])
-                        score["views"] = {v: p["test"] for v, p in evaluated.items() if v != "mixed"}
+                        score["views"] = {
+                            v: p["test"] for v, p in evaluated.items() if v != "mixed"
+                        }
                 log.append(
                     RoundRecord.model_validate(
                         {

@@ -162,7 +162,11 @@ def test_the_observer_sees_what_is_written(tmp_path: Path, split: Split) -> None
 
 def test_a_run_without_rounds_still_has_a_result(tmp_path: Path, split: Split) -> None:
     outcome = record_run(tmp_path, split, [])
-    assert (outcome["best_round"], outcome["rounds"], outcome["clients_per_second"]) == (None, 0, None)
+    assert (outcome["best_round"], outcome["rounds"], outcome["clients_per_second"]) == (
+        None,
+        0,
+        None,
+    )
 
 
 def test_a_number_is_kept_as_a_number(tmp_path: Path, split: Split) -> None:
