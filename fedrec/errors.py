@@ -137,13 +137,8 @@ def install_command(extra: str) -> str:
 def did_you_mean(word: str, accepted: Iterable[str], part: Callable[[str], str] = str.lower) -> str:
     """Return ``" (did you mean 'x'?)"`` if an accepted word is near, else a list of them.
 
-    Args:
-        word: What came.
-        accepted: What would have been accepted.
-        part: What is compared of each.
-
-    Returns:
-        A suffix for an error message; starts with a space, or is empty where nothing is accepted.
+    It is a suffix for an error message, empty where nothing is accepted. Words are compared by
+    a ``part`` of each.
     """
     names = sorted(accepted)
     by_part = {part(name): name for name in reversed(names)}

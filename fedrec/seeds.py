@@ -81,7 +81,7 @@ def _blocks(
 def bits(
     seed: int, purpose: Purpose, round: int, owner: IntArray, draw: IntArray
 ) -> NDArray[np.uint64]:
-    """64 hashed bits per draw.
+    """Return 64 hashed bits per draw, uint64 [n].
 
     Args:
         seed: of the run.
@@ -89,9 +89,6 @@ def bits(
         round: the round, 0 before the first.
         owner: int64 [n], whose draw it is: a user, an item, a client.
         draw: int64 [n], which of the owner's draws.
-
-    Returns:
-        uint64 [n].
     """
     high, low, _, _ = _blocks(seed, purpose, round, owner, draw)
     return np.asarray((high << _32) | low)

@@ -29,9 +29,6 @@ def sources_of(experiment: Experiment) -> dict[str, str]:
     Of an installed distribution only the package itself counts; of loose files all in their
     folder that are imported.
 
-    Args:
-        experiment: The experiment.
-
     Returns:
         The text by path, relative to the folder that Python imports from; empty where all plug-ins
         are fedrec's own.
@@ -61,12 +58,7 @@ def source_hashes(experiment: Experiment) -> dict[str, str]:
 
 
 def code_with_sources(code: str, experiment: Experiment) -> str:
-    """Return a hash of fedrec's code and of the source of other plug-ins.
-
-    Args:
-        code: The hash of fedrec's code.
-        experiment: The experiment.
-    """
+    """Return a hash of the hash of fedrec's code and of the source of other plug-ins."""
     hashes = source_hashes(experiment)
     text = json.dumps([code, hashes], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest() if hashes else code
@@ -77,9 +69,6 @@ def with_importable_plugins(experiment: Experiment) -> Experiment:
 
     A class that a script or a notebook defines gets a module of its own, made of its source and
     of what it uses of the script's imports and constants.
-
-    Args:
-        experiment: The experiment.
 
     Raises:
         ConfigError: If a class is defined inside a function, or one of a script uses something

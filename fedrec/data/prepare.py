@@ -51,13 +51,10 @@ def prepare(data: DataSet, clients: Clients, kept: Path | None = None) -> Path:
         kept: The file of a split that was made of the same; returned if the data is gone.
 
     Returns:
-        A file for `open_split`. A damaged one is made anew, and two processes that make the same at
-        once do not disturb each other.
+        A file for `open_split`. A damaged one is made anew; two processes may make the same.
 
     Raises:
-        DataError: If the data is missing, damaged, or cannot be used as configured.
-        ConfigError: If it does not allow the clients.
-        MissingExtra: If an optional part is needed and not installed.
+        FedRecError: If the data is missing, damaged, or cannot be used as configured.
     """
     try:
         return _prepare(data, clients)

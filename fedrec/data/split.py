@@ -33,10 +33,7 @@ TIMED = ("leave_one_out", "temporal")
 def filter_interactions(data: Interactions, options: DataSet, problems: list[str]) -> Interactions:
     """Apply duplicates, threshold and k-core, in this order, and give new indices.
 
-    Args:
-        data: The interactions.
-        options: What is applied.
-        problems: Gets a line for each option that cannot be applied, which is then left out.
+    Each option that cannot be applied is left out, and adds a line to ``problems``.
 
     Raises:
         DataError: If the data is unsound.
@@ -128,8 +125,8 @@ def keep_one(
     Args:
         data: Interactions.
         duplicates: Keep the ``first`` or the ``last`` in time (in the order of the rows where
-            there is no time, or the same), or none may be there.
-        problems: Gets a line if there are duplicates and none may be there; the last are kept.
+            there is no time, or the same); for ``error``, the last.
+        problems: Gets a line if there are any and ``duplicates`` is ``error``.
     """
     keys = data.users * len(data.item_ids) + data.items
     times = np.zeros(len(data)) if data.timestamps is None else data.timestamps
@@ -201,12 +198,8 @@ def hold_out(
     Here a user is too short if it has nothing in the training period; there is then nothing that
     ``train_only`` could keep, and it drops the user too.
 
-    Args:
-        data: The interactions.
-        by: How they are split.
-        short_users: What becomes of users that are too short.
-        problems: Gets a line if a user is too short and may not be, or there is no time to split
-            by; such users are then trained on, and one item of each user is left out.
+    If a user is too short and may not be, or there is no time to split by, a line is added to
+    ``problems``, and the split goes on with ``train_only`` or ``leave_one_out``.
 
     Returns:
         int8 [n]: ``TRAIN``, ``VALID``, ``TEST`` or ``DROPPED``.

@@ -28,10 +28,7 @@ RESTORE = "put the file back from a copy, or run again with --overwrite"
 def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Replace a file as a whole: a reader sees the old content or the new, never a part.
 
-    Args:
-        path: The file; its folder exists.
-        content: What is written.
-        durable: Also after a loss of power, not only after the death of the process.
+    If ``durable``, it lasts through a loss of power, not only the death of the process.
 
     Raises:
         FedRecError: If the disk is full; the old content stays.
