@@ -2,7 +2,6 @@
 
 from typing import Any, ClassVar
 
-import numpy as np
 from pydantic import Field
 
 from fedrec.training.client_rule import ClientRule
@@ -37,10 +36,7 @@ class FedProx(Averaging):
         if self.mu == 0:
             return [*lines, "mu: 0 has no effect: this is fedavg; raise it, or take fedavg"]
         train = experiment.train
-        positives = np.bincount(split.clients.owners(), split.train.lengths[split.clients.values])
-        longest = int(positives.max(initial=0))
-        one_batch = train.batch_size == "full" or train.batch_size >= longest
-        if train.local_epochs == 1 and one_batch:
+        if train.local_epochs == 1 and train.one_step(split):
             lines.append(
                 f"mu: {self.mu:g} has no effect: clients make one step per round, which starts "
                 "where the proximal term is zero; raise train.local_epochs or lower "

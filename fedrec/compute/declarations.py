@@ -29,6 +29,10 @@ def check_specs(
     Raises:
         ConfigError: Naming the parameter, what came and what to do.
     """
+    if not isinstance(specs, Mapping):
+        raise ConfigError(
+            f"{source}: its parameters: expected a mapping of names to ParamSpec, got {type(specs).__name__}"
+        )
     for name, spec in specs.items():
         problem = _problem(name, spec)
         if not problem and spec.scope not in scopes:
@@ -37,12 +41,12 @@ def check_specs(
             raise ConfigError(f"{source}: parameter '{name}': {problem}")
 
 
-def _problem(name: str, spec: object) -> str:
+def _problem(name: object, spec: object) -> str:
     """Return what is wrong with a declaration and the way out; empty for nothing."""
     if not isinstance(spec, ParamSpec):
         return f"expected a ParamSpec, got {type(spec).__name__}"
-    if not name or any(sign in name for sign in "/@"):
-        return "a name is not empty and has no '/' and no '@'; choose another"
+    if not isinstance(name, str) or not name or any(sign in name for sign in "./@"):
+        return "expected a name, text without '.', '/' and '@'"
     if str(spec.scope) == "frozen":
         return (
             "frozen parameters are not supported; use a private one with trainable=False, or "
@@ -58,6 +62,8 @@ def _problem(name: str, spec: object) -> str:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not math.isfinite(value):
             return f"{field}: expected a finite number, got {value!r}"
+    if not isinstance(spec.trainable, bool):
+        return f"trainable: expected True or False, got {spec.trainable!r}"
     shared, private, axis = spec.scope == "shared", spec.scope == "private", spec.axis
     integer = spec.dtype == "int32"
     sizes = spec.shape if isinstance(spec.shape, tuple) else (0,)

@@ -1,9 +1,9 @@
 """What a client model declares."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -13,7 +13,10 @@ from fedrec.errors import ConfigError, did_you_mean
 from fedrec.plugins import Defaults, Plugin
 from fedrec.types import ParamSpec
 
-__all__ = ["History", "Model", "Pairs", "check_model"]
+__all__ = ["Execution", "History", "Model", "Pairs", "check_model"]
+
+Execution: TypeAlias = Literal["flat", "vmap", "loop"]
+"""How clients may be computed together, see `Model`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ class Model(Plugin):
       result is the loop's to rounding, not to the bit.
     """
 
-    execution: ClassVar[Literal["flat", "vmap", "loop"]] = "flat"
+    execution: ClassVar[Execution] = "flat"
     # What trains matrix factorisation well: one step per client and round, Adam over their sum.
     defaults: ClassVar[Defaults] = {
         "strategy": {"name": "fedadam", "average": "sum", "server_lr": 0.005},
@@ -82,6 +85,18 @@ class Model(Plugin):
         finds them in `Pairs`; it cannot be ``flat``.
         """
         return None
+
+    def without_effect(self, experiment: Any, split: Any) -> list[str]:
+        """Name the trainable parameters that no score depends on."""
+        leaves, score = _trained_score(self, _Given(self, 2))
+        if score is None or not score.requires_grad:
+            return []
+        gradients = torch.autograd.grad(score.sum(), [*leaves.values()], allow_unused=True)
+        return [
+            f"params: '{name}' has no effect: no score depends on it, so it is never trained"
+            for name, gradient in zip(leaves, gradients, strict=True)
+            if gradient is None
+        ]
 
     @abstractmethod
     def params(self) -> Mapping[str, ParamSpec]:
@@ -148,32 +163,94 @@ class _Declared(dict[str, Tensor]):
         )
 
 
+class _Given:
+    """What a model is given for one or two pairs, and for as many users with 3 items."""
+
+    def __init__(self, model: Model, n: int) -> None:
+        specs, place = model.params(), torch.zeros(n, dtype=torch.int64)
+        self.params, self.users, self.tables = _Declared(), _Declared(), _Declared()
+        for name, spec in specs.items():
+            value = torch.full(spec.shape, 0.5, dtype=getattr(torch, spec.dtype))
+            is_row = model.execution == "flat" or spec.axis not in (None, "client")
+            # Of either sign, for a model that takes its ways by the values.
+            self.params[name] = torch.stack([value, -value][:n]) if is_row else value
+            if spec.axis == "item":
+                self.tables[name] = torch.stack([value] * 3)
+            else:
+                self.users[name] = self.params[name].clone()
+        self.history, context = None, None
+        if model.window is not None:
+            vectors = torch.full((n, 1, *specs["item"].shape), 0.5)
+            self.history, context = History(vectors, place + 1), place
+        self.pairs = Pairs(place, torch.arange(n), context, self.history)
+
+
+UNTRAINED = (
+    "depends on no parameter by operations of torch, so nothing can be trained; leave out "
+    "detach(), item(), numpy() and tensors that are made of values"
+)
+
+
+def _trained_score(model: Model, given: _Given) -> tuple[Tensors, Tensor | None]:
+    """Return parameters that are trained, and the scores made of them; None if that fails."""
+    specs = model.params()
+    leaves = {n: v.requires_grad_() for n, v in given.params.items() if specs[n].trainable}
+    try:
+        return leaves, model.score(given.params, given.pairs)
+    except Exception:
+        return leaves, None
+
+
 def check_model(model: Model) -> None:
-    """Check on two pairs that a model uses declared parameters and returns the right shapes.
+    """Check on a few pairs that a model uses what it declares and returns what it is to.
 
     Raises:
         ConfigError: If not. What else the model raises is left to the client that meets it.
     """
-    q, specs, is_flat = 2, model.params(), model.execution == "flat"
-    params = _Declared()
-    for name, spec in specs.items():
-        is_gathered = is_flat or spec.axis not in (None, "client")
-        params[name] = torch.zeros(q, *spec.shape) if is_gathered else torch.zeros(spec.shape)
-    pairs = Pairs(torch.zeros(q, dtype=torch.int64), torch.zeros(q, dtype=torch.int64))
-    if model.window is not None:
-        history = History(torch.zeros(1, 1, *specs["item"].shape), torch.ones(1, dtype=torch.int64))
-        pairs = Pairs(pairs.users, pairs.items, pairs.users, history)
-    for method, n_axes in ((model.score, 1), (model.features, 2)):
-        source = f"model {type(model).__name__}: {method.__name__}"
-        try:
-            with torch.no_grad():
-                shape = tuple(method(params, pairs).shape)
-        except ConfigError as error:
-            raise ConfigError(f"{source} {error}") from None
-        except Exception:  # zeros may not suit it; the client that meets the error reports it
-            continue
-        if len(shape) != n_axes or shape[0] != q:
-            expected = (f"({q},), one number for each", f"({q}, width)")[n_axes - 1]
-            raise ConfigError(
-                f"{source} returns the shape {shape} for {q} pairs; expected {expected}"
-            )
+    source = f"model {type(model).__name__}"
+    if model.execution not in get_args(Execution):
+        hint = did_you_mean(str(model.execution), get_args(Execution))
+        raise ConfigError(f"{source}: execution {model.execution!r} is unknown{hint}")
+    for n in (2, 1):
+        given = _Given(model, n)
+        calls: Mapping[str, tuple[tuple[int | str, ...], Sequence[Any]]] = {
+            "score": ((n,), (given.params, given.pairs)),
+            "features": ((n, "width"), (given.params, given.pairs)),
+            "score_catalogue": (("users", 3), (given.users, given.tables, given.history)),
+        }
+        for method, (shape, arguments) in calls.items():
+            problem = _problem(model, method, arguments, shape)
+            if method == "score" and problem == "":
+                _, score = _trained_score(model, _Given(model, n))
+                if score is None or not score.requires_grad:
+                    problem = UNTRAINED
+            if problem:
+                raise ConfigError(f"{source}: {method} {problem}")
+
+
+def _problem(
+    model: Model, method: str, arguments: Sequence[Any], shape: tuple[int | str, ...]
+) -> str | None:
+    """Return what is wrong with what a method does; "" for nothing, None if it cannot be called."""
+    values = [v for given in arguments if isinstance(given, dict) for v in given.values()]
+    versions, random = [value._version for value in values], torch.get_rng_state()
+    try:
+        with torch.no_grad():
+            result = getattr(model, method)(*arguments)
+    except ConfigError as error:
+        return str(error)
+    except Exception:  # these values may not suit it; the client that meets the error reports it
+        return None
+    if versions != [value._version for value in values]:
+        return "changes the parameters that it is given; work on a copy"
+    if not torch.equal(random, torch.get_rng_state()):
+        return "uses torch's random numbers, which do not follow from the run's seed; leave them out"
+    came = type(result).__name__
+    if isinstance(result, Tensor):
+        came = f"{str(result.dtype).removeprefix('torch.')} of the shape {tuple(result.shape)}"
+        sizes = zip(shape, result.shape, strict=False)
+        fits = all(isinstance(wanted, str) or wanted == size for wanted, size in sizes)
+        if fits and result.dim() == len(shape) and result.dtype == torch.float32:
+            return ""
+    wanted = str(shape).replace("'", "")
+    return f"returns {came}; expected float32 of the shape {wanted}"

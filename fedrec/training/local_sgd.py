@@ -5,6 +5,7 @@ copy of the dense parameters. So the gradient of the summed loss is each client'
 plain SGD on the touched rows is exact. A step costs what its pairs cost.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor
 
 from fedrec.compute.operations import gather, log_sigmoid, segment_sum
+from fedrec.errors import ConfigError
+from fedrec.models.base import UNTRAINED
 from fedrec.personalization.base import FrozenItems
 from fedrec.training.client_rule import ClientUpdate
 from fedrec.training.client_state import ClientState
@@ -24,6 +27,9 @@ from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray
 
 __all__ = ["Outcome", "train_chunk"]
+
+MODERATE = 1e6
+"""Values below it are not those of a diverging run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +119,17 @@ class _Chunk:
             index = index[step.scored]
             of_scores = forward.of_pairs(self.task.added(), step.scored)
         base = forward.trained_scores(rows)
-        client, losses = self._loss(step, personalization.score(base, of_scores, index, prepared))
+        score = personalization.score(base, of_scores, index, prepared)
+        _check_scores(self.task, base, score, step.is_positive)
+        client, losses = self._loss(step, score)
         weights = self._weights(step)
         total = losses if weights is None else losses * weights.to(losses.dtype)[client]
         total = total.sum()
         extra = personalization.loss(work, frozen, local, step.pairs)
         if extra is not None:
             total = total + extra
+        if not math.isfinite(total.item()):
+            _check_finite(self.task, base, {**leaves, "item": rows})
         wanted = [n for n, value in leaves.items() if value.requires_grad]
         gradients = torch.autograd.grad(total, [leaves[n] for n in wanted], allow_unused=True)
         by_name = dict(zip(wanted, gradients, strict=True))
@@ -245,6 +255,38 @@ class _Chunk:
                 gradient = gradient + scale.reshape(-1, *[1] * (value.dim() - 1)) * value
             at = torch.from_numpy(owners.present)
             _optimizer_step(train.optimizers.private, name, self.private, gradient, at)
+
+
+def _check_scores(task: ClientTask, base: Tensor, score: Tensor, is_positive: Tensor) -> None:
+    """Check that there is a score for each training example, and that it can be trained.
+
+    Raises:
+        ConfigError: Naming the model, or the personalization.
+    """
+    named = {
+        f"model {type(task.model).__name__}": base,
+        f"personalization {type(task.personalization).__name__}": score,
+    }
+    for source, scores in named.items():
+        if scores.shape != is_positive.shape:
+            came, expected = tuple(scores.shape), tuple(is_positive.shape)
+            raise ConfigError(f"{source}: score returns the shape {came}; expected {expected}")
+        if not scores.requires_grad:
+            raise ConfigError(f"{source}: score {UNTRAINED}")
+
+
+def _check_finite(task: ClientTask, base: Tensor, given: Mapping[str, Tensor]) -> None:
+    """Tell a score that is not finite from values that have grown too large.
+
+    Raises:
+        ConfigError: Naming the model, if its parameters are moderate and its score is not finite.
+    """
+    moderate = all(bool((value.abs() < MODERATE).all()) for value in given.values())
+    if moderate and not bool(base.isfinite().all()):
+        raise ConfigError(
+            f"model {type(task.model).__name__}: score is not finite though its parameters are; "
+            "look at its divisions, roots, logarithms and exponentials"
+        )
 
 
 def _positives(step: Step, axis: str) -> FloatArray:

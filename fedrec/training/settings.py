@@ -3,11 +3,14 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
 from fedrec.plugins import Count, Section
 
 __all__ = ["SGD", "Optimizers", "PrivateOptimizer", "Train"]
+
+NO_PRIVATE = "the model has no private parameters that are trained"
 
 
 class SGD(Section):
@@ -39,6 +42,11 @@ class PrivateOptimizer(Section):
     beta2: float = Field(0.999, ge=0, lt=1)
     epsilon: float = Field(1e-8, gt=0)
 
+    def without_effect(self, experiment: Any, split: Any) -> list[str]:
+        """Say that SGD has no moments."""
+        names = ("beta1", "beta2", "epsilon") if self.name == "sgd" else ()
+        return self.unused("it belongs to adam", *names)
+
 
 class Optimizers(Section):
     """The optimizers of local training, one per group of parameters.
@@ -52,6 +60,22 @@ class Optimizers(Section):
     item: SGD = SGD()
     shared: SGD = SGD()
     private: PrivateOptimizer = PrivateOptimizer()
+
+    def without_effect(self, experiment: Any, split: Any) -> list[str]:
+        """Say which group of parameters the model does not have."""
+        task, unused = experiment.client_task(), {}
+        if not task.dense():
+            unused["shared"] = "the model shares nothing but item tables"
+        if not task.trains_private:
+            unused["private"] = NO_PRIVATE
+        # What a strategy fills in for all models is nobody's wish.
+        usual = experiment.strategy.defaults.get("train", {}).get("optimizers", {})
+        lines = []
+        for group, why in unused.items():
+            section, kind = getattr(self, group), type(getattr(self, group))
+            if section != kind.model_validate(usual.get(group, {})):
+                lines += [f"{group}.{line}" for line in section.unused(why, *kind.model_fields)]
+        return lines
 
 
 class Train(Section):
@@ -89,11 +113,14 @@ class Train(Section):
     backend: Literal["auto", "numba", "torch"] = "auto"
 
     def without_effect(self, experiment: Any, split: Any) -> list[str]:
-        """Say that nothing decays, or that no private parameter is trained."""
-        specs = experiment.client_task().specs().values()
-        if any(spec.scope == "private" and spec.trainable for spec in specs):
-            return []
-        why = "the model has no private parameters that are trained"
-        private = f"optimizers.private: {self.optimizers.private!r} has no effect: {why}"
-        other = self.optimizers.private != PrivateOptimizer()
-        return [*self.unused(why, "weight_decay"), *[private] * other]
+        """Say that nothing decays, or that a batch holds all that any client has."""
+        names = [] if experiment.client_task().trains_private else ["weight_decay"]
+        lines = self.unused(NO_PRIVATE, *names)
+        if self.one_step(split):
+            lines += self.unused("no client has more train items", "batch_size")
+        return lines
+
+    def one_step(self, split: Any) -> bool:
+        """Return whether every client makes one step per local epoch."""
+        longest = split.shard(np.arange(split.n_clients)).examples().max(initial=0)
+        return self.batch_size == "full" or self.batch_size >= longest

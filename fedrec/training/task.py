@@ -164,6 +164,11 @@ class ClientTask:
         """Return the names of the private parameters that are declared."""
         return tuple(n for n, s in self.specs().items() if s.scope == "private")
 
+    @property
+    def trains_private(self) -> bool:
+        """Return whether a private parameter is trained."""
+        return any(spec.scope == "private" and spec.trainable for spec in self.specs().values())
+
     def added(self) -> tuple[str, ...]:
         """Return the names of those that the personalization declares."""
         return self._declared[1]
@@ -187,7 +192,7 @@ def _declared(
 ) -> tuple[Mapping[str, ParamSpec], tuple[str, ...]]:
     """Return all declared parameters, and the names of the personalization's."""
     source = f"model {type(model).__name__}"
-    specs = dict(model.params())
+    specs = model.params()
     check_specs(source, specs)
     if "item" not in specs or (specs["item"].scope, specs["item"].axis) != ("shared", "item"):
         raise ConfigError(f"{source}: params() must declare 'item', shared with the axis item")

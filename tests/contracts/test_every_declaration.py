@@ -203,6 +203,8 @@ GOOD = ParamSpec("private", "user", (2,))
         (dict(shape=3), "shape"),
         (dict(axis="seen_item"), "seen_item"),
         (dict(axis="seen_item", trainable=False), "seen_item"),
+        (dict(trainable="no"), "trainable"),
+        (dict(trainable=1), "trainable"),
     ],
 )
 def test_what_makes_no_sense_is_refused_by_name(changed: dict[str, Any], message: str) -> None:

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 from clients.node import Node
 from fedrec.config.experiment import Experiment
-from fedrec.errors import ClientFailure, ConfigError, NumericError
+from fedrec.errors import ClientFailure, ConfigError
 from fedrec.flower.records import RoundRequest
 from fedrec.training.task import initial_local
 from fedrec.types import Aggregate, IntArray, Params, Shard
@@ -155,7 +155,7 @@ def fussy(user: int, how: str) -> dict[str, Any]:
 
 REASONS = {
     "raise": "RuntimeError: the model does not like this user",
-    "nan": "the update of 'loss' is not finite",
+    "nan": "model Fussy: score is not finite though its parameters are",
 }
 
 
@@ -184,20 +184,12 @@ def test_the_others_train_on_with_the_same_bits(
     assert state_of(node, 1) == state_of(healthy, 1)
 
 
-@pytest.mark.parametrize(
-    ("how", "error", "said"),
-    [
-        ("raise", ClientFailure, f"round 1, client 2, train: {REASONS['raise']}"),
-        ("nan", NumericError, f"client 2: {REASONS['nan']}"),
-    ],
-)
-def test_no_client_may_fail_unless_it_is_allowed(
-    make: Make, how: str, error: type[Exception], said: str
-) -> None:
+@pytest.mark.parametrize("how", REASONS)
+def test_no_client_may_fail_unless_it_is_allowed(make: Make, how: str) -> None:
     node = make(model=fussy(3, how), personalization="none")
-    with pytest.raises(error) as caught:
+    with pytest.raises(ClientFailure) as caught:
         node.train(request(1), start(node))
-    assert (type(caught.value), str(caught.value)) == (error, said)
+    assert str(caught.value).startswith(f"round 1, client 2, train: {REASONS[how]}")
 
 
 @pytest.mark.parametrize("how", REASONS)

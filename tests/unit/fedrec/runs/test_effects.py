@@ -57,6 +57,19 @@ SAID: dict[str, dict[str, Any]] = {
         "model": "sasrec",
         "train": {"weight_decay": 0.1},
     },
+    "train.optimizers.shared.lr: 0.5 has no effect": {
+        "model": "mf",
+        "train": {"optimizers": {"shared": {"lr": 0.5}}},
+    },
+    "train.optimizers.private.lr: 0.5 has no effect": {
+        "model": "sasrec",
+        "train": {"optimizers": {"private": {"lr": 0.5}}},
+    },
+    "train.optimizers.private.beta1: 0.5 has no effect: it belongs to adam": {
+        "train": {"optimizers": {"private": {"name": "sgd", "beta1": 0.5}}},
+    },
+    "train.batch_size: 99 has no effect": {"train": {"batch_size": 99}},
+    "model.params: 'lost' has no effect": {"model": "tests.contracts.broken_plugins:Unused"},
     "rounds.patience: 9 has no effect: rounds.count 6 leads to only 3 evaluations": {
         "rounds": {"count": 6, "patience": 9},
         "evaluate": {"every": 2},
@@ -104,6 +117,9 @@ def test_a_setting_without_effect_is_named(said: str) -> None:
         {"strategy": "fedprox", "train": {"batch_size": 2}},
         {"strategy": {"name": "fedavg", "weighting": "examples"}},
         {"train": {"weight_decay": 0.1}},
+        {"train": {"batch_size": 2}},
+        {"train": {"optimizers": {"private": {"beta1": 0.5}}}},
+        {"model": "neumf", "train": {"optimizers": {"shared": {"lr": 0.5}}}},
         {"rounds": {"count": 6, "patience": 2}, "evaluate": {"every": 2}},
         {"personalization": {"name": "plgc", "balance": "fixed", "value": 0.3}},
         {"personalization": {"name": "plgc", "extra_rows": 5, "decorrelation": 0.1}},
