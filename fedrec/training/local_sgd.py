@@ -100,8 +100,7 @@ class _Chunk:
         self.tables, self.dense = task.tables(), task.dense()
         self.start = {n: params[n].index_select(0, row_items) for n in self.tables}
         self.start |= {n: params[n].expand(n_clients, *params[n].shape) for n in self.dense}
-        # Each client gets its dense parameters when it first changes them.
-        self.shared = {n: v.clone() if n in self.tables else v for n, v in self.start.items()}
+        self.shared = dict(self.start)
         self.private = {name: value.clone() for name, value in local.items()}
         # Plain training asks nothing of the values but to be trained.
         plain = task.client_rule.plain and task.client_rule.proximal == 0
@@ -222,13 +221,18 @@ class _Chunk:
             terms = self.state.gradient_terms(self.shared, self.start, present)
         for name, value in self.shared.items():
             rate, gradient = self.task.rate(name), gradients[name]
-            if value is self.start[name]:
-                value = self.shared[name] = value.clone()
-            if gradient is not None:
-                at = step.local_rows if name in self.tables else clients
-                value.index_add_(0, at, gradient * -rate)
+            by_row = name in self.tables
+            everywhere = step.every_row if by_row else len(clients) == len(value)
+            if gradient is not None and everywhere:
+                value = value + gradient * -rate
+            else:
+                value = value.clone() if value is self.start[name] else value
+                if gradient is not None:
+                    at = step.local_rows if by_row else clients
+                    value.index_add_(0, at, gradient * -rate)
             if name in terms:
                 value -= rate * terms[name]
+            self.shared[name] = value
 
     def _step_private(
         self,
