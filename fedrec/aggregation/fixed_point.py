@@ -13,20 +13,6 @@ import torch
 from fedrec.errors import NumericError
 from fedrec.types import FloatArray, IntArray, RowBlock
 
-__all__ = [
-    "SCALE",
-    "RowTotals",
-    "add",
-    "check_terms",
-    "checked",
-    "from_fixed",
-    "merge_rows",
-    "segment_sum",
-    "sum_rows",
-    "to_fixed",
-    "total_of",
-]
-
 SCALE = 32
 """Default exponent: steps of 2**-32, sums up to 2**31."""
 

@@ -21,21 +21,6 @@ from fedrec.aggregation.fixed_point import (
 )
 from fedrec.types import Aggregate, FloatArray, Params, Ragged, RowBlock, UpdateBatch, offsets_of
 
-__all__ = [
-    "Average",
-    "Summing",
-    "Weighting",
-    "download_bytes",
-    "keep_each",
-    "mean_update",
-    "merge",
-    "metric_sums",
-    "reduce_sums",
-    "sorted_by_client",
-    "stepped",
-    "upload_bytes",
-]
-
 Weighting = Literal["uniform", "examples"]
 """Whether every client counts the same, or by its number of train examples."""
 

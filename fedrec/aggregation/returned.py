@@ -10,8 +10,6 @@ from fedrec.errors import ConfigError, NumericError
 from fedrec.plugins import name_of
 from fedrec.types import Aggregate, IntArray, Params, State
 
-__all__ = ["checked_apply", "checked_broadcast", "checked_groups", "checked_init"]
-
 Strategy: TypeAlias = Any
 """A `strategies.Strategy`; this package lies below those that define strategies."""
 

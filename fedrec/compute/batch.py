@@ -8,8 +8,6 @@ import torch
 
 from fedrec.types import IntArray, Ragged
 
-__all__ = ["PairBatch", "Tensors"]
-
 Tensors: TypeAlias = Mapping[str, torch.Tensor]
 """Named tensors, one entry per parameter."""
 

@@ -7,8 +7,6 @@ from typing import get_args
 from fedrec.errors import ConfigError, did_you_mean
 from fedrec.types import Axis, ParamSpec
 
-__all__ = ["check_specs"]
-
 _WORDS: Mapping[str, tuple[str | None, ...]] = {
     "scope": ("shared", "private"),
     "axis": (*get_args(Axis), None),

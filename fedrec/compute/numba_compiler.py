@@ -10,8 +10,6 @@ from typing import Any
 
 from fedrec.storage.files import cache_folder
 
-__all__ = ["compiled", "compiled_sums", "inlined", "kernel_folder"]
-
 
 @cache
 def kernel_folder() -> Path:

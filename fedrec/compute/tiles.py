@@ -11,8 +11,6 @@ from torch import Tensor
 from fedrec.compute.operations import MM_ROWS
 from fedrec.types import IntArray, Ragged, offsets_of
 
-__all__ = ["Tiles", "blocks_of", "pad_rows", "padded_places", "unpad_rows"]
-
 _BLOCK = 64
 """Tiles of one batched product, so that results stay in the cache."""
 

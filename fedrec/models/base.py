@@ -13,8 +13,6 @@ from fedrec.errors import ConfigError, did_you_mean
 from fedrec.plugins import Defaults, Plugin
 from fedrec.types import ParamSpec
 
-__all__ = ["Execution", "History", "Model", "Pairs", "check_model"]
-
 Execution: TypeAlias = Literal["flat", "vmap", "loop"]
 """How clients may be computed together, see `Model`."""
 

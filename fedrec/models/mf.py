@@ -12,8 +12,6 @@ from fedrec.models.base import History, Model, Pairs
 from fedrec.plugins import Defaults
 from fedrec.types import ParamSpec
 
-__all__ = ["MatrixFactorization"]
-
 
 class MatrixFactorization(Model):
     r"""Score :math:`s_{ui} = p_u \cdot e_i`; the user vector never leaves its client.

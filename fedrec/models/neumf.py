@@ -13,8 +13,6 @@ from fedrec.models.base import History, Model, Pairs
 from fedrec.plugins import Defaults
 from fedrec.types import ParamSpec
 
-__all__ = ["NeuMF"]
-
 
 class NeuMF(Model):
     r"""Score :math:`s_{ui} = h \cdot [p_u \odot e_i;\; \mathrm{MLP}([p'_u; e'_i])] + b`.

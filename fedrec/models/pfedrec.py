@@ -13,8 +13,6 @@ from fedrec.models.base import History, Model, Pairs
 from fedrec.plugins import Defaults
 from fedrec.types import ParamSpec
 
-__all__ = ["PFedRec"]
-
 
 class PFedRec(Model):
     r"""Score :math:`s_{ui} = w_u \cdot e_i + b_u`; the linear head :math:`(w_u, b_u)` is private.

@@ -12,8 +12,6 @@ from fedrec.models.base import History, Model, Pairs
 from fedrec.plugins import Defaults
 from fedrec.types import ParamSpec
 
-__all__ = ["SASRec"]
-
 
 class SASRec(Model):
     r"""Score :math:`s_{ui} = h_{u,t} \cdot e_i` with the state after the t items before i.

@@ -8,8 +8,6 @@ from torch import Tensor
 from fedrec.training.settings import Optimizers
 from fedrec.types import Axis, ParamSpec
 
-__all__ = ["SEEN_ITEMS", "ClientRule", "ClientUpdate", "ParamView", "client_rule_of"]
-
 SEEN_ITEMS = "seen/items"
 """The private parameter that says which items a client rule remembers, -1 where there is none."""
 

@@ -15,8 +15,6 @@ from fedrec.training.plan import TrainingPlan
 from fedrec.training.task import ClientTask
 from fedrec.types import offsets_of
 
-__all__ = ["ClientState"]
-
 
 class ClientState:
     """The shared parameters of some clients as their client rule sees them.

@@ -16,8 +16,6 @@ from fedrec.training.plan import TrainingPlan, plan_training
 from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray, IntArray, Params, RowBlock, Shard, UpdateBatch, offsets_of
 
-__all__ = ["bounded_slices", "frozen_items_of", "in_chunks", "tensors_of", "train_clients"]
-
 T = TypeVar("T")
 
 

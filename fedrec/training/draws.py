@@ -11,8 +11,6 @@ from fedrec.seeds import Purpose, bits
 from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray, IntArray, Ragged, Shard, offsets_of
 
-__all__ = ["Draws", "batch_steps", "check_order", "draw_round", "latest", "trained_positives"]
-
 _32 = np.uint64(32)
 
 

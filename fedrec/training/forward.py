@@ -13,8 +13,6 @@ from fedrec.training.executors.clientwise import Call, Rows, Values, by_client
 from fedrec.training.plan import Owners, Step
 from fedrec.training.task import ClientTask
 
-__all__ = ["Forward"]
-
 
 @dataclass(frozen=True, slots=True)
 class Forward:

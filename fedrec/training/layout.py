@@ -10,8 +10,6 @@ from fedrec.training.client_rule import SEEN_ITEMS
 from fedrec.training.task import ClientTask
 from fedrec.types import IntArray, Params, Ragged, Shard, offsets_of
 
-__all__ = ["Layout", "capacity", "positives_of_clients", "seen_items"]
-
 
 @dataclass(frozen=True, slots=True)
 class Layout:

@@ -26,8 +26,6 @@ from fedrec.training.settings import PrivateOptimizer
 from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray
 
-__all__ = ["Outcome", "train_chunk"]
-
 MODERATE = 1e6
 """Values below it are not those of a diverging run."""
 

@@ -12,8 +12,6 @@ from fedrec.training.layout import positives_of_clients
 from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray, IntArray, Ragged, Shard, offsets_of
 
-__all__ = ["Epoch", "Owners", "Step", "TrainingPlan", "arrange", "plan_training"]
-
 
 @dataclass(frozen=True, slots=True)
 class Owners:

@@ -8,8 +8,6 @@ from pydantic import Field
 
 from fedrec.plugins import Count, Section
 
-__all__ = ["SGD", "Optimizers", "PrivateOptimizer", "Train"]
-
 NO_PRIVATE = "the model has no private parameters that are trained"
 
 

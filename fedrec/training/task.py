@@ -23,8 +23,6 @@ from fedrec.training.client_rule import ClientRule
 from fedrec.training.settings import Train
 from fedrec.types import FloatArray, IntArray, Params, ParamSpec
 
-__all__ = ["ClientTask", "Executor", "initial_local"]
-
 Executor: TypeAlias = Literal["numba", "flat", "vmap", "loop"]
 """``flat``, ``loop`` and ``numba`` give the same bits whichever clients are trained together;
 ``vmap`` gives them to rounding."""

@@ -19,8 +19,6 @@ from fedrec.errors import ConfigError
 from fedrec.models.base import History, Pairs
 from fedrec.types import IntArray, Ragged, offsets_of
 
-__all__ = ["Call", "Rows", "Values", "by_client"]
-
 Call: TypeAlias = Callable[[Tensors, Pairs], Tensor]
 """From the parameters and pairs of one client, [l], to float [l, ...]."""
 

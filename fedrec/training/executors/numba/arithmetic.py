@@ -4,8 +4,6 @@ import numpy as np
 
 from fedrec.compute.numba_compiler import compiled, compiled_sums
 
-__all__ = ["add_rows", "dot", "logistic", "optimizer_step", "weighted_total"]
-
 _LOG2E, _LN2_HIGH, _LN2_LOW = 1.4426950408889634, 0.693147180369123816, 1.90821492927058770e-10
 _MAGIC = 6755399441055744.0  # 1.5 * 2**52: adding it rounds to a whole number in the low bits.
 _MAGIC_BITS = np.float64(_MAGIC).view(np.int64)

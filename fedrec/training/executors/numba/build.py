@@ -16,8 +16,6 @@ from fedrec.compute.numba_compiler import kernel_folder
 from fedrec.errors import EngineError
 from fedrec.storage.lock import hold
 
-__all__ = ["build", "fill", "is_built"]
-
 
 def is_built(dtype: str = "float32") -> bool:
     """Whether the kernel for a type, ``float32`` or ``float64``, lies in this machine's cache."""

@@ -5,8 +5,6 @@ import numpy as np
 from fedrec.compute.numba_compiler import compiled, inlined
 from fedrec.seeds import Purpose
 
-__all__ = ["collect", "draw_negatives", "sample_history", "shuffle"]
-
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 _LOW, _32 = np.uint64(0xFFFFFFFF), np.uint64(32)

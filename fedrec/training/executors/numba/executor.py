@@ -21,8 +21,6 @@ from fedrec.training.layout import capacity
 from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray, Params, RowBlock, RowSums, Shard, UpdateBatch
 
-__all__ = ["train_numba"]
-
 
 def train_numba(
     task: ClientTask,

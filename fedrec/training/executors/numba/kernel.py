@@ -15,8 +15,6 @@ from fedrec.training.executors.numba.arithmetic import (
 from fedrec.training.executors.numba.draws import collect, shuffle
 from fedrec.training.executors.numba.plgc import BLOCK, decorrelation, local_weight
 
-__all__ = ["Data", "Local", "Optimizer", "Settings", "Sums", "train"]
-
 Optimizer = namedtuple("Optimizer", "adam lr beta1 beta2 epsilon decay")
 """The private optimizer: Adam or SGD, its rates, and the weight decay."""
 

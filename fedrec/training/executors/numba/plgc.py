@@ -6,8 +6,6 @@ from fedrec.compute.numba_compiler import compiled, compiled_sums
 from fedrec.training.executors.numba.arithmetic import add_rows, dot
 from fedrec.training.executors.numba.draws import sample_history
 
-__all__ = ["BLOCK", "decorrelation", "local_weight"]
-
 BLOCK = 128
 """Rows of a similarity matrix that are computed at a time."""
 
