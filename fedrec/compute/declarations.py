@@ -29,7 +29,8 @@ def check_specs(
     """
     if not isinstance(specs, Mapping):
         raise ConfigError(
-            f"{source}: its parameters: expected a mapping of names to ParamSpec, got {type(specs).__name__}"
+            f"{source}: parameters: expected a mapping of names to ParamSpec, got "
+            f"{type(specs).__name__}"
         )
     for name, spec in specs.items():
         problem = _problem(name, spec)

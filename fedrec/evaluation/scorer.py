@@ -13,7 +13,7 @@ from fedrec.models.base import History, Pairs
 from fedrec.personalization.base import Ranking, View
 from fedrec.training.clients import frozen_items_of, tensors_of
 from fedrec.training.draws import latest
-from fedrec.training.executors.clientwise import Call, Rows, Values, by_client
+from fedrec.training.forward import Call, Rows, Values, by_client
 from fedrec.training.task import ClientTask
 from fedrec.types import IntArray, Params, Ragged, Shard
 

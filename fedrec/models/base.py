@@ -242,7 +242,7 @@ def _problem(
     if versions != [value._version for value in values]:
         return "changes the parameters that it is given; work on a copy"
     if not torch.equal(random, torch.get_rng_state()):
-        return "uses torch's random numbers, which do not follow from the run's seed; leave them out"
+        return "uses torch's random numbers, which no seed of a run sets; leave them out"
     came = type(result).__name__
     if isinstance(result, Tensor):
         came = f"{str(result.dtype).removeprefix('torch.')} of the shape {tuple(result.shape)}"

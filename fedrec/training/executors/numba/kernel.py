@@ -6,14 +6,16 @@ import numpy as np
 
 from fedrec.compute.numba_compiler import compiled, inlined
 from fedrec.training.executors.numba.arithmetic import (
+    BLOCK,
     add_rows,
+    decorrelation,
     dot,
+    local_weight,
     logistic,
     optimizer_step,
     weighted_total,
 )
 from fedrec.training.executors.numba.draws import collect, shuffle
-from fedrec.training.executors.numba.plgc import BLOCK, decorrelation, local_weight
 
 Optimizer = namedtuple("Optimizer", "adam lr beta1 beta2 epsilon decay")
 """The private optimizer: Adam or SGD, its rates, and the weight decay."""

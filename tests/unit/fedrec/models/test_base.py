@@ -101,7 +101,7 @@ def test_a_mistake_is_named_before_the_run(mistake: str, execution: str) -> None
     ids=["execution", "a list", "a number"],
 )
 def test_a_declaration_of_no_use_is_refused(attributes: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="^model Odd: ") as error:
+    with pytest.raises(ConfigError, match=r"^model Odd: ") as error:
         method_of(model=model_with(**attributes))
     assert "\n" not in str(error.value)
 

@@ -16,10 +16,9 @@ from tests.planted import federations, shard_of
 
 pytest.importorskip("numba", reason="needs the extra 'sim'")
 
-from fedrec.training.executors.numba.arithmetic import logistic
+from fedrec.training.executors.numba.arithmetic import decorrelation, logistic
 from fedrec.training.executors.numba.draws import draw_negatives, sample_history, shuffle
 from fedrec.training.executors.numba.kernel import Settings
-from fedrec.training.executors.numba.plgc import decorrelation
 
 
 def curve(score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

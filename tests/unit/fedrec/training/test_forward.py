@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from fedrec.compute.batch import Tensors
 from fedrec.errors import ConfigError
 from fedrec.models.base import Pairs
-from fedrec.training.executors.clientwise import Rows, Values, by_client
+from fedrec.training.forward import Rows, Values, by_client
 from fedrec.types import Ragged, offsets_of
 
 
