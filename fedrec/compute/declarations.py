@@ -61,8 +61,9 @@ def _problem(name: object, spec: object) -> str:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not math.isfinite(value):
             return f"{field}: expected a finite number, got {value!r}"
-    if not isinstance(spec.trainable, bool):
-        return f"trainable: expected True or False, got {spec.trainable!r}"
+    trainable: object = spec.trainable
+    if not isinstance(trainable, bool):
+        return f"trainable: expected True or False, got {trainable!r}"
     shared, private, axis = spec.scope == "shared", spec.scope == "private", spec.axis
     integer = spec.dtype == "int32"
     sizes = spec.shape if isinstance(spec.shape, tuple) else (0,)

@@ -35,7 +35,8 @@ def product(params: Tensors) -> torch.Tensor:
 
 
 def model_with(**attributes: Any) -> Model:
-    return type("Odd", (Factors,), {"__module__": __name__, **attributes})()
+    odd: type[Model] = type("Odd", (Factors,), {"__module__": __name__, **attributes})
+    return odd()
 
 
 def from_score(score: Score) -> dict[str, Any]:
@@ -118,7 +119,7 @@ def test_what_else_a_model_does_is_its_own(attributes: dict[str, Any]) -> None:
 @pytest.mark.parametrize("execution", ["flat", "vmap", "loop"])
 @pytest.mark.parametrize("scope", [("shared", None), ("private", "user"), ("private", "client")])
 def test_a_parameter_that_no_score_depends_on_is_named(scope: Any, execution: str) -> None:
-    lost = ParamSpec(*scope, (2,))
+    lost = ParamSpec(scope[0], scope[1], (2,))
     specs = {**Factors().params(), "lost": lost}
 
     def detached(params: Tensors, pairs: Pairs) -> torch.Tensor:
