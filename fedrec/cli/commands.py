@@ -53,6 +53,8 @@ def main() -> None:
         if error.filename is None:
             raise
         _fail(f"{error.filename}: {error.strerror}")
+    except MemoryError as error:
+        _fail(f"out of memory ({error}); use less data, a smaller model or smaller chunks")
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in SIMULATION:

@@ -69,10 +69,8 @@ def assign_clients(data: Interactions, train: Ragged, clients: Clients) -> Ragge
         )
     if clients.by == "column":
         if column not in data.user_columns:
-            raise ConfigError(
-                f"clients.column: {data.name} has no user column '{column}'"
-                f"{did_you_mean(column, data.user_columns)}"
-            )
+            hint = did_you_mean(column, data.user_columns) or " (it has none)"
+            raise ConfigError(f"clients.column: {data.name} has no user column '{column}'{hint}")
         return clients_of(data.user_columns[column])
     if clients.by == "taste":
         return clients_of(taste_groups(train, len(data.item_ids), count, clients.seed))

@@ -44,9 +44,10 @@ def filter_interactions(data: Interactions, options: DataSet, problems: list[str
     data = select(data, keep_one(data, options.duplicates, problems))
     threshold, ratings = options.threshold, data.ratings
     if threshold is not None and ratings is None:
+        named = "name their column in data.columns.rating, or "
         problems.append(
-            f"data.threshold is {threshold:g}, but {data.name} has no ratings; name their column "
-            "in data.columns.rating, or set data.threshold: null"
+            f"data.threshold is {threshold:g}, but {data.name} has no ratings; "
+            f"{named if hasattr(options, 'columns') else ''}set data.threshold: null"
         )
     elif threshold is not None and ratings is not None:
         if ratings.max() >= threshold:

@@ -136,6 +136,11 @@ def test_a_file_of_interactions_is_checked_as_it_is(command: Fedrec) -> None:
     refused(command, ["data", "check", "ml-100k", "--set", "data.k_core=2"], ["needs a file"])
 
 
+def test_what_does_not_fit_into_memory(command: Fedrec) -> None:
+    Path("big.yaml").write_text("data: {name: synthetic, users: 1000000000000}\n", "utf-8")
+    refused(command, ["data", "check", "big.yaml"], ["out of memory", "less data"])
+
+
 def test_bytes_that_are_no_text(command: Fedrec) -> None:
     Path("r.csv").write_bytes("\n".join([HEAD, *ROWS]).encode()[:60] + b"\xff\xff\n")
     refused(command, of(config="table.yaml"), ["r.csv", "data.encoding"])
