@@ -11,10 +11,6 @@ from fedrec.plugins import Plugin, Section
 from fedrec.types import Interactions
 
 
-class AbsentData(DataError):
-    """The data is not where it should be; it may have been there before."""
-
-
 class DataProblems(DataError):
     """One or more problems of the data.
 
@@ -90,6 +86,10 @@ class DataSet(Plugin):
         Raises:
             DataError: If the files are missing or damaged: the file, the line, the way out.
         """
+
+    def is_here(self) -> bool:
+        """Return whether `load` can read it without fetching it."""
+        return True
 
     def unread(self) -> list[str]:
         """Return the columns of its file that `load` does not read."""

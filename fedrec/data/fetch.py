@@ -18,7 +18,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedrec.data.base import AbsentData, DataSet
+from fedrec.data.base import DataSet
 from fedrec.data.columns import Columns
 from fedrec.data.tabular import Csv, Inter
 from fedrec.data.textfile import content_hash, text_of
@@ -151,7 +151,7 @@ def get(name: str, say: Callable[[str], None]) -> Path:
                 write_bytes(target / file, content)
         say(f"{name}: kept in {target}")
         return target
-    raise AbsentData(
+    raise DataError(
         f"{name} could not be fetched ({'; '.join(causes)}); run 'fedrec data get {name}' where "
         f"there is a network, or set FEDREC_DATA to a folder that holds "
         f"{' and '.join(f'{name}/{Path(path).name}' for path in remote.package_members)}"
@@ -259,6 +259,10 @@ class MovieLens100K(DataSet):
             item_columns=_columns(films, rows.item_ids, titles, ("title", "genres")),
             name="ml-100k",
         )
+
+    def is_here(self) -> bool:
+        """Return whether the files have been fetched."""
+        return find("ml-100k") is not None
 
     def fingerprint(self) -> str:
         """Hash the content of the files, whatever they are packed with."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fedrec.data.base import AbsentData, DataProblems, DataSet, SplitBy
+from fedrec.data.base import DataProblems, DataSet, SplitBy
 from fedrec.data.clients import Clients, assign_clients
 from fedrec.data.negatives import check_pool
 from fedrec.data.split import (
@@ -48,7 +48,7 @@ def prepare(data: DataSet, clients: Clients, kept: Path | None = None) -> Path:
     Args:
         data: What is split.
         clients: Who is a client.
-        kept: The file of a split that was made of the same; returned if the data is gone.
+        kept: The file of a split that was made of the same; returned if the data is not here.
 
     Returns:
         A file for `open_split`. A damaged one is made anew; two processes may make the same.
@@ -56,16 +56,9 @@ def prepare(data: DataSet, clients: Clients, kept: Path | None = None) -> Path:
     Raises:
         FedRecError: If the data is missing, damaged, or cannot be used as configured.
     """
-    try:
-        return _prepare(data, clients)
-    except AbsentData:
-        if kept is None:
-            raise
+    if kept is not None and not data.is_here():
         read_arrays(kept)  # compares its checksum
         return kept
-
-
-def _prepare(data: DataSet, clients: Clients) -> Path:
     path = cache_folder() / "prepared" / f"{_key(data, clients)}.safetensors"
     try:
         read_arrays(path)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 import numpy as np
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
-from fedrec.data.base import AbsentData, DataSet
+from fedrec.data.base import DataSet
 from fedrec.data.columns import Columns, FrameTable, Table, interactions_of
 from fedrec.data.textfile import (
     TextTable,
@@ -65,6 +65,10 @@ class _File(DataSet):
         """
         table, columns = self._table()
         return interactions_of(table, columns, self.label)
+
+    def is_here(self) -> bool:
+        """Return whether the file exists."""
+        return self.path.exists()
 
     def unread(self) -> list[str]:
         """Return the columns that `load` does not read."""
@@ -300,11 +304,15 @@ class Frame(DataSet):
             DataError: If this comes from a dumped configuration, which has no rows.
         """
         if self._interactions is None:
-            raise AbsentData(
+            raise DataError(
                 "data 'frame' has no rows: they are not kept in YAML; give them from Python with "
                 "fedrec.data.Frame.of(frame), or write them to a file and use name: csv"
             )
         return self._interactions
+
+    def is_here(self) -> bool:
+        """Return whether it has rows."""
+        return self._interactions is not None
 
     def fingerprint(self) -> str:
         """Return the hash of the rows."""

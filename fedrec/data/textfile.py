@@ -26,7 +26,6 @@ from typing import TypeAlias
 
 import numpy as np
 
-from fedrec.data.base import AbsentData
 from fedrec.data.columns import NUMBER, WHOLE, Cells, Columns, Table
 from fedrec.errors import DataError
 from fedrec.types import IntArray
@@ -96,7 +95,7 @@ def read_bytes(path: Path) -> bytes:
             what = "is an address, not a file; fetch it first"
         elif path.is_symlink():
             what = f"is a link to {os.readlink(path)}, which does not exist"
-        raise AbsentData(
+        raise DataError(
             f"{path}: {what}; set data.path (from {Path.cwd()}) or give the whole path"
         ) from error
     except (OSError, ValueError) as error:

@@ -382,9 +382,7 @@ def fussy(user: int, how: str) -> dict[str, Any]:
         ("nan", "model Fussy: score is not finite"),
     ],
 )
-def test_a_client_that_fails_is_named(
-    how: str, said: str, nodes: int, tmp_path: Path
-) -> None:
+def test_a_client_that_fails_is_named(how: str, said: str, nodes: int, tmp_path: Path) -> None:
     changes = {"model": fussy(23, how), "engine": {"nodes": nodes}}
     with pytest.raises(ClientFailure, match="client 23") as caught:
         go(tmp_path / "stopped", **changes)
