@@ -2,41 +2,25 @@
 
 import ast
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 from unittest import SkipTest
 
-from fedrec.baselines.base import Baseline
 from fedrec.config.yaml import with_overrides
-from fedrec.data.base import DataSet
 from fedrec.errors import ConfigError, FedRecError, did_you_mean
 from fedrec.evaluation.metrics.base import Metric
-from fedrec.models.base import Model
-from fedrec.personalization.base import Personalization
 from fedrec.plugins import CORE_TABLES, Plugin, expand_path, lookup, searching, table
-from fedrec.testing.clients import (
+from fedrec.testing.contracts import (
     CLIENT_RULE_CONTRACTS,
-    MODEL_CONTRACTS,
-    PERSONALIZATION_CONTRACTS,
+    CONTRACTS,
+    STRATEGY_CONTRACTS,
+    Contract,
 )
-from fedrec.testing.standalone import BASELINE_CONTRACTS, DATA_CONTRACTS, METRIC_CONTRACTS
-from fedrec.testing.strategies import STRATEGY_CONTRACTS
 from fedrec.testing.trial import require
 from fedrec.training.client_rule import ClientRule, client_rule_of
 
 __all__ = ["Contracts", "check", "contracts_of", "load_plugin"]
-
-Contract: TypeAlias = Callable[[Any], None]
-"""Raises `AssertionError` if a plug-in breaks it, `unittest.SkipTest` if it does not apply."""
-
-CONTRACTS: Mapping[type[Plugin], Sequence[Contract]] = {
-    Model: MODEL_CONTRACTS,
-    Baseline: BASELINE_CONTRACTS,
-    Personalization: PERSONALIZATION_CONTRACTS,
-    DataSet: DATA_CONTRACTS,
-    Metric: METRIC_CONTRACTS,
-}
 
 
 class Contracts:

@@ -15,7 +15,7 @@ from fedrec.data.clients import Clients
 from fedrec.data.prepare import split_of
 from fedrec.data.synthetic import Synthetic
 from fedrec.evaluation.scorer import UserScorer
-from fedrec.models.base import Model, Pairs
+from fedrec.models.base import Model, Pairs, check_model
 from fedrec.personalization.base import Personalization
 from fedrec.training.client_rule import client_rule_of
 from fedrec.training.clients import train_clients
@@ -86,6 +86,7 @@ class Trial:
             dtype: Of all arithmetic; "": float64 for models without a promise of equal bits.
         """
         model = plugin if isinstance(plugin, Model) else Probe()
+        check_model(model)
         form = plugin if isinstance(plugin, Personalization) else Personalization()
         dtype = dtype or ("float32" if model.execution == "flat" else "float64")
         task = ClientTask(model, form, TRAIN, 0, "clean", dtype, client_rule_of(plugin))
