@@ -13,7 +13,7 @@ from fedrec.aggregation.reduce import (
     sorted_by_client,
     stepped,
 )
-from fedrec.errors import MissingExtra
+from fedrec.errors import require
 from fedrec.seeds import Purpose, bits
 from fedrec.types import Aggregate, FloatArray, IntArray, Params, UpdateBatch
 from strategies.base import Averaging, State
@@ -138,10 +138,9 @@ class Clustered(Averaging):
 
 def _kmeans(points: FloatArray, clusters: int) -> IntArray:
     """Return the cluster of each point, int64 [n]; 0 for a point at the origin."""
-    try:
-        from scipy.cluster.vq import kmeans2
-    except ImportError as error:
-        raise MissingExtra("scipy, for the strategy clustered,", "sim") from error
+    require("scipy", "for the strategy clustered")
+    from scipy.cluster.vq import kmeans2
+
     length = np.sqrt((points.astype(np.float64) ** 2).sum(1))
     pulled = np.flatnonzero(length > 0)
     group = np.zeros(len(points), np.int64)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 
-from fedrec.errors import MissingExtra
+from fedrec.errors import require
 from fedrec.plugins import Plugin
 from fedrec.types import FloatArray, IntArray, Ragged, Split
 
@@ -76,9 +76,8 @@ def interaction_matrix(rows: Ragged, n_items: int) -> Any:
     Raises:
         MissingExtra: If scipy is not installed.
     """
-    try:
-        from scipy import sparse
-    except ImportError as error:
-        raise MissingExtra("scipy, for the baselines,", "sim") from error
+    require("scipy", "for the baselines")
+    from scipy import sparse
+
     shape = (len(rows), n_items)
     return sparse.csr_matrix((np.ones(len(rows.values)), rows.values, rows.offsets), shape=shape)

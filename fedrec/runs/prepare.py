@@ -15,7 +15,7 @@ from fedrec.config.experiment import Engine, Experiment, load_experiment
 from fedrec.config.sources import sources_of, with_importable_plugins
 from fedrec.data.negatives import pool_excluded
 from fedrec.data.prepare import open_split, prepare
-from fedrec.errors import ConfigError, MissingExtra
+from fedrec.errors import ConfigError, require
 from fedrec.evaluation.evaluate import check_cutoffs
 from fedrec.evaluation.ranking import check_candidates
 from fedrec.flower.launch import resolve_engine
@@ -190,8 +190,7 @@ def open_experiment(
     Raises:
         FedRecError: What is missing, and how to get it.
     """
-    if find_spec("pyarrow") is None:
-        raise MissingExtra("pyarrow, for running experiments,", "sim")
+    require("pyarrow", "for running experiments")
     federated = not isinstance(experiment.model, Baseline)
     if federated:
         executor = experiment.client_task().executor()

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib.util import find_spec
 from math import prod
 from typing import Literal, TypeAlias
 from zlib import crc32
@@ -11,7 +10,7 @@ from zlib import crc32
 import numpy as np
 
 from fedrec.compute.declarations import check_specs
-from fedrec.errors import ConfigError, MissingExtra
+from fedrec.errors import ConfigError, require
 from fedrec.models.base import Model, check_model
 from fedrec.models.mf import MatrixFactorization
 from fedrec.models.pfedrec import PFedRec
@@ -97,8 +96,7 @@ class ClientTask:
             )
         if backend == "torch" or uncovered:
             return model.execution
-        if find_spec("numba") is None:
-            raise MissingExtra("numba, which train.backend: torch does without,", "sim")
+        require("numba", "which train.backend: torch does without")
         return "numba"
 
     def _not_in_numba(self) -> str:
