@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from math import prod
 from pathlib import Path
@@ -16,7 +16,7 @@ from fedrec.aggregation.reduce import upload_bytes
 from fedrec.config.experiment import Experiment
 from fedrec.data.negatives import pool_excluded
 from fedrec.errors import ClientFailure, FedRecError, NumericError
-from fedrec.evaluation.evaluate import Evaluation, evaluate
+from fedrec.evaluation.evaluate import Evaluation, evaluate, merge
 from fedrec.evaluation.ranking import LEGACY_CANDIDATES, Part, legacy_candidates
 from fedrec.evaluation.scorer import UserScorer
 from fedrec.flower.records import RoundRequest, Trained
@@ -52,6 +52,9 @@ _HELD_TABLES = 4
 
 _SUMMED_BYTES = 2**29
 """`_HELD_BYTES` where rows are summed on the way: held only if it turns out they have no sum."""
+
+_RANKED_BYTES = 2**26
+"""Private parameters of the clients whose users rank together; ranking holds them a few times."""
 
 
 @lru_cache(maxsize=256)
@@ -192,9 +195,18 @@ class Node:
             ClientFailure: If a client fails.
         """
         self._store.settle(request.committed)
-        rows = self._rows(request)
+        everybody, names = self._rows(request), self.task.private()
+        offsets = offsets_of(self._private_bytes(names)[everybody])
+        evaluations = []
+        for number, cut in enumerate(bounded_slices(offsets, _RANKED_BYTES)):
+            evaluations.append(self._ranked(request, params, everybody[cut]))
+            self._keep(request, everybody[cut], number)
+        return merge(evaluations)
+
+    def _ranked(self, request: RoundRequest, params: Params, rows: IntArray) -> Evaluation:
+        """Return what some clients' users rank; name the client that fails."""
         try:
-            evaluation = self._rank(params, rows)
+            return self._rank(params, rows)
         except FedRecError:
             raise
         except Exception as error:
@@ -202,8 +214,6 @@ class Node:
             row, cause = next(iter(failing.items()), (None, error))
             client = f"one of {len(rows)}" if row is None else str(self.shard.client_ids[row])
             raise ClientFailure(request.round, client, "evaluate", _line(cause)) from cause
-        self._keep(request, rows)
-        return evaluation
 
     def _rows(self, request: RoundRequest) -> IntArray:
         """Return the rows of the shard that hold the clients of a request."""
@@ -218,9 +228,16 @@ class Node:
         size = _HELD_BYTES if self._summing is None else _SUMMED_BYTES
         budget = max(size, _HELD_TABLES * self.shard.n_items * row)
         held = np.diff(capacity(self.shard, self.task)) * row + dense
-        for spec in self.task.locals().values():
-            held += 4 * prod(spec.shape) * np.diff(self._layout.offsets[spec.axis or ""])
+        held += self._private_bytes(self.task.locals())
         return [rows[cut] for cut in bounded_slices(offsets_of(held[rows]), budget)]
+
+    def _private_bytes(self, names: Iterable[str]) -> IntArray:
+        """Return the bytes of each client's values of some private parameters, int64 [c]."""
+        total = np.zeros(self.shard.n_clients, np.int64)
+        for name in names:
+            spec = self.task.locals()[name]
+            total += 4 * prod(spec.shape) * np.diff(self._layout.offsets[spec.axis or ""])
+        return total
 
     def _failure(self, request: RoundRequest, row: int, cause: Exception) -> FailedClient:
         """Return the failure of a client, or raise it if none may fail."""
@@ -257,8 +274,11 @@ class Node:
 
         return {"valid": drawn(0), "test": drawn(1)}
 
-    def _keep(self, request: RoundRequest, rows: IntArray) -> None:
-        """Write the private parameters of this round beside those of the best; drop the others."""
+    def _keep(self, request: RoundRequest, rows: IntArray, number: int) -> None:
+        """Write the private parameters of this round beside those of the best; drop the others.
+
+        Each group of a strategy, and each cut of its clients, has a file of its own.
+        """
         at = self._layout.positions(rows)
         shard = self.shard.take(rows)
         content = self._store.get(at, self.task.private())
@@ -266,8 +286,8 @@ class Node:
         if "positive" in at:
             content["ids.positive"] = self._owner_ids["positive"][at["positive"]]
         about = {f"per.{name}": str(spec.axis) for name, spec in self.task.locals().items()}
-        # Each group of a strategy is a message of its own, and so a file of its own.
         name = f"{self._name}g{request.group}" if request.group else self._name
+        name += f"p{number}" if number else ""
         path = self._local / f"{name}@{request.round}.safetensors"
         write_arrays(path, content, {**about, "round": str(request.round)})
         for old in self._local.glob(f"{name}@*.safetensors"):

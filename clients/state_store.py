@@ -36,7 +36,9 @@ _COMMITTED = "committed.json"
 _ROUND, _SUMS = "round", "checksums"
 _MODULUS = 2**64
 _VALUES = 2**22
-"""Initial values that are drawn at once, which bounds the memory."""
+"""Values that are drawn or read at once, which bounds the memory."""
+_MAPPED_BYTES = 2**26
+"""A larger array is mapped anew after each use, or what was read of it would stay in memory."""
 
 
 class StateStore:
@@ -47,9 +49,6 @@ class StateStore:
         specs: The private parameters and the state of their optimizer.
         owners: Per axis: int64, the ids of the owners in the order in which the arrays hold them.
         seed: The run's seed, for initial values.
-
-    Raises:
-        RunFolderError: If a file is missing or cannot be read.
     """
 
     def __init__(
@@ -63,9 +62,7 @@ class StateStore:
         self._specs = specs
         self._owners = owners
         self._seed = seed
-        self._arrays: dict[str, FloatArray] = {}
-        if (folder / _COMMITTED).exists():
-            self._arrays = {name: self._map(name) for name in specs}
+        self._mapped: dict[str, FloatArray] = {}
 
     def get(
         self, at: Mapping[str, IntArray], names: Iterable[str] | None = None
@@ -75,9 +72,12 @@ class StateStore:
         Args:
             at: Per axis, the positions wanted.
             names: Of the parameters; None: all.
+
+        Raises:
+            RunFolderError: If a file is missing or damaged.
         """
         axes = {n: self._specs[n].axis or "" for n in (self._specs if names is None else names)}
-        return {name: np.asarray(self._arrays[name][at[axis]]) for name, axis in axes.items()}
+        return {name: self._array(name)[at[axis]] for name, axis in axes.items()}
 
     def stage(
         self,
@@ -98,11 +98,9 @@ class StateStore:
             What the checksum of the state changes by, once the values are committed.
         """
         content: dict[str, FloatArray] = {f"at.{axis}": rows for axis, rows in at.items()}
-        changes = {}
         for name, spec in self._specs.items():
-            staged = np.asarray(values[name], spec.dtype, order="C")
-            content[f"value.{name}"] = staged
-            changes[name] = self._change(name, at[spec.axis or ""], staged)
+            content[f"value.{name}"] = np.asarray(values[name], spec.dtype, order="C")
+        changes = self._changes(content)
         path = self._folder / f"staged@{round}@{group}.safetensors"
         write_arrays(path, content, {_SUMS: json.dumps(changes)}, durable=False)
         return sum(changes.values()) % _MODULUS
@@ -123,12 +121,11 @@ class StateStore:
             ProtocolError: If a round is missing between the state and the server.
             RunFolderError: If a file is damaged.
         """
-        self._make(committed)
-        last, sums = self._read_mark()
+        last, sums = self._mark(committed)
         applied = last
         for round, content, changes in self._applied(last, committed):
             for name, spec in self._specs.items():
-                self._arrays[name][content[f"at.{spec.axis}"]] = content[f"value.{name}"]
+                self._array(name)[content[f"at.{spec.axis}"]] = content[f"value.{name}"]
                 sums[name] = (sums[name] + changes[name]) % _MODULUS
             applied = round
         if applied > last:
@@ -156,63 +153,79 @@ class StateStore:
         Raises:
             RunFolderError: Names the file that is damaged.
         """
-        self._make(committed)
-        last, expected = self._read_mark()
+        last, expected = self._mark(committed)
         actual = {
-            name: _checksum(name, np.arange(len(array)), array)
-            for name, array in self._arrays.items()
+            name: sum(_checksum(name, rows, self._array(name)[rows]) for rows in self._cuts(name))
+            for name in self._specs
         }
         applied = last
         for round, content, changes in self._applied(last, committed):
             applied = round
-            for name, spec in self._specs.items():
-                # The arrays may hold some of the staged rows already.
-                value = content[f"value.{name}"]
-                actual[name] += self._change(name, content[f"at.{spec.axis}"], value)
+            # The arrays may hold some of the staged rows already.
+            for name, change in self._changes(content).items():
+                actual[name] += change
                 expected[name] += changes[name]
         for name, checksum in actual.items():
             if (checksum - expected[name]) % _MODULUS:
                 raise self._damaged(name, "its checksum does not match")
         return applied, sum(expected.values()) % _MODULUS
 
-    def _make(self, committed: int) -> None:
-        """Make the arrays, with their initial values, if they are absent and no round was run."""
-        if (self._folder / _COMMITTED).exists():
-            return
-        if self._specs and committed > 0:
-            raise RunFolderError(
-                f"{self._folder}: the private state of this node's clients is missing; put the "
-                "folder back from a copy, or run again with --overwrite"
-            )
-        self._folder.mkdir(parents=True, exist_ok=True)
-        sums = {}
-        for name, spec in self._specs.items():
-            sums[name] = self._write_initial(name, spec)
-        self._write_mark(0, sums)
-        self._arrays = {name: self._map(name) for name in self._specs}
+    def _mark(self, committed: int) -> tuple[int, dict[str, int]]:
+        """Return the round of the arrays and their checksums; make them if no round was run."""
+        path = self._folder / _COMMITTED
+        check_regular(path)
+        if not path.exists():
+            if self._specs and committed > 0:
+                raise RunFolderError(
+                    f"{self._folder}: the private state of this node's clients is missing; put the "
+                    "folder back from a copy, or run again with --overwrite"
+                )
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._write_mark(0, {name: self._write_initial(name) for name in self._specs})
+        try:
+            about = json.loads(path.read_text(encoding="utf-8"))
+            return int(about[_ROUND]), {name: int(about[_SUMS][name]) for name in self._specs}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunFolderError(f"{path}: is damaged or cannot be read; {RESTORE}") from error
 
-    def _write_initial(self, name: str, spec: ParamSpec) -> int:
-        """Write the initial values of an array, some rows at a time; return its checksum."""
-        owners, checksum = self._owners[spec.axis or ""], 0
-        step = max(_VALUES // max(prod(spec.shape), 1), 1)
+    def _write_mark(self, round: int, sums: Mapping[str, int]) -> None:
+        text = json.dumps({_ROUND: round, _SUMS: sums})
+        write_bytes(self._folder / _COMMITTED, text.encode(), durable=False)
+
+    def _write_initial(self, name: str) -> int:
+        """Write the initial values of an array; return its checksum."""
+        spec, checksum = self._specs[name], 0
         about = {
             "descr": np.lib.format.dtype_to_descr(np.dtype(spec.dtype)),
             "fortran_order": False,
-            "shape": (len(owners), *spec.shape),
+            "shape": self._shape(name),
         }
         with full_disk_named(self._path(name)), self._path(name).open("wb") as file:
             np.lib.format.write_array_header_1_0(file, about)
-            for start in range(0, len(owners), step):
-                rows = np.arange(start, min(start + step, len(owners)))
-                values = initial_local(self._seed, name, spec, owners[rows])
+            for rows in self._cuts(name):
+                values = initial_local(self._seed, name, spec, self._owners[spec.axis or ""][rows])
                 checksum += _checksum(name, rows, values)
                 file.write(np.ascontiguousarray(values).tobytes())
         return checksum % _MODULUS
 
-    def _change(self, name: str, at: IntArray, values: FloatArray) -> int:
-        """Return what an array's checksum changes by if it takes these values."""
-        old = _checksum(name, at, self._arrays[name][at])
-        return (_checksum(name, at, values) - old) % _MODULUS
+    def _shape(self, name: str) -> tuple[int, ...]:
+        spec = self._specs[name]
+        return len(self._owners[spec.axis or ""]), *spec.shape
+
+    def _cuts(self, name: str) -> list[IntArray]:
+        """Cut the rows of an array so that the values of each cut are bounded."""
+        n_rows, *shape = self._shape(name)
+        step = max(_VALUES // max(prod(shape), 1), 1)
+        return [np.arange(start, min(start + step, n_rows)) for start in range(0, n_rows, step)]
+
+    def _changes(self, content: Mapping[str, FloatArray]) -> dict[str, int]:
+        """Return what the checksum of each array changes by if it takes what is staged."""
+        changes = {}
+        for name, spec in self._specs.items():
+            at, values = content[f"at.{spec.axis}"], content[f"value.{name}"]
+            old = _checksum(name, at, self._array(name)[at])
+            changes[name] = (_checksum(name, at, values) - old) % _MODULUS
+        return changes
 
     def _staged(self) -> list[tuple[Path, int]]:
         """Return the files that are staged, and the round of each, earlier rounds first."""
@@ -231,33 +244,28 @@ class StateStore:
                 content, about = read_arrays(path)
                 yield round, content, json.loads(about[_SUMS])
 
-    def _map(self, name: str) -> FloatArray:
+    def _array(self, name: str) -> FloatArray:
+        """Map an array; a large one for one use, or what was read of it would stay in memory."""
+        if name in self._mapped:
+            return self._mapped[name]
         path = self._path(name)
         check_regular(path)
         try:
             # Opened for writing at once, a file that was cut off would be filled up with zeros.
             np.load(path, mmap_mode="r", allow_pickle=False)
-            return np.asarray(np.load(path, mmap_mode="r+", allow_pickle=False))
+            array = np.asarray(np.load(path, mmap_mode="r+", allow_pickle=False))
         except FileNotFoundError:
             raise RunFolderError(f"{path}: is missing; {RESTORE}") from None
         except Exception as error:  # numpy parses the header of a damaged file as Python
-            raise self._damaged(name, " ".join(str(error).split())) from error
+            raise self._damaged(name, "it is cut off, or not an array of numbers") from error
+        if (array.shape, array.dtype) != (self._shape(name), self._specs[name].dtype):
+            raise self._damaged(name, f"its array is {array.dtype} {list(array.shape)}")
+        if array.nbytes <= _MAPPED_BYTES:
+            self._mapped[name] = array
+        return array
 
     def _damaged(self, name: str, why: str) -> RunFolderError:
         return RunFolderError(f"{self._path(name)}: is damaged ({why}); {RESTORE}")
-
-    def _read_mark(self) -> tuple[int, dict[str, int]]:
-        path = self._folder / _COMMITTED
-        check_regular(path)
-        try:
-            about = json.loads(path.read_text(encoding="utf-8"))
-            return int(about[_ROUND]), {name: int(about[_SUMS][name]) for name in self._specs}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunFolderError(f"{path}: is damaged or cannot be read; {RESTORE}") from error
-
-    def _write_mark(self, round: int, sums: Mapping[str, int]) -> None:
-        text = json.dumps({_ROUND: round, _SUMS: sums})
-        write_bytes(self._folder / _COMMITTED, text.encode(), durable=False)
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name.replace('/', '.')}.npy"

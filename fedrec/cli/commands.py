@@ -168,6 +168,9 @@ def _run(
 
     CONFIG is a YAML file, such as experiments/ml-100k/plgc-mf.yaml.
     """
+    from fedrec.config.yaml import read_document, with_overrides
+    from fedrec.flower.processes import start_ahead
+
     sets = [*(set_ or []), *([f"engine.name={engine}"] if engine else [])]
     if resume is not None:
         given = {"CONFIG": config, "--out": out, "--overwrite": overwrite, "--seed": seed}
@@ -182,7 +185,10 @@ def _run(
         )
     if accept_other_code:
         raise ConfigError("--accept-other-code: expected --resume with it")
-    _start(config, sets, out, overwrite, _seeds(seed or []), quiet)
+    seeds = _seeds(seed or [])
+    if config.is_file():
+        start_ahead(with_overrides(read_document(config), sets))
+    _start(config, sets, out, overwrite, seeds, quiet)
 
 
 def _start(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -12,11 +11,12 @@ from typing import TYPE_CHECKING, Literal
 from fedrec.config.experiment import Engine
 from fedrec.errors import MissingExtra
 from fedrec.flower.packages import check_packages
+from fedrec.flower.processes import cores
 
 if TYPE_CHECKING:
     from fedrec.flower.grid import Observer
 
-__all__ = ["ResolvedEngine", "cores", "launch", "resolve_engine"]
+__all__ = ["ResolvedEngine", "launch", "resolve_engine"]
 
 # By reference: the library imports no outer package.
 SERVER = "server.app:app"
@@ -110,10 +110,3 @@ def launch(
     with grid:
         grid.observer = observer
         resolve_name(server)(grid, node_context(SERVER_NODE, resolved.nodes, run_config))
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
 
 from fedrec import errors
 from fedrec.errors import EngineError, FedRecError
+from fedrec.plugins import as_mapping
 
-__all__ = ["Failure", "engine_environment", "engine_variables"]
+__all__ = ["Failure", "cores", "engine_environment", "engine_variables", "start_ahead"]
 
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -53,6 +54,20 @@ def engine_environment() -> Iterator[None]:
         os.environ.update(before)
 
 
+def start_ahead(experiment: Mapping[str, Any]) -> None:
+    """Begin to start Ray, if that is what an experiment runs on, while this process imports torch.
+
+    Args:
+        experiment: Its sections, which nobody has checked yet.
+    """
+    engine = as_mapping(experiment.get("engine"))
+    if isinstance(engine, Mapping) and engine.get("name") == "ray" and not engine.get("address"):
+        with suppress(ImportError):  # whether it is installed is asked later
+            from fedrec.flower.ray_session import RaySession
+
+            RaySession.start_ahead()
+
+
 class Failure(NamedTuple):
     """An exception as text, so that nothing has to be picklable to pass between processes.
 
@@ -88,3 +103,10 @@ class Failure(NamedTuple):
             restored = EngineError(f"{where}: {self.kind}: {self.message}".rstrip(": "))
         restored.add_note(f"({where}) in another process:\n{self.traceback.rstrip()}")
         return restored
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

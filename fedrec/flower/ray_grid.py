@@ -192,11 +192,15 @@ class RayGrid(EngineGrid):
 
     def _await_start(self, worker: int, started: Any) -> None:
         """Wait for a worker; after a while say what it waits for, at the time limit give up."""
-        first = min(SECONDS_UNTIL_SAID, self._start_timeout)
-        ready, _ = ray.wait([started], timeout=first)
-        if not ready:
-            LOG.warning("waiting for worker %d: %s", worker, self._session.usage())
-            ready, _ = ray.wait([started], timeout=self._start_timeout - first)
+        left, ready = self._start_timeout, list[Any]()
+        while not ready and left > 0:
+            waited = min(SECONDS_UNTIL_SAID, left)
+            ready, _ = ray.wait([started], timeout=waited)
+            if not ready:
+                self._session.check()
+                if left == self._start_timeout:
+                    LOG.warning("waiting for worker %d: %s", worker, self._session.usage())
+            left -= waited
         if not ready:
             raise EngineError(
                 f"worker {worker} did not start within engine.start_timeout "

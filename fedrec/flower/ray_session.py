@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import signal
 import socket
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import grpc  # type: ignore[import-untyped]
 import ray
 
 from fedrec.errors import EngineError
-from fedrec.flower.processes import engine_environment
+from fedrec.flower.processes import cores, engine_environment
 
 __all__ = ["RaySession", "first_line"]
 
@@ -58,6 +57,7 @@ class RaySession:
     _lock = threading.Lock()
     _runs = 0
     _address: str | None = None
+    _started: Future[None] | None = None
     _forked = False
     # The system ends Ray's daemons with the thread that has started them, so not that of a run.
     _starter = ThreadPoolExecutor(1, "fedrec-ray")
@@ -65,28 +65,36 @@ class RaySession:
     def __init__(self, address: str | None, n_workers: int, gpus_per_worker: float) -> None:
         shared = RaySession
         with shared._lock:
-            if shared._forked:
-                raise EngineError(
-                    "this process was forked from one that uses Ray, which cannot be used from "
-                    "here; start it by multiprocessing.get_context('spawn'), or use engine: serial"
-                )
-            if ray.is_initialized():
-                _check_address(address, shared._address)
-                self._counted = shared._runs > 0
-            else:
-                if threading.current_thread() is threading.main_thread():
-                    _start(address, n_workers, gpus_per_worker)
-                else:
-                    shared._starter.submit(_start, address, n_workers, gpus_per_worker).result()
-                self._counted, shared._address = True, address
+            shared._begin(address)
+            started = shared._started
+            self._counted = started is not None
             shared._runs += self._counted
-            started_here = self._counted and shared._address is None
-        self.needs = {"CPU": 0.0 if started_here else 1.0, "GPU": gpus_per_worker}
         try:
+            if started is not None:
+                started.result()
+            _check_address(address, shared._address)
+            started_here = self._counted and shared._address is None
+            self.needs = {"CPU": 0.0 if started_here else 1.0, "GPU": gpus_per_worker}
             self._check_capacity(n_workers)
         except BaseException:
             self.close()
             raise
+
+    @classmethod
+    def start_ahead(cls) -> None:
+        """Begin to start Ray on this machine, for the first run of this process."""
+        with cls._lock:
+            cls._begin(None)
+
+    @classmethod
+    def _begin(cls, address: str | None) -> None:
+        if cls._forked:
+            raise EngineError(
+                "this process was forked from one that uses Ray, which cannot be used from "
+                "here; start it by multiprocessing.get_context('spawn'), or use engine: serial"
+            )
+        if cls._started is None and not ray.is_initialized():
+            cls._started, cls._address = cls._starter.submit(_start, address), address
 
     @classmethod
     def after_fork(cls) -> None:
@@ -100,16 +108,19 @@ class RaySession:
             if self._counted and not shared._forked:
                 self._counted = False
                 shared._runs -= 1
-                if shared._runs == 0:
+                # A start that an interrupt did not wait for goes on, for the next run or the exit.
+                if shared._runs == 0 and shared._started is not None and shared._started.done():
+                    shared._started = None
                     ray.shutdown()
 
     def check(self) -> None:
-        """Make sure that Ray's head answers; a minute after it is gone, Ray ends this process.
+        """Make sure that Ray is there; a minute after its head is gone, Ray ends this process.
 
         Raises:
-            EngineError: If it does not.
+            EngineError: If its head does not answer, or its daemon on this machine has ended.
         """
-        address = str(ray.get_runtime_context().gcs_address)
+        context = ray.get_runtime_context()
+        address, node = str(context.gcs_address), context.get_node_id()
         host, _, port = address.rpartition(":")
         try:
             _connect(host, port)
@@ -118,6 +129,8 @@ class RaySession:
                 f"Ray's head at {address} is gone ({error.strerror}); start it again, then run "
                 "--resume"
             ) from error
+        if not any(each["Alive"] for each in ray.nodes() if each["NodeID"] == node):
+            raise EngineError("Ray's daemon on this machine (raylet) has ended; run --resume")
 
     def usage(self) -> str:
         """Return what a worker asks for, what is free, and which actors hold the rest."""
@@ -158,19 +171,17 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _start(address: str | None, n_workers: int, gpus_per_worker: float) -> None:
+def _start(address: str | None) -> None:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         shared = Path("/dev/shm")
         free = shutil.disk_usage(shared).free if shared.is_dir() else STORE_BYTES
         options |= {
-            "num_cpus": n_workers,
-            "num_gpus": None if gpus_per_worker else 0,
+            "num_cpus": cores(),
             "object_store_memory": max(SMALLEST_STORE_BYTES, min(STORE_BYTES, free * 3 // 4)),
             "include_dashboard": False,
             "_system_config": SYSTEM_CONFIG,
         }
-    before = signal.getsignal(signal.SIGTERM)
     try:
         with engine_environment():
             if address is not None:
@@ -181,10 +192,6 @@ def _start(address: str | None, n_workers: int, gpus_per_worker: float) -> None:
         raise EngineError(
             f"Ray does not start{at}: {first_line(error)}; engine: serial works without it"
         ) from error
-    finally:
-        # Ray would end the process at SIGTERM; fedrec's command stops as at Ctrl-C.
-        if callable(before) and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)
 
 
 def _check_address(address: str | None, joined: str | None) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from fedrec.flower.launch import cores
+from fedrec.flower.processes import cores
 
 __all__ = ["commit", "hardware", "versions"]
 

@@ -1,6 +1,7 @@
 """The local state: a round is staged, then taken or dropped, whatever dies in between."""
 
 import json
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -284,8 +285,11 @@ def test_every_bit_of_the_state_is_checked_and_the_checksum_is_known_before(
         (lambda path: path.write_bytes(path.read_bytes()[:100]), "is damaged"),
         (lambda path: path.write_bytes(b""), "is damaged"),
         (lambda path: (path.unlink(), path.mkdir()), "is damaged"),
-        (lambda path: np.save(path, np.zeros((6, 2), np.float32)), "checksum does not match"),
-        (lambda path: np.save(path, np.zeros((6, 3))), "checksum does not match"),
+        (lambda path: path.write_bytes(pickle.dumps([1])), "not an array of numbers"),
+        (lambda path: np.save(path, np.array([{}]), allow_pickle=True), "not an array of numbers"),
+        (lambda path: np.save(path, np.zeros((6, 2), np.float32)), r"float32 \[6, 2\]"),
+        (lambda path: np.save(path, np.zeros((5, 3), np.float32)), r"float32 \[5, 3\]"),
+        (lambda path: np.save(path, np.zeros((6, 3))), r"float64 \[6, 3\]"),
         (lambda path: np.save(path, np.zeros((6, 3), np.float32)), "checksum does not match"),
     ],
 )
