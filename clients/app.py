@@ -1,7 +1,5 @@
 """The ClientApp: what a node does with a message. Decode, call, encode; no arithmetic."""
 
-from __future__ import annotations
-
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
@@ -10,8 +8,6 @@ from fedrec.config.sources import code_with_sources
 from fedrec.errors import ProtocolError
 from fedrec.flower import records
 from fedrec.flower.packages import code_hash
-
-__all__ = ["app"]
 
 app = ClientApp()
 

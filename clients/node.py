@@ -1,7 +1,5 @@
 """A node: it hosts clients, trains and evaluates them, and answers with what may leave."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
@@ -41,9 +39,6 @@ from fedrec.types import (
 )
 from strategies.base import strategy_of
 
-__all__ = ["Node", "hosted_clients", "open_node", "training_costs"]
-
-
 _HELD_BYTES = 2**23
 """Updates that are held at once, before they are summed: few enough to stay in the cache; but not
 less than `_HELD_TABLES` times the tables, or merging the sums would cost more than making them."""
@@ -55,32 +50,6 @@ _SUMMED_BYTES = 2**29
 
 _RANKED_BYTES = 2**26
 """Private parameters of the clients whose users rank together; ranking holds them a few times."""
-
-
-@lru_cache(maxsize=256)
-def open_node(run: str, out: str, split: str, partition: int, partitions: int) -> Node:
-    """Return the node of a run, opened once per process.
-
-    All that changes lies on disk, so a node may be opened in several processes, one at a time.
-
-    Args:
-        run: id of the run.
-        out: the run folder, with ``config.yaml``.
-        split: the file of the prepared data.
-        partition: number of the node.
-        partitions: number of nodes.
-    """
-    opened, costs, popularity = _opened(run, out, split)
-    shard = opened.split.shard(hosted_clients(costs, partition, partitions))
-    return Node(opened.experiment, shard, opened.folder, partition, popularity)
-
-
-@lru_cache(maxsize=1)
-def _opened(run: str, out: str, split: str) -> tuple[OpenRun, FloatArray, IntArray]:
-    """Return what all nodes of a run share: with it the costs of clients, and of items the uses."""
-    opened = open_run(run, Path(out), Path(split))
-    popularity = np.bincount(opened.split.train.values, minlength=opened.split.n_items) + 1
-    return opened, training_costs(opened.task, opened.split), popularity
 
 
 class Node:
@@ -293,6 +262,32 @@ class Node:
         for old in self._local.glob(f"{name}@*.safetensors"):
             if old.stem.rpartition("@")[2] not in (str(request.round), str(request.best)):
                 old.unlink()
+
+
+@lru_cache(maxsize=256)
+def open_node(run: str, out: str, split: str, partition: int, partitions: int) -> Node:
+    """Return the node of a run, opened once per process.
+
+    All that changes lies on disk, so a node may be opened in several processes, one at a time.
+
+    Args:
+        run: id of the run.
+        out: the run folder, with ``config.yaml``.
+        split: the file of the prepared data.
+        partition: number of the node.
+        partitions: number of nodes.
+    """
+    opened, costs, popularity = _opened(run, out, split)
+    shard = opened.split.shard(hosted_clients(costs, partition, partitions))
+    return Node(opened.experiment, shard, opened.folder, partition, popularity)
+
+
+@lru_cache(maxsize=1)
+def _opened(run: str, out: str, split: str) -> tuple[OpenRun, FloatArray, IntArray]:
+    """Return what all nodes of a run share: with it the costs of clients, and of items the uses."""
+    opened = open_run(run, Path(out), Path(split))
+    popularity = np.bincount(opened.split.train.values, minlength=opened.split.n_items) + 1
+    return opened, training_costs(opened.task, opened.split), popularity
 
 
 def hosted_clients(costs: FloatArray, partition: int, partitions: int) -> IntArray:

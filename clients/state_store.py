@@ -8,8 +8,6 @@ Each array has a checksum: a sum over its rows, so that a round updates it by th
 changed. The checksum of what is staged is known before it is committed.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from math import prod
@@ -29,8 +27,6 @@ from fedrec.storage.files import (
 )
 from fedrec.training.task import initial_local
 from fedrec.types import FloatArray, IntArray, ParamSpec
-
-__all__ = ["StateStore"]
 
 _COMMITTED = "committed.json"
 _ROUND, _SUMS = "round", "checksums"

@@ -1,7 +1,5 @@
 """The ServerApp: read the experiment, call the roll, run the rounds."""
 
-from __future__ import annotations
-
 import uuid
 from collections.abc import Mapping
 from contextlib import closing
@@ -22,8 +20,6 @@ from fedrec.runs.prepare import OpenRun, find_config, open_run, prepare_run
 from fedrec.runs.recorder import Recorder
 from server.roster import call_roll, check_states
 from server.strategy import FlowerStrategy
-
-__all__ = ["app"]
 
 app = ServerApp()
 

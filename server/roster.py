@@ -1,7 +1,5 @@
 """Which clients take part, and which node hosts them. Node ids go no further than this file."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,8 +12,6 @@ from fedrec.errors import EngineError, RunFolderError
 from fedrec.flower import records
 from fedrec.seeds import Purpose, bits
 from fedrec.types import IntArray
-
-__all__ = ["Roster", "call_roll", "check_states", "cohort", "exchange"]
 
 
 @dataclass(frozen=True, slots=True)

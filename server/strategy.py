@@ -1,7 +1,5 @@
 """The one Flower strategy: it wraps a pure strategy and runs the rounds."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -30,8 +28,6 @@ from fedrec.runs.recorder import Recorder
 from fedrec.types import Aggregate, FailedClient, IntArray, Params
 from server.roster import Roster, cohort, exchange
 from strategies.base import strategy_of
-
-__all__ = ["FlowerStrategy"]
 
 
 class FlowerStrategy(FlwrStrategy):

@@ -1,9 +1,7 @@
 """Flower grids with fixed nodes: what fedrec's own engines share, and the serial engine."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any, NoReturn, Self
@@ -13,19 +11,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from fedrec.errors import EngineError
-
-__all__ = [
-    "SERVER_NODE",
-    "EngineGrid",
-    "Observer",
-    "SerialGrid",
-    "claim_identity",
-    "describe",
-    "node_context",
-]
-
-Observer = Callable[[Mapping[str, Any]], None]
-"""Is called with the record of each round, as it stands in ``rounds.jsonl``."""
+from fedrec.flower.processes import Observer
 
 RUN_ID = 1
 SERVER_NODE = 0

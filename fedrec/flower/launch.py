@@ -1,22 +1,15 @@
 """Run the apps on the engine that an experiment names."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from fedrec.config.experiment import Engine
 from fedrec.errors import MissingExtra
 from fedrec.flower.packages import check_packages
-from fedrec.flower.processes import cores
-
-if TYPE_CHECKING:
-    from fedrec.flower.grid import Observer
-
-__all__ = ["ResolvedEngine", "launch", "resolve_engine"]
+from fedrec.flower.processes import Observer, cores
 
 # By reference: the library imports no outer package.
 SERVER = "server.app:app"

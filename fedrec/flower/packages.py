@@ -3,16 +3,12 @@
 These names are common: a folder ``server/`` of the user's can stand before ours on the path.
 """
 
-from __future__ import annotations
-
 import hashlib
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 from fedrec.errors import EngineError
-
-__all__ = ["OUTER_PACKAGES", "check_packages", "code_hash"]
 
 OUTER_PACKAGES = ("clients", "server", "strategies")
 ROOT = Path(__file__).resolve().parents[2]

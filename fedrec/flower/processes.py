@@ -1,18 +1,17 @@
 """What the processes of an engine share: their environment, and failures as plain text."""
 
-from __future__ import annotations
-
 import os
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self, TypeAlias
 
 from fedrec import errors
 from fedrec.errors import EngineError, FedRecError
 from fedrec.plugins import as_mapping
 
-__all__ = ["Failure", "cores", "engine_environment", "engine_variables", "start_ahead"]
+Observer: TypeAlias = Callable[[Mapping[str, Any]], None]
+"""Is called with the record of each round, as it stands in ``rounds.jsonl``."""
 
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -82,7 +81,7 @@ class Failure(NamedTuple):
     traceback: str
 
     @classmethod
-    def of(cls, error: BaseException) -> Failure:
+    def of(cls, error: BaseException) -> Self:
         """Return the text of an exception."""
         return cls(type(error).__name__, str(error), "".join(traceback.format_exception(error)))
 

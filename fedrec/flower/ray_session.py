@@ -1,7 +1,5 @@
 """Start Ray or join one; all runs of a process share it, and the last one shuts it down."""
 
-from __future__ import annotations
-
 import logging
 import os
 import shutil
@@ -17,8 +15,6 @@ import ray
 
 from fedrec.errors import EngineError
 from fedrec.flower.processes import cores, engine_environment
-
-__all__ = ["RaySession", "first_line"]
 
 SECONDS_TO_CONNECT = 10.0
 MIB = 2**20

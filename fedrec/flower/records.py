@@ -6,8 +6,6 @@ such as ``Trained:aggregate:sums:item``, and all else is JSON. A parameter that 
 not declare as shared cannot be encoded, so a private one cannot leave its client by mistake.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -27,21 +25,6 @@ from fedrec.types import (
     RowBlock,
     UpdateBatch,
 )
-
-__all__ = [
-    "EVALUATE",
-    "PARAMS",
-    "ROLL_CALL",
-    "TRAIN",
-    "RollCall",
-    "RoundRequest",
-    "Trained",
-    "byte_count",
-    "decode",
-    "decode_params",
-    "encode",
-    "encode_params",
-]
 
 TRAIN = "train"
 EVALUATE = "evaluate"

@@ -2,11 +2,9 @@
 
 A process of its own, because the runtime shuts down whatever Ray there is when it ends, runs the
 server app in a thread that no Ctrl-C reaches, and prints. This module, run as a program, is that
-process: it reads its settings from the standard input, and writes a line of JSON for each round and
-for a failure.
+process: it reads its settings from the standard input, whose end is that of the process which has
+started it, and writes a line of JSON for each round and for a failure.
 """
-
-from __future__ import annotations
 
 import json
 import os
@@ -14,6 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -23,11 +22,9 @@ from typing import Any
 import psutil
 
 from fedrec.errors import EngineError
-from fedrec.flower.grid import SERVER_NODE, Observer, node_context
+from fedrec.flower.grid import SERVER_NODE, node_context
 from fedrec.flower.launch import ResolvedEngine
-from fedrec.flower.processes import Failure, engine_variables
-
-__all__ = ["run_on_flower"]
+from fedrec.flower.processes import Failure, Observer, engine_variables
 
 LINES_OF_LOG = 40
 SECONDS_TO_END = 8.0
@@ -73,8 +70,7 @@ def run_on_flower(
         assert process.stdin is not None and process.stdout is not None
         try:
             with suppress(BrokenPipeError):  # it ended at once; its log says why
-                process.stdin.write(json.dumps(settings))
-                process.stdin.close()
+                os.write(process.stdin.fileno(), json.dumps(settings).encode() + b"\n")
             for line in process.stdout:
                 kind, value = json.loads(line)
                 if kind == "failure":
@@ -132,11 +128,18 @@ def main() -> None:
     def pass_on(kind: str, value: Any) -> None:
         output.write(json.dumps([kind, value]) + "\n")
 
+    settings = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        _simulate(lambda record: pass_on("round", record), *json.load(sys.stdin))
+        _simulate(lambda record: pass_on("round", record), *settings)
     except BaseException as error:
         pass_on("failure", Failure.of(error))
         raise
+
+
+def _end_with_parent() -> None:
+    sys.stdin.read()
+    os._exit(1)
 
 
 def _simulate(

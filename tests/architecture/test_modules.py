@@ -12,7 +12,7 @@ MAX_LINES = 400
 SAID_NOTHING = {"common", "helper", "helpers", "misc", "tools", "util", "utils"}
 
 # Ray carries our messages by pickle protocol 5, buffers out of band, between processes of one run.
-PICKLE_OF_RAY = {"fedrec/flower/message_arrays.py", "fedrec/flower/ray_worker.py"}
+PICKLE_OF_RAY = {"fedrec/flower/message_arrays.py", "fedrec/flower/ray_grid.py"}
 PICKLES = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 
 # numpy's and torch's own generators are fine where the caller passes the seed in.

@@ -1,0 +1,73 @@
+"""What a run holds at once does not grow with the private parameters of all its clients."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of Linux"),
+]
+
+ADAPTER = """
+import torch
+from fedrec.models import MatrixFactorization
+from fedrec.types import ParamSpec
+
+class Adapter(MatrixFactorization):
+    execution = "vmap"
+    rows: int = 1
+
+    def params(self):
+        adapter = ParamSpec("private", "client", (self.rows, self.embedding_dim), init_std=0.01)
+        return {**super().params(), "adapter": adapter}
+
+    def score(self, params, pairs):
+        return ((params["user"] + params["adapter"].mean(-2)) * params["item"]).sum(-1)
+
+    def score_catalogue(self, users, tables, history=None):
+        return (users["user"] + users["adapter"].mean(-2)) @ tables["item"].T
+"""
+
+SCRIPT = """
+import resource
+import clients.node, clients.state_store
+import fedrec
+
+MIB = 2**20
+clients.node._RANKED_BYTES = clients.state_store._MAPPED_BYTES = 4 * MIB
+
+def peak(rows):
+    experiment = {
+        "data": {"name": "synthetic", "users": 80, "items": 40},
+        "model": {"name": "adapter:Adapter", "embedding_dim": 8, "rows": rows},
+        "rounds": {"count": 2},
+        "evaluate": {"every": 1},
+        "engine": "serial",
+    }
+    assert fedrec.run(experiment, out=f"of-{rows}").result["status"] == "completed"
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+before = peak(1)
+private = 80 * 65_536 * 8 * 4 / MIB
+print(private, peak(65_536) - before)
+"""
+
+
+def test_private_parameters_are_held_a_few_clients_at_a_time(tmp_path: Path) -> None:
+    (tmp_path / "adapter.py").write_text(ADAPTER, encoding="utf-8")
+    (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "script.py"],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    private, grown = map(float, done.stdout.split())
+    assert grown < private / 2
