@@ -83,10 +83,12 @@ def expand_path(path: str | Path) -> Path:
     """Return a path with ``~`` and ``~user`` replaced by the home folder.
 
     Raises:
-        ConfigError: If there is no such home folder.
+        ConfigError: If there is no such home folder, or it is no path.
     """
     try:
         return Path(path).expanduser()
+    except TypeError:
+        raise ConfigError(f"expected a path, got {shown(path)}") from None
     except RuntimeError:
         raise ConfigError(f"{path}: there is no such home folder; write the path in full") from None
 

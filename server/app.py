@@ -9,13 +9,13 @@ from typing import Any
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedrec.config.sources import code_with_sources, source_hashes
-from fedrec.data.prepare import version_of
+from fedrec.config.sources import code_with_sources
 from fedrec.errors import ConfigError, EngineError
 from fedrec.evaluation.evaluate import check_cutoffs
 from fedrec.flower import records
 from fedrec.flower.packages import code_hash
-from fedrec.runs.log import Origin, read_checkpoint
+from fedrec.runs.log import read_checkpoint
+from fedrec.runs.origin import Origin
 from fedrec.runs.prepare import OpenRun, find_config, open_run, prepare_run
 from fedrec.runs.recorder import Recorder
 from server.roster import call_roll, check_states
@@ -40,14 +40,7 @@ def main(grid: Grid, context: Context) -> None:
     )
     roster = call_roll(grid, request, split.n_clients, code_with_sources(code_hash(), experiment))
     nodes = len(roster.nodes)
-    origin = Origin(
-        config=experiment.model_dump(mode="json"),
-        data=version_of(run.prepared),
-        code=code_hash(),
-        executor=run.executor or "",
-        nodes=nodes,
-        sources=source_hashes(experiment),
-    )
+    origin = Origin.of(run, nodes)
     if checkpoint is not None:
         if checkpoint.origin.nodes != nodes:
             raise EngineError(

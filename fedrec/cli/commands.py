@@ -3,20 +3,25 @@
 Flower, Ray and torch are imported within the commands, so that help and version come at once.
 """
 
+from __future__ import annotations
+
 import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
 import fedrec
 from fedrec.cli.data_commands import SETS, data_app
 from fedrec.cli.output import Stream, console, logged, open_streams, print_table, say, write
-from fedrec.errors import ConfigError, FedRecError, MissingExtra, RunFolderError
+from fedrec.errors import ConfigError, FedRecError, MissingExtra
+
+if TYPE_CHECKING:
+    from fedrec.runs.result import RunResult
 
 __all__ = ["app", "main"]
 
@@ -34,6 +39,7 @@ def main() -> None:
     What the user can mend is one line on stderr for each fault, and exit code 2.
     """
     open_streams()
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = app(_repeat_seeds(sys.argv[1:]), standalone_mode=False)
         sys.stdout.flush()
@@ -60,6 +66,11 @@ def main() -> None:
         if package not in SIMULATION:
             raise
         _fail(str(MissingExtra(package, "sim")))
+
+
+def _interrupt(*_: object) -> NoReturn:
+    """End at SIGTERM as at Ctrl-C, which a process in the background may ignore."""
+    raise KeyboardInterrupt
 
 
 def _fail(*messages: str) -> None:
@@ -177,7 +188,11 @@ def _run(
         excluded = ", ".join(name for name, value in given.items() if value)
         if excluded:
             raise ConfigError(f"--resume: excludes {excluded}; the folder says what is run")
-        _resume(resume, sets, accept_other_code, quiet)
+        from fedrec.runs.progress import Progress
+        from fedrec.runs.run import resume_all
+
+        runs = resume_all(resume, sets, accept_other_code, partial(Progress, quiet=quiet))
+        _follow(runs, resume, quiet)
         return
     if config is None:
         raise ConfigError(
@@ -194,52 +209,48 @@ def _run(
 def _start(
     config: Path, sets: list[str], out: Path | None, overwrite: bool, seeds: list[int], quiet: bool
 ) -> None:
-    from fedrec.cli.scores import result_table, summarize, summary_table
     from fedrec.config.experiment import load_experiment
-    from fedrec.runs.folder import check_free, default_folder, is_run_folder
+    from fedrec.runs.folder import default_folder
     from fedrec.runs.prepare import find_config
-    from fedrec.runs.run import run
-    from fedrec.storage.files import write_json
+    from fedrec.runs.progress import Progress
+    from fedrec.runs.run import run_all
 
     path = find_config(config)
     overrides = [[*sets, f"seed={number}"] for number in seeds] or [sets]
     experiments = [load_experiment(path, each) for each in overrides]
     several = len(experiments) > 1
     base = out or default_folder(config, sets, None if several else experiments[0].seed)
-    folders = [base / f"seed{each.seed}" if several else base for each in experiments]
-    if several and is_run_folder(base):
-        raise RunFolderError(
-            f"{base}: holds a run; several seeds need a folder of their own, choose another --out"
+    folders = {base / f"seed{each.seed}" if several else base: each for each in experiments}
+    _follow(run_all(folders, overwrite, partial(Progress, quiet=quiet)), base, quiet)
+
+
+def _follow(runs: Iterator[RunResult], folder: Path, quiet: bool) -> None:
+    """Show the scores of runs as they end, and say how those that are stopped can continue."""
+    from fedrec.cli.scores import result_table, summarize, summary_table
+    from fedrec.runs.folder import SEEDS, is_run_folder
+    from fedrec.storage.files import write_json
+
+    finished: list[RunResult] = []
+    try:
+        with logged(quiet):
+            for run in runs:
+                finished.append(run)
+                if not quiet:
+                    print_table(result_table(run.result, run.folder))
+    except KeyboardInterrupt:
+        begun = is_run_folder(folder) or (folder / SEEDS).exists()
+        say(
+            f"stopped; continue: fedrec run --resume {folder}; see its rounds: "
+            f"fedrec report {folder}"
+            if begun
+            else "stopped before the first round"
         )
-    for folder in folders:  # all, before the first run starts
-        check_free(folder, overwrite)
-
-    results = []
-    for experiment, folder in zip(experiments, folders, strict=True):
+        raise typer.Exit(130) from None
+    if not is_run_folder(folder):
+        summary = summarize([run.result for run in finished], [run.folder for run in finished])
+        write_json(folder / "summary.json", summary)
         if not quiet:
-            say(f"{folder}: seed {experiment.seed}")
-        with _stoppable(folder), logged(quiet):
-            finished = run(experiment, out=folder, overwrite=overwrite, progress=not quiet)
-        results.append(finished.result)
-        if not quiet:
-            print_table(result_table(finished.result, folder))
-    if several:
-        summary = summarize(results, folders)
-        write_json(base / "summary.json", summary)
-        if not quiet:
-            print_table(summary_table(summary, base))
-
-
-def _resume(folder: Path, sets: list[str], accept_other_code: bool, quiet: bool) -> None:
-    from fedrec.cli.scores import result_table
-    from fedrec.runs.run import resume
-
-    with _stoppable(folder), logged(quiet):
-        finished = resume(
-            folder, sets=sets, accept_other_code=accept_other_code, progress=not quiet
-        )
-    if not quiet:
-        print_table(result_table(finished.result, folder))
+            print_table(summary_table(summary, folder))
 
 
 @app.command("report")
@@ -331,23 +342,3 @@ def _doctor() -> None:
     print_table(doctor.table(findings))
     if any(each.stops for each in findings):
         raise typer.Exit(2)
-
-
-@contextmanager
-def _stoppable(folder: Path) -> Iterator[None]:
-    """Say how a run that Ctrl-C or SIGTERM stops can continue."""
-    from fedrec.runs.folder import is_run_folder
-
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    try:
-        yield
-    except KeyboardInterrupt:
-        say(
-            f"stopped; continue: fedrec run --resume {folder}; see its rounds: "
-            f"fedrec report {folder}"
-            if is_run_folder(folder)
-            else "stopped before the first round"
-        )
-        raise typer.Exit(130) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -20,7 +20,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ __all__ = [
     "PER_USER",
     "RESULT",
     "ROUNDS",
+    "SEEDS",
     "SOURCE",
     "SPLIT",
     "await_end",
@@ -71,6 +72,8 @@ CHECKPOINT = "checkpoint.safetensors"
 LOCAL = "local"
 SOURCE = "source"
 STATE = "state"
+SEEDS = "seeds.json"
+"""In the folder of the run folders of several seeds: which seeds they are."""
 HASHED = (
     CONFIG,
     SPLIT,
@@ -157,11 +160,22 @@ def check_free(path: Path, overwrite: bool = False) -> None:
         elif is_held(path / ROUNDS):
             raise RunFolderError(f"{path}: holds a run that is under way")
         elif not overwrite:
-            resumable = (path / CHECKPOINT).exists()
-            way_out = f"continue it with --resume {path}, " if resumable else ""
             raise RunFolderError(
-                f"{path}: holds a run already; {way_out}add --overwrite or choose another --out"
+                f"{path}: holds a run already; {_way_to_continue(path)}add --overwrite or choose "
+                "another --out"
             )
+
+
+def _way_to_continue(path: Path) -> str:
+    status = ""
+    with suppress(OSError, ValueError, KeyError, TypeError):  # none yet, or damaged
+        status = json.loads((path / RESULT).read_bytes())["status"]
+    if status == "diverged" or not (path / CHECKPOINT).exists():
+        return ""
+    if status in FINISHED:
+        key = "count" if status == "completed" else "patience"
+        return f"extend it with --resume {path} --set rounds.{key}=N, "
+    return f"continue it with --resume {path.parent if (path.parent / SEEDS).exists() else path}, "
 
 
 def await_end(path: Path) -> None:
@@ -193,6 +207,9 @@ def discard_unstarted(path: Path) -> None:
             await_end(path)
             _clear(path)
             path.rmdir()
+            if not any(path.parent.glob(f"seed*/{ROUNDS}")):
+                (path.parent / SEEDS).unlink()
+                path.parent.rmdir()
     except (OSError, RunFolderError):
         return  # something else is in it, or came into it: what broke off the run counts more
 

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError
 
 from fedrec.errors import RunFolderError
 from fedrec.runs.folder import CHECKPOINT, FORMAT, reading
+from fedrec.runs.origin import Origin
 from fedrec.storage.files import RESTORE, full_disk_named, read_arrays, write_arrays
 from fedrec.storage.lock import hold
 from fedrec.types import FailedClient, State
@@ -26,7 +27,6 @@ from fedrec.types import FailedClient, State
 __all__ = [
     "Bytes",
     "Checkpoint",
-    "Origin",
     "RoundLog",
     "RoundRecord",
     "RunLog",
@@ -219,26 +219,6 @@ def rounds_before(path: Path, round: int, sha256: str) -> tuple[list[RoundRecord
         raise RunFolderError(f"{path}: is not what this run wrote before round {round}; {RESTORE}")
     with reading(path):
         return [RoundRecord.model_validate_json(line) for line in lines], sum(map(len, lines))
-
-
-class Origin(_Record):
-    """What a run is made from; a run continues only with the same.
-
-    Args:
-        config: The experiment, as values of JSON.
-        data: Hash of the prepared data.
-        code: Hash of fedrec's code.
-        executor: What trains the clients.
-        nodes: Among how many nodes the clients are dealt.
-        sources: Hash of each source file of plug-ins that are not fedrec's own.
-    """
-
-    config: Mapping[str, Any]
-    data: str
-    code: str
-    executor: str
-    nodes: int
-    sources: Mapping[str, str] = {}
 
 
 class Checkpoint(_Record):

@@ -1,10 +1,10 @@
 """Show a run while it runs: a bar on a terminal or in a notebook, plain lines elsewhere."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from importlib.util import find_spec
-from typing import Self
+from typing import Self, TypeAlias
 
 from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn
@@ -12,17 +12,22 @@ from rich.progress import Progress as Bar
 from rich.table import Column
 
 from fedrec.config.experiment import Experiment
+from fedrec.errors import ConfigError
+from fedrec.plugins import shown
 from fedrec.runs.log import RoundRecord
 from fedrec.runs.tally import Tally
 
-__all__ = ["Progress"]
+__all__ = ["OnRound", "Progress"]
+
+OnRound: TypeAlias = Callable[[RoundRecord], None]
+"""Is called with the record of each round."""
 
 
 class Progress:
     """Shows the rounds of one run on stderr, and hands them on.
 
-    Clients per second are clients trained per second of training, over the rounds shown so far;
-    evaluation is not counted. The result and the report count them in the same way.
+    Clients per second are clients trained per second of training, over the rounds that this process
+    has trained; evaluation is not counted. The result and the report count all rounds.
 
     Args:
         experiment: What is run.
@@ -36,15 +41,20 @@ class Progress:
         self,
         experiment: Experiment,
         quiet: bool = False,
-        on_round: Callable[[RoundRecord], None] | None = None,
+        on_round: OnRound | None = None,
         on_line: Callable[[str], None] | None = None,
         console: Console | None = None,
     ) -> None:
+        for name, function in (("on_round", on_round), ("say", on_line)):
+            if function is not None and not callable(function):
+                raise ConfigError(f"{name}: expected a function, got {shown(function)}")
         self._console = console or Console(stderr=True, quiet=quiet, soft_wrap=True)
         self._on_round, self._on_line = on_round, on_line
         self._metric = experiment.evaluate.metrics[0]
         self._every, self._limits = experiment.evaluate.every, experiment.rounds
         self._tally = Tally(self._metric)
+        self._followed = 0
+        self._clients, self._seconds = 0, 0.0
         self._scores = ""
         self._began: tuple[int, float] | None = None
         self._bar: Bar | None = None
@@ -71,6 +81,12 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
+    def follow(self, rounds: Sequence[RoundRecord]) -> None:
+        """Know the rounds of a process before this one; the last may be shown again."""
+        self._followed = rounds[-1].round
+        for record in rounds[:-1]:
+            self._tally.add(record)
+
     def say(self, text: str) -> None:
         """Print a line, above the bar where there is one."""
         self._console.print(text, markup=False, highlight=False)
@@ -80,6 +96,9 @@ class Progress:
     def show(self, record: RoundRecord) -> None:
         """Show one round; without a bar, only a round with an evaluation."""
         self._tally.add(record)
+        if record.round > self._followed:
+            self._clients += record.clients
+            self._seconds += record.seconds.train
         score = record.score("valid", self._metric)
         if score is not None:
             self._scores = f"valid {self._metric} {score:.4f}"
@@ -124,11 +143,10 @@ class Progress:
 
     def _description(self, record: RoundRecord) -> str:
         """Return what is known of a round, the most important first: the rest may be cut."""
-        speed = self._tally.result()["clients_per_second"]
         texts = [
             self._scores,
             f"{len(record.failures)} failed" if record.failures else "",
-            f"{speed:,.0f} clients/s" if speed else "",
+            f"{self._clients / self._seconds:,.0f} clients/s" if self._seconds else "",
             "" if record.loss is None else f"loss {record.loss:.4f}",
         ]
         return "  ".join(filter(None, texts))

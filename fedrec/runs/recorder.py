@@ -17,6 +17,7 @@ import numpy as np
 from fedrec.errors import NumericError
 from fedrec.evaluation.evaluate import Evaluation
 from fedrec.evaluation.metrics.base import PerUserMetric
+from fedrec.plugins import name_of
 from fedrec.runs.baseline import popularity_scores, tied_scores
 from fedrec.runs.folder import (
     FINISHED,
@@ -27,10 +28,12 @@ from fedrec.runs.folder import (
     remove_unfinished,
     write_result,
 )
-from fedrec.runs.log import Checkpoint, Origin, RoundRecord, RunLog, rounds_before, write_checkpoint
+from fedrec.runs.log import Checkpoint, RoundRecord, RunLog, rounds_before, write_checkpoint
+from fedrec.runs.origin import Origin
 from fedrec.runs.prepare import OpenRun
 from fedrec.runs.provenance import commit, hardware, versions
-from fedrec.runs.tally import Tally, described, likely_causes, loss_fault
+from fedrec.runs.result import of_group
+from fedrec.runs.tally import Tally, described, gives_nan, likely_causes, loss_fault
 from fedrec.storage.files import write_arrays, write_bytes
 from fedrec.types import Params, State
 
@@ -53,7 +56,7 @@ def digest(params: Params) -> str:
 
 @contextmanager
 def interrupts_held_back() -> Iterator[None]:
-    """Let Ctrl-C wait until a short block is done, then come: all is written, or nothing.
+    """Let Ctrl-C and SIGTERM wait until a short block is done: all is written, or nothing.
 
     Elsewhere than in the main thread, where no interrupt arrives, it changes nothing.
     """
@@ -61,13 +64,16 @@ def interrupts_held_back() -> Iterator[None]:
         yield
         return
     came: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, lambda number, _: came.append(number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
         if came:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(came[0])
 
 
 class Recorder:
@@ -151,7 +157,14 @@ class Recorder:
         if self._tally.rounds < round:
             self.record(RoundRecord(round=round, clients=0), None, params)
         self.finish("diverged", params)
-        causes = likely_causes(self._run.experiment)
+        run = self._run
+        if gives_nan(run.task, run.split, of_group(params, 0)):
+            model = name_of("models", run.experiment.model)
+            return NumericError(
+                f"round {round}: {error}; model.name {model}: its score is NaN though all "
+                "parameters are finite; look in it for a division by 0 or the logarithm of 0"
+            )
+        causes = likely_causes(run.experiment)
         return NumericError(f"round {round}: training diverged: {error}; {causes}")
 
     def checkpoint(

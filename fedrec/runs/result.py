@@ -17,6 +17,7 @@ from fedrec.config.sources import sources_of
 from fedrec.errors import ConfigError, DataError, RunFolderError, did_you_mean
 from fedrec.evaluation.ranking import mask_of, top_k
 from fedrec.evaluation.scorer import UserScorer
+from fedrec.plugins import expand_path, shown
 from fedrec.runs.folder import CONFIG, SOURCE
 from fedrec.runs.reader import RunFolder
 from fedrec.types import FloatArray, IntArray, Params, Split
@@ -114,11 +115,11 @@ class RunResult:
         score = by_group(shared, shard.client_ids[shard.client_of_user()], scorer)
         return lambda users: score(row[users])
 
-    def recommend(self, user: str, k: int = 10) -> list[Recommendation]:
+    def recommend(self, user: str | float, k: int = 10) -> list[Recommendation]:
         """Return the best items for a user, its train and validation items left out.
 
         Args:
-            user: Its raw id.
+            user: Its raw id; a whole number may have a point, as in a column of a data frame.
             k: How many.
 
         Returns:
@@ -128,6 +129,8 @@ class RunResult:
             DataError: If the user is not in the data.
         """
         split = self._split
+        if isinstance(user, float | np.floating) and float(user).is_integer():
+            user = int(user)
         users = np.flatnonzero(split.user_ids == str(user))
         if not len(users):
             few = split.n_users < NAMES_TO_COMPARE
@@ -234,8 +237,10 @@ class RunResult:
             k: How many items.
         """
         split = self._split
-        if not 1 <= k <= split.n_items:
-            raise ConfigError(f"k: expected 1 to {split.n_items}, the number of items, got {k}")
+        if not isinstance(k, int | np.integer) or not 1 <= k <= split.n_items:
+            raise ConfigError(
+                f"k: expected 1 to {split.n_items}, the number of items, got {shown(k)}"
+            )
         scores = self._scorer(users)
         excluded = mask_of("test", split.train.take(users), split.valid.take(users))
         return [
@@ -280,7 +285,7 @@ def load(folder: str | Path) -> RunResult:
     Raises:
         RunFolderError: If it is none.
     """
-    return RunResult(RunFolder(Path(folder)).path)
+    return RunResult(RunFolder(expand_path(folder)).path)
 
 
 def of_group(model: Params, group: int) -> Params:

@@ -1,20 +1,19 @@
 """Run an experiment, once or with several seeds, or continue a run."""
 
+import json
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeAlias, overload
 
 from fedrec.baselines.base import Baseline
 from fedrec.config.experiment import Experiment, load_experiment
-from fedrec.config.sources import source_hashes
-from fedrec.config.yaml import flatten
-from fedrec.data.prepare import version_of
 from fedrec.errors import ConfigError, FedRecError, RunFolderError
 from fedrec.flower.launch import launch
-from fedrec.flower.packages import code_hash
 from fedrec.plugins import expand_path, shown
 from fedrec.runs.baseline import evaluate_scorer, tune
 from fedrec.runs.folder import (
@@ -23,39 +22,29 @@ from fedrec.runs.folder import (
     FINISHED,
     RESULT,
     ROUNDS,
-    SOURCE,
+    SEEDS,
     SPLIT,
     await_end,
     check_free,
     default_folder,
     discard_unstarted,
+    is_run_folder,
+    reading,
     write_result,
 )
-from fedrec.runs.log import Checkpoint, RoundRecord, Seconds, read_checkpoint, rounds_before
+from fedrec.runs.log import RoundRecord, Seconds, read_checkpoint, rounds_before
 from fedrec.runs.prepare import OpenRun, Say, Source, open_experiment, prepare_run
-from fedrec.runs.progress import Progress
+from fedrec.runs.progress import OnRound, Progress
 from fedrec.runs.reader import RunFolder
 from fedrec.runs.recorder import Observer, Recorder
 from fedrec.runs.result import RunResult, RunResults
 from fedrec.runs.tally import Tally
-from fedrec.storage.files import RESTORE, write_text
+from fedrec.storage.files import RESTORE, write_json, write_text
 
-__all__ = ["resume", "run"]
+__all__ = ["resume", "resume_all", "run", "run_all"]
 
-FREE = ("engine.", "rounds.count", "rounds.patience", "data.path")
-"""What may change: none of it changes a bit of a round. The data is compared by its content."""
-NAMED = 4
-"""Differences that a message names."""
-DIFFERENT = {
-    "data": "the data is not what it was (version {now:.8}, was {before:.8}); bring the old data "
-    "back, or start a new run with another --out",
-    "executor": "train.backend means '{now}' in this installation, where the run began it meant "
-    "'{before}', which gives other bits; continue it there, or start a new run with another --out",
-    "code": "the code of fedrec is not what it was (hash {now:.8}, was {before:.8}); go back to "
-    "that version, or add --accept-other-code to continue with this one",
-}
-"""What is said of a run folder where something else is not what it was."""
-OnRound = Callable[[RoundRecord], None]
+Display: TypeAlias = Callable[[Experiment], Progress]
+"""Makes what shows a run."""
 
 
 @overload
@@ -112,30 +101,61 @@ def run(
     Raises:
         FedRecError: One line that says what is wrong and what to do, before any work is done.
     """
-    if isinstance(seed, Sequence):
-        if not seed or len(set(seed)) < len(seed):
-            raise ConfigError(f"seed: got {list(seed)}, expected one or more, each once")
-        base = expand_path(out) if out is not None else default_folder(experiment)
-        seeded = [(base / f"seed{s}", load_experiment(experiment, {"seed": s})) for s in seed]
-        for folder, _ in seeded:  # all, before the first run starts
-            check_free(folder, overwrite)
-        return RunResults(
-            run(e, out=f, overwrite=overwrite, progress=progress, on_round=on_round, say=say)
-            for f, e in seeded
+    given: Any = seed
+    several = isinstance(given, Sequence) and not isinstance(given, str)
+    seeds = given if several else [given]
+    chosen = [
+        load_experiment(experiment, {} if each is None else {"seed": each})
+        if each is not None or not isinstance(experiment, Experiment)
+        else experiment
+        for each in seeds
+    ]
+    if not chosen or len({each.seed for each in chosen}) < len(chosen):
+        raise ConfigError(f"seed: got {list(seeds)}, expected one or more, each once")
+    default = default_folder(experiment, seed=None if several else chosen[0].seed)
+    base = default if out is None else expand_path(out)
+    folders = {base / f"seed{each.seed}" if several else base: each for each in chosen}
+    display = partial(Progress, quiet=not progress, on_round=on_round, on_line=say)
+    results = RunResults(run_all(folders, overwrite, display))
+    return results if several else results[0]
+
+
+def run_all(
+    folders: Mapping[Path, Experiment], overwrite: bool, display: Display
+) -> Iterator[RunResult]:
+    """Run experiments one after the other and yield each run that has ended.
+
+    Args:
+        folders: The experiments by run folder. Several differ in the seed, and their folders
+            ``seed<N>`` lie in one, which tells `resume_all` the seeds.
+        overwrite: Replace existing run folders.
+        display: Makes what shows a run.
+    """
+    seeds, base = [each.seed for each in folders.values()], next(iter(folders)).parent
+    if len(seeds) > 1 and is_run_folder(base):
+        raise RunFolderError(
+            f"{base}: holds a run; several seeds need a folder of their own, choose another --out"
         )
-    if seed is not None or not isinstance(experiment, Experiment):
-        chosen = load_experiment(experiment, {} if seed is None else {"seed": seed})
-    else:
-        chosen = experiment
-    folder = expand_path(out) if out is not None else default_folder(experiment, seed=chosen.seed)
-    with Progress(chosen, not progress, on_round, say) as display:
-        opened = prepare_run(chosen, folder, overwrite=overwrite, say=display.say)
+    for folder in folders:  # all, before the first run starts
+        check_free(folder, overwrite)
+    for folder, experiment in folders.items():
+        yield _run(experiment, folder, overwrite, display, seeds)
+
+
+def _run(
+    experiment: Experiment, out: Path, overwrite: bool, display: Display, seeds: Sequence[int]
+) -> RunResult:
+    with display(experiment) as progress:
+        progress.say(f"{out}: seed {experiment.seed}")
+        run = prepare_run(experiment, out, overwrite=overwrite, say=progress.say)
+        if len(seeds) > 1:
+            write_json(run.folder.parent / SEEDS, {"seeds": seeds})
         try:
-            _carry_out(opened, display.show)
+            _carry_out(run, progress.show)
         except BaseException:
-            discard_unstarted(opened.folder)
+            discard_unstarted(run.folder)
             raise
-    return RunResult(opened.folder)
+    return RunResult(run.folder)
 
 
 def resume(
@@ -169,22 +189,60 @@ def resume(
     Raises:
         FedRecError: One line that says what is wrong and what to do, before any work is done.
     """
-    path = Path(folder).absolute()
-    config, log = RunFolder(path).path / CONFIG, path / ROUNDS
+    display = partial(Progress, quiet=not progress, on_round=on_round, on_line=say)
+    return _resume(expand_path(folder).absolute(), sets, accept_other_code, display)
+
+
+def resume_all(
+    folder: Path, sets: Sequence[str], accept_other_code: bool, display: Display
+) -> Iterator[RunResult]:
+    """Continue a run, or each run of several seeds, and yield those that have ended.
+
+    Of several seeds, those that are complete are left as they are, and those that were not
+    begun are run.
+
+    Args:
+        folder: The run folder, or that of the run folders of several seeds.
+        sets: See `resume`.
+        accept_other_code: See `resume`.
+        display: See `run_all`.
+    """
+    if is_run_folder(folder) or not (folder / SEEDS).exists():
+        yield _resume(folder.absolute(), sets, accept_other_code, display)
+        return
+    with reading(folder / SEEDS):
+        seeds = [int(seed) for seed in json.loads((folder / SEEDS).read_bytes())["seeds"]]
+    begun = [seed for seed in seeds if (folder / f"seed{seed}" / CONFIG).exists()]
+    if not begun:
+        raise RunFolderError(f"{folder}: none of its runs has begun; run it again")
+    for seed in seeds:
+        path = folder / f"seed{seed}"
+        if seed in begun:
+            yield _resume(path.absolute(), sets, accept_other_code, display)
+        else:
+            first = RunResult(folder / f"seed{begun[0]}").experiment
+            experiment = load_experiment(first, [*sets, f"seed={seed}"])
+            yield _run(experiment, path, True, display, seeds)
+
+
+def _resume(
+    path: Path, sets: Sequence[str], accept_other_code: bool, display: Display
+) -> RunResult:
+    stored, config, log = RunFolder(path), path / CONFIG, path / ROUNDS
     if not config.exists():
         raise RunFolderError(
             f"{config}: is missing; the run stopped before it began, so there is nothing to "
             "continue; run it again with --overwrite"
         )
     experiment = load_experiment(config, sets)
-    with Progress(experiment, not progress, on_round, say) as display:
-        where = f"{config} with --set" if sets else str(config)
-        opened = _prepare_resume(path, experiment, where, accept_other_code, display.say)
+    where = f"{config} with --set" if sets else str(config)
+    with display(experiment) as progress:
+        opened = _prepare_resume(stored, experiment, where, accept_other_code, progress)
         if opened is not None:
             before = config.read_text(encoding="utf-8"), log.read_bytes()
             opened.write_config()
             try:
-                _carry_out(opened, display.show)
+                _carry_out(opened, progress.show)
             except FedRecError:
                 if log.read_bytes() == before[1]:  # a run that may not continue is left as it was
                     write_text(config, before[0])
@@ -244,10 +302,10 @@ def _run_baseline(run: OpenRun, observer: Observer) -> None:
 
 
 def _prepare_resume(
-    folder: Path, experiment: Experiment, where: str, accept_other_code: bool, say: Say
+    run: RunFolder, experiment: Experiment, where: str, accept_other_code: bool, progress: Progress
 ) -> OpenRun | None:
     """Return a run that goes on as what it was; None if there is nothing left to do."""
-    run = RunFolder(folder)
+    folder = run.path
     await_end(folder)
     if run.result().get("status") == "diverged":
         raise RunFolderError(
@@ -256,23 +314,24 @@ def _prepare_resume(
         )
     checkpoint = read_checkpoint(folder)
     if checkpoint is None:
-        return _from_the_beginning(run, experiment, say)
+        return _from_the_beginning(run, experiment, progress.say)
     origin, last = checkpoint.origin, checkpoint.record.round
-    _check_config(where, origin.config, experiment)
-    if _is_complete(run, last, experiment):
-        say(
-            f"{folder}: is complete, {last} rounds; to extend it, add "
-            f"--set rounds.count=N (now {experiment.rounds.count}) or rounds.patience"
+    origin.check_config(where, experiment)
+    if key := _reached(run, last, experiment):
+        progress.say(
+            f"{folder}: is complete, {last} rounds; to extend it, add --set {key}=N (now "
+            f"{shown(getattr(experiment.rounds, key.removeprefix('rounds.')))})"
         )
         return None
-    opened = open_experiment(experiment, folder, say, origin.nodes, folder / SPLIT)
-    _check_origin(opened, checkpoint, accept_other_code)
+    opened = open_experiment(experiment, folder, progress.say, origin.nodes, folder / SPLIT)
+    origin.check(opened, accept_other_code)
     rounds, _ = rounds_before(folder / ROUNDS, last, checkpoint.log)
+    progress.follow([*rounds, checkpoint.record])
     best = Tally(experiment.evaluate.metrics[0], rounds=rounds).best
     if best is not None:
         run.check_best(best.round, last, private=bool(checkpoint.node_states))
     run.split()
-    say(f"{folder}: continues after round {last} of {experiment.rounds.count}")
+    progress.say(f"{folder}: continues after round {last} of {experiment.rounds.count}")
     return opened
 
 
@@ -290,54 +349,8 @@ def _from_the_beginning(run: RunFolder, experiment: Experiment, say: Say) -> Ope
     return prepare_run(experiment, run.path, overwrite=True, say=say)
 
 
-def _check_config(where: str, before: Mapping[str, Any], experiment: Experiment) -> None:
-    was, now = flatten(before), flatten(experiment.model_dump(mode="json"))
-    keys = [
-        key
-        for key in dict.fromkeys([*was, *now])
-        if was.get(key) != now.get(key) and not key.startswith(FREE)
-    ]
-    # Another plug-in has other settings: its name is enough.
-    others = tuple(key.removesuffix("name") for key in keys if key.endswith(".name"))
-    changed = [
-        f"{key} is {shown(now.get(key))}, was {shown(was.get(key))}"
-        for key in keys
-        if key.endswith(".name") or not key.startswith(others)
-    ]
-    if changed:
-        more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
-        raise ConfigError(
-            f"{where}: is not what was run: {'; '.join(changed[:NAMED])}{more}; a run goes on only "
-            "with another engine, rounds.count or rounds.patience: set it back, or start a new run "
-            "with another --out"
-        )
-
-
-def _check_origin(run: OpenRun, checkpoint: Checkpoint, accept_other_code: bool) -> None:
-    path, origin, engine = run.folder, checkpoint.origin, run.engine
-    if engine is not None and engine.nodes != origin.nodes:
-        raise ConfigError(
-            f"engine.nodes: {engine.nodes}, but the local state lies on {origin.nodes} nodes; "
-            f"write {origin.nodes} or 'auto'"
-        )
-    now = {"data": version_of(run.prepared), "executor": run.executor, "code": code_hash()}
-    sources = source_hashes(run.experiment)
-    for name in sorted({*origin.sources, *sources}):
-        if origin.sources.get(name) != sources.get(name) and not accept_other_code:
-            what = "is not what it was when the run began" if name in sources else "is missing"
-            raise RunFolderError(
-                f"{name}: {what}; the source of then is {path / SOURCE / name}: put it back, start "
-                "a new run with another --out, or add --accept-other-code to continue with the new "
-                "source"
-            )
-    for fact, said in DIFFERENT.items():
-        before = getattr(origin, fact)
-        if now[fact] != before and not (fact == "code" and accept_other_code):
-            raise RunFolderError(f"{path}: {said.format(now=now[fact], before=before)}")
-
-
-def _is_complete(run: RunFolder, last: int, experiment: Experiment) -> bool:
-    """Return whether all has been done that the experiment asks for."""
+def _reached(run: RunFolder, last: int, experiment: Experiment) -> str:
+    """Return the setting that has ended a run in which all was done that it asks for; else ""."""
     rounds, result = experiment.rounds, run.result()
     if rounds.count < last:
         raise ConfigError(
@@ -345,8 +358,10 @@ def _is_complete(run: RunFolder, last: int, experiment: Experiment) -> bool:
             "expected that many or more"
         )
     if result.get("status") not in FINISHED or result.get("rounds") != last:
-        return False
+        return ""
+    if rounds.count == last:
+        return "rounds.count"
     metric = experiment.evaluate.metrics[0]
     popularity = result.get("reference", {}).get("popularity", {}).get("valid", {})
     tally = Tally(metric, lambda: popularity.get(metric), run.rounds())
-    return rounds.count == last or (rounds.patience is not None and tally.stale >= rounds.patience)
+    return "rounds.patience" if tally.stale >= (rounds.patience or math.inf) else ""

@@ -4,13 +4,19 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from fedrec.config.experiment import Experiment
 from fedrec.config.yaml import flatten
 from fedrec.data.textfile import unpacked_name
 from fedrec.errors import ConfigError
+from fedrec.evaluation.scorer import UserScorer
 from fedrec.runs.log import RoundRecord
+from fedrec.training.layout import Layout
+from fedrec.training.task import ClientTask, initial_local
+from fedrec.types import Params, Split
 
-__all__ = ["GROWTH", "Tally", "described", "likely_causes", "loss_fault"]
+__all__ = ["GROWTH", "Tally", "described", "gives_nan", "likely_causes", "loss_fault"]
 
 FALLEN = 0.99
 """A training loss below this many times the lowest so far has fallen."""
@@ -19,6 +25,10 @@ GROWTH = 1000.0
 LASTING_GROWTH = 10.0
 """So does one this many times as high in `LASTING` rounds in a row."""
 LASTING = 3
+PROBED = 64
+"""Clients and users whose scores are looked at to find out who is to blame."""
+LARGE = 1e9
+"""Products of a few parameters below this do not overflow."""
 SUSPECTS = (".lr", ".server_lr", ".init_std")
 """Endings of the settings that can make training diverge."""
 NEAR = 1.05
@@ -181,6 +191,31 @@ def likely_causes(experiment: Experiment) -> str:
         return f"lower the rates: {rates}"
     too_high = ", ".join(f"{key} {values[key]:g} (default {usual[key]:g})" for key in raised)
     return f"lower {too_high}" + (f"; the other rates are {rates}" if rates else "")
+
+
+def gives_nan(task: ClientTask, split: Split, params: Params) -> bool:
+    """Return whether the model itself gives scores that are NaN, so that no rate is the cause.
+
+    Some clients are scored with their first private values.
+
+    Args:
+        task: What the clients compute.
+        split: The data.
+        params: The shared parameters of a group. Where one is so large that scores may overflow,
+            the model is not to blame.
+    """
+    if not all(np.abs(value).max(initial=0) < LARGE for value in params.values()):
+        return False
+    clients = np.linspace(0, split.n_clients - 1, min(split.n_clients, PROBED)).astype(np.int64)
+    shard = split.shard(clients)
+    owners = Layout.of(task, shard).owner_ids()
+    private = {
+        name: initial_local(task.seed, name, spec, owners[spec.axis or ""])
+        for name, spec in task.locals().items()
+    }
+    users = np.arange(min(shard.n_users, PROBED))
+    views = UserScorer(task, shard, params, private)(users)
+    return any(bool(scores.isnan().any()) for scores in views.values())
 
 
 def _suspects(experiment: Experiment) -> dict[str, float]:

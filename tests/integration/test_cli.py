@@ -24,6 +24,16 @@ engine: {workers: 2}
 """
 
 
+BACKGROUND = """\
+import signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+from fedrec.cli.commands import main
+import fedrec.runs.run
+print("ready", flush=True)
+main()
+"""
+
+
 def environment() -> Mapping[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
 
@@ -106,6 +116,28 @@ def test_a_signal_leaves_a_readable_run(folder: Path, engine: str, number: int) 
     assert "Traceback" not in said
     shown = fedrec(folder, "report", "A")
     assert shown.returncode == 0, shown.stderr
+
+
+def test_sigterm_ends_a_command_in_the_background_that_waits_for_its_input(folder: Path) -> None:
+    """A shell lets what it starts in the background ignore Ctrl-C."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", BACKGROUND, "run", "/dev/stdin"],
+        cwd=folder,
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        time.sleep(1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 130
+        assert process.stderr is not None and process.stderr.read() == "stopped\n"
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @pytest.mark.parametrize("package", ["server", "clients"])

@@ -76,6 +76,11 @@ def test_a_source_that_was_edited_is_noticed(file: str, own: Path, tmp_path: Pat
     (own / file).unlink()
     with pytest.raises(RunFolderError, match=rf"{file}: is missing.*source.{file}: put it back"):
         fedrec.resume(out)
+    copy = out / "source" / file
+    copy.write_text(before + "\nEDITED = True\n", "utf-8")
+    with pytest.raises(RunFolderError, match=rf"{file}: .*nor is its copy.*source.{file}: bring"):
+        fedrec.resume(out)
+    copy.write_text(before, "utf-8")
     (own / file).write_text(before, "utf-8")
     assert fedrec.resume(out).result["status"] == "completed"
 

@@ -1,6 +1,8 @@
 """What a researcher gets from a run in Python."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,3 +80,31 @@ def test_runs_on_equal_data_are_compared_wherever_the_file_lay(tmp_path: Path) -
         runs.append(done.folder)
     sections = load(runs).sections
     assert sorted(sum(len(g.runs) for g in section) for section in sections) == [1, 2]
+
+
+CALLS: tuple[Callable[[Any, Any], object], ...] = (
+    lambda api, done: done.recommend("0", k="3"),
+    lambda api, done: done.recommend("0", k=2.5),
+    lambda api, done: done.recommend_all(k=None),
+    lambda api, done: api.run(done.experiment, out=3),
+    lambda api, done: api.run(done.experiment, out=done.folder / "no", on_round=3),
+    lambda api, done: api.resume(done.folder, say="x"),
+    lambda api, done: api.resume(None),
+    lambda api, done: api.load(None),
+    lambda api, done: api.load_experiment(done.experiment, 5),
+    lambda api, done: api.load_experiment(done.experiment, [("rounds.count", 3)]),
+)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_an_argument_of_a_wrong_type_is_one_line(
+    call: Callable[[Any, Any], object], done: fedrec.RunResult
+) -> None:
+    with pytest.raises(ConfigError, match="expected ") as caught:
+        call(fedrec, done)
+    assert "\n" not in str(caught.value)
+    assert not (done.folder / "no").exists()
+
+
+def test_a_user_is_named_as_a_column_of_numbers_names_it(done: fedrec.RunResult) -> None:
+    assert done.recommend(3.0) == done.recommend(float(np.float32(3))) == done.recommend("3")

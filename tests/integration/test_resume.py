@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import fedrec
+from fedrec.errors import RunFolderError
 from fedrec.runs.log import RoundRecord, read_log
+from fedrec.runs.progress import Progress
 from fedrec.runs.reader import RunFolder
+from fedrec.runs.run import resume_all
 from strategies import STRATEGIES
 from tests.integration.stopped_runs import (
     ROUNDS,
@@ -246,3 +250,42 @@ def test_patience_goes_on_counting(tmp_path: Path) -> None:
     assert (done.result["status"], done.result["rounds"]) == ("early_stop", 6)
     done = go_on(folder, "rounds.patience=null")
     assert (done.result["status"], done.result["rounds"]) == ("completed", 12)
+
+
+@pytest.mark.parametrize(("rounds", "key"), [({"count": 2}, "count"), ({"patience": 1}, "patience")])
+def test_what_a_complete_run_advises_extends_it(
+    rounds: dict[str, Any], key: str, tmp_path: Path
+) -> None:
+    train = {"optimizers": rates(1e-20, {"name": "sgd", "lr": 1e-20})}
+    still = {"train": train, "strategy": {"name": "fedavg"}, "evaluate": {"every": 1}}
+    out = tmp_path / "run"
+    done = go(out, **still, rounds=rounds)
+    with pytest.raises(RunFolderError, match=rf"--resume {out} --set rounds.{key}=N, add"):
+        go(out, **still, rounds=rounds)
+    more = go_on(out, f"rounds.{key}=4")
+    assert more.result["rounds"] > done.result["rounds"]
+
+
+# Several seeds -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("after", [1, ROUNDS + 2, 3 * ROUNDS])
+def test_several_seeds_that_were_stopped_are_finished(after: int, tmp_path: Path) -> None:
+    whole = fedrec.run(SMALL, seed=[0, 1, 2], out=tmp_path / "whole")
+    seen: list[RoundRecord] = []
+
+    def watch(record: RoundRecord) -> None:
+        seen.append(record)
+        if len(seen) == after:
+            raise KeyboardInterrupt
+
+    base = tmp_path / "runs"
+    with pytest.raises(KeyboardInterrupt):
+        fedrec.run(SMALL, seed=[0, 1, 2], out=base, on_round=watch)
+    with pytest.raises(RunFolderError, match=rf"--resume {base}"):
+        fedrec.run(SMALL, seed=[0, 1, 2], out=base)
+    runs = list(resume_all(base, [], True, partial(Progress, quiet=True)))
+    assert [run.folder for run in runs] == [base / f"seed{seed}" for seed in range(3)]
+    for run, expected in zip(runs, whole, strict=True):
+        assert outcome(run.folder) == outcome(expected.folder)
+

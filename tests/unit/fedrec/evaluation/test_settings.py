@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from fedrec.errors import ConfigError
 from fedrec.evaluation.evaluate import evaluate
 from fedrec.evaluation.metrics import parse_metric
+from fedrec.evaluation.ranking import PARTS
 from fedrec.evaluation.settings import Evaluate, cutoff_warnings
 from fedrec.types import Ragged, Split
 from tests.planted import ragged
@@ -64,7 +65,7 @@ def test_who_is_counted_has_all_held_out_items_in_every_list(world: World, k: in
     evaluation = evaluate(shard, lambda rows: {"mixed": worst[rows]}, metrics)
     split = split_of(world.n_items, world.train, world.valid, world.test)
     lines = cutoff_warnings(metrics, split, "clean")
-    parts = [evaluation.values["mixed"][part][:, 0] == 1.0 for part in ("valid", "test")]
+    parts = [evaluation.values["mixed"][part][:, 0] == 1.0 for part in PARTS]
     said = [line for line in lines if line.startswith("recall")]
     assert (int(said[0].split()[1]) if said else 0) == np.count_nonzero(np.any(parts, axis=0))
 

@@ -1,16 +1,21 @@
 """Training that diverges stops with the rates that can be the cause; a normal run never does."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import fedrec
+from fedrec.compute.batch import Tensors
 from fedrec.config.experiment import Experiment
 from fedrec.errors import FedRecError, NumericError, RunFolderError
+from fedrec.models.base import History, Pairs
+from fedrec.models.mf import MatrixFactorization
 from fedrec.report import markdown
 from fedrec.runs.tally import GROWTH, likely_causes, loss_fault
 
@@ -55,6 +60,29 @@ def test_an_absurd_rate_stops_the_run_and_is_named(model: str, rate: float, tmp_
     assert markdown([tmp_path / "run"])
     with pytest.raises(RunFolderError, match="its training diverged"):
         fedrec.resume(tmp_path / "run")
+
+
+class Logarithm(MatrixFactorization):
+    """Scores pairs or whole catalogues as NaN."""
+
+    where: str = "pairs"
+
+    def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
+        return super().score(params, pairs) * (math.nan if self.where == "pairs" else 1.0)
+
+    def score_catalogue(
+        self, users: Tensors, table: Tensors, history: History | None = None
+    ) -> torch.Tensor:
+        return super().score_catalogue(users, table, history) * math.nan
+
+
+@pytest.mark.parametrize("where", ["pairs", "catalogue"])
+def test_a_score_that_is_nan_is_told_of_the_model(where: str, tmp_path: Path) -> None:
+    with pytest.raises(NumericError, match=r"^round 1: .*Logarithm: its score is NaN") as raised:
+        fedrec.run(
+            experiment(model=Logarithm(where=where), evaluate={"every": 1}), out=tmp_path / "run"
+        )
+    assert "lower" not in str(raised.value)
 
 
 def test_a_client_that_diverges_may_fail_alone(tmp_path: Path) -> None:

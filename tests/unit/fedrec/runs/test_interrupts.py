@@ -8,14 +8,17 @@ import pytest
 from fedrec.runs.recorder import interrupts_held_back
 
 
-def test_an_interrupt_comes_once_the_block_is_done() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_comes_once_the_block_is_done(number: int) -> None:
     done = False
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt):
         with interrupts_held_back():
-            signal.raise_signal(signal.SIGINT)
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
+            signal.raise_signal(number)
             done = True
         pytest.fail("it did not come")
+    signal.signal(signal.SIGTERM, before)
     assert done
 
 

@@ -55,6 +55,18 @@ def test_without_a_terminal_each_evaluation_is_one_plain_line(experiment: Experi
     ], "clients per second of training, over all rounds"
 
 
+def test_the_rate_counts_only_what_this_process_trained(experiment: Experiment) -> None:
+    console = Console(file=io.StringIO(), width=120)
+    with Progress(experiment, console=console) as progress:
+        progress.follow([record(1), record(2, 0.5)])
+        for each in (record(2, 0.5), record(5, 0.75)):
+            progress.show(each)
+    assert isinstance(console.file, io.StringIO)
+    first, second = console.file.getvalue().splitlines()
+    assert "clients/s" not in first
+    assert "2000 clients/s" in second.replace(",", "")
+
+
 def test_on_a_terminal_a_bar_moves_from_the_start(
     experiment: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
