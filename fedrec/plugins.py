@@ -136,6 +136,16 @@ class Section(BaseModel):
         """
         return []
 
+    def all_without_effect(self, experiment: Any, split: Any) -> list[str]:
+        """Return the lines of `without_effect`, and those of the sections below with their names."""
+        below = ((name, getattr(self, name)) for name in type(self).model_fields)
+        return self.without_effect(experiment, split) + [
+            f"{name}.{line}"
+            for name, section in below
+            if isinstance(section, Section)
+            for line in section.all_without_effect(experiment, split)
+        ]
+
     def unused(self, why: str, *names: str) -> list[str]:
         """Return a line for each of some fields that is not at its default.
 

@@ -103,7 +103,7 @@ class FlowerStrategy(FlwrStrategy):
                 if due:
                     record = self._rank(record, grid)
                 self.recorder.record(record, self._evaluation if due else None, self.published)
-                if due and rounds.patience is not None and self.recorder.stale >= rounds.patience:
+                if due and rounds.patience is not None and self.recorder.tally.stale >= rounds.patience:
                     status = "early_stop"
                     break
         except NumericError as error:
@@ -201,7 +201,7 @@ class FlowerStrategy(FlwrStrategy):
     def _messages(
         self, kind: str, number: int, committed: int, clients: IntArray
     ) -> Iterator[Message]:
-        best = self.recorder.best_round or 0
+        best = self.recorder.tally.best_round or 0
         request = replace(self._request, round=number, committed=committed, best=best)
         for node, hosted in self._roster.deal(clients):
             groups = checked_groups(self.strategy, self.state, hosted)

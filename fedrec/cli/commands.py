@@ -5,6 +5,7 @@ Flower, Ray and torch are imported within the commands, so that help and version
 
 from __future__ import annotations
 
+import logging
 import re
 import signal
 import sys
@@ -17,7 +18,7 @@ import typer
 
 import fedrec
 from fedrec.cli.data_commands import SETS, data_app
-from fedrec.cli.output import Stream, console, logged, open_streams, print_table, say, write
+from fedrec.cli.output import Stream, console, open_streams, print_table, say, write
 from fedrec.errors import ConfigError, FedRecError, MissingExtra
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ def _run(
         from fedrec.runs.progress import Progress
         from fedrec.runs.run import resume_all
 
-        runs = resume_all(resume, sets, accept_other_code, partial(Progress, quiet=quiet))
+        runs = resume_all(resume, sets, accept_other_code, partial(Progress, level=logging.ERROR if quiet else logging.INFO))
         _follow(runs, resume, quiet)
         return
     if config is None:
@@ -221,7 +222,7 @@ def _start(
     several = len(experiments) > 1
     base = out or default_folder(config, sets, None if several else experiments[0].seed)
     folders = {base / f"seed{each.seed}" if several else base: each for each in experiments}
-    _follow(run_all(folders, overwrite, partial(Progress, quiet=quiet)), base, quiet)
+    _follow(run_all(folders, overwrite, partial(Progress, level=logging.ERROR if quiet else logging.INFO)), base, quiet)
 
 
 def _follow(runs: Iterator[RunResult], folder: Path, quiet: bool) -> None:
@@ -230,13 +231,13 @@ def _follow(runs: Iterator[RunResult], folder: Path, quiet: bool) -> None:
     from fedrec.runs.folder import SEEDS, is_run_folder
     from fedrec.storage.files import write_json
 
-    finished: list[RunResult] = []
+    finished: dict[Path, dict[str, Any]] = {}
     try:
-        with logged(quiet):
-            for run in runs:
-                finished.append(run)
-                if not quiet:
-                    print_table(result_table(run.result, run.folder))
+        for run in runs:
+            place = folder if is_run_folder(folder) else folder / run.folder.name
+            finished[place] = run.result
+            if not quiet:
+                print_table(result_table(run.result, place))
     except KeyboardInterrupt:
         begun = is_run_folder(folder) or (folder / SEEDS).exists()
         say(
@@ -246,8 +247,8 @@ def _follow(runs: Iterator[RunResult], folder: Path, quiet: bool) -> None:
             else "stopped before the first round"
         )
         raise typer.Exit(130) from None
-    if not is_run_folder(folder):
-        summary = summarize([run.result for run in finished], [run.folder for run in finished])
+    if folder not in finished:
+        summary = summarize(list(finished.values()), list(finished))
         write_json(folder / "summary.json", summary)
         if not quiet:
             print_table(summary_table(summary, folder))

@@ -50,7 +50,7 @@ class Finding(NamedTuple):
 
 def examine() -> list[Finding]:
     """Check everything. Changes nothing, except for a temporary file in the cache."""
-    return [*_installation(), *_machine(), *_folders(), _telemetry()]
+    return [*_installation(), *_machine(), *_folders()]
 
 
 def table(findings: Iterable[Finding]) -> Table:
@@ -78,23 +78,35 @@ def _installation() -> Iterator[Finding]:
     except EngineError as error:
         advice = "rename what shadows it, or start fedrec from another folder"
         yield Finding("packages", "missing", str(error), advice, stops=True)
+    # What is off by default, and the user may have turned on.
+    values = {key: os.environ.get(key, off) for key, off in TELEMETRY_OFF.items()}
+    on = [f"{key}={value}" for key, value in values.items() if value != TELEMETRY_OFF[key]]
+    yield _judged(
+        "telemetry",
+        f"on: {', '.join(on)}" if on else "off: Flower's and Ray's reports and update checks",
+        "unset it to turn it off" if on else "",
+    )
+
+
+def _judged(what: str, text: str, advice: str) -> Finding:
+    """Return a finding that is a warning where there is advice."""
+    return Finding(what, "warn" if advice else "ok", text, advice)
 
 
 def _machine() -> Iterator[Finding]:
     about = hardware()
     yield Finding("system", "ok", f"{about['system']}, {about['cpu']}")
     yield Finding("cores", "ok", f"{about['cores']}: as many workers by default")
-    memory = about.get("memory_gib")
-    if isinstance(memory, float):
-        advice = "a Ray worker takes 0.3 GiB: --set engine.workers=1" if memory < 3 else ""
-        yield Finding("memory", "warn" if advice else "ok", f"{memory} GiB", advice)
+    little = float(about["memory_gib"]) < 3
+    advice = "a Ray worker takes 0.3 GiB: --set engine.workers=1" if little else ""
+    yield _judged("memory", f"{about['memory_gib']} GiB", advice)
     try:
         import torch
+
+        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        yield Finding("gpu", "ok", ", ".join(names) or "none: fedrec runs on the CPU")
     except ImportError:
         yield Finding("gpu", "missing", "torch is not installed", "pip install torch")
-        return
-    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    yield Finding("gpu", "ok", ", ".join(names) or "none: fedrec runs on the CPU")
 
 
 def _folders() -> Iterator[Finding]:
@@ -105,7 +117,7 @@ def _folders() -> Iterator[Finding]:
             yield Finding("cache", "ok", f"{folder} can be written")
         free = shutil.disk_usage(folder).free / GIB
         advice = "set FEDREC_CACHE to another disk" if free < 1 else ""
-        yield Finding("disk", "warn" if advice else "ok", f"{free:.1f} GiB free", advice)
+        yield _judged("disk", f"{free:.1f} GiB free", advice)
     except FedRecError as error:
         fault, _, advice = str(error).partition("; ")
         yield Finding("cache", "missing", fault, advice, stops=True)
@@ -121,12 +133,3 @@ def _folders() -> Iterator[Finding]:
     else:
         advice = "point FEDREC_DATA at a folder, or unset it"
         yield Finding("data", "missing", f"FEDREC_DATA: no folder {data}", advice)
-
-
-def _telemetry() -> Finding:
-    """Look at what is off by default and the user may have turned on."""
-    values = {key: os.environ.get(key, off) for key, off in TELEMETRY_OFF.items()}
-    on = [f"{key}={value}" for key, value in values.items() if value != TELEMETRY_OFF[key]]
-    if on:
-        return Finding("telemetry", "warn", f"on: {', '.join(on)}", "unset it to turn it off")
-    return Finding("telemetry", "ok", "off: Flower's and Ray's reports and update checks")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import io
-import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Stream", "console", "logged", "open_streams", "print_table", "say", "write"]
+__all__ = ["Stream", "console", "open_streams", "print_table", "say", "write"]
 
 WIDTH_OF_A_FILE = 200
 CLOSED_BY_READER = {errno.EPIPE, errno.ECONNRESET, errno.ESHUTDOWN}
@@ -69,28 +68,6 @@ def open_streams() -> None:
             encoding, buffering = stream.encoding, stream.line_buffering
             stream = Stream(stream.detach(), encoding, "backslashreplace", None, buffering)
         setattr(sys, name, stream)
-
-
-class _LogHandler(logging.Handler):
-    """Prints what the library logs, above a bar where there is one."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        prefix = "warning: " if record.levelno == logging.WARNING else ""
-        say(prefix + self.format(record))
-
-
-@contextmanager
-def logged(quiet: bool) -> Iterator[None]:
-    """Print what the library logs; with ``quiet``, errors alone."""
-    logger, handler = logging.getLogger("fedrec"), _LogHandler()
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.ERROR if quiet else logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
 
 
 def say(text: str) -> None:

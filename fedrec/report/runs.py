@@ -70,7 +70,7 @@ class Run:
     def data(self) -> str:
         """What tells data and split from others: a hash of their content, wherever it was read."""
         try:
-            split = self.folder.split()
+            split = self.folder.split
         except RunFolderError:
             return json.dumps(self.config["data"], sort_keys=True, default=str)
         content = hashlib.sha256("\0".join((*split.user_ids, "", *split.item_ids)).encode())
@@ -264,7 +264,7 @@ def _read(folder: RunFolder) -> Run:
     with reading(folder.path / CONFIG):  # whose first reader notices what is damaged in it
         metrics = tuple(str(metric) for metric in config["evaluate"]["metrics"])
         _ = config["data"]["name"], config["model"]["name"]
-    result = folder.result()
+    result = folder.result
     finished = result["status"] in FINISHED
     curve, per_user, errors = RunResult(folder.path).curve(), pd.DataFrame(), list[RunFolderError]()
     if (folder.path / PER_USER).exists():

@@ -1,6 +1,7 @@
 """A run as its processes know it, and how it is made ready: experiment, data, engine, folder."""
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
@@ -20,7 +21,6 @@ from fedrec.evaluation.evaluate import check_cutoffs
 from fedrec.evaluation.ranking import check_candidates
 from fedrec.flower.launch import resolve_engine
 from fedrec.flower.packages import check_packages
-from fedrec.plugins import Section
 from fedrec.runs.folder import (
     CONFIG,
     SOURCE,
@@ -38,7 +38,6 @@ from fedrec.types import Split
 
 __all__ = [
     "OpenRun",
-    "Say",
     "Source",
     "choose_engine",
     "find_config",
@@ -53,8 +52,7 @@ FEDERATED = ("train", "personalization", "strategy", "rounds", "clients", "engin
 """Sections that a centralised baseline does not use."""
 Source: TypeAlias = Experiment | Mapping[str, Any] | str | Path
 """An experiment, its sections as a mapping, or the path of its YAML file."""
-Say: TypeAlias = Callable[[str], None]
-"""Is called with a line about what is being done."""
+LOG = logging.getLogger("fedrec")
 
 ROWS_PER_SECOND = {"numba": 5e6}
 """Training rows of one core in a second, to half an order of magnitude: `numba` makes 3 to 14
@@ -129,27 +127,17 @@ def open_run(id: str, folder: Path, prepared: Path) -> OpenRun:
 
 def settings_without_effect(experiment: Experiment, split: Split) -> list[str]:
     """Return one line for each setting without effect: its dotted name, its value, the reason."""
-    lines = []
-    sections = {name: getattr(experiment, name) for name in type(experiment).model_fields}
-    if isinstance(experiment.model, Baseline):
-        why = f"has no effect: {type(experiment.model).__name__} is a centralised baseline"
-        for name in FEDERATED:
-            default = type(experiment).model_fields[name].get_default(call_default_factory=True)
-            if sections.pop(name) != default:
-                lines.append(f"{name}: {why}")
-    waiting = list(sections.items())
-    while waiting:
-        name, section = waiting.pop(0)
-        if isinstance(section, Section):
-            lines += [f"{name}.{line}" for line in section.without_effect(experiment, split)]
-            below = type(section).model_fields
-            waiting[:0] = [(f"{name}.{field}", getattr(section, field)) for field in below]
-    return lines
+    fields, model = Experiment.model_fields, experiment.model
+    unused = {
+        name: f"{name}: has no effect: {type(model).__name__} is a centralised baseline"
+        for name in (FEDERATED if isinstance(model, Baseline) else ())
+        if getattr(experiment, name) != fields[name].get_default(call_default_factory=True)
+    }
+    others = experiment.all_without_effect(experiment, split)
+    return [*unused.values(), *(line for line in others if line.partition(".")[0] not in unused)]
 
 
-def prepare_run(
-    source: Source, out: Path | None, *, overwrite: bool = False, say: Say = lambda _: None
-) -> OpenRun:
+def prepare_run(source: Source, out: Path | None, *, overwrite: bool = False) -> OpenRun:
     """Check everything that can be checked, prepare the data and make the run folder.
 
     Raises:
@@ -159,9 +147,9 @@ def prepare_run(
     experiment = with_importable_plugins(experiment)
     folder = (out or default_folder(source, seed=experiment.seed)).absolute()
     check_free(folder, overwrite)
-    run = open_experiment(experiment, folder, say)
+    run = open_experiment(experiment, folder)
     for line in run.without_effect:
-        say(f"warning: {line}")
+        LOG.warning(line)
     create(folder, overwrite)
     run.write_config()
     for name, text in sources_of(experiment).items():
@@ -174,7 +162,6 @@ def prepare_run(
 def open_experiment(
     experiment: Experiment,
     folder: Path,
-    say: Say,
     nodes: int | None = None,
     kept: Path | None = None,
 ) -> OpenRun:
@@ -183,7 +170,6 @@ def open_experiment(
     Args:
         experiment: What is to be run.
         folder: The run folder; it need not exist.
-        say: See `Say`.
         nodes: Among how many nodes the clients are dealt, where the experiment leaves it open.
         kept: The split of a run that goes on, for the case that the data is gone.
 
@@ -199,22 +185,22 @@ def open_experiment(
     prepared = prepare(experiment.data, experiment.clients, kept)
     split = open_split(prepared)
     if prepared == kept:
-        say(f"{split.name}: the data is gone; the run goes on with its copy, {kept}")
+        LOG.info(f"{split.name}: the data is gone; the run goes on with its copy, {kept}")
     _check_sizes(experiment, split)
-    say(
+    LOG.info(
         f"{split.name}: {split.n_users} users, {split.n_items} items, "
         f"{len(split.train.values)} train interactions, {split.n_clients} clients"
     )
     if not federated:
         return OpenRun(folder, experiment, prepared, split)
     if executor == "numba" and not is_built():
-        say("compiling the training kernel, once on a machine (about half a minute)")
+        LOG.info("compiling the training kernel, once on a machine (about half a minute)")
         build()
     asked = experiment.engine
     if nodes is not None and asked.nodes == "auto":
         asked = asked.model_copy(update={"nodes": nodes})
     engine, line = choose_engine(experiment.model_copy(update={"engine": asked}), split)
-    say(line)
+    LOG.info(line)
     return OpenRun(folder, experiment, prepared, split, engine)
 
 
@@ -259,35 +245,26 @@ def choose_engine(experiment: Experiment, split: Split) -> tuple[Engine, str]:
     Ray is chosen where its workers save more time than Ray takes to start, by an estimate of the
     training time on one core, or if ``workers``, ``address`` or ``gpus_per_worker`` is set.
     """
-    name, reason = _name(experiment, split)
-    resolved = resolve_engine(experiment.engine.model_copy(update={"name": name}))
+    engine, reason = experiment.engine, "as configured"
+    resolved = resolve_engine(engine)
+    name = resolved.name
+    if engine.name == "auto" and name == "serial":
+        reason = "Ray is not installed"
+    elif engine.name == "auto":
+        parallel = ("workers", "address", "gpus_per_worker")
+        given = [key for key in parallel if getattr(engine, key) not in ("auto", 1, None, 0)]
+        seconds = training_seconds(experiment, split)
+        reason = f"training takes about {seconds:.0f} s on one core, Ray {START_OF_RAY:.0f} s to start"
+        if given:
+            reason = f"engine.{given[0]} is set"
+        elif seconds * (1 - 1 / resolved.workers) <= START_OF_RAY:
+            name = "serial"
+    resolved = resolve_engine(engine.model_copy(update={"name": name}))
     nodes = min(resolved.nodes, split.n_clients)
     workers = min(resolved.workers, nodes)
     processes = "" if workers == 1 else f" with {workers} workers"
-    executor = experiment.client_task().executor()
-    chosen = {"name": name, "nodes": nodes, "workers": workers}
-    line = f"engine {name}{processes} ({reason}), executor {executor}"
-    return experiment.engine.model_copy(update=chosen), line
-
-
-def _name(experiment: Experiment, split: Split) -> tuple[str, str]:
-    engine = experiment.engine
-    if engine.name != "auto":
-        return engine.name, "as configured"
-    if find_spec("ray") is None:
-        return "serial", "Ray is not installed"
-    parallel = {
-        "engine.workers": engine.workers not in ("auto", 1),
-        "engine.address": engine.address is not None,
-        "engine.gpus_per_worker": engine.gpus_per_worker > 0,
-    }
-    for key, is_set in parallel.items():
-        if is_set:
-            return "ray", f"{key} is set"
-    seconds = training_seconds(experiment, split)
-    saved = seconds * (1 - 1 / resolve_engine(engine).workers)
-    about = f"training takes about {seconds:.0f} s on one core, Ray {START_OF_RAY:.0f} s to start"
-    return "ray" if saved > START_OF_RAY else "serial", about
+    line = f"engine {name}{processes} ({reason}), executor {experiment.client_task().executor()}"
+    return engine.model_copy(update={"name": name, "nodes": nodes, "workers": workers}), line
 
 
 def training_seconds(experiment: Experiment, split: Split) -> float:

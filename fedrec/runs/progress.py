@@ -1,5 +1,6 @@
 """Show a run while it runs: a bar on a terminal or in a notebook, plain lines elsewhere."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -7,7 +8,7 @@ from importlib.util import find_spec
 from typing import Self, TypeAlias
 
 from rich.console import Console
-from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn
+from rich.progress import BarColumn, SpinnerColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Column
 
@@ -17,21 +18,24 @@ from fedrec.plugins import shown
 from fedrec.runs.log import RoundRecord
 from fedrec.runs.tally import Tally
 
-__all__ = ["OnRound", "Progress"]
+__all__ = ["OnLine", "OnRound", "Progress"]
 
+LOG = logging.getLogger("fedrec")
+OnLine: TypeAlias = Callable[[str], None]
+"""Is called with a line about what is being done."""
 OnRound: TypeAlias = Callable[[RoundRecord], None]
 """Is called with the record of each round."""
 
 
-class Progress:
-    """Shows the rounds of one run on stderr, and hands them on.
+class Progress(logging.Handler):
+    """Shows on stderr what the library logs and the rounds of one run, and hands both on.
 
     Clients per second are clients trained per second of training, over the rounds that this process
     has trained; evaluation is not counted. The result and the report count all rounds.
 
     Args:
         experiment: What is run.
-        quiet: Show nothing.
+        level: Which lines are shown, as in `logging`; up from `logging.WARNING`, no rounds are.
         on_round: Is called with the record of each round too.
         on_line: Is called with each line too.
         console: Where to show; None: stderr.
@@ -40,15 +44,17 @@ class Progress:
     def __init__(
         self,
         experiment: Experiment,
-        quiet: bool = False,
+        level: int = logging.INFO,
         on_round: OnRound | None = None,
-        on_line: Callable[[str], None] | None = None,
+        on_line: OnLine | None = None,
         console: Console | None = None,
     ) -> None:
+        super().__init__()
         for name, function in (("on_round", on_round), ("say", on_line)):
             if function is not None and not callable(function):
                 raise ConfigError(f"{name}: expected a function, got {shown(function)}")
-        self._console = console or Console(stderr=True, quiet=quiet, soft_wrap=True)
+        self._lines, self._shows_rounds = level, level <= logging.INFO
+        self._console = console or Console(stderr=True, soft_wrap=True)
         self._on_round, self._on_line = on_round, on_line
         self._metric = experiment.evaluate.metrics[0]
         self._every, self._limits = experiment.evaluate.every, experiment.rounds
@@ -57,41 +63,51 @@ class Progress:
         self._clients, self._seconds = 0, 0.0
         self._scores = ""
         self._began: tuple[int, float] | None = None
-        self._bar: Bar | None = None
-        self._task = TaskID(0)
+        self._level_before = LOG.level
+        self._bar = Bar(
+            SpinnerColumn("line"),  # moves while a worker starts or a round is evaluated
+            TextColumn(
+                "{task.fields[counter]}",
+                table_column=_column(min_width=len(self._counter(self._limits.count))),
+            ),
+            BarColumn(None, table_column=_column(ratio=1, max_width=36)),
+            TextColumn("{task.description}", table_column=_column(ratio=4)),
+            TextColumn("{task.fields[left]}", table_column=_column()),
+            console=self._console,
+            transient=True,
+            expand=True,
+            disable=not (self._shows_rounds and _can_draw(self._console)),
+        )
+        self._task = self._bar.add_task("starting", total=None, counter="", left="")
 
     def __enter__(self) -> Self:
-        if not self._console.quiet and _can_draw(self._console):
-            width = len(self._counter(self._limits.count))
-            self._bar = Bar(
-                SpinnerColumn("line"),  # moves while a worker starts or a round is evaluated
-                TextColumn("{task.fields[counter]}", table_column=_column(min_width=width)),
-                BarColumn(None, table_column=_column(ratio=1, max_width=36)),
-                TextColumn("{task.description}", table_column=_column(ratio=4)),
-                TextColumn("{task.fields[left]}", table_column=_column()),
-                console=self._console,
-                transient=True,
-                expand=True,
-            )
-            self._task = self._bar.add_task("starting", total=None, counter="", left="")
-            self._bar.start()
+        self._level_before = LOG.level
+        LOG.setLevel(logging.INFO)
+        LOG.addHandler(self)
+        self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._bar.stop()
+        LOG.removeHandler(self)
+        LOG.setLevel(self._level_before)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a line, above the bar where there is one."""
+        text = "warning: " * (record.levelno == logging.WARNING) + record.getMessage()
+        if record.levelno >= self._lines:
+            self._print(text)
+        if self._on_line is not None:
+            self._on_line(text)
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False)
 
     def follow(self, rounds: Sequence[RoundRecord]) -> None:
         """Know the rounds of a process before this one; the last may be shown again."""
         self._followed = rounds[-1].round
         for record in rounds[:-1]:
             self._tally.add(record)
-
-    def say(self, text: str) -> None:
-        """Print a line, above the bar where there is one."""
-        self._console.print(text, markup=False, highlight=False)
-        if self._on_line is not None:
-            self._on_line(text)
 
     def show(self, record: RoundRecord) -> None:
         """Show one round; without a bar, only a round with an evaluation."""
@@ -102,22 +118,19 @@ class Progress:
         score = record.score("valid", self._metric)
         if score is not None:
             self._scores = f"valid {self._metric} {score:.4f}"
-        text = ""
-        if record.round == 0:  # the only one of a baseline, which trains no clients
-            text = f"fitted  {self._scores}"
-        elif self._bar is not None:
-            self._bar.update(
-                self._task,
-                total=self._limits.count,
-                completed=record.round,
-                counter=self._counter(record.round),
-                description=self._description(record),
-                left=self._time_left(record.round),
-            )
-        elif record.evaluation is not None:
-            text = f"{self._counter(record.round)}  {self._description(record)}"
-        if text:
-            self._console.print(text, markup=False, highlight=False)
+        self._bar.update(
+            self._task,
+            total=self._limits.count,
+            completed=record.round,
+            counter=self._counter(record.round),
+            description=self._description(record),
+            left=self._time_left(record.round),
+        )
+        if self._shows_rounds and record.evaluation is not None:
+            if record.round == 0:  # the only one of a baseline, which trains no clients
+                self._print(f"fitted  {self._scores}")
+            elif self._bar.disable:
+                self._print(f"{self._counter(record.round)}  {self._description(record)}")
         if self._on_round is not None:
             self._on_round(record)
 

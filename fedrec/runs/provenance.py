@@ -2,8 +2,10 @@
 
 import os
 import platform
+import re
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 
 import psutil
@@ -15,17 +17,13 @@ __all__ = ["commit", "hardware", "versions"]
 DISTRIBUTIONS = ("fedrec", "flwr", "ray", "torch", "numpy", "numba", "scipy", "pandas", "pydantic")
 PACKAGES = ("fedrec", "clients", "server", "strategies")
 ROOT = Path(__file__).resolve().parents[2]
+CPU = re.compile(r"^(?:model name|Model|cpu model)\s*:\s*(.+)", re.MULTILINE)
 
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the installed packages that decide a result."""
-    installed = {"python": platform.python_version()}
-    for name in DISTRIBUTIONS:
-        try:
-            installed[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return installed
+    installed = {n: each.version for n in DISTRIBUTIONS for each in metadata.distributions(name=n)}
+    return {"python": platform.python_version(), **installed}
 
 
 def commit(root: Path = ROOT) -> str | None:
@@ -36,44 +34,32 @@ def commit(root: Path = ROOT) -> str | None:
 
     Returns:
         40 hex digits, with ``+dirty`` where the code differs from it; None where fedrec does not
-        lie at the top of a git checkout (an installed package inside someone's repository does
-        not).
+        lie at the top of a git checkout.
     """
-    top = _git(root, "rev-parse", "--show-toplevel")
-    head = _git(root, "rev-parse", "--verify", "HEAD")
-    if not top or not head or Path(top).resolve() != root.resolve():
-        return None
-    return f"{head}+dirty" if _git(root, "status", "--porcelain", "--", *PACKAGES) else head
+    head = _git(root, "rev-parse", "--verify", "HEAD") if (root / ".git").exists() else ""
+    is_dirty = head and _git(root, "status", "--porcelain", "--", *PACKAGES)
+    return f"{head}+dirty" if is_dirty else head or None
 
 
-def _git(root: Path, *arguments: str) -> str | None:
+def _git(root: Path, *arguments: str) -> str:
+    """Return what git prints; nothing if it fails or is not installed."""
     command = ("git", "-C", str(root), *arguments)
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=20, env=environment, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    with suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=20, env=environment, check=True
+        ).stdout.strip()
+    return ""
 
 
 def hardware() -> dict[str, str | int | float]:
     """Return ``cpu``, ``cores`` that this process may use, ``memory_gib`` and ``system``."""
+    cpu = None
+    with suppress(OSError):
+        cpu = CPU.search(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
     return {
-        "cpu": _cpu(),
+        "cpu": cpu[1].strip() if cpu else platform.processor() or platform.machine(),
         "cores": cores(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
     }
-
-
-def _cpu() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() in ("model name", "Model", "cpu model"):
-                return value.strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ __all__ = ["RunFolder", "find"]
 HEADER = re.compile(r"# fedrec run folder, format (\d+)\s")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RunFolder:
     """Reads a run folder, also that of a run that was interrupted.
 
@@ -94,8 +95,9 @@ class RunFolder:
             rounds_before(log, checkpoint.record.round, checkpoint.log)
         return list(read_log(log).records)
 
+    @cached_property
     def result(self) -> dict[str, Any]:
-        """Return the result; what an interrupted run did not write is taken from its rounds."""
+        """The result; what an interrupted run did not write is taken from its rounds."""
         written = self._written()
         complete = written.get("status") in FINISHED or written.get("best_round") is not None
         if complete and written.get("metrics"):
@@ -106,8 +108,9 @@ class RunFolder:
         stored = {name: value for name, value in written.items() if value is not None}
         return {**described(config), "status": "interrupted", **stored, **tally.result()}
 
+    @cached_property
     def split(self) -> Split:
-        """Return the data of the run: raw ids, and the items of every user."""
+        """The data of the run: raw ids, and the items of every user."""
         path = self.verify(SPLIT)
         read_arrays(path)  # compares its checksum
         return open_split(path)
@@ -122,7 +125,7 @@ class RunFolder:
         Raises:
             RunFolderError: Also if the run was killed before it wrote those of the best round.
         """
-        path, best = self.verify(MODEL), best or self.result().get("best_round")
+        path, best = self.verify(MODEL), best or self.result.get("best_round")
         arrays, about = read_arrays(path)
         if best is not None and about.get("round") not in (str(best), str(latest)):
             raise RunFolderError(
@@ -142,12 +145,9 @@ class RunFolder:
         Returns:
             ``ids.<per>``, int64 [n], and each private parameter, [n, ...]; empty where the run
             kept none.
-
-        Raises:
-            RunFolderError: Also if nodes are missing, or two hold the same id.
         """
         index, folder = f"ids.{per}", self.path / LOCAL
-        best = self.result().get("best_round") if best is None else best
+        best = self.result.get("best_round") if best is None else best
         written = [n for n in self._written().get("files", {}) if n.startswith(f"{LOCAL}/")]
         there = sorted(f"{LOCAL}/{path.name}" for path in folder.glob("node-*.safetensors"))
         nodes = []
@@ -166,7 +166,7 @@ class RunFolder:
         if (np.diff(ids) == 0).any():
             raise RunFolderError(f"{folder}: two nodes hold the same {per}")
         if per != "positive" and (self.path / SPLIT).exists():
-            split = self.split()
+            split = self.split
             expected = split.n_users if per == "user" else split.n_clients
             if len(ids) != expected:
                 raise RunFolderError(

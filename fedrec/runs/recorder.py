@@ -17,7 +17,7 @@ import numpy as np
 from fedrec.errors import NumericError
 from fedrec.evaluation.evaluate import Evaluation
 from fedrec.evaluation.metrics.base import PerUserMetric
-from fedrec.plugins import name_of
+from fedrec.plugins import Plugin, name_of
 from fedrec.runs.baseline import popularity_scores, tied_scores
 from fedrec.runs.folder import (
     FINISHED,
@@ -85,6 +85,9 @@ class Recorder:
         observer: Is called with the record of each round.
         origin: What the run is made from; None: it keeps no checkpoints.
         checkpoint: Where the run continues; None: at its beginning.
+
+    Attributes:
+        tally: The rounds so far.
     """
 
     def __init__(
@@ -101,7 +104,7 @@ class Recorder:
         self._origin = origin
         self._metrics = run.experiment.evaluate.parsed()
         label = self._metrics[0].label
-        self._tally = Tally(label, lambda: (self.popularity or {}).get("valid", {}).get(label))
+        self.tally = Tally(label, lambda: (self.popularity or {}).get("valid", {}).get(label))
         self._began = time.perf_counter()
         self._started = datetime.now(UTC).isoformat(timespec="seconds")
         self._resumed: tuple[int, ...] = ()
@@ -117,21 +120,11 @@ class Recorder:
         os.truncate(folder / ROUNDS, size)
         (folder / RESULT).unlink(missing_ok=True)
         for record in rounds:
-            self._tally.add(record)
+            self.tally.add(record)
         self._started = checkpoint.started
         self._resumed = (*checkpoint.resumed, last.round)
-        self._began -= self._tally.result()["seconds"]["total"]
+        self._began -= self.tally.result()["seconds"]["total"]
         self._began -= last.seconds.train + last.seconds.evaluate
-
-    @property
-    def best_round(self) -> int | None:
-        """The round that validation chose so far; None before the first evaluation."""
-        return self._tally.best.round if self._tally.best is not None else None
-
-    @property
-    def stale(self) -> int:
-        """Evaluations without progress, see `Tally`."""
-        return self._tally.stale
 
     @cached_property
     def popularity(self) -> dict[str, dict[str, float]] | None:
@@ -146,15 +139,13 @@ class Recorder:
         Raises:
             NumericError: If the loss is out of bounds, see `fedrec.runs.tally.loss_fault`.
         """
-        if record.loss is not None:
-            losses = [*self._tally.losses, record.loss]
-            fault = loss_fault(losses, self._run.experiment.train.negatives)
-            if fault is not None:
-                raise NumericError(fault)
+        losses = [*self.tally.losses, *([] if record.loss is None else [record.loss])]
+        if losses and (fault := loss_fault(losses, self._run.experiment.train.negatives)):
+            raise NumericError(fault)
 
     def diverged(self, round: int, error: NumericError, params: Params) -> NumericError:
         """Write the result of a run that diverged in a round; return the error for the user."""
-        if self._tally.rounds < round:
+        if self.tally.rounds < round:
             self.record(RoundRecord(round=round, clients=0), None, params)
         self.finish("diverged", params)
         run = self._run
@@ -201,7 +192,7 @@ class Recorder:
             record = record.model_copy(update={"evaluation": self._summary(evaluation)})
         with interrupts_held_back():  # the log never names a best round whose model is not there
             self._log.append(record)
-            better = self._tally.add(record)
+            better = self.tally.add(record)
             if better and evaluation is not None:
                 if params:
                     write_arrays(self._run.folder / MODEL, params, {"round": str(record.round)})
@@ -220,7 +211,7 @@ class Recorder:
             params: The shared parameters after the last round.
             tuning: How the settings of a baseline were chosen.
         """
-        run, e, rounds = self._run, self._run.experiment, self._tally.result()
+        run, e, rounds = self._run, self._run.experiment, self.tally.result()
         rounds["seconds"]["total"] = time.perf_counter() - self._began
         if run.centralised:
             rounds["clients_per_second"] = None
@@ -261,7 +252,7 @@ class Recorder:
 
     def _notes(self) -> list[str]:
         """Return the warnings about the round that validation chose."""
-        best, near = self._tally.best, self._tally.scores_near_popularity()
+        best, near = self.tally.best, self.tally.scores_near_popularity()
         if best is None or near is None:
             return []
         chosen, label = f"round {best.round}, which validation chose,", self._metrics[0].label
@@ -314,12 +305,9 @@ class Recorder:
         write_bytes(self._run.folder / PER_USER, sink.getvalue().to_pybytes())
 
     def _citations(self) -> list[str]:
-        e = self._run.experiment
-        plugins = [
-            e.data,
-            e.model,
-            *([] if self._run.centralised else [e.personalization, e.strategy]),
-        ]
-        keys = {plugin.reference for plugin in plugins if plugin.reference}
-        flower = set() if self._run.centralised else {"beutel2020flower"}
-        return sorted({*keys, *flower, "krichene2020sampled"})
+        e, keys = self._run.experiment, {"krichene2020sampled"}
+        plugins: list[Plugin] = [e.data, e.model]
+        if not self._run.centralised:
+            keys.add("beutel2020flower")
+            plugins += [e.personalization, e.strategy]
+        return sorted(keys.union(plugin.reference for plugin in plugins if plugin.reference))

@@ -51,20 +51,17 @@ class Recommendation:
     score: float
 
 
-@dataclass(frozen=True)
-class RunResult:
+class RunResult(RunFolder):
     """A run: its folder, its result, and what it recommends.
 
     Args:
-        folder: The run folder.
+        path: The run folder.
     """
 
-    folder: Path
-
-    @cached_property
-    def result(self) -> dict[str, Any]:
-        """The content of ``result.json``."""
-        return RunFolder(self.folder).result()
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.path
 
     @cached_property
     def experiment(self) -> Experiment:
@@ -73,7 +70,7 @@ class RunResult:
         Raises:
             RunFolderError: If a plug-in has another source here than it had in the run.
         """
-        experiment = recorded_experiment(RunFolder(self.folder).verify(CONFIG))
+        experiment = recorded_experiment(self.verify(CONFIG))
         for name, text in sources_of(experiment).items():
             source = self.folder / SOURCE / name
             if not source.is_file() or source.read_text("utf-8") != text:
@@ -84,19 +81,15 @@ class RunResult:
         return experiment
 
     @cached_property
-    def _split(self) -> Split:
-        return RunFolder(self.folder).split()
-
-    @cached_property
     def _scorer(self) -> Scorer:
         """Scores by index of the user."""
-        model, split, folder = self.experiment.model, self._split, RunFolder(self.folder)
+        model, split = self.experiment.model, self.split
         if isinstance(model, Baseline):
             return model.fit(split, self.experiment.seed)
         shard = split.shard(np.arange(split.n_clients, dtype=np.int64))
-        task, shared = self.experiment.client_task(), folder.model()
+        task, shared = self.experiment.client_task(), self.model()
         row = np.argsort(shard.user_ids, kind="stable")  # of the shard, by user
-        private = {axis: folder.local(axis) for axis in ("user", "client", "positive")}
+        private = {axis: self.local(axis) for axis in ("user", "client", "positive")}
         local: dict[str, FloatArray] = {}
         for name in task.private():
             axis = task.locals()[name].axis or ""
@@ -128,7 +121,7 @@ class RunResult:
         Raises:
             DataError: If the user is not in the data.
         """
-        split = self._split
+        split = self.split
         if isinstance(user, float | np.floating) and float(user).is_integer():
             user = int(user)
         users = np.flatnonzero(split.user_ids == str(user))
@@ -157,7 +150,7 @@ class RunResult:
         """
         import pandas as pd
 
-        split = self._split
+        split = self.split
         blocks = np.array_split(np.arange(split.n_users), -(-split.n_users // BLOCK))
         rows = [row for users in blocks for row in self._top(users, k)]
         frame = pd.DataFrame(rows, columns=["user", "rank", "item", "score"])
@@ -173,7 +166,7 @@ class RunResult:
         import pandas as pd
 
         rows = []
-        for record in RunFolder(self.folder).rounds():
+        for record in self.rounds():
             row: dict[str, Any] = {
                 "round": record.round,
                 "clients": record.clients,
@@ -191,10 +184,6 @@ class RunResult:
             rows.append(row)
         return pd.DataFrame(rows).set_index("round") if rows else pd.DataFrame()
 
-    def per_user(self) -> pd.DataFrame:
-        """Return one row per user: raw id, client, train items, metrics at the best round."""
-        return RunFolder(self.folder).per_user()
-
     def embeddings(self, of: Literal["item", "user"] = "item") -> pd.DataFrame:
         """Return vectors of the best round by raw id.
 
@@ -209,13 +198,12 @@ class RunResult:
         """
         import pandas as pd
 
-        folder, split = RunFolder(self.folder), self._split
         if isinstance(self.experiment.model, Baseline):
             raise ConfigError("embeddings: a baseline has none")
-        vectors = (folder.model() if of == "item" else folder.local("user")).get(of)
+        vectors = (self.model() if of == "item" else self.local("user")).get(of)
         if vectors is None or vectors.ndim != 2:
             raise ConfigError(f"embeddings: the model has no vectors of {of}s")
-        return pd.DataFrame(vectors, index=split.item_ids if of == "item" else split.user_ids)
+        return pd.DataFrame(vectors, index=self.split.item_ids if of == "item" else self.split.user_ids)
 
     def _repr_html_(self) -> str:
         """Return a table of the scores, for notebooks."""
@@ -236,7 +224,7 @@ class RunResult:
             users: int64 [u], indices of users.
             k: How many items.
         """
-        split = self._split
+        split = self.split
         if not isinstance(k, int | np.integer) or not 1 <= k <= split.n_items:
             raise ConfigError(
                 f"k: expected 1 to {split.n_items}, the number of items, got {shown(k)}"
@@ -285,7 +273,7 @@ def load(folder: str | Path) -> RunResult:
     Raises:
         RunFolderError: If it is none.
     """
-    return RunResult(RunFolder(expand_path(folder)).path)
+    return RunResult(expand_path(folder))
 
 
 def of_group(model: Params, group: int) -> Params:

@@ -1,6 +1,7 @@
 """Run an experiment, once or with several seeds, or continue a run."""
 
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,8 +34,8 @@ from fedrec.runs.folder import (
     write_result,
 )
 from fedrec.runs.log import RoundRecord, Seconds, read_checkpoint, rounds_before
-from fedrec.runs.prepare import OpenRun, Say, Source, open_experiment, prepare_run
-from fedrec.runs.progress import OnRound, Progress
+from fedrec.runs.prepare import OpenRun, Source, open_experiment, prepare_run
+from fedrec.runs.progress import OnLine, OnRound, Progress
 from fedrec.runs.reader import RunFolder
 from fedrec.runs.recorder import Observer, Recorder
 from fedrec.runs.result import RunResult, RunResults
@@ -43,6 +44,7 @@ from fedrec.storage.files import RESTORE, write_json, write_text
 
 __all__ = ["resume", "resume_all", "run", "run_all"]
 
+LOG = logging.getLogger("fedrec")
 Display: TypeAlias = Callable[[Experiment], Progress]
 """Makes what shows a run."""
 
@@ -56,7 +58,7 @@ def run(
     overwrite: bool = False,
     progress: bool = False,
     on_round: OnRound | None = None,
-    say: Say | None = None,
+    say: OnLine | None = None,
 ) -> RunResult: ...
 
 
@@ -69,7 +71,7 @@ def run(
     overwrite: bool = False,
     progress: bool = False,
     on_round: OnRound | None = None,
-    say: Say | None = None,
+    say: OnLine | None = None,
 ) -> RunResults: ...
 
 
@@ -81,7 +83,7 @@ def run(
     overwrite: bool = False,
     progress: bool = False,
     on_round: OnRound | None = None,
-    say: Say | None = None,
+    say: OnLine | None = None,
 ) -> RunResult | RunResults:
     """Run an experiment to its end, once or with several seeds.
 
@@ -115,7 +117,8 @@ def run(
     default = default_folder(experiment, seed=None if several else chosen[0].seed)
     base = default if out is None else expand_path(out)
     folders = {base / f"seed{each.seed}" if several else base: each for each in chosen}
-    display = partial(Progress, quiet=not progress, on_round=on_round, on_line=say)
+    level = logging.INFO if progress else logging.WARNING
+    display = partial(Progress, level=level, on_round=on_round, on_line=say)
     results = RunResults(run_all(folders, overwrite, display))
     return results if several else results[0]
 
@@ -146,8 +149,8 @@ def _run(
     experiment: Experiment, out: Path, overwrite: bool, display: Display, seeds: Sequence[int]
 ) -> RunResult:
     with display(experiment) as progress:
-        progress.say(f"{out}: seed {experiment.seed}")
-        run = prepare_run(experiment, out, overwrite=overwrite, say=progress.say)
+        LOG.info(f"{out}: seed {experiment.seed}")
+        run = prepare_run(experiment, out, overwrite=overwrite)
         if len(seeds) > 1:
             write_json(run.folder.parent / SEEDS, {"seeds": seeds})
         try:
@@ -165,7 +168,7 @@ def resume(
     accept_other_code: bool = False,
     progress: bool = False,
     on_round: OnRound | None = None,
-    say: Say | None = None,
+    say: OnLine | None = None,
 ) -> RunResult:
     """Continue a run that was interrupted or killed, or extend one that is complete.
 
@@ -189,7 +192,8 @@ def resume(
     Raises:
         FedRecError: One line that says what is wrong and what to do, before any work is done.
     """
-    display = partial(Progress, quiet=not progress, on_round=on_round, on_line=say)
+    level = logging.INFO if progress else logging.WARNING
+    display = partial(Progress, level=level, on_round=on_round, on_line=say)
     return _resume(expand_path(folder).absolute(), sets, accept_other_code, display)
 
 
@@ -275,7 +279,7 @@ def _carry_out(run: OpenRun, on_round: OnRound) -> None:
         if engine.name == "flower" and folder.rounds() and not (run.folder / RESULT).exists():
             # The server app ran in another process, which was ended.
             facts = engine.model_dump(include={"name", "workers", "nodes"})
-            write_result(run.folder, {**folder.result(), "engine": facts})
+            write_result(run.folder, {**folder.result, "engine": facts})
         raise
 
 
@@ -307,51 +311,51 @@ def _prepare_resume(
     """Return a run that goes on as what it was; None if there is nothing left to do."""
     folder = run.path
     await_end(folder)
-    if run.result().get("status") == "diverged":
+    if run.result.get("status") == "diverged":
         raise RunFolderError(
             f"{folder}: its training diverged, and a run cannot continue with other rates; start "
             "it again with lower ones and --overwrite"
         )
     checkpoint = read_checkpoint(folder)
     if checkpoint is None:
-        return _from_the_beginning(run, experiment, progress.say)
+        return _from_the_beginning(run, experiment)
     origin, last = checkpoint.origin, checkpoint.record.round
     origin.check_config(where, experiment)
     if key := _reached(run, last, experiment):
-        progress.say(
+        LOG.info(
             f"{folder}: is complete, {last} rounds; to extend it, add --set {key}=N (now "
             f"{shown(getattr(experiment.rounds, key.removeprefix('rounds.')))})"
         )
         return None
-    opened = open_experiment(experiment, folder, progress.say, origin.nodes, folder / SPLIT)
+    opened = open_experiment(experiment, folder, origin.nodes, folder / SPLIT)
     origin.check(opened, accept_other_code)
     rounds, _ = rounds_before(folder / ROUNDS, last, checkpoint.log)
     progress.follow([*rounds, checkpoint.record])
     best = Tally(experiment.evaluate.metrics[0], rounds=rounds).best
     if best is not None:
         run.check_best(best.round, last, private=bool(checkpoint.node_states))
-    run.split()
-    progress.say(f"{folder}: continues after round {last} of {experiment.rounds.count}")
+    _ = run.split  # compares its checksum
+    LOG.info(f"{folder}: continues after round {last} of {experiment.rounds.count}")
     return opened
 
 
-def _from_the_beginning(run: RunFolder, experiment: Experiment, say: Say) -> OpenRun | None:
+def _from_the_beginning(run: RunFolder, experiment: Experiment) -> OpenRun | None:
     """Start the run of a folder without checkpoint again, if it took no round."""
     if isinstance(experiment.model, Baseline):
-        if run.result().get("status") in FINISHED and run.rounds():
-            say(f"{run.path}: is complete; a baseline is fitted once")
+        if run.result.get("status") in FINISHED and run.rounds():
+            LOG.info(f"{run.path}: is complete; a baseline is fitted once")
             return None
     elif run.rounds():
         raise RunFolderError(
             f"{run.path / CHECKPOINT}: is missing, so the run cannot continue; {RESTORE}"
         )
-    say(f"{run.path}: was stopped before its first checkpoint; starts at the beginning")
-    return prepare_run(experiment, run.path, overwrite=True, say=say)
+    LOG.info(f"{run.path}: was stopped before its first checkpoint; starts at the beginning")
+    return prepare_run(experiment, run.path, overwrite=True)
 
 
 def _reached(run: RunFolder, last: int, experiment: Experiment) -> str:
     """Return the setting that has ended a run in which all was done that it asks for; else ""."""
-    rounds, result = experiment.rounds, run.result()
+    rounds, result = experiment.rounds, run.result
     if rounds.count < last:
         raise ConfigError(
             f"rounds.count: {rounds.count} is less than the {last} rounds that were run already; "

@@ -99,6 +99,11 @@ class Tally:
         self.stale = 0 if progress else self.stale + 1
         return better
 
+    @property
+    def best_round(self) -> int | None:
+        """The round that validation chose so far; None before the first evaluation."""
+        return self.best.round if self.best else None
+
     def scores_near_popularity(self) -> tuple[float, float] | None:
         """Return the best score and popularity's if they are near; None otherwise."""
         score = None if self.best is None else self.best.score("valid", self._metric)
@@ -113,7 +118,7 @@ class Tally:
         mixed = views.pop("mixed", {})
         seconds = self._sums["seconds"]
         return {
-            "best_round": self.best.round if self.best else None,
+            "best_round": self.best_round,
             "rounds": self.rounds,
             "metrics": {
                 "valid": dict(mixed.get("valid", {})),

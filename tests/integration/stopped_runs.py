@@ -44,7 +44,7 @@ def rounds_of(folder: Path) -> list[dict[str, Any]]:
 def outcome(folder: Path) -> dict[str, Any]:
     """All that a run leaves behind but times, as values that compare."""
     run = RunFolder(folder)
-    result = run.result()
+    result = run.result
     keys = ("digest", "status", "best_round", "rounds", "metrics")
     return {
         **{key: result.get(key) for key in keys},

@@ -1,6 +1,7 @@
 """A run that goes on has the bits of one that was never stopped, wherever it was stopped."""
 
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -145,7 +146,7 @@ def test_an_interrupted_run_goes_on_exactly(
     after: int, uninterrupted: dict[str, Any], tmp_path: Path
 ) -> None:
     folder = stopped(tmp_path / "run", after)
-    assert RunFolder(folder).result()["status"] == "interrupted"
+    assert RunFolder(folder).result["status"] == "interrupted"
     seen: list[int] = []
     said: list[str] = []
     done = go_on(folder, on_round=lambda record: seen.append(record.round), say=said.append)
@@ -259,11 +260,11 @@ def test_what_a_complete_run_advises_extends_it(
     train = {"optimizers": rates(1e-20, {"name": "sgd", "lr": 1e-20})}
     still = {"train": train, "strategy": {"name": "fedavg"}, "evaluate": {"every": 1}}
     out = tmp_path / "run"
-    done = go(out, **still, rounds=rounds)
+    before = go(out, **still, rounds=rounds).result["rounds"]
     with pytest.raises(RunFolderError, match=rf"--resume {out} --set rounds.{key}=N, add"):
         go(out, **still, rounds=rounds)
     more = go_on(out, f"rounds.{key}=4")
-    assert more.result["rounds"] > done.result["rounds"]
+    assert more.result["rounds"] > before
 
 
 # Several seeds -------------------------------------------------------------------------------
@@ -284,7 +285,7 @@ def test_several_seeds_that_were_stopped_are_finished(after: int, tmp_path: Path
         fedrec.run(SMALL, seed=[0, 1, 2], out=base, on_round=watch)
     with pytest.raises(RunFolderError, match=rf"--resume {base}"):
         fedrec.run(SMALL, seed=[0, 1, 2], out=base)
-    runs = list(resume_all(base, [], True, partial(Progress, quiet=True)))
+    runs = list(resume_all(base, [], True, partial(Progress, level=logging.ERROR)))
     assert [run.folder for run in runs] == [base / f"seed{seed}" for seed in range(3)]
     for run, expected in zip(runs, whole, strict=True):
         assert outcome(run.folder) == outcome(expected.folder)

@@ -159,7 +159,7 @@ def test_an_interrupted_run_is_read_from_its_rounds(
             log.append(RoundRecord.model_validate(round_line(round, valid)))
     if written:
         write_result(folder, written)
-    result = RunFolder(folder).result()
+    result = RunFolder(folder).result
     assert result["status"] == written.get("status", "interrupted")
     assert result["best_round"] == 2
     assert result["metrics"]["test"] == {"mrr": 0.2}
@@ -174,11 +174,11 @@ def test_an_interrupted_run_is_read_from_its_rounds(
 def test_a_finished_result_is_returned_as_it_is(folder: Path, best: int | None) -> None:
     result = {"best_round": best, "metrics": {"test": {"mrr": 0.5}}, "status": "completed"}
     written = write_result(folder, result)
-    assert RunFolder(folder).result() == written == {**written, **result}
+    assert RunFolder(folder).result == written == {**written, **result}
 
 
 def test_a_run_killed_before_its_first_round_is_readable(folder: Path) -> None:
-    result = RunFolder(folder).result()
+    result = RunFolder(folder).result
     assert (result["rounds"], result["best_round"]) == (0, None)
     assert result["metrics"]["test"] == {}
 
@@ -195,7 +195,7 @@ def test_missing_and_damaged_files_are_named(folder: Path, tmp_path: Path) -> No
             read()
     (folder / "result.json").write_text("{", encoding="utf-8")
     with pytest.raises(RunFolderError, match="result"):
-        run.result()
+        _ = RunFolder(folder).result
     with pytest.raises(RunFolderError, match="result"):
         run.model()
     (folder / "result.json").unlink()

@@ -1,4 +1,5 @@
 import io
+import logging
 import re
 
 import pytest
@@ -37,10 +38,11 @@ def shown(
     """What is drawn, without the codes that move the cursor."""
     file = io.StringIO()
     console = Console(
-        file=file, width=width, force_terminal=terminal, quiet=quiet, color_system=None
+        file=file, width=width, force_terminal=terminal, color_system=None, soft_wrap=True
     )
-    with Progress(experiment, console=console) as progress:
-        progress.say("ray: [2 workers]")
+    level = logging.ERROR if quiet else logging.INFO
+    with Progress(experiment, level, console=console) as progress:
+        logging.getLogger("fedrec").info("ray: [2 workers]")
         for each in records:
             progress.show(each)
     return re.sub("\x1b.*?[A-Za-z]", "", file.getvalue())

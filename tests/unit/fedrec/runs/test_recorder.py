@@ -84,7 +84,7 @@ def test_an_interrupt_leaves_the_model_of_the_best_round_that_the_log_names(
         record(recorder, 2, 0.2)
     recorder.finish("interrupted", params(2.0))
     folder = RunFolder(tmp_path)
-    assert folder.result()["best_round"] == 2
+    assert folder.result["best_round"] == 2
     np.testing.assert_array_equal(folder.model()["item"], params(2.0)["item"])
     assert folder.per_user()["valid.ndcg@5"].eq(0.2).all()
 
@@ -137,7 +137,7 @@ def test_the_result_has_all_its_keys(tmp_path: Path, split: Split) -> None:
     assert outcome["name"] == "plgc + mf + fedadam"
     assert {"plgc2025", "koren2009matrix", "reddi2021adaptive"} <= set(outcome["citations"])
     assert {"fedrec", "torch", "numpy"} <= set(outcome["versions"])
-    assert RunFolder(tmp_path).result() == outcome
+    assert RunFolder(tmp_path).result == outcome
 
 
 def test_every_user_is_told_with_its_raw_id_and_client(tmp_path: Path, split: Split) -> None:
@@ -206,7 +206,7 @@ def test_patience_waits_near_popularity_while_the_loss_falls(
     for round in range(1, 5):
         line = RoundRecord(round=round, clients=5, loss=3.0 * loss_factor**round)
         recorder.record(line, evaluation(plateau), params(1.0))
-    assert recorder.stale == stale
+    assert recorder.tally.stale == stale
     result = recorder.finish("completed", params(1.0))
     assert result["reference"]["popularity"] == recorder.popularity
     assert bool(result["warnings"]) is (times < 1.05)
