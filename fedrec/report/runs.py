@@ -18,9 +18,10 @@ import pandas as pd
 from fedrec.config.yaml import flatten
 from fedrec.errors import RunFolderError, did_you_mean
 from fedrec.report.labels import labels
-from fedrec.runs.folder import CONFIG, FINISHED, LOCAL, MODEL, PER_USER, SPLIT, reading
+from fedrec.runs.folder import CONFIG, FINISHED, LOCAL, MODEL, PER_USER, SPLIT
 from fedrec.runs.reader import RunFolder, find
 from fedrec.runs.result import RunResult
+from fedrec.storage.files import reading
 
 __all__ = ["Group", "Run", "Selection", "load", "pretty_metric"]
 

@@ -26,8 +26,6 @@ from typing import Any
 
 from fedrec.errors import RunFolderError
 from fedrec.storage.files import (
-    RESTORE,
-    check_regular,
     json_values,
     write_bytes,
     write_json,
@@ -40,6 +38,7 @@ __all__ = [
     "CONFIG",
     "FINISHED",
     "FORMAT",
+    "HEADER",
     "LOCAL",
     "MODEL",
     "PER_USER",
@@ -54,7 +53,6 @@ __all__ = [
     "default_folder",
     "discard_unstarted",
     "is_run_folder",
-    "reading",
     "remove_unfinished",
     "result_checksum",
     "sha256_of",
@@ -89,6 +87,8 @@ FILES = (*HASHED, RESULT, f"{STATE}/node-*/*")
 """All files of a run folder."""
 FORMAT = 3
 """Of a run folder. Folders of another format are refused."""
+HEADER = f"# fedrec run folder, format {FORMAT}\n"
+"""How the configuration begins."""
 FINISHED = ("completed", "early_stop")
 """The statuses of a run that came to its end."""
 SECONDS_TO_END = 30.0
@@ -129,8 +129,7 @@ def create(path: Path, overwrite: bool = False) -> Path:
     """Make a run folder, with an empty run log; an existing one is emptied of fedrec's files.
 
     Raises:
-        RunFolderError: If it exists and may not be overwritten, is something else, or cannot be
-            written.
+        RunFolderError: As `check_free`.
     """
     check_free(path, overwrite)
     with _writing(path):
@@ -146,7 +145,8 @@ def check_free(path: Path, overwrite: bool = False) -> None:
     """Check that `create` would take a folder, as far as can be told without writing.
 
     Raises:
-        RunFolderError: As `create`.
+        RunFolderError: If it exists and may not be overwritten, is something else, or cannot be
+            written.
     """
     with _writing(path):
         if path.exists() and not path.is_dir():
@@ -216,7 +216,7 @@ def discard_unstarted(path: Path) -> None:
 
 def write_config(path: Path, text: str) -> None:
     """Write the resolved experiment, below a line that names the format of the folder."""
-    write_text(path / CONFIG, f"# fedrec run folder, format {FORMAT}\n{text}")
+    write_text(path / CONFIG, HEADER + text)
 
 
 def write_result(path: Path, result: Mapping[str, Any]) -> dict[str, Any]:
@@ -244,26 +244,6 @@ def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn what goes wrong while a file of a run folder is read into one line that names it.
-
-    Raises:
-        RunFolderError: If the file is missing, cannot be read, or holds what it should not.
-    """
-    check_regular(path)
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise RunFolderError(f"{path}: is missing; {RESTORE}") from error
-    except OSError as error:
-        reason = error.strerror or str(error).partition("\n")[0]
-        raise RunFolderError(f"{path}: cannot be read ({reason}); {RESTORE}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise RunFolderError(f"{path}: is damaged ({reason}); {RESTORE}") from error
 
 
 @contextmanager

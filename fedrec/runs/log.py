@@ -18,9 +18,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError
 
 from fedrec.errors import RunFolderError
-from fedrec.runs.folder import CHECKPOINT, FORMAT, reading
+from fedrec.runs.folder import CHECKPOINT, FORMAT
 from fedrec.runs.origin import Origin
-from fedrec.storage.files import RESTORE, full_disk_named, read_arrays, write_arrays
+from fedrec.storage.files import RESTORE, full_disk_named, read_arrays, reading, write_arrays
 from fedrec.storage.lock import hold
 from fedrec.types import FailedClient, State
 

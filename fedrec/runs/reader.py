@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +18,7 @@ from fedrec.runs.folder import (
     CONFIG,
     FINISHED,
     FORMAT,
+    HEADER,
     LOCAL,
     MODEL,
     PER_USER,
@@ -26,21 +26,18 @@ from fedrec.runs.folder import (
     ROUNDS,
     SPLIT,
     is_run_folder,
-    reading,
     result_checksum,
     sha256_of,
 )
 from fedrec.runs.log import RoundRecord, read_checkpoint, read_log, rounds_before
 from fedrec.runs.tally import Tally, described
-from fedrec.storage.files import RESTORE, read_arrays
+from fedrec.storage.files import RESTORE, read_arrays, reading
 from fedrec.types import FloatArray, Split
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["RunFolder", "find"]
-
-HEADER = re.compile(r"# fedrec run folder, format (\d+)\s")
 
 
 @dataclass(frozen=True)
@@ -65,14 +62,13 @@ class RunFolder:
             raise RunFolderError(
                 f"{self.path}: is not a run folder (it has no {ROUNDS}); give the --out of a run"
             )
-        if (self.path / CONFIG).is_file():
-            header = HEADER.match(_text(self.path / CONFIG))
-            if header is None or int(header[1]) != FORMAT:
-                raise RunFolderError(
-                    f"{self.path / CONFIG}: its first line does not say 'format {FORMAT}', so the "
-                    "folder was written by another version of fedrec; read it with that version, "
-                    "or run again with --overwrite"
-                )
+        config = self.path / CONFIG
+        if config.is_file() and not _text(config).startswith(HEADER):
+            raise RunFolderError(
+                f"{config}: its first line does not say 'format {FORMAT}', so the folder was "
+                "written by another version of fedrec; read it with that version, or run again "
+                "with --overwrite"
+            )
 
     def config(self) -> dict[str, Any]:
         """Return the experiment, every default written out."""

@@ -30,7 +30,6 @@ from fedrec.runs.folder import (
     default_folder,
     discard_unstarted,
     is_run_folder,
-    reading,
     write_result,
 )
 from fedrec.runs.log import RoundRecord, Seconds, read_checkpoint, rounds_before
@@ -40,7 +39,7 @@ from fedrec.runs.reader import RunFolder
 from fedrec.runs.recorder import Observer, Recorder
 from fedrec.runs.result import RunResult, RunResults
 from fedrec.runs.tally import Tally
-from fedrec.storage.files import RESTORE, write_json, write_text
+from fedrec.storage.files import RESTORE, reading, write_json, write_text
 
 __all__ = ["resume", "resume_all", "run", "run_all"]
 

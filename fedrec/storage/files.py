@@ -120,25 +120,35 @@ def check_regular(path: Path) -> None:
         raise RunFolderError(f"{path}: is damaged (it is not a regular file); {RESTORE}")
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while a file is read into one line that names it.
+
+    Raises:
+        RunFolderError: If the file is missing, cannot be read, or holds what it should not.
+    """
+    check_regular(path)
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise RunFolderError(f"{path}: is missing; {RESTORE}") from error
+    except OSError as error:
+        reason = error.strerror or str(error).partition("\n")[0]
+        raise RunFolderError(f"{path}: cannot be read ({reason}); {RESTORE}") from error
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise RunFolderError(f"{path}: is damaged ({reason}); {RESTORE}") from error
+
+
 def read_arrays(path: Path) -> tuple[dict[str, FloatArray], dict[str, str]]:
     """Return the arrays and the metadata of a file that `write_arrays` wrote.
 
     Raises:
         RunFolderError: If it is missing, cannot be read or is damaged.
     """
-    check_regular(path)
-    try:
-        with safe_open(path, framework="numpy") as file:
-            texts = dict(file.metadata() or {})
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise RunFolderError(f"{path}: is missing; {RESTORE}") from None
-    except OSError as error:
-        raise RunFolderError(
-            f"{path}: cannot be read ({error.strerror or error}); {RESTORE}"
-        ) from error
-    except (SafetensorError, ValueError) as error:
-        raise RunFolderError(f"{path}: is damaged; {RESTORE}") from error
+    with reading(path), safe_open(path, framework="numpy") as file:
+        texts = dict(file.metadata() or {})
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if texts.pop(CHECKSUM, None) != checksum_of(arrays, texts):
         raise RunFolderError(
             f"{path}: is damaged, or from another version of fedrec: its checksum does not match; "
