@@ -11,7 +11,7 @@ import filecmp
 import importlib
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -136,9 +136,11 @@ class Section(BaseModel):
         """
         return []
 
-    def all_without_effect(self, experiment: Any, split: Any) -> list[str]:
-        """Return the lines of `without_effect`, and those of the sections below with their names."""
-        below = ((name, getattr(self, name)) for name in type(self).model_fields)
+    def all_without_effect(
+        self, experiment: Any, split: Any, but: Collection[str] = ()
+    ) -> list[str]:
+        """Return the lines of `without_effect` and those of the sections below, but for some."""
+        below = ((name, getattr(self, name)) for name in type(self).model_fields if name not in but)
         return self.without_effect(experiment, split) + [
             f"{name}.{line}"
             for name, section in below

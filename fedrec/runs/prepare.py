@@ -127,14 +127,14 @@ def open_run(id: str, folder: Path, prepared: Path) -> OpenRun:
 
 def settings_without_effect(experiment: Experiment, split: Split) -> list[str]:
     """Return one line for each setting without effect: its dotted name, its value, the reason."""
-    fields, model = Experiment.model_fields, experiment.model
-    unused = {
-        name: f"{name}: has no effect: {type(model).__name__} is a centralised baseline"
-        for name in (FEDERATED if isinstance(model, Baseline) else ())
+    model, fields = experiment.model, Experiment.model_fields
+    unused = FEDERATED if isinstance(model, Baseline) else ()
+    lines = [
+        f"{name}: has no effect: {type(model).__name__} is a centralised baseline"
+        for name in unused
         if getattr(experiment, name) != fields[name].get_default(call_default_factory=True)
-    }
-    others = experiment.all_without_effect(experiment, split)
-    return [*unused.values(), *(line for line in others if line.partition(".")[0] not in unused)]
+    ]
+    return lines + experiment.all_without_effect(experiment, split, unused)
 
 
 def prepare_run(source: Source, out: Path | None, *, overwrite: bool = False) -> OpenRun:
@@ -251,8 +251,12 @@ def choose_engine(experiment: Experiment, split: Split) -> tuple[Engine, str]:
     if engine.name == "auto" and name == "serial":
         reason = "Ray is not installed"
     elif engine.name == "auto":
-        parallel = ("workers", "address", "gpus_per_worker")
-        given = [key for key in parallel if getattr(engine, key) not in ("auto", 1, None, 0)]
+        parallel = {
+            "workers": engine.workers not in ("auto", 1),
+            "address": engine.address,
+            "gpus_per_worker": engine.gpus_per_worker,
+        }
+        given = [key for key, is_set in parallel.items() if is_set]
         seconds = training_seconds(experiment, split)
         reason = f"training takes about {seconds:.0f} s on one core, Ray {START_OF_RAY:.0f} s to start"
         if given:
