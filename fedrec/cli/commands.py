@@ -29,6 +29,7 @@ __all__ = ["app", "main"]
 SIMULATION = {"jinja2", "matplotlib", "numba", "pandas", "pyarrow", "ray", "scipy"}
 SEEDS = re.compile(r"(\d+)(?:-(\d+))?")
 MAX_SEEDS = 1000
+INTERRUPTED = 130
 
 # The base of all that is wrong with options and arguments; typer passes on one of its leaves.
 CLICK_EXCEPTION: type[Exception] = typer.BadParameter.__mro__[2]
@@ -46,6 +47,8 @@ def main() -> None:
         sys.stdout.flush()
         if isinstance(sys.stdout, Stream) and sys.stdout.error is not None:
             _fail(f"standard output cannot be written: {sys.stdout.error.strerror}")
+        if code == INTERRUPTED:  # typer's word for Ctrl-C
+            say("stopped")
         sys.exit(code)
     except ConfigError as error:
         _fail(*map(str, error.faults))
@@ -54,8 +57,7 @@ def main() -> None:
     except CLICK_EXCEPTION as error:
         _fail(_usage(error))
     except typer.Abort:
-        say("stopped")
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except OSError as error:
         if error.filename is None:
             raise
@@ -246,7 +248,7 @@ def _follow(runs: Iterator[RunResult], folder: Path, quiet: bool) -> None:
             if begun
             else "stopped before the first round"
         )
-        raise typer.Exit(130) from None
+        raise typer.Abort from None
     if folder not in finished:
         summary = summarize(list(finished.values()), list(finished))
         write_json(folder / "summary.json", summary)

@@ -167,22 +167,14 @@ class RunResult(RunFolder):
 
         rows = []
         for record in self.rounds():
-            row: dict[str, Any] = {
-                "round": record.round,
-                "clients": record.clients,
-                "loss": record.loss,
-                "seconds.train": record.seconds.train,
-                "seconds.evaluate": record.seconds.evaluate,
-                "bytes.up": record.bytes.up,
-                "bytes.down": record.bytes.down,
-                "failures": len(record.failures),
-            }
+            row = record.model_dump(include={"round", "clients", "loss", "seconds", "bytes"})
+            row["failures"] = len(record.failures)
             for view, parts in (record.evaluation or {}).items():
                 middle = "" if view == "mixed" else f"{view}."
                 for part, values in parts.items():
                     row |= {f"{part}.{middle}{label}": v for label, v in values.items()}
             rows.append(row)
-        return pd.DataFrame(rows).set_index("round") if rows else pd.DataFrame()
+        return pd.json_normalize(rows).set_index("round") if rows else pd.DataFrame()
 
     def embeddings(self, of: Literal["item", "user"] = "item") -> pd.DataFrame:
         """Return vectors of the best round by raw id.

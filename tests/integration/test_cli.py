@@ -121,7 +121,7 @@ def test_a_signal_leaves_a_readable_run(folder: Path, engine: str, number: int) 
 def test_sigterm_ends_a_command_in_the_background_that_waits_for_its_input(folder: Path) -> None:
     """A shell lets what it starts in the background ignore Ctrl-C."""
     process = subprocess.Popen(
-        [sys.executable, "-c", BACKGROUND, "run", "/dev/stdin"],
+        [sys.executable, "-c", BACKGROUND, "run", "/dev/fd/0"],
         cwd=folder,
         env=environment(),
         stdin=subprocess.PIPE,
