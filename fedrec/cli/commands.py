@@ -182,49 +182,37 @@ def _run(
 
     CONFIG is a YAML file, such as experiments/ml-100k/plgc-mf.yaml.
     """
-    from fedrec.config.yaml import read_document, with_overrides
-    from fedrec.flower.processes import start_ahead
-
-    sets = [*(set_ or []), *([f"engine.name={engine}"] if engine else [])]
-    if resume is not None:
-        given = {"CONFIG": config, "--out": out, "--overwrite": overwrite, "--seed": seed}
-        excluded = ", ".join(name for name, value in given.items() if value)
-        if excluded:
-            raise ConfigError(f"--resume: excludes {excluded}; the folder says what is run")
-        from fedrec.runs.progress import Progress
-        from fedrec.runs.run import resume_all
-
-        runs = resume_all(resume, sets, accept_other_code, partial(Progress, level=logging.ERROR if quiet else logging.INFO))
-        _follow(runs, resume, quiet)
-        return
-    if config is None:
+    given = {"CONFIG": config, "--out": out, "--overwrite": overwrite, "--seed": seed}
+    excluded = ", ".join(name for name, value in given.items() if value)
+    if resume is not None and excluded:
+        raise ConfigError(f"--resume: excludes {excluded}; the folder says what is run")
+    if resume is None and config is None:
         raise ConfigError(
             "missing argument 'CONFIG', or --resume with a run folder; see fedrec run --help"
         )
-    if accept_other_code:
+    if resume is None and accept_other_code:
         raise ConfigError("--accept-other-code: expected --resume with it")
+    sets = [*(set_ or []), *([f"engine.name={engine}"] if engine else [])]
     seeds = _seeds(seed or [])
-    if config.is_file():
+
+    from fedrec.config.yaml import read_document, with_overrides
+    from fedrec.flower.processes import start_ahead
+
+    if config is not None and config.is_file():
         start_ahead(with_overrides(read_document(config), sets))
-    _start(config, sets, out, overwrite, seeds, quiet)
 
-
-def _start(
-    config: Path, sets: list[str], out: Path | None, overwrite: bool, seeds: list[int], quiet: bool
-) -> None:
-    from fedrec.config.experiment import load_experiment
-    from fedrec.runs.folder import default_folder
     from fedrec.runs.prepare import find_config
     from fedrec.runs.progress import Progress
-    from fedrec.runs.run import run_all
+    from fedrec.runs.run import planned, resume_all, run_all
 
-    path = find_config(config)
-    overrides = [[*sets, f"seed={number}"] for number in seeds] or [sets]
-    experiments = [load_experiment(path, each) for each in overrides]
-    several = len(experiments) > 1
-    base = out or default_folder(config, sets, None if several else experiments[0].seed)
-    folders = {base / f"seed{each.seed}" if several else base: each for each in experiments}
-    _follow(run_all(folders, overwrite, partial(Progress, level=logging.ERROR if quiet else logging.INFO)), base, quiet)
+    display = partial(Progress, level=logging.ERROR if quiet else logging.INFO)
+    if resume is not None:
+        _follow(resume_all(resume, sets, accept_other_code, display), resume, quiet)
+    elif config is not None:
+        folders = planned(find_config(config), sets, seeds, out, len(seeds) > 1)
+        first = next(iter(folders))
+        base = first.parent if len(seeds) > 1 else first
+        _follow(run_all(folders, overwrite, display), base, quiet)
 
 
 def _follow(runs: Iterator[RunResult], folder: Path, quiet: bool) -> None:

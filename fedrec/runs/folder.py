@@ -70,8 +70,9 @@ CHECKPOINT = "checkpoint.safetensors"
 LOCAL = "local"
 SOURCE = "source"
 STATE = "state"
+# In the folder of the run folders of several seeds: which seeds they are.
 SEEDS = "seeds.json"
-"""In the folder of the run folders of several seeds: which seeds they are."""
+# The files whose hashes stand in the result.
 HASHED = (
     CONFIG,
     SPLIT,
@@ -82,15 +83,14 @@ HASHED = (
     f"{LOCAL}/node-*.safetensors",
     f"{SOURCE}/**/*.py",
 )
-"""The files whose hashes stand in the result."""
+# All files of a run folder.
 FILES = (*HASHED, RESULT, f"{STATE}/node-*/*")
-"""All files of a run folder."""
+# Of a run folder. Folders of another format are refused.
 FORMAT = 3
-"""Of a run folder. Folders of another format are refused."""
+# How the configuration begins.
 HEADER = f"# fedrec run folder, format {FORMAT}\n"
-"""How the configuration begins."""
+# The statuses of a run that came to its end.
 FINISHED = ("completed", "early_stop")
-"""The statuses of a run that came to its end."""
 SECONDS_TO_END = 30.0
 LONGEST_NAME = 60
 

@@ -1,10 +1,10 @@
 """What a run writes after every round: a line of the run log, and a checkpoint.
 
-The log has one JSON object a line and is only ever appended to. The checkpoint, one file that is
-replaced as a whole, is what the server must know to continue. It is written once the updates of a
-round are aggregated, before its evaluation. Everything that the server writes after it (the line of
-the log, the best model, the values per user) follows from it, so a run that continues repeats that
-part and gets the same bits. It survives the death of processes, not the loss of power.
+The log has one JSON object a line and is only ever appended to. The checkpoint, replaced as a
+whole, is what the server must know to continue. It is written once the updates of a round are
+aggregated, before its evaluation; all that the server writes after it follows from it, so a run
+that continues repeats that part with the same bits. It survives the death of processes, not the
+loss of power.
 """
 
 import hashlib
@@ -57,12 +57,7 @@ class Seconds(_Record):
 
 
 class Bytes(_Record):
-    """Bytes in each direction.
-
-    Args:
-        up: To the server.
-        down: From the server.
-    """
+    """Bytes to the server (up) and from the server (down)."""
 
     up: int = Field(0, ge=0)
     down: int = Field(0, ge=0)
@@ -100,23 +95,14 @@ class RoundRecord(_Record):
     evaluation: Mapping[str, Mapping[str, Mapping[str, float | None]]] | None = None
 
     def score(self, part: str, metric: str, view: str = "mixed") -> float | None:
-        """Return the value of a metric, or None.
-
-        Args:
-            part: ``valid`` or ``test``.
-            metric: Such as ``ndcg@10``.
-            view: ``mixed`` (the method's own score), ``global`` or ``local``.
-        """
+        """Return the value of a metric such as ``ndcg@10`` in a part and a view, or None."""
         return ((self.evaluation or {}).get(view) or {}).get(part, {}).get(metric)
 
 
 class RunLog:
     """Appends records to a run log; each line reaches the operating system before the next.
 
-    While it is open, the file is locked (`fedrec.storage.lock`).
-
-    Args:
-        path: The file; made if it does not exist.
+    The file is made if it does not exist, and locked while it is open.
 
     Raises:
         RunFolderError: If the file cannot be opened for writing, or another process writes it.
@@ -163,10 +149,10 @@ class RunLog:
 
 @dataclass(frozen=True, slots=True)
 class RoundLog:
-    """A run log as read.
+    """A run log as read: its complete lines.
 
     Args:
-        records: One per complete line.
+        records: One per line.
         torn_line: Number (from 1) of a last line that was cut off and left out, or None.
     """
 
@@ -201,13 +187,8 @@ def read_log(path: Path) -> RoundLog:
 def rounds_before(path: Path, round: int, sha256: str) -> tuple[list[RoundRecord], int]:
     """Return the records of the rounds before a round, and how many bytes their lines take.
 
-    Args:
-        path: The run log.
-        round: The round, from 1.
-        sha256: The hash of those lines.
-
     Raises:
-        RunFolderError: If a line is missing or is not what was written.
+        RunFolderError: If a line is missing, or they do not have that hash.
     """
     with reading(path):
         lines = path.read_bytes().splitlines(keepends=True)[: round - 1]

@@ -17,10 +17,11 @@ from fedrec.runs.prepare import OpenRun
 
 __all__ = ["Origin"]
 
+# What may change: none of it changes a bit of a round. The data is compared by its content.
 FREE = ("engine.", "rounds.count", "rounds.patience", "data.path")
-"""What may change: none of it changes a bit of a round. The data is compared by its content."""
+# Differences that a message names.
 NAMED = 4
-"""Differences that a message names."""
+# What is said of a run folder where something else is not what it was.
 DIFFERENT = {
     "data": "the data is not what it was (version {now:.8}, was {before:.8}); bring the old data "
     "back, or start a new run with another --out",
@@ -29,7 +30,6 @@ DIFFERENT = {
     "code": "the code of fedrec is not what it was (hash {now:.8}, was {before:.8}); go back to "
     "that version, or add --accept-other-code to continue with this one",
 }
-"""What is said of a run folder where something else is not what it was."""
 
 
 class Origin(BaseModel):

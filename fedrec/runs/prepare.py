@@ -48,19 +48,19 @@ __all__ = [
     "training_seconds",
 ]
 
+# Sections that a centralised baseline does not use.
 FEDERATED = ("train", "personalization", "strategy", "rounds", "clients", "engine")
-"""Sections that a centralised baseline does not use."""
+# An experiment, its sections as a mapping, or the path of its YAML file.
 Source: TypeAlias = Experiment | Mapping[str, Any] | str | Path
-"""An experiment, its sections as a mapping, or the path of its YAML file."""
 LOG = logging.getLogger("fedrec")
 
+# Training rows of one core in a second, to half an order of magnitude: `numba` makes 3 to 14
+# million of them, matrix factorisation more than PLGC.
 ROWS_PER_SECOND = {"numba": 5e6}
-"""Training rows of one core in a second, to half an order of magnitude: `numba` makes 3 to 14
-million of them, matrix factorisation more than PLGC."""
+# The same for executors on torch: 0.25 to 1.1 million.
 OTHER_ROWS_PER_SECOND = 4e5
-"""The same for executors on torch: 0.25 to 1.1 million."""
+# Seconds that Ray takes longer to start than the serial engine (7 and 2 on two cores).
 START_OF_RAY = 5.0
-"""Seconds that Ray takes longer to start than the serial engine (7 and 2 on two cores)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,8 +112,8 @@ class OpenRun:
         write_config(self.folder, self.experiment.model_copy(update={"data": data}).to_yaml())
 
 
+# The runs of this process by id: what starts a run has read already what its nodes ask for.
 _OPEN: WeakValueDictionary[str, OpenRun] = WeakValueDictionary()
-"""The runs of this process by id: what starts a run has read already what its nodes ask for."""
 
 
 def open_run(id: str, folder: Path, prepared: Path) -> OpenRun:

@@ -2,10 +2,10 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from importlib.util import find_spec
-from typing import Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TextColumn
@@ -21,10 +21,10 @@ from fedrec.runs.tally import Tally
 __all__ = ["OnLine", "OnRound", "Progress"]
 
 LOG = logging.getLogger("fedrec")
+# Is called with a line about what is being done.
 OnLine: TypeAlias = Callable[[str], None]
-"""Is called with a line about what is being done."""
+# Is called with the record of each round.
 OnRound: TypeAlias = Callable[[RoundRecord], None]
-"""Is called with the record of each round."""
 
 
 class Progress(logging.Handler):
@@ -109,8 +109,9 @@ class Progress(logging.Handler):
         for record in rounds[:-1]:
             self._tally.add(record)
 
-    def show(self, record: RoundRecord) -> None:
+    def show(self, record: RoundRecord | Mapping[str, Any]) -> None:
         """Show one round; without a bar, only a round with an evaluation."""
+        record = RoundRecord.model_validate(record)
         self._tally.add(record)
         if record.round > self._followed:
             self._clients += record.clients

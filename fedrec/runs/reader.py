@@ -46,11 +46,8 @@ class RunFolder:
 
     Every method raises a `RunFolderError` that names the file which is missing or damaged.
 
-    Args:
-        path: The folder.
-
     Raises:
-        RunFolderError: If it is not a run folder, or one of another version of fedrec.
+        RunFolderError: If the path is not a run folder, or one of another version of fedrec.
     """
 
     path: Path
@@ -183,7 +180,7 @@ class RunFolder:
         """Make sure that the best round so far has left everything behind.
 
         Args:
-            best: The best round so far.
+            best: That round.
             latest: The round of the checkpoint, which may have replaced the model.
             private: Whether the clients keep private parameters.
         """
@@ -196,11 +193,7 @@ class RunFolder:
             )
 
     def verify(self, name: str) -> Path:
-        """Return the path of a file; it is as the run wrote it, where the run came to its end.
-
-        Args:
-            name: Relative to the folder.
-        """
+        """Return the path of a file; it is as the run wrote it, where the run came to its end."""
         expected, path = self._written().get("files", {}).get(name), self.path / name
         if expected is not None:
             with reading(path):

@@ -40,8 +40,8 @@ from fedrec.types import Params, State
 __all__ = ["Observer", "Recorder", "digest", "interrupts_held_back"]
 
 LOG = logging.getLogger("fedrec")
+# Is called with the record of each round, as it stands in ``rounds.jsonl``.
 Observer = Callable[[Mapping[str, Any]], None]
-"""Is called with the record of each round, as it stands in ``rounds.jsonl``."""
 
 
 def digest(params: Params) -> str:
@@ -134,11 +134,7 @@ class Recorder:
         return popularity_scores(self._run.experiment, self._run.split)
 
     def check_loss(self, record: RoundRecord) -> None:
-        """Check that training has not diverged.
-
-        Raises:
-            NumericError: If the loss is out of bounds, see `fedrec.runs.tally.loss_fault`.
-        """
+        """Raise a `NumericError` if the loss is out of bounds, see `loss_fault`."""
         losses = [*self.tally.losses, *([] if record.loss is None else [record.loss])]
         if losses and (fault := loss_fault(losses, self._run.experiment.train.negatives)):
             raise NumericError(fault)
@@ -185,8 +181,7 @@ class Recorder:
         """Write one round, its evaluation if there is one, and what the best round leaves behind.
 
         Returns:
-            Whether it is the best round so far, by the first metric on validation. The earliest
-            of equals counts; where nobody has validation items, the latest.
+            Whether it is the best round so far, see `Tally`.
         """
         if evaluation is not None:
             record = record.model_copy(update={"evaluation": self._summary(evaluation)})
@@ -253,14 +248,23 @@ class Recorder:
     def _notes(self) -> list[str]:
         """Return the warnings about the round that validation chose."""
         best, near = self.tally.best, self.tally.scores_near_popularity()
-        if best is None or near is None:
+        if best is None:
             return []
-        chosen, label = f"round {best.round}, which validation chose,", self._metrics[0].label
+        scores = {metric: best.score("test", metric.label) for metric in self._metrics}
         notes = [
+            f"{metric.label} is {score:g}, which is not from {metric.bounds[0]:g} to "
+            f"{metric.bounds[1]:g}; declare the bounds of class {type(metric).__name__}"
+            for metric, score in scores.items()
+            if score is not None and not metric.bounds[0] <= score <= metric.bounds[1]
+        ]
+        if near is None:
+            return notes
+        chosen, label = f"round {best.round}, which validation chose,", self._metrics[0].label
+        notes.append(
             f"{chosen} has {label} {near[0]:.4f}, and ranking by popularity has {near[1]:.4f}: the "
             "model has learnt little beyond which items are popular; train longer (rounds.count, "
             "rounds.patience) or change the rates (train.optimizers, strategy.server_lr)"
-        ]
+        )
         tied = tied_scores(self._run.experiment, self._run.split)
         if all(best.score("test", metric) == value for metric, value in tied.items()):
             notes.append(

@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Recommendation", "RunResult", "RunResults", "by_group", "load", "of_group"]
 
+# Where a strategy keeps clients in groups, those of group g rank with the parameters ``NAME@g``,
+# and ``group``, int32 [n_clients], says who is where. Otherwise all clients share one set.
 GROUP = "@"
-"""Where a strategy keeps clients in groups, those of group g rank with the parameters ``NAME@g``,
-and ``group``, int32 [n_clients], says who is where. Otherwise all clients share one set."""
+# Users that are ranked at once.
 BLOCK = 256
-"""Users that are ranked at once."""
+# Users among whose ids one that is like a misspelt id is looked for.
 NAMES_TO_COMPARE = 10_000
-"""Users among whose ids one that is like a misspelt id is looked for."""
 
 
 @dataclass(frozen=True, slots=True)

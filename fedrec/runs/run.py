@@ -41,11 +41,11 @@ from fedrec.runs.result import RunResult, RunResults
 from fedrec.runs.tally import Tally
 from fedrec.storage.files import RESTORE, reading, write_json, write_text
 
-__all__ = ["resume", "resume_all", "run", "run_all"]
+__all__ = ["planned", "resume", "resume_all", "run", "run_all"]
 
 LOG = logging.getLogger("fedrec")
+# Makes what shows a run.
 Display: TypeAlias = Callable[[Experiment], Progress]
-"""Makes what shows a run."""
 
 
 @overload
@@ -104,22 +104,36 @@ def run(
     """
     given: Any = seed
     several = isinstance(given, Sequence) and not isinstance(given, str)
-    seeds = given if several else [given]
-    chosen = [
-        load_experiment(experiment, {} if each is None else {"seed": each})
-        if each is not None or not isinstance(experiment, Experiment)
-        else experiment
-        for each in seeds
-    ]
-    if not chosen or len({each.seed for each in chosen}) < len(chosen):
-        raise ConfigError(f"seed: got {list(seeds)}, expected one or more, each once")
-    default = default_folder(experiment, seed=None if several else chosen[0].seed)
-    base = default if out is None else expand_path(out)
-    folders = {base / f"seed{each.seed}" if several else base: each for each in chosen}
+    seeds = given if several else [given] * (given is not None)
+    folders = planned(experiment, (), seeds, out, several)
     level = logging.INFO if progress else logging.WARNING
     display = partial(Progress, level=level, on_round=on_round, on_line=say)
     results = RunResults(run_all(folders, overwrite, display))
     return results if several else results[0]
+
+
+def planned(
+    source: Source, sets: Sequence[str], seeds: Sequence[int], out: str | Path | None, several: bool
+) -> dict[Path, Experiment]:
+    """Return the experiments to run by run folder.
+
+    Args:
+        source: See `run`.
+        sets: Overrides as ``dotted.key=value``.
+        seeds: In place of the experiment's seed.
+        out: See `run`.
+        several: Whether the folders are ``seed<N>`` below that one.
+
+    Raises:
+        ConfigError: If the experiment is not valid, or several seeds are none or one twice.
+    """
+    overrides = [[*sets, f"seed={seed}"] for seed in seeds] or [list(sets)]
+    experiments = [load_experiment(source, each) for each in overrides]
+    if several and len({each.seed for each in experiments}) != len(seeds):
+        raise ConfigError(f"seed: got {list(seeds)}, expected one or more, each once")
+    default = default_folder(source, sets, None if several else experiments[0].seed)
+    base = default if out is None else expand_path(out)
+    return {base / f"seed{each.seed}" if several else base: each for each in experiments}
 
 
 def run_all(
@@ -253,15 +267,11 @@ def _resume(
     return RunResult(path)
 
 
-def _carry_out(run: OpenRun, on_round: OnRound) -> None:
+def _carry_out(run: OpenRun, observer: Observer) -> None:
     """Run to the end, from the beginning or from the checkpoint that lies in the run folder."""
-
-    def observe(record: Mapping[str, Any]) -> None:
-        on_round(RoundRecord.model_validate(record))
-
     engine = run.engine
     if engine is None:
-        _run_baseline(run, observe)
+        _run_baseline(run, observer)
         return
     run_config = {
         "run": run.id,
@@ -272,7 +282,7 @@ def _carry_out(run: OpenRun, on_round: OnRound) -> None:
         "workers": str(engine.workers),
     }
     try:
-        launch(engine, run_config, observe)
+        launch(engine, run_config, observer)
     except KeyboardInterrupt:
         folder = RunFolder(run.folder)
         if engine.name == "flower" and folder.rounds() and not (run.folder / RESULT).exists():

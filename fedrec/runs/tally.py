@@ -18,21 +18,21 @@ from fedrec.types import Params, Split
 
 __all__ = ["GROWTH", "Tally", "described", "gives_nan", "likely_causes", "loss_fault"]
 
+# A training loss below this many times the lowest so far has fallen.
 FALLEN = 0.99
-"""A training loss below this many times the lowest so far has fallen."""
+# A loss this many times that of the first round stops the run.
 GROWTH = 1000.0
-"""A loss this many times that of the first round stops the run."""
+# So does one this many times as high in `LASTING` rounds in a row.
 LASTING_GROWTH = 10.0
-"""So does one this many times as high in `LASTING` rounds in a row."""
 LASTING = 3
+# Clients and users whose scores are looked at to find out who is to blame.
 PROBED = 64
-"""Clients and users whose scores are looked at to find out who is to blame."""
+# Products of a few parameters below this do not overflow.
 LARGE = 1e9
-"""Products of a few parameters below this do not overflow."""
+# Endings of the settings that can make training diverge.
 SUSPECTS = (".lr", ".server_lr", ".init_std")
-"""Endings of the settings that can make training diverge."""
+# A validation score below this many times popularity's is near it.
 NEAR = 1.05
-"""A validation score below this many times popularity's is near it."""
 
 
 class Tally:

@@ -211,6 +211,7 @@ def test_a_metric_beside_the_yaml_is_measured_on_every_engine(engine: str, tmp_p
     assert done.returncode == 0, done.stderr[-2000:]
     result = fedrec.load(tmp_path / "run").result
     assert result["metrics"]["test"]["own_metric:BestRank@5"] >= 1
+    assert any("declare the bounds of class BestRank" in line for line in result["warnings"])
     assert (tmp_path / "run" / "source" / "own_metric.py").is_file()
 
 
