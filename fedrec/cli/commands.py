@@ -24,8 +24,6 @@ from fedrec.errors import ConfigError, FedRecError, MissingExtra
 if TYPE_CHECKING:
     from fedrec.runs.result import RunResult
 
-__all__ = ["app", "main"]
-
 SIMULATION = {"jinja2", "matplotlib", "numba", "pandas", "pyarrow", "ray", "scipy"}
 SEEDS = re.compile(r"(\d+)(?:-(\d+))?")
 MAX_SEEDS = 1000

@@ -17,8 +17,6 @@ from fedrec.flower.packages import check_packages
 from fedrec.runs.provenance import hardware
 from fedrec.storage.files import cache_folder
 
-__all__ = ["Finding", "examine", "table"]
-
 GIB = 2**30
 CORE = ("fedrec", "numpy", "torch", "flwr", "pydantic", "safetensors")
 SIMULATION = ("ray", "pandas", "pyarrow", "scipy", "numba", "matplotlib", "jinja2")

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Stream", "console", "open_streams", "print_table", "say", "write"]
-
 WIDTH_OF_A_FILE = 200
 CLOSED_BY_READER = {errno.EPIPE, errno.ECONNRESET, errno.ESHUTDOWN}
 

@@ -10,8 +10,6 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["result_table", "spread", "summarize", "summary_table"]
-
 
 def spread(values: Sequence[float | None]) -> dict[str, Any]:
     """Return mean and sample standard deviation.

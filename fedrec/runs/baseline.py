@@ -17,8 +17,6 @@ from fedrec.personalization.base import View
 from fedrec.plugins import name_of
 from fedrec.types import FloatArray, IntArray, Split
 
-__all__ = ["evaluate_scorer", "popularity_scores", "tied_scores", "tune"]
-
 LOG = logging.getLogger("fedrec")
 
 

@@ -33,33 +33,6 @@ from fedrec.storage.files import (
 )
 from fedrec.storage.lock import is_held
 
-__all__ = [
-    "CHECKPOINT",
-    "CONFIG",
-    "FINISHED",
-    "FORMAT",
-    "HEADER",
-    "LOCAL",
-    "MODEL",
-    "PER_USER",
-    "RESULT",
-    "ROUNDS",
-    "SEEDS",
-    "SOURCE",
-    "SPLIT",
-    "await_end",
-    "check_free",
-    "create",
-    "default_folder",
-    "discard_unstarted",
-    "is_run_folder",
-    "remove_unfinished",
-    "result_checksum",
-    "sha256_of",
-    "write_config",
-    "write_result",
-]
-
 CONFIG = "config.yaml"
 SPLIT = "split.safetensors"
 ROUNDS = "rounds.jsonl"

@@ -24,19 +24,6 @@ from fedrec.storage.files import RESTORE, full_disk_named, read_arrays, reading,
 from fedrec.storage.lock import hold
 from fedrec.types import FailedClient, State
 
-__all__ = [
-    "Bytes",
-    "Checkpoint",
-    "RoundLog",
-    "RoundRecord",
-    "RunLog",
-    "Seconds",
-    "read_checkpoint",
-    "read_log",
-    "rounds_before",
-    "write_checkpoint",
-]
-
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)

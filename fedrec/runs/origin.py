@@ -15,8 +15,6 @@ from fedrec.plugins import shown
 from fedrec.runs.folder import SOURCE, sha256_of
 from fedrec.runs.prepare import OpenRun
 
-__all__ = ["Origin"]
-
 # What may change: none of it changes a bit of a round. The data is compared by its content.
 FREE = ("engine.", "rounds.count", "rounds.patience", "data.path")
 # Differences that a message names.

@@ -36,18 +36,6 @@ from fedrec.training.executors.numba.build import build, is_built
 from fedrec.training.task import ClientTask
 from fedrec.types import Split
 
-__all__ = [
-    "OpenRun",
-    "Source",
-    "choose_engine",
-    "find_config",
-    "open_experiment",
-    "open_run",
-    "prepare_run",
-    "settings_without_effect",
-    "training_seconds",
-]
-
 # Sections that a centralised baseline does not use.
 FEDERATED = ("train", "personalization", "strategy", "rounds", "clients", "engine")
 # An experiment, its sections as a mapping, or the path of its YAML file.

@@ -18,8 +18,6 @@ from fedrec.plugins import shown
 from fedrec.runs.log import RoundRecord
 from fedrec.runs.tally import Tally
 
-__all__ = ["OnLine", "OnRound", "Progress"]
-
 LOG = logging.getLogger("fedrec")
 # Is called with a line about what is being done.
 OnLine: TypeAlias = Callable[[str], None]

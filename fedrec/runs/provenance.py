@@ -12,8 +12,6 @@ import psutil
 
 from fedrec.flower.processes import cores
 
-__all__ = ["commit", "hardware", "versions"]
-
 DISTRIBUTIONS = ("fedrec", "flwr", "ray", "torch", "numpy", "numba", "scipy", "pandas", "pydantic")
 PACKAGES = ("fedrec", "clients", "server", "strategies")
 ROOT = Path(__file__).resolve().parents[2]

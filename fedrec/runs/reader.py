@@ -37,8 +37,6 @@ from fedrec.types import FloatArray, Split
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["RunFolder", "find"]
-
 
 @dataclass(frozen=True)
 class RunFolder:

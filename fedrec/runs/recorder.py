@@ -37,8 +37,6 @@ from fedrec.runs.tally import Tally, described, gives_nan, likely_causes, loss_f
 from fedrec.storage.files import write_arrays, write_bytes
 from fedrec.types import Params, State
 
-__all__ = ["Observer", "Recorder", "digest", "interrupts_held_back"]
-
 LOG = logging.getLogger("fedrec")
 # Is called with the record of each round, as it stands in ``rounds.jsonl``.
 Observer = Callable[[Mapping[str, Any]], None]

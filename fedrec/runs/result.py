@@ -25,8 +25,6 @@ from fedrec.types import FloatArray, IntArray, Params, Split
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Recommendation", "RunResult", "RunResults", "by_group", "load", "of_group"]
-
 # Where a strategy keeps clients in groups, those of group g rank with the parameters ``NAME@g``,
 # and ``group``, int32 [n_clients], says who is where. Otherwise all clients share one set.
 GROUP = "@"

@@ -41,8 +41,6 @@ from fedrec.runs.result import RunResult, RunResults
 from fedrec.runs.tally import Tally
 from fedrec.storage.files import RESTORE, reading, write_json, write_text
 
-__all__ = ["planned", "resume", "resume_all", "run", "run_all"]
-
 LOG = logging.getLogger("fedrec")
 # Makes what shows a run.
 Display: TypeAlias = Callable[[Experiment], Progress]

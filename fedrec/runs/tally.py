@@ -16,8 +16,6 @@ from fedrec.training.layout import Layout
 from fedrec.training.task import ClientTask, initial_local
 from fedrec.types import Params, Split
 
-__all__ = ["GROWTH", "Tally", "described", "gives_nan", "likely_causes", "loss_fault"]
-
 # A training loss below this many times the lowest so far has fallen.
 FALLEN = 0.99
 # A loss this many times that of the first round stops the run.
