@@ -4,7 +4,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -101,8 +101,8 @@ def run(
         FedRecError: One line that says what is wrong and what to do, before any work is done.
     """
     given: Any = seed
-    several = isinstance(given, Sequence) and not isinstance(given, str)
-    seeds = given if several else [given] * (given is not None)
+    several = isinstance(given, Iterable) and not isinstance(given, str)
+    seeds = list(given) if several else [given] * (given is not None)
     folders = planned(experiment, (), seeds, out, several)
     level = logging.INFO if progress else logging.WARNING
     display = partial(Progress, level=level, on_round=on_round, on_line=say)

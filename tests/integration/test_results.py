@@ -69,6 +69,22 @@ def test_several_seeds_are_several_runs(tmp_path: Path) -> None:
         fedrec.run(SMALL, seed=-1, out=tmp_path / "no")
 
 
+@pytest.mark.parametrize(
+    ("seed", "read"), [("12", 12), (np.int64(3), 3), (np.arange(2), [0, 1]), (iter([5, 7]), [5, 7])]
+)
+def test_seeds_are_read_as_in_the_command_line(seed: Any, read: Any, tmp_path: Path) -> None:
+    runs: Any = fedrec.run({**SMALL, "model": "popularity"}, seed=seed, out=tmp_path / "runs")
+    seeds = [run.experiment.seed for run in runs] if isinstance(read, list) else runs.experiment.seed
+    assert seeds == read
+
+
+@pytest.mark.parametrize("seed", [[1, "1"], [2, 2], [], ""])
+def test_a_seed_is_given_once(seed: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="seed"):
+        fedrec.run({**SMALL, "model": "popularity"}, seed=seed, out=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
 def test_runs_on_equal_data_are_compared_wherever_the_file_lay(tmp_path: Path) -> None:
     runs = []
     for name, n_users in (("one", 12), ("two", 12), ("three", 11)):
