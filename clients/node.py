@@ -20,7 +20,7 @@ from fedrec.evaluation.scorer import UserScorer
 from fedrec.flower.records import RoundRequest, Trained
 from fedrec.personalization.none import NoPersonalization
 from fedrec.runs.prepare import OpenRun, open_run
-from fedrec.runs.tally import likely_causes
+from fedrec.runs.tally import explained
 from fedrec.seeds import Purpose, bits
 from fedrec.storage.files import write_arrays
 from fedrec.training.clients import bounded_slices, train_clients
@@ -142,7 +142,9 @@ class Node:
                     failing = _failing(attempt, rows, error)
                     if not failing:
                         raise
-                    failures += [self._failure(request, row, why) for row, why in failing.items()]
+                    failures += [
+                        self._failure(request, row, why, params) for row, why in failing.items()
+                    ]
                     rows = rows[~np.isin(rows, list(failing))]
                 else:
                     aggregate = self.strategy.merge(aggregate, reduced) if aggregate else reduced
@@ -208,7 +210,9 @@ class Node:
             total += 4 * prod(spec.shape) * np.diff(self._layout.offsets[spec.axis or ""])
         return total
 
-    def _failure(self, request: RoundRequest, row: int, cause: Exception) -> FailedClient:
+    def _failure(
+        self, request: RoundRequest, row: int, cause: Exception, params: Params
+    ) -> FailedClient:
         """Return the failure of a client, or raise it if none may fail."""
         client, reason = str(self.shard.client_ids[row]), _line(cause)
         if self.experiment.rounds.max_failures == 0:
@@ -216,7 +220,8 @@ class Node:
                 raise NumericError(f"client {client}: {cause}") from cause
             raise ClientFailure(request.round, client, "train", reason) from cause
         if isinstance(cause, NumericError):
-            reason += f"; {likely_causes(self.experiment)}"
+            client_shard = self.shard.take(np.array([row]))
+            reason += f"; {explained(self.experiment, client_shard, params)}"
         return FailedClient(client=client, reason=reason)
 
     def _rank(self, params: Params, rows: IntArray) -> Evaluation:

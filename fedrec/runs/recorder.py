@@ -17,7 +17,7 @@ import numpy as np
 from fedrec.errors import NumericError
 from fedrec.evaluation.evaluate import Evaluation
 from fedrec.evaluation.metrics.base import PerUserMetric
-from fedrec.plugins import Plugin, name_of
+from fedrec.plugins import Plugin
 from fedrec.runs.baseline import popularity_scores, tied_scores
 from fedrec.runs.folder import (
     FINISHED,
@@ -33,7 +33,7 @@ from fedrec.runs.origin import Origin
 from fedrec.runs.prepare import OpenRun
 from fedrec.runs.provenance import commit, hardware, versions
 from fedrec.runs.result import of_group
-from fedrec.runs.tally import Tally, described, gives_nan, likely_causes, loss_fault
+from fedrec.runs.tally import PROBED, Tally, described, explained, loss_fault
 from fedrec.storage.files import write_arrays, write_bytes
 from fedrec.types import Params, State
 
@@ -143,14 +143,9 @@ class Recorder:
         if self.tally.rounds < round:
             self.record(RoundRecord(round=round, clients=0), None, params)
         self.finish("diverged", params)
-        run = self._run
-        if gives_nan(run.task, run.split, of_group(params, 0)):
-            model = name_of("models", run.experiment.model)
-            return NumericError(
-                f"round {round}: {error}; model.name {model}: its score is NaN though all "
-                "parameters are finite; look in it for a division by 0 or the logarithm of 0"
-            )
-        causes = likely_causes(run.experiment)
+        split = self._run.split
+        clients = np.linspace(0, split.n_clients - 1, min(split.n_clients, PROBED)).astype(np.int64)
+        causes = explained(self._run.experiment, split.shard(clients), of_group(params, 0))
         return NumericError(f"round {round}: training diverged: {error}; {causes}")
 
     def checkpoint(

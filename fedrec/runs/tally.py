@@ -11,10 +11,11 @@ from fedrec.config.yaml import flatten
 from fedrec.data.textfile import unpacked_name
 from fedrec.errors import ConfigError
 from fedrec.evaluation.scorer import UserScorer
+from fedrec.plugins import name_of
 from fedrec.runs.log import RoundRecord
 from fedrec.training.layout import Layout
-from fedrec.training.task import ClientTask, initial_local
-from fedrec.types import Params, Split
+from fedrec.training.task import initial_local
+from fedrec.types import Params, Shard
 
 # A training loss below this many times the lowest so far has fallen.
 FALLEN = 0.99
@@ -196,29 +197,28 @@ def likely_causes(experiment: Experiment) -> str:
     return f"lower {too_high}" + (f"; the other rates are {rates}" if rates else "")
 
 
-def gives_nan(task: ClientTask, split: Split, params: Params) -> bool:
-    """Return whether the model itself gives scores that are NaN, so that no rate is the cause.
-
-    Some clients are scored with their first private values.
+def explained(experiment: Experiment, shard: Shard, params: Params) -> str:
+    """Return what can have made training diverge: the model where it gives NaN itself, or rates.
 
     Args:
-        task: What the clients compute.
-        split: The data.
-        params: The shared parameters of a group. Where one is so large that scores may overflow,
-            the model is not to blame.
+        experiment: What is run.
+        shard: Some clients; they are scored with their first private values.
+        params: The shared parameters before it diverged, of a group.
     """
-    if not all(np.abs(value).max(initial=0) < LARGE for value in params.values()):
-        return False
-    clients = np.linspace(0, split.n_clients - 1, min(split.n_clients, PROBED)).astype(np.int64)
-    shard = split.shard(clients)
-    owners = Layout.of(task, shard).owner_ids()
-    private = {
-        name: initial_local(task.seed, name, spec, owners[spec.axis or ""])
-        for name, spec in task.locals().items()
-    }
-    users = np.arange(min(shard.n_users, PROBED))
-    views = UserScorer(task, shard, params, private)(users)
-    return any(bool(scores.isnan().any()) for scores in views.values())
+    task = experiment.client_task()
+    if all(np.abs(value).max(initial=0) < LARGE for value in params.values()):
+        owners = Layout.of(task, shard).owner_ids()
+        private = {
+            name: initial_local(task.seed, name, spec, owners[spec.axis or ""])
+            for name, spec in task.locals().items()
+        }
+        views = UserScorer(task, shard, params, private)(np.arange(min(shard.n_users, PROBED)))
+        if any(bool(scores.isnan().any()) for scores in views.values()):
+            return (
+                f"model.name {name_of('models', experiment.model)}: its score is NaN though all "
+                "parameters are finite; look in it for a division by 0 or the logarithm of 0"
+            )
+    return likely_causes(experiment)
 
 
 def _suspects(experiment: Experiment) -> dict[str, float]:

@@ -85,6 +85,13 @@ def test_a_score_that_is_nan_is_told_of_the_model(where: str, tmp_path: Path) ->
     assert "lower" not in str(raised.value)
 
 
+def test_it_is_told_of_the_model_also_where_clients_may_fail(tmp_path: Path) -> None:
+    rounds = {"count": 2, "max_failures": 1}
+    with pytest.raises(FedRecError, match=r"Logarithm: its score is NaN") as raised:
+        fedrec.run(experiment(model=Logarithm(), rounds=rounds), out=tmp_path / "run")
+    assert "lower" not in str(raised.value)
+
+
 def test_a_client_that_diverges_may_fail_alone(tmp_path: Path) -> None:
     with pytest.raises(FedRecError, match=r"lower train.optimizers.item.lr 1e\+38"):
         fedrec.run(
