@@ -63,15 +63,14 @@ def _text(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in settings.items())
 
 
-def popularity_scores(experiment: Experiment, split: Split) -> dict[str, dict[str, float]] | None:
+def popularity_scores(experiment: Experiment, split: Split) -> dict[str, dict[str, float]]:
     """Return the experiment's first metric of the popularity baseline, per part.
 
-    Returns:
-        None for protocol ``legacy``, which ranks other candidates; nothing for a part in which no
-        user has items held out.
+    Nothing for a baseline, nor for protocol ``legacy``, which ranks other candidates, nor for a
+    part in which no user has items held out.
     """
-    if experiment.data.protocol != "clean":
-        return None
+    if isinstance(experiment.model, Baseline) or experiment.data.protocol != "clean":
+        return {}
     metrics = experiment.evaluate.parsed()[:1]
     scorer = Popularity().fit(split, experiment.seed)
     evaluation = evaluate_scorer(scorer, split, metrics, experiment.evaluate.block)

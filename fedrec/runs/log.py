@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError
+from pydantic import BaseModel, Field, InstanceOf, ValidationError
 
 from fedrec.errors import RunFolderError
 from fedrec.runs.folder import CHECKPOINT, FORMAT
@@ -25,8 +25,8 @@ from fedrec.storage.lock import hold
 from fedrec.types import FailedClient, State
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+class _Record(BaseModel, frozen=True, extra="allow", allow_inf_nan=False):
+    """Refuses what JSON cannot hold."""
 
 
 class Seconds(_Record):

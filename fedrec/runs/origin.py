@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from fedrec.config.experiment import Experiment
 from fedrec.config.sources import source_hashes
@@ -30,7 +30,7 @@ DIFFERENT = {
 }
 
 
-class Origin(BaseModel):
+class Origin(BaseModel, frozen=True):
     """What a run is made from.
 
     Args:
@@ -41,8 +41,6 @@ class Origin(BaseModel):
         nodes: Among how many nodes the clients are dealt.
         sources: Hash of each source file of plug-ins that are not fedrec's own.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     config: Mapping[str, Any]
     data: str

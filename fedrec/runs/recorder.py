@@ -103,7 +103,7 @@ class Recorder:
         self._origin = origin
         self._metrics = run.experiment.evaluate.parsed()
         label = self._metrics[0].label
-        self.tally = Tally(label, lambda: (self.popularity or {}).get("valid", {}).get(label))
+        self.tally = Tally(label, lambda: self.popularity.get("valid", {}).get(label))
         self._began = time.perf_counter()
         self._started = datetime.now(UTC).isoformat(timespec="seconds")
         self._resumed: tuple[int, ...] = ()
@@ -126,10 +126,8 @@ class Recorder:
         self._began -= last.seconds.train + last.seconds.evaluate
 
     @cached_property
-    def popularity(self) -> dict[str, dict[str, float]] | None:
+    def popularity(self) -> dict[str, dict[str, float]]:
         """The scores of the popularity baseline, computed when first asked for."""
-        if self._run.centralised:
-            return None
         return popularity_scores(self._run.experiment, self._run.split)
 
     def check_loss(self, record: RoundRecord) -> None:
@@ -204,7 +202,7 @@ class Recorder:
         rounds["seconds"]["total"] = time.perf_counter() - self._began
         if run.centralised:
             rounds["clients_per_second"] = None
-        reference = None if status == "interrupted" else self.popularity
+        reference = {} if status == "interrupted" else self.popularity
         notes = self._notes() if status in FINISHED else []
         for note in notes:
             LOG.warning(note)
@@ -220,7 +218,7 @@ class Recorder:
             "executor": run.executor,
             "status": status,
             "warnings": [*run.without_effect, *notes],
-            "reference": {} if reference is None else {"popularity": reference},
+            "reference": {"popularity": reference} if reference else {},
             **({} if tuning is None else {"tuning": tuning}),
             "engine": self._engine,
             "versions": versions(),

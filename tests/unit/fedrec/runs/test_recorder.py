@@ -201,7 +201,6 @@ def test_patience_waits_near_popularity_while_the_loss_falls(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     recorder = Recorder(opened(tmp_path, split), ENGINE)
-    assert recorder.popularity is not None
     plateau = recorder.popularity["valid"]["ndcg@5"] * times
     for round in range(1, 5):
         line = RoundRecord(round=round, clients=5, loss=3.0 * loss_factor**round)
