@@ -13,18 +13,19 @@ from clients.state_store import StateStore
 from fedrec.aggregation.reduce import upload_bytes
 from fedrec.config.experiment import Experiment
 from fedrec.data.negatives import pool_excluded
-from fedrec.errors import ClientFailure, FedRecError, NumericError
+from fedrec.errors import ClientFailure, ConfigError, FedRecError, NumericError
 from fedrec.evaluation.evaluate import Evaluation, evaluate, merge
 from fedrec.evaluation.ranking import LEGACY_CANDIDATES, Part, legacy_candidates
 from fedrec.evaluation.scorer import UserScorer
 from fedrec.flower.records import RoundRequest, Trained
 from fedrec.personalization.none import NoPersonalization
 from fedrec.runs.prepare import OpenRun, open_run
-from fedrec.runs.tally import explained
+from fedrec.runs.tally import likely_causes
 from fedrec.seeds import Purpose, bits
 from fedrec.storage.files import write_arrays
 from fedrec.training.clients import bounded_slices, train_clients
 from fedrec.training.layout import Layout, capacity
+from fedrec.training.local_sgd import MODERATE
 from fedrec.training.task import ClientTask
 from fedrec.types import (
     Aggregate,
@@ -142,9 +143,7 @@ class Node:
                     failing = _failing(attempt, rows, error)
                     if not failing:
                         raise
-                    failures += [
-                        self._failure(request, row, why, params) for row, why in failing.items()
-                    ]
+                    failures += [self._failure(request, row, why) for row, why in failing.items()]
                     rows = rows[~np.isin(rows, list(failing))]
                 else:
                     aggregate = self.strategy.merge(aggregate, reduced) if aggregate else reduced
@@ -210,9 +209,7 @@ class Node:
             total += 4 * prod(spec.shape) * np.diff(self._layout.offsets[spec.axis or ""])
         return total
 
-    def _failure(
-        self, request: RoundRequest, row: int, cause: Exception, params: Params
-    ) -> FailedClient:
+    def _failure(self, request: RoundRequest, row: int, cause: Exception) -> FailedClient:
         """Return the failure of a client, or raise it if none may fail."""
         client, reason = str(self.shard.client_ids[row]), _line(cause)
         if self.experiment.rounds.max_failures == 0:
@@ -220,20 +217,29 @@ class Node:
                 raise NumericError(f"client {client}: {cause}") from cause
             raise ClientFailure(request.round, client, "train", reason) from cause
         if isinstance(cause, NumericError):
-            client_shard = self.shard.take(np.array([row]))
-            reason += f"; {explained(self.experiment, client_shard, params)}"
+            reason += f"; {likely_causes(self.experiment)}"
         return FailedClient(client=client, reason=reason)
 
     def _rank(self, params: Params, rows: IntArray) -> Evaluation:
         torch.set_num_threads(1)
         shard, at = self.shard.take(rows), self._layout.positions(rows)
-        return evaluate(
-            shard,
-            UserScorer(self.task, shard, params, self._store.get(at, self.task.private())),
-            self.experiment.evaluate.parsed(),
-            self.experiment.evaluate.block,
-            self._candidates(shard) if self.task.protocol == "legacy" else None,
-        )
+        scorer = UserScorer(self.task, shard, params, self._store.get(at, self.task.private()))
+        try:
+            return evaluate(
+                shard,
+                scorer,
+                self.experiment.evaluate.parsed(),
+                self.experiment.evaluate.block,
+                self._candidates(shard) if self.task.protocol == "legacy" else None,
+            )
+        except NumericError as error:
+            values = (*scorer.params.values(), *scorer.local.values())
+            if not all(bool((value.abs() < MODERATE).all()) for value in values):
+                raise
+            raise ConfigError(
+                f"model {type(self.task.model).__name__}: {error} though its parameters are "
+                "finite; look at its divisions, roots, logarithms and exponentials"
+            ) from error
 
     def _candidates(self, shard: Shard) -> Mapping[Part, Ragged]:
         """Return the 99 sampled candidates of each part that the published protocol ranks."""

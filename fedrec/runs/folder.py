@@ -140,6 +140,8 @@ def check_free(path: Path, overwrite: bool = False) -> None:
 
 
 def _way_to_continue(path: Path) -> str:
+    if (path.parent / SEEDS).exists():
+        return f"continue it with --resume {path.parent} (with --set rounds.count=N, extend it), "
     status = ""
     with suppress(OSError, ValueError, KeyError, TypeError):  # none yet, or damaged
         status = json.loads((path / RESULT).read_bytes())["status"]
@@ -148,7 +150,7 @@ def _way_to_continue(path: Path) -> str:
     if status in FINISHED:
         key = "count" if status == "completed" else "patience"
         return f"extend it with --resume {path} --set rounds.{key}=N, "
-    return f"continue it with --resume {path.parent if (path.parent / SEEDS).exists() else path}, "
+    return f"continue it with --resume {path}, "
 
 
 def await_end(path: Path) -> None:

@@ -32,8 +32,7 @@ from fedrec.runs.log import Checkpoint, RoundRecord, RunLog, rounds_before, writ
 from fedrec.runs.origin import Origin
 from fedrec.runs.prepare import OpenRun
 from fedrec.runs.provenance import commit, hardware, versions
-from fedrec.runs.result import of_group
-from fedrec.runs.tally import PROBED, Tally, described, explained, loss_fault
+from fedrec.runs.tally import Tally, described, likely_causes, loss_fault
 from fedrec.storage.files import write_arrays, write_bytes
 from fedrec.types import Params, State
 
@@ -141,9 +140,7 @@ class Recorder:
         if self.tally.rounds < round:
             self.record(RoundRecord(round=round, clients=0), None, params)
         self.finish("diverged", params)
-        split = self._run.split
-        clients = np.linspace(0, split.n_clients - 1, min(split.n_clients, PROBED)).astype(np.int64)
-        causes = explained(self._run.experiment, split.shard(clients), of_group(params, 0))
+        causes = likely_causes(self._run.experiment)
         return NumericError(f"round {round}: training diverged: {error}; {causes}")
 
     def checkpoint(

@@ -4,18 +4,11 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from fedrec.config.experiment import Experiment
 from fedrec.config.yaml import flatten
 from fedrec.data.textfile import unpacked_name
 from fedrec.errors import ConfigError
-from fedrec.evaluation.scorer import UserScorer
-from fedrec.plugins import name_of
 from fedrec.runs.log import RoundRecord
-from fedrec.training.layout import Layout
-from fedrec.training.task import initial_local
-from fedrec.types import Params, Shard
 
 # A training loss below this many times the lowest so far has fallen.
 FALLEN = 0.99
@@ -24,10 +17,6 @@ GROWTH = 1000.0
 # So does one this many times as high in `LASTING` rounds in a row.
 LASTING_GROWTH = 10.0
 LASTING = 3
-# Clients and users whose scores are looked at to find out who is to blame.
-PROBED = 64
-# Products of a few parameters below this do not overflow.
-LARGE = 1e9
 # Endings of the settings that can make training diverge.
 SUSPECTS = (".lr", ".server_lr", ".init_std")
 # A validation score below this many times popularity's is near it.
@@ -195,30 +184,6 @@ def likely_causes(experiment: Experiment) -> str:
         return f"lower the rates: {rates}"
     too_high = ", ".join(f"{key} {values[key]:g} (default {usual[key]:g})" for key in raised)
     return f"lower {too_high}" + (f"; the other rates are {rates}" if rates else "")
-
-
-def explained(experiment: Experiment, shard: Shard, params: Params) -> str:
-    """Return what can have made training diverge: the model where it gives NaN itself, or rates.
-
-    Args:
-        experiment: What is run.
-        shard: Some clients; they are scored with their first private values.
-        params: The shared parameters before it diverged, of a group.
-    """
-    task = experiment.client_task()
-    if all(np.abs(value).max(initial=0) < LARGE for value in params.values()):
-        owners = Layout.of(task, shard).owner_ids()
-        private = {
-            name: initial_local(task.seed, name, spec, owners[spec.axis or ""])
-            for name, spec in task.locals().items()
-        }
-        views = UserScorer(task, shard, params, private)(np.arange(min(shard.n_users, PROBED)))
-        if any(bool(scores.isnan().any()) for scores in views.values()):
-            return (
-                f"model.name {name_of('models', experiment.model)}: its score is NaN though all "
-                "parameters are finite; look in it for a division by 0 or the logarithm of 0"
-            )
-    return likely_causes(experiment)
 
 
 def _suspects(experiment: Experiment) -> dict[str, float]:
