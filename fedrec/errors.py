@@ -16,13 +16,11 @@ The command line prints the message in one line and exits with 2.
 """
 
 import difflib
-import json
 from collections.abc import Callable, Iterable
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
 
 MAX_NAMES = 20
 
@@ -115,21 +113,12 @@ def require(module: str, purpose: str) -> None:
 
 
 def install_command(extra: str) -> str:
-    """Return the command that installs an extra of fedrec, from where fedrec itself came.
-
-    Without the folder or file that it was installed from, the command names what the extra needs.
-    """
+    """Return the command that installs what an extra of fedrec needs."""
     try:
-        fedrec = metadata.distribution("fedrec")
+        requirements = metadata.requires("fedrec") or []
     except metadata.PackageNotFoundError:  # used from a folder, without being installed
         return f"pip install -e '{Path(__file__).parents[1]}[{extra}]'"
-    origin = json.loads(fedrec.read_text("direct_url.json") or "{}")
-    url = urlsplit(origin.get("url", ""))
-    path = Path(unquote(url.path))
-    if url.scheme == "file" and path.exists():
-        editable = "-e " if origin.get("dir_info", {}).get("editable") else ""
-        return f"pip install {editable}'{path}[{extra}]'"
-    marked = (text.partition("; ") for text in fedrec.requires or [])
+    marked = (text.partition("; ") for text in requirements)
     names = [name for name, _, marker in marked if f'extra == "{extra}"' in marker]
     return "pip install " + " ".join(f"'{name}'" for name in names)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, GetCoreSchemaHandler, model_validator
-from pydantic_core import CoreSchema, PydanticSerializationError, core_schema
+from pydantic_core import CoreSchema, core_schema
 
 from fedrec.baselines.base import Baseline
 from fedrec.config.yaml import dump_yaml, read_document, with_overrides
@@ -169,15 +169,9 @@ class PluginField:
             expected = " or ".join(f"{base.__module__}.{base.__name__}" for base in bases)
             message = f"{label} is not one of the {self.kind}; expected a subclass of {expected}"
             raise ValueError(message)
-        if not isinstance(value, Plugin):
-            value = plugin.model_validate({k: v for k, v in options.items() if k != "name"})
-        try:
-            self._write(value)
-        except PydanticSerializationError as error:
-            label = plugin.__qualname__
-            raise ValueError(f"a field of {label} is of no type that YAML has: {error}") from None
-        made: Plugin = value
-        return made
+        if isinstance(value, Plugin):
+            return value
+        return plugin.model_validate({k: v for k, v in options.items() if k != "name"})
 
     def _write(self, plugin: Plugin) -> dict[str, Any]:
         return {"name": name_of(self.kind, plugin), **plugin.model_dump(mode="json")}

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from fedrec.errors import ConfigError, did_you_mean
-from fedrec.plugins import as_mapping, shown
+from fedrec.plugins import as_mapping
 
 CORE_SCHEMA = {
     "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
@@ -121,8 +121,6 @@ def _assignments(sets: Iterable[Any]) -> Iterator[tuple[str, Any, str]]:
     if isinstance(sets, Mapping):
         yield from ((str(key), value, f"'{key}'") for key, value in sets.items())
         return
-    if not isinstance(sets, Iterable):
-        raise ConfigError(f"overrides: expected texts dotted.key=value, got {shown(sets)}")
     for assignment in [sets] if isinstance(sets, str) else sets:
         key, equals, text = str(assignment).partition("=")
         origin = f"--set {' '.join(str(assignment).split())}"

@@ -6,8 +6,6 @@ all that it depends on.
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +64,6 @@ def prepare(data: DataSet, clients: Clients, kept: Path | None = None) -> Path:
         split = split_of(data, clients)
         with writing(path):
             save_split(split, path)
-    else:
-        check_pool(open_split(path), data.protocol)
     return path
 
 
@@ -152,43 +148,27 @@ def open_split(path: Path) -> Split:
     """Open the file of a split; its numbers stay on disk and are mapped read-only.
 
     Raises:
-        DataError: If it is not there, or not one.
+        RunFolderError: If it is missing or damaged.
     """
-    with _prepared(path):
-        arrays, about = map_arrays(path)
-        texts = json.loads(about["texts"])
-        columns = texts["item_columns"].items()
-        values: dict[str, Any] = {name: arrays.get(name) for name in NUMBERS}
-        for name in RAGGED:
-            values[name] = Ragged(arrays[f"{name}.offsets"], arrays[f"{name}.values"])
-        return Split(
-            n_items=len(texts["item_ids"]),
-            user_ids=np.array(texts["user_ids"], object),
-            item_ids=np.array(texts["item_ids"], object),
-            item_columns={name: np.array(each, object) for name, each in columns},
-            name=about["name"],
-            **values,
-        )
+    arrays, about = map_arrays(path)
+    texts = json.loads(about["texts"])
+    columns = texts["item_columns"].items()
+    values: dict[str, Any] = {name: arrays.get(name) for name in NUMBERS}
+    for name in RAGGED:
+        values[name] = Ragged(arrays[f"{name}.offsets"], arrays[f"{name}.values"])
+    return Split(
+        n_items=len(texts["item_ids"]),
+        user_ids=np.array(texts["user_ids"], object),
+        item_ids=np.array(texts["item_ids"], object),
+        item_columns={name: np.array(each, object) for name, each in columns},
+        name=about["name"],
+        **values,
+    )
 
 
 def version_of(path: Path) -> str:
-    """Return a hash of what the file of a split holds, wherever it came from, but for its name.
-
-    Raises:
-        DataError: If it is not there, or not one.
-    """
-    with _prepared(path):
-        return map_arrays(path)[1]["version"]
-
-
-@contextmanager
-def _prepared(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path}: not a prepared split ({error}); remove it and run again"
-        ) from error
+    """Return a hash of what the file of a split holds, wherever it came from, but for its name."""
+    return map_arrays(path)[1]["version"]
 
 
 def _by_user(data: Interactions, rows: IntArray) -> Ragged:
@@ -199,7 +179,7 @@ def _by_user(data: Interactions, rows: IntArray) -> Ragged:
 
 def _key(data: DataSet, clients: Clients) -> str:
     kind = f"{type(data).__module__}:{type(data).__qualname__}"
-    section = data.model_dump(mode="json", exclude={"protocol", "path"})
+    section = data.model_dump(mode="json", exclude={"path"})
     section["name"] = data.label
     values = [FORMAT, kind, section, data.fingerprint(), clients.model_dump(mode="json")]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]

@@ -9,10 +9,8 @@ and the raw ids of user and item: not by the order of the file, nor by the seed 
 without timestamps has no latest item; leave-one-out then holds out random ones by the same hash.
 """
 
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from itertools import combinations
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +18,11 @@ from numpy.typing import NDArray
 from fedrec.data.base import DataSet, SplitBy
 from fedrec.data.ids import HashArray, hash_ids, mix_seed
 from fedrec.errors import DataError
-from fedrec.plugins import shown
 from fedrec.types import FloatArray, IntArray, Interactions, Split, offsets_of
 
 Mask: TypeAlias = NDArray[np.bool_]
 Subsets: TypeAlias = NDArray[np.int8]
 TRAIN, VALID, TEST, DROPPED = 0, 1, 2, -1
-KINDS = {"whole numbers": "iu", "numbers": "iuf", "text": "OU"}  # of numpy
 TIMED = ("leave_one_out", "temporal")
 
 
@@ -40,7 +36,8 @@ def filter_interactions(data: Interactions, options: DataSet, problems: list[str
     """
     check_interactions(data)
     # Products of indices would overflow a shorter type.
-    data = replace(data, users=data.users.astype(np.int64), items=data.items.astype(np.int64))
+    users, items = (each.astype(np.int64, casting="same_kind") for each in (data.users, data.items))
+    data = replace(data, users=users, items=items)
     data = select(data, keep_one(data, options.duplicates, problems))
     threshold, ratings = options.threshold, data.ratings
     if threshold is not None and ratings is None:
@@ -69,53 +66,39 @@ def filter_interactions(data: Interactions, options: DataSet, problems: list[str
 
 
 def check_interactions(data: Interactions) -> None:
-    """Check what a data set returns: types, lengths, finite numbers, indices, unique ids.
+    """Check that a data set keeps its promises: lengths, ranges of indices, text, finite numbers.
 
     Raises:
         DataError: Naming what is wrong.
     """
-    n, n_users, n_items = map(np.size, (data.users, data.user_ids, data.item_ids))
-    columns: list[tuple[str, Any, str, int]] = [
-        ("users", data.users, "whole numbers", n),
-        ("items", data.items, "whole numbers", n),
-        ("ratings", data.ratings, "numbers", n),
-        ("timestamps", data.timestamps, "numbers", n),
-        ("user_ids", data.user_ids, "text", n_users),
-        ("item_ids", data.item_ids, "text", n_items),
-        *((name, texts, "text", n_users) for name, texts in data.user_columns.items()),
-        *((name, texts, "text", n_items) for name, texts in data.item_columns.items()),
-    ]
-    faults = [f"{name}: {_fault_of(*of)}" for name, *of in columns if _fault_of(*of)]
-    if n == 0:
-        faults.append("no interactions; expected at least one")
-    if not faults:
-        for kind, rows, ids in (
-            ("user", data.users, data.user_ids),
-            ("item", data.items, data.item_ids),
-        ):
-            for index in rows[(rows < 0) | (rows >= len(ids))][:1]:
-                faults.append(f"{kind} index {index} is out of range; there are {len(ids)} {kind}s")
-            if len(set(ids.tolist())) < len(ids):
-                faults.append(f"two {kind}s have the same raw id")
-    if faults:
-        raise DataError(f"{data.name}: {'; '.join(faults)}")
-
-
-def _fault_of(values: Any, what: str, length: int) -> str:
-    """Return what is wrong with a column, if anything."""
-    if values is None and what == "numbers":
-        return ""
-    is_array = isinstance(values, np.ndarray) and values.ndim == 1
-    if not is_array or values.dtype.kind not in KINDS[what]:
-        return f"expected a numpy array of {what}, got {shown(values)}"
-    if len(values) != length:
-        return f"{len(values)} values, expected {length}"
-    if what == "text":
-        is_wrong = np.array([not isinstance(each, str) for each in values.tolist()], np.bool_)
-    else:
-        is_wrong = ~np.isfinite(values)
-    rows = np.flatnonzero(is_wrong)
-    return f"row {rows[0] + 1}: expected {what}, got {values[rows[0]]}" if len(rows) else ""
+    n = len(data)
+    faults = {"no interactions; expected at least one": n == 0}
+    for kind, indices, ids, columns in (
+        ("user", data.users, data.user_ids, data.user_columns),
+        ("item", data.items, data.item_ids, data.item_columns),
+    ):
+        m, outside = len(ids), indices[(indices < 0) | (indices >= len(ids))][:1]
+        faults |= {
+            f"{len(indices)} {kind}s for {n} interactions": len(indices) != n,
+            f"{kind} index {outside} is out of range; there are {m} {kind}s": len(outside) > 0,
+            f"two {kind}s have the same raw id": len(set(ids.tolist())) < m,
+        }
+        for name, texts in {f"{kind}_ids": ids, **columns}.items():
+            others = [text for text in texts.tolist() if not isinstance(text, str)][:1]
+            faults |= {
+                f"column '{name}' has {len(texts)} cells, expected {m}": len(texts) != m,
+                f"column '{name}': expected text, got {others}": bool(others),
+            }
+    for kind, values in (("rating", data.ratings), ("timestamp", data.timestamps)):
+        if values is not None:
+            rows = np.flatnonzero(~np.isfinite(values))[:1]
+            faults |= {
+                f"{len(values)} {kind}s for {n} interactions": len(values) != n,
+                f"{kind} {values[rows]} of row {rows + 1} is not finite": len(rows) > 0,
+            }
+    for fault, is_there in faults.items():
+        if is_there:
+            raise DataError(f"{data.name}: {fault}")
 
 
 def keep_one(
@@ -266,7 +249,7 @@ def check_split(
     *,
     split_by: str | None = None,
 ) -> None:
-    """See that nothing that is held out can be trained on.
+    """Check that nothing that is held out can be trained on.
 
     No user has an item in two subsets, every user is held by exactly one client; and in time, train
     is not later than validation, and neither is later than the test.
@@ -279,45 +262,29 @@ def check_split(
             users (``temporal``), or not at all.
 
     Raises:
-        DataError: At the first fault, with the raw ids.
+        DataError: Naming what is wrong.
     """
-    times = {"train": split.timestamps, "valid": valid_times, "test": test_times}
-    for fault in _faults(split, times if split_by in TIMED else {}, split_by):
-        raise DataError(
-            f"split of {split.name} is unsound: {fault}; clear the cache folder's 'prepared', and "
-            "report this if it comes back"
-        )
-
-
-def _faults(
-    split: Split, times: Mapping[str, FloatArray | None], split_by: str | None
-) -> Iterator[str]:
-    subsets = {"train": split.train, "valid": split.valid, "test": split.test}
-    keys = np.concatenate(
-        [rows.owners() * split.n_items + rows.values for rows in subsets.values()]
-    )
-    keys.sort()
-    for key in keys[1:][keys[1:] == keys[:-1]].tolist():
-        user, item = divmod(key, split.n_items)
-        where = " and in ".join(label for label, rows in subsets.items() if item in rows.row(user))
-        yield f"item '{split.item_ids[item]}' of user '{split.user_ids[user]}' is in {where}"
+    rows = (split.train, split.valid, split.test)
+    users = np.concatenate([each.owners() for each in rows])
+    keys = users * split.n_items + np.concatenate([each.values for each in rows])
     clients = np.bincount(split.clients.values, minlength=split.n_users)
-    for user in np.flatnonzero(clients != 1):
-        yield f"user '{split.user_ids[user]}' is held by {clients[user]} clients, expected 1"
-    first, last = {}, {}
-    for label, values in times.items():
-        if values is None:
-            yield "the order in time cannot be checked without timestamps"
-            return
-        # In time of all, everything is user 0's.
-        owners = subsets[label].owners() * (split_by == "leave_one_out")
-        first[label], last[label] = np.full(split.n_users, np.inf), np.full(split.n_users, -np.inf)
-        np.minimum.at(first[label], owners, values)
-        np.maximum.at(last[label], owners, values)
-    for one, other in combinations(times, 2):
-        for user in np.flatnonzero(last[one] > first[other]):
-            whose = "the data" if split_by == "temporal" else f"user '{split.user_ids[user]}'"
-            yield f"{whose} has a {one} interaction later than a {other} interaction"
+    faults = {
+        "an item of a user is held out twice, or trained on": len(np.unique(keys)) < len(keys),
+        "a user is not held by one client": bool((clients != 1).any()),
+    }
+    times = [each for each in (split.timestamps, valid_times, test_times) if each is not None]
+    if split_by in TIMED and len(times) == len(rows):
+        subsets = np.repeat(np.arange(len(rows)), [len(each.values) for each in rows])
+        groups = users * (split_by == "leave_one_out")  # within which time must rise
+        in_time = np.lexsort((subsets, np.concatenate(times), groups))
+        is_earlier = (np.diff(groups[in_time]) == 0) & (np.diff(subsets[in_time]) < 0)
+        faults["an interaction is later than one that is held out"] = bool(is_earlier.any())
+    for fault, is_there in faults.items():
+        if is_there:
+            raise DataError(
+                f"split of {split.name} is unsound: {fault}; clear the cache folder's 'prepared', "
+                "and report this if it comes back"
+            )
 
 
 def _share(share: float, counts: IntArray, least: int) -> IntArray:

@@ -91,9 +91,7 @@ def read_bytes(path: Path) -> bytes:
         packed = path.read_bytes()
     except FileNotFoundError as error:
         what = "no such file"
-        if re.match(r"\w+:/", str(path)):
-            what = "is an address, not a file; fetch it first"
-        elif path.is_symlink():
+        if path.is_symlink():
             what = f"is a link to {os.readlink(path)}, which does not exist"
         raise DataError(
             f"{path}: {what}; set data.path (from {Path.cwd()}) or give the whole path"

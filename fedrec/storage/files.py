@@ -161,19 +161,18 @@ def map_arrays(path: Path) -> tuple[dict[str, FloatArray], dict[str, str]]:
     """Return the same as `read_arrays`, unchecked; the arrays stay on disk, mapped read-only.
 
     Raises:
-        OSError: If the file cannot be read.
-        ValueError: If it is no such file.
-        KeyError: If it is no such file.
+        RunFolderError: If it is missing or damaged.
     """
-    content = np.memmap(path, np.uint8, "r")
-    start = 8 + int.from_bytes(content[:8].tobytes(), "little")
-    header = json.loads(content[8:start].tobytes())
-    texts = header.pop("__metadata__")
-    arrays = {}
-    for name, entry in header.items():
-        first, last = entry["data_offsets"]
-        mapped = content[start + first : start + last].view(DTYPES[entry["dtype"]])
-        arrays[name] = np.asarray(mapped.reshape(entry["shape"]))
+    with reading(path):
+        content = np.memmap(path, np.uint8, "r")
+        start = 8 + int.from_bytes(content[:8].tobytes(), "little")
+        header = json.loads(content[8:start].tobytes())
+        texts = header.pop("__metadata__")
+        arrays = {}
+        for name, entry in header.items():
+            first, last = entry["data_offsets"]
+            mapped = content[start + first : start + last].view(DTYPES[entry["dtype"]])
+            arrays[name] = np.asarray(mapped.reshape(entry["shape"]))
     return arrays, texts
 
 

@@ -80,16 +80,6 @@ def test_a_plug_in_of_the_users_own_keeps_its_name(tmp_path: Path) -> None:
     assert read(tmp_path, experiment.to_yaml()) == experiment
 
 
-class Unwritable(MatrixFactorization):
-    extra: Any = object()
-
-
-@pytest.mark.parametrize("model", [Unwritable, Unwritable()])
-def test_a_field_that_cannot_be_written_is_refused(model: Any) -> None:
-    with pytest.raises(ConfigError, match=r"a field of Unwritable is of no type that YAML has"):
-        load_experiment({**MINIMAL, "model": model})
-
-
 numbers = st.floats(1e-6, 1e3)
 experiments = st.fixed_dictionaries(
     {

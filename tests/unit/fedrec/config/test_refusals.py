@@ -210,7 +210,6 @@ def test_a_word_is_suggested_only_if_it_is_near(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sets", "said"),
     [
-        (3, "expected texts dotted.key=value, got 3"),
         ([3], "--set 3: expected dotted.key=value"),
         ({3: 3}, "3: unknown key"),
         ({"": 3}, "expected dotted.key=value"),

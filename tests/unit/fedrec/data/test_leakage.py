@@ -38,34 +38,30 @@ def test_a_sound_split_passes() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"test": ragged([2], [], [])}, "item 'x' of user 'ann' is in train and in test"),
-        ({"valid": ragged([2], [], [])}, "item 'x' of user 'ann' is in train and in valid"),
-        ({"valid": ragged([4], [], [])}, "item 'z' of user 'ann' is in valid and in test"),
-        ({"clients": ragged([0], [1])}, "user 'cleo' is held by 0 clients"),
-        ({"clients": ragged([0, 1], [1, 2])}, "user 'bob' is held by 2 clients"),
+        ({"test": ragged([2], [], [])}, "is held out twice, or trained on"),
+        ({"valid": ragged([2], [], [])}, "is held out twice, or trained on"),
+        ({"valid": ragged([4], [], [])}, "is held out twice, or trained on"),
+        ({"clients": ragged([0], [1])}, "a user is not held by one client"),
+        ({"clients": ragged([0, 1], [1, 2])}, "a user is not held by one client"),
     ],
 )
-def test_every_fault_is_found_and_named(change: dict[str, Any], message: str) -> None:
+def test_every_fault_is_found(change: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         check_split(replace(SOUND, **change))
 
 
-def test_training_on_the_future_is_found() -> None:
-    late = replace(SOUND, timestamps=np.array([1.0, 3.5, 1, 2]))
-    with pytest.raises(DataError, match="user 'ann' has a train interaction later than a valid"):
-        check_split(late, valid_times=VALID_TIMES, test_times=TEST_TIMES, split_by="leave_one_out")
-    with pytest.raises(DataError, match="user 'ann' has a valid interaction later than a test"):
-        check_split(
-            SOUND, valid_times=np.array([4.0, 5.0]), test_times=TEST_TIMES, split_by="leave_one_out"
-        )
-    with pytest.raises(DataError, match="user 'cleo' has a train interaction later than a test"):
-        check_split(
-            SOUND,
-            valid_times=VALID_TIMES,
-            test_times=np.array([3.0, 1.5]),
-            split_by="leave_one_out",
-        )
-    with pytest.raises(DataError, match="the data has a train interaction later than a test"):
-        check_split(SOUND, valid_times=VALID_TIMES, test_times=TEST_TIMES, split_by="temporal")
-    with pytest.raises(DataError, match="cannot be checked without timestamps"):
-        check_split(SOUND, split_by="temporal")
+@pytest.mark.parametrize(
+    ("train", "valid", "test", "split_by"),
+    [
+        ([1.0, 3.5, 1, 2], [3.0, 5], [3.0, 2], "leave_one_out"),
+        ([1.0, 3, 1, 2], [4.0, 5], [3.0, 2], "leave_one_out"),
+        ([1.0, 3, 1, 2], [3.0, 5], [3.0, 1.5], "leave_one_out"),
+        ([1.0, 3, 1, 2], [3.0, 5], [3.0, 2], "temporal"),
+    ],
+)
+def test_training_on_the_future_is_found(
+    train: list[float], valid: list[float], test: list[float], split_by: str
+) -> None:
+    late = replace(SOUND, timestamps=np.array(train))
+    with pytest.raises(DataError, match="an interaction is later than one that is held out"):
+        check_split(late, np.array(valid), np.array(test), split_by=split_by)
