@@ -254,7 +254,7 @@ class StateStore:
             raise RunFolderError(f"{path}: is missing; {RESTORE}") from None
         except Exception as error:  # numpy parses the header of a damaged file as Python
             raise self._damaged(name, "it is cut off, or not an array of numbers") from error
-        if (array.shape, array.dtype) != (self._shape(name), self._specs[name].dtype):
+        if array.shape != self._shape(name) or array.dtype != np.dtype(self._specs[name].dtype):
             raise self._damaged(name, f"its array is {array.dtype} {list(array.shape)}")
         if array.nbytes <= _MAPPED_BYTES:
             self._mapped[name] = array

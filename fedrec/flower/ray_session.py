@@ -125,7 +125,8 @@ class RaySession:
                 f"Ray's head at {address} is gone ({error.strerror}); start it again, then run "
                 "--resume"
             ) from error
-        if not any(each["Alive"] for each in ray.nodes() if each["NodeID"] == node):
+        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        if not any(each["Alive"] for each in nodes if each["NodeID"] == node):
             raise EngineError("Ray's daemon on this machine (raylet) has ended; run --resume")
 
     def usage(self) -> str:
