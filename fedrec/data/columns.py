@@ -7,7 +7,6 @@ import datetime
 import decimal
 import re
 import uuid
-from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -62,28 +61,24 @@ class Columns(Section):
 
 
 @dataclass(kw_only=True)
-class Table(ABC):
+class Table:
     """Rows of interactions, one column for each thing that they hold.
 
     Args:
         source: The file, or what else the rows come from.
         labels: The names of the columns, or their numbers from 0.
+        cells: Reads the columns at some places, from 0.
+        where: From a row, counted from 0, to how the user finds it.
         way_out: What to do about a column that is not there; ``{}`` stands for what it holds.
+        problems: Of lines that are no rows, by their kind; known once the cells are read.
     """
 
     source: str
-    labels: Sequence[Any] = ()
+    labels: Sequence[Any]
+    cells: Callable[[Sequence[int]], list[Cells]]
+    where: Callable[[int], str] = lambda row: f"row {row + 1}"
     way_out: str = "set data.columns.{}"
-    # Of lines that are no rows, by their kind; known once the cells are read.
-    problems: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list), init=False)
-
-    @abstractmethod
-    def cells(self, places: Sequence[int]) -> list[Cells]:
-        """Read the columns at some places, from 0."""
-
-    def where(self, row: int) -> str:
-        """Return how the user finds a row, counted from 0."""
-        return f"row {row + 1}"
+    problems: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def places(self, columns: Columns) -> dict[str, int]:
         """Return the place of each wanted column, by what it holds.
@@ -108,19 +103,8 @@ class Table(ABC):
         return {purpose: labels.index(name) for purpose, name in names.items()}
 
 
-@dataclass(kw_only=True)
-class FrameTable(Table):
-    """The rows of a data frame; ``read`` returns the columns at some places."""
-
-    read: "Callable[[Sequence[int]], pd.DataFrame]"
-
-    def cells(self, places: Sequence[int]) -> list[Cells]:
-        """Read the columns at some places, from 0."""
-        frame = self.read(places)
-        return [_cells_of(frame.iloc[:, at]) for at in range(len(places))]
-
-
-def _cells_of(column: "pd.Series[Any]") -> Cells:
+def cells_of(column: "pd.Series[Any]") -> Cells:
+    """Return the cells of a column of a data frame."""
     if column.dtype != object:
         with suppress(TypeError, ValueError, NotImplementedError):  # lists and structures of Arrow
             codes, values = column.factorize()

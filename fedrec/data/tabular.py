@@ -16,13 +16,13 @@ import numpy as np
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from fedrec.data.base import DataSet
-from fedrec.data.columns import Columns, FrameTable, Table, interactions_of
+from fedrec.data.columns import Columns, Table, cells_of, interactions_of
 from fedrec.data.textfile import (
-    TextTable,
     content_hash,
     lists_table,
     read_bytes,
     text_of,
+    text_table,
     unpacked_name,
 )
 from fedrec.errors import ConfigError, DataError, did_you_mean, require
@@ -112,9 +112,9 @@ class Csv(_File):
     quoted: bool = True
 
     def _table(self) -> tuple[Table, Columns]:
-        table = TextTable(
-            source=str(self.path),
-            text=text_of(self.path, self.encoding),
+        table = text_table(
+            str(self.path),
+            text_of(self.path, self.encoding),
             separator=self.separator,
             header=self.header,
             quoted=self.quoted,
@@ -150,7 +150,7 @@ class Inter(_File):
 
     def _table(self) -> tuple[Table, Columns]:
         text = text_of(self.path, self.encoding)
-        table = TextTable(source=str(self.path), text=text, separator="\t")
+        table = text_table(str(self.path), text, separator="\t")
         for label in table.labels:
             if ":" not in label:
                 raise DataError(
@@ -217,10 +217,10 @@ class Parquet(_File):
             raise DataError(
                 f"{self.path}: not a readable Parquet file: {reason}; for text set data.name: csv"
             ) from error
-        table = FrameTable(
+        table = Table(
             source=str(self.path),
             labels=labels,
-            read=lambda places: frame[[labels[place] for place in places]],
+            cells=lambda places: [cells_of(frame[labels[place]]) for place in places],
         )
         return table, self.columns
 
@@ -283,11 +283,11 @@ class Frame(DataSet):
         require("pandas", "for data frames")
         columns = Columns(user=user, item=item, rating=rating, timestamp=timestamp)
         rows = _frame_of(frame)
-        table = FrameTable(
+        table = Table(
             source="data frame",
             labels=[*rows.columns],
             way_out="name it with {}= of Frame.of; if it is the index, give frame.reset_index()",
-            read=lambda places: rows.iloc[:, [*places]],
+            cells=lambda places: [cells_of(rows.iloc[:, place]) for place in places],
         )
         interactions = interactions_of(table, columns, "frame")
         values = {field: getattr(interactions, field) for field in HASHED}

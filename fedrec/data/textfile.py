@@ -19,10 +19,9 @@ import zipfile
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -204,43 +203,13 @@ UNQUOTED = "if quote marks belong to the cells, set data.quoted: false"
 _log = logging.getLogger("fedrec.data")
 
 
-@dataclass(kw_only=True)
-class LineTable(Table):
-    """The cells of a text, in lines that are rows; those of the user and the item come first.
+def text_table(
+    source: str, text: str, *, separator: str, header: bool = True, quoted: bool = False
+) -> Table:
+    """Return the cells of a text: one row for each line that is not blank.
 
     Args:
-        lines: The number and the cells of each.
-        if_named: What to do if the first line names columns; "" where it has been left out.
-    """
-
-    lines: Iterable[Line] = ()
-    if_named: str = "remove the line"
-    numbers: "array[int]" = field(default_factory=lambda: array("q"), init=False)
-
-    def cells(self, places: Sequence[int]) -> list[Cells]:
-        """Read the columns at some places, from 0, in one pass; a cell that a line lacks is ""."""
-        columns = [(at, array("q"), defaultdict[str, int](count().__next__)) for at in places]
-        for number, line in self.lines:
-            self.numbers.append(number)
-            for place, codes, indices in columns:
-                codes.append(indices[line[place] if place < len(line) else ""])
-        cells = [(np.array(codes, np.int64), list(indices)) for _, codes, indices in columns]
-        if self.if_named and all(_begins_with_name(*each) for each in cells[:2]):
-            self.problems["header"] = [
-                f"{self.where(0)}: expected ids, got names of columns; {self.if_named}"
-            ]
-        return cells
-
-    def where(self, row: int) -> str:
-        """Return the line of a row."""
-        return f"line {self.numbers[row]}"
-
-
-@dataclass(kw_only=True)
-class TextTable(LineTable):
-    """The cells of a text: one row for each line that is not blank.
-
-    Args:
+        source: The file.
         text: The whole text.
         separator: One or more characters between cells, taken literally; a space stands for one
             or more spaces.
@@ -251,87 +220,47 @@ class TextTable(LineTable):
     Raises:
         DataError: If the first line cannot be read.
     """
+    quoted = quoted and '"' in text
+    try:
+        first = next((cells for _, cells in _split(text, separator, quoted)), [""])
+    except csv.Error as error:
+        raise DataError(f"{source}: {error}") from error
+    problems: dict[str, list[str]] = defaultdict(list)
+    with_break = list[int]()
 
-    text: str
-    separator: str
-    header: bool = True
-    quoted: bool = False
-
-    def __post_init__(self) -> None:
-        self.quoted = self.quoted and '"' in self.text
-        self.if_named = "" if self.header else "set data.header: true"
+    def rows() -> Iterator[Line]:
         try:
-            self.first = next((cells for _, cells in self._split()), [""])
-        except csv.Error as error:
-            raise DataError(f"{self.source}: {error}") from error
-        names = [each.strip() for each in self.first]
-        self.labels, self.lines = names if self.header else range(len(names)), self._rows()
-
-    def _rows(self) -> Iterator[Line]:
-        """Yield the lines that are rows; the others are problems."""
-        with_break = list[int]()
-        try:
-            for number, (line, cells) in enumerate(self._split()):
-                if len(cells) > len(self.labels):
-                    self.problems["width"].append(
-                        f"line {line}: has {len(cells)} cells, expected {len(self.labels)}; is the "
-                        f"separator {self.separator!r} right? Set data.separator"
+            for number, (line, cells) in enumerate(_split(text, separator, quoted)):
+                if len(cells) > len(first):
+                    problems["width"].append(
+                        f"line {line}: has {len(cells)} cells, expected {len(first)}; is the "
+                        f"separator {separator!r} right? Set data.separator"
                     )
-                elif not self.header or cells != self.first:
-                    if self.quoted and any("\n" in cell or "\r" in cell for cell in cells):
+                elif not header or cells != first:
+                    if quoted and any("\n" in cell or "\r" in cell for cell in cells):
                         with_break.append(line)
                     yield line, cells
                 elif number:
-                    self.problems["header"].append(f"line {line}: repeats the header")
+                    problems["header"].append(f"line {line}: repeats the header")
         except csv.Error as error:
-            self.problems["quotes"].append(str(error))
+            problems["quotes"].append(str(error))
         if with_break:
             more = f", {len(with_break):,} lines in all" if len(with_break) > 1 else ""
             _log.warning(
-                f"{self.source}: a cell of line {with_break[0]} holds a line break{more}; "
-                f"{UNQUOTED}"
+                f"{source}: a cell of line {with_break[0]} holds a line break{more}; {UNQUOTED}"
             )
 
-    def _split(self) -> Iterator[Line]:
-        """Yield the first line and the cells of each row that is not blank.
-
-        Raises:
-            csv.Error: If quote marks are out of place.
-        """
-        if len(self.separator) > 1 or self.separator == " ":
-            spaces = f" {{{len(self.separator)},}}"
-            pattern = re.compile(re.escape(self.separator) if self.separator.strip(" ") else spaces)
-            around = ' "' if self.quoted else " "
-            for number, text in enumerate(LINE_END.split(self.text), start=1):
-                if text.strip():
-                    yield number, [cell.strip(around) for cell in pattern.split(text.strip(" "))]
-            return
-        csv.field_size_limit(len(self.text) + 1)  # only ids have a limit
-        reader = csv.reader(
-            io.StringIO(self.text, newline=""),
-            delimiter=self.separator,
-            skipinitialspace=True,
-            strict=True,
-            quoting=csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE,
-        )
-        line = 1
-        try:
-            for cells in reader:
-                if len(cells) > 1 or (cells and cells[0].strip()):
-                    yield line, cells
-                line = reader.line_num + 1
-        except csv.Error as error:
-            raise csv.Error(
-                f"line {line}: a quote mark opens a cell, but none closes it at its end; {UNQUOTED}"
-            ) from error
+    labels = [each.strip() for each in first] if header else range(len(first))
+    return _line_table(source, labels, rows(), problems, "" if header else "set data.header: true")
 
 
-def lists_table(source: str, text: str, separator: str | None, columns: Columns) -> LineTable:
+def lists_table(source: str, text: str, separator: str | None, columns: Columns) -> Table:
     """Read one user and its items from each line.
 
     The columns are the user, the item, and its place among the user's, from 0, as a time. Without
     a separator, ids stand between any white space.
     """
+    problems = dict[str, list[str]]()
 
     def rows() -> Iterator[Line]:
         counts, alone = Counter[str](), 0
@@ -344,10 +273,75 @@ def lists_table(source: str, text: str, separator: str | None, columns: Columns)
         if alone and counts:
             _log.warning(f"{source}: {alone:,} users have no items and are left out")
         elif alone:
-            table.problems["items"] = ["no line has an id after the user's; set data.separator"]
+            problems["items"] = ["no line has an id after the user's; set data.separator"]
 
-    table = LineTable(source=source, labels=[*columns.named()], lines=rows())
-    return table
+    return _line_table(source, [*columns.named()], rows(), problems, "remove the line")
+
+
+def _line_table(
+    source: str,
+    labels: Sequence[Any],
+    lines: Iterable[Line],
+    problems: dict[str, list[str]],
+    if_named: str,
+) -> Table:
+    """Return a table of lines, read once; what to do ``if_named`` columns stand in the first."""
+    numbers = array("q")
+
+    def read(places: Sequence[int]) -> list[Cells]:
+        columns = [(at, array("q"), defaultdict[str, int](count().__next__)) for at in places]
+        for number, line in lines:
+            numbers.append(number)
+            for place, codes, indices in columns:
+                codes.append(indices[line[place] if place < len(line) else ""])
+        cells = [(np.array(codes, np.int64), list(indices)) for _, codes, indices in columns]
+        # The user and the item come first.
+        if if_named and all(_begins_with_name(*each) for each in cells[:2]):
+            advice = f"expected ids, got names of columns; {if_named}"
+            problems["header"] = [f"line {numbers[0]}: {advice}"]
+        return cells
+
+    return Table(
+        source=source,
+        labels=labels,
+        cells=read,
+        where=lambda row: f"line {numbers[row]}",
+        problems=problems,
+    )
+
+
+def _split(text: str, separator: str, quoted: bool) -> Iterator[Line]:
+    """Yield the first line and the cells of each row that is not blank.
+
+    Raises:
+        csv.Error: If quote marks are out of place.
+    """
+    if len(separator) > 1 or separator == " ":
+        spaces = f" {{{len(separator)},}}"
+        pattern = re.compile(re.escape(separator) if separator.strip(" ") else spaces)
+        around = ' "' if quoted else " "
+        for number, line in enumerate(LINE_END.split(text), start=1):
+            if line.strip():
+                yield number, [cell.strip(around) for cell in pattern.split(line.strip(" "))]
+        return
+    csv.field_size_limit(len(text) + 1)
+    reader = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=separator,
+        skipinitialspace=True,
+        strict=True,
+        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+    )
+    start = 1
+    try:
+        for cells in reader:
+            if len(cells) > 1 or (cells and cells[0].strip()):
+                yield start, cells
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise csv.Error(
+            f"line {start}: a quote mark opens a cell, but none closes it at its end; {UNQUOTED}"
+        ) from error
 
 
 def _begins_with_name(codes: IntArray, values: list[str]) -> bool:
