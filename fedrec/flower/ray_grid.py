@@ -19,7 +19,7 @@ from fedrec.flower.grid import EngineGrid, describe, node_context
 from fedrec.flower.packages import code_hash
 from fedrec.flower.processes import Failure
 from fedrec.flower.ray_session import RaySession, first_line
-from fedrec.storage.lock import hold
+from fedrec.storage.files import hold
 
 INLINE_BYTES = 65_536
 REPLACEMENTS = 3

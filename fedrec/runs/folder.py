@@ -25,13 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrec.errors import RunFolderError
-from fedrec.storage.files import (
-    json_values,
-    write_bytes,
-    write_json,
-    write_text,
-)
-from fedrec.storage.lock import is_held
+from fedrec.storage.files import is_held, json_values, write_bytes, write_json, write_text
 
 CONFIG = "config.yaml"
 SPLIT = "split.safetensors"

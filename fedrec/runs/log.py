@@ -20,8 +20,7 @@ from pydantic import BaseModel, Field, InstanceOf, ValidationError
 from fedrec.errors import RunFolderError
 from fedrec.runs.folder import CHECKPOINT, FORMAT
 from fedrec.runs.origin import Origin
-from fedrec.storage.files import RESTORE, full_disk_named, read_arrays, reading, write_arrays
-from fedrec.storage.lock import hold
+from fedrec.storage.files import RESTORE, full_disk_named, hold, read_arrays, reading, write_arrays
 from fedrec.types import FailedClient, State
 
 

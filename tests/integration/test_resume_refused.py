@@ -12,8 +12,7 @@ import pytest
 
 import fedrec
 from fedrec.errors import ConfigError, RunFolderError
-from fedrec.storage.files import read_arrays, write_arrays
-from fedrec.storage.lock import hold
+from fedrec.storage.files import hold, read_arrays, write_arrays
 from tests.integration.stopped_runs import go, go_on, outcome, stopped
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from fedrec.compute.numba_compiler import kernel_folder
 from fedrec.errors import EngineError
-from fedrec.storage.lock import hold
+from fedrec.storage.files import hold
 
 
 def is_built(dtype: str = "float32") -> bool:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from fedrec.storage.lock import hold, is_held
+from fedrec.storage.files import hold, is_held
 
 HOLDER = """\
 import sys
 from pathlib import Path
-from fedrec.storage.lock import hold
+from fedrec.storage.files import hold
 hold(Path(sys.argv[1]), shared=sys.argv[2] == "shared")
 print("held", flush=True)
 sys.stdin.read()
