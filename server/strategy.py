@@ -103,7 +103,8 @@ class FlowerStrategy(FlwrStrategy):
                 if due:
                     record = self._rank(record, grid)
                 self.recorder.record(record, self._evaluation if due else None, self.published)
-                if due and rounds.patience is not None and self.recorder.tally.stale >= rounds.patience:
+                stale = self.recorder.tally.stale
+                if due and rounds.patience is not None and stale >= rounds.patience:
                     status = "early_stop"
                     break
         except NumericError as error:

@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -93,7 +94,7 @@ def _usage(error: Any) -> str:
 def _repeat_seeds(arguments: Sequence[str]) -> list[str]:
     """Let ``--seed 0 1 2`` mean ``--seed 0 --seed 1 --seed 2``."""
     repeated: list[str] = []
-    for argument in arguments:
+    for argument in chain.from_iterable(re.split(r"(?<=^--seed)=", a) for a in arguments):
         follows = repeated[-2:-1] == ["--seed"] and SEEDS.fullmatch(repeated[-1])
         repeated += ["--seed", argument] if follows and SEEDS.fullmatch(argument) else [argument]
     return repeated

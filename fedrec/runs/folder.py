@@ -20,7 +20,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -127,24 +127,13 @@ def check_free(path: Path, overwrite: bool = False) -> None:
         elif is_held(path / ROUNDS):
             raise RunFolderError(f"{path}: holds a run that is under way")
         elif not overwrite:
+            seeds = (path.parent / SEEDS).exists()
+            resumed = f"--resume {path.parent if seeds else path}"
+            way_out = f"continue it with {resumed}, or extend it with --set rounds.count=N too, "
             raise RunFolderError(
-                f"{path}: holds a run already; {_way_to_continue(path)}add --overwrite or choose "
-                "another --out"
+                f"{path}: holds a run already; {way_out * (path / CHECKPOINT).exists()}add "
+                "--overwrite or choose another --out"
             )
-
-
-def _way_to_continue(path: Path) -> str:
-    if (path.parent / SEEDS).exists():
-        return f"continue it with --resume {path.parent} (with --set rounds.count=N, extend it), "
-    status = ""
-    with suppress(OSError, ValueError, KeyError, TypeError):  # none yet, or damaged
-        status = json.loads((path / RESULT).read_bytes())["status"]
-    if status == "diverged" or not (path / CHECKPOINT).exists():
-        return ""
-    if status in FINISHED:
-        key = "count" if status == "completed" else "patience"
-        return f"extend it with --resume {path} --set rounds.{key}=N, "
-    return f"continue it with --resume {path}, "
 
 
 def await_end(path: Path) -> None:

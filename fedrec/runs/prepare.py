@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
 from uuid import uuid4
@@ -203,10 +202,9 @@ def find_config(config: Path) -> Path:
     beside = Path(__file__).resolve().parents[2] / config
     if config.parts[:1] == ("experiments",) and beside.exists():
         return beside
-    for file in metadata.files("fedrec") or []:
-        if file.as_posix().endswith(f"share/fedrec/{config.as_posix()}"):
-            return Path(str(file.locate()))
-    return config
+    ending = f"share/fedrec/{config.as_posix()}"
+    shipped = (f for f in metadata.files("fedrec") or [] if f.as_posix().endswith(ending))
+    return next((Path(str(file.locate())) for file in shipped), config)
 
 
 def _check_sizes(experiment: Experiment, split: Split) -> None:
@@ -246,7 +244,9 @@ def choose_engine(experiment: Experiment, split: Split) -> tuple[Engine, str]:
         }
         given = [key for key, is_set in parallel.items() if is_set]
         seconds = training_seconds(experiment, split)
-        reason = f"training takes about {seconds:.0f} s on one core, Ray {START_OF_RAY:.0f} s to start"
+        reason = (
+            f"training takes about {seconds:.0f} s on one core, Ray {START_OF_RAY:.0f} s to start"
+        )
         if given:
             reason = f"engine.{given[0]} is set"
         elif seconds * (1 - 1 / resolved.workers) <= START_OF_RAY:

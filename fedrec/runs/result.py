@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from fedrec.evaluation.scorer import UserScorer
 from fedrec.plugins import expand_path, shown
 from fedrec.runs.folder import CONFIG, SOURCE
 from fedrec.runs.reader import RunFolder
-from fedrec.types import FloatArray, IntArray, Params, Split
+from fedrec.types import FloatArray, IntArray, Params
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -193,7 +193,8 @@ class RunResult(RunFolder):
         vectors = (self.model() if of == "item" else self.local("user")).get(of)
         if vectors is None or vectors.ndim != 2:
             raise ConfigError(f"embeddings: the model has no vectors of {of}s")
-        return pd.DataFrame(vectors, index=self.split.item_ids if of == "item" else self.split.user_ids)
+        ids = self.split.item_ids if of == "item" else self.split.user_ids
+        return pd.DataFrame(vectors, index=ids)
 
     def _repr_html_(self) -> str:
         """Return a table of the scores, for notebooks."""

@@ -21,7 +21,6 @@ from fedrec.runs.folder import (
     CHECKPOINT,
     CONFIG,
     FINISHED,
-    RESULT,
     ROUNDS,
     SEEDS,
     SPLIT,
@@ -30,7 +29,6 @@ from fedrec.runs.folder import (
     default_folder,
     discard_unstarted,
     is_run_folder,
-    write_result,
 )
 from fedrec.runs.log import RoundRecord, Seconds, read_checkpoint, rounds_before
 from fedrec.runs.prepare import OpenRun, Source, open_experiment, prepare_run
@@ -279,15 +277,7 @@ def _carry_out(run: OpenRun, observer: Observer) -> None:
         "engine": engine.name,
         "workers": str(engine.workers),
     }
-    try:
-        launch(engine, run_config, observer)
-    except KeyboardInterrupt:
-        folder = RunFolder(run.folder)
-        if engine.name == "flower" and folder.rounds() and not (run.folder / RESULT).exists():
-            # The server app ran in another process, which was ended.
-            facts = engine.model_dump(include={"name", "workers", "nodes"})
-            write_result(run.folder, {**folder.result, "engine": facts})
-        raise
+    launch(engine, run_config, observer)
 
 
 def _run_baseline(run: OpenRun, observer: Observer) -> None:

@@ -74,8 +74,8 @@ def test_several_seeds_are_several_runs(tmp_path: Path) -> None:
 )
 def test_seeds_are_read_as_in_the_command_line(seed: Any, read: Any, tmp_path: Path) -> None:
     runs: Any = fedrec.run({**SMALL, "model": "popularity"}, seed=seed, out=tmp_path / "runs")
-    seeds = [run.experiment.seed for run in runs] if isinstance(read, list) else runs.experiment.seed
-    assert seeds == read
+    several = runs if isinstance(read, list) else [runs]
+    assert [run.experiment.seed for run in several] == np.atleast_1d(read).tolist()
 
 
 @pytest.mark.parametrize("seed", [[1, "1"], [2, 2], [], ""])

@@ -253,16 +253,17 @@ def test_patience_goes_on_counting(tmp_path: Path) -> None:
     assert (done.result["status"], done.result["rounds"]) == ("completed", 12)
 
 
-@pytest.mark.parametrize(("rounds", "key"), [({"count": 2}, "count"), ({"patience": 1}, "patience")])
-def test_what_a_complete_run_advises_extends_it(
-    rounds: dict[str, Any], key: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("key", "value"), [("count", 2), ("patience", 1)])
+def test_what_a_complete_run_advises_extends_it(key: str, value: int, tmp_path: Path) -> None:
     train = {"optimizers": rates(1e-20, {"name": "sgd", "lr": 1e-20})}
     still = {"train": train, "strategy": {"name": "fedavg"}, "evaluate": {"every": 1}}
     out = tmp_path / "run"
-    before = go(out, **still, rounds=rounds).result["rounds"]
-    with pytest.raises(RunFolderError, match=rf"--resume {out} --set rounds.{key}=N, add"):
-        go(out, **still, rounds=rounds)
+    before = go(out, **still, rounds={key: value}).result["rounds"]
+    with pytest.raises(RunFolderError, match=rf"--resume {out}, or extend it with --set"):
+        go(out, **still, rounds={key: value})
+    said: list[str] = []
+    fedrec.resume(out, say=said.append)
+    assert f"--set rounds.{key}=N" in said[0]
     more = go_on(out, f"rounds.{key}=4")
     assert more.result["rounds"] > before
 
@@ -289,4 +290,3 @@ def test_several_seeds_that_were_stopped_are_finished(after: int, tmp_path: Path
     assert [run.folder for run in runs] == [base / f"seed{seed}" for seed in range(3)]
     for run, expected in zip(runs, whole, strict=True):
         assert outcome(run.folder) == outcome(expected.folder)
-

@@ -121,7 +121,7 @@ def test_several_seeds_make_several_runs_and_a_summary(fedrec: Fedrec, config: P
 
 
 def test_seeds_are_numbers_and_ranges(fedrec: Fedrec, config: Path) -> None:
-    assert fedrec("run", config, "--seed", "0-1", "4", "--seed", "7", "--quiet").code == 0
+    assert fedrec("run", config, "--seed=0-1", "4", "--seed", "7", "--quiet").code == 0
     seeds = json.loads(Path("runs/small/summary.json").read_text(encoding="utf-8"))["seeds"]
     assert seeds == [0, 1, 4, 7]
 
