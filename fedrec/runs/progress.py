@@ -80,7 +80,10 @@ class Progress(logging.Handler):
 
     def __enter__(self) -> Self:
         self._level_before = LOG.level
-        LOG.setLevel(logging.INFO)
+        if self._shows_rounds or self._on_line is not None:
+            LOG.setLevel(logging.INFO)
+        elif LOG.hasHandlers():  # the program that uses the library shows what is logged
+            self._lines = logging.CRITICAL
         LOG.addHandler(self)
         self._bar.start()
         return self

@@ -10,6 +10,8 @@ from fedrec.runs.log import RoundRecord, Seconds
 from fedrec.runs.progress import Progress
 from fedrec.types import FailedClient
 
+LOG = logging.getLogger("fedrec")
+
 
 @pytest.fixture
 def experiment() -> Experiment:
@@ -119,3 +121,18 @@ def test_a_baseline_has_no_round(experiment: Experiment) -> None:
     assert shown(experiment, [record(0, 0.125)]) == (
         "ray: [2 workers]\nfitted  valid ndcg@10 0.1250\n"
     )
+
+
+@pytest.mark.parametrize("level", [logging.INFO, logging.WARNING, logging.ERROR])
+def test_lines_are_shown_by_level_and_handed_on(experiment: Experiment, level: int) -> None:
+    console, said = Console(file=io.StringIO(), width=120), list[str]()
+    before = LOG.level
+    with Progress(experiment, level, on_line=said.append, console=console):
+        LOG.info("data")
+        LOG.warning("no effect")
+    LOG.warning("afterwards")
+    assert said == ["data", "warning: no effect"]
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue().splitlines()
+    assert shown == said[{logging.INFO: 0, logging.WARNING: 1, logging.ERROR: 2}[level] :]
+    assert LOG.level == before
