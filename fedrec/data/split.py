@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.data.base import DataSet, SplitBy
-from fedrec.data.ids import HashArray, hash_ids, mix_seed
+from fedrec.data.ids import hash_ids, mix_seed
 from fedrec.errors import DataError
 from fedrec.types import FloatArray, IntArray, Interactions, Split, offsets_of
 
@@ -133,16 +133,13 @@ def k_core(users: IntArray, items: IntArray, k: int) -> Mask:
 
     It does not depend on the order in which rows are removed.
     """
-    rows = np.arange(len(users), dtype=np.int64)
-    while len(rows):
-        u, i = users[rows], items[rows]
-        keep = (np.bincount(u)[u] >= k) & (np.bincount(i)[i] >= k)
-        if keep.all():
-            break
-        rows = rows[keep]
-    mask = np.zeros(len(users), np.bool_)
-    mask[rows] = True
-    return mask
+    keep = np.ones(len(users), np.bool_)
+    while True:
+        of_user, of_item = (np.bincount(each, keep) for each in (users, items))
+        fewer = keep & (of_user[users] >= k) & (of_item[items] >= k)
+        if np.array_equal(fewer, keep):
+            return keep
+        keep = fewer
 
 
 def select(data: Interactions, keep: Mask) -> Interactions:
@@ -201,7 +198,8 @@ def hold_out(
     groups = users * (by.name != "temporal")  # within which rows are sorted
     counts = np.bincount(groups)
     in_time = () if times is None or by.name == "ratio" else (times,)
-    in_groups = np.lexsort((data.items, users, tie_hash(data, by.seed), *in_time, groups))
+    hashes = hash_ids(data.user_ids)[users], hash_ids(data.item_ids)[data.items]
+    in_groups = np.lexsort((data.items, users, mix_seed(by.seed, *hashes), *in_time, groups))
     count = counts[groups[in_groups]]
     ranks = np.arange(len(data)) - offsets_of(counts)[groups[in_groups]]
     test = valid = np.array(1)
@@ -234,12 +232,6 @@ def hold_out(
                 "less with data.threshold, data.k_core or data.short_users"
             )
     return subsets
-
-
-def tie_hash(data: Interactions, seed: int) -> HashArray:
-    """Hash (seed, raw user id, raw item id) of each interaction: uint64 [n]."""
-    users, items = hash_ids(data.user_ids), hash_ids(data.item_ids)
-    return mix_seed(seed, users[data.users], items[data.items])
 
 
 def check_split(
