@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -88,21 +89,18 @@ class DataSet(Plugin):
         """
 
     def is_here(self) -> bool:
-        """Return whether `load` can read it without fetching it."""
-        return True
+        """Return whether `load` can read it without fetching it: whether its ``path`` exists."""
+        path = getattr(self, "path", None)
+        return path is None or Path(path).exists()
 
     def unread(self) -> list[str]:
         """Return the columns of its file that `load` does not read."""
         return []
 
-    @property
-    def label(self) -> str:
-        """What reports call it; "" for the name of its kind."""
-        return ""
-
     def located(self) -> Self:
-        """Return the same data set, such that it is found from any working folder."""
-        return self
+        """Return the same data set with the whole ``path``, if it has one."""
+        path = getattr(self, "path", None)
+        return self if path is None else self.model_copy(update={"path": Path(path).absolute()})
 
     @abstractmethod
     def fingerprint(self) -> str:

@@ -24,6 +24,7 @@ from fedrec.data.split import (
     hold_out,
     select,
 )
+from fedrec.data.textfile import unpacked_name
 from fedrec.errors import DataError, FedRecError, RunFolderError
 from fedrec.storage.files import (
     cache_folder,
@@ -180,6 +181,6 @@ def _by_user(data: Interactions, rows: IntArray) -> Ragged:
 def _key(data: DataSet, clients: Clients) -> str:
     kind = f"{type(data).__module__}:{type(data).__qualname__}"
     section = data.model_dump(mode="json", exclude={"path"})
-    section["name"] = data.label
+    section["name"] = unpacked_name(getattr(data, "path", "")).stem
     values = [FORMAT, kind, section, data.fingerprint(), clients.model_dump(mode="json")]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]

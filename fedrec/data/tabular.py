@@ -64,11 +64,7 @@ class _File(DataSet):
             MissingExtra: If what reads it is not installed.
         """
         table, columns = self._table()
-        return interactions_of(table, columns, self.label)
-
-    def is_here(self) -> bool:
-        """Return whether the file exists."""
-        return self.path.exists()
+        return interactions_of(table, columns, unpacked_name(self.path).stem)
 
     def unread(self) -> list[str]:
         """Return the columns that `load` does not read."""
@@ -77,15 +73,6 @@ class _File(DataSet):
 
     @abstractmethod
     def _table(self) -> tuple[Table, Columns]: ...
-
-    @property
-    def label(self) -> str:
-        """The name of the file without its endings."""
-        return unpacked_name(self.path).stem
-
-    def located(self) -> Self:
-        """Return this with the whole path of the file."""
-        return self.model_copy(update={"path": self.path.absolute()})
 
     def fingerprint(self) -> str:
         """Hash the content of the file, unpacked, and how it is read."""

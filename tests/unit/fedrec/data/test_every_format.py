@@ -254,7 +254,7 @@ def test_packed_files_are_read_and_their_content_counts(
         assert rows(other.load()) == rows(plain.load())
         assert other.fingerprint() == plain.fingerprint()
         assert version_of(prepare(other, Clients())) == version_of(prepare(plain, Clients()))
-        assert other.load().name == other.label == name.partition(".")[0]
+        assert other.load().name == name.partition(".")[0]
     zips = zipped({"a.csv": TEXT, "__MACOSX/._a.csv": ""})
     for content in (zips, gzip.compress(zips), lzma.compress(TEXT.encode(), lzma.FORMAT_ALONE)):
         assert rows(csv(content).load()) == rows(plain.load())
