@@ -40,7 +40,8 @@ def sources_of(experiment: Experiment) -> dict[str, str]:
     texts: dict[str, str] = {}
     while waiting:
         name = waiting.pop()
-        root, path = _root(name), Path(str(getattr(sys.modules.get(name), "__file__", "")))
+        file = str(getattr(sys.modules.get(name), "__file__", ""))
+        root, path = _root(name), Path(file).resolve()
         if root is None or (place := path.relative_to(root).as_posix()) in texts:
             continue
         text = texts[place] = path.read_text(encoding="utf-8")

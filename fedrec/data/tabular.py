@@ -8,11 +8,9 @@ import hashlib
 import json
 import re
 from abc import abstractmethod
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-import numpy as np
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from fedrec.data.base import DataSet
@@ -310,15 +308,9 @@ def _frame_of(frame: Any) -> "pd.DataFrame":
     import pandas as pd
 
     try:
-        if hasattr(frame, "to_pandas"):
-            frame = frame.to_pandas()
-        elif isinstance(frame, Mapping | list) or (isinstance(frame, np.ndarray) and frame.size):
-            frame = pd.DataFrame(frame)
+        return pd.DataFrame(frame.to_pandas() if hasattr(frame, "to_pandas") else frame)
     except (ValueError, TypeError, ImportError) as error:
-        raise DataError(f"data frame: {error}; expected columns of one length") from error
-    if not isinstance(frame, pd.DataFrame):
         raise DataError(
-            f"data frame: expected a table with columns, such as pandas.DataFrame, got "
-            f"{type(frame).__name__}"
-        )
-    return frame
+            f"data frame: {error}; expected a table with columns of one length, such as "
+            f"pandas.DataFrame, got {type(frame).__name__}"
+        ) from error

@@ -172,6 +172,12 @@ def test_a_class_that_uses_more_of_the_script_is_refused(tmp_path: Path) -> None
     assert "own:Mine" in said and "\n" not in said
 
 
+def test_a_plug_in_is_found_through_a_link(own: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(own)
+    experiment = load_experiment(tmp_path / "link" / "study.yaml")
+    assert set(sources_of(experiment)) == {"own_model.py", "own_part.py"}
+
+
 def test_a_class_inside_a_function_is_refused_before_the_run(tmp_path: Path) -> None:
     class Inner(MatrixFactorization):
         """Cannot be imported elsewhere."""

@@ -283,9 +283,10 @@ def test_lists_of_items(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        (1, "expected a table with columns, such as pandas.DataFrame, got int"),
-        (None, "got NoneType"),
-        ({"user": [1], "item": [1, 2]}, "expected columns of one length"),
+        (1, "expected a table with columns of one length, such as pandas.DataFrame, got int"),
+        (None, "no column 'user'"),
+        (pd.Series([1, 2]), "no column 'user'"),
+        ({"user": [1], "item": [1, 2]}, "expected a table with columns of one length"),
         (np.zeros((2, 2)), r"no column 'user' .known: 0, 1.; name it with user= of Frame.of"),
         ({"user": [], "item": []}, "no interactions"),
         (pd.DataFrame({"user": [1], "item": [2]}).set_index("user"), "frame.reset_index()"),
