@@ -237,7 +237,7 @@ class ParamSpec:
     """What a parameter is, and whether it may leave the client.
 
     Which combinations there are is checked where declarations are collected, see
-    `fedrec.compute.declarations.check_specs`.
+    `fedrec.training.task.check_specs`.
 
     Args:
         scope: ``shared`` (sent, trained and aggregated) or ``private`` (never leaves the client).

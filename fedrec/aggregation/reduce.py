@@ -1,7 +1,7 @@
 """What strategies share: exact sums of updates, and what they are divided by."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Literal
@@ -122,34 +122,54 @@ def merge(a: Aggregate, b: Aggregate) -> Aggregate:
     )
 
 
-def sorted_by_client(batches: Sequence[UpdateBatch]) -> UpdateBatch:
-    """Return updates of different clients as one batch, in the order of the client ids."""
+def joined(batches: Sequence[UpdateBatch]) -> UpdateBatch:
+    """Return updates of different clients as one batch, in the order given."""
     first = batches[0]
-    ids = np.concatenate([batch.client_ids for batch in batches])
-    by_client = np.argsort(ids, kind="stable")
 
-    def joined(
-        values_of: Callable[[UpdateBatch], Mapping[str, FloatArray]],
-    ) -> dict[str, FloatArray]:
-        columns = {name: [values_of(batch)[name] for batch in batches] for name in values_of(first)}
-        return {name: np.concatenate(values)[by_client] for name, values in columns.items()}
+    def columns(kind: str) -> dict[str, FloatArray]:
+        values = [getattr(batch, kind) for batch in batches]
+        return {name: np.concatenate([each[name] for each in values]) for name in values[0]}
 
     tables = {}
     for name in first.tables:
         blocks = [batch.tables[name] for batch in batches]
-        lengths = np.concatenate([np.diff(block.offsets) for block in blocks])
-        rows = Ragged(offsets_of(lengths), np.concatenate([block.ids for block in blocks]))
-        at = rows.positions(by_client)
-        values = np.concatenate([block.values for block in blocks])[at]
-        tables[name] = RowBlock(offsets_of(lengths[by_client]), rows.values[at], values)
+        tables[name] = RowBlock(
+            offsets_of(np.concatenate([np.diff(block.offsets) for block in blocks])),
+            np.concatenate([block.ids for block in blocks]),
+            np.concatenate([block.values for block in blocks]),
+        )
     return UpdateBatch(
         round=first.round,
-        client_ids=ids[by_client],
-        weight=np.concatenate([batch.weight for batch in batches])[by_client],
+        client_ids=np.concatenate([batch.client_ids for batch in batches]),
+        weight=np.concatenate([batch.weight for batch in batches]),
         tables=tables,
-        dense=joined(lambda batch: batch.dense),
-        metrics=joined(lambda batch: batch.metrics),
-        extras=joined(lambda batch: batch.extras),
+        dense=columns("dense"),
+        metrics=columns("metrics"),
+        extras=columns("extras"),
+    )
+
+
+def sorted_by_client(batches: Sequence[UpdateBatch]) -> UpdateBatch:
+    """Return updates of different clients as one batch, in the order of the client ids."""
+    batch = joined(batches)
+    by_client = np.argsort(batch.client_ids, kind="stable")
+    tables = {}
+    for name, block in batch.tables.items():
+        at = Ragged(block.offsets, block.ids).positions(by_client)
+        offsets = offsets_of(np.diff(block.offsets)[by_client])
+        tables[name] = RowBlock(offsets, block.ids[at], block.values[at])
+
+    def columns(values: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+        return {name: value[by_client] for name, value in values.items()}
+
+    return UpdateBatch(
+        batch.round,
+        batch.client_ids[by_client],
+        batch.weight[by_client],
+        tables,
+        columns(batch.dense),
+        columns(batch.metrics),
+        columns(batch.extras),
     )
 
 

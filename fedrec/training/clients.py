@@ -1,20 +1,20 @@
 """Training and ranking for the clients of a node: chunk by chunk, from and to plain arrays."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from math import prod
 from typing import TypeVar
 
 import numpy as np
 import torch
 
-from fedrec.aggregation.reduce import Summing
+from fedrec.aggregation.reduce import Summing, joined
 from fedrec.errors import EngineError
 from fedrec.personalization.base import FrozenItems
 from fedrec.training.layout import Layout, positives_of_clients, seen_items
-from fedrec.training.local_sgd import Outcome, train_chunk
-from fedrec.training.plan import TrainingPlan, plan_training
+from fedrec.training.local_sgd import train_chunk
+from fedrec.training.plan import plan_training
 from fedrec.training.task import ClientTask
-from fedrec.types import FloatArray, IntArray, Params, RowBlock, Shard, UpdateBatch, offsets_of
+from fedrec.types import FloatArray, IntArray, Params, Shard, UpdateBatch, offsets_of
 
 T = TypeVar("T")
 
@@ -69,37 +69,20 @@ def train_clients(
     unit_item_vectors = task.personalization.unit_item_vectors(tensors["item"])
     layout = Layout.of(task, shard)
 
-    def train(rows: slice) -> tuple[TrainingPlan, Outcome]:
+    def train(rows: slice) -> tuple[UpdateBatch, dict[str, FloatArray]]:
         clients = np.arange(rows.start, rows.stop)
         subset, at = shard.take(clients), layout.positions(clients)
         before = {name: local[name][at[spec.axis or ""]] for name, spec in task.locals().items()}
         plan = plan_training(task, subset, round, popularity, seen_items(task, subset, before))
         frozen_items = frozen_items_of(task, subset, tensors["item"], unit_item_vectors)
-        return plan, train_chunk(task, plan, frozen_items, tensors, tensors_of(before, task.dtype))
+        return train_chunk(task, plan, frozen_items, tensors, tensors_of(before, task.dtype))
 
     cuts = bounded_slices(offsets_of(_step_bytes(task, shard)), _CHUNK_BYTES, chunk)
-    trained = in_chunks(cuts, train, shard)
-    plans, outcomes = [plan for plan, _ in trained], [outcome for _, outcome in trained]
-    offsets = offsets_of(np.concatenate([plan.rows.lengths for plan in plans]))
-    ids = np.concatenate([plan.rows.values for plan in plans])
-    tables = _joined(outcome.tables for outcome in outcomes)
-    loss, examples = torch.cat([outcome.loss for outcome in outcomes]).numpy(), shard.examples()
-    update = UpdateBatch(
-        round=round,
-        client_ids=shard.client_ids,
-        weight=examples,
-        tables={name: RowBlock(offsets, ids, values) for name, values in tables.items()},
-        dense=_joined(outcome.dense for outcome in outcomes),
-        metrics={"loss": loss, "examples": examples},
-        extras=_joined(outcome.extras for outcome in outcomes),
-    )
-    return update, _joined(outcome.local for outcome in outcomes)
-
-
-def _joined(chunks: Iterable[Mapping[str, torch.Tensor]]) -> dict[str, FloatArray]:
-    """Join the values of chunks, by name."""
-    values = list(chunks)
-    return {name: torch.cat([chunk[name] for chunk in values]).numpy() for name in values[0]}
+    trained = [result for rows in cuts for result in halved_where_full(rows, train, shard)]
+    private = [values for _, values in trained]
+    return joined([update for update, _ in trained]), {
+        name: np.concatenate([values[name] for values in private]) for name in task.locals()
+    }
 
 
 def _step_bytes(task: ClientTask, shard: Shard) -> IntArray:
@@ -156,38 +139,35 @@ def bounded_slices(offsets: IntArray, budget: int, most: int | None = None) -> l
     return [*cuts, slice(start, len(offsets) - 1)] if len(offsets) > 1 else []
 
 
-def in_chunks(chunks: Sequence[slice], compute: Callable[[slice], T], shard: Shard) -> list[T]:
-    """Compute clients some at a time; a chunk that does not fit in memory is halved.
+def halved_where_full(rows: slice, compute: Callable[[slice], T], shard: Shard) -> list[T]:
+    """Compute some clients together, or their halves where they do not fit in memory.
 
     Args:
-        chunks: Client rows.
+        rows: Client rows.
         compute: From client rows to their result.
         shard: The clients, to name one that does not fit.
 
     Returns:
-        The results of the chunks, or of their halves, in order.
+        The results of the clients, or of their halves, in order.
 
     Raises:
         EngineError: If a client does not even fit alone.
     """
-    waiting, results = list(chunks), list[T]()
-    while waiting:
-        rows = waiting.pop(0)
-        try:
-            results.append(compute(rows))
-        except (MemoryError, RuntimeError) as error:
-            text = str(error).strip()
-            full = "can't allocate memory" in text or "out of memory" in text
-            if not (full or isinstance(error, MemoryError)):
-                raise
-            middle = (rows.start + rows.stop) // 2
-            if middle == rows.start:
-                users = slice(*shard.client_offsets[middle : middle + 2])
-                reason = (text or type(error).__name__).splitlines()[0]
-                raise EngineError(
-                    f"client {shard.client_ids[middle]} ({users.stop - users.start} users, "
-                    f"{shard.train.lengths[users].sum()} train items) does not fit in memory "
-                    f"({reason}); lower train.batch_size, train.negatives or the size of the model"
-                ) from error
-            waiting[:0] = [slice(rows.start, middle), slice(middle, rows.stop)]
-    return results
+    try:
+        return [compute(rows)]
+    except (MemoryError, RuntimeError) as error:
+        text = str(error).strip()
+        full = "can't allocate memory" in text or "out of memory" in text
+        if not (full or isinstance(error, MemoryError)):
+            raise
+        middle = (rows.start + rows.stop) // 2
+        if middle == rows.start:
+            users = slice(*shard.client_offsets[middle : middle + 2])
+            reason = (text or type(error).__name__).splitlines()[0]
+            raise EngineError(
+                f"client {shard.client_ids[middle]} ({users.stop - users.start} users, "
+                f"{shard.train.lengths[users].sum()} train items) does not fit in memory "
+                f"({reason}); lower train.batch_size, train.negatives or the size of the model"
+            ) from error
+    halves = slice(rows.start, middle), slice(middle, rows.stop)
+    return [result for half in halves for result in halved_where_full(half, compute, shard)]

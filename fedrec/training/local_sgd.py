@@ -7,7 +7,6 @@ plain SGD on the touched rows is exact. A step costs what its pairs cost.
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,30 +23,10 @@ from fedrec.training.forward import Forward
 from fedrec.training.plan import Step, TrainingPlan
 from fedrec.training.settings import PrivateOptimizer
 from fedrec.training.task import ClientTask
-from fedrec.types import FloatArray
+from fedrec.types import FloatArray, RowBlock, UpdateBatch
 
 MODERATE = 1e6
 """Values below it are not those of a diverging run."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What training some clients gives.
-
-    Args:
-        tables: Per item table, and what is uploaded beside it, float [t, *shape]: the change of
-            each local row.
-        dense: Per dense shared parameter, likewise, float [c, *shape]: the change.
-        local: All private parameters after the round.
-        loss: float64 [c], the loss summed over the positives of the last local epoch.
-        extras: Per name, float64 [c], see `fedrec.training.client_rule.ClientRule.extras`.
-    """
-
-    tables: Mapping[str, Tensor]
-    dense: Mapping[str, Tensor]
-    local: Mapping[str, Tensor]
-    loss: Tensor
-    extras: Mapping[str, Tensor]
 
 
 def train_chunk(
@@ -56,7 +35,7 @@ def train_chunk(
     frozen_items: FrozenItems,
     params: Mapping[str, Tensor],
     local: Mapping[str, Tensor],
-) -> Outcome:
+) -> tuple[UpdateBatch, dict[str, FloatArray]]:
     """Train some clients for a round.
 
     Args:
@@ -68,7 +47,8 @@ def train_chunk(
         local: The private parameters of the clients, as `fedrec.training.layout.Layout` says.
 
     Returns:
-        Changes of the shared parameters and the new private ones.
+        The updates, with the loss summed over the positives of the last local epoch, and the new
+        private parameters.
     """
     chunk = _Chunk(task, plan, params, local)
     loss = torch.zeros(plan.shard.n_clients, dtype=torch.float64)
@@ -149,7 +129,7 @@ class _Chunk:
                 forward,
             )
 
-    def outcome(self, loss: Tensor) -> Outcome:
+    def outcome(self, loss: Tensor) -> tuple[UpdateBatch, dict[str, FloatArray]]:
         """Return what the round changed."""
         task, plan = self.task, self.plan
         if task.personalization.overrides("after_round"):
@@ -166,8 +146,18 @@ class _Chunk:
             updates = dict(self.state.finish(self.shared, self.start))
             self.private |= self.state.remember(updates)
             extras = task.client_rule.extras(self.state.steps, task.train.optimizers)
-        tables, dense = _uploads(self.tables, updates), _uploads(self.dense, updates)
-        return Outcome(tables, dense, self.private, loss, extras)
+        rows, examples = plan.rows, plan.shard.examples()
+        tables = _uploads(self.tables, updates)
+        update = UpdateBatch(
+            round=plan.round,
+            client_ids=plan.shard.client_ids,
+            weight=examples,
+            tables={n: RowBlock(rows.offsets, rows.values, v) for n, v in tables.items()},
+            dense=_uploads(self.dense, updates),
+            metrics={"loss": loss.numpy(), "examples": examples},
+            extras={name: value.numpy() for name, value in extras.items()},
+        )
+        return update, {name: value.numpy() for name, value in self.private.items()}
 
     def _forward(self, step: Step) -> Forward:
         """Gather the values that a step uses: per pair, per client of the step, per owner."""
@@ -298,11 +288,11 @@ def _positives(step: Step, axis: str) -> FloatArray:
     return np.bincount(owners.index, step.pairs.labels.numpy(), n + 1)[:n]
 
 
-def _uploads(names: Iterable[str], updates: Mapping[str, ClientUpdate]) -> dict[str, Tensor]:
+def _uploads(names: Iterable[str], updates: Mapping[str, ClientUpdate]) -> dict[str, FloatArray]:
     uploads = {}
     for name in names:
-        uploads[name] = updates[name].change
-        uploads |= {f"{name}/{kind}": value for kind, value in updates[name].up.items()}
+        uploads[name] = updates[name].change.numpy()
+        uploads |= {f"{name}/{kind}": value.numpy() for kind, value in updates[name].up.items()}
     return uploads
 
 

@@ -82,12 +82,14 @@ class TrainingPlan:
     """All that some clients do in one round.
 
     Args:
+        round: The round.
         shard: The clients.
         positives: One row per client: the union of its users' train items.
         rows: One row per client: the items of its local rows, sorted.
         epochs: The local epochs.
     """
 
+    round: int
     shard: Shard
     positives: Ragged
     rows: Ragged
@@ -100,8 +102,9 @@ def plan_training(
     round: int,
     popularity: IntArray | None = None,
     remembered: Ragged | None = None,
+    draws: Sequence[Draws] | None = None,
 ) -> TrainingPlan:
-    """Draw everything that is random in a round, and sort it.
+    """Draw everything that is random in a round, and sort it into steps and local rows.
 
     Args:
         task: What is trained.
@@ -109,15 +112,10 @@ def plan_training(
         round: The round.
         popularity: int64 [n_items], weights for popularity sampling.
         remembered: One row per client: further items that have a local row, though no pair.
+        draws: What was drawn for each local epoch; None: it is drawn here.
     """
-    return arrange(task, shard, draw_round(task, shard, round, popularity), remembered)
-
-
-def arrange(
-    task: ClientTask, shard: Shard, draws: Sequence[Draws], remembered: Ragged | None = None
-) -> TrainingPlan:
-    """Sort what was drawn for each local epoch into steps and local rows; see `plan_training`."""
-    return _Planner(task, shard).plan(draws, remembered)
+    drawn = draw_round(task, shard, round, popularity) if draws is None else draws
+    return _Planner(task, shard).plan(round, drawn, remembered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +144,7 @@ class _Planner:
         axes = {s.axis for s in task.specs().values() if s.scope == "private"}
         self.by_positive = "positive" in axes
 
-    def plan(self, draws: Sequence[Draws], remembered: Ragged | None) -> TrainingPlan:
+    def plan(self, round: int, draws: Sequence[Draws], remembered: Ragged | None) -> TrainingPlan:
         n_items = self.shard.n_items
         by_step = [self.unique(drawn, drawn.step) for drawn in draws]
         in_epoch: list[_Pairs | None] = [None for _ in draws]
@@ -169,7 +167,7 @@ class _Planner:
             epochs.append(Epoch(drawn, steps, every_pair))
         offsets = np.searchsorted(rows, np.arange(self.shard.n_clients + 1) * n_items)
         local_rows = Ragged(offsets, rows % n_items)
-        return TrainingPlan(self.shard, self.positives, local_rows, tuple(epochs))
+        return TrainingPlan(round, self.shard, self.positives, local_rows, tuple(epochs))
 
     def unique(self, drawn: Draws, step: IntArray) -> _Pairs:
         """Find the unique pairs of every step of an epoch."""

@@ -13,7 +13,7 @@ from fedrec.compute.batch import Tensors
 from fedrec.errors import EngineError
 from fedrec.models.base import Pairs
 from fedrec.models.mf import MatrixFactorization
-from fedrec.training.clients import bounded_slices, in_chunks, train_clients
+from fedrec.training.clients import bounded_slices, halved_where_full, train_clients
 from fedrec.types import offsets_of
 from tests.planted import initial_state, method_of, rates, shard_of
 
@@ -64,7 +64,7 @@ def test_another_error_is_not_taken_for_lack_of_memory() -> None:
         raise RuntimeError("sizes differ")
 
     with pytest.raises(RuntimeError, match="sizes differ"):
-        in_chunks([slice(0, 2)], compute, shard_of(3, [[0], [1]]))
+        halved_where_full(slice(0, 2), compute, shard_of(3, [[0], [1]]))
 
 
 @given(st.lists(st.integers(0, 9), max_size=20), st.integers(1, 30))

@@ -16,11 +16,11 @@ from fedrec.personalization.plgc.decorrelation import single_view
 from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.training.draws import Draws
 from fedrec.training.layout import positives_of_clients
-from fedrec.training.local_sgd import Outcome, train_chunk
-from fedrec.training.plan import TrainingPlan, arrange
+from fedrec.training.local_sgd import train_chunk
+from fedrec.training.plan import TrainingPlan, plan_training
 from fedrec.training.settings import Train
 from fedrec.training.task import ClientTask
-from fedrec.types import Shard
+from fedrec.types import Params, Shard, UpdateBatch
 from tests.planted import rates, shard_of
 
 TABLE = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [-1.0, 1.0]])
@@ -39,12 +39,12 @@ def golden_plan(task: ClientTask) -> TrainingPlan:
         random_owners=nothing,
         random_items=nothing,
     )
-    plan = arrange(task, SHARD, [draws])
+    plan = plan_training(task, SHARD, 1, draws=[draws])
     assert plan.rows.values.tolist() == [0, 2, 3, 0, 1, 2]
     return plan
 
 
-def golden_step(share: torch.Tensor, balance: str = "alignment") -> Outcome:
+def golden_step(share: torch.Tensor, balance: str = "alignment") -> tuple[UpdateBatch, Params]:
     plgc = PLGC.model_validate(
         {"branch": "similarity", "balance": balance, "tau": 3.0, "ema": 0.0, "centre": False}
     )
@@ -59,6 +59,11 @@ def golden_step(share: torch.Tensor, balance: str = "alignment") -> Outcome:
     )
 
 
+def golden_share(balance: str = "alignment") -> torch.Tensor:
+    _, private = golden_step(torch.full((2,), 0.5), balance)
+    return torch.tensor(private["lambda"])
+
+
 def anchor_of(plgc: PLGC, shard: Shard) -> FrozenItems:
     return FrozenItems(
         TABLE,
@@ -70,18 +75,22 @@ def anchor_of(plgc: PLGC, shard: Shard) -> FrozenItems:
 
 
 def test_the_step() -> None:
-    done = golden_step(torch.full((2,), 0.5))
+    update, private = golden_step(torch.full((2,), 0.5))
     a, b, c = 0.177945, 0.537883, 1.259120
     rows = [[a, 0], [a, 0], [-b, 0], [0, -c], [0, a], [0, a]]
-    torch.testing.assert_close(done.tables["item"], torch.tensor(rows), atol=2e-6, rtol=0)
+    torch.testing.assert_close(
+        torch.tensor(update.tables["item"].values), torch.tensor(rows), atol=2e-6, rtol=0
+    )
     users = [[1.044689, -0.017997], [-0.054059, 1.017794]]
-    torch.testing.assert_close(done.local["user"], torch.tensor(users), atol=2e-6, rtol=0)
-    loss = torch.tensor([1.018420, 2.378025], dtype=torch.float64)
-    torch.testing.assert_close(done.loss, loss, atol=2e-6, rtol=0)
+    torch.testing.assert_close(
+        torch.tensor(private["user"]), torch.tensor(users), atol=2e-6, rtol=0
+    )
+    loss = [1.018420, 2.378025]
+    np.testing.assert_allclose(update.metrics["loss"], loss, atol=2e-6, rtol=0)
 
 
 def test_the_weights_of_the_next_step() -> None:
-    share = golden_step(torch.full((2,), 0.5)).local["lambda"]
+    share = golden_share()
     # A_l = 1/9, A_g = 17/45 and A_l = 2/27, A_g = 5/36.
     expected = torch.tensor([(1 / 9) / (1 / 9 + 17 / 45), (2 / 27) / (2 / 27 + 5 / 36)])
     torch.testing.assert_close(share, expected, atol=1e-6, rtol=0)
@@ -89,15 +98,14 @@ def test_the_weights_of_the_next_step() -> None:
 
 
 def test_the_trace_weights() -> None:
-    share = golden_step(torch.full((2,), 0.5), "trace").local["lambda"]
+    share = golden_share("trace")
     torch.testing.assert_close(share, torch.tensor([0.047619, 0.111111]), atol=1e-6, rtol=0)
 
 
 def test_the_loss_with_the_new_weights() -> None:
-    first = golden_step(torch.full((2,), 0.5))
-    again = golden_step(first.local["lambda"])
-    loss = torch.tensor([1.134377, 2.242338], dtype=torch.float64)
-    torch.testing.assert_close(again.loss, loss, atol=2e-6, rtol=0)
+    again, _ = golden_step(golden_share())
+    loss = [1.134377, 2.242338]
+    np.testing.assert_allclose(again.metrics["loss"], loss, atol=2e-6, rtol=0)
 
 
 def test_decorrelation_of_the_four_rows() -> None:
