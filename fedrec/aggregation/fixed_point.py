@@ -87,9 +87,7 @@ def add(a: IntArray, b: IntArray, name: str) -> IntArray:
 
 def total_of(values: IntArray, name: str) -> int:
     """Return the sum of all; a NumericError if it overflows."""
-    # Sums of the high and of the low 32 bits cannot overflow.
-    total = (int((values >> 32).sum()) << 32) + int((values & 0xFFFFFFFF).sum())
-    return checked(total, name)
+    return checked(sum(values.tolist()), name)
 
 
 def checked(total: int, name: str) -> int:

@@ -121,14 +121,16 @@ class Engine(Section):
     chunk: int = Field(64, ge=1)
 
     def without_effect(self, experiment: Any, split: Any) -> list[str]:
-        """Say what the engine does not use."""
+        """Say what the engine, or the executor, does not use."""
+        lines, why = [], "only ray joins a cluster and waits for it"
         if self.name == "serial":
             why = "the serial engine is one process"
-            return self.unused(why, "workers", "address", "gpus_per_worker", "start_timeout")
-        only_ray = self.unused(
-            "only ray joins a cluster and waits for it", "address", "start_timeout"
-        )
-        return only_ray if self.name == "flower" else []
+            lines = self.unused(why, "workers", "gpus_per_worker")
+        if self.name in ("serial", "flower"):
+            lines += self.unused(why, "address", "start_timeout")
+        if isinstance(experiment.model, Model) and experiment.client_task().executor() == "numba":
+            lines += self.unused("numba trains client by client", "chunk")
+        return lines
 
 
 @dataclass(frozen=True)

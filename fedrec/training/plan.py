@@ -147,23 +147,21 @@ class _Planner:
     def plan(self, round: int, draws: Sequence[Draws], remembered: Ragged | None) -> TrainingPlan:
         n_items = self.shard.n_items
         by_step = [self.unique(drawn, drawn.step) for drawn in draws]
-        in_epoch: list[_Pairs | None] = [None for _ in draws]
-        if self.task.personalization.overrides("prepare", "after_epoch"):
-            in_epoch = [
-                self.unique(drawn, np.zeros_like(drawn.step)) if pairs.n_steps > 1 else pairs
-                for drawn, pairs in zip(draws, by_step, strict=True)
-            ]
         keys = [pairs.row_keys for pairs in by_step]
         if remembered is not None:
             keys.append(remembered.owners() * n_items + remembered.values)
         sorted_already = len(keys) == 1 and by_step[0].n_steps == 1 and self.one_user_each
         rows = keys[0] if sorted_already else _distinct(np.concatenate(keys))
+        needs_every_pair = self.task.personalization.overrides("prepare", "after_epoch")
         epochs = []
-        for drawn, pairs, all_pairs in zip(draws, by_step, in_epoch, strict=True):
-            steps = self.steps(drawn, all_pairs, rows, None) if all_pairs is not None else ()
-            every_pair = steps[0] if steps else None
-            if all_pairs is not pairs:
-                steps = self.steps(drawn, pairs, rows, every_pair)
+        for drawn, pairs in zip(draws, by_step, strict=True):
+            every_pair = None
+            if needs_every_pair and pairs.n_steps > 1:
+                all_pairs = self.unique(drawn, np.zeros_like(drawn.step))
+                (every_pair,) = self.steps(drawn, all_pairs, rows, None)
+            steps = self.steps(drawn, pairs, rows, every_pair)
+            if needs_every_pair and pairs.n_steps == 1:
+                (every_pair,) = steps
             epochs.append(Epoch(drawn, steps, every_pair))
         offsets = np.searchsorted(rows, np.arange(self.shard.n_clients + 1) * n_items)
         local_rows = Ragged(offsets, rows % n_items)

@@ -91,6 +91,7 @@ SAID: dict[str, dict[str, Any]] = {
         "evaluate": {"metrics": ["ndcg@19"]}
     },
     "engine.workers: 2 has no effect: the serial engine": {"engine": {"workers": 2}},
+    "engine.chunk: 9 has no effect: numba": {"engine": {"chunk": 9}},
     "data.split.test: 0.2 has no effect: leave_one_out": {"data": {"split": {"test": 0.2}}},
     "clients.seed: 3 has no effect: by: user": {"clients": {"seed": 3}},
     "strategy: has no effect: ItemKNN is a centralised baseline": {
@@ -118,6 +119,7 @@ def test_a_setting_without_effect_is_named(said: str) -> None:
         {"strategy": {"name": "fedavg", "weighting": "examples"}},
         {"train": {"weight_decay": 0.1}},
         {"train": {"batch_size": 2}},
+        {"train": {"backend": "torch"}, "engine": {"chunk": 9}},
         {"train": {"optimizers": {"private": {"beta1": 0.5}}}},
         {"model": "neumf", "train": {"optimizers": {"shared": {"lr": 0.5}}}},
         {"rounds": {"count": 6, "patience": 2}, "evaluate": {"every": 2}},
