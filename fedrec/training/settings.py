@@ -120,5 +120,6 @@ class Train(Section):
 
     def one_step(self, split: Any) -> bool:
         """Return whether every client makes one step per local epoch."""
-        longest = split.shard(np.arange(split.n_clients)).examples().max(initial=0)
+        lengths = split.train.lengths[split.clients.values]
+        longest = np.bincount(split.clients.owners(), lengths).max(initial=0)
         return self.batch_size == "full" or self.batch_size >= longest
