@@ -306,7 +306,6 @@ def _with_plugin_defaults(document: Mapping[str, Any]) -> dict[str, Any]:
     """
     chosen = dict(document)
     model = _class_of("models", chosen.get("model", "mf"), "mf")
-    _check_defaults(model)
     usual = model.defaults.get("strategy", {})
     if not model.defaults:
         return chosen
@@ -314,34 +313,12 @@ def _with_plugin_defaults(document: Mapping[str, Any]) -> dict[str, Any]:
     strategy = _class_of("strategies", written, usual.get("name", ""))
     if strategy is _class_of("strategies", usual):
         chosen["strategy"] = _merged(usual, written)
-    _check_defaults(strategy)
     for plugin in (strategy, model):
         for section, defaults in plugin.defaults.items():
             written = chosen.get(section, {})
             if section != "strategy" and not isinstance(written, str):
                 chosen[section] = _merged(defaults, written)
     return chosen
-
-
-def _check_defaults(plugin: type[Plugin]) -> None:
-    """Check `Plugin.defaults`: a fault of it is not one of what the user wrote."""
-    where, defaults = f"{plugin.__name__}.defaults", plugin.defaults
-    if not isinstance(defaults, Mapping):
-        raise ConfigError(f"{where}: expected a mapping of sections, got {defaults!r}")
-    for section, values in defaults.items():
-        field = Experiment.model_fields.get(section)
-        if field is None:
-            hint = did_you_mean(str(section), Experiment.model_fields)
-            raise ConfigError(f"{where}: {section} is no section of an experiment{hint}")
-        if not isinstance(values, Mapping):
-            raise ConfigError(f"{where}: {section}: expected a mapping of values, got {values!r}")
-        kind: Any = field.annotation
-        if kind in (Train, Rounds, Evaluate):
-            try:
-                kind.model_validate(values)
-            except ConfigError as error:
-                faults = (f"{where}: {section}.{fault}" for fault in error.faults)
-                raise ConfigError(*faults) from None
 
 
 def _class_of(kind: str, value: Any, default: str = "") -> type[Plugin]:
