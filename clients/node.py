@@ -24,7 +24,7 @@ from fedrec.runs.tally import likely_causes
 from fedrec.seeds import Purpose, bits
 from fedrec.storage.files import write_arrays
 from fedrec.training.clients import bounded_slices, train_clients
-from fedrec.training.layout import Layout, capacity
+from fedrec.training.draws import Layout, capacity
 from fedrec.training.local_sgd import MODERATE
 from fedrec.training.task import ClientTask
 from fedrec.types import (

@@ -16,7 +16,7 @@ from fedrec.personalization.none import NoPersonalization
 from fedrec.testing.trial import Trial
 from fedrec.training.client_rule import ClientRule
 from fedrec.training.clients import train_clients
-from fedrec.training.layout import capacity
+from fedrec.training.draws import capacity
 from fedrec.training.settings import Train
 from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray, IntArray, Params, Ragged, Shard, UpdateBatch, offsets_of

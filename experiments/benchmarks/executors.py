@@ -36,7 +36,7 @@ from fedrec.models.neumf import NeuMF
 from fedrec.models.sasrec import SASRec
 from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.training.clients import train_clients
-from fedrec.training.layout import Layout
+from fedrec.training.draws import Layout
 from fedrec.training.plan import plan_training
 from fedrec.training.task import initial_local
 from fedrec.types import IntArray, ParamSpec, Shard

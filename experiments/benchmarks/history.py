@@ -11,7 +11,7 @@ from fedrec.personalization.base import Personalization
 from fedrec.personalization.none import NoPersonalization
 from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.training.clients import train_clients
-from fedrec.training.layout import Layout
+from fedrec.training.draws import Layout
 from fedrec.training.settings import Train
 from fedrec.training.task import ClientTask, initial_local
 from fedrec.types import Ragged, Shard, offsets_of

@@ -1,6 +1,10 @@
 """How kernels are compiled: strict arithmetic, kept in fedrec's cache folder."""
 
 import hashlib
+import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 from importlib import metadata
@@ -8,7 +12,11 @@ from pathlib import Path
 from platform import python_version
 from typing import Any
 
-from fedrec.storage.files import cache_folder
+from fedrec.errors import EngineError
+from fedrec.storage.files import cache_folder, hold
+
+KERNEL = "fedrec.training.executors.numba.executor"
+"""The module whose ``fill`` trains one client with the kernel, which compiles all of it."""
 
 
 @cache
@@ -23,7 +31,7 @@ def kernel_folder() -> Path:
 
     names = [binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten()]
     names += [python_version(), metadata.version("numba"), metadata.version("llvmlite")]
-    mark = b"from fedrec.compute.numba_compiler import"
+    mark = b"from fedrec.compute.numba_compiler import compiled"
     for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         if mark in path.read_bytes():
             names.append(f"{path} {path.stat().st_mtime_ns} {path.stat().st_size}")
@@ -59,3 +67,61 @@ def compiled_sums(function: Callable[..., Any]) -> Any:
 def inlined(function: Callable[..., Any]) -> Any:
     """Make it part of the one function that calls it, which saves compiling it twice."""
     return compiled(function, inline="always")
+
+
+def is_built(dtype: str = "float32") -> bool:
+    """Whether the kernel for a type, ``float32`` or ``float64``, lies in this machine's cache."""
+    return (kernel_folder() / dtype).exists()
+
+
+def build(dtype: str = "float32") -> None:
+    """See to it that the kernel for a type lies in the cache; one process builds, others wait.
+
+    It is built in a process of its own. In the process that compiles it, a function may already
+    stand by itself, optimised without its callers; the linker then takes that one, and sums round
+    differently from those of a process that loads the finished kernel. So nobody trains with what
+    it has compiled itself.
+
+    Raises:
+        EngineError: If it cannot be built.
+    """
+    if failure := _built(dtype):
+        raise EngineError(
+            f"the training kernel cannot be compiled ({failure}); set FEDREC_CACHE to a folder "
+            "that can be written to, or train.backend: torch"
+        )
+
+
+@cache
+def _built(dtype: str) -> str:
+    """Why the kernel cannot be built; empty if it lies in the cache. Tried once in a process."""
+    folder, failure = kernel_folder(), ""
+    mark, lock = folder / dtype, folder / "lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.touch()
+        handle = hold(lock, seconds=math.inf)
+        try:
+            failure = "" if mark.exists() else _compile(dtype)
+            if not failure:
+                mark.touch()
+        finally:
+            if handle is not None:
+                os.close(handle)
+    except OSError as error:
+        return str(error)
+    return failure
+
+
+def _compile(dtype: str) -> str:
+    """Compile in a process of its own; return the last line that it complains with."""
+    path = os.pathsep.join(entry or "." for entry in sys.path)
+    done = subprocess.run(
+        [sys.executable, "-c", f"from {KERNEL} import fill; fill({dtype!r})"],
+        env={**os.environ, "PYTHONPATH": path, "FEDREC_CACHE": str(kernel_folder().parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = [f"exit code {done.returncode}", *filter(str.strip, done.stderr.splitlines())]
+    return lines[-1] if done.returncode else ""

@@ -11,6 +11,7 @@ from uuid import uuid4
 from weakref import WeakValueDictionary
 
 from fedrec.baselines.base import Baseline
+from fedrec.compute.numba_compiler import build, is_built
 from fedrec.config.experiment import Engine, Experiment, load_experiment
 from fedrec.config.sources import sources_of, with_importable_plugins
 from fedrec.data.negatives import pool_excluded
@@ -31,7 +32,6 @@ from fedrec.runs.folder import (
 )
 from fedrec.storage.files import write_bytes, write_text
 from fedrec.training.draws import check_order
-from fedrec.training.executors.numba.build import build, is_built
 from fedrec.training.task import ClientTask
 from fedrec.types import Split
 

@@ -28,7 +28,7 @@ from fedrec.personalization.base import Personalization
 from fedrec.plugins import Plugin
 from fedrec.testing.trial import Trial, as_bytes, require, small_split
 from fedrec.training.clients import train_clients
-from fedrec.training.layout import Layout
+from fedrec.training.draws import Layout
 from fedrec.types import (
     Aggregate,
     FloatArray,

@@ -19,7 +19,7 @@ from fedrec.models.base import Model, Pairs, check_model
 from fedrec.personalization.base import Personalization
 from fedrec.training.client_rule import client_rule_of
 from fedrec.training.clients import train_clients
-from fedrec.training.layout import Layout
+from fedrec.training.draws import Layout
 from fedrec.training.settings import Train
 from fedrec.training.task import ClientTask, initial_local
 from fedrec.types import FloatArray, IntArray, Params, ParamSpec, Shard, Split

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedrec.training.client_rule import SEEN_ITEMS, ClientUpdate, ParamView
-from fedrec.training.layout import capacity, seen_items
+from fedrec.training.draws import capacity, seen_items
 from fedrec.training.plan import TrainingPlan
 from fedrec.training.task import ClientTask
 from fedrec.types import offsets_of

@@ -10,7 +10,7 @@ import torch
 from fedrec.aggregation.reduce import Summing, joined
 from fedrec.errors import EngineError
 from fedrec.personalization.base import FrozenItems
-from fedrec.training.layout import Layout, positives_of_clients, seen_items
+from fedrec.training.draws import Layout, positives_of_clients, seen_items
 from fedrec.training.local_sgd import train_chunk
 from fedrec.training.plan import plan_training
 from fedrec.training.task import ClientTask
@@ -60,7 +60,7 @@ def train_clients(
         EngineError: If a client does not fit in memory even alone.
     """
     if task.executor() == "numba":
-        from fedrec.training.executors.numba.build import build
+        from fedrec.compute.numba_compiler import build
         from fedrec.training.executors.numba.executor import train_numba
 
         build(task.dtype)

@@ -44,7 +44,7 @@ def train_chunk(
         frozen_items: The frozen table and the clients' positives.
         params: The shared parameters: tables float [n_items, *shape], dense float [*shape]; and
             what the strategy sent beside them.
-        local: The private parameters of the clients, as `fedrec.training.layout.Layout` says.
+        local: The private parameters of the clients, as `fedrec.training.draws.Layout` says.
 
     Returns:
         The updates, with the loss summed over the positives of the last local epoch, and the new

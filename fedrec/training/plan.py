@@ -7,8 +7,7 @@ import numpy as np
 import torch
 
 from fedrec.compute.batch import PairBatch
-from fedrec.training.draws import Draws, draw_round, trained_positives
-from fedrec.training.layout import positives_of_clients
+from fedrec.training.draws import Draws, draw_round, positives_of_clients, trained_positives
 from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray, IntArray, Ragged, Shard, offsets_of
 

@@ -15,7 +15,7 @@ from fedrec.evaluation.scorer import UserScorer
 from fedrec.models.base import Model, Pairs
 from fedrec.personalization.base import FrozenItems, Personalization, Ranking, View
 from fedrec.training.clients import train_clients
-from fedrec.training.layout import Layout
+from fedrec.training.draws import Layout
 from fedrec.training.task import ClientTask
 from fedrec.types import ParamSpec, Shard
 from tests.planted import initial_state, method_of, rates, shard_of, split_state, train

@@ -50,7 +50,7 @@ def test_a_kernel_that_cannot_be_built_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     script = """
 from fedrec.errors import EngineError
-from fedrec.training.executors.numba.build import build
+from fedrec.compute.numba_compiler import build
 for _ in range(2):
     try:
         build()

@@ -20,7 +20,7 @@ from fedrec.config.experiment import Experiment
 from fedrec.flower.grid import SerialGrid
 from fedrec.flower.records import RoundRequest, encode
 from fedrec.runs.prepare import prepare_run
-from fedrec.training.layout import capacity
+from fedrec.training.draws import capacity
 from fedrec.training.task import ClientTask
 from fedrec.types import Shard
 from tests.planted import rates, shard_of

@@ -13,13 +13,16 @@ from threadpoolctl import ThreadpoolController
 from fedrec.aggregation.fixed_point import SCALE, check_terms, to_fixed
 from fedrec.aggregation.reduce import Summing
 from fedrec.data.negatives import check_rows_with_pool, pool_excluded
+from fedrec.models.mf import MatrixFactorization
 from fedrec.models.pfedrec import PFedRec
+from fedrec.personalization.none import NoPersonalization
 from fedrec.personalization.plgc.plgc import PLGC
+from fedrec.training.draws import capacity
 from fedrec.training.executors.numba import kernel
 from fedrec.training.executors.numba.kernel import Data, Local, Optimizer, Settings, Sums
-from fedrec.training.layout import capacity
-from fedrec.training.task import ClientTask
-from fedrec.types import FloatArray, Params, RowBlock, RowSums, Shard, UpdateBatch
+from fedrec.training.settings import Train
+from fedrec.training.task import ClientTask, initial_local
+from fedrec.types import FloatArray, Params, Ragged, RowBlock, RowSums, Shard, UpdateBatch
 
 
 def train_numba(
@@ -180,3 +183,14 @@ def _split(task: ClientTask, state: Local, local: Params) -> dict[str, FloatArra
             after[f"{name}/steps"] = state.steps
         after |= {n: np.ascontiguousarray(v[:, columns]).reshape(shape) for n, v in vectors.items()}
     return after
+
+
+def fill(dtype: str) -> None:
+    """Compile the kernel for a type by training one client with it; in a process for that alone."""
+    one = np.zeros(1, np.int64)
+    item, nothing = Ragged(np.array([0, 1]), one), Ragged(np.array([0, 0]), one[:0])
+    shard = Shard(4, one, item.offsets, one, item, nothing, nothing)
+    model, plain = MatrixFactorization(embedding_dim=2), NoPersonalization()
+    task = ClientTask(model, plain, Train(), 0, dtype=dtype)
+    local = {name: initial_local(0, name, spec, one) for name, spec in task.locals().items()}
+    train_numba(task, shard, task.initial_globals(4), local, 1)

@@ -12,7 +12,7 @@ from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.training.client_rule import SEEN_ITEMS, ClientRule, ClientUpdate, ParamView
 from fedrec.training.client_state import ClientState
 from fedrec.training.clients import train_clients
-from fedrec.training.layout import capacity, seen_items
+from fedrec.training.draws import capacity, seen_items
 from fedrec.training.plan import TrainingPlan, plan_training
 from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray, IntArray, Params, Shard

@@ -2,7 +2,7 @@
 
 from hypothesis import given
 
-from fedrec.training.layout import positives_of_clients
+from fedrec.training.draws import positives_of_clients
 from fedrec.types import Shard
 from tests.planted import federations
 

@@ -14,8 +14,7 @@ from fedrec.models.mf import MatrixFactorization
 from fedrec.personalization.base import FrozenItems
 from fedrec.personalization.plgc.decorrelation import single_view
 from fedrec.personalization.plgc.plgc import PLGC
-from fedrec.training.draws import Draws
-from fedrec.training.layout import positives_of_clients
+from fedrec.training.draws import Draws, positives_of_clients
 from fedrec.training.local_sgd import train_chunk
 from fedrec.training.plan import TrainingPlan, plan_training
 from fedrec.training.settings import Train
