@@ -6,7 +6,7 @@ vmap. The loop shares with the kernel the drawn negatives and, of PLGC, the form
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -36,6 +36,14 @@ Score = Callable[[Values, Tensor, int, Tensor], Tensor]
 """Parameters (``user`` of one user), item vectors [n_items, d], an item, what stood before it."""
 
 
+@pytest.fixture(autouse=True, scope="module")
+def smooth() -> Iterator[None]:
+    """Rounding decides on which side of its kink a ReLU near 0 is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "relu", torch.nn.functional.softplus)
+        yield
+
+
 def pfedrec(p: Values, vectors: Tensor, item: int, before: Tensor) -> Tensor:
     return torch.nn.functional.linear(vectors[item], p["head"], p["bias"])
 
@@ -44,7 +52,7 @@ def neumf(p: Values, vectors: Tensor, item: int, before: Tensor) -> Tensor:
     linear, d = torch.nn.functional.linear, vectors.shape[1] // 2
     hidden = torch.cat([p["user"][d:], vectors[item][d:]])
     for number in range(2):
-        hidden = linear(hidden, p[f"layer{number}"], p[f"layer{number}_bias"]).relu()
+        hidden = torch.relu(linear(hidden, p[f"layer{number}"], p[f"layer{number}_bias"]))
     both = torch.cat([p["user"][:d] * vectors[item][:d], hidden])
     return linear(both, p["last"], p["last_bias"])
 
@@ -68,7 +76,7 @@ def sasrec(p: Values, vectors: Tensor, item: int, before: Tensor) -> Tensor:
             )
             mixed.append((q @ k.T / 2**0.5 + later).softmax(1) @ v)
         x = x + linear(torch.cat(mixed, 1), own["mix"], own["mix_bias"])
-        y = linear(norm(x, f"{block}_norm2"), own["ffn1"], own["ffn1_bias"]).relu()
+        y = torch.relu(linear(norm(x, f"{block}_norm2"), own["ffn1"], own["ffn1_bias"]))
         x = x + linear(y, own["ffn2"], own["ffn2_bias"])
     return norm(x, "norm")[-1] @ vectors[item]
 
