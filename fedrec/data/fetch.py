@@ -166,9 +166,7 @@ def check(name: str) -> str:
     """
     folder = find(name)
     if folder is None:
-        cached = cache_folder() / name
-        state = f"damaged in {cached}" if cached.exists() else "not here"
-        raise DataError(f"{name} is {state}; run: fedrec data get {name}")
+        raise DataError(f"{name} is not here, or damaged; run: fedrec data get {name}")
     for file in _changed(folder, CATALOGUE[name]):
         raise DataError(f"{file}: differs from the published file; remove it, or fetch it anew")
     data = lookup("data", name)().load()  # type: ignore[attr-defined]

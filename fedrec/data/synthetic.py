@@ -2,10 +2,9 @@
 
 import hashlib
 import json
-from typing import Self
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from fedrec.data.base import DataSet
 from fedrec.types import FloatArray, IntArray, Interactions, offsets_of
@@ -26,7 +25,7 @@ class Synthetic(DataSet):
     Args:
         users: number of users, up to millions.
         items: size of the catalogue.
-        taste_groups: number of groups.
+        taste_groups: number of groups; some stay empty where there are more than users.
         rank: length of the vectors.
         sharpness: how much the good items stand out; 0 for none at all.
         interactions_per_user: mean, before it is cut to between 3 and half the catalogue.
@@ -44,12 +43,6 @@ class Synthetic(DataSet):
     spread: float = Field(0.5, ge=0, le=5)
     noise: float = Field(0.1, ge=0, le=1)
     seed: int = Field(0, ge=0)
-
-    @model_validator(mode="after")
-    def _groups_have_users(self) -> Self:
-        if self.taste_groups > self.users:
-            raise ValueError(f"taste_groups: expected at most users, which is {self.users}")
-        return self
 
     def load(self) -> Interactions:
         """Draw all interactions. Raw ids are the indices; the user column is ``taste_group``."""

@@ -12,7 +12,6 @@ import importlib.util
 import io
 import logging
 import lzma
-import os
 import re
 import stat
 import zipfile
@@ -89,9 +88,7 @@ def read_bytes(path: Path) -> bytes:
             raise DataError(f"{path}: is {kind}; expected a file; set data.path to one")
         packed = path.read_bytes()
     except FileNotFoundError as error:
-        what = "no such file"
-        if path.is_symlink():
-            what = f"is a link to {os.readlink(path)}, which does not exist"
+        what = "is a link to no file" if path.is_symlink() else "no such file"
         raise DataError(
             f"{path}: {what}; set data.path (from {Path.cwd()}) or give the whole path"
         ) from error

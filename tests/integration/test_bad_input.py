@@ -28,7 +28,6 @@ SETTINGS: Mapping[str, tuple[list[str], list[str]]] = {
     "tastes above users": (["clients={by: taste, count: 41}"], ["clients.count", "41", "40"]),
     "threshold without ratings": (["data.threshold=3"], ["data.threshold", "no ratings", "null"]),
     "k-core of nothing": (["data.k_core=1000"], ["data.k_core", "1000", "lower it"]),
-    "groups above users": (["data.taste_groups=50"], ["data.taste_groups", "40"]),
     "baseline by legacy": (
         ["model={name: popularity}", "data.protocol=legacy"],
         ["data.protocol", "clean"],

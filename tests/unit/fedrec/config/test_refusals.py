@@ -68,7 +68,6 @@ SETS: Mapping[str, tuple[str, ...]] = {
     "data={users: 3}": ("data", "'name'", "synthetic"),
     "data=synthetik": ("data: 'synthetik'", "did you mean 'synthetic'"),
     "data.usrs=1": ("data.usrs: unknown key (did you mean 'users'?)",),
-    "data.users=3": ("data.taste_groups: expected at most users",),
     "data.split.name=loo": ("data.split.name: expected 'leave",),
     "data.split={name: ratio, valid: 0.6, test: 0.5}": ("data.split", "below 1"),
     "clients.by=random": ("clients.by: random needs 'count'",),

@@ -203,7 +203,7 @@ def test_names_and_folders_that_are_not_there(
 ) -> None:
     with pytest.raises(DataError, match=r"'ml100k' cannot be fetched .did you mean 'ml-100k'"):
         fetch.get("ml100k", lambda line: None)
-    with pytest.raises(DataError, match="ml-100k is not here; run: fedrec data get ml-100k"):
+    with pytest.raises(DataError, match="ml-100k is not here, or damaged; run: fedrec data get"):
         fetch.check("ml-100k")
     assert fetch.find("ml-100k") is None
     monkeypatch.setenv("FEDREC_DATA", str(nothing_here / "nowhere"))
