@@ -97,12 +97,10 @@ def popularity_negatives(
         the item in which the r-th unit of that mass lies.
 
     Raises:
-        DataError: If the weights are out of range, or all that have one are excluded for a user.
+        DataError: If all items that have a weight are excluded for a user.
     """
     ends = np.cumsum(weights, dtype=np.int64)
     total = int(ends[-1])
-    if total >= 2**32 or (weights < 0).any():
-        raise DataError("popularity weights: expected numbers from 0 with a sum below 2**32")
     skipped = np.concatenate([[0], np.cumsum(weights[excluded.values], dtype=np.int64)])
     before = skipped[excluded.offsets]
     mass = total - np.diff(before)

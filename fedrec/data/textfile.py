@@ -8,7 +8,6 @@ import codecs
 import csv
 import gzip
 import hashlib
-import importlib.util
 import io
 import logging
 import lzma
@@ -25,7 +24,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from fedrec.data.columns import NUMBER, WHOLE, Cells, Columns, Table
-from fedrec.errors import DataError
+from fedrec.errors import DataError, FedRecError, require
 from fedrec.types import IntArray
 
 KINDS: Mapping[int, str] = {
@@ -87,19 +86,16 @@ def read_bytes(path: Path) -> bytes:
         if kind:
             raise DataError(f"{path}: is {kind}; expected a file; set data.path to one")
         packed = path.read_bytes()
-    except FileNotFoundError as error:
-        what = "is a link to no file" if path.is_symlink() else "no such file"
-        raise DataError(
-            f"{path}: {what}; set data.path (from {Path.cwd()}) or give the whole path"
-        ) from error
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path}: cannot be read: {reason}; set data.path to a file") from error
+        reason = str(getattr(error, "strerror", None) or error).lower()
+        raise DataError(
+            f"{path}: {reason}; set data.path (from {Path.cwd()}) or give the whole path"
+        ) from error
     try:
         while unpack := next((u for mark, u in PACKERS.items() if packed.startswith(mark)), None):
             packed = unpack(packed)
         return packed
-    except DataError as error:
+    except FedRecError as error:
         raise DataError(f"{path}: {error}") from None
     except Exception as error:  # each packing fails in its own ways
         reason = " ".join(str(error).split())
@@ -159,8 +155,7 @@ def text_of(path: Path, encoding: str) -> str:
 
 
 def _unzstd(packed: bytes) -> bytes:
-    if importlib.util.find_spec("pyarrow") is None:
-        raise DataError(f"is packed with zstd; {UNPACK}")
+    require("pyarrow", "for files packed with zstd")
     import pyarrow
 
     with pyarrow.CompressedInputStream(pyarrow.BufferReader(packed), "zstd") as stream:

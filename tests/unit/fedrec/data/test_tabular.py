@@ -200,7 +200,7 @@ def test_bad_csv_is_refused_in_one_line(
 
 def test_a_missing_file_is_named_with_the_option() -> None:
     for source in (Csv(path=Path("no.csv")), Parquet(path=Path("no.pq")), Inter(path=Path("no"))):
-        with pytest.raises(DataError, match=r"no.*: no such file; set data.path"):
+        with pytest.raises(DataError, match=r"no.*: no such file or directory; set data.path"):
             source.load()
         with pytest.raises(DataError, match="no such file"):
             source.fingerprint()
