@@ -38,14 +38,13 @@ def read_document(path: Path) -> dict[str, Any]:
         if path.is_fifo() and not str(path).startswith(("/dev/fd/", "/proc/")):
             raise ConfigError("is a named pipe; give the path of an experiment in YAML")
         document = parse_yaml(path.read_bytes())
-    except FileNotFoundError:
-        hint = did_you_mean(str(path), map(str, path.parent.glob("[!.]*.yaml")), _stem)
-        raise ConfigError(
-            f"{path}: no such file{hint}; give the path of an experiment in YAML"
-        ) from None
     except OSError as error:
-        why = error.strerror or error
-        raise ConfigError(f"{path}: cannot be read: {why}; give an experiment in YAML") from error
+        others = path.parent.glob("[!.]*.yaml") if isinstance(error, FileNotFoundError) else ()
+        hint = did_you_mean(str(path), map(str, others), lambda each: Path(each).stem.lower())
+        reason = str(error.strerror or error).lower()
+        raise ConfigError(
+            f"{path}: {reason}{hint}; give the path of an experiment in YAML"
+        ) from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     if not isinstance(document, dict):
@@ -57,10 +56,6 @@ def read_document(path: Path) -> dict[str, Any]:
     return document
 
 
-def _stem(path: str) -> str:
-    return Path(path).stem.lower()
-
-
 def parse_yaml(text: str | bytes) -> Any:
     """Return the value of a YAML document.
 
@@ -70,10 +65,8 @@ def parse_yaml(text: str | bytes) -> Any:
     try:
         return yaml.load(text, _Loader)
     except yaml.reader.ReaderError as error:
-        at = f"byte {error.position}" if isinstance(text, bytes) else f"position {error.position}"
-        encoded = f"cannot be read: not {error.encoding.upper()} at {at}"
-        control = f"not valid YAML: control character at {at}"
-        raise ConfigError(control if error.encoding == "unicode" else encoded) from error
+        where = f"character or byte {error.position}"
+        raise ConfigError(f"not valid {error.encoding}: {error.reason}, {where}") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}: " if mark is not None else ""

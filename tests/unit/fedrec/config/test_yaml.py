@@ -84,7 +84,9 @@ def test_a_merged_key_may_be_replaced_and_a_written_one_may_not(tmp_path: Path) 
 
 def test_the_file_of_nearly_that_name_is_named(tmp_path: Path) -> None:
     (tmp_path / "plgc-mf.yaml").write_text("", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"no such file \(did you mean '.*plgc-mf\.yaml'\?\)"):
+    with pytest.raises(
+        ConfigError, match=r"no such file or directory \(did you mean '.*plgc-mf\.yaml'\?\)"
+    ):
         read_document(tmp_path / "plgc_mf.yaml")
 
 
