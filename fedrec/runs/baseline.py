@@ -81,11 +81,13 @@ def popularity_scores(experiment: Experiment, split: Split) -> dict[str, dict[st
 def tied_scores(experiment: Experiment, split: Split) -> dict[str, float]:
     """Return the metrics on the test items where all scores are equal, which count as worst."""
     metrics = [m for m in experiment.evaluate.parsed() if isinstance(m, PerUserMetric)]
-
-    def scorer(users: IntArray) -> FloatArray:
-        return np.zeros((len(users), split.n_items), np.float32)
-
-    return evaluate_scorer(scorer, split, metrics, experiment.evaluate.block).summarise(metrics)
+    evaluation = evaluate_scorer(
+        lambda users: np.zeros((len(users), split.n_items), np.float32),
+        split,
+        metrics,
+        experiment.evaluate.block,
+    )
+    return evaluation.summarise(metrics)
 
 
 def evaluate_scorer(

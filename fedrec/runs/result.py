@@ -274,10 +274,9 @@ def of_group(model: Params, group: int) -> Params:
         model: What a run leaves behind.
         group: Number of the group; without groups, any.
     """
-    if not _has_groups(model):
-        return model
     suffix = f"{GROUP}{group}"
-    return {name.removesuffix(suffix): v for name, v in model.items() if name.endswith(suffix)}
+    own = {name.removesuffix(suffix): v for name, v in model.items() if name.endswith(suffix)}
+    return own or model
 
 
 def by_group(
@@ -293,7 +292,7 @@ def by_group(
         make: From parameters to such a function: of rows, int64 [b], at least one, to
             float [b, ...].
     """
-    if not _has_groups(model):
+    if not any(GROUP in name for name in model):
         return make(model)
     group = model["group"][clients]
     scorers = {number: make(of_group(model, number)) for number in np.unique(group).tolist()}
@@ -304,7 +303,3 @@ def by_group(
         return np.concatenate(scores)[np.argsort(np.concatenate(list(places.values())))]
 
     return score
-
-
-def _has_groups(model: Params) -> bool:
-    return any(GROUP in name for name in model)
