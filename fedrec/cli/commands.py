@@ -49,10 +49,8 @@ def main() -> None:
         if code == INTERRUPTED:  # typer's word for Ctrl-C
             say("stopped")
         sys.exit(code)
-    except ConfigError as error:
-        _fail(*map(str, error.faults))
     except FedRecError as error:
-        _fail(str(error))
+        _fail(*map(str, getattr(error, "faults", [error])))
     except CLICK_EXCEPTION as error:
         _fail(_usage(error))
     except typer.Abort:
