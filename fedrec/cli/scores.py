@@ -12,13 +12,10 @@ from rich.text import Text
 
 
 def spread(values: Sequence[float | None]) -> dict[str, Any]:
-    """Return mean and sample standard deviation.
+    """Return mean and sample standard deviation (None for fewer than two values).
 
     Args:
         values: One per seed; None where a run has no such value.
-
-    Returns:
-        ``mean``, ``sd`` (None for fewer than two values), ``values`` as they came.
 
     Example:
         >>> spread([1.0, 3.0])
@@ -33,12 +30,7 @@ def spread(values: Sequence[float | None]) -> dict[str, Any]:
 
 
 def summarize(results: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> dict[str, Any]:
-    """Return mean and spread of the scores and times of some runs over the seeds.
-
-    Args:
-        results: The content of each ``result.json``.
-        folders: The run folder of each.
-    """
+    """Return mean and spread over the seeds of what stands in each ``result.json``."""
     parts = [_parts(result["metrics"]) for result in results]
     return {
         "seeds": [result["seed"] for result in results],

@@ -192,7 +192,7 @@ class Recorder:
 
         Args:
             status: ``completed``, ``early_stop``, ``interrupted`` or ``diverged``.
-            params: The shared parameters after the last round.
+            params: After the last round.
             tuning: How the settings of a baseline were chosen.
         """
         run, e, rounds = self._run, self._run.experiment, self.tally.result()

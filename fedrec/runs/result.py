@@ -50,11 +50,7 @@ class Recommendation:
 
 
 class RunResult(RunFolder):
-    """A run: its folder, its result, and what it recommends.
-
-    Args:
-        path: The run folder.
-    """
+    """A run: its folder, its result, and what it recommends."""
 
     @property
     def folder(self) -> Path:
@@ -140,11 +136,7 @@ class RunResult(RunFolder):
     def recommend_all(self, k: int = 10) -> pd.DataFrame:
         """Return the k best items of every user, train and validation items left out.
 
-        Args:
-            k: How many.
-
-        Returns:
-            One row per user and item: ``user``, ``rank`` (from 1), ``item``, ``score``; raw ids.
+        One row per user and item: ``user``, ``rank`` (from 1), ``item``, ``score``; raw ids.
         """
         import pandas as pd
 
@@ -209,12 +201,7 @@ class RunResult(RunFolder):
         return f"<p><b>{escape(title)}</b>, {escape(where)}</p>{table.to_html()}{notes}"
 
     def _top(self, users: IntArray, k: int) -> list[tuple[int, int, int, float]]:
-        """Return user, rank, item and score of the best items of some users.
-
-        Args:
-            users: int64 [u], indices of users.
-            k: How many items.
-        """
+        """Return user, rank, item and score of the k best items of some users, int64 [u]."""
         split = self.split
         if not isinstance(k, int | np.integer) or not 1 <= k <= split.n_items:
             raise ConfigError(
@@ -258,11 +245,8 @@ class RunResults(list[RunResult]):
 def load(folder: str | Path) -> RunResult:
     """Return a run that was made earlier.
 
-    Args:
-        folder: The run folder.
-
     Raises:
-        RunFolderError: If it is none.
+        RunFolderError: If it is no run folder.
     """
     return RunResult(expand_path(folder))
 

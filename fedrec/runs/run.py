@@ -111,14 +111,7 @@ def run(
 def planned(
     source: Source, sets: Sequence[str], seeds: Sequence[int], out: str | Path | None, several: bool
 ) -> dict[Path, Experiment]:
-    """Return the experiments to run by run folder.
-
-    Args:
-        source: See `run`.
-        sets: Overrides as ``dotted.key=value``.
-        seeds: In place of the experiment's seed.
-        out: See `run`.
-        several: Whether the folders are ``seed<N>`` below that one.
+    """Return the experiments to run by run folder; several are ``seed<N>`` below ``out``.
 
     Raises:
         ConfigError: If the experiment is not valid, or several seeds are none or one twice.
@@ -135,13 +128,9 @@ def planned(
 def run_all(
     folders: Mapping[Path, Experiment], overwrite: bool, display: Display
 ) -> Iterator[RunResult]:
-    """Run experiments one after the other and yield each run that has ended.
+    """Run experiments, given by run folder, one after the other, and yield each that has ended.
 
-    Args:
-        folders: The experiments by run folder. Several differ in the seed, and their folders
-            ``seed<N>`` lie in one, which tells `resume_all` the seeds.
-        overwrite: Replace existing run folders.
-        display: Makes what shows a run.
+    Several differ in the seed; the folder of their folders tells `resume_all` the seeds.
     """
     seeds, base = [each.seed for each in folders.values()], next(iter(folders)).parent
     if len(seeds) > 1 and is_run_folder(base):
@@ -212,13 +201,7 @@ def resume_all(
     """Continue a run, or each run of several seeds, and yield those that have ended.
 
     Of several seeds, those that are complete are left as they are, and those that were not
-    begun are run.
-
-    Args:
-        folder: The run folder, or that of the run folders of several seeds.
-        sets: See `resume`.
-        accept_other_code: See `resume`.
-        display: See `run_all`.
+    begun are run. For the arguments see `resume` and `run_all`.
     """
     if is_run_folder(folder) or not (folder / SEEDS).exists():
         yield _resume(folder.absolute(), sets, accept_other_code, display)
