@@ -107,8 +107,6 @@ CALLS: tuple[Callable[[Any, Any], object], ...] = (
     lambda api, done: api.resume(done.folder, say="x"),
     lambda api, done: api.resume(None),
     lambda api, done: api.load(None),
-    lambda api, done: api.load_experiment(done.experiment, 5),
-    lambda api, done: api.load_experiment(done.experiment, [("rounds.count", 3)]),
 )
 
 
