@@ -26,16 +26,14 @@ class Draws:
         items: int64 [p], the positives.
         negatives: int64 [p, k], the items drawn for each.
         step: int64 [p], the step in which it is used.
-        random_owners: int64 [e], the user rows of random rows; ascending.
-        random_items: int64 [e].
+        random: Random items, one row per user row.
     """
 
     users: IntArray
     items: IntArray
     negatives: IntArray
     step: IntArray
-    random_owners: IntArray
-    random_items: IntArray
+    random: Ragged
 
 
 def draw_round(
@@ -51,8 +49,9 @@ def draw_round(
     user, k, extra = target.owners(), task.train.negatives, task.personalization.random_rows
     n, within = target.lengths[user], np.arange(len(user)) - target.offsets[user]
     owner = np.repeat(user, k)
-    random_owner = np.repeat(np.flatnonzero(target.lengths), extra)
-    random_draw = np.tile(np.arange(extra), np.count_nonzero(target.lengths))
+    random = offsets_of(np.where(target.lengths > 0, extra, 0))
+    random_owner = np.repeat(np.arange(shard.n_users), np.diff(random))
+    random_draw = np.arange(len(random_owner)) - random[random_owner]
     draws = []
     for epoch in range(task.train.local_epochs):
         draw = ((epoch * n + within)[:, None] * k + np.arange(k)).ravel()
@@ -67,7 +66,7 @@ def draw_round(
         items = (((hashed >> _32) * np.uint64(shard.n_items)) >> _32).astype(np.int64)
         step = batch_steps(shard, target, task.train.batch_size, task.seed, round, epoch)
         negatives = negatives.reshape(-1, k)
-        draws.append(Draws(user, target.values, negatives, step, random_owner, items))
+        draws.append(Draws(user, target.values, negatives, step, Ragged(random, items)))
     return draws
 
 

@@ -19,6 +19,7 @@ from fedrec.models.base import UNTRAINED
 from fedrec.personalization.base import FrozenItems
 from fedrec.training.client_rule import ClientUpdate
 from fedrec.training.client_state import ClientState
+from fedrec.training.draws import positives_of_clients
 from fedrec.training.forward import Forward
 from fedrec.training.plan import Step, TrainingPlan
 from fedrec.training.settings import PrivateOptimizer
@@ -133,7 +134,7 @@ class _Chunk:
         """Return what the round changed."""
         task, plan = self.task, self.plan
         if task.personalization.overrides("after_round"):
-            positives = plan.positives
+            positives = positives_of_clients(plan.shard)
             at = torch.from_numpy(plan.rows.find(positives.owners(), positives.values))
             change = (self.shared["item"] - self.start["item"])[at]
             change[at < 0] = 0

@@ -83,14 +83,12 @@ class TrainingPlan:
     Args:
         round: The round.
         shard: The clients.
-        positives: One row per client: the union of its users' train items.
         rows: One row per client: the items of its local rows, sorted.
         epochs: The local epochs.
     """
 
     round: int
     shard: Shard
-    positives: Ragged
     rows: Ragged
     epochs: tuple[Epoch, ...]
 
@@ -164,7 +162,7 @@ class _Planner:
             epochs.append(Epoch(drawn, steps, every_pair))
         offsets = np.searchsorted(rows, np.arange(self.shard.n_clients + 1) * n_items)
         local_rows = Ragged(offsets, rows % n_items)
-        return TrainingPlan(round, self.shard, self.positives, local_rows, tuple(epochs))
+        return TrainingPlan(round, self.shard, local_rows, tuple(epochs))
 
     def unique(self, drawn: Draws, step: IntArray) -> _Pairs:
         """Find the unique pairs of every step of an epoch."""
@@ -194,10 +192,7 @@ class _Planner:
     def joining(self, drawn: Draws, visit: IntArray) -> list[IntArray]:
         """Return the keys of pairs that join every step of their user: random rows, histories."""
         n_users, n_items = self.shard.n_users, self.shard.n_items
-        joining = []
-        if len(drawn.random_owners):
-            lengths = np.bincount(drawn.random_owners, minlength=n_users)
-            joining.append(Ragged(offsets_of(lengths), drawn.random_items))
+        joining = [drawn.random] if len(drawn.random.values) else []
         if self.history is not None:
             joining.append(self.target)
         visits = _distinct(visit) if joining else visit

@@ -95,7 +95,7 @@ def slow_client(
     loss_of_epoch = 0.0
     for epoch in work.epochs:
         draws = epoch.draws
-        random_of = [draws.random_items[draws.random_owners == u] for u in range(shard.n_users)]
+        random_of = [draws.random.row(u) for u in range(shard.n_users)]
         loss_of_epoch = 0.0
         for number in range(len(epoch.steps)):
             for optimizer in private:

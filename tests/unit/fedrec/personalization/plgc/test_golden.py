@@ -19,7 +19,7 @@ from fedrec.training.local_sgd import train_chunk
 from fedrec.training.plan import TrainingPlan, plan_training
 from fedrec.training.settings import Train
 from fedrec.training.task import ClientTask
-from fedrec.types import Params, Shard, UpdateBatch
+from fedrec.types import Params, Ragged, Shard, UpdateBatch
 from tests.planted import rates, shard_of
 
 TABLE = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [-1.0, 1.0]])
@@ -35,8 +35,7 @@ def golden_plan(task: ClientTask) -> TrainingPlan:
         items=np.array([0, 2, 1, 2]),
         negatives=np.array([[3], [3], [0], [0]]),
         step=np.zeros(4, np.int64),
-        random_owners=nothing,
-        random_items=nothing,
+        random=Ragged(np.zeros(3, np.int64), nothing),
     )
     plan = plan_training(task, SHARD, 1, draws=[draws])
     assert plan.rows.values.tolist() == [0, 2, 3, 0, 1, 2]
