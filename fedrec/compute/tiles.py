@@ -96,16 +96,6 @@ def pad_rows(values: Tensor, rows: Tensor, place: Tensor) -> Tensor:
     return flat.reshape(*rows.shape, *values.shape[1:])
 
 
-def unpad_rows(values: Tensor, place: Tensor) -> Tensor:
-    """Return the rows of a rectangle, float [c, longest, ...], one after the other.
-
-    Args:
-        values: float [c, longest, ...].
-        place: int64 [q] of `padded_places`.
-    """
-    return values.flatten(0, 1).index_select(0, place)
-
-
 class _Move(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, rows: Tensor, place: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedrec.compute.batch import Tensors
 from fedrec.compute.operations import gather, repeat_rows
-from fedrec.compute.tiles import pad_rows, padded_places, unpad_rows
+from fedrec.compute.tiles import pad_rows, padded_places
 from fedrec.errors import ConfigError
 from fedrec.models.base import History, Pairs
 from fedrec.training.plan import Owners, Step
@@ -128,7 +128,7 @@ def _group(
         raise ConfigError(
             f"model: torch.func.vmap cannot compute it ({reason}); declare execution = 'loop'"
         ) from error
-    return unpad_rows(results, place)
+    return results.flatten(0, 1).index_select(0, place)
 
 
 def _histories(values: Values, rows: Rows, users: Tensor) -> tuple[Tensor, Tensor]:
