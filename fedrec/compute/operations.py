@@ -11,7 +11,7 @@ here holds for the backward pass too, on CPU, for float32 and float64;
 `tests/unit/fedrec/compute/test_operations.py` is the proof on the machine at hand.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -204,7 +204,6 @@ class PaddedRows:
         left = rows.new_zeros((tiles * MM_ROWS, self._inner))
         left[: len(rows), : rows.shape[1]] = rows
         self._tiles = left.view(tiles, MM_ROWS, self._inner)
-        self._result: torch.Tensor | None = None
 
     def mm(self, columns: torch.Tensor) -> torch.Tensor:
         """Return the product with a matrix, float [d, m] -> float [n, m]."""
@@ -212,28 +211,22 @@ class PaddedRows:
         torch.bmm(self._tiles, self._laid_out(columns), out=result)
         return self._cut(result, columns)
 
-    def mapped(
-        self, columns: torch.Tensor, function: Callable[[torch.Tensor], object]
-    ) -> torch.Tensor:
-        """Return the product with a matrix after a function has changed each element in place.
+    def products(self, columns: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield the product with a matrix, some rows at a time, while they are in the cache.
 
         Args:
             columns: float [d, m].
-            function: is given some of the products at a time.
 
-        Returns:
-            float [n, m], valid until the next call with as many columns.
+        Yields:
+            float [r, m] of the next rows, valid until the next are asked for.
         """
-        shape = (*self._tiles.shape[:2], _full(columns.shape[1], MM_ROWS))
-        if self._result is None or self._result.shape != shape:
-            self._result = self._tiles.new_empty(shape)
-        right = self._laid_out(columns)
+        right, rows = self._laid_out(columns), self._count
+        held = self._tiles.new_empty((_CACHED_TILES, MM_ROWS, right.shape[2]))
         for start in range(0, len(self._tiles), _CACHED_TILES):
-            tiles = slice(start, start + _CACHED_TILES)
-            left, out = self._tiles[tiles], self._result[tiles]
-            torch.bmm(left, right[: len(left)], out=out)
-            function(out)
-        return self._cut(self._result, columns)
+            left = self._tiles[start : start + _CACHED_TILES]
+            result = held[: len(left)]
+            torch.bmm(left, right[: len(left)], out=result)
+            yield self._cut(result, columns)[: rows - start * MM_ROWS]
 
     def _laid_out(self, columns: torch.Tensor) -> torch.Tensor:
         # The transpose of a contiguous array, and a fresh copy: one layout, one alignment.

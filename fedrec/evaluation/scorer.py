@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedrec.compute.batch import Tensors
 from fedrec.models.base import History, Pairs
-from fedrec.personalization.base import Ranking, View
+from fedrec.personalization.base import Branches, Ranking, View
 from fedrec.training.clients import frozen_items_of, tensors_of
 from fedrec.training.draws import latest
 from fedrec.training.forward import Call, Rows, Values, by_client
@@ -62,7 +62,8 @@ class UserScorer:
         Returns:
             float [b, n_items] per view.
         """
-        return self.blocks(users, max(len(users), 1))[0].views(self.everything)
+        scores = self.blocks(users, max(len(users), 1))[0].rank(self.everything)
+        return scores.views() if isinstance(scores, Branches) else scores
 
     def blocks(self, users: IntArray, size: int) -> list[Block]:
         """Return some users in blocks; all of them share what the scores of items cost.
@@ -103,7 +104,7 @@ class Block(Ranking):
     scorer: UserScorer
     private: Tensors
 
-    def views(self, items: Tensor) -> dict[View, Tensor]:
+    def rank(self, items: Tensor) -> dict[View, Tensor] | Branches:
         """Return the scores of the users.
 
         Args:

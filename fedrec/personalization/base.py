@@ -12,11 +12,37 @@ from fedrec.compute.batch import PairBatch, Tensors
 from fedrec.plugins import Plugin
 from fedrec.types import FloatArray, IntArray, ParamSpec, Ragged, Shard
 
-__all__ = ["Forward", "FrozenItems", "Personalization", "Ranking", "View"]
+__all__ = ["Branches", "Forward", "FrozenItems", "Personalization", "Ranking", "View"]
 
 
 View: TypeAlias = Literal["mixed", "global", "local"]
 """A user's score: the method's own, with the global branch alone, with the local branch alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Branches:
+    """The scores of two branches and how they mix, for ranking without an array for each view.
+
+    Args:
+        base: float [b, c], the global branch.
+        sums: float [p, g, 32], the local branch before it is scaled, 32 items at a time, of all
+            users given to `Personalization.prepare_ranking`.
+        place: where the users of ``base`` are among them.
+        scale: float [b], what the sums are multiplied with.
+        share: float [b, 1], weight of the local branch; or [b, c].
+    """
+
+    base: Tensor
+    sums: Tensor
+    place: slice
+    scale: Tensor
+    share: Tensor
+
+    def views(self) -> dict[View, Tensor]:
+        """Return the scores of each view, float [b, c]."""
+        sums = self.sums[:, self.place].transpose(0, 1).flatten(1)[:, : self.base.shape[1]]
+        local = sums * self.scale.unsqueeze(-1)
+        return {"mixed": self.share * local + self.base, "global": self.base, "local": local}
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +248,7 @@ class Personalization(Plugin):
 
     def rank(
         self, frozen_items: FrozenItems, local: Tensors, ranking: Ranking
-    ) -> dict[View, Tensor]:
+    ) -> dict[View, Tensor] | Branches:
         """Return the scores of some users for some items.
 
         Args:

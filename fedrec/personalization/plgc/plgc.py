@@ -1,6 +1,7 @@
 """PLGC: a frozen global item table beside a local one, balanced by the tangent kernel."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -10,7 +11,14 @@ from torch import Tensor
 
 from fedrec.compute.batch import PairBatch, Tensors
 from fedrec.compute.operations import sigmoid
-from fedrec.personalization.base import Forward, FrozenItems, Personalization, Ranking, View
+from fedrec.personalization.base import (
+    Branches,
+    Forward,
+    FrozenItems,
+    Personalization,
+    Ranking,
+    View,
+)
 from fedrec.personalization.plgc import balance
 from fedrec.personalization.plgc.decorrelation import cross_view, single_view
 from fedrec.personalization.plgc.similarity import CatalogueSimilarity, Kernel, KernelSums
@@ -233,15 +241,17 @@ class PLGC(Personalization):
 
     def rank(
         self, frozen_items: FrozenItems, local: Tensors, ranking: Ranking
-    ) -> dict[View, Tensor]:
+    ) -> dict[View, Tensor] | Branches:
         """Return the scores with both branches (``mixed``) and with each alone."""
         base, share = ranking.scores(), local["lambda"].unsqueeze(-1)
         if self.branch == "similarity":
-            branch = ranking.prepared.branch(ranking.place, ranking.items)
-            branch = branch if self.tau == 1 else branch.mul_(self.tau)
-            if self.per == "row":
-                share = share * _is_positive(frozen_items, ranking).to(share.dtype)
-            return {"mixed": (share * branch).add_(base), "global": base, "local": branch}
+            similarity, place = ranking.prepared, ranking.place
+            scale = self.tau * similarity.scale[place]
+            branches = Branches(base, similarity.sums(ranking.items), place, scale, share)
+            if self.per == "user":
+                return branches
+            is_positive = _is_positive(frozen_items, ranking).to(share.dtype)
+            return replace(branches, share=share * is_positive).views()
         users, items, at = frozen_items.positives_of(ranking.users)
         rows = frozen_items.table[torch.from_numpy(items)]
         local_rows = local["residual"][torch.from_numpy(at)].add_(rows)

@@ -18,6 +18,9 @@ __all__ = ["CatalogueSimilarity", "Kernel", "KernelSums"]
 COLUMNS = 128
 """Items of the catalogue whose similarities are held at once."""
 
+_PART = 32
+"""Items that are summed at once: rows of so many similarities stay in the cache."""
+
 
 def _power(cosine: Tensor, exponent: int) -> Tensor:
     """Raise what is positive in place, by products, which round alike in every place of an array.
@@ -131,6 +134,9 @@ class CatalogueSimilarity:
         frozen_items: the frozen table and the histories.
         users: int64 [g], the user rows.
         beta: exponent of the similarity.
+
+    Attributes:
+        scale: float [g], what the sums of each user are multiplied with.
     """
 
     def __init__(self, frozen_items: FrozenItems, users: IntArray, beta: int) -> None:
@@ -142,41 +148,42 @@ class CatalogueSimilarity:
         row_of_item = np.where(occurs, np.cumsum(occurs) - 1, -1)
         self._row_of_item = torch.from_numpy(row_of_item)
         self._rows = PaddedRows(self._unit[torch.from_numpy(np.flatnonzero(occurs))])
+        # One table holds the parts one after the other, and each history names its rows in all.
         # Half as many bytes as int64: the index is read once for every `COLUMNS` items.
-        self._index = torch.from_numpy(row_of_item[histories.values].astype(np.int32))
-        self._offsets = torch.from_numpy(histories.offsets.astype(np.int32))
-        scale = torch.from_numpy(np.maximum(histories.lengths, 1) ** -0.5)
-        self._scale = scale.to(self._unit.dtype).unsqueeze(-1)
-        self._items = torch.arange(0)
-        self._similarities = self._unit.new_zeros((0, COLUMNS))
+        n_rows, parts = np.count_nonzero(occurs), np.arange(COLUMNS // _PART)[:, None]
+        index = (n_rows * parts + row_of_item[histories.values]).astype(np.int32)
+        offsets = (len(histories.values) * parts + histories.offsets[:-1]).astype(np.int32)
+        self._index = torch.from_numpy(index.reshape(-1))
+        self._offsets = torch.from_numpy(np.append(offsets, np.int32(index.size)))
+        self._similarities = self._unit.new_empty((COLUMNS // _PART, n_rows, _PART))
+        self.scale = torch.from_numpy(np.maximum(histories.lengths, 1) ** -0.5).to(self._unit.dtype)
+        self._items, self._sums = torch.arange(0), self._unit.new_empty(0)
 
-    def branch(self, users: slice, items: Tensor) -> Tensor:
-        """Return the local branch.
+    def sums(self, items: Tensor) -> Tensor:
+        """Return the sums of similarities of all users.
 
         Args:
-            users: some of the users, by their place in ``users``.
             items: int64 [c].
 
         Returns:
-            float [b, c].
+            float [p, g, 32]: of 32 items at a time, 0 for what is beyond ``items``.
         """
-        offsets = self._offsets[users.start : users.stop + 1]
-        index = self._index[int(offsets[0]) : int(offsets[-1])]
-        offsets = offsets - offsets[0]
-        sums = []
-        for columns in torch.split(items, COLUMNS):
-            if not torch.equal(self._items, columns):
-                self._items, self._similarities = columns, self._computed(columns)
-            sums.append(bag_sum(self._similarities, index, offsets)[:, : len(columns)])
-        branch = sums[0] if len(sums) == 1 else torch.cat(sums, dim=1)
-        return branch.mul_(self._scale[users])
+        if not torch.equal(self._items, items):
+            strips = [self._strip(columns) for columns in torch.split(items, COLUMNS)]
+            self._items, self._sums = items, strips[0] if len(strips) == 1 else torch.cat(strips)
+        return self._sums
 
-    def _computed(self, items: Tensor) -> Tensor:
-        """Return the similarities of some items, float [items in histories, `COLUMNS`]."""
+    def _strip(self, items: Tensor) -> Tensor:
+        """Return the sums for at most `COLUMNS` items, float [4, g, 32]."""
         columns = self._unit.new_zeros((COLUMNS, self._unit.shape[1]))
         columns[: len(items)] = self._unit[items]
-        result = self._rows.mapped(columns.T, lambda cosine: _power(cosine, self._beta))
+        start = 0
+        for cosines in self._rows.products(columns.T):
+            part = _power(cosines, self._beta).view(len(cosines), -1, _PART).transpose(0, 1)
+            self._similarities[:, start : start + len(cosines)] = part
+            start += len(cosines)
         rows = self._row_of_item[items]
         column = torch.nonzero(rows >= 0).squeeze(1)
-        result[rows[column], column] = 0.0
-        return result
+        self._similarities[column // _PART, rows[column], column % _PART] = 0.0
+        sums = bag_sum(self._similarities.flatten(0, 1), self._index, self._offsets)
+        return sums.view(len(self._similarities), len(self.scale), _PART)
