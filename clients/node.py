@@ -18,7 +18,7 @@ from fedrec.evaluation.evaluate import Evaluation, evaluate, merge
 from fedrec.evaluation.ranking import LEGACY_CANDIDATES, Part, legacy_candidates
 from fedrec.evaluation.scorer import UserScorer
 from fedrec.flower.records import RoundRequest, Trained
-from fedrec.personalization.none import NoPersonalization
+from fedrec.personalization.base import NoPersonalization
 from fedrec.runs.prepare import OpenRun, open_run
 from fedrec.runs.tally import likely_causes
 from fedrec.seeds import Purpose, bits

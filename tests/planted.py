@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from fedrec.errors import ConfigError
 from fedrec.models.base import Model
 from fedrec.models.mf import MatrixFactorization
-from fedrec.personalization.base import Personalization
-from fedrec.personalization.none import NoPersonalization
+from fedrec.personalization.base import NoPersonalization, Personalization
 from fedrec.testing.trial import Trial
 from fedrec.training.client_rule import ClientRule
 from fedrec.training.clients import train_clients

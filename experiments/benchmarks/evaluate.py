@@ -18,7 +18,7 @@ from experiments.benchmarks.rounds import run_rounds
 from experiments.benchmarks.workload import workload
 from fedrec.evaluation.evaluate import evaluate
 from fedrec.evaluation.scorer import UserScorer
-from fedrec.personalization.none import NoPersonalization
+from fedrec.personalization.base import NoPersonalization
 from fedrec.runs.log import RoundRecord
 from fedrec.training.task import ClientTask
 

@@ -7,8 +7,7 @@ import numpy as np
 import torch
 
 from fedrec.models.mf import MatrixFactorization
-from fedrec.personalization.base import Personalization
-from fedrec.personalization.none import NoPersonalization
+from fedrec.personalization.base import NoPersonalization, Personalization
 from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.training.clients import train_clients
 from fedrec.training.draws import Layout

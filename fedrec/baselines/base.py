@@ -11,9 +11,6 @@ from fedrec.errors import require
 from fedrec.plugins import Plugin
 from fedrec.types import FloatArray, IntArray, Ragged, Split
 
-__all__ = ["Baseline", "Scorer", "TunableBaseline", "interaction_matrix"]
-
-
 Scorer: TypeAlias = Callable[[IntArray], FloatArray]
 """From user indices, int64 [b], to their scores for the whole catalogue, float32 [b, n_items]."""
 

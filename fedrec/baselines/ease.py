@@ -10,8 +10,6 @@ from fedrec.baselines.base import Scorer, TunableBaseline, interaction_matrix
 from fedrec.errors import ConfigError
 from fedrec.types import Split
 
-__all__ = ["EASE"]
-
 
 class EASE(TunableBaseline):
     r"""Ridge regression of each item on all others, without itself. Centralised.

@@ -12,8 +12,6 @@ from fedrec.compute.operations import padded_mm
 from fedrec.seeds import Purpose, normal
 from fedrec.types import FloatArray, Ragged, Split
 
-__all__ = ["ImplicitALS"]
-
 
 class ImplicitALS(TunableBaseline):
     r"""Score :math:`s_{ui} = p_u \cdot e_i`, fitted to all cells of the matrix. Centralised.

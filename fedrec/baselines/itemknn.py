@@ -9,8 +9,6 @@ from pydantic import Field
 from fedrec.baselines.base import Scorer, TunableBaseline, interaction_matrix
 from fedrec.types import Split
 
-__all__ = ["ItemKNN"]
-
 
 class ItemKNN(TunableBaseline):
     r"""Sum of the similarities of an item to the user's train items. Centralised.

@@ -5,8 +5,6 @@ import numpy as np
 from fedrec.baselines.base import Baseline, Scorer
 from fedrec.types import Split
 
-__all__ = ["Popularity"]
-
 
 class Popularity(Baseline):
     r"""Score of an item: the number of its train interactions.

@@ -6,8 +6,6 @@ from fedrec.baselines.base import Baseline, Scorer
 from fedrec.seeds import Purpose, uniform
 from fedrec.types import FloatArray, IntArray, Split
 
-__all__ = ["RandomScores"]
-
 
 class RandomScores(Baseline):
     r"""Independent uniform scores, hashed from (seed, user, item).

@@ -11,8 +11,6 @@ import numpy as np
 
 from fedrec.types import FloatArray
 
-__all__ = ["Spectrum", "learned_spectrum"]
-
 
 @dataclass(frozen=True, slots=True)
 class Spectrum:

@@ -12,8 +12,6 @@ from fedrec.evaluation.scorer import UserScorer
 from fedrec.personalization.base import Branches, View
 from fedrec.types import FloatArray, IntArray, Ragged, Shard
 
-__all__ = ["place_by_columns", "place_by_rows"]
-
 _GROUP = 1 << 15
 """Users that share what the scores of items cost."""
 

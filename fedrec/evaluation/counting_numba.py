@@ -8,8 +8,6 @@ import numpy as np
 
 from fedrec.compute.numba_compiler import compiled
 
-__all__ = ["WIDTH", "count_reaching"]
-
 WIDTH = 128
 """Items that are looked at together: their scores stay in the nearest cache."""
 

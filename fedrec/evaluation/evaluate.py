@@ -20,15 +20,6 @@ from fedrec.evaluation.scorer import UserScorer
 from fedrec.personalization.base import View
 from fedrec.types import FloatArray, IntArray, Ragged, Shard
 
-__all__ = [
-    "Evaluation",
-    "block_users",
-    "check_cutoffs",
-    "evaluate",
-    "merge",
-    "per_user_values",
-]
-
 _AUTO_BYTES = 16 * 2**20
 _AUTO_LEAST = 64  # users: the rows of one matrix product
 
@@ -68,7 +59,7 @@ class Evaluation:
             if isinstance(metric, PerUserMetric):
                 summary[metric.label] = _mean(next(columns))
             elif isinstance(metric, ExposureMetric) and (view, part) == ("mixed", "test"):
-                exposure = self.exposure[metric.depth]
+                exposure = _read_only(self.exposure[metric.depth])
                 value = metric.value(exposure)
                 if exposure.any():
                     metric.check(np.array([value]), lambda _: "the lists of all users")
@@ -124,7 +115,8 @@ def per_user_values(ranks: Ragged, metrics: Sequence[Metric], users: IntArray) -
     per_user = [metric for metric in metrics if isinstance(metric, PerUserMetric)]
     values = np.full((len(ranks), len(per_user)), np.nan)
     has_some = ranks.lengths > 0
-    some = Ragged(np.append(ranks.offsets[:-1][has_some], ranks.offsets[-1]), ranks.values)
+    offsets = np.append(ranks.offsets[:-1][has_some], ranks.offsets[-1])
+    some = Ragged(_read_only(offsets), _read_only(ranks.values))
     for at, metric in enumerate(per_user if len(some) else ()):
         of_users = metric.per_user(some)
         if np.shape(of_users) != (len(some),):
@@ -244,6 +236,13 @@ def merge(evaluations: Sequence[Evaluation]) -> Evaluation:
             k: np.sum([one.exposure[k] for one in evaluations], axis=0) for k in first.exposure
         },
     )
+
+
+def _read_only(values: IntArray) -> IntArray:
+    """Return a view that a metric cannot change under those that come after it."""
+    view = values.view()
+    view.flags.writeable = False
+    return view
 
 
 def _mean(values: FloatArray) -> float:

@@ -16,22 +16,6 @@ from fedrec.errors import ConfigError, NumericError
 from fedrec.personalization.base import View
 from fedrec.types import FloatArray, IntArray, Ragged, offsets_of
 
-__all__ = [
-    "LEGACY_CANDIDATES",
-    "PARTS",
-    "Part",
-    "Placed",
-    "Scores",
-    "check_candidates",
-    "check_nan",
-    "exposure",
-    "legacy_candidates",
-    "mask_of",
-    "place_by_definition",
-    "ranks_of",
-    "top_k",
-]
-
 Part: TypeAlias = Literal["valid", "test"]
 PARTS: tuple[Part, ...] = get_args(Part)
 

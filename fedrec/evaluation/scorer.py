@@ -17,9 +17,6 @@ from fedrec.training.forward import Call, Rows, Values, by_client
 from fedrec.training.task import ClientTask
 from fedrec.types import IntArray, Params, Ragged, Shard
 
-__all__ = ["Block", "UserScorer"]
-
-
 _SCORES = 1 << 18
 """Scores that a model which is not ``flat`` computes at once, which bounds the memory."""
 

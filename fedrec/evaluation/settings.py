@@ -11,8 +11,6 @@ from fedrec.evaluation.ranking import LEGACY_CANDIDATES
 from fedrec.plugins import Count, Section
 from fedrec.types import Split
 
-__all__ = ["Evaluate", "cutoff_warnings"]
-
 
 class Evaluate(Section):
     """When and how the clients rank the catalogue.

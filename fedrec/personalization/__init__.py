@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 
-from fedrec.personalization.base import Personalization
-from fedrec.personalization.none import NoPersonalization
+from fedrec.personalization.base import NoPersonalization, Personalization
 from fedrec.personalization.plgc.plgc import PLGC
 
 __all__ = ["PERSONALIZATIONS", "PLGC", "Personalization"]

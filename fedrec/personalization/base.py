@@ -12,9 +12,6 @@ from fedrec.compute.batch import PairBatch, Tensors
 from fedrec.plugins import Plugin
 from fedrec.types import FloatArray, IntArray, ParamSpec, Ragged, Shard
 
-__all__ = ["Branches", "Forward", "FrozenItems", "Personalization", "Ranking", "View"]
-
-
 View: TypeAlias = Literal["mixed", "global", "local"]
 """A user's score: the method's own, with the global branch alone, with the local branch alone."""
 
@@ -261,3 +258,7 @@ class Personalization(Plugin):
             Per view, float [b, c]; ``mixed`` is the method's own.
         """
         return {"mixed": ranking.scores()}
+
+
+class NoPersonalization(Personalization):
+    """All clients score with the same global item table."""

@@ -13,8 +13,7 @@ from fedrec.errors import ConfigError, did_you_mean, require
 from fedrec.models.base import Model, check_model
 from fedrec.models.mf import MatrixFactorization
 from fedrec.models.pfedrec import PFedRec
-from fedrec.personalization.base import Personalization
-from fedrec.personalization.none import NoPersonalization
+from fedrec.personalization.base import NoPersonalization, Personalization
 from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.seeds import Purpose, normal
 from fedrec.training.client_rule import ClientRule

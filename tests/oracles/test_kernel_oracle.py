@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from fedrec.models.base import Model
 from fedrec.models.pfedrec import PFedRec
-from fedrec.personalization.base import Personalization
-from fedrec.personalization.none import NoPersonalization
+from fedrec.personalization.base import NoPersonalization, Personalization
 from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.training.client_rule import ClientRule
 from fedrec.training.clients import train_clients

@@ -20,8 +20,7 @@ from fedrec.models.base import Model
 from fedrec.models.neumf import NeuMF
 from fedrec.models.pfedrec import PFedRec
 from fedrec.models.sasrec import SASRec
-from fedrec.personalization.base import Personalization
-from fedrec.personalization.none import NoPersonalization
+from fedrec.personalization.base import NoPersonalization, Personalization
 from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.training.clients import train_clients
 from fedrec.training.plan import plan_training

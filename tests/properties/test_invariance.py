@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from fedrec.evaluation.scorer import UserScorer
 from fedrec.models.base import Model
 from fedrec.models.mf import MatrixFactorization
-from fedrec.personalization.base import Personalization
-from fedrec.personalization.none import NoPersonalization
+from fedrec.personalization.base import NoPersonalization, Personalization
 from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.training.clients import train_clients
 from fedrec.training.task import ClientTask

@@ -14,8 +14,7 @@ from fedrec.evaluation.scorer import UserScorer
 from fedrec.models.base import Model
 from fedrec.models.neumf import NeuMF
 from fedrec.models.sasrec import SASRec
-from fedrec.personalization.base import Personalization
-from fedrec.personalization.none import NoPersonalization
+from fedrec.personalization.base import NoPersonalization, Personalization
 from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.training.clients import train_clients
 from fedrec.types import FloatArray, Shard

@@ -13,8 +13,6 @@ from fedrec.errors import ConfigError
 from fedrec.plugins import Plugin, lookup, name_of
 from fedrec.types import FloatArray, IntArray, Ragged
 
-__all__ = ["ExposureMetric", "Metric", "PerUserMetric", "parse_metric"]
-
 
 class Metric(Plugin):
     """A measure of rankings.

@@ -5,8 +5,6 @@ import numpy as np
 from fedrec.evaluation.metrics.base import ExposureMetric
 from fedrec.types import IntArray
 
-__all__ = ["Coverage"]
-
 
 class Coverage(ExposureMetric):
     r"""Share of the catalogue that stands in at least one user's top k.

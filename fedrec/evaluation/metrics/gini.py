@@ -5,8 +5,6 @@ import numpy as np
 from fedrec.evaluation.metrics.base import ExposureMetric
 from fedrec.types import IntArray
 
-__all__ = ["Gini"]
-
 
 class Gini(ExposureMetric):
     r"""Inequality of the items' exposure.

@@ -5,8 +5,6 @@ import numpy as np
 from fedrec.evaluation.metrics.base import PerUserMetric
 from fedrec.types import FloatArray, Ragged
 
-__all__ = ["HitRate"]
-
 
 class HitRate(PerUserMetric):
     r"""Share of the users with a held-out item in their top k.

@@ -5,8 +5,6 @@ from typing import ClassVar
 from fedrec.evaluation.metrics.base import PerUserMetric
 from fedrec.types import FloatArray, Ragged
 
-__all__ = ["MRR"]
-
 
 class MRR(PerUserMetric):
     r"""One over the rank of the user's best held-out item; 0 where it is beyond k.

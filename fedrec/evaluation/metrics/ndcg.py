@@ -7,8 +7,6 @@ import numpy as np
 from fedrec.evaluation.metrics.base import PerUserMetric
 from fedrec.types import FloatArray, Ragged
 
-__all__ = ["NDCG"]
-
 
 class NDCG(PerUserMetric):
     r"""Discounted gain of the held-out items in the top k, over that of the ideal list.

@@ -5,8 +5,6 @@ import numpy as np
 from fedrec.evaluation.metrics.base import PerUserMetric
 from fedrec.types import FloatArray, Ragged
 
-__all__ = ["Recall"]
-
 
 class Recall(PerUserMetric):
     r"""Share of a user's held-out items that stand in its top k.

@@ -22,8 +22,6 @@ from torch import Tensor
 from fedrec.compute.operations import contiguous_sum, repeat_rows
 from fedrec.types import IntArray
 
-__all__ = ["Balance", "branch_sizes", "share", "size", "target"]
-
 Balance: TypeAlias = Literal["alignment", "residual", "trace"]
 
 

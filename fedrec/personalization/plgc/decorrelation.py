@@ -13,8 +13,6 @@ from fedrec.compute.operations import MM_INNER, contiguous_sum
 from fedrec.compute.tiles import Tiles, blocks_of
 from fedrec.types import IntArray
 
-__all__ = ["cross_view", "single_view"]
-
 
 def single_view(rows: Tensor, offsets: IntArray | None = None) -> Tensor:
     r"""Return the mean squared correlation between different dimensions, summed over users.

@@ -25,8 +25,6 @@ from fedrec.personalization.plgc.similarity import CatalogueSimilarity, Kernel, 
 from fedrec.seeds import Purpose, bits
 from fedrec.types import FloatArray, IntArray, ParamSpec, Ragged, Shard, offsets_of
 
-__all__ = ["PLGC"]
-
 
 class PLGC(Personalization):
     r"""Mixes a local branch into the model, with a weight :math:`\lambda_u` for each user.

@@ -12,9 +12,6 @@ from fedrec.compute.tiles import Tiles, blocks_of
 from fedrec.personalization.base import FrozenItems
 from fedrec.types import IntArray, Ragged, offsets_of
 
-__all__ = ["CatalogueSimilarity", "Kernel", "KernelSums"]
-
-
 COLUMNS = 128
 """Items of the catalogue whose similarities are held at once."""
 

@@ -15,7 +15,7 @@ from fedrec.aggregation.reduce import Summing
 from fedrec.data.negatives import check_rows_with_pool, pool_excluded
 from fedrec.models.mf import MatrixFactorization
 from fedrec.models.pfedrec import PFedRec
-from fedrec.personalization.none import NoPersonalization
+from fedrec.personalization.base import NoPersonalization
 from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.training.draws import capacity
 from fedrec.training.executors.numba import kernel

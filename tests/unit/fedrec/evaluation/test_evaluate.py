@@ -194,3 +194,18 @@ def test_a_value_that_is_no_number_within_bounds_names_class_and_user(
         evaluate(
             shard, lambda rows: {"mixed": np.zeros((len(rows), 9), np.float32)}, [metric]
         ).summarise([metric])
+
+
+class _Writes(PerUserMetric):
+    needs_k = False
+
+    def per_user(self, ranks: Ragged) -> FloatArray:
+        ranks.values[:] = 1
+        return np.ones(len(ranks))
+
+
+def test_a_metric_cannot_change_what_the_next_one_is_given() -> None:
+    ranks = ragged([[3], [5, 7]])
+    with pytest.raises(ValueError, match="read-only"):
+        per_user_values(ranks, (_Writes(), *METRICS), np.arange(2))
+    assert ranks.values.tolist() == [3, 5, 7]
