@@ -67,7 +67,23 @@ class ClientTask:
 
     @cached_property
     def _declared(self) -> tuple[Mapping[str, ParamSpec], tuple[str, ...]]:
-        return _declared(self.model, self.personalization)
+        """Return all declared parameters, and the names of the personalization's."""
+        source = f"model {type(self.model).__name__}"
+        specs = self.model.params()
+        check_specs(source, specs)
+        if "item" not in specs or (specs["item"].scope, specs["item"].axis) != ("shared", "item"):
+            raise ConfigError(f"{source}: params() must declare 'item', shared with the axis item")
+        if len(specs["item"].shape) != 1:
+            raise ConfigError(f"{source}: 'item': expected a shape of one number, such as (32,)")
+        check_model(self.model)
+        by_personalization = f"personalization {type(self.personalization).__name__}"
+        added = self.personalization.state(specs["item"].shape[0])
+        check_specs(by_personalization, added, ("private",))
+        if both := [name for name in added if name in specs]:
+            raise ConfigError(
+                f"{by_personalization} and the model both declare '{both[0]}'; rename one of them"
+            )
+        return {**specs, **added}, tuple(added)
 
     @cached_property
     def _locals(self) -> Mapping[str, ParamSpec]:
@@ -186,28 +202,6 @@ class ClientTask:
             drawn = _draw(self.seed, Purpose.INIT_GLOBAL, name, spec, owners)
             values[name] = drawn if spec.axis == "item" else drawn[0]
         return values
-
-
-def _declared(
-    model: Model, personalization: Personalization
-) -> tuple[Mapping[str, ParamSpec], tuple[str, ...]]:
-    """Return all declared parameters, and the names of the personalization's."""
-    source = f"model {type(model).__name__}"
-    specs = model.params()
-    check_specs(source, specs)
-    if "item" not in specs or (specs["item"].scope, specs["item"].axis) != ("shared", "item"):
-        raise ConfigError(f"{source}: params() must declare 'item', shared with the axis item")
-    if len(specs["item"].shape) != 1:
-        raise ConfigError(f"{source}: 'item': expected a shape of one number, such as (32,)")
-    check_model(model)
-    by_personalization = f"personalization {type(personalization).__name__}"
-    added = personalization.state(specs["item"].shape[0])
-    check_specs(by_personalization, added, ("private",))
-    if both := [name for name in added if name in specs]:
-        raise ConfigError(
-            f"{by_personalization} and the model both declare '{both[0]}'; rename one of them"
-        )
-    return {**specs, **added}, tuple(added)
 
 
 def check_specs(
