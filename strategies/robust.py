@@ -1,5 +1,6 @@
 """Robust strategies: each item's change is chosen from those of single clients."""
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
@@ -50,8 +51,9 @@ class Rowwise(Strategy):
             f"clients, and {there}; raise rounds.cohort_size, or take another strategy"
         ]
 
+    @abstractmethod
     def choose(self, rows: FloatArray) -> FloatArray:
-        """Return the change of g items, float64 [g, n]; by default the median over the clients.
+        """Return the change of g items, float64 [g, n]; here the median over the clients.
 
         Args:
             rows: float64 [g, m, n], n numbers of m clients for g items.
@@ -93,6 +95,10 @@ class Median(Rowwise):
     """
 
     reference: ClassVar[str] = "yin2018byzantine"
+
+    def choose(self, rows: FloatArray) -> FloatArray:
+        """Return the coordinate-wise median over the clients."""
+        return super().choose(rows)
 
 
 class Krum(Rowwise):

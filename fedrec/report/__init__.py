@@ -1,24 +1,19 @@
 """Reports: run folders to tables and to one self-contained page."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from fedrec.errors import MissingExtra, RunFolderError
+from fedrec.plugins import expand_path
 from fedrec.storage.files import write_text
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 __all__ = ["build", "markdown", "target", "terminal"]
 
 ENDINGS = (".html", ".md", ".csv", ".tex")
 
 
-def target(out: Path) -> Path:
+def target(out: str | Path) -> Path:
     """Return the file that a report is written to.
 
     Args:
@@ -28,6 +23,7 @@ def target(out: Path) -> Path:
     Raises:
         RunFolderError: If the ending is another one.
     """
+    out = expand_path(out)
     if out.is_dir() or not out.suffix:
         return out / "report.html"
     if out.suffix.lower() not in ENDINGS:
@@ -37,7 +33,7 @@ def target(out: Path) -> Path:
     return out
 
 
-def build(runs: Sequence[Path], out: Path, baseline: str | None = None) -> Path:
+def build(runs: Sequence[str | Path], out: str | Path, baseline: str | None = None) -> Path:
     """Write a report, in the format that the ending of its file names.
 
     ``.html`` is one page that needs no other file and no network; ``.md`` and ``.tex`` hold its
@@ -72,42 +68,44 @@ def build(runs: Sequence[Path], out: Path, baseline: str | None = None) -> Path:
     return file
 
 
-def markdown(runs: Sequence[Path], baseline: str | None = None) -> str:
+def markdown(runs: Sequence[str | Path], baseline: str | None = None) -> str:
     """Return the tables of results as Markdown; see `build`."""
     return _render(runs, ".md", baseline)
 
 
-def terminal(runs: Sequence[Path], console: Console, baseline: str | None = None) -> None:
-    """Show the tables of results on a console; see `build`."""
-    with _extra("for reports"):
-        from fedrec.report import formats, tables
+def terminal(runs: Sequence[str | Path], console: Any, baseline: str | None = None) -> None:
+    """Show the tables of results on a `rich.console.Console`; see `build`."""
+    _render(runs, "", baseline, console)
+
+
+def _render(
+    runs: Sequence[str | Path], ending: str, baseline: str | None, console: Any = None
+) -> str:
+    """Return a report as text, or print it on a console, which has no ending.
+
+    Raises:
+        MissingExtra: Where a package is missing.
+    """
+    try:
+        from fedrec.report import tables
         from fedrec.report.runs import load
-    for table in tables.all_results(load(runs), baseline):
-        formats.print_table(table, console)
 
-
-def _render(runs: Sequence[Path], ending: str, baseline: str | None) -> str:
-    with _extra(f"for a report in {ending[1:].upper()}"):
-        from fedrec.report import formats, tables
-        from fedrec.report.runs import load
-
+        selection = load(runs)
         if ending == ".html":
             from fedrec.report import page
 
-            return page.render(load(runs), baseline)
+            return page.render(selection, baseline)
         if ending == ".csv":
-            return tables.numbers(load(runs)).to_csv(index=False)
-        as_text = formats.to_latex if ending == ".tex" else formats.to_markdown
-        return "\n".join(map(as_text, tables.all_results(load(runs), baseline)))
-
-
-@contextmanager
-def _extra(purpose: str) -> Iterator[None]:
-    """Name the extra to install where a package is missing."""
-    try:
-        yield
+            return tables.numbers(selection).to_csv(index=False)
+        results = tables.all_results(selection, baseline)
+        if console is not None:
+            for table in results:
+                tables.print_table(table, console)
+        as_text = tables.to_latex if ending == ".tex" else tables.to_markdown
+        return "\n".join(map(as_text, results))
     except ImportError as error:
         package = (error.name or "").partition(".")[0]
         if not package or package == "fedrec":
             raise
+        purpose = f"for a report in {ending[1:].upper()}" if ending else "for reports"
         raise MissingExtra(f"{package}, {purpose},", "sim") from error

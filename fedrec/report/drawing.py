@@ -1,7 +1,5 @@
 """Drawings of a report as SVG. matplotlib is imported and used without the user's settings."""
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import io
@@ -15,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from fedrec.report.runs import Group
+from fedrec.report.runs import Group, Values
 
 
 @contextlib.contextmanager
@@ -127,11 +124,11 @@ def draw(
     title: str,
     caption: str,
     parts: Sequence[Panel],
-    line: Callable[[Group], pd.Series[float]],
+    line: Callable[[Group], Values],
     *,
     steps: bool = False,
     **settings: Any,
-) -> list[Figure]:
+) -> Figure | None:
     """Draw one line per method, all panels at the same scale.
 
     Args:
@@ -143,7 +140,7 @@ def draw(
         settings: Of the axes, as `matplotlib.axes.Axes.set` takes them.
 
     Returns:
-        The figure, or nothing where no method has a line.
+        The figure, or None where no method has a line.
     """
     canvases = {}
     covered: list[str] = []
@@ -166,11 +163,11 @@ def draw(
         drawings = tuple((name, _image(canvas)) for name, canvas in canvases.items())
     if covered:
         caption += f" Lines that cover each other: {'; '.join(covered)}."
-    return [Figure(title, caption, drawings)] if drawings else []
+    return Figure(title, caption, drawings) if drawings else None
 
 
 def plot(
-    axes: Axes, lines: Sequence[tuple[str, Style, pd.Series[float]]], steps: bool = False
+    axes: Axes, lines: Sequence[tuple[str, Style, Values]], steps: bool = False
 ) -> list[list[str]]:
     """Draw lines so that each is seen: one that another covers is wider than the other.
 

@@ -1,9 +1,8 @@
 """The figures of a report."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,7 @@ import pandas as pd
 from fedrec.errors import FedRecError
 from fedrec.evaluation.collapse import Spectrum, learned_spectrum
 from fedrec.report.drawing import Figure, Panel, draw
-from fedrec.report.runs import Group, Run, pretty_metric
+from fedrec.report.runs import Group, Run, Values, pretty_metric
 from fedrec.report.tables import Table, frame_of
 from fedrec.runs.result import RunResult
 
@@ -22,10 +21,12 @@ BINS = 24
 FIFTHS = 5
 COLLAPSED = 2.0
 FLOOR = 1e-3
-NOTHING: pd.Series[float] = pd.Series(dtype=float)
+NOTHING: Values = pd.Series(dtype=float)
 
 
-def all_figures(panels: Sequence[Panel], spectra: Mapping[str, Spectrum]) -> list[Figure]:
+def all_figures(
+    panels: Sequence[Panel], spectra: Mapping[str, Spectrum | Exception]
+) -> list[Figure]:
     """Draw every figure that the methods of a section have something to show for.
 
     Args:
@@ -35,28 +36,28 @@ def all_figures(panels: Sequence[Panel], spectra: Mapping[str, Spectrum]) -> lis
     groups = [group for panel in panels for group, _ in panel.methods]
     metric = groups[0].chooser
     pretty = pretty_metric(metric)
-    return [
+    figures = [
         *_scores(panels, groups, metric),
-        *draw(
+        draw(
             "Training loss",
             "Measured by the clients while they train, on freshly drawn negatives; losses of "
             "different kinds do not compare.",
             panels,
-            lambda group: _by_round(group, "loss"),
+            partial(_by_round, column="loss"),
             xlabel="round",
             ylabel="mean loss per train example",
         ),
-        *draw(
+        draw(
             "What the score costs in traffic",
             "Bytes between the server and all clients, both ways, of the first seed.",
             panels,
-            lambda group: _by_traffic(group.first, f"valid.{metric}"),
+            partial(_by_traffic, column=f"valid.{metric}"),
             xlabel="sent up and down so far (MB)",
             ylabel=f"validation {pretty}",
             xlim=(0, None),
             ylim=(0, None),
         ),
-        *draw(
+        draw(
             "How much each user relies on the local part",
             "Users of all seeds at their best round.",
             panels,
@@ -67,8 +68,8 @@ def all_figures(panels: Sequence[Panel], spectra: Mapping[str, Spectrum]) -> lis
             xlim=(0, 1),
             ylim=(0, None),
         ),
-        *_by_activity(panels, groups, metric),
-        *draw(
+        _by_activity(panels, groups, metric),
+        draw(
             "How many dimensions the item table uses",
             "Singular values of the item table at the best round minus its initial values, the "
             "mean row subtracted (first seed). A line that falls at once has collapsed: all that "
@@ -81,56 +82,44 @@ def all_figures(panels: Sequence[Panel], spectra: Mapping[str, Spectrum]) -> lis
             ylim=(FLOOR * 0.8, 1.3),
         ),
     ]
+    return [figure for figure in figures if figure is not None]
 
 
-def _by_round(group: Group, column: str) -> pd.Series[float]:
-    """Return the mean over seeds, in the rounds that all have."""
-    curves = [run.curve[column].dropna() for run in group.runs if column in run.curve]
+def _by_round(group: Group, column: str) -> Values:
+    """Return the mean over seeds, in the rounds that all have; a baseline has one value."""
+    if group.centralised:
+        return group.values(f"metrics.{column}").iloc[:1]
+    curves = [run.log[column].dropna() for run in group.runs if column in run.log]
     return pd.concat(curves or [NOTHING], axis=1, join="inner").mean(axis=1)
 
 
-def _scores(panels: Sequence[Panel], groups: Sequence[Group], metric: str) -> list[Figure]:
+def _scores(panels: Sequence[Panel], groups: Sequence[Group], metric: str) -> list[Figure | None]:
     if all(group.centralised for group in groups):
         return []
     pretty = pretty_metric(metric)
+    views = [view for group in groups for view in group.first.result["metrics"]["views"]]
     titles = {
         f"valid.{metric}": f"{pretty} on the validation items chooses the round",
         f"test.{metric}": f"{pretty} on the test items, shown for inspection only",
+        **{f"valid.{v}.{metric}": f"{pretty} of the {v} score alone, on validation" for v in views},
     }
-    for view in dict.fromkeys(
-        view for group in groups for view in group.first.result["metrics"]["views"]
-    ):
-        titles[f"valid.{view}.{metric}"] = f"{pretty} of the {view} score alone, on validation"
-
-    def line(group: Group, column: str) -> pd.Series[float]:
-        if group.centralised:
-            return group.values(f"metrics.{column}").iloc[:1]
-        return _by_round(group, column)
-
     caption = "Lines are means over seeds. Centralised baselines have no rounds."
-    figures = [
-        draw(
-            title,
-            caption,
-            panels,
-            partial(line, column=column),
-            xlabel="round",
-            ylabel=pretty,
-            ylim=(0, None),
-        )
+    axes: dict[str, Any] = {"xlabel": "round", "ylabel": pretty, "ylim": (0, None)}
+    return [
+        draw(title, caption, panels, partial(_by_round, column=column), **axes)
         for column, title in titles.items()
     ]
-    return [figure for made in figures for figure in made]
 
 
-def _by_traffic(run: Run, column: str) -> pd.Series[float]:
-    if column not in run.curve:
+def _by_traffic(group: Group, column: str) -> Values:
+    log = group.first.log
+    if column not in log:
         return NOTHING
-    sent = (run.curve["bytes.up"] + run.curve["bytes.down"]).cumsum() / MEGA
-    return run.curve[column].set_axis(sent).dropna() if sent.any() else NOTHING
+    sent = (log["bytes.up"] + log["bytes.down"]).cumsum() / MEGA
+    return log[column].set_axis(sent).dropna() if sent.any() else NOTHING
 
 
-def _mixing_weights(group: Group) -> pd.Series[float]:
+def _mixing_weights(group: Group) -> Values:
     weights = [weight for run in group.runs for weight in _weights(run)]
     if not weights:
         return NOTHING
@@ -142,19 +131,19 @@ def _weights(run: Run) -> list[float]:
     """Return the weight of the local part of each user, or of each client."""
     try:
         arrays = [run.folder.local(axis).get("lambda") for axis in ("user", "client")]
-    except FedRecError:  # the run left no private parameters that can be read
+    except FedRecError:  # it stands in the notes of the run
         return []
     return next((each.reshape(-1).tolist() for each in arrays if each is not None), [])
 
 
-def _by_activity(panels: Sequence[Panel], groups: Sequence[Group], metric: str) -> list[Figure]:
+def _by_activity(panels: Sequence[Panel], groups: Sequence[Group], metric: str) -> Figure | None:
     activity = next((g.users["n_train"] for g in groups if "n_train" in g.users), NOTHING)
     if activity.empty:
-        return []
+        return None
     fifths = pd.qcut(activity, FIFTHS, duplicates="drop")
     ranges = activity.groupby(fifths, observed=False).agg(["min", "max"])
 
-    def line(group: Group) -> pd.Series[float]:
+    def line(group: Group) -> Values:
         scores = group.users.get(f"test.{metric}", NOTHING)
         return scores.groupby(fifths, observed=False).mean().set_axis(range(len(ranges))).dropna()
 
@@ -171,38 +160,49 @@ def _by_activity(panels: Sequence[Panel], groups: Sequence[Group], metric: str) 
     )
 
 
-def spectra(section: Sequence[Group]) -> dict[str, Spectrum]:
-    """Return the spectrum of what training added to the item table of each first seed, by label."""
-    values = {}
-    for group in section:
-        if group.centralised:
-            continue
+def spectra(section: Sequence[Group]) -> dict[str, Spectrum | Exception]:
+    """Return the spectrum of what training added to the item table of each first seed, by label.
+
+    Where a run came to its end and its table or its plug-in cannot be read, the error stands in
+    the place of the spectrum.
+    """
+    values: dict[str, Spectrum | Exception] = {}
+    for group in (group for group in section if not group.centralised and group.first.finished):
         try:
-            table = group.first.folder.model()["item"]
+            table = group.first.folder.model().get("item")
             task = RunResult(group.first.folder.path).experiment.client_task()
-            values[group.label] = learned_spectrum(table, task.initial_globals(len(table))["item"])
-        except (FedRecError, KeyError, ValueError):  # no table, or a plug-in that is not here
-            continue
+            if table is not None and table.ndim == 2:
+                initial = task.initial_globals(len(table))["item"]
+                values[group.label] = learned_spectrum(table, initial)
+        except (FedRecError, ValueError) as error:
+            values[group.label] = error
     return values
 
 
-def _singular_values(spectrum: Spectrum | None) -> pd.Series[float]:
-    if spectrum is None or not spectrum.participation_ratio:
+def _singular_values(spectrum: Spectrum | Exception | None) -> Values:
+    if not isinstance(spectrum, Spectrum) or not spectrum.participation_ratio:
         return NOTHING
     values = pd.Series(spectrum.singular_values / spectrum.singular_values.max())
     return values.set_axis(values.index + 1).clip(lower=FLOOR)
 
 
-def collapse(section: Sequence[Group], spectra: Mapping[str, Spectrum]) -> Table | None:
+def collapse(section: Sequence[Group], spectra: Mapping[str, Spectrum | Exception]) -> Table | None:
     """Return how many dimensions each item table uses, and which tables have collapsed."""
     rows = []
+    notes = [
+        "of the item table minus its initial values (first seed). Participation ratio: the number "
+        "of directions that carry the variance; effective rank: counts weak directions too. "
+        f"A participation ratio below {COLLAPSED:g} is called collapsed."
+    ]
     for group in (group for group in section if group.label in spectra):
-        spectrum = spectra[group.label]
+        spectrum, row = spectra[group.label], {"kind": group.kind, "Method": group.title}
+        if isinstance(spectrum, Exception):
+            notes.append(f"{group.label}: {spectrum}")
+            rows.append(row | {"Collapsed": "not known"})
+            continue
         dimensions = len(spectrum.singular_values)
         few = spectrum.participation_ratio < COLLAPSED < dimensions / 2
-        row = {
-            "kind": group.kind,
-            "Method": group.title,
+        row |= {
             "Participation ratio": f"{spectrum.participation_ratio:.1f}",
             "Effective rank": f"{spectrum.effective_rank:.1f}",
             "Dimensions": str(dimensions),
@@ -211,12 +211,7 @@ def collapse(section: Sequence[Group], spectra: Mapping[str, Spectrum]) -> Table
         rows.append(row)
     if not rows:
         return None
-    frame = frame_of(rows)
+    frame = frame_of(rows).fillna("–")
     names = "; ".join(frame["Method"][frame["Collapsed"] == "yes"])
-    note = (
-        "of the item table minus its initial values (first seed). Participation ratio: the number "
-        "of directions that carry the variance; effective rank: counts weak directions too. "
-        f"A participation ratio below {COLLAPSED:g} is called collapsed."
-    )
     title = f"Collapsed: {names}" if names else "No item table has collapsed"
-    return Table(title, frame, 1, (note,))
+    return Table(title, frame, 1, tuple(notes))

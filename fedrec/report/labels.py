@@ -1,7 +1,5 @@
 """Labels of experiments: the settings in which they differ, and no others."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -90,7 +88,7 @@ def _rows(frame: pd.DataFrame) -> list[tuple[str, ...]]:
     return [tuple(row) for row in frame.to_numpy()]
 
 
-def _majority(values: pd.Series[str]) -> str:
+def _majority(values: "pd.Series[str]") -> str:
     """Return the value of more than half of the rows, which need not be said, or ""."""
     counts = values.value_counts()
     return str(counts.index[0]) if 2 * counts.iloc[0] > len(values) else ""

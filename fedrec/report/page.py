@@ -35,7 +35,7 @@ def render(selection: Selection, baseline: str | None = None) -> str:
     )
     environment.filters |= {"pretty_metric": pretty_metric, "spread": spread, "yaml": dump_yaml}
     groups = [group for section in selection.sections for group in section]
-    settings = differing([group.settings for group in groups])
+    settings = differing([group.first.settings for group in groups])
     results_of_runs = [run.result for group in groups for run in group.runs]
     machines = [{**r.get("hardware", {}), **r.get("versions", {})} for r in results_of_runs]
     best = headline(selection)

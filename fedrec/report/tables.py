@@ -1,18 +1,21 @@
-"""The tables of a report, as data frames with what a reader must know beside them."""
-
-from __future__ import annotations
+"""The tables of a report, with what a reader must know beside them, and their text."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from rich import box
+from rich.console import Console
 from rich.filesize import decimal
+from rich.table import Table as RichTable
+from rich.text import Text
 from scipy.special import stdtrit
 
 from fedrec.report.labels import differing
-from fedrec.report.runs import Group, Selection, pretty_metric
+from fedrec.report.runs import Group, Selection, Values, pretty_metric
 
 __all__ = [
     "Table",
@@ -22,13 +25,29 @@ __all__ = [
     "interval",
     "numbers",
     "paired",
+    "print_table",
     "results",
     "runs",
+    "to_latex",
+    "to_markdown",
 ]
 
 FEW = 3
 LEVEL = 0.95
 NO_VALUE = "–"
+COSTS = {
+    "engine.workers": "Workers",
+    "engine.nodes": "Nodes",
+    "rounds": "Rounds",
+    "seconds.train": "Train s",
+    "seconds.evaluate": "Evaluate s",
+    "seconds.total": "Total s",
+    "clients_per_second": "Clients/s",
+    "bytes.up": "Up",
+    "bytes.down": "Down",
+}
+WRAP = 30
+STYLES = {"view": "dim", "centralised": "italic", "legacy": "bold red", "unfinished": "dim"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,17 +208,13 @@ def numbers(selection: Selection) -> pd.DataFrame:
             "seeds": " ".join(str(run.seed) for run in group.runs),
             "best_rounds": " ".join(f"{best:.0f}" for best in group.values("best_round")),
         }
-        for metric in _metrics(groups):
-            for part in (
-                "valid",
-                "test",
-                *(f"views.{v}" for v in group.first.result["metrics"]["views"]),
-            ):
-                values = group.values(f"metrics.{part}.{metric}")
-                column = f"{part.replace('views', 'test')}.{metric}"
-                row |= {column: values.mean(), f"{column} sd": values.std()}
+        views = group.first.result["metrics"]["views"]
+        parts = {"valid": "valid", "test": "test", **{f"views.{v}": f"test.{v}" for v in views}}
+        for metric, (part, name) in product(_metrics(groups), parts.items()):
+            values = group.values(f"metrics.{part}.{metric}")
+            row |= {f"{name}.{metric}": values.mean(), f"{name}.{metric} sd": values.std()}
         rows.append(row | {"warnings": "; ".join(group.notes)})
-    settings = differing([group.settings for group in groups])
+    settings = differing([group.first.settings for group in groups])
     return pd.concat([pd.DataFrame(rows), settings], axis=1)
 
 
@@ -207,21 +222,11 @@ def costs(groups: Sequence[Group]) -> Table:
     """Return rounds, wall time, throughput and traffic of a run; means over seeds."""
     rows = []
     for group in groups:
-
-        def mean(key: str, form: str = "{:,.0f}", group: Group = group) -> str:
-            values = group.values(key)
-            return form.format(values.mean()) if len(values) else NO_VALUE
-
         row = {"kind": group.kind, "Method": group.title}
         row["Engine"] = str(group.first.result.get("engine", {}).get("name", NO_VALUE))
-        row |= {name.capitalize(): mean(f"engine.{name}") for name in ("workers", "nodes")}
-        row["Rounds"] = mean("rounds")
-        for stage in ("train", "evaluate", "total"):
-            row[f"{stage.capitalize()} s"] = mean(f"seconds.{stage}", "{:,.1f}")
-        row["Clients/s"] = mean("clients_per_second")
-        for way in ("up", "down"):
-            sent = group.values(f"bytes.{way}")
-            row[way.capitalize()] = decimal(round(sent.mean())) if len(sent) else NO_VALUE
+        for key, column in COSTS.items():
+            values = group.values(key)
+            row[column] = _amount(key, float(values.mean())) if len(values) else NO_VALUE
         rows.append(row)
     note = (
         "wall time; clients trained per second of training; what all clients send (up) "
@@ -255,7 +260,13 @@ def runs(groups: Sequence[Group]) -> Table:
     return Table("Runs", frame, len(frame.columns), (note,))
 
 
-def spread(values: pd.Series[float]) -> str:
+def _amount(key: str, value: float) -> str:
+    if key.startswith("bytes."):
+        return decimal(round(value))
+    return f"{value:,.1f}" if key.startswith("seconds.") else f"{value:,.0f}"
+
+
+def spread(values: Values) -> str:
     """Return mean and sample standard deviation: ``0.0789 ± 0.0023``; a dash for no value."""
     if not len(values):
         return NO_VALUE
@@ -277,3 +288,73 @@ def _several(values: Iterable[float]) -> str:
     if len(texts) > FEW:
         return f"{min(texts, key=int)} to {max(texts, key=int)} ({len(texts)})"
     return ", ".join(texts) or NO_VALUE
+
+
+def to_markdown(table: Table) -> str:
+    """Return a table and its notes as GitHub Markdown."""
+    columns = list(table.frame.columns)
+    rule = ["---"] * table.words + ["---:"] * (len(columns) - table.words)
+    rows = [f"| {' | '.join(row)} |" for row in table.frame.map(_escaped).to_numpy()]
+    rows[:0] = [f"| {' | '.join(map(_escaped, columns))} |", f"| {' | '.join(rule)} |"]
+    notes = ["", *(f"- {_escaped(note)}" for note in table.notes)] if table.notes else []
+    return "\n".join([f"**{_escaped(table.title)}**", "", *rows, *notes]) + "\n"
+
+
+def _escaped(text: str) -> str:
+    text = " ".join(text.split())
+    for sign in "\\|*_`<":
+        text = text.replace(sign, f"\\{sign}")
+    return text
+
+
+def to_latex(table: Table) -> str:
+    """Return a table as LaTeX for the package booktabs, its notes as comments."""
+    frame = table.frame.map(lambda cell: " ".join(cell.split()))
+    title = table.title
+    for sign in "&%$#_{}":
+        title = title.replace(sign, f"\\{sign}")
+    numbers = len(frame.columns) - table.words
+    # The default of longtable is one of pandas' options, which a user may have set.
+    text = frame.to_latex(
+        index=False,
+        escape=True,
+        longtable=False,
+        caption=title,
+        column_format="l" * table.words + "r" * numbers,
+    )
+    for sign, command in (("±", r"$\pm$"), ("–", "--"), ("↳", r"\quad")):
+        text = text.replace(sign, command)
+    return "".join(f"% {' '.join(note.split())}\n" for note in table.notes) + text
+
+
+def print_table(table: Table, console: Console) -> None:
+    """Print a table and its notes; columns that are too many for the width are named instead."""
+    unlimited = console.options.update(width=100_000)
+    for shown in range(len(table.frame.columns), table.words, -1):
+        drawn = _drawn(table, shown)
+        if console.measure(drawn, options=unlimited).minimum <= console.width:
+            break
+    console.print(drawn)
+
+
+def _drawn(table: Table, shown: int) -> RichTable:
+    notes, columns = [*table.notes], list(table.frame.columns)
+    if columns[shown:]:
+        notes.append(f"the terminal is too narrow for: {', '.join(columns[shown:])}")
+    rich = RichTable(
+        title=Text(table.title, style="bold"),
+        title_justify="left",
+        caption=Text("\n".join(f"- {note}" for note in notes)),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for index, column in enumerate(columns[:shown]):
+        if index < table.words:
+            widest = max(len(column), *table.frame[column].map(len))
+            rich.add_column(Text(column), overflow="fold", min_width=min(WRAP, widest))
+        else:
+            rich.add_column(Text(column), justify="right", no_wrap=True)
+    for kind, *cells in table.frame.itertuples():
+        rich.add_row(*map(Text, cells[:shown]), style=STYLES.get(kind))
+    return rich

@@ -148,7 +148,7 @@ def make(tmp_path: Path) -> Maker:
         if not finished:
             result |= {"metrics": {}, "best_round": None, "finished": None}
         if finished:
-            _arrays(path, method, rng)
+            _arrays(path, method, best, rng)
             _per_user(path, score["test"]["ndcg@10"], rng)
         write_result(path, result | dict(change or {}))
         return path
@@ -156,10 +156,10 @@ def make(tmp_path: Path) -> Maker:
     return write
 
 
-def _arrays(path: Path, method: str, rng: np.random.Generator) -> None:
+def _arrays(path: Path, method: str, best: int, rng: np.random.Generator) -> None:
     spectrum = np.exp(-np.arange(32) / 14)
     table = (rng.normal(size=(300, 32)) * spectrum).astype(np.float32)
-    write_arrays(path / "model.safetensors", {"item": table}, {"round": "100"})
+    write_arrays(path / "model.safetensors", {"item": table}, {"round": str(best)})
     if method == "plgc":
         order = rng.permutation(USERS).astype(np.int64)
         weight = rng.beta(9, 4, USERS).astype(np.float32)

@@ -219,6 +219,19 @@ def test_a_collapsed_table_is_named(make: Maker) -> None:
     assert any("dimensions the item table uses" in figure.title for figure in drawn)
 
 
+def test_a_run_whose_table_cannot_be_read_is_not_called_sound(make: Maker) -> None:
+    paths = [make("a"), make("b", server_lr=0.5)]
+    (paths[1] / "model.safetensors").write_bytes(b"x")
+    (section,) = load(paths).sections
+    table = figures.collapse(section, figures.spectra(section))
+    assert dict(zip(table.frame["Method"], table.frame["Collapsed"], strict=True)) == {
+        "server_lr=0.01": "no",
+        "server_lr=0.5 [warning]": "not known",
+    }
+    assert any("model.safetensors" in note for note in table.notes)
+    assert "not known" in page.render(load(paths))
+
+
 def test_the_comparison_with_each_baseline_is_there(make: Maker) -> None:
     paths = [make("a"), make("b", method="plgc"), make("c", model="itemknn", centralised=True)]
     html = page.render(load(paths), "itemknn")

@@ -14,7 +14,6 @@ from rich.console import Console
 
 from fedrec.errors import RunFolderError
 from fedrec.report import build, markdown, target, terminal
-from fedrec.report.formats import to_latex, to_markdown
 from fedrec.report.runs import load
 from fedrec.report.tables import (
     Table,
@@ -26,6 +25,8 @@ from fedrec.report.tables import (
     results,
     runs,
     spread,
+    to_latex,
+    to_markdown,
 )
 from fedrec.runs.folder import write_result
 
@@ -239,3 +240,12 @@ def test_the_ending_counts_whatever_its_case_and_a_folder_gets_a_page(tmp_path: 
     (tmp_path / "runs.v2").mkdir()
     assert target(tmp_path / "runs.v2") == tmp_path / "runs.v2" / "report.html"
     assert target(tmp_path / "new") == tmp_path / "new" / "report.html"
+
+
+def test_paths_may_be_text_and_begin_at_the_home_folder(
+    make: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    make("a")
+    assert build(["~/a"], "~/x.md") == tmp_path / "x.md"
+    assert (tmp_path / "x.md").read_text(encoding="utf-8") == markdown([str(tmp_path / "a")])
