@@ -147,7 +147,7 @@ class CatalogueSimilarity:
         self._rows = PaddedRows(self._unit[torch.from_numpy(np.flatnonzero(occurs))])
         # One table holds the parts one after the other, and each history names its rows in all.
         # Half as many bytes as int64: the index is read once for every `COLUMNS` items.
-        n_rows, parts = np.count_nonzero(occurs), np.arange(COLUMNS // _PART)[:, None]
+        n_rows, parts = int(np.count_nonzero(occurs)), np.arange(COLUMNS // _PART)[:, None]
         index = (n_rows * parts + row_of_item[histories.values]).astype(np.int32)
         offsets = (len(histories.values) * parts + histories.offsets[:-1]).astype(np.int32)
         self._index = torch.from_numpy(index.reshape(-1))
