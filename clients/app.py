@@ -7,7 +7,7 @@ from clients.node import Node, open_node
 from fedrec.config.sources import code_with_sources
 from fedrec.errors import ProtocolError
 from fedrec.flower import records
-from fedrec.flower.packages import code_hash
+from fedrec.flower.processes import code_hash
 
 app = ClientApp()
 

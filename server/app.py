@@ -13,7 +13,7 @@ from fedrec.config.sources import code_with_sources
 from fedrec.errors import ConfigError, EngineError
 from fedrec.evaluation.evaluate import check_cutoffs
 from fedrec.flower import records
-from fedrec.flower.packages import code_hash
+from fedrec.flower.processes import code_hash
 from fedrec.runs.log import read_checkpoint
 from fedrec.runs.origin import Origin
 from fedrec.runs.prepare import OpenRun, find_config, open_run, prepare_run

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedrec.errors import EngineError, FedRecError, install_command
-from fedrec.flower.packages import check_packages
+from fedrec.flower.processes import check_packages
 from fedrec.runs.provenance import hardware
 from fedrec.storage.files import cache_folder
 

@@ -8,8 +8,7 @@ from typing import Literal
 
 from fedrec.config.experiment import Engine
 from fedrec.errors import MissingExtra
-from fedrec.flower.packages import check_packages
-from fedrec.flower.processes import Observer, cores
+from fedrec.flower.processes import Observer, check_packages, cores
 
 # By reference: the library imports no outer package.
 SERVER = "server.app:app"

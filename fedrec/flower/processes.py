@@ -1,14 +1,22 @@
-"""What the processes of an engine share: their environment, and failures as plain text."""
+"""What the processes of an engine share: their code, their environment, failures as plain text."""
 
+import hashlib
 import os
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeAlias
 
 from fedrec import errors
 from fedrec.errors import EngineError, FedRecError
 from fedrec.plugins import as_mapping
+
+ROOT = Path(__file__).resolve().parents[2]
+OUTER_PACKAGES = ("clients", "server", "strategies")
+"""Names so common that a folder of the user's can stand before ours on the path."""
 
 Observer: TypeAlias = Callable[[Mapping[str, Any]], None]
 """Is called with the record of each round, as it stands in ``rounds.jsonl``."""
@@ -109,3 +117,42 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def check_packages() -> None:
+    """Make sure that the outer packages are those that belong to this fedrec.
+
+    Raises:
+        EngineError: If one is missing, or something else of that name comes first on the path.
+    """
+    for name in OUTER_PACKAGES:
+        spec, expected = find_spec(name), ROOT / name
+        if spec is None:
+            raise EngineError(
+                f"'{name}' cannot be imported; it belongs beside fedrec, as {expected}; "
+                "run: pip install --force-reinstall fedrec, or pip install -e . in a checkout"
+            )
+        folders = [Path(place).resolve() for place in spec.submodule_search_locations or ()]
+        if expected not in folders:
+            other = folders[0] if folders else spec.origin
+            raise EngineError(
+                f"{other} shadows fedrec's own '{name}' ({expected}): rename it, or run from "
+                "another folder"
+            )
+
+
+@cache
+def code_hash() -> str:
+    """Return the sha256 of the sources of all packages, to compare server, workers and devices.
+
+    Raises:
+        EngineError: As `check_packages`.
+    """
+    check_packages()
+    digest = hashlib.sha256()
+    for name in ("fedrec", *OUTER_PACKAGES):
+        for path in sorted((ROOT / name).rglob("*.py"), key=Path.as_posix):
+            content = path.read_bytes().replace(b"\r\n", b"\n")
+            place = path.relative_to(ROOT).as_posix()
+            digest.update(f"{place}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()

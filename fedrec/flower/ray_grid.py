@@ -16,8 +16,7 @@ from flwr.clientapp import ClientApp
 
 from fedrec.errors import EngineError
 from fedrec.flower.grid import EngineGrid, describe, node_context
-from fedrec.flower.packages import code_hash
-from fedrec.flower.processes import Failure
+from fedrec.flower.processes import Failure, code_hash
 from fedrec.flower.ray_session import RaySession, first_line
 from fedrec.storage.files import hold
 
@@ -212,7 +211,7 @@ class Worker:
     """Holds the contexts of its nodes, so their private state never travels.
 
     Args:
-        code: `fedrec.flower.packages.code_hash` of the code that the run began with.
+        code: `fedrec.flower.processes.code_hash` of the code that the run began with.
         client_app: Reference of the client app, ``module:attribute``.
         n_nodes: Number of nodes of the run.
         run_config: The run's configuration.

@@ -10,7 +10,7 @@
     per_user.parquet       one row a user: raw id, client, train items, scores at the best round
     model.safetensors      shared parameters at the best round
     checkpoint.safetensors what the server must know to continue after the latest round
-    local/node-*.safetensors   private parameters at the best round (and the latest), a file a node
+    local/node-*.safetensors   private parameters at the best round (and the latest), by node
     state/node-*/          all private state after the latest round, as the nodes keep it
 
 Every file but the run log is replaced as a whole, so a run that is killed stays readable.

@@ -10,7 +10,7 @@ from fedrec.config.sources import source_hashes
 from fedrec.config.yaml import flatten
 from fedrec.data.prepare import version_of
 from fedrec.errors import ConfigError, RunFolderError
-from fedrec.flower.packages import code_hash
+from fedrec.flower.processes import code_hash
 from fedrec.plugins import shown
 from fedrec.runs.folder import SOURCE, sha256_of
 from fedrec.runs.prepare import OpenRun

@@ -20,7 +20,7 @@ from fedrec.errors import ConfigError, require
 from fedrec.evaluation.evaluate import check_cutoffs
 from fedrec.evaluation.ranking import check_candidates
 from fedrec.flower.launch import resolve_engine
-from fedrec.flower.packages import check_packages
+from fedrec.flower.processes import check_packages
 from fedrec.runs.folder import (
     CONFIG,
     SOURCE,

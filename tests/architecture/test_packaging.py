@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 
 import fedrec.cli.commands
 from fedrec.flower import launch
-from fedrec.flower.packages import OUTER_PACKAGES, check_packages
+from fedrec.flower.processes import OUTER_PACKAGES, check_packages
 from fedrec.plugins import table
 
 MACHINE = re.compile(r"(?<![\w.~$}])/(?:home|media|mnt|opt|private|root|srv|Users|work)/\w")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fedrec.errors import EngineError
 from fedrec.flower import records
 from fedrec.flower.grid import SerialGrid
-from fedrec.flower.packages import code_hash
+from fedrec.flower.processes import code_hash
 from server.roster import Roster, call_roll, exchange
 
 ORDER = records.RoundRequest("run", "out", "split")

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from fedrec.flower import packages
-from fedrec.flower.packages import check_packages, code_hash
+from fedrec.flower import processes
+from fedrec.flower.processes import check_packages, code_hash
 
-ROOT = Path(packages.__file__).parents[2]
+ROOT = Path(processes.__file__).parents[2]
 CHECK = """
 from fedrec.errors import EngineError
-from fedrec.flower.packages import check_packages
+from fedrec.flower.processes import check_packages
 try:
     check_packages()
 except EngineError as error:
@@ -53,7 +53,7 @@ def test_a_package_or_a_module_that_shadows_ours_is_named(tmp_path: Path, file: 
 
 def test_the_hash_depends_on_the_sources_alone(tmp_path: Path) -> None:
     """A copy has the same hash, a changed copy another."""
-    for name in ("fedrec", *packages.OUTER_PACKAGES):
+    for name in ("fedrec", *processes.OUTER_PACKAGES):
         for path in (ROOT / name).rglob("*.py"):
             copy = tmp_path / path.relative_to(ROOT)
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ def test_the_hash_depends_on_the_sources_alone(tmp_path: Path) -> None:
 
     def hash_in_copy() -> str:
         done = subprocess.run(
-            [sys.executable, "-c", "from fedrec.flower.packages import *; print(code_hash())"],
+            [sys.executable, "-c", "from fedrec.flower.processes import *; print(code_hash())"],
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(tmp_path)},
             capture_output=True,
