@@ -141,12 +141,12 @@ class FlowerStrategy(FlwrStrategy):
         """To each node that hosts clients of the cohort, one message for each of their groups."""
         size = self._experiment.rounds.clients_of(self._n_clients)
         chosen = cohort(self._experiment.seed, server_round, self._n_clients, size)
-        return self._messages(records.TRAIN, server_round, server_round - 1, chosen)
+        return self._messages(records.TRAIN, server_round, chosen)
 
     def configure_evaluate(self, server_round: int, *_: Any, **__: Any) -> Iterator[Message]:
         """As for training, but all clients are meant: all of them rank."""
         everybody = np.arange(self._n_clients, dtype=np.int64)
-        return self._messages(records.EVALUATE, server_round, server_round, everybody)
+        return self._messages(records.EVALUATE, server_round, everybody)
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[None, None]:
         """Merge the nodes' answers, group by group, and apply the strategy.
@@ -199,17 +199,16 @@ class FlowerStrategy(FlwrStrategy):
             checksum = (self._node_states[number][1] + change) % 2**64
             self._node_states[number] = (round, checksum)
 
-    def _messages(
-        self, kind: str, number: int, committed: int, clients: IntArray
-    ) -> Iterator[Message]:
-        best = self.recorder.tally.best_round or 0
+    def _messages(self, kind: str, number: int, clients: IntArray) -> Iterator[Message]:
+        training, best = kind == records.TRAIN, self.recorder.tally.best_round or 0
+        committed = number - 1 if training else number
         request = replace(self._request, round=number, committed=committed, best=best)
         for node, hosted in self._roster.deal(clients):
             groups = checked_groups(self.strategy, self.state, hosted)
             for group in np.unique(groups).tolist():
                 chosen = hosted[groups == group]
-                params, size = self._encoded(group, kind == records.TRAIN)
-                if kind == records.TRAIN:
+                params, size = self._encoded(group, training)
+                if training:
                     self._bytes["down"] += size * len(chosen)
                 content = records.encode(replace(request, group=group, clients=chosen))
                 content[records.PARAMS] = params

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -45,6 +46,11 @@ def engine_variables() -> dict[str, str]:
     without_proxy = "*" if "*" in hosts else ",".join(hosts)
     quiet = {name: os.environ.get(name, value) for name, value in QUIET.items()}
     return quiet | dict.fromkeys(NO_PROXY, without_proxy)
+
+
+def import_path() -> list[str]:
+    """Return where this process finds modules, for a process with another working folder."""
+    return [str(Path(entry or ".").resolve()) for entry in sys.path]
 
 
 @contextmanager

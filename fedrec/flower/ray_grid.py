@@ -1,7 +1,6 @@
 """The Ray engine: nodes on resident actors, one thread each."""
 
 import logging
-import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from copy import copy
@@ -16,7 +15,7 @@ from flwr.clientapp import ClientApp
 
 from fedrec.errors import EngineError
 from fedrec.flower.grid import EngineGrid, describe, node_context
-from fedrec.flower.processes import Failure, code_hash
+from fedrec.flower.processes import Failure, code_hash, import_path
 from fedrec.flower.ray_session import RaySession, first_line
 from fedrec.storage.files import hold
 
@@ -96,7 +95,7 @@ class RayGrid(EngineGrid):
             needs = self._session.needs
             remote: Any = ray.remote(num_cpus=needs["CPU"], num_gpus=needs["GPU"])
             self._actor = remote(_actor_class())
-            self._workers += [self._actor.remote(_absolute_path()) for _ in range(n_workers)]
+            self._workers += [self._actor.remote(import_path()) for _ in range(n_workers)]
             self._starting = [w.prepare.remote(self._settings) for w in self._workers]
         except BaseException:
             self.close()
@@ -177,7 +176,7 @@ class RayGrid(EngineGrid):
             LOG.warning("%s; it is replaced, and its clients are done again", text)
             with suppress(ray.exceptions.RayError):
                 ray.kill(self._workers[worker])
-            self._workers[worker] = self._actor.remote(_absolute_path())
+            self._workers[worker] = self._actor.remote(import_path())
             self._replaced[worker] += 1
             self._await_start(worker, self._workers[worker].prepare.remote(self._settings))
         self._send(call)
@@ -286,7 +285,3 @@ def _actor_class() -> type:
             return self.worker.handle(*request)
 
     return FedrecWorker
-
-
-def _absolute_path() -> list[str]:
-    return [str(Path(entry or ".").resolve()) for entry in sys.path]

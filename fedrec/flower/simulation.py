@@ -15,7 +15,6 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
@@ -24,7 +23,7 @@ import psutil
 from fedrec.errors import EngineError
 from fedrec.flower.grid import SERVER_NODE, node_context
 from fedrec.flower.launch import ResolvedEngine
-from fedrec.flower.processes import Failure, Observer, engine_variables
+from fedrec.flower.processes import Failure, Observer, engine_variables, import_path
 
 LINES_OF_LOG = 40
 SECONDS_TO_END = 8.0
@@ -89,12 +88,11 @@ def run_on_flower(
 
 def _environment(home: str) -> dict[str, str]:
     standard = set(sysconfig.get_paths().values())
-    path = [str(Path(entry or ".").resolve()) for entry in sys.path]
     environment = {
         **os.environ,
         **engine_variables(),
         HOME: home,
-        "PYTHONPATH": os.pathsep.join(entry for entry in path if entry not in standard),
+        "PYTHONPATH": os.pathsep.join(entry for entry in import_path() if entry not in standard),
         "OMP_NUM_THREADS": "1",
     }
     environment.pop("RAY_ADDRESS", None)
