@@ -22,6 +22,7 @@ from fedrec.storage.files import hold
 INLINE_BYTES = 65_536
 REPLACEMENTS = 3
 SECONDS_UNTIL_SAID = 10.0
+SECONDS_TO_CHECK = 2.0
 LOG = logging.getLogger("fedrec")
 DEATHS = (
     ray.exceptions.RayActorError,
@@ -151,7 +152,7 @@ class RayGrid(EngineGrid):
     def _receive(self, call: _Call) -> Message:
         while True:
             try:
-                reply: Message | Failure = ray.get(call.reply, timeout=SECONDS_UNTIL_SAID)
+                reply: Message | Failure = ray.get(call.reply, timeout=SECONDS_TO_CHECK)
                 break
             except ray.exceptions.GetTimeoutError:
                 self._session.check()
@@ -167,6 +168,7 @@ class RayGrid(EngineGrid):
         text = f"worker {worker} broke off ({describe(call.message)}): {first_line(error)}"
         if not isinstance(error, DEATHS):
             raise EngineError(text) from error
+        self._session.check()
         if call.replaced == self._replaced[worker]:
             if call.replaced == REPLACEMENTS:
                 raise EngineError(
@@ -183,21 +185,18 @@ class RayGrid(EngineGrid):
 
     def _await_start(self, worker: int, started: Any) -> None:
         """Wait for a worker; after a while say what it waits for, at the time limit give up."""
-        left, ready = self._start_timeout, list[Any]()
-        while not ready and left > 0:
-            waited = min(SECONDS_UNTIL_SAID, left)
-            ready, _ = ray.wait([started], timeout=waited)
-            if not ready:
-                self._session.check()
-                if left == self._start_timeout:
-                    LOG.warning("waiting for worker %d: %s", worker, self._session.usage())
-            left -= waited
-        if not ready:
-            raise EngineError(
-                f"worker {worker} did not start within engine.start_timeout "
-                f"({self._start_timeout:g} s): {self._session.usage()}; free them, lower "
-                "engine.workers, or use engine: serial"
-            )
+        left = self._start_timeout
+        while not ray.wait([started], timeout=min(SECONDS_TO_CHECK, left))[0]:
+            self._session.check()
+            before, left = left, left - SECONDS_TO_CHECK
+            if left <= 0:
+                raise EngineError(
+                    f"worker {worker} did not start within engine.start_timeout "
+                    f"({self._start_timeout:g} s): {self._session.usage()}; free them, lower "
+                    "engine.workers, or use engine: serial"
+                )
+            if before > self._start_timeout - SECONDS_UNTIL_SAID >= left:
+                LOG.warning("waiting for worker %d: %s", worker, self._session.usage())
         try:
             failure = ray.get(started)
         except ray.exceptions.RayError as error:

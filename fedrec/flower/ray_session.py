@@ -117,17 +117,19 @@ class RaySession:
         """
         context = ray.get_runtime_context()
         address, node = str(context.gcs_address), context.get_node_id()
-        host, _, port = address.rpartition(":")
+        daemon = "head"
         try:
+            host, _, port = address.rpartition(":")
             _connect(host, port)
+            daemon = "daemon on this machine (raylet)"
+            nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+            own = next(each for each in nodes if each["NodeID"] == node)
+            _connect(own["NodeManagerAddress"], own["NodeManagerPort"])
         except OSError as error:
             raise EngineError(
-                f"Ray's head at {address} is gone ({error.strerror}); start it again, then run "
+                f"Ray's {daemon} at {address} is gone ({error.strerror}); start it again, then run "
                 "--resume"
             ) from error
-        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-        if not any(each["Alive"] for each in nodes if each["NodeID"] == node):
-            raise EngineError("Ray's daemon on this machine (raylet) has ended; run --resume")
 
     def usage(self) -> str:
         """Return what a worker asks for, what is free, and which actors hold the rest."""
@@ -202,7 +204,7 @@ def _check_address(address: str | None, joined: str | None) -> None:
         )
 
 
-def _connect(host: str, port: str) -> None:
+def _connect(host: str, port: str | int) -> None:
     socket.create_connection((host, int(port)), timeout=SECONDS_TO_CONNECT).close()
 
 

@@ -226,7 +226,8 @@ def test_a_worker_that_dies_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("daemon", "named"), [("gcs_server", "Ray's head at "), ("raylet", "Ray's daemon on this mach")]
+    ("daemon", "named"),
+    [("gcs_server", "Ray's head at "), ("raylet", "Ray's daemon on this machine")],
 )
 def test_a_ray_that_died_is_named_and_not_waited_for(
     daemon: str, named: str, tmp_path: Path
