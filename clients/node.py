@@ -280,13 +280,7 @@ def open_node(run: str, out: str, split: str, partition: int, partitions: int) -
     """Return the node of a run, opened once per process.
 
     All that changes lies on disk, so a node may be opened in several processes, one at a time.
-
-    Args:
-        run: id of the run.
-        out: the run folder, with ``config.yaml``.
-        split: the file of the prepared data.
-        partition: number of the node.
-        partitions: number of nodes.
+    Arguments are those of `fedrec.flower.records.RoundRequest`, and which node of how many it is.
     """
     opened, costs, popularity = _opened(run, out, split)
     shard = opened.split.shard(hosted_clients(costs, partition, partitions))
@@ -327,14 +321,7 @@ def hosted_clients(costs: FloatArray, partition: int, partitions: int) -> IntArr
 
 
 def training_costs(task: ClientTask, split: Split) -> FloatArray:
-    """Return what each client costs to train, in touched rows and a bit for itself.
-
-    Float64 [n_clients].
-
-    Args:
-        task: What is trained.
-        split: The data.
-    """
+    """Return what each client costs to train: touched rows and a bit for itself, [n_clients]."""
     n = split.train.lengths[split.clients.values]
     rows = n * (1 + task.train.negatives) * task.train.local_epochs
     of_user = 8.0 + rows * task.personalization.row_cost(n)
@@ -344,13 +331,7 @@ def training_costs(task: ClientTask, split: Split) -> FloatArray:
 def _failing(
     call: Callable[[IntArray], object], rows: IntArray, error: Exception
 ) -> dict[int, Exception]:
-    """Return the clients that fail on their own, with the cause, found by halves.
-
-    Args:
-        call: What failed.
-        rows: The clients that it failed with.
-        error: The error.
-    """
+    """Return those of some clients that a call fails for on their own, found by halves."""
     if len(rows) == 1:
         return {int(rows[0]): error}
     failing: dict[int, Exception] = {}

@@ -48,17 +48,7 @@ class Roster:
 
 
 def cohort(seed: int, round: int, n_clients: int, size: int) -> IntArray:
-    """Draw the clients of a round, uniformly without replacement.
-
-    Args:
-        seed: Of the run.
-        round: The round.
-        n_clients: All clients of the run.
-        size: Clients in the round.
-
-    Returns:
-        int64 [size], sorted.
-    """
+    """Draw the clients of a round, uniformly without replacement; int64 [size], sorted."""
     everyone = np.arange(n_clients, dtype=np.int64)
     if size >= n_clients:
         return everyone
@@ -76,7 +66,7 @@ def call_roll(
     Args:
         grid: The nodes.
         request: Names the run.
-        n_clients: All clients of the run; each must be hosted exactly once.
+        n_clients: Of the run.
         code: Hash of the code that every node must run.
         patience: Seconds to wait.
 
@@ -149,15 +139,7 @@ def check_states(out: str, roster: Roster, expected: Mapping[str, tuple[int, int
 
 
 def exchange(grid: Grid, messages: Iterable[Message], what: str) -> list[Message]:
-    """Send messages to nodes and wait for all replies.
-
-    Args:
-        grid: The nodes.
-        messages: To send.
-        what: Name of the exchange, for errors.
-
-    Returns:
-        The replies, sorted by node id.
+    """Send messages to nodes and return all replies, sorted by node id.
 
     Raises:
         EngineError: If a node answers with an error, or not at all.

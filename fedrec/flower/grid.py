@@ -39,13 +39,7 @@ def claim_identity() -> None:
 
 
 def node_context(node: int, n_nodes: int, run_config: Mapping[str, Any] | None = None) -> Context:
-    """Return the context of a node; it tells the node what Flower's simulation would.
-
-    Args:
-        node: node id, from 1; 0 is the server.
-        n_nodes: number of nodes.
-        run_config: the run's configuration.
-    """
+    """Return the context of a node, from 1, or of the server, 0, as Flower's simulation would."""
     config: Any = {"partition-id": node - 1, "num-partitions": n_nodes} if node else {}
     return Context(RUN_ID, node, config, RecordDict(), dict(run_config or {}))
 
@@ -101,11 +95,6 @@ class SerialGrid(EngineGrid):
     """Runs the client app in this process, one node after the other; nothing is copied.
 
     An exception in the client app reaches the caller as it is, with its stack trace.
-
-    Args:
-        client_app: What every node runs.
-        n_nodes: How many nodes.
-        run_config: The run's configuration, for every node.
     """
 
     def __init__(

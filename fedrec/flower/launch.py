@@ -17,13 +17,7 @@ CLIENT = "clients.app:app"
 
 @dataclass(frozen=True, slots=True)
 class ResolvedEngine:
-    """An engine without any ``auto``.
-
-    Args:
-        name: of the engine.
-        workers: processes; 1 for the serial engine.
-        nodes: logical nodes.
-    """
+    """An engine without any ``auto``; the serial one has one worker."""
 
     name: Literal["serial", "ray", "flower"]
     workers: int
@@ -33,11 +27,8 @@ class ResolvedEngine:
 def resolve_engine(engine: Engine) -> ResolvedEngine:
     """Decide what ``auto`` means on this machine.
 
-    The serial engine has one worker, whatever is asked for. With the address of a cluster,
-    ``auto`` still means this machine's cores: give ``workers`` for the cluster's.
-
-    Args:
-        engine: The section of the experiment.
+    With the address of a cluster, ``auto`` still means this machine's cores: give ``workers`` for
+    the cluster's.
 
     Raises:
         MissingExtra: If Ray is asked for, or Flower's simulation, which needs it, without it

@@ -209,10 +209,7 @@ class Worker:
     """Holds the contexts of its nodes, so their private state never travels.
 
     Args:
-        code: `fedrec.flower.processes.code_hash` of the code that the run began with.
-        client_app: Reference of the client app, ``module:attribute``.
-        n_nodes: Number of nodes of the run.
-        run_config: The run's configuration.
+        code: `code_hash` of what the run began with; the others are those of `RayGrid`.
 
     Raises:
         EngineError: If this machine has other code, or it was changed before a worker was replaced.

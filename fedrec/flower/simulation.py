@@ -40,13 +40,7 @@ def run_on_flower(
 ) -> None:
     """Run the apps and wait for the end; no process and no file of Flower's stays behind.
 
-    Args:
-        server: Reference of the server app, ``module:attribute``.
-        client: Reference of the client app.
-        run_config: The run's configuration.
-        engine: How many simulated SuperNodes and Ray actors.
-        observer: Is called with the record of each round.
-        gpus_per_worker: Share of a GPU that each actor reserves.
+    Arguments are those of `fedrec.flower.launch.launch`.
 
     Raises:
         EngineError: If the run fails.
