@@ -18,8 +18,6 @@ from fedrec.seeds import Purpose, bits
 from fedrec.types import Aggregate, FloatArray, IntArray, Params, UpdateBatch
 from strategies.base import Averaging, State
 
-__all__ = ["Clustered"]
-
 
 class Clustered(Averaging):
     r"""Federated averaging within groups of clients that pull the items in like directions.

@@ -10,8 +10,6 @@ from fedrec.plugins import Defaults
 from fedrec.types import Aggregate, FloatArray, Params
 from strategies.base import Averaging, State
 
-__all__ = ["FedAdam"]
-
 
 class FedAdam(Averaging):
     r"""Adam on the server, fed with the clients' aggregated change.

@@ -4,8 +4,6 @@ from typing import ClassVar
 
 from strategies.base import Averaging
 
-__all__ = ["FedAvg"]
-
 
 class FedAvg(Averaging):
     r"""The mean of the clients' changes, taken as a step.

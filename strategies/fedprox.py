@@ -7,8 +7,6 @@ from pydantic import Field
 from fedrec.training.client_rule import ClientRule
 from strategies.base import Averaging
 
-__all__ = ["FedProx"]
-
 
 class FedProx(Averaging):
     r"""The mean of the clients' changes, each held near the round's start.

@@ -12,8 +12,6 @@ from fedrec.plugins import name_of
 from fedrec.types import Aggregate, FloatArray, IntArray, Params, RowBlock
 from strategies.base import State, Strategy
 
-__all__ = ["Krum", "Median", "Rowwise", "per_item"]
-
 
 class Rowwise(Strategy):
     """Applies a rule to the rows of every item, one row per client that touched it.

@@ -14,8 +14,6 @@ from fedrec.training.settings import Optimizers
 from fedrec.types import Aggregate, Params
 from strategies.base import Averaging, State
 
-__all__ = ["Scaffold"]
-
 _CONTROL = "control"
 _DRIFT = {True: "drift", False: "drift_shared"}
 """Steps times rate; True: of item tables."""

@@ -10,7 +10,13 @@ from fedrec.storage.files import write_text
 
 __all__ = ["build", "markdown", "target", "terminal"]
 
-ENDINGS = (".html", ".md", ".csv", ".tex")
+MARKS = {
+    ".html": "Made by fedrec",
+    ".md": "**Test metrics on ",
+    ".csv": "method,kind,data,protocol,",
+    ".tex": "{Test metrics on ",
+}
+"""By ending, what every report holds, so that no other file is replaced by one."""
 
 
 def target(out: str | Path) -> Path:
@@ -26,9 +32,9 @@ def target(out: str | Path) -> Path:
     out = expand_path(out)
     if out.is_dir() or not out.suffix:
         return out / "report.html"
-    if out.suffix.lower() not in ENDINGS:
+    if out.suffix.lower() not in MARKS:
         raise RunFolderError(
-            f"--out {out}: cannot write '{out.suffix}'; expected {', '.join(ENDINGS)} or a folder"
+            f"--out {out}: cannot write '{out.suffix}'; expected {', '.join(MARKS)} or a folder"
         )
     return out
 
@@ -59,6 +65,8 @@ def build(runs: Sequence[str | Path], out: str | Path, baseline: str | None = No
         raise RunFolderError(f"{file}: cannot be written (not a folder); choose another --out")
     text = _render(runs, file.suffix.lower(), baseline)
     try:
+        if file.exists() and MARKS[file.suffix.lower()].encode() not in file.read_bytes():
+            raise RunFolderError(f"{file}: exists and is no report; choose another --out")
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, text)
     except OSError as error:

@@ -3,8 +3,6 @@
 import re
 from importlib.resources import files
 
-__all__ = ["bibliography"]
-
 
 def bibliography() -> dict[str, dict[str, str]]:
     """Return the fields of each entry of ``references.bib`` by key, braces removed.

@@ -48,8 +48,6 @@ with _no_user_settings() as folder:
     mpl.get_configdir()  # where it cannot be written, the only warning comes now
     mpl.get_cachedir()
 
-__all__ = ["Canvas", "Figure", "Panel", "draw", "panels", "plot"]
-
 Style = Mapping[str, Any]
 COLOURS = ("#0072b2", "#d55e00", "#00875f", "#b0568e", "#b87a00", "#6b5bb5", "#5f6670", "#3a9bd0")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))

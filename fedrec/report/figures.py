@@ -14,8 +14,6 @@ from fedrec.report.runs import Group, Run, Values, pretty_metric
 from fedrec.report.tables import Table, frame_of
 from fedrec.runs.result import RunResult
 
-__all__ = ["all_figures", "collapse", "spectra"]
-
 MEGA = 1e6
 BINS = 24
 FIFTHS = 5

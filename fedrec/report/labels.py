@@ -7,8 +7,6 @@ from typing import Any
 
 import pandas as pd
 
-__all__ = ["differing", "labels"]
-
 NAMES = ("model.name", "personalization.name", "strategy.name")
 FEDERATED = ("personalization", "strategy", "train", "rounds", "clients")
 SECTIONS = ("model", *FEDERATED)

@@ -14,8 +14,6 @@ from fedrec.report.labels import differing
 from fedrec.report.runs import Group, Selection, pretty_metric
 from fedrec.report.tables import costs, paired, results, runs, spread
 
-__all__ = ["headline", "render"]
-
 MAX_BASELINES = 40
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,8 +22,6 @@ from fedrec.runs.folder import CONFIG, FINISHED, LOCAL, MODEL, PER_USER, SPLIT
 from fedrec.runs.reader import RunFolder, find
 from fedrec.runs.result import RunResult
 from fedrec.storage.files import reading
-
-__all__ = ["Group", "Run", "Selection", "Values", "load", "pretty_metric"]
 
 Values: TypeAlias = "pd.Series[float]"
 SHOWN = (SPLIT, PER_USER, MODEL, LOCAL)
@@ -314,7 +313,7 @@ def _group(runs: Sequence[Run]) -> Group:
     return Group(
         chosen,
         first,
-        label=result.get("name") or first.folder.path.resolve().name,
+        label=re.sub(r"\S+:", "", result.get("name") or first.folder.path.resolve().name),
         kind=next(k for k in ("legacy", "unfinished", "centralised", "federated") if kinds[k]),
         centralised=centralised,
         marks=tuple(mark for mark, holds in marks.items() if holds),

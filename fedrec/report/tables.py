@@ -17,21 +17,6 @@ from scipy.special import stdtrit
 from fedrec.report.labels import differing
 from fedrec.report.runs import Group, Selection, Values, pretty_metric
 
-__all__ = [
-    "Table",
-    "all_results",
-    "costs",
-    "frame_of",
-    "interval",
-    "numbers",
-    "paired",
-    "print_table",
-    "results",
-    "runs",
-    "to_latex",
-    "to_markdown",
-]
-
 FEW = 3
 LEVEL = 0.95
 NO_VALUE = "–"

@@ -20,8 +20,6 @@ from fedrec.testing.contracts import (
 from fedrec.testing.trial import require
 from fedrec.training.client_rule import ClientRule, client_rule_of
 
-__all__ = ["Contracts", "check", "contracts_of", "load_plugin"]
-
 
 class Contracts:
     """Contract tests of a plug-in, for pytest: derive a class ``Test...`` with the plug-in."""

@@ -40,8 +40,6 @@ from fedrec.types import (
     offsets_of,
 )
 
-__all__ = ["CLIENT_RULE_CONTRACTS", "CONTRACTS", "STRATEGY_CONTRACTS", "Contract"]
-
 Contract: TypeAlias = Callable[[Any], None]
 """Raises an error if a plug-in breaks it, `unittest.SkipTest` if it does not apply."""
 

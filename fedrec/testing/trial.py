@@ -24,8 +24,6 @@ from fedrec.training.settings import Train
 from fedrec.training.task import ClientTask, initial_local
 from fedrec.types import FloatArray, IntArray, Params, ParamSpec, Shard, Split
 
-__all__ = ["Results", "Trial", "as_bytes", "require", "small_split"]
-
 # Per client id, every array that two rounds of training and a ranking give it.
 Results: TypeAlias = Mapping[int, Mapping[str, FloatArray]]
 

@@ -249,3 +249,17 @@ def test_paths_may_be_text_and_begin_at_the_home_folder(
     make("a")
     assert build(["~/a"], "~/x.md") == tmp_path / "x.md"
     assert (tmp_path / "x.md").read_text(encoding="utf-8") == markdown([str(tmp_path / "a")])
+
+
+@pytest.mark.parametrize("name", ["x.html", "x.md", "x.csv", "x.tex"])
+def test_a_report_replaces_a_report_and_no_other_file(
+    make: Maker, tmp_path: Path, name: str
+) -> None:
+    run, file = make("a"), tmp_path / name
+    file.write_text("user,item\nann,3\n", encoding="utf-8")
+    with pytest.raises(RunFolderError, match="exists and is no report"):
+        build([run], file)
+    assert file.read_text(encoding="utf-8") == "user,item\nann,3\n"
+    file.unlink()
+    text = build([run], file).read_text(encoding="utf-8")
+    assert build([run], file).read_text(encoding="utf-8") == text
