@@ -32,6 +32,8 @@ from fedrec.types import Aggregate, IntArray, Params, State, UpdateBatch
 if TYPE_CHECKING:
     from fedrec.config.experiment import Experiment
 
+__all__ = ["Averaging", "State", "Strategy", "strategy_of"]
+
 
 class Strategy(Plugin):
     """Base of all strategies.
