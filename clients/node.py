@@ -19,6 +19,7 @@ from fedrec.evaluation.ranking import LEGACY_CANDIDATES, Part, legacy_candidates
 from fedrec.evaluation.scorer import UserScorer
 from fedrec.flower.records import RoundRequest, Trained
 from fedrec.personalization.base import NoPersonalization
+from fedrec.plugins import place_in_plugin
 from fedrec.runs.prepare import OpenRun, open_run
 from fedrec.runs.tally import likely_causes
 from fedrec.seeds import Purpose, bits
@@ -345,4 +346,7 @@ def _failing(
 
 def _line(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if isinstance(error, FedRecError) else f"{type(error).__name__}: {text}"
+    if isinstance(error, FedRecError):
+        return text
+    place = place_in_plugin(error)
+    return f"{type(error).__name__}: {text}" + (f" ({place})" if place else "")

@@ -66,6 +66,13 @@ def main() -> None:
         if package not in SIMULATION:
             raise
         _fail(str(MissingExtra(package, "sim")))
+    except Exception as error:
+        from fedrec.plugins import place_in_plugin
+
+        place = place_in_plugin(error)
+        if place is None:
+            raise
+        _fail(f"{place}: {type(error).__name__}: {error}")
 
 
 def _interrupt(*_: object) -> NoReturn:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import fedrec
+from fedrec.cli.commands import main
 from fedrec.config.experiment import load_experiment
 from fedrec.config.sources import sources_of
 from fedrec.errors import ConfigError, RunFolderError
@@ -226,3 +227,29 @@ def test_the_code_of_fedrec_is_not_a_source_of_a_plugin_beside_it() -> None:
         {"data": {"name": "synthetic"}, "model": "tests.contracts.own_models:Routed"}
     )
     assert set(sources_of(experiment)) == {"tests/contracts/own_models.py"}
+
+
+@pytest.mark.parametrize(
+    ("method", "line"),
+    [
+        ("def params(self):\n        return super().params() | [1]", "TypeError"),
+        ("def score(self, params, pairs):\n        return params['user'].nobody", "AttributeError"),
+    ],
+)
+def test_an_error_in_a_plugin_names_its_file_and_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str, line: str
+) -> None:
+    head = "from fedrec.models.mf import MatrixFactorization\n\n\nclass Bad(MatrixFactorization):"
+    text = f"{head}\n    {method}\n"
+    (tmp_path / "bad_method.py").write_text(text, "utf-8")
+    (tmp_path / "study.yaml").write_text(YAML.replace("own_model:Own", "bad_method:Bad"), "utf-8")
+    argv = ["fedrec", "run", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "out")]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(sys, "path", list(sys.path))
+        patch.setattr(sys, "argv", argv)
+        main()
+    sys.modules.pop("bad_method", None)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert line in said
+    assert f"{tmp_path / 'bad_method.py'}:6, in " in said
