@@ -35,6 +35,7 @@ def count_reaching(
             best first, and how long they are, -1 where none is wanted.
         diverged: bool [u], set for a user that has a score that is NaN.
     """
+    # Items that do not compete become NaN: no comparison with it holds.
     rows = np.empty((len(targets[0]), WIDTH), scores.dtype)
     for i in range(scores.shape[1]):
         u = first_user + i
@@ -43,15 +44,15 @@ def count_reaching(
         for start in range(0, scores.shape[2], WIDTH):
             first, width = first_item + start, min(scores.shape[2] - start, WIDTH)
             for view in range(len(scores)):
-                rows[view, :width] = scores[view, i, start : start + width]
+                _load(rows[view], scores[view, i, start : start + width])
             if len(branch[0]):
-                _mix(rows, branch[0], u, branch[1][i], branch[2][i, 0])
+                _mix(rows[0], rows[1], rows[2], branch[0][:, u], branch[1][i], branch[2][i, 0])
+                rows[2, width:] = np.nan
             next_excluded, next_test = at_excluded, at_test
             for view in range(len(rows)):
                 row = rows[view]
-                # Items that do not compete become NaN: no comparison with it holds.
-                row[width:] = np.nan
-                diverged[u] |= _has_nan(row[:width])
+                if _nans(row) > WIDTH - width:
+                    diverged[u] = True
                 next_excluded = _mask(row, first, excluded[1], at_excluded, end_excluded)
                 _count(row, targets[0][view], valid[u], valid[u + 1], counts[0][view])
                 if view == 0 and lists[2][u] >= 0:
@@ -63,23 +64,32 @@ def count_reaching(
 
 
 @compiled
-def _mix(rows, sums, u, scale, share):
-    """Make the scores of all views from those of the global branch, which stand first."""
-    part = sums.shape[2]
-    for at in range(len(sums)):
-        for j in range(part):
-            base, local = rows[0, at * part + j], sums[at, u, j] * scale
-            rows[0, at * part + j] = share * local + base
-            rows[1, at * part + j] = base
-            rows[2, at * part + j] = local
+def _load(row, scores):
+    """Copy scores, filled up with NaN."""
+    for j in range(len(scores)):
+        row[j] = scores[j]
+    for j in range(len(scores), WIDTH):
+        row[j] = np.nan
 
 
 @compiled
-def _has_nan(row):
-    unequal = np.int32(0)
-    for j in range(len(row)):
-        unequal |= np.int32(row[j] != row[j])
-    return unequal != 0
+def _mix(mixed, base, local, sums, scale, share):
+    """Make the scores of all views from those of the global branch, which stand first."""
+    for part in range(WIDTH // 32):
+        for j in range(32):
+            local[32 * part + j] = sums[part, j] * scale
+    for j in range(WIDTH):
+        base[j] = mixed[j]
+    for j in range(WIDTH):
+        mixed[j] = share * local[j] + base[j]
+
+
+@compiled
+def _nans(row):
+    count = np.int32(0)
+    for j in range(WIDTH):
+        count += np.int32(row[j] != row[j])
+    return count
 
 
 @compiled
