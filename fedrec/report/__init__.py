@@ -61,8 +61,6 @@ def build(runs: Sequence[str | Path], out: str | Path, baseline: str | None = No
             written.
     """
     file = target(out)
-    if not file.parent.is_dir() and file.parent.exists():
-        raise RunFolderError(f"{file}: cannot be written (not a folder); choose another --out")
     text = _render(runs, file.suffix.lower(), baseline)
     try:
         if file.exists() and MARKS[file.suffix.lower()].encode() not in file.read_bytes():

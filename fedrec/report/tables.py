@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from rich import box
 from rich.console import Console
@@ -138,7 +137,7 @@ def paired(section: Sequence[Group], baseline: Group) -> Table | None:
         elif not users["n_train"].equals(reference["n_train"]):
             refused.append(f"{group.label}: not compared, its users or their train items differ")
         else:
-            mean, low, high = interval((users - reference)[column].to_numpy(np.float64))
+            mean, low, high = interval((users - reference)[column])
             row = {
                 "kind": group.kind,
                 "Method": group.title,
@@ -159,19 +158,17 @@ def paired(section: Sequence[Group], baseline: Group) -> Table | None:
     return Table(title, frame_of(rows), 1, notes)
 
 
-def interval(differences: np.ndarray) -> tuple[float, float, float]:
+def interval(differences: Values) -> tuple[float, float, float]:
     """Return the mean of paired differences with its 95 % Student interval.
 
     Args:
-        differences: float64 [n], n from 2.
+        differences: Two at least.
 
     Returns:
         Mean, lower and upper end.
     """
-    n = len(differences)
-    mean = float(np.mean(differences))
-    error = float(np.std(differences, ddof=1)) / n**0.5
-    margin = float(stdtrit(n - 1, 0.5 + LEVEL / 2)) * error
+    mean, error = float(differences.mean()), float(differences.sem())
+    margin = float(stdtrit(len(differences) - 1, 0.5 + LEVEL / 2)) * error
     return mean, mean - margin, mean + margin
 
 

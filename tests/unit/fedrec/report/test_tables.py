@@ -190,7 +190,7 @@ def test_every_run_has_its_line(make: Maker) -> None:
 
 def test_the_interval_is_students(make: Maker) -> None:
     stats = pytest.importorskip("scipy.stats", reason="needs the extra 'sim'")
-    differences = np.random.default_rng(0).normal(0.1, 1, 57)
+    differences = pd.Series(np.random.default_rng(0).normal(0.1, 1, 57))
     mean, low, high = interval(differences)
     reference = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
     assert mean == pytest.approx(differences.mean())
