@@ -167,8 +167,8 @@ def interval(differences: Values) -> tuple[float, float, float]:
     Returns:
         Mean, lower and upper end.
     """
-    mean, error = float(differences.mean()), float(differences.sem())
-    margin = float(stdtrit(len(differences) - 1, 0.5 + LEVEL / 2)) * error
+    n, mean, deviation = len(differences), float(differences.mean()), float(differences.std())
+    margin = float(stdtrit(n - 1, 0.5 + LEVEL / 2)) * deviation / n**0.5
     return mean, mean - margin, mean + margin
 
 
