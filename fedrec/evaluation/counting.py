@@ -175,8 +175,7 @@ def _targets(
         first = int(columns[chosen[0]]) * WIDTH
         strip = torch.arange(first, min(first + WIDTH, len(scorer.everything)))
         rows, row = np.unique(owners[chosen], return_inverse=True)
-        scores = scorer.blocks(users[rows], len(rows))[0].rank(strip)
-        scores = scores.views() if isinstance(scores, Branches) else scores
+        scores = scorer.blocks(users[rows], len(rows))[0].views(strip)
         for at, view in enumerate(views):
             targets[at, chosen] = _array(scores[view])[row, items[chosen] - first]
     return targets[:, : len(valid.values)], targets[:, len(valid.values) :]

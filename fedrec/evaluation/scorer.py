@@ -59,8 +59,7 @@ class UserScorer:
         Returns:
             float [b, n_items] per view.
         """
-        scores = self.blocks(users, max(len(users), 1))[0].rank(self.everything)
-        return scores.views() if isinstance(scores, Branches) else scores
+        return self.blocks(users, max(len(users), 1))[0].views(self.everything)
 
     def blocks(self, users: IntArray, size: int) -> list[Block]:
         """Return some users in blocks; all of them share what the scores of items cost.
@@ -100,6 +99,11 @@ class Block(Ranking):
 
     scorer: UserScorer
     private: Tensors
+
+    def views(self, items: Tensor) -> dict[View, Tensor]:
+        """Return the scores of the users for some items per view, float [b, c]; as `rank`."""
+        scores = self.rank(items)
+        return scores.views() if isinstance(scores, Branches) else scores
 
     def rank(self, items: Tensor) -> dict[View, Tensor] | Branches:
         """Return the scores of the users.

@@ -9,7 +9,7 @@ import numpy as np
 from fedrec.baselines.base import Baseline, Scorer, TunableBaseline
 from fedrec.baselines.popularity import Popularity
 from fedrec.config.experiment import Experiment
-from fedrec.errors import ConfigError
+from fedrec.errors import ConfigError, NumericError
 from fedrec.evaluation.evaluate import Evaluation, evaluate
 from fedrec.evaluation.metrics.base import Metric, PerUserMetric
 from fedrec.evaluation.ranking import PARTS
@@ -96,7 +96,7 @@ def evaluate_scorer(
     """Let all users rank the catalogue by the scores of a centralised method.
 
     Raises:
-        ConfigError: If its ``fit`` gave no function, or its scores have a wrong shape.
+        ConfigError: If its ``fit`` gave no function, or its scores have a wrong shape or are NaN.
     """
     if not callable(scorer):
         raise ConfigError(
@@ -111,4 +111,11 @@ def evaluate_scorer(
             raise ConfigError(f"model: its scores have shape {values.shape}, expected {expected}")
         return {"mixed": values}
 
-    return evaluate(shard, scores, metrics, block)
+    try:
+        return evaluate(shard, scores, metrics, block)
+    except NumericError as error:
+        # A function within ``fit`` is named after its class.
+        name = getattr(scorer, "__qualname__", type(scorer).__name__).partition(".")[0]
+        raise ConfigError(
+            f"model {name}: {error}; look at its divisions, roots and logarithms"
+        ) from error

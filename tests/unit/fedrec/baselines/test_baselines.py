@@ -9,13 +9,15 @@ import scipy.sparse  # noqa: F401  (the first import takes longer than an exampl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedrec.baselines.base import Baseline, TunableBaseline
+from fedrec.baselines.base import Baseline, Scorer, TunableBaseline
 from fedrec.baselines.ease import EASE
 from fedrec.baselines.ials import ImplicitALS, solve
 from fedrec.baselines.itemknn import ItemKNN
 from fedrec.baselines.popularity import Popularity
 from fedrec.baselines.random import RandomScores
 from fedrec.errors import ConfigError, MissingExtra
+from fedrec.evaluation.metrics import parse_metric
+from fedrec.runs.baseline import evaluate_scorer
 from fedrec.types import FloatArray, Ragged, Split, offsets_of
 
 BASELINES = (
@@ -186,3 +188,14 @@ def test_itemknn_without_scipy_names_the_extra(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "scipy", None)
     with pytest.raises(MissingExtra, match="run: pip install "):
         ItemKNN().fit(split([[0]], 1), 0)
+
+
+class _Diverges(Baseline):
+    def fit(self, split: Split, seed: int) -> Scorer:
+        return lambda users: np.full((len(users), split.n_items), np.nan, np.float32)
+
+
+def test_a_baseline_whose_scores_are_nan_is_named() -> None:
+    data = split([[0], [1]], 3, [[1], [2]])
+    with pytest.raises(ConfigError, match="model _Diverges: the scores of 2 of 2 users are NaN"):
+        evaluate_scorer(_Diverges().fit(data, 0), data, (parse_metric("mrr"),))
