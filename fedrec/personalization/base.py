@@ -39,7 +39,7 @@ class Branches:
         """Return the scores of each view, float [b, c]."""
         sums = self.sums[:, self.place].transpose(0, 1).flatten(1)[:, : self.base.shape[1]]
         local = sums * self.scale.unsqueeze(-1)
-        return {"mixed": self.share * local + self.base, "global": self.base, "local": local}
+        return {"mixed": (self.share * local).add_(self.base), "global": self.base, "local": local}
 
 
 @dataclass(frozen=True, slots=True)
