@@ -178,7 +178,8 @@ def test_the_others_train_on_with_the_same_bits(
     reply = node.train(request(1), start(node))
     expected = healthy.train(request(1, clients=without(EVERYBODY, client)), start(healthy))
     (failure,) = reply.failures
-    assert (failure.client, failure.reason.partition(";")[0]) == (str(client), REASONS[how])
+    assert failure.client == str(client)
+    assert failure.reason.startswith(REASONS[how])
     assert expected.failures == ()
     assert raw(reply.aggregate) == raw(expected.aggregate)
     assert state_of(node, 1) == state_of(healthy, 1)
@@ -198,7 +199,8 @@ def test_a_node_whose_only_client_fails_answers_without_sums(make: Make, how: st
     node = make(**sections)
     reply = node.train(request(1, clients=EVERYBODY[2:3]), start(node))
     (failure,) = reply.failures
-    assert (failure.client, failure.reason.partition(";")[0]) == ("2", REASONS[how])
+    assert failure.client == "2"
+    assert failure.reason.startswith(REASONS[how])
     assert reply.aggregate is None
 
 
