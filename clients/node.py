@@ -12,6 +12,7 @@ import torch
 from clients.state_store import StateStore
 from fedrec.aggregation.reduce import upload_bytes
 from fedrec.config.experiment import Experiment
+from fedrec.config.sources import place_in_plugin
 from fedrec.data.negatives import pool_excluded
 from fedrec.errors import ClientFailure, ConfigError, FedRecError, NumericError
 from fedrec.evaluation.evaluate import Evaluation, evaluate, merge
@@ -19,7 +20,6 @@ from fedrec.evaluation.ranking import LEGACY_CANDIDATES, Part, legacy_candidates
 from fedrec.evaluation.scorer import UserScorer
 from fedrec.flower.records import RoundRequest, Trained
 from fedrec.personalization.base import NoPersonalization
-from fedrec.plugins import place_in_plugin
 from fedrec.runs.prepare import OpenRun, open_run
 from fedrec.runs.tally import likely_causes
 from fedrec.seeds import Purpose, bits

@@ -21,7 +21,6 @@ from importlib.util import find_spec
 from inspect import isabstract
 from operator import attrgetter
 from pathlib import Path
-from traceback import walk_tb
 from typing import Annotated, Any, ClassVar, Self, TypeAlias, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -38,8 +37,6 @@ FOLDERS: ContextVar[tuple[Sequence[Path], Sequence[Path]]] = ContextVar(
     "FOLDERS", default=((Path(),), ())
 )
 """Where modules of plug-ins are looked for, and folders with copies of such modules."""
-OURS = ("fedrec", "strategies", "clients", "server")
-"""The packages that come with fedrec."""
 MAX_SHOWN = 60
 EXPECTED = {
     "bool_parsing": "true or false",
@@ -390,18 +387,3 @@ def _origin(module: str) -> str | None:
     except ValueError:  # a module without a specification, such as one made by hand
         return getattr(sys.modules[module], "__file__", None) or "a module in memory"
     return None if spec is None else spec.origin
-
-
-def place_in_plugin(error: BaseException) -> str | None:
-    """Return file, line and function of the user's plug-in in which an error arose.
-
-    None where no module that defines a plug-in, other than fedrec's own, was on the way.
-    """
-    kinds = [Plugin]
-    for kind in kinds:
-        kinds += kind.__subclasses__()
-    modules = {kind.__module__ for kind in kinds if kind.__module__.partition(".")[0] not in OURS}
-    for frame, line in reversed(list(walk_tb(error.__traceback__))):
-        if frame.f_globals.get("__name__") in modules:
-            return f"{frame.f_code.co_filename}:{line}, in {frame.f_code.co_name}"
-    return None

@@ -67,7 +67,7 @@ def main() -> None:
             raise
         _fail(str(MissingExtra(package, "sim")))
     except Exception as error:
-        from fedrec.plugins import place_in_plugin
+        from fedrec.config.sources import place_in_plugin
 
         place = place_in_plugin(error)
         if place is None:

@@ -10,14 +10,16 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
+from traceback import walk_tb
 from types import FunctionType, ModuleType
 from typing import Any
 
 from fedrec.config.experiment import Experiment
 from fedrec.errors import ConfigError
-from fedrec.plugins import OURS, Plugin
+from fedrec.plugins import Plugin
 from fedrec.storage.files import cache_folder, write_text
 
+OURS = ("fedrec", "strategies", "clients", "server")
 FIELDS = ("data", "model", "personalization", "strategy")
 CONSTANTS = (int, float, str, bool, type(None))
 
@@ -62,6 +64,21 @@ def code_with_sources(code: str, experiment: Experiment) -> str:
     hashes = source_hashes(experiment)
     text = json.dumps([code, hashes], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest() if hashes else code
+
+
+def place_in_plugin(error: BaseException) -> str | None:
+    """Return file, line and function of the user's plug-in in which an error arose.
+
+    None where no module that defines a plug-in, other than fedrec's own, was on the way.
+    """
+    kinds = [Plugin]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    modules = {kind.__module__ for kind in kinds if kind.__module__.partition(".")[0] not in OURS}
+    for frame, line in reversed(list(walk_tb(error.__traceback__))):
+        if frame.f_globals.get("__name__") in modules:
+            return f"{frame.f_code.co_filename}:{line}, in {frame.f_code.co_name}"
+    return None
 
 
 def with_importable_plugins(experiment: Experiment) -> Experiment:
