@@ -3,17 +3,18 @@
 A process of its own, because the runtime shuts down whatever Ray there is when it ends, runs the
 server app in a thread that no Ctrl-C reaches, and prints. This module, run as a program, is that
 process: it reads its settings from the standard input, whose end is that of the process which has
-started it, and writes a line of JSON for each round and for a failure.
+started it, and writes a line of JSON for each round, log record and failure.
 """
 
 import json
+import logging
 import os
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pkgutil import resolve_name
 from typing import Any
@@ -25,6 +26,7 @@ from fedrec.flower.grid import SERVER_NODE, node_context
 from fedrec.flower.launch import ResolvedEngine
 from fedrec.flower.processes import Failure, Observer, engine_variables, import_path
 
+LOG = logging.getLogger("fedrec")
 LINES_OF_LOG = 40
 SECONDS_TO_END = 8.0
 HOME = "FLWR_HOME"
@@ -68,7 +70,9 @@ def run_on_flower(
                 kind, value = json.loads(line)
                 if kind == "failure":
                     raise Failure(*value).error("Flower's simulation")
-                if observer is not None:
+                if kind == "log":
+                    LOG.log(*value)
+                elif observer is not None:
                     observer(value)
             if code := process.wait():
                 log.seek(0)
@@ -111,8 +115,19 @@ def _end(process: subprocess.Popen[str], home: str) -> None:
     psutil.wait_procs(alive, timeout=SECONDS_TO_END)
 
 
+class _Relay(logging.Handler):
+    """Passes on what the library logs."""
+
+    def __init__(self, pass_on: Callable[[str, Any], None]) -> None:
+        super().__init__()
+        self._pass_on = pass_on
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._pass_on("log", [record.levelno, record.getMessage()])
+
+
 def main() -> None:
-    """Run the apps; pass on the rounds, and what is raised."""
+    """Run the apps; pass on the rounds, what is logged, and what is raised."""
     # What Flower and Ray print goes to the log; no process of theirs gets hold of our output.
     output = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
@@ -120,6 +135,7 @@ def main() -> None:
     def pass_on(kind: str, value: Any) -> None:
         output.write(json.dumps([kind, value]) + "\n")
 
+    LOG.addHandler(_Relay(pass_on))
     settings = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:

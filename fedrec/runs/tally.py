@@ -18,7 +18,8 @@ GROWTH = 1000.0
 LASTING_GROWTH = 10.0
 LASTING = 3
 # Endings of the settings that can make training diverge.
-SUSPECTS = (".lr", ".server_lr", ".init_std")
+RATES = (".lr", ".server_lr")
+SUSPECTS = (*RATES, "_std", ".mu", ".weight_decay", ".decorrelation", "personalization.tau")
 # A validation score below this many times popularity's is near it.
 NEAR = 1.05
 
@@ -172,13 +173,14 @@ def likely_causes(experiment: Experiment) -> str:
     """
     values = _suspects(experiment)
     plugins: dict[str, Any] = {"data": experiment.data}
-    plugins |= {name: type(getattr(experiment, name)) for name in ("model", "strategy")}
+    for name in ("model", "personalization", "strategy"):
+        plugins[name] = type(getattr(experiment, name))
     try:
         usual = _suspects(Experiment(**plugins))
     except ConfigError:  # a plug-in without defaults
         usual = values
     raised = [key for key, value in values.items() if value > usual.get(key, math.inf)]
-    others = [key for key in values if key not in raised and not key.endswith("init_std")]
+    others = [key for key in values if key not in raised and key.endswith(RATES)]
     rates = ", ".join(f"{key} {values[key]:g}" for key in others)
     if not raised:
         return f"lower the rates: {rates}"

@@ -1,5 +1,6 @@
 """The Flower engine, on Flower's real runtime with toy apps."""
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -47,7 +48,9 @@ def run(name: str, out: Path, observer: Any, experiment: str = "toy") -> None:
     launch(engine, config, observer, server="toy_apps:server", client="toy_apps:client")
 
 
-def test_the_result_has_the_same_bits_as_the_serial_engines(tmp_path: Path) -> None:
+def test_the_result_has_the_same_bits_as_the_serial_engines(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     seen: dict[str, list[Mapping[str, Any]]] = {"serial": [], "flower": []}
     for name, rounds in seen.items():
         run(name, tmp_path / name, rounds.append)
@@ -55,6 +58,8 @@ def test_the_result_has_the_same_bits_as_the_serial_engines(tmp_path: Path) -> N
     assert len(digests) == 1
     assert seen["flower"] == seen["serial"]
     assert len(seen["flower"]) == 3
+    warning = ("fedrec", logging.WARNING, "100% of the toy is done")
+    assert caplog.record_tuples == [warning, warning]  # once by each engine
 
 
 def test_what_the_client_said_reaches_the_caller(tmp_path: Path) -> None:

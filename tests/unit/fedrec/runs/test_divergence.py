@@ -179,6 +179,9 @@ def test_a_loss_that_is_not_finite_is_a_fault(loss: float) -> None:
             "lower train.optimizers.item.lr 1e+06 (",
         ),
         ({"model": {"name": "mf", "init_std": 1e6}}, "lower model.init_std 1e+06 (default 0.01);"),
+        ({"strategy": {"name": "fedprox", "mu": 1e6}}, "lower strategy.mu 1e+06 (default 0.01);"),
+        ({"train": {"weight_decay": 1e6}}, "lower train.weight_decay 1e+06 (default 0.1);"),
+        ({"personalization": {"name": "plgc", "tau": 1e6}}, "lower personalization.tau 1e+06 ("),
         ({}, "lower the rates: train.optimizers.item.lr"),
     ],
 )
