@@ -114,9 +114,8 @@ class Node:
             NumericError: If a client's update is not finite and no client may fail.
         """
         began = time.perf_counter()
-        self._store.settle(request.committed, request.round)
-        self._store.unstage(request.round, f"{request.group}.*")
-        clients = self._rows(request)
+        self._store.settle(request.committed, request.round, f"{request.group}.*")
+        clients: IntArray = np.searchsorted(self.shard.client_ids, request.clients)
         if self.task.executor() == "vmap":  # Clients of a chunk are filled up to equal length.
             clients = clients[np.argsort(-self.shard.examples()[clients], kind="stable")]
         aggregate: Aggregate | None = None
@@ -166,8 +165,8 @@ class Node:
             ClientFailure: If a client fails.
         """
         self._store.settle(request.committed)
-        everybody, names = self._rows(request), self.task.private()
-        offsets = offsets_of(self._private_bytes(names)[everybody])
+        everybody: IntArray = np.searchsorted(self.shard.client_ids, request.clients)
+        offsets = offsets_of(self._private_bytes(self.task.private())[everybody])
         evaluations = []
         for number, cut in enumerate(bounded_slices(offsets, _RANKED_BYTES)):
             evaluations.append(self._ranked(request, params, everybody[cut]))
@@ -185,13 +184,6 @@ class Node:
             row, cause = next(iter(failing.items()), (None, error))
             client = f"one of {len(rows)}" if row is None else str(self.shard.client_ids[row])
             raise ClientFailure(request.round, client, "evaluate", _line(cause)) from cause
-
-    def _rows(self, request: RoundRequest) -> IntArray:
-        """Return the rows of the shard that hold the clients of a request."""
-        rows: IntArray = np.arange(self.shard.n_clients, dtype=np.int64)
-        if request.clients is not None:
-            rows = np.searchsorted(self.shard.client_ids, request.clients)
-        return rows
 
     def _cuts(self, rows: IntArray) -> list[IntArray]:
         """Cut clients so that little is held at once (see `_HELD_BYTES`)."""

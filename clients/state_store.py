@@ -101,17 +101,13 @@ class StateStore:
         write_arrays(path, content, {_SUMS: json.dumps(changes)}, durable=False)
         return sum(changes.values()) % _MODULUS
 
-    def unstage(self, round: int, group: str) -> None:
-        """Drop what is staged of a round for groups that match a pattern such as ``0.*``."""
-        for path in self._folder.glob(f"staged@{round}@{group}.safetensors"):
-            path.unlink()
-
-    def settle(self, committed: int, current: int | None = None) -> None:
+    def settle(self, committed: int, current: int | None = None, repeated: str = "") -> None:
         """Commit what is staged if the server applied that round; drop it otherwise.
 
         Args:
             committed: The last round that the server applied.
             current: The round under way, whose other groups may be staged already.
+            repeated: Groups that are trained now, as a pattern such as ``0.*``: dropped too.
 
         Raises:
             ProtocolError: If a round is missing between the state and the server.
@@ -128,7 +124,8 @@ class StateStore:
             # Files go after this: a process that dies before does the same again.
             self._write_mark(applied, sums)
         for path, round in self._staged():
-            if round <= committed or round != current:
+            again = path.match(f"staged@*@{repeated}.safetensors")
+            if round <= committed or round != current or again:
                 path.unlink()
         if applied > committed:
             raise ProtocolError(

@@ -11,7 +11,6 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedrec.config.sources import code_with_sources
 from fedrec.errors import ConfigError, EngineError
-from fedrec.evaluation.evaluate import check_cutoffs
 from fedrec.flower import records
 from fedrec.flower.processes import code_hash
 from fedrec.runs.log import read_checkpoint
@@ -30,7 +29,6 @@ def main(grid: Grid, context: Context) -> None:
     config = context.run_config
     run = _open(config)
     experiment, split = run.experiment, run.split
-    check_cutoffs(experiment.evaluate.parsed(), split.n_items)
     checkpoint = read_checkpoint(run.folder)
     request = records.RoundRequest(
         run=run.id,
@@ -56,11 +54,7 @@ def main(grid: Grid, context: Context) -> None:
         strategy = FlowerStrategy(
             experiment, params, run.task.travels(), roster, request, recorder, checkpoint
         )
-        try:
-            strategy.start(grid)
-        except KeyboardInterrupt:
-            recorder.finish("interrupted", strategy.published)
-            raise
+        strategy.start(grid)
 
 
 def _open(run_config: Mapping[str, Any]) -> OpenRun:

@@ -97,7 +97,6 @@ class FlowerStrategy(FlwrStrategy):
                     record, due, resumed = resumed.record, due or resumed.evaluates, None
                 else:
                     record = self._train(number, grid)
-                    self.recorder.check_loss(record)
                     states = self._node_states
                     self.recorder.checkpoint(record, self.params, self.state, due, states)
                 if due:
@@ -107,6 +106,9 @@ class FlowerStrategy(FlwrStrategy):
                 if due and rounds.patience is not None and stale >= rounds.patience:
                     status = "early_stop"
                     break
+        except KeyboardInterrupt:
+            self.recorder.finish("interrupted", self.published)
+            raise
         except NumericError as error:
             raise self.recorder.diverged(number, error, self.published) from error
         self.recorder.finish(status, self.published)
@@ -165,7 +167,10 @@ class FlowerStrategy(FlwrStrategy):
             self._bytes["up"] += trained.uploaded
             busy[node] += trained.seconds
             if trained.aggregate is not None:
-                self._note_state(server_round, node, trained.state_change)
+                number = str(self._roster.nodes[node].partition)
+                if number in self._node_states:
+                    checksum = (self._node_states[number][1] + trained.state_change) % 2**64
+                    self._node_states[number] = (server_round, checksum)
                 others = aggregates.get(group)
                 aggregates[group] = (
                     self.strategy.merge(others, trained.aggregate) if others else trained.aggregate
@@ -192,12 +197,6 @@ class FlowerStrategy(FlwrStrategy):
 
     def summary(self) -> None:
         """Flower prints one here; the run folder holds it instead."""
-
-    def _note_state(self, round: int, node: int, change: int) -> None:
-        number = str(self._roster.nodes[node].partition)
-        if number in self._node_states:
-            checksum = (self._node_states[number][1] + change) % 2**64
-            self._node_states[number] = (round, checksum)
 
     def _messages(self, kind: str, number: int, clients: IntArray) -> Iterator[Message]:
         training, best = kind == records.TRAIN, self.recorder.tally.best_round or 0

@@ -117,8 +117,6 @@ def _seeds(texts: Sequence[str]) -> list[int]:
                 f"got '{text}'"
             )
         seeds += several
-    if len(set(seeds)) < len(seeds):
-        raise ConfigError(f"--seed: got {seeds}, expected each seed once")
     return seeds
 
 

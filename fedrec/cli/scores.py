@@ -31,7 +31,11 @@ def spread(values: Sequence[float | None]) -> dict[str, Any]:
 
 def summarize(results: Sequence[Mapping[str, Any]], folders: Sequence[Path]) -> dict[str, Any]:
     """Return mean and spread over the seeds of what stands in each ``result.json``."""
-    parts = [_parts(result["metrics"]) for result in results]
+    metrics = [result["metrics"] for result in results]
+    parts = [
+        {"valid": m["valid"], "test": m["test"], **{f"test.{k}": v for k, v in m["views"].items()}}
+        for m in metrics
+    ]
     return {
         "seeds": [result["seed"] for result in results],
         "folders": [str(folder) for folder in folders],
@@ -65,11 +69,6 @@ def summary_table(summary: Mapping[str, Any], folder: Path) -> Group:
         _table(summary["metrics"]),
         Text(f"{folder / 'summary.json'}; compare: fedrec report {folder}"),
     )
-
-
-def _parts(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, float | None]]:
-    views = {f"test.{view}": values for view, values in metrics["views"].items()}
-    return {"valid": metrics["valid"], "test": metrics["test"], **views}
 
 
 def _spreads(tables: Sequence[Mapping[str, float | None]]) -> dict[str, Any]:

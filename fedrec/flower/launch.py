@@ -1,25 +1,21 @@
 """Run the apps on the engine that an experiment names."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pkgutil import resolve_name
-from typing import Literal
 
 from fedrec.config.experiment import Engine
 from fedrec.errors import MissingExtra
-from fedrec.flower.processes import Observer, check_packages, cores
+from fedrec.flower.processes import Observer, cores
 
 # By reference: the library imports no outer package.
 SERVER = "server.app:app"
 CLIENT = "clients.app:app"
 
 
-@dataclass(frozen=True, slots=True)
-class ResolvedEngine:
+class ResolvedEngine(Engine):
     """An engine without any ``auto``; the serial one has one worker."""
 
-    name: Literal["serial", "ray", "flower"]
     workers: int
     nodes: int
 
@@ -41,7 +37,8 @@ def resolve_engine(engine: Engine) -> ResolvedEngine:
         raise MissingExtra(part, "sim")
     workers = engine.workers if engine.workers != "auto" else cores()
     workers = 1 if name == "serial" else workers
-    return ResolvedEngine(name, workers, engine.nodes if engine.nodes != "auto" else workers)
+    nodes = engine.nodes if engine.nodes != "auto" else workers
+    return ResolvedEngine(**{**dict(engine), "name": name, "workers": workers, "nodes": nodes})
 
 
 def launch(
@@ -66,12 +63,11 @@ def launch(
         EngineError: If the engine cannot start or breaks off.
         MissingExtra: See `resolve_engine`.
     """
-    check_packages()
     resolved = resolve_engine(engine)
     if resolved.name == "flower":
         from fedrec.flower.simulation import run_on_flower
 
-        run_on_flower(server, client, run_config, resolved, observer, engine.gpus_per_worker)
+        run_on_flower(server, client, run_config, resolved, observer)
         return
     from fedrec.flower.grid import SERVER_NODE, EngineGrid, SerialGrid, node_context
 

@@ -47,7 +47,7 @@ class RoundRequest:
         committed: the last round that the server completed.
         best: the best round so far, by validation.
         group: of the strategy; all clients of the request are in it.
-        clients: int64, the clients that are meant; None: all of the node.
+        clients: int64, the clients that are meant; not used in a roll call.
     """
 
     run: str
@@ -57,7 +57,7 @@ class RoundRequest:
     committed: int = 0
     best: int = 0
     group: int = 0
-    clients: IntArray | None = field(default=None, compare=False)
+    clients: IntArray = field(default_factory=lambda: np.zeros(0, np.int64), compare=False)
 
 
 @dataclass(frozen=True, slots=True)

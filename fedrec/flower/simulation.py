@@ -38,7 +38,6 @@ def run_on_flower(
     run_config: Mapping[str, str],
     engine: ResolvedEngine,
     observer: Observer | None = None,
-    gpus_per_worker: float = 0.0,
 ) -> None:
     """Run the apps and wait for the end; no process and no file of Flower's stays behind.
 
@@ -48,7 +47,8 @@ def run_on_flower(
         EngineError: If the run fails.
         FedRecError: What the server app raised, if it is fedrec's own.
     """
-    settings = [server, client, dict(run_config), engine.nodes, engine.workers, gpus_per_worker]
+    share = engine.gpus_per_worker
+    settings = [server, client, dict(run_config), engine.nodes, engine.workers, share]
     with (
         tempfile.TemporaryDirectory(prefix="fedrec-flower-", ignore_cleanup_errors=True) as home,
         tempfile.TemporaryFile("w+", errors="replace") as log,

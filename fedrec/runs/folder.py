@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrec.errors import RunFolderError
-from fedrec.storage.files import is_held, json_values, write_bytes, write_json, write_text
+from fedrec.storage.files import is_held, json_values, write_bytes, write_json
 
 CONFIG = "config.yaml"
 SPLIT = "split.safetensors"
@@ -170,11 +170,6 @@ def discard_unstarted(path: Path) -> None:
                 path.parent.rmdir()
     except (OSError, RunFolderError):
         return  # something else is in it, or came into it: what broke off the run counts more
-
-
-def write_config(path: Path, text: str) -> None:
-    """Write the resolved experiment, below a line that names the format of the folder."""
-    write_text(path / CONFIG, HEADER + text)
 
 
 def write_result(path: Path, result: Mapping[str, Any]) -> dict[str, Any]:

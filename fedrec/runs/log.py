@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -133,21 +132,8 @@ class RunLog:
             self._lock = None
 
 
-@dataclass(frozen=True, slots=True)
-class RoundLog:
-    """A run log as read: its complete lines.
-
-    Args:
-        records: One per line.
-        torn_line: Number (from 1) of a last line that was cut off and left out, or None.
-    """
-
-    records: tuple[RoundRecord, ...]
-    torn_line: int | None = None
-
-
-def read_log(path: Path) -> RoundLog:
-    """Read a run log, also one whose writer was killed.
+def read_log(path: Path) -> list[RoundRecord]:
+    """Read a run log, also one whose writer was killed; a last line that was cut off is left out.
 
     Raises:
         RunFolderError: If the file cannot be read, or a line before the last is damaged.
@@ -160,14 +146,14 @@ def read_log(path: Path) -> RoundLog:
             records.append(RoundRecord.model_validate_json(line))
         except ValidationError as error:
             if number > len(lines):
-                return RoundLog(tuple(records), torn_line=number)
+                break
             fault = error.errors()[0]
             where = ".".join(map(str, fault["loc"])) or "line"
             raise RunFolderError(
                 f"{path}: line {number} is not the record of a round: {where}: {fault['msg']}; "
                 f"{RESTORE}"
             ) from error
-    return RoundLog(tuple(records))
+    return records
 
 
 def rounds_before(path: Path, round: int, sha256: str) -> tuple[list[RoundRecord], int]:

@@ -23,12 +23,12 @@ from fedrec.flower.launch import resolve_engine
 from fedrec.flower.processes import check_packages
 from fedrec.runs.folder import (
     CONFIG,
+    HEADER,
     SOURCE,
     SPLIT,
     check_free,
     create,
     default_folder,
-    write_config,
 )
 from fedrec.storage.files import write_bytes, write_text
 from fedrec.training.draws import check_order
@@ -88,15 +88,11 @@ class OpenRun:
         """What trains the clients; None for a baseline."""
         return None if self.centralised else self.task.executor()
 
-    @cached_property
-    def without_effect(self) -> list[str]:
-        """See `settings_without_effect`."""
-        return settings_without_effect(self.experiment, self.split)
-
     def write_config(self) -> None:
         """Write the experiment into the run folder."""
         data = self.experiment.data.located()
-        write_config(self.folder, self.experiment.model_copy(update={"data": data}).to_yaml())
+        text = self.experiment.model_copy(update={"data": data}).to_yaml()
+        write_text(self.folder / CONFIG, HEADER + text)
 
 
 # The runs of this process by id: what starts a run has read already what its nodes ask for.
@@ -135,7 +131,7 @@ def prepare_run(source: Source, out: Path | None, *, overwrite: bool = False) ->
     folder = (out or default_folder(source, seed=experiment.seed)).absolute()
     check_free(folder, overwrite)
     run = open_experiment(experiment, folder)
-    for line in run.without_effect:
+    for line in settings_without_effect(experiment, run.split):
         LOG.warning(line)
     create(folder, overwrite)
     run.write_config()
@@ -233,8 +229,7 @@ def choose_engine(experiment: Experiment, split: Split) -> tuple[Engine, str]:
     """
     engine, reason = experiment.engine, "as configured"
     resolved = resolve_engine(engine)
-    name = resolved.name
-    if engine.name == "auto" and name == "serial":
+    if engine.name == "auto" and resolved.name == "serial":
         reason = "Ray is not installed"
     elif engine.name == "auto":
         parallel = {
@@ -250,13 +245,13 @@ def choose_engine(experiment: Experiment, split: Split) -> tuple[Engine, str]:
         if given:
             reason = f"engine.{given[0]} is set"
         elif seconds * (1 - 1 / resolved.workers) <= START_OF_RAY:
-            name = "serial"
-    resolved = resolve_engine(engine.model_copy(update={"name": name}))
+            resolved = resolve_engine(engine.model_copy(update={"name": "serial"}))
     nodes = min(resolved.nodes, split.n_clients)
     workers = min(resolved.workers, nodes)
     processes = "" if workers == 1 else f" with {workers} workers"
-    line = f"engine {name}{processes} ({reason}), executor {experiment.client_task().executor()}"
-    return engine.model_copy(update={"name": name, "nodes": nodes, "workers": workers}), line
+    executor = experiment.client_task().executor()
+    line = f"engine {resolved.name}{processes} ({reason}), executor {executor}"
+    return resolved.model_copy(update={"nodes": nodes, "workers": workers}), line
 
 
 def training_seconds(experiment: Experiment, split: Split) -> float:

@@ -10,11 +10,9 @@ from pathlib import Path
 
 import psutil
 
-from fedrec.flower.processes import cores
+from fedrec.flower.processes import OUTER_PACKAGES, ROOT, cores
 
 DISTRIBUTIONS = ("fedrec", "flwr", "ray", "torch", "numpy", "numba", "scipy", "pandas", "pydantic")
-PACKAGES = ("fedrec", "clients", "server", "strategies")
-ROOT = Path(__file__).resolve().parents[2]
 CPU = re.compile(r"^(?:model name|Model|cpu model)\s*:\s*(.+)", re.MULTILINE)
 
 
@@ -35,7 +33,7 @@ def commit(root: Path = ROOT) -> str | None:
         lie at the top of a git checkout.
     """
     head = _git(root, "rev-parse", "--verify", "HEAD") if (root / ".git").exists() else ""
-    is_dirty = head and _git(root, "status", "--porcelain", "--", *PACKAGES)
+    is_dirty = head and _git(root, "status", "--porcelain", "--", "fedrec", *OUTER_PACKAGES)
     return f"{head}+dirty" if is_dirty else head or None
 
 

@@ -76,7 +76,8 @@ class RunFolder:
 
     def torn(self) -> bool:
         """Return whether the last line of the run log was cut off, as by a kill."""
-        return read_log(self.path / ROUNDS).torn_line is not None
+        log = self.path / ROUNDS
+        return len(read_log(log)) < len(log.read_bytes().splitlines())
 
     def rounds(self) -> list[RoundRecord]:
         """Return the rounds; a last line that was cut off is left out."""
@@ -84,7 +85,7 @@ class RunFolder:
         checkpoint = None if self._written() else read_checkpoint(self.path)
         if checkpoint is not None:
             rounds_before(log, checkpoint.record.round, checkpoint.log)
-        return list(read_log(log).records)
+        return read_log(log)
 
     @cached_property
     def result(self) -> dict[str, Any]:

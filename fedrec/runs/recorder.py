@@ -30,7 +30,7 @@ from fedrec.runs.folder import (
 )
 from fedrec.runs.log import Checkpoint, RoundRecord, RunLog, rounds_before, write_checkpoint
 from fedrec.runs.origin import Origin
-from fedrec.runs.prepare import OpenRun
+from fedrec.runs.prepare import OpenRun, settings_without_effect
 from fedrec.runs.provenance import commit, hardware, versions
 from fedrec.runs.tally import Tally, described, likely_causes, loss_fault
 from fedrec.storage.files import write_arrays, write_bytes
@@ -129,12 +129,6 @@ class Recorder:
         """The scores of the popularity baseline, computed when first asked for."""
         return popularity_scores(self._run.experiment, self._run.split)
 
-    def check_loss(self, record: RoundRecord) -> None:
-        """Raise a `NumericError` if the loss is out of bounds, see `loss_fault`."""
-        losses = [*self.tally.losses, *([] if record.loss is None else [record.loss])]
-        if losses and (fault := loss_fault(losses, self._run.experiment.train.negatives)):
-            raise NumericError(fault)
-
     def diverged(self, round: int, error: NumericError, params: Params) -> NumericError:
         """Write the result of a run that diverged in a round; return the error for the user."""
         if self.tally.rounds < round:
@@ -151,7 +145,14 @@ class Recorder:
         evaluates: bool,
         node_states: Mapping[str, tuple[int, int]],
     ) -> None:
-        """Write a checkpoint: from here on, a run that is killed continues after this round."""
+        """Write a checkpoint: from here on, a run that is killed continues after this round.
+
+        Raises:
+            NumericError: If the loss is out of bounds, see `loss_fault`.
+        """
+        losses = [*self.tally.losses, *([] if record.loss is None else [record.loss])]
+        if losses and (fault := loss_fault(losses, self._run.experiment.train.negatives)):
+            raise NumericError(fault)
         if self._origin is not None:
             checkpoint = Checkpoint(
                 record=record,
@@ -214,7 +215,7 @@ class Recorder:
             "centralised": run.centralised,
             "executor": run.executor,
             "status": status,
-            "warnings": [*run.without_effect, *notes],
+            "warnings": [*settings_without_effect(e, run.split), *notes],
             "reference": {"popularity": reference} if reference else {},
             **({} if tuning is None else {"tuning": tuning}),
             "engine": self._engine,

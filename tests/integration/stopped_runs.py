@@ -37,7 +37,7 @@ def go_on(folder: Path, *sets: str, **options: Any) -> fedrec.RunResult:
 
 def rounds_of(folder: Path) -> list[dict[str, Any]]:
     """The run log without times and without the simulation's messages, which hold paths."""
-    rounds = read_log(folder / "rounds.jsonl").records
+    rounds = read_log(folder / "rounds.jsonl")
     return [each.model_dump(mode="json", exclude={"seconds", "simulation"}) for each in rounds]
 
 

@@ -31,7 +31,7 @@ OUTS: Mapping[str, tuple[list[str], list[str]]] = {
         ["--out", "S", "--seed", "1", "--seed", "2"],
         ["S/seed2", "holds a run already", "--overwrite"],
     ),
-    "a seed twice": (["--seed", "1", "--seed", "1"], ["--seed", "each seed once"]),
+    "a seed twice": (["--seed", "1", "--seed", "1"], ["seed: got [1, 1]", "each once"]),
     "a negative seed": (["--seed", "-1"], ["--seed", "0-4", "'-1'"]),
     "no seed": (["--seed", "one"], ["--seed", "'one'", "0-4"]),
     "unknown engine": (["--engine", "rya"], ["--engine", "'rya'", "'ray'"]),

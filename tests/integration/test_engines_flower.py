@@ -81,7 +81,10 @@ def test_an_interrupt_in_the_middle_of_the_run(tmp_path: Path) -> None:
 
 
 def test_an_app_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
-    config, engine = {"out": str(tmp_path / "out")}, ResolvedEngine("flower", 2, 2)
+    config, engine = (
+        {"out": str(tmp_path / "out")},
+        ResolvedEngine(name="flower", workers=2, nodes=2),
+    )
     with pytest.raises(EngineError, match=r"no_such_module") as caught:
         run_on_flower("toy_apps:server", "no_such_module:client", config, engine)
     assert caught.value.__notes__

@@ -104,7 +104,7 @@ def test_a_run_killed_in_the_middle_of_a_write_goes_on_exactly(
         taken = json.loads(_metadata(folder / "checkpoint.safetensors")["checkpoint"])
         taken_round = taken["record"]["round"]
         log = folder / "rounds.jsonl"
-        if len(read_log(log).records) == taken_round:
+        if len(read_log(log)) == taken_round:
             log.write_bytes(log.read_bytes()[:-20])
             torn += 1
         for staged in folder.glob("state/*/staged*.safetensors"):
@@ -167,14 +167,14 @@ def test_every_strategy_goes_on_exactly(strategy: str, tmp_path: Path) -> None:
 def test_times_and_bytes_are_those_of_all_rounds(tmp_path: Path) -> None:
     one = go(tmp_path / "a" / "run")
     other = go_on(stopped(tmp_path / "b" / "run", 3))
-    log = read_log(other.folder / "rounds.jsonl").records
+    log = read_log(other.folder / "rounds.jsonl")
     for part in ("train", "evaluate"):
         assert other.result["seconds"][part] == sum(getattr(each.seconds, part) for each in log)
     spent = other.result["seconds"]
     assert spent["total"] >= spent["train"] + spent["evaluate"]
     assert other.result["bytes"] == one.result["bytes"]
     assert [each.bytes for each in log] == [
-        each.bytes for each in read_log(one.folder / "rounds.jsonl").records
+        each.bytes for each in read_log(one.folder / "rounds.jsonl")
     ]
 
 

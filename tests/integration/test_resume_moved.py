@@ -111,7 +111,7 @@ def test_a_run_log_on_a_full_disk_keeps_its_complete_lines(disk: Path) -> None:
         for _ in range(100):
             log.append(RoundRecord.model_validate(long))
     log.close()
-    complete = read_log(disk / "rounds.jsonl").records
+    complete = read_log(disk / "rounds.jsonl")
     assert complete[0].round == 1
 
 

@@ -200,7 +200,7 @@ def test_every_choice_runs_and_is_its_own(changes: dict[str, Any], tmp_path: Pat
     plain = go(tmp_path / "plain").result
     assert result["digest"] != plain["digest"]
     assert result["metrics"]["test"]["ndcg@5"] >= 0
-    losses = [record.loss or 0.0 for record in read_log(tmp_path / "run" / "rounds.jsonl").records]
+    losses = [record.loss or 0.0 for record in read_log(tmp_path / "run" / "rounds.jsonl")]
     assert losses[-1] < losses[0]
 
 
@@ -233,7 +233,7 @@ def test_a_callback_sees_every_round(tmp_path: Path) -> None:
     fedrec.run(experiment, out=tmp_path / "run", on_round=seen.append)
     assert [record.round for record in seen] == [1, 2, 3]
     assert [record.evaluation is not None for record in seen] == [False, True, True]
-    assert seen == list(read_log(tmp_path / "run" / "rounds.jsonl").records)
+    assert seen == read_log(tmp_path / "run" / "rounds.jsonl")
 
 
 def test_it_stops_when_validation_gets_no_better(tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ def test_a_model_of_the_users_own_trains(
 ) -> None:
     train = {"optimizers": rates(0.02)}
     done = go(tmp_path / "run", model=f"{OWN}:{model}", clients=clients, train=train)
-    losses = [record.loss or 0.0 for record in read_log(done.folder / "rounds.jsonl").records]
+    losses = [record.loss or 0.0 for record in read_log(done.folder / "rounds.jsonl")]
     assert losses[-1] < losses[0]
     assert done.result["model"] == f"{OWN}:{model}"
     assert len(done.recommend("0", 3)) == 3
@@ -389,7 +389,7 @@ def test_a_client_that_fails_is_named(how: str, said: str, nodes: int, tmp_path:
     assert str(caught.value).startswith("round 1")
     assert said in str(caught.value)
     done = go(tmp_path / "allowed", **changes, rounds={"max_failures": 1})
-    for record in read_log(done.folder / "rounds.jsonl").records:
+    for record in read_log(done.folder / "rounds.jsonl"):
         assert record.clients == 39
         assert [failure.client for failure in record.failures] == ["23"]
         assert said in record.failures[0].reason

@@ -199,7 +199,7 @@ def test_what_a_repeated_round_unstages_is_dropped(tmp_path: Path) -> None:
     store.stage(1, SOME, values(SOME, 7.0), "0.0")
     store.stage(1, OTHERS, values(OTHERS, 7.0), "1.0")
     before = store.get(SOME)["user"]
-    store.unstage(1, "0.*")
+    store.settle(0, 1, "0.*")
     store.settle(1)
     assert (store.get(SOME)["user"] == before).all()
     assert (store.get(OTHERS)["user"] == 7.0).all()

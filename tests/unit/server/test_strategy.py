@@ -45,7 +45,6 @@ class Toy:
 
     def _note(self, kind: str, message: Message) -> tuple[records.RoundRequest, list[int]]:
         request = records.decode(message.content, records.RoundRequest)
-        assert request.clients is not None
         clients = request.clients.tolist()
         self.requests.append((kind, message.metadata.dst_node_id, request, clients))
         return request, clients
@@ -161,7 +160,7 @@ def test_patience(
 
 def test_the_last_round_is_always_evaluated(tmp_path: Path) -> None:
     run(Toy([0.1]), tmp_path, count=5, every=2)
-    evaluated = [r.round for r in read_log(tmp_path / "rounds.jsonl").records if r.evaluation]
+    evaluated = [r.round for r in read_log(tmp_path / "rounds.jsonl") if r.evaluation]
     assert evaluated == [2, 4, 5]
 
 
@@ -169,7 +168,7 @@ def test_a_failure_stops_the_run_with_round_client_and_stage(tmp_path: Path) -> 
     said = r"round 2, client 4, train: no power; rounds\.max_failures is 0"
     with pytest.raises(ClientFailure, match=said):
         run(Toy([0.1], {2: [4]}), tmp_path)
-    assert [r.round for r in read_log(tmp_path / "rounds.jsonl").records] == [1]
+    assert [r.round for r in read_log(tmp_path / "rounds.jsonl")] == [1]
 
 
 def test_more_failures_than_allowed_are_counted_over_all_nodes(tmp_path: Path) -> None:
@@ -180,7 +179,7 @@ def test_more_failures_than_allowed_are_counted_over_all_nodes(tmp_path: Path) -
 
 def test_failures_that_are_allowed_are_named_and_leave_no_trace(tmp_path: Path) -> None:
     strategy = run(Toy([0.1], {2: [2, 3]}), tmp_path, max_failures=2, count=3)
-    log = read_log(tmp_path / "rounds.jsonl").records
+    log = read_log(tmp_path / "rounds.jsonl")
     assert [record.clients for record in log] == [6, 4, 6]
     assert [[f.client for f in record.failures] for record in log] == [[], ["2", "3"], []]
     assert strategy.params["item"][0, 0] == 16.0
@@ -193,12 +192,12 @@ def test_a_round_in_which_all_fail_is_an_error(tmp_path: Path) -> None:
 
 def test_loss_bytes_and_clients_are_recorded(tmp_path: Path) -> None:
     run(Toy([0.1]), tmp_path, count=2)
-    for record in read_log(tmp_path / "rounds.jsonl").records:
+    for record in read_log(tmp_path / "rounds.jsonl"):
         assert record.loss == pytest.approx(0.5)
         assert record.clients == N_CLIENTS
         assert record.bytes == Bytes(up=8 * N_CLIENTS, down=4 * N_ITEMS * N_CLIENTS)
         assert record.simulation.down > N_NODES * 2 * N_ITEMS * 4
-    log = read_log(tmp_path / "rounds.jsonl").records
+    log = read_log(tmp_path / "rounds.jsonl")
     for name in ("bytes", "simulation"):
         sums = {
             way: sum(getattr(getattr(record, name), way) for record in log)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from fedrec.runs.folder import create, write_config, write_result
+from fedrec.runs.folder import CONFIG, HEADER, create, write_result
 from fedrec.runs.log import RoundRecord, RunLog
 from fedrec.storage.files import write_arrays
 from fedrec.types import FloatArray
@@ -88,7 +88,8 @@ def make(tmp_path: Path) -> Maker:
         document["model"]["name"] = model
         document["data"] |= dict(data or {})
         document["evaluate"]["metrics"] = list(metrics or METRICS)
-        write_config(path, yaml.safe_dump(document, sort_keys=False))
+        text = HEADER + yaml.safe_dump(document, sort_keys=False)
+        (path / CONFIG).write_text(text, encoding="utf-8")
         best = 0
         score: dict[str, Any] = {}
         with closing(RunLog(path / "rounds.jsonl")) as log:

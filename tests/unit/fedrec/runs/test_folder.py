@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from fedrec.errors import RunFolderError
 from fedrec.runs.folder import (
+    HEADER,
     check_free,
     create,
     default_folder,
     discard_unstarted,
     is_run_folder,
-    write_config,
     write_result,
 )
 from fedrec.runs.log import RoundRecord, RunLog
@@ -41,7 +41,7 @@ def round_line(round: int, valid: float) -> dict[str, object]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     path = create(tmp_path / "run")
-    write_config(path, CONFIG)
+    (path / "config.yaml").write_text(HEADER + CONFIG, encoding="utf-8")
     return path
 
 
@@ -199,7 +199,7 @@ def test_missing_and_damaged_files_are_named(folder: Path, tmp_path: Path) -> No
     with pytest.raises(RunFolderError, match="result"):
         run.model()
     (folder / "result.json").unlink()
-    write_config(folder, "a: [")
+    (folder / "config.yaml").write_text(HEADER + "a: [", encoding="utf-8")
     with pytest.raises(RunFolderError, match=r"config\.yaml"):
         run.config()
     with pytest.raises(RunFolderError, match="no such folder"):

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from fedrec.errors import RunFolderError
 from fedrec.runs.log import RoundRecord, RunLog, read_log, rounds_before
+from fedrec.runs.reader import RunFolder
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 names = st.text(alphabet='aZ "\\\n\u2028é', min_size=1, max_size=8)
@@ -41,7 +42,7 @@ def save(path: Path, content: list[dict[str, Any]]) -> None:
 
 
 def stored(path: Path) -> list[dict[str, Any]]:
-    return [record.model_dump(mode="json") for record in read_log(path).records]
+    return [record.model_dump(mode="json") for record in read_log(path)]
 
 
 @settings(deadline=None)
@@ -74,10 +75,10 @@ def test_any_cut_loses_at_most_the_last_line(
     path.write_bytes(complete[:cut])
     log = read_log(path)
     lines = complete[:cut].count(b"\n")
-    assert len(log.records) - lines in (0, 1)
-    assert stored(path) == content[: len(log.records)]
-    torn = cut > 0 and complete[:cut].rpartition(b"\n")[2] != b"" and len(log.records) == lines
-    assert log.torn_line == (lines + 1 if torn else None)
+    assert len(log) - lines in (0, 1)
+    assert stored(path) == content[: len(log)]
+    torn = cut > 0 and complete[:cut].rpartition(b"\n")[2] != b"" and len(log) == lines
+    assert RunFolder(path.parent).torn() == torn
 
 
 RECORD = '{"round": 1, "clients": 1}'
@@ -96,7 +97,7 @@ def test_each_line_is_on_disk_before_the_next(tmp_path: Path) -> None:
     log = RunLog(path)
     for round in range(1, 4):
         log.append(RoundRecord(round=round, clients=1))
-        assert [r.round for r in read_log(path).records] == list(range(1, round + 1))
+        assert [r.round for r in read_log(path)] == list(range(1, round + 1))
     log.close()
 
 
@@ -174,4 +175,4 @@ def test_one_process_writes_a_log_at_a_time(tmp_path: Path) -> None:
         RunLog(path)
     with closing(RunLog(path)) as log:
         log.append(RoundRecord(round=2, clients=1))
-    assert len(read_log(path).records) == 2
+    assert len(read_log(path)) == 2

@@ -156,7 +156,7 @@ def test_the_observer_sees_what_is_written(tmp_path: Path, split: Split) -> None
     seen: list[Mapping[str, Any]] = []
     record_run(tmp_path, split, [None, 0.2], observer=seen.append)
     assert [RoundRecord.model_validate(each) for each in seen] == list(
-        read_log(tmp_path / "rounds.jsonl").records
+        read_log(tmp_path / "rounds.jsonl")
     )
 
 
