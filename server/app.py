@@ -37,7 +37,7 @@ def main(grid: Grid, context: Context) -> None:
         committed=checkpoint.record.round if checkpoint else 0,
     )
     roster = call_roll(grid, request, split.n_clients, code_with_sources(code_hash(), experiment))
-    nodes = len(roster.nodes)
+    nodes = len(roster)
     origin = Origin.of(run, nodes)
     if checkpoint is not None:
         if checkpoint.origin.nodes != nodes:

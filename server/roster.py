@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from flwr.app import Message
@@ -13,38 +13,32 @@ from fedrec.flower import records
 from fedrec.seeds import Purpose, bits
 from fedrec.types import IntArray
 
+# What each node of a run, by its id, has answered; in the order of the clients they host.
+Roster: TypeAlias = Mapping[int, records.RollCall]
 
-@dataclass(frozen=True, slots=True)
-class Roster:
-    """The nodes of a run.
+
+def states_of(roster: Roster) -> dict[str, tuple[int, int]]:
+    """Return round and checksum of the private state of each node's clients, by the node's number.
+
+    Nodes whose clients have no private state are left out.
+    """
+    answers = roster.values()
+    return {str(each.partition): each.state for each in answers if each.state is not None}
+
+
+def deal(roster: Roster, cohort: IntArray) -> list[tuple[int, IntArray]]:
+    """Cut a cohort to the nodes that host it.
 
     Args:
-        nodes: What each node, by its id, has answered; in the order of the clients they host.
+        roster: The nodes.
+        cohort: int64, sorted client ids.
+
+    Returns:
+        (node id, its clients of the cohort), nodes without any left out.
     """
-
-    nodes: Mapping[int, records.RollCall]
-
-    @property
-    def states(self) -> dict[str, tuple[int, int]]:
-        """Round and checksum of the private state of each node's clients, by the node's number.
-
-        Nodes whose clients have no private state are left out.
-        """
-        answers = self.nodes.values()
-        return {str(each.partition): each.state for each in answers if each.state is not None}
-
-    def deal(self, cohort: IntArray) -> list[tuple[int, IntArray]]:
-        """Cut a cohort to the nodes that host it.
-
-        Args:
-            cohort: int64, sorted client ids.
-
-        Returns:
-            (node id, its clients of the cohort), nodes without any left out.
-        """
-        hosted = [(node, answer.clients) for node, answer in self.nodes.items()]
-        dealt = [(node, np.intersect1d(ids, cohort, assume_unique=True)) for node, ids in hosted]
-        return [(node, clients) for node, clients in dealt if len(clients)]
+    hosted = [(node, answer.clients) for node, answer in roster.items()]
+    dealt = [(node, np.intersect1d(ids, cohort, assume_unique=True)) for node, ids in hosted]
+    return [(node, clients) for node, clients in dealt if len(clients)]
 
 
 def cohort(seed: int, round: int, n_clients: int, size: int) -> IntArray:
@@ -109,7 +103,7 @@ def call_roll(
     def place(node: int) -> tuple[int, int]:
         return next(iter(answers[node].clients.tolist()), n_clients), node
 
-    return Roster({node: answers[node] for node in sorted(answers, key=place)})
+    return {node: answers[node] for node in sorted(answers, key=place)}
 
 
 def check_states(out: str, roster: Roster, expected: Mapping[str, tuple[int, int]]) -> None:
@@ -118,13 +112,14 @@ def check_states(out: str, roster: Roster, expected: Mapping[str, tuple[int, int
     Args:
         out: The run folder.
         roster: The nodes with their states.
-        expected: As `Roster.states`.
+        expected: As from `states_of`.
 
     Raises:
         RunFolderError: Names the node and the round of its state.
     """
+    states = states_of(roster)
     for number, (round, checksum) in expected.items():
-        last, present = roster.states.get(number, (None, None))
+        last, present = states.get(number, (None, None))
         if (last, present) == (round, checksum):
             continue
         fault = f"the private state is of round {last}, the checkpoint needs round {round}"

@@ -26,7 +26,7 @@ from fedrec.flower import records
 from fedrec.runs.log import Bytes, Checkpoint, RoundRecord, Seconds
 from fedrec.runs.recorder import Recorder
 from fedrec.types import Aggregate, FailedClient, IntArray, Params
-from server.roster import Roster, cohort, exchange
+from server.roster import Roster, cohort, deal, exchange, states_of
 from strategies.base import strategy_of
 
 
@@ -63,8 +63,8 @@ class FlowerStrategy(FlwrStrategy):
         self._roster = roster
         self._request = request
         self._checkpoint = checkpoint
-        self._n_clients = sum(len(node.clients) for node in roster.nodes.values())
-        self._node_states = roster.states
+        self._n_clients = sum(len(node.clients) for node in roster.values())
+        self._node_states = states_of(roster)
         self.params = params
         self.state = checked_init(self.strategy, params, self._n_clients)
         if checkpoint is not None:
@@ -167,7 +167,7 @@ class FlowerStrategy(FlwrStrategy):
             self._bytes["up"] += trained.uploaded
             busy[node] += trained.seconds
             if trained.aggregate is not None:
-                number = str(self._roster.nodes[node].partition)
+                number = str(self._roster[node].partition)
                 if number in self._node_states:
                     checksum = (self._node_states[number][1] + trained.state_change) % 2**64
                     self._node_states[number] = (server_round, checksum)
@@ -202,7 +202,7 @@ class FlowerStrategy(FlwrStrategy):
         training, best = kind == records.TRAIN, self.recorder.tally.best_round or 0
         committed = number - 1 if training else number
         request = replace(self._request, round=number, committed=committed, best=best)
-        for node, hosted in self._roster.deal(clients):
+        for node, hosted in deal(self._roster, clients):
             groups = checked_groups(self.strategy, self.state, hosted)
             for group in np.unique(groups).tolist():
                 chosen = hosted[groups == group]

@@ -13,7 +13,7 @@ from fedrec.errors import EngineError
 from fedrec.flower import records
 from fedrec.flower.grid import SerialGrid
 from fedrec.flower.processes import code_hash
-from server.roster import Roster, call_roll, exchange
+from server.roster import Roster, call_roll, deal, exchange
 
 ORDER = records.RoundRequest("run", "out", "split")
 Hosts = list[list[int]]
@@ -45,7 +45,7 @@ def call(
 
 def test_nodes_stand_in_the_order_of_their_clients() -> None:
     roster = call([[3, 4], [], [0, 1, 2]], 5)
-    hosted = {node: answer.clients.tolist() for node, answer in roster.nodes.items()}
+    hosted = {node: answer.clients.tolist() for node, answer in roster.items()}
     assert list(hosted.items()) == [(3, [0, 1, 2]), (1, [3, 4]), (2, [])]
 
 
@@ -54,11 +54,9 @@ def test_nodes_stand_in_the_order_of_their_clients() -> None:
 def test_a_cohort_is_dealt_whole_and_to_its_hosts(data: st.DataObject) -> None:
     n = data.draw(st.integers(1, 20))
     owner = np.array(data.draw(st.lists(st.integers(0, 3), min_size=n, max_size=n)))
-    roster = Roster(
-        {5 + k: records.RollCall(np.flatnonzero(owner == k), "code", 4, k) for k in range(4)}
-    )
+    roster = {5 + k: records.RollCall(np.flatnonzero(owner == k), "code", 4, k) for k in range(4)}
     cohort = np.array(sorted(data.draw(st.sets(st.integers(0, n - 1)))), np.int64)
-    dealt = roster.deal(cohort)
+    dealt = deal(roster, cohort)
     assert all(len(clients) for _, clients in dealt)
     assert all((owner[clients] == node - 5).all() for node, clients in dealt)
     together = np.concatenate([np.zeros(0, np.int64), *[clients for _, clients in dealt]])
@@ -100,7 +98,7 @@ class Late(SerialGrid):
 
 def test_nodes_on_their_way_are_waited_for() -> None:
     with Late(app_of([[0], [1]], 2), 2) as grid:
-        assert call_roll(grid, ORDER, 2, code_hash(), patience=5.0).nodes.keys() == {1, 2}
+        assert call_roll(grid, ORDER, 2, code_hash(), patience=5.0).keys() == {1, 2}
 
 
 class Deaf(SerialGrid):

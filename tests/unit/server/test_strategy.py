@@ -19,7 +19,7 @@ from fedrec.runs.log import Bytes, read_log
 from fedrec.runs.prepare import OpenRun
 from fedrec.runs.recorder import Recorder
 from fedrec.types import Aggregate, FailedClient, FloatArray, RowBlock, UpdateBatch
-from server.roster import Roster, cohort
+from server.roster import cohort
 from server.strategy import FlowerStrategy
 from strategies import FedAvg
 
@@ -92,7 +92,7 @@ def run(toy: Toy, out: Path, count: int = 6, every: int = 1, **rounds: Any) -> F
         experiment,
         {"item": np.zeros((N_ITEMS, 1), np.float32)},
         ["item"],
-        Roster({k + 1: records.RollCall(ids, "code", N_NODES, k) for k, ids in nodes}),
+        {k + 1: records.RollCall(ids, "code", N_NODES, k) for k, ids in nodes},
         records.RoundRequest("run", str(out), "split"),
         Recorder(OpenRun(out, experiment, out, split), {"name": "serial"}),
     )
