@@ -15,7 +15,7 @@ app = typer.Typer(
     help="Measure speed and memory, beside other ways to do the same work.",
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    no_args_is_help=True,
 )
 
 WIDTH = 140
@@ -27,13 +27,6 @@ Personal = Annotated[Literal["none", "plgc"], typer.Option(help="How clients are
 Repeats = Annotated[int, typer.Option(min=1, help="Measured rounds; medians count.")]
 Clients = Annotated[int | None, typer.Option(min=2, help="So many of the clients; default: all.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")]
-
-
-@app.callback(invoke_without_command=True)
-def _bench(ctx: typer.Context) -> None:
-    """Measure speed and memory, beside other ways to do the same work."""
-    if ctx.invoked_subcommand is None:
-        typer.echo(ctx.get_help())
 
 
 @app.command("engine")
@@ -48,7 +41,10 @@ def _engine(
     ] = 200,
     json: Json = None,
 ) -> None:
-    """Train the same clients with fedrec, a PyTorch loop and stock Flower."""
+    """Train the same clients with fedrec, a PyTorch loop and stock Flower.
+
+    Takes several minutes as it is; less with --data ml-100k, or fewer --clients or --repeats.
+    """
     from experiments.benchmarks.engine import EngineBench, bench_engine
     from experiments.benchmarks.report import engine_table
 

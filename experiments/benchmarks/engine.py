@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -74,6 +75,12 @@ def bench_engine(bench: EngineBench, say: Callable[[str], None] | None = None) -
         FedRecError: If the data is not to be had or a competitor fails.
     """
     speak = say or (lambda _: None)
+    steps = count(1)
+    total = len(LABELS) - (not bench.flower_clients)
+
+    def begin(key: str) -> None:
+        speak(f"{next(steps)} of {total}: {LABELS[key]}")
+
     work = workload(
         bench.data,
         bench.personalization,
@@ -85,18 +92,18 @@ def bench_engine(bench: EngineBench, say: Callable[[str], None] | None = None) -
     rows: dict[str, dict[str, Any]] = {}
     with metered() as meter, TemporaryDirectory(prefix="fedrec-bench-") as name:
         folder = Path(name)
-        speak(LABELS["batched"])
+        begin("batched")
         measured = run_rounds(
             work, folder / "batched", meter, _engine(bench.workers), rounds=bench.repeats
         )
         rows["batched"] = _row("batched", measured.times, measured.peak)
-        speak(LABELS["alone"])
+        begin("alone")
         rows["alone"] = _row("alone", _alone(work, bench))
         for key, limit in (("loop", None), ("loop_loader", LOADER)):
-            speak(LABELS[key])
+            begin(key)
             rows[key] = _compete(key, _limited(work, limit), folder / key, meter, bench)
         if bench.flower_clients:
-            speak(LABELS["flower_ray"])
+            begin("flower_ray")
             small = _limited(work, bench.flower_clients)
             rows["flower_ray"] = _flower(small, folder, meter, bench, speak)
     ours = rows["batched"]["clients_per_second"]
