@@ -11,10 +11,11 @@ import torch
 
 from clients.state_store import StateStore
 from fedrec.aggregation.reduce import upload_bytes
+from fedrec.aggregation.returned import checked_sum, merged
 from fedrec.config.experiment import Experiment
 from fedrec.config.sources import place_in_plugin
 from fedrec.data.negatives import pool_excluded
-from fedrec.errors import ClientFailure, ConfigError, FedRecError, NumericError
+from fedrec.errors import ClientFailure, FedRecError, NumericError, not_finite
 from fedrec.evaluation.evaluate import Evaluation, evaluate, merge
 from fedrec.evaluation.ranking import LEGACY_CANDIDATES, Part, legacy_candidates
 from fedrec.evaluation.scorer import UserScorer
@@ -26,7 +27,6 @@ from fedrec.seeds import Purpose, bits
 from fedrec.storage.files import write_arrays
 from fedrec.training.clients import bounded_slices, train_clients
 from fedrec.training.draws import Layout, capacity
-from fedrec.training.local_sgd import MODERATE
 from fedrec.training.task import ClientTask
 from fedrec.types import (
     Aggregate,
@@ -133,7 +133,8 @@ class Node:
                 self._popularity,
                 self._summing,
             )
-            return self.strategy.reduce(update), private, upload_bytes(update)
+            reduced = checked_sum(self.strategy, "reduce", len(rows), update)
+            return reduced, private, upload_bytes(update)
 
         for number, rows in enumerate(self._cuts(clients)):
             while len(rows):
@@ -146,7 +147,7 @@ class Node:
                     failures += [self._failure(request, row, why) for row, why in failing.items()]
                     rows = rows[~np.isin(rows, list(failing))]
                 else:
-                    aggregate = self.strategy.merge(aggregate, reduced) if aggregate else reduced
+                    aggregate = merged(self.strategy, aggregate, reduced)
                     uploaded += size
                     at, group = self._layout.positions(rows), f"{request.group}.{number}"
                     state_change += self._store.stage(request.round, at, private, group)
@@ -227,12 +228,7 @@ class Node:
             )
         except NumericError as error:
             values = (*scorer.params.values(), *scorer.local.values())
-            if not all(bool((value.abs() < MODERATE).all()) for value in values):
-                raise
-            raise ConfigError(
-                f"model {type(self.task.model).__name__}: {error} though its parameters are "
-                "finite; look at its divisions, roots, logarithms and exponentials"
-            ) from error
+            raise not_finite(f"model {type(self.task.model).__name__}: {error}", values) from error
 
     def _candidates(self, shard: Shard) -> Mapping[Part, Ragged]:
         """Return the 99 sampled candidates of each part that the published protocol ranks."""

@@ -16,13 +16,15 @@ The command line prints the message in one line and exits with 2.
 """
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 MAX_NAMES = 20
+MODERATE = 1e6
+"""Values below it are not those of a diverging run."""
 
 
 class FedRecError(Exception):
@@ -121,6 +123,47 @@ def install_command(extra: str) -> str:
     marked = (text.partition("; ") for text in requirements)
     names = [name for name, _, marker in marked if f'extra == "{extra}"' in marker]
     return "pip install " + " ".join(f"'{name}'" for name in names)
+
+
+def not_finite(what: str, made_of: Iterable[Any]) -> FedRecError:
+    """Return the error for what is not finite: of the code, unless what it is made of is large.
+
+    Args:
+        what: Of which plug-in, and what.
+        made_of: Arrays or tensors.
+    """
+    if all((abs(values) < MODERATE).all() for values in made_of):
+        return ConfigError(
+            f"{what} though its parameters are; look at its divisions, roots, logarithms and "
+            "exponentials"
+        )
+    return NumericError(what)
+
+
+def check_same(source: str, came: Mapping[Any, str], expected: Mapping[Any, str]) -> None:
+    """Check what a method of a plug-in returned, described by name.
+
+    Raises:
+        ConfigError: With what differs.
+    """
+    if came != expected:
+        differs = _others(came, expected), _others(expected, came)
+        raise ConfigError("{} returned {}, expected {}".format(source, *differs))
+
+
+def check_shapes(source: str, came: Mapping[Any, Any], like: Mapping[Any, Any]) -> None:
+    """Check names and shapes of tensors, which torch would drop or broadcast without a word.
+
+    Raises:
+        ConfigError: With what differs.
+    """
+    shapes = ({name: f"{list(v.shape)}" for name, v in values.items()} for values in (came, like))
+    check_same(source, *shapes)
+
+
+def _others(described: Mapping[Any, str], known: Mapping[Any, str]) -> str:
+    others = (f"'{n}' {text}" for n, text in described.items() if known.get(n) != text)
+    return ", ".join(others).replace("'' ", "") or "nothing"
 
 
 def did_you_mean(word: str, accepted: Iterable[str], part: Callable[[str], str] = str.lower) -> str:

@@ -37,6 +37,8 @@ FOLDERS: ContextVar[tuple[Sequence[Path], Sequence[Path]]] = ContextVar(
     "FOLDERS", default=((Path(),), ())
 )
 """Where modules of plug-ins are looked for, and folders with copies of such modules."""
+OURS = ("fedrec", "strategies", "clients", "server")
+"""The packages that come with fedrec."""
 MAX_SHOWN = 60
 EXPECTED = {
     "bool_parsing": "true or false",

@@ -18,6 +18,7 @@ from fedrec.aggregation.returned import (
     checked_broadcast,
     checked_groups,
     checked_init,
+    merged,
 )
 from fedrec.config.experiment import Experiment
 from fedrec.errors import ClientFailure, EngineError, NumericError
@@ -171,10 +172,8 @@ class FlowerStrategy(FlwrStrategy):
                 if number in self._node_states:
                     checksum = (self._node_states[number][1] + trained.state_change) % 2**64
                     self._node_states[number] = (server_round, checksum)
-                others = aggregates.get(group)
-                aggregates[group] = (
-                    self.strategy.merge(others, trained.aggregate) if others else trained.aggregate
-                )
+                before = aggregates.get(group)
+                aggregates[group] = merged(self.strategy, before, trained.aggregate)
         self._idle = max(busy.values()) - sum(busy.values()) / len(busy) if busy else 0.0
         most = self._experiment.rounds.max_failures
         if len(self._failures) > most:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 import numpy as np
 from pydantic import Field
@@ -54,6 +54,17 @@ class Strategy(Plugin):
 
     weighting: Weighting = "uniform"
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        """Refuse a class that needs what there is not, or publishes what is not ranked with."""
+        if cls.needs not in ("sums", "each"):
+            raise ConfigError(f"strategy {cls.__qualname__}: expected needs = 'sums' or 'each'")
+        if cls.published is not Strategy.published:
+            raise ConfigError(
+                f"strategy {cls.__qualname__}: leave out published: a run leaves behind what its "
+                "clients rank with, which groups and broadcast say"
+            )
+
     @property
     def _summed(self) -> Summing:
         return Summing(self.weighting)
@@ -94,6 +105,7 @@ class Strategy(Plugin):
         """
         return params
 
+    @final
     def published(self, state: State, params: Params, n_clients: int) -> Params:
         """Return what a run leaves behind as its model: all that is needed to rank.
 

@@ -1,12 +1,12 @@
 """Checks of what a strategy returns, so that a fault is named where it arises."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from fedrec.errors import ConfigError, NumericError
+from fedrec.errors import ConfigError, check_same, not_finite
 from fedrec.plugins import name_of
 from fedrec.types import Aggregate, IntArray, Params, State
 
@@ -35,14 +35,14 @@ def checked_apply(
     Raises:
         ConfigError: If it is not a state and parameters with the names, shapes and types of
             ``params``; names the round.
-        NumericError: If a parameter is not finite.
+        NumericError: If a parameter is not finite, as large ones make it.
     """
     where = f"{_named(strategy)}: apply"
     returned: Any = strategy.apply_groups(state, params, aggregates)
     is_pair = isinstance(returned, tuple) and len(returned) == 2
     _require(is_pair, f"round {round}, {where}", returned, "(state, parameters)")
     after = _params(f"round {round}, {where}", returned[1], params)
-    _check_finite(where, after)
+    _check_finite(where, after, state, params)
     return _state(f"round {round}, {where}", returned[0]), after
 
 
@@ -57,20 +57,39 @@ def checked_broadcast(strategy: Strategy, state: State, params: Params, group: i
     where, down = f"{_named(strategy)}: broadcast", strategy.client_rule.down
     beside = {f"{name}/{kind}": value for name, value in params.items() for kind in down}
     sent = _params(where, strategy.broadcast(state, params, group), {**params, **beside})
-    _check_finite(where, sent)
+    _check_finite(where, sent, state, params)
     return sent
+
+
+def checked_sum(strategy: Strategy, method: str, clients: int, *arguments: Any) -> Aggregate:
+    """Return what ``reduce`` or ``merge`` gives for a number of clients.
+
+    Raises:
+        ConfigError: If it is not an aggregate of as many.
+    """
+    aggregate: Aggregate = getattr(strategy, method)(*arguments)
+    came = {"": f"a sum of {getattr(aggregate, 'clients', 'no')} clients"}
+    check_same(f"{_named(strategy)}: {method}", came, {"": f"a sum of {clients} clients"})
+    return aggregate
+
+
+def merged(strategy: Strategy, aggregate: Aggregate | None, other: Aggregate) -> Aggregate:
+    """Return `Strategy.merge`; the other where there is none yet; raise as `checked_sum` does."""
+    if aggregate is None:
+        return other
+    return checked_sum(strategy, "merge", aggregate.clients + other.clients, aggregate, other)
 
 
 def checked_groups(strategy: Strategy, state: State, clients: IntArray) -> IntArray:
     """Return `Strategy.groups`, int64.
 
     Raises:
-        ConfigError: If it is not a whole number from 0 for each client.
+        ConfigError: If it is not a whole number from 0 below 2**31 for each client.
     """
     groups: Any = strategy.groups(state, clients)
     is_array = isinstance(groups, np.ndarray) and groups.dtype.kind in "iu"
-    fits = is_array and groups.shape == clients.shape and not (groups < 0).any()
-    expected = f"a whole number from 0 for each of {len(clients)} clients"
+    fits = is_array and groups.shape == clients.shape and not (groups >> 31).any()
+    expected = f"a whole number from 0 below 2**31 for each of {len(clients)} clients"
     _require(fits, f"{_named(strategy)}: groups", groups, expected)
     return np.asarray(groups, np.int64)
 
@@ -83,22 +102,21 @@ def _require(fits: bool, where: str, returned: Any, expected: str, name: str = "
 def _params(where: str, returned: Any, expected: Params) -> Params:
     _require(isinstance(returned, Mapping), where, returned, "parameters by name")
     arrays = _arrays(returned)
-    if arrays.keys() != expected.keys():
-        raise ConfigError(f"{where} returned {_names(arrays)}, expected {_names(expected)}")
-    for name, like in expected.items():
-        kind = f"float32 {list(like.shape)}"
-        _require(_kind(arrays[name]) == kind, where, arrays[name], kind, f" as '{name}'")
+    kinds = {name: f"float32 {list(like.shape)}" for name, like in expected.items()}
+    check_same(where, {name: _kind(array) for name, array in arrays.items()}, kinds)
     return arrays
 
 
-def _check_finite(where: str, arrays: Params) -> None:
+def _check_finite(where: str, arrays: Params, state: State, params: Params) -> None:
     for name, value in arrays.items():
         if not np.isfinite(value).all():
-            raise NumericError(f"{where} returned a '{name}' that is not finite")
+            fault = f"{where} returned a '{name}' that is not finite"
+            raise not_finite(fault, [*params.values(), *state.arrays.values()])
 
 
 def _state(where: str, state: Any) -> State:
-    _require(isinstance(state, State), where, state, "a State", " as its state")
+    by_name = isinstance(getattr(state, "arrays", None), Mapping)
+    _require(by_name, where, state, "a State of arrays by name", " as its state")
     arrays = _arrays(state.arrays)
     for name, array in arrays.items():
         dtype = getattr(array, "dtype", np.dtype(object))
@@ -124,10 +142,6 @@ def _arrays(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _named(strategy: Strategy) -> str:
     return f"strategy {name_of('strategies', strategy)}"
-
-
-def _names(names: Iterable[str]) -> str:
-    return ", ".join(f"'{name}'" for name in sorted(map(str, names))) or "nothing"
 
 
 def _kind(value: Any) -> str:

@@ -17,6 +17,7 @@ from fedrec.evaluation.settings import Evaluate
 from fedrec.models.base import Model
 from fedrec.personalization.base import Personalization
 from fedrec.plugins import (
+    OURS,
     Count,
     Plugin,
     Section,
@@ -306,11 +307,13 @@ def _with_plugin_defaults(document: Mapping[str, Any]) -> dict[str, Any]:
     """
     chosen = dict(document)
     model = _class_of("models", chosen.get("model", "mf"), "mf")
+    _check_defaults(model)
     usual = model.defaults.get("strategy", {})
     if not model.defaults:
         return chosen
     written = chosen.get("strategy", {})
     strategy = _class_of("strategies", written, usual.get("name", ""))
+    _check_defaults(strategy)
     if strategy is _class_of("strategies", usual):
         chosen["strategy"] = _merged(usual, written)
     for plugin in (strategy, model):
@@ -319,6 +322,20 @@ def _with_plugin_defaults(document: Mapping[str, Any]) -> dict[str, Any]:
             if section != "strategy" and not isinstance(written, str):
                 chosen[section] = _merged(defaults, written)
     return chosen
+
+
+def _check_defaults(plugin: type[Plugin]) -> None:
+    """Check that an experiment can have `Plugin.defaults`, which the user did not write.
+
+    Raises:
+        ConfigError: Naming the class.
+    """
+    if plugin.__module__.partition(".")[0] not in OURS:
+        try:
+            Experiment.model_validate({"data": "synthetic", **plugin.defaults})
+        except ConfigError as error:
+            faults = (f"{plugin.__qualname__}.defaults: {fault}" for fault in error.faults)
+            raise ConfigError(*faults) from None
 
 
 def _class_of(kind: str, value: Any, default: str = "") -> type[Plugin]:

@@ -16,10 +16,9 @@ from typing import Any
 
 from fedrec.config.experiment import Experiment
 from fedrec.errors import ConfigError
-from fedrec.plugins import Plugin
+from fedrec.plugins import OURS, Plugin
 from fedrec.storage.files import cache_folder, write_text
 
-OURS = ("fedrec", "strategies", "clients", "server")
 FIELDS = ("data", "model", "personalization", "strategy")
 CONSTANTS = (int, float, str, bool, type(None))
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedrec.compute.batch import Tensors
+from fedrec.errors import check_shapes
 from fedrec.models.base import History, Pairs
 from fedrec.personalization.base import Branches, Ranking, View
 from fedrec.training.clients import frozen_items_of, tensors_of
@@ -118,7 +119,12 @@ class Block(Ranking):
         scorer = self.scorer
         added = {name: self.private[name] for name in scorer.added}
         ranking = replace(self, items=items)
-        return scorer.task.personalization.rank(scorer.frozen_items, added, ranking)
+        task, like = scorer.task, np.broadcast_to(0, (len(self.users), len(items)))
+        scores = task.personalization.rank(scorer.frozen_items, added, ranking)
+        if not isinstance(scores, Branches):
+            expected = dict.fromkeys(task.personalization.views, like)
+            check_shapes(f"{task.personalized}: rank", scores, expected)
+        return scores
 
     def scores(self) -> Tensor:
         """Return the scores of these users and items with the global table, float [b, c]."""

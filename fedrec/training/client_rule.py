@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from fedrec.errors import ConfigError
 from fedrec.training.settings import Optimizers
 from fedrec.types import Axis, ParamSpec
 
@@ -116,6 +117,19 @@ class ClientRule:
 
 
 def client_rule_of(strategy: object) -> ClientRule:
-    """Return the client rule of a strategy; plain training for one that names none."""
-    rule: ClientRule = getattr(strategy, "client_rule", None) or ClientRule()
-    return rule
+    """Return the client rule of a strategy; plain training for one that names none.
+
+    Raises:
+        ConfigError: If it is no client rule, or its fields are not what they are to be.
+    """
+    rule = getattr(strategy, "client_rule", ClientRule())
+    if (
+        isinstance(rule, ClientRule)
+        and 0 <= rule.proximal < float("inf")
+        and not any(isinstance(names, str) for names in (rule.down, rule.up, rule.memory))
+    ):
+        return rule
+    raise ConfigError(
+        f"strategy {type(strategy).__name__}: client_rule returned {rule!r}, expected a ClientRule "
+        "with tuples of names and a finite proximal from 0"
+    )

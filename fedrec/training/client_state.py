@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedrec.errors import check_shapes
 from fedrec.training.client_rule import SEEN_ITEMS, ClientUpdate, ParamView
 from fedrec.training.draws import capacity, seen_items
 from fedrec.training.plan import TrainingPlan
@@ -74,6 +75,7 @@ class ClientState:
         for name, value in values.items():
             term = self.task.client_rule.gradient_term(self._view(name, value, starts[name]))
             if term is not None:
+                check_shapes(f"client rule: gradient_term of '{name}'", {"": term}, {"": value})
                 terms[name] = term.masked_fill(~self._of_clients(name, present, value), 0)
         return terms
 
@@ -84,7 +86,11 @@ class ClientState:
         updates = {}
         for name, value in values.items():
             view = self._view(name, value, starts[name])
-            update = self.task.client_rule.finalize(view)
+            rule, source = self.task.client_rule, f"client rule: finalize of '{name}'"
+            update = rule.finalize(view)
+            sent = {"": update.change, **update.up}
+            check_shapes(f"{source}: change and up", sent, dict.fromkeys(("", *rule.up), value))
+            check_shapes(f"{source}: memory", update.memory, dict.fromkeys(rule.memory, value))
             idle = self._of_clients(name, self.steps == 0, value)
             memory = {
                 kind: torch.where(idle, view.memory[kind], remembered)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fedrec.compute.operations import gather, log_sigmoid, segment_sum
-from fedrec.errors import ConfigError
+from fedrec.errors import ConfigError, check_shapes, not_finite
 from fedrec.models.base import UNTRAINED
 from fedrec.personalization.base import FrozenItems
 from fedrec.training.client_rule import ClientUpdate
@@ -25,9 +25,6 @@ from fedrec.training.plan import Step, TrainingPlan
 from fedrec.training.settings import PrivateOptimizer
 from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray, RowBlock, UpdateBatch
-
-MODERATE = 1e6
-"""Values below it are not those of a diverging run."""
 
 
 def train_chunk(
@@ -92,13 +89,19 @@ class _Chunk:
         leaves, work = forward.values, forward.values["item"]
         local = forward.of_pairs(self.task.added())
         rows = personalization.rows(work, frozen, local, step.pairs)
+        check_shapes(f"{self.task.personalized}: rows", {"": rows}, {"": work})
         of_scores, index = local, step.pairs.index
         if step.scored is not None:
             index = index[step.scored]
             of_scores = forward.of_pairs(self.task.added(), step.scored)
         base = forward.trained_scores(rows)
         score = personalization.score(base, of_scores, index, prepared)
-        _check_scores(self.task, base, score, step.is_positive)
+        model = f"model {type(self.task.model).__name__}"
+        scores = {f"{model}: score": base, f"{self.task.personalized}: score": score}
+        for source, values in scores.items():
+            check_shapes(source, {"": values}, {"": step.is_positive})
+            if not values.requires_grad:
+                raise ConfigError(f"{source} {UNTRAINED}")
         client, losses = self._loss(step, score)
         weights = self._weights(step)
         total = losses if weights is None else losses * weights.to(losses.dtype)[client]
@@ -107,7 +110,9 @@ class _Chunk:
         if extra is not None:
             total = total + extra
         if not math.isfinite(total.item()):
-            _check_finite(self.task, base, {**leaves, "item": rows})
+            for source, values in {f"{self.task.personalized}: rows": rows, **scores}.items():
+                if not values.isfinite().all():
+                    raise not_finite(f"{source} is not finite", leaves.values())
         wanted = [n for n, value in leaves.items() if value.requires_grad]
         gradients = torch.autograd.grad(total, [leaves[n] for n in wanted], allow_unused=True)
         by_name = dict(zip(wanted, gradients, strict=True))
@@ -120,7 +125,7 @@ class _Chunk:
         """Let the personalization set its values after an epoch."""
         with torch.no_grad():
             forward = self._forward(every_pair)
-            self.private |= self.task.personalization.after_epoch(
+            changed = self.task.personalization.after_epoch(
                 forward.values["item"],
                 self._frozen(every_pair),
                 forward.of_pairs(self.task.added()),
@@ -129,6 +134,7 @@ class _Chunk:
                 prepared,
                 forward,
             )
+            self._set_added("after_epoch", changed)
 
     def outcome(self, loss: Tensor) -> tuple[UpdateBatch, dict[str, FloatArray]]:
         """Return what the round changed."""
@@ -139,7 +145,7 @@ class _Chunk:
             change = (self.shared["item"] - self.start["item"])[at]
             change[at < 0] = 0
             added = {n: self.private[n] for n in task.added()}
-            self.private |= task.personalization.after_round(change, added)
+            self._set_added("after_round", task.personalization.after_round(change, added))
         if self.state is None:
             updates = {n: ClientUpdate(v - self.start[n]) for n, v in self.shared.items()}
             extras: Mapping[str, Tensor] = {}
@@ -159,6 +165,12 @@ class _Chunk:
             extras={name: value.numpy() for name, value in extras.items()},
         )
         return update, {name: value.numpy() for name, value in self.private.items()}
+
+    def _set_added(self, method: str, changed: Mapping[str, Tensor]) -> None:
+        """Set the personalization's parameters that one of its methods returned."""
+        added = {name: self.private[name] for name in self.task.added()}
+        check_shapes(f"{self.task.personalized}: {method}", {**added, **changed}, added)
+        self.private |= changed
 
     def _forward(self, step: Step) -> Forward:
         """Gather the values that a step uses: per pair, per client of the step, per owner."""
@@ -248,38 +260,6 @@ class _Chunk:
                 gradient = gradient + scale.reshape(-1, *[1] * (value.dim() - 1)) * value
             at = torch.from_numpy(owners.present)
             _optimizer_step(train.optimizers.private, name, self.private, gradient, at)
-
-
-def _check_scores(task: ClientTask, base: Tensor, score: Tensor, is_positive: Tensor) -> None:
-    """Check that there is a score for each training example, and that it can be trained.
-
-    Raises:
-        ConfigError: Naming the model, or the personalization.
-    """
-    named = {
-        f"model {type(task.model).__name__}": base,
-        f"personalization {type(task.personalization).__name__}": score,
-    }
-    for source, scores in named.items():
-        if scores.shape != is_positive.shape:
-            came, expected = tuple(scores.shape), tuple(is_positive.shape)
-            raise ConfigError(f"{source}: score returns the shape {came}; expected {expected}")
-        if not scores.requires_grad:
-            raise ConfigError(f"{source}: score {UNTRAINED}")
-
-
-def _check_finite(task: ClientTask, base: Tensor, given: Mapping[str, Tensor]) -> None:
-    """Tell a score that is not finite from values that have grown too large.
-
-    Raises:
-        ConfigError: Naming the model, if its parameters are moderate and its score is not finite.
-    """
-    moderate = all(bool((value.abs() < MODERATE).all()) for value in given.values())
-    if moderate and not bool(base.isfinite().all()):
-        raise ConfigError(
-            f"model {type(task.model).__name__}: score is not finite though its parameters are; "
-            "look at its divisions, roots, logarithms and exponentials"
-        )
 
 
 def _positives(step: Step, axis: str) -> FloatArray:

@@ -76,12 +76,11 @@ class ClientTask:
         if len(specs["item"].shape) != 1:
             raise ConfigError(f"{source}: 'item': expected a shape of one number, such as (32,)")
         check_model(self.model)
-        by_personalization = f"personalization {type(self.personalization).__name__}"
         added = self.personalization.state(specs["item"].shape[0])
-        check_specs(by_personalization, added, ("private",))
+        check_specs(self.personalized, added, ("private",))
         if both := [name for name in added if name in specs]:
             raise ConfigError(
-                f"{by_personalization} and the model both declare '{both[0]}'; rename one of them"
+                f"{self.personalized} and the model both declare '{both[0]}'; rename one of them"
             )
         return {**specs, **added}, tuple(added)
 
@@ -149,6 +148,11 @@ class ClientTask:
     def globals(self) -> Mapping[str, ParamSpec]:
         """Return what is shared: item tables and dense parameters."""
         return {n: s for n, s in self.specs().items() if s.scope == "shared"}
+
+    @property
+    def personalized(self) -> str:
+        """Return what messages call the personalization."""
+        return f"personalization {type(self.personalization).__name__}"
 
     def travels(self) -> tuple[str, ...]:
         """Return the names of all that may be on the wire."""

@@ -151,6 +151,13 @@ class Missing(Personalization):
     views: ClassVar[tuple[View, ...]] = ("mixed", "local")
 
 
+class Misnamed(Personalization):
+    """Gives values to a parameter that it does not declare."""
+
+    def after_round(self, change: torch.Tensor, state: Tensors) -> Tensors:
+        return {"notes": change}
+
+
 class Idle(Personalization):
     """Declares private values that nothing trains."""
 
@@ -183,6 +190,19 @@ class _Telling(ClientRule):
     def finalize(self, view: ParamView) -> ClientUpdate:
         change = view.value - view.start
         return ClientUpdate(change, {"secret": change}, {"secret": change})
+
+
+@dataclass(frozen=True, slots=True)
+class _Silent(ClientRule):
+    up: tuple[str, ...] = ("promised",)
+
+
+class Silent(FedAvg):
+    """Its clients do not send what it declares."""
+
+    @property
+    def client_rule(self) -> ClientRule:
+        return _Silent()
 
 
 class Telling(FedAvg):
@@ -303,7 +323,9 @@ BROKEN: list[tuple[Plugin, set[str]]] = [
     (NotOneByOne(), {TOGETHER}),
     (Growing(), {"settings_survive_a_file"}),
     (Missing(), {SHAPE}),
+    (Misnamed(), {SHAPE, STAY}),
     (Idle(), {TRAINED}),
+    (Silent(), {ALONE, "nodes_host_any_clients"}),
     (Crowd(), {ALONE, OWN}),
     (Telling(), {"private_values_are_not_sent"}),
     (Doubles(), {"parameters_keep_their_form"}),

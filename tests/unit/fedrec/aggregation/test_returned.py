@@ -13,8 +13,11 @@ from fedrec.aggregation.returned import (
     checked_broadcast,
     checked_groups,
     checked_init,
+    checked_sum,
+    merged,
 )
-from fedrec.errors import ConfigError, FedRecError
+from fedrec.errors import ConfigError, FedRecError, NumericError
+from fedrec.training.client_rule import ClientRule, client_rule_of
 from fedrec.types import Aggregate, FloatArray, IntArray, Params, State
 from strategies import FedAvg
 
@@ -40,31 +43,32 @@ class Returning(FedAvg):
 
 
 RETURNED: dict[str, Any] = {}
+MISTYPED: dict[str, Any] = {"memory": "seen"}
 
 CHANGES: list[tuple[str, Callable[[Params], Any], str]] = [
     (
         "shape",
         lambda p: {**p, "item": p["item"][:2]},
-        r"float32 \[2, 2\] as 'item', expected float32 \[\d",
+        r"'item' float32 \[2, 2\], expected 'item' float32 \[\d",
     ),
     (
         "float64",
         lambda p: {**p, "item": p["item"].astype(np.float64)},
-        r"float64 \[3, 2\] as 'item'",
+        r"'item' float64 \[3, 2\]",
     ),
     (
         "float16",
         lambda p: {**p, "item": p["item"].astype(np.float16)},
-        r"float16 \[3, 2\] as 'item'",
+        r"'item' float16 \[3, 2\]",
     ),
     (
         "list",
         lambda p: {**p, "item": p["item"].tolist()},
-        r"list as 'item', expected float32 \[3, 2\]",
+        r"'item' list, expected 'item' float32 \[3, 2\]",
     ),
-    ("renamed", lambda p: {"table": p["item"]}, r"returned 'table', expected 'item'"),
+    ("renamed", lambda p: {"table": p["item"]}, r"returned 'table' .*, expected 'item'"),
     ("missing", lambda p: {}, r"returned nothing, expected 'item'"),
-    ("added", lambda p: {**p, "more": p["item"]}, r"returned 'item', 'more'.*, expected 'item'"),
+    ("added", lambda p: {**p, "more": p["item"]}, r"returned 'more' .*, expected nothing"),
     ("nan", lambda p: {**p, "item": p["item"] * np.float32(np.nan)}, r"'item' that is not finite"),
     ("inf", lambda p: {**p, "item": p["item"] + np.float32(np.inf)}, r"'item' that is not finite"),
     ("none", lambda p: None, r"returned None, expected parameters by name"),
@@ -154,11 +158,12 @@ def test_a_run_stops_there(method: str, returned: dict[str, Any], tmp_path: Path
         lambda ids: ids[:1],
         lambda ids: ids[:, None],
         lambda ids: ids - 1,
+        lambda ids: ids + 2**31,
         lambda ids: ids > 0,
         lambda ids: ids.tolist(),
         lambda ids: None,
     ],
-    ids=["floats", "too few", "a column", "below 0", "truth values", "a list", "none"],
+    ids=["floats", "too few", "a column", "below 0", "too large", "truth values", "a list", "none"],
 )
 def test_groups(change: Callable[[IntArray], Any], returned: dict[str, Any]) -> None:
     returned["groups"] = change
@@ -166,6 +171,53 @@ def test_groups(change: Callable[[IntArray], Any], returned: dict[str, Any]) -> 
         ConfigError, match=r"^strategy \S+Returning: groups returned .* for each of 3 clients"
     ):
         checked_groups(Returning(), State(), np.arange(3))
+
+
+@pytest.mark.parametrize("returned", [None, {}, State()])
+def test_a_sum_is_one_of_all_its_clients(returned: Any) -> None:
+    one, other = (Aggregate(clients, 0, {}, {}, {}, {}) for clients in (1, 2))
+    for lost in (returned, one, other):
+        methods = {"reduce": lambda *_, lost=lost: lost, "merge": lambda *_, lost=lost: lost}
+        odd = type("Odd", (FedAvg,), {"__module__": __name__, **methods})()
+        with pytest.raises(ConfigError, match=r"^strategy \S+Odd: merge returned "):
+            merged(odd, one, other)
+        with pytest.raises(ConfigError, match=r"^strategy \S+Odd: reduce returned "):
+            checked_sum(odd, "reduce", 3, None)
+
+
+@pytest.mark.parametrize("attributes", [{"needs": "eahc"}, {"published": lambda *_: {}}])
+def test_a_class_that_declares_what_cannot_be_is_refused(attributes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"^strategy Odd: "):
+        type("Odd", (FedAvg,), {"__module__": __name__, **attributes})
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        None,
+        "prox",
+        ClientRule,
+        ClientRule(np.nan),
+        ClientRule(-1.0),
+        ClientRule(**MISTYPED),
+    ],
+    ids=str,
+)
+def test_a_client_rule(rule: Any) -> None:
+    odd = type(
+        "Odd", (FedAvg,), {"__module__": __name__, "client_rule": property(lambda _: rule)}
+    )()
+    with pytest.raises(ConfigError, match=r"^strategy Odd: client_rule returned "):
+        client_rule_of(odd)
+
+
+def test_large_parameters_are_a_matter_of_rates(returned: dict[str, Any]) -> None:
+    returned["broadcast"] = lambda params: {
+        name: value + np.float32(np.inf) for name, value in params.items()
+    }
+    for size, error in ((1e3, ConfigError), (1e20, NumericError)):
+        with pytest.raises(error, match="not finite"):
+            checked_broadcast(Returning(), State(), {"item": ITEM * np.float32(size)}, 0)
 
 
 def test_groups_of_any_whole_numbers(returned: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import yaml
 from fedrec.config.experiment import Experiment, load_experiment
 from fedrec.data.synthetic import Synthetic
 from fedrec.errors import ConfigError
+from fedrec.models import MatrixFactorization
 from fedrec.plugins import table
 from fedrec.training.settings import Optimizers, PrivateOptimizer, Train
 from strategies import FedAdam, FedAvg
@@ -84,3 +85,19 @@ def test_a_cohort_that_is_written_replaces_that_of_the_model(written: dict[str, 
 def test_faults_are_reported_as_they_were_written(bad: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"experiment: {next(iter(bad))}: "):
         load_experiment({"data": DATA, **bad})
+
+
+@pytest.mark.parametrize(
+    "defaults",
+    [{"rounds": 5}, {"train": {"lr": 1}}, {"trian": {}}, {"rounds": {"count": -1}}],
+    ids=str,
+)
+@pytest.mark.parametrize("section", ["model", "strategy"])
+def test_defaults_that_fit_no_experiment_are_told_by_the_name_of_their_class(
+    section: str, defaults: Any
+) -> None:
+    base = MatrixFactorization if section == "model" else FedAdam
+    own = type("Own", (base,), {"__module__": __name__, "defaults": defaults})
+    with pytest.raises(ConfigError, match=r"Own\.defaults: ") as error:
+        load_experiment({"data": DATA, section: own})
+    assert "\n" not in str(error.value)

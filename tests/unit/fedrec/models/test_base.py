@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fedrec.compute.batch import Tensors
-from fedrec.errors import ConfigError, FedRecError
+from fedrec.errors import ConfigError, FedRecError, NumericError
 from fedrec.models.base import History, Model, Pairs
 from fedrec.training.clients import train_clients
 from fedrec.types import ParamSpec
@@ -150,7 +150,7 @@ def by_value(change: Callable[[torch.Tensor], torch.Tensor]) -> Score:
     ("change", "said"),
     [
         (lambda scores: scores.detach(), "depends on no parameter"),
-        (lambda scores: scores[:1], "returns the shape"),
+        (lambda scores: scores[:1], "returned "),
         (lambda scores: scores / 0.0, "is not finite"),
         (lambda scores: scores.abs().neg().log(), "is not finite"),
     ],
@@ -167,10 +167,10 @@ def test_a_score_that_fails_in_training_is_named(
     assert "\n" not in str(error.value)
 
 
-def test_values_without_bounds_are_not_the_models_fault() -> None:
+def test_values_without_bounds_are_a_matter_of_rates() -> None:
     task = method_of(model=Factors())
     shard = shard_of(9, [[0, 1, 4], [2, 3]])
     params, private = initial_state(task, shard)
     exploded = {name: value * np.float32(1e30) for name, value in params.items()}
-    update, _ = train_clients(task, shard, exploded, {**private, "user": private["user"] * 1e30}, 1)
-    assert not np.isfinite(update.metrics["loss"]).all()
+    with pytest.raises(NumericError):
+        train_clients(task, shard, exploded, {**private, "user": private["user"] * 1e30}, 1)
