@@ -198,9 +198,10 @@ class FlowerStrategy(FlwrStrategy):
         """Flower prints one here; the run folder holds it instead."""
 
     def _messages(self, kind: str, number: int, clients: IntArray) -> Iterator[Message]:
-        training, best = kind == records.TRAIN, self.recorder.tally.best_round or 0
+        training, best = kind == records.TRAIN, self.recorder.tally.best
         committed = number - 1 if training else number
-        request = replace(self._request, round=number, committed=committed, best=best)
+        best_round = best.round if best else 0
+        request = replace(self._request, round=number, committed=committed, best=best_round)
         for node, hosted in deal(self._roster, clients):
             groups = checked_groups(self.strategy, self.state, hosted)
             for group in np.unique(groups).tolist():

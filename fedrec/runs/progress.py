@@ -61,16 +61,15 @@ class Progress(logging.Handler):
         self._clients, self._seconds = 0, 0.0
         self._scores = ""
         self._began: tuple[int, float] | None = None
-        self._level_before = LOG.level
         self._bar = Bar(
             SpinnerColumn("line"),  # moves while a worker starts or a round is evaluated
             TextColumn(
                 "{task.fields[counter]}",
-                table_column=_column(min_width=len(self._counter(self._limits.count))),
+                table_column=Column(min_width=len(self._counter(self._limits.count)), no_wrap=True),
             ),
-            BarColumn(None, table_column=_column(ratio=1, max_width=36)),
-            TextColumn("{task.description}", table_column=_column(ratio=4)),
-            TextColumn("{task.fields[left]}", table_column=_column()),
+            BarColumn(None, table_column=Column(ratio=1, max_width=36, no_wrap=True)),
+            TextColumn("{task.description}", table_column=Column(ratio=4, no_wrap=True)),
+            TextColumn("{task.fields[left]}", table_column=Column(no_wrap=True)),
             console=self._console,
             transient=True,
             expand=True,
@@ -172,7 +171,3 @@ def _can_draw(console: Console) -> bool:
     if console.is_jupyter:
         return find_spec("ipywidgets") is not None
     return console.is_terminal and not console.is_dumb_terminal
-
-
-def _column(**options: int) -> Column:
-    return Column(no_wrap=True, **options)  # type: ignore[arg-type]

@@ -175,22 +175,6 @@ class RunFolder:
         with reading(path):
             return pd.read_parquet(path, page_checksum_verification=True)
 
-    def check_best(self, best: int, latest: int, private: bool) -> None:
-        """Make sure that the best round so far has left everything behind.
-
-        Args:
-            best: That round.
-            latest: The round of the checkpoint, which may have replaced the model.
-            private: Whether the clients keep private parameters.
-        """
-        self.model(best, latest)
-        self.per_user()
-        if private and not self.local("client", best):
-            raise RunFolderError(
-                f"{self.path / LOCAL}: the private parameters of round {best}, the best so far, "
-                f"are missing; {RESTORE}"
-            )
-
     def verify(self, name: str) -> Path:
         """Return the path of a file; it is as the run wrote it, where the run came to its end."""
         expected, path = self._written().get("files", {}).get(name), self.path / name

@@ -21,6 +21,7 @@ from fedrec.runs.folder import (
     CHECKPOINT,
     CONFIG,
     FINISHED,
+    LOCAL,
     ROUNDS,
     SEEDS,
     SPLIT,
@@ -312,8 +313,14 @@ def _prepare_resume(
     rounds, _ = rounds_before(folder / ROUNDS, last, checkpoint.log)
     progress.follow([*rounds, checkpoint.record])
     best = Tally(experiment.evaluate.metrics[0], rounds=rounds).best
-    if best is not None:
-        run.check_best(best.round, last, private=bool(checkpoint.node_states))
+    if best is not None:  # it must have left everything behind
+        run.model(best.round, last)
+        run.per_user()
+        if checkpoint.node_states and not run.local("client", best.round):
+            raise RunFolderError(
+                f"{folder / LOCAL}: the private parameters of round {best.round}, the best so far, "
+                f"are missing; {RESTORE}"
+            )
     _ = run.split  # compares its checksum
     LOG.info(f"{folder}: continues after round {last} of {experiment.rounds.count}")
     return opened

@@ -88,11 +88,6 @@ class Tally:
         self.stale = 0 if progress else self.stale + 1
         return better
 
-    @property
-    def best_round(self) -> int | None:
-        """The round that validation chose so far; None before the first evaluation."""
-        return self.best.round if self.best else None
-
     def scores_near_popularity(self) -> tuple[float, float] | None:
         """Return the best score and popularity's if they are near; None otherwise."""
         score = None if self.best is None else self.best.score("valid", self._metric)
@@ -107,7 +102,7 @@ class Tally:
         mixed = views.pop("mixed", {})
         seconds = self._sums["seconds"]
         return {
-            "best_round": self.best_round,
+            "best_round": self.best.round if self.best else None,
             "rounds": self.rounds,
             "metrics": {
                 "valid": dict(mixed.get("valid", {})),
