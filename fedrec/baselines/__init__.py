@@ -1,4 +1,4 @@
-"""Centralised baselines: they see the train items of all users. One file each."""
+"""Centralised baselines: they see the train items of all users."""
 
 from collections.abc import Mapping
 
@@ -6,8 +6,7 @@ from fedrec.baselines.base import Baseline
 from fedrec.baselines.ease import EASE
 from fedrec.baselines.ials import ImplicitALS
 from fedrec.baselines.itemknn import ItemKNN
-from fedrec.baselines.popularity import Popularity
-from fedrec.baselines.random import RandomScores
+from fedrec.baselines.untrained import Popularity, RandomScores
 
 __all__ = ["BASELINES", "Baseline", "Popularity"]
 

@@ -10,9 +10,7 @@ from fedrec.baselines import Popularity
 from fedrec.baselines.base import Scorer
 from fedrec.data import Synthetic
 from fedrec.evaluation.metrics.base import ExposureMetric, PerUserMetric
-from fedrec.evaluation.metrics.gini import Gini
-from fedrec.evaluation.metrics.hit_rate import HitRate
-from fedrec.evaluation.metrics.ndcg import NDCG
+from fedrec.evaluation.metrics.measures import NDCG, Gini, HitRate
 from fedrec.plugins import Plugin
 from fedrec.types import (
     FloatArray,

@@ -13,8 +13,7 @@ from fedrec.baselines.base import Baseline, Scorer, TunableBaseline
 from fedrec.baselines.ease import EASE
 from fedrec.baselines.ials import ImplicitALS, solve
 from fedrec.baselines.itemknn import ItemKNN
-from fedrec.baselines.popularity import Popularity
-from fedrec.baselines.random import RandomScores
+from fedrec.baselines.untrained import Popularity, RandomScores
 from fedrec.errors import ConfigError, MissingExtra
 from fedrec.evaluation.metrics import parse_metric
 from fedrec.runs.baseline import evaluate_scorer

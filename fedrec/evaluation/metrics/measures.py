@@ -1,0 +1,112 @@
+"""The measures of rankings that fedrec brings along."""
+
+from typing import ClassVar
+
+import numpy as np
+
+from fedrec.evaluation.metrics.base import ExposureMetric, PerUserMetric
+from fedrec.types import FloatArray, IntArray, Ragged
+
+
+class HitRate(PerUserMetric):
+    r"""Share of the users with a held-out item in their top k.
+
+    .. math:: \mathrm{HR}@k(u) = [\min_i r_{ui} \le k]
+
+    with :math:`r_{ui}` the rank, from 1, of held-out item i.
+    """
+
+    def per_user(self, ranks: Ragged) -> FloatArray:
+        """Return 0 or 1 for each user, float64 [n]."""
+        return (ranks.values[ranks.offsets[:-1]] <= self.depth).astype(np.float64)
+
+
+class Recall(PerUserMetric):
+    r"""Share of a user's held-out items that stand in its top k.
+
+    .. math:: \mathrm{Recall}@k(u) = \frac{|\{i : r_{ui} \le k\}|}{|H_u|}
+
+    with :math:`r_{ui}` the rank, from 1, of item i of the held-out items :math:`H_u`. The
+    denominator is not cut at k, so a user with more than k held-out items cannot reach 1.
+    """
+
+    def per_user(self, ranks: Ragged) -> FloatArray:
+        """Return from 0 to 1 for each user, float64 [n]."""
+        hits = np.bincount(ranks.owners(), ranks.values <= self.depth, len(ranks))
+        return hits / ranks.lengths
+
+
+class NDCG(PerUserMetric):
+    r"""Discounted gain of the held-out items in the top k, over that of the ideal list.
+
+    .. math::
+        \mathrm{NDCG}@k(u) = \frac{\sum_{i \in H_u, r_{ui} \le k} 1 / \log_2(1 + r_{ui})}
+                                  {\sum_{r=1}^{\min(|H_u|, k)} 1 / \log_2(1 + r)}
+
+    with :math:`r_{ui}` the rank, from 1, of item i of the held-out items :math:`H_u`; gains are
+    binary.
+
+    Reference: jarvelin2002cumulated, with binary gains.
+    """
+
+    reference: ClassVar[str] = "jarvelin2002cumulated"
+
+    def per_user(self, ranks: Ragged) -> FloatArray:
+        """Return from 0 to 1 for each user, float64 [n]."""
+        longest = int(max(ranks.values.max(initial=1), ranks.lengths.max(initial=1)))
+        depth = min(self.depth, longest)
+        # One table of discounts, so that a value never depends on its place in the array.
+        discount = 1.0 / np.log2(np.arange(2, longest + 2, dtype=np.float64))
+        gains = np.where(ranks.values <= depth, discount[ranks.values - 1], 0.0)
+        ideal = np.cumsum(discount)[np.minimum(ranks.lengths, depth) - 1]
+        return np.asarray(np.bincount(ranks.owners(), gains, len(ranks)) / ideal)
+
+
+class MRR(PerUserMetric):
+    r"""One over the rank of the user's best held-out item; 0 where it is beyond k.
+
+    .. math:: \mathrm{MRR}@k(u) = \frac{[r_u \le k]}{r_u}, \quad r_u = \min_{i} r_{ui}
+
+    with :math:`r_{ui}` the rank, from 1, of held-out item i. Without k the whole ranking counts.
+    """
+
+    needs_k: ClassVar[bool] = False
+
+    def per_user(self, ranks: Ragged) -> FloatArray:
+        """Return from 0 to 1 for each user, float64 [n]."""
+        best = ranks.values[ranks.offsets[:-1]]
+        return (best <= self.depth) / best
+
+
+class Coverage(ExposureMetric):
+    r"""Share of the catalogue that stands in at least one user's top k.
+
+    .. math:: \mathrm{Coverage}@k = \frac{|\{i : x_i > 0\}|}{n}
+
+    with :math:`x_i` the number of top-k lists that hold item i, and n the size of the catalogue.
+    """
+
+    def value(self, exposure: IntArray) -> float:
+        """Return from 0 to 1; NaN for an empty catalogue."""
+        if len(exposure) == 0:
+            return float("nan")
+        return float(np.count_nonzero(exposure)) / len(exposure)
+
+
+class Gini(ExposureMetric):
+    r"""Inequality of the items' exposure.
+
+    .. math:: G@k = \frac{\sum_{i=1}^{n} (2i - n - 1)\, x_{(i)}}{n \sum_i x_i}
+
+    with :math:`x_{(1)} \le \dots \le x_{(n)}` the numbers of top-k lists that hold each item.
+    0: every item is recommended equally often; (n - 1) / n: one item has all the exposure.
+    """
+
+    def value(self, exposure: IntArray) -> float:
+        """Return from 0 to (n - 1) / n; NaN where nothing is recommended."""
+        n, total = len(exposure), int(exposure.sum())
+        if total == 0:
+            return float("nan")
+        # Integers until the one division: exact, whatever the order.
+        weights = 2 * np.arange(1, n + 1, dtype=np.int64) - n - 1
+        return int(weights @ np.sort(exposure)) / (n * total)
