@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 
 from fedrec.baselines.base import Baseline
-from fedrec.baselines.ease import EASE
 from fedrec.baselines.ials import ImplicitALS
-from fedrec.baselines.itemknn import ItemKNN
+from fedrec.baselines.item_based import EASE, ItemKNN
 from fedrec.baselines.untrained import Popularity, RandomScores
 
 __all__ = ["BASELINES", "Baseline", "Popularity"]

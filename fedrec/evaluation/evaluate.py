@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from fedrec.errors import ConfigError
-from fedrec.evaluation.metrics.base import ExposureMetric, Metric, PerUserMetric
+from fedrec.evaluation.metrics import ExposureMetric, Metric, PerUserMetric
 from fedrec.evaluation.ranking import Part, Placed, Scores, exposure, place_by_definition
 from fedrec.evaluation.scorer import UserScorer
 from fedrec.personalization.base import View

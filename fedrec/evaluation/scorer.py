@@ -16,7 +16,7 @@ from fedrec.training.clients import frozen_items_of, tensors_of
 from fedrec.training.draws import latest
 from fedrec.training.forward import Call, Rows, Values, by_client
 from fedrec.training.task import ClientTask
-from fedrec.types import IntArray, Params, Ragged, Shard
+from fedrec.types import Axis, IntArray, Params, Ragged, Shard
 
 _SCORES = 1 << 18
 """Scores that a model which is not ``flat`` computes at once, which bounds the memory."""
@@ -38,8 +38,6 @@ class UserScorer:
         table = self.params["item"]
         unit_item_vectors = task.personalization.unit_item_vectors(table)
         self.frozen_items = frozen_items_of(task, shard, table, unit_item_vectors)
-        self.added = tuple(task.personalization.state(table.shape[1]))
-        self.axes = {name: spec.axis for name, spec in task.model.params().items()}
         self.history: Ragged | None = None
         if task.model.window is not None:
             rows = latest(shard, task.model.window - 1)
@@ -48,8 +46,13 @@ class UserScorer:
     @property
     def by_columns(self) -> bool:
         """Return whether some items at a time are faster, for all users."""
-        is_flat = self.task.model.execution == "flat" and "positive" not in self.axes.values()
+        is_flat = self.task.model.execution == "flat" and not self.of_model("positive")
         return is_flat and self.task.personalization.by_columns
+
+    def of_model(self, axis: Axis) -> list[str]:
+        """Return the names of the model's private parameters of an axis."""
+        private = [name for name in self.task.private() if name not in self.task.added()]
+        return [name for name in private if self.task.specs()[name].axis == axis]
 
     def __call__(self, users: IntArray) -> dict[View, Tensor]:
         """Return the scores of some users for the whole catalogue.
@@ -69,23 +72,18 @@ class UserScorer:
             users: int64 [g], user rows of the shard.
             size: users of a block.
         """
-        prepared = self.task.personalization.prepare_ranking(self.frozen_items, users)
-        return [
-            self._block(users, slice(start, min(start + size, len(users))), prepared)
-            for start in range(0, max(len(users), 1), size)
-        ]
-
-    def _block(self, users: IntArray, place: slice, prepared: object) -> Block:
-        chosen = users[place]
-        owners = {"user": chosen, "client": self.frozen_items.clients[chosen]}
-        private = {
-            name: self.local[name][torch.from_numpy(owners[spec.axis])]
-            if spec.axis in owners
-            else self.local[name]
-            for name, spec in self.task.specs().items()
-            if spec.scope == "private"
-        }
-        return Block(chosen, place, prepared, self.everything, self, private)
+        task, blocks = self.task, []
+        prepared = task.personalization.prepare_ranking(self.frozen_items, users)
+        for start in range(0, max(len(users), 1), size):
+            chosen = users[start : start + size]
+            private, clients = dict(self.local), self.frozen_items.clients[chosen]
+            for name in task.private():
+                if task.specs()[name].axis != "positive":
+                    by_user = task.specs()[name].axis == "user"
+                    private[name] = private[name][torch.from_numpy(chosen if by_user else clients)]
+            place = slice(start, start + len(chosen))
+            blocks.append(Block(chosen, place, prepared, self.everything, self, private))
+        return blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +115,7 @@ class Block(Ranking):
             float [b, c] per view.
         """
         scorer = self.scorer
-        added = {name: self.private[name] for name in scorer.added}
+        added = {name: self.private[name] for name in scorer.task.added()}
         ranking = replace(self, items=items)
         task, like = scorer.task, np.broadcast_to(0, (len(self.users), len(items)))
         scores = task.personalization.rank(scorer.frozen_items, added, ranking)
@@ -152,26 +150,26 @@ class Block(Ranking):
         tables = {name: scorer.params[name] for name in task.tables()}
         if self.items is not scorer.everything:
             tables = {name: table[self.items] for name, table in tables.items()}
-        absent = {n: self._absent(n, len(self.users)) for n in self._named("positive")}
-        if task.model.execution == "flat":
-            scores = task.model.score_catalogue(self._of_users() | absent, tables)
+
+        def of_catalogue(params: Tensors, pairs: Pairs) -> Tensor:
+            if pairs.history is None:
+                scores = task.model.score_catalogue(params, tables)
+            else:
+                vectors = pairs.history.vectors[pairs.users]
+                history = History(vectors, pairs.history.lengths[pairs.users])
+                scores = task.model.score_catalogue(params, tables, history)
             # A model without private parameters scores one row, the same for all.
-            scores = scores.expand(len(self.users), -1)
-        else:
+            return scores.expand(len(pairs.users), -1)
 
-            def of_client(params: Tensors, pairs: Pairs) -> Tensor:
-                if pairs.history is None:
-                    scores = task.model.score_catalogue(params, tables)
-                else:
-                    vectors = pairs.history.vectors[pairs.users]
-                    history = History(vectors, pairs.history.lengths[pairs.users])
-                    scores = task.model.score_catalogue(params, tables, history)
-                return scores.expand(len(pairs.users), -1)
-
-            everybody, most = np.arange(len(self.users)), max(_SCORES // len(self.items), 1)
-            scores = self._by_client(
-                of_client, everybody, 0 * everybody, absent, source, history, most
-            )
+        everybody, most = np.arange(len(self.users)), max(_SCORES // len(self.items), 1)
+        # As if no item were a positive of anybody; the positives come after.
+        absent = {
+            name: self.private[name].new_zeros((len(everybody), *self.private[name].shape[1:]))
+            for name in scorer.of_model("positive")
+        }
+        scores = self._computed(
+            of_catalogue, everybody, 0 * everybody, absent, source, history, most
+        )
         if not absent:
             return scores
         users, items, _ = scorer.frozen_items.positives_of(self.users)
@@ -188,44 +186,21 @@ class Block(Ranking):
         history: Ragged | None,
     ) -> Tensor:
         """Return ``scores``, changed: those of some pairs with given item vectors."""
-        scorer, model = self.scorer, self.scorer.task.model
+        scorer, frozen_items = self.scorer, self.scorer.frozen_items
         user, item = torch.from_numpy(block_users), torch.from_numpy(items)
         of_rows = {name: scorer.params[name][item] for name in scorer.task.tables()}
-        of_rows |= {"item": rows} | self._of_positives(block_users, items)
-        if model.execution == "flat":
-            of_users = {name: value[user] for name, value in self._of_users().items()}
-            scores[user, item] = model.score(of_users | of_rows, Pairs(user, item))
-        else:
-            scores[user, item] = self._by_client(
-                model.score, block_users, items, of_rows, source, history, _SCORES
-            )
+        of_rows["item"] = rows
+        for name in scorer.of_model("positive"):
+            at = frozen_items.positives.find(frozen_items.clients[self.users[block_users]], items)
+            values, is_positive = self.private[name], torch.from_numpy(at >= 0)
+            of_rows[name] = values.new_zeros((len(at), *values.shape[1:]))
+            of_rows[name][is_positive] = values[torch.from_numpy(at)[is_positive]]
+        scores[user, item] = self._computed(
+            scorer.task.model.score, block_users, items, of_rows, source, history, _SCORES
+        )
         return scores
 
-    def _named(self, *axes: str) -> list[str]:
-        return [name for name, axis in self.scorer.axes.items() if axis in axes]
-
-    def _of_users(self) -> dict[str, Tensor]:
-        """Return the parameters of a ``flat`` model without a row per item, one row per user."""
-        scorer, n = self.scorer, len(self.users)
-        dense = {name: scorer.params[name] for name in scorer.task.dense()}
-        of_users = {name: self.private[name] for name in self._named("user", "client")}
-        return of_users | {name: value.expand(n, *value.shape) for name, value in dense.items()}
-
-    def _absent(self, name: str, n: int) -> Tensor:
-        """Return what pairs that are no positives have of a parameter, float [n, *shape]."""
-        values = self.private[name]
-        return values.new_zeros((n, *values.shape[1:]))
-
-    def _of_positives(self, block_users: IntArray, items: IntArray) -> dict[str, Tensor]:
-        """Return the model's values of positives, float [q, ...], 0 for other pairs."""
-        frozen_items, values = self.scorer.frozen_items, {}
-        for name in self._named("positive"):
-            at = frozen_items.positives.find(frozen_items.clients[self.users[block_users]], items)
-            rows = torch.cat([self.private[name], self._absent(name, 1)])
-            values[name] = rows[torch.from_numpy(at)]
-        return values
-
-    def _by_client(
+    def _computed(
         self,
         call: Call,
         block_users: IntArray,
@@ -235,11 +210,18 @@ class Block(Ranking):
         history: Ragged | None,
         most: int,
     ) -> Tensor:
-        """Compute pairs, or users, whose clients are neighbours."""
-        scorer = self.scorer
+        """Compute pairs, or users, whose clients are neighbours, with their own parameters."""
+        scorer, task = self.scorer, self.scorer.task
+        user = torch.from_numpy(block_users)
+        of_users = {name: self.private[name] for name in scorer.of_model("user")}
+        of_clients = {name: self.private[name] for name in scorer.of_model("client")}
+        dense = {name: scorer.params[name] for name in task.dense()}
+        if task.model.execution == "flat":
+            params = {name: value[user] for name, value in (of_users | of_clients).items()}
+            params |= {n: value.expand(len(user), *value.shape) for n, value in dense.items()}
+            return call(params | dict(of_rows), Pairs(user, torch.from_numpy(items)))
         clients = scorer.frozen_items.clients[self.users[block_users]]
         first = np.flatnonzero(np.diff(clients, prepend=-1))
-        user, of_client = torch.from_numpy(block_users), torch.from_numpy(block_users[first])
         rows = Rows(
             np.diff(first, append=len(clients)),
             user,
@@ -247,8 +229,10 @@ class Block(Ranking):
             None if history is None else torch.from_numpy(history.lengths[block_users]),
             history,
         )
-        of_users = {name: self.private[name][user] for name in self._named("user")}
-        of_clients = {name: self.private[name][of_client] for name in self._named("client")}
-        dense = {name: scorer.params[name] for name in scorer.task.dense()}
-        values = Values({**of_rows, **of_users}, of_clients, dense, source)
-        return by_client(call, values, rows, scorer.task.model.execution == "vmap", most)
+        values = Values(
+            {**of_rows, **{name: value[user] for name, value in of_users.items()}},
+            {name: value[user[first]] for name, value in of_clients.items()},
+            dense,
+            source,
+        )
+        return by_client(call, values, rows, task.model.execution == "vmap", most)

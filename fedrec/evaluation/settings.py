@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, field_validator
 
-from fedrec.evaluation.metrics.base import Metric, PerUserMetric, parse_metric
+from fedrec.evaluation.metrics import Metric, PerUserMetric, parse_metric
 from fedrec.evaluation.ranking import LEGACY_CANDIDATES
 from fedrec.plugins import Count, Section
 from fedrec.types import Split

@@ -11,7 +11,7 @@ from fedrec.baselines.untrained import Popularity
 from fedrec.config.experiment import Experiment
 from fedrec.errors import ConfigError, NumericError
 from fedrec.evaluation.evaluate import Evaluation, evaluate
-from fedrec.evaluation.metrics.base import Metric, PerUserMetric
+from fedrec.evaluation.metrics import Metric, PerUserMetric
 from fedrec.evaluation.ranking import PARTS
 from fedrec.personalization.base import View
 from fedrec.plugins import name_of

@@ -16,7 +16,7 @@ import numpy as np
 
 from fedrec.errors import NumericError
 from fedrec.evaluation.evaluate import Evaluation
-from fedrec.evaluation.metrics.base import PerUserMetric
+from fedrec.evaluation.metrics import PerUserMetric
 from fedrec.plugins import Plugin
 from fedrec.runs.baseline import popularity_scores, tied_scores
 from fedrec.runs.folder import (

@@ -9,7 +9,7 @@ from unittest import SkipTest
 
 from fedrec.config.yaml import with_overrides
 from fedrec.errors import ConfigError, FedRecError, did_you_mean
-from fedrec.evaluation.metrics.base import Metric
+from fedrec.evaluation.metrics import Metric
 from fedrec.plugins import CORE_TABLES, Plugin, expand_path, lookup, searching, table
 from fedrec.testing.contracts import (
     CLIENT_RULE_CONTRACTS,

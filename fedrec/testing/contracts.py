@@ -23,7 +23,7 @@ from fedrec.data.base import DataSet
 from fedrec.data.split import check_interactions
 from fedrec.data.tabular import Frame
 from fedrec.evaluation.evaluate import per_user_values
-from fedrec.evaluation.metrics.base import ExposureMetric, Metric
+from fedrec.evaluation.metrics import ExposureMetric, Metric
 from fedrec.models.base import Model, Pairs
 from fedrec.personalization.base import Personalization
 from fedrec.plugins import Plugin

@@ -9,8 +9,7 @@ import numpy as np
 from fedrec.baselines import Popularity
 from fedrec.baselines.base import Scorer
 from fedrec.data import Synthetic
-from fedrec.evaluation.metrics.base import ExposureMetric, PerUserMetric
-from fedrec.evaluation.metrics.measures import NDCG, Gini, HitRate
+from fedrec.evaluation.metrics import NDCG, ExposureMetric, Gini, HitRate, PerUserMetric
 from fedrec.plugins import Plugin
 from fedrec.types import (
     FloatArray,
