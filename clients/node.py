@@ -188,11 +188,12 @@ class Node:
 
     def _cuts(self, rows: IntArray) -> list[IntArray]:
         """Cut clients so that little is held at once (see `_HELD_BYTES`)."""
-        row, dense = 4 * self.task.row_size, 4 * self.task.dense_size
+        task = self.task
+        row, dense = (4 * task.size(*names) for names in (task.tables(), task.dense()))
         size = _HELD_BYTES if self._summing is None else _SUMMED_BYTES
         budget = max(size, _HELD_TABLES * self.shard.n_items * row)
-        held = np.diff(capacity(self.shard, self.task)) * row + dense
-        held += self._private_bytes(self.task.locals())
+        held = np.diff(capacity(self.shard, task)) * row + dense
+        held += self._private_bytes(task.locals())
         return [rows[cut] for cut in bounded_slices(offsets_of(held[rows]), budget)]
 
     def _private_bytes(self, names: Iterable[str]) -> IntArray:

@@ -1,6 +1,7 @@
 """Ranking by counting: all items of some users, or some items at a time of all users."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from fedrec.evaluation.counting_numba import WIDTH, count_reaching
 from fedrec.evaluation.ranking import Part, Placed, Scores, check_nan, mask_of
-from fedrec.evaluation.scorer import UserScorer
+from fedrec.evaluation.scorer import Block, UserScorer
 from fedrec.personalization.base import Branches, View
 from fedrec.types import FloatArray, IntArray, Ragged, Shard
 
@@ -17,6 +18,9 @@ _GROUP = 1 << 15
 
 _CACHED_USERS = 4096
 """Users whose scores of `WIDTH` items are computed and ranked together."""
+
+_Strip: TypeAlias = tuple[int, int, FloatArray, tuple[FloatArray, ...]]
+"""Scores, float [v, b, c]: the first item, the first user, they, and the branch to be mixed in."""
 
 
 def place_by_rows(
@@ -36,16 +40,16 @@ def place_by_rows(
     Raises:
         NumericError: If a score is NaN.
     """
-    placed: dict[View, Placed] = {}
+    ranks: dict[View, Mapping[Part, IntArray]] = {}
+    top: IntArray = np.empty((len(test), 0), np.int64)
     for view, of_view in views.items():
         scores = _array(of_view)[np.newaxis]
         targets = scores[:, valid.owners(), valid.values], scores[:, test.owners(), test.values]
-        counts = _Counts([view], train, valid, test, targets, k if view == "mixed" else 0)
-        counts.add(scores)
-        placed[view] = counts.placed()
-    return Placed(
-        {view: of_view.ranks[view] for view, of_view in placed.items()}, placed["mixed"].top
-    )
+        length = k if view == "mixed" else 0
+        placed = _counted([view], train, valid, test, targets, length, [(0, 0, scores, ())])
+        ranks[view] = placed.ranks[view]
+        top = placed.top if view == "mixed" else top
+    return Placed(ranks, top)
 
 
 def place_by_columns(scorer: UserScorer, shard: Shard, k: int) -> Iterator[Placed]:
@@ -69,84 +73,78 @@ def place_by_columns(scorer: UserScorer, shard: Shard, k: int) -> Iterator[Place
         users = np.arange(first, min(first + _GROUP, shard.n_users), dtype=np.int64)
         train, valid, test = (part.take(users) for part in (shard.train, shard.valid, shard.test))
         targets = _targets(scorer, users, valid, test)
-        counts = _Counts(views, train, valid, test, targets, k)
         blocks = scorer.blocks(users, _CACHED_USERS)
-        for start in range(0, shard.n_items, WIDTH):
-            items = torch.arange(start, min(start + WIDTH, shard.n_items))
-            for block in blocks:
-                scores = block.rank(items)
-                if isinstance(scores, Branches):
-                    branch = [_array(part) for part in (scores.sums, scores.scale, scores.share)]
-                    counts.add(_array(scores.base)[np.newaxis], start, block.place.start, branch)
-                else:
-                    stacked = np.stack([_array(scores[view]) for view in views])
-                    counts.add(stacked, start, block.place.start)
-        yield counts.placed()
+        yield _counted(views, train, valid, test, targets, k, _swept(blocks, views, shard.n_items))
 
 
-class _Counts:
-    """How many items reach each held-out item of some users, and their top lists.
+def _swept(blocks: Sequence[Block], views: Sequence[View], n_items: int) -> Iterator[_Strip]:
+    """Yield the scores of all users for some items at a time."""
+    for start in range(0, n_items, WIDTH):
+        items = torch.arange(start, min(start + WIDTH, n_items))
+        for block in blocks:
+            scores = block.rank(items)
+            if isinstance(scores, Branches):
+                branch = tuple(_array(part) for part in (scores.sums, scores.scale, scores.share))
+                yield start, block.place.start, _array(scores.base)[np.newaxis], branch
+            else:
+                stacked = np.stack([_array(scores[view]) for view in views])
+                yield start, block.place.start, stacked, ()
+
+
+def _counted(
+    views: Sequence[View],
+    train: Ragged,
+    valid: Ragged,
+    test: Ragged,
+    targets: tuple[FloatArray, FloatArray],
+    k: int,
+    strips: Iterable[_Strip],
+) -> Placed:
+    """Count how many items reach each held-out item of some users; list what stands first.
 
     Args:
-        views: the views, ``mixed`` first.
-        train: one row per user; likewise ``valid`` and ``test``.
-        targets: the scores of the validation and of the test items, float [v, n].
-        k: length of the top lists, by the first view.
+        views: The views, ``mixed`` first.
+        train: One row per user; likewise ``valid`` and ``test``.
+        valid: The validation items.
+        test: The test items.
+        targets: The scores of the validation and of the test items, float [v, n].
+        k: Length of the top lists, by the first view.
+        strips: Of all users, item after item.
+
+    Raises:
+        NumericError: If a score is NaN.
     """
-
-    def __init__(
-        self,
-        views: Sequence[View],
-        train: Ragged,
-        valid: Ragged,
-        test: Ragged,
-        targets: tuple[FloatArray, FloatArray],
-        k: int,
-    ) -> None:
-        excluded = mask_of("test", train, valid)
-        self._views, self._valid, self._test = views, valid, test
-        self._excluded = excluded.offsets, excluded.values, excluded.offsets[:-1].copy()
-        self._test_items = test.offsets, test.values, test.offsets[:-1].copy()
-        self._targets = _array(targets[0]), _array(targets[1])
-        self._counts = tuple(np.zeros(scores.shape, np.int64) for scores in self._targets)
-        lengths = np.where((test.lengths > 0) & (k > 0), 0, -1)
-        best = np.empty((len(test), k), targets[0].dtype)
-        self._lists = best, np.full((len(test), k), -1, np.int64), lengths
-        self._diverged = np.zeros(len(valid), np.bool_)
-        nothing = best.reshape(-1)[:0]
-        self._no_branch = nothing.reshape(0, 0, 0), nothing, nothing.reshape(0, 1)
-
-    def add(
-        self,
-        scores: FloatArray,
-        first_item: int = 0,
-        first_user: int = 0,
-        branch: Sequence[FloatArray] = (),
-    ) -> None:
-        """Count scores, float [v, b, c], of some users and the items that come next."""
+    both = mask_of("test", train, valid)
+    excluded, test_items = (
+        (items.offsets, items.values, items.offsets[:-1].copy()) for items in (both, test)
+    )
+    targets = _array(targets[0]), _array(targets[1])
+    counts = np.zeros(targets[0].shape, np.int64), np.zeros(targets[1].shape, np.int64)
+    best = np.empty((len(test), k), targets[0].dtype)
+    top = np.full((len(test), k), -1, np.int64)
+    lists = best, top, np.where((test.lengths > 0) & (k > 0), 0, -1)
+    diverged, nothing = np.zeros(len(valid), np.bool_), best.reshape(-1)[:0]
+    no_branch = nothing.reshape(0, 0, 0), nothing, nothing.reshape(0, 1)
+    for first_item, first_user, scores, branch in strips:
         count_reaching(
             scores,
-            tuple(branch) or self._no_branch,
+            branch or no_branch,
             first_item,
             first_user,
-            self._excluded,
-            self._valid.offsets,
-            self._test_items,
-            self._targets,
-            self._counts,
-            self._lists,
-            self._diverged,
+            excluded,
+            valid.offsets,
+            test_items,
+            targets,
+            counts,
+            lists,
+            diverged,
         )
-
-    def placed(self) -> Placed:
-        """Return where the held-out items of all users stand; raise `NumericError` for NaN."""
-        check_nan(self._diverged)
-        valid, test = self._counts
-        ranks: dict[View, dict[Part, IntArray]] = {
-            view: {"valid": _ranks(self._valid, valid[at]), "test": _ranks(self._test, test[at])}
-            for at, view in enumerate(self._views)
-        }
-        return Placed(ranks, self._lists[1])
+    check_nan(diverged)
+    ranks: dict[View, dict[Part, IntArray]] = {
+        view: {"valid": _ranks(valid, counts[0][at]), "test": _ranks(test, counts[1][at])}
+        for at, view in enumerate(views)
+    }
+    return Placed(ranks, top)
 
 
 def _array(scores: Scores) -> FloatArray:

@@ -1,7 +1,6 @@
 """Training and ranking for the clients of a node: chunk by chunk, from and to plain arrays."""
 
 from collections.abc import Callable
-from math import prod
 from typing import TypeVar
 
 import numpy as np
@@ -95,8 +94,8 @@ def _step_bytes(task: ClientTask, shard: Shard) -> IntArray:
         positives = np.minimum(positives, window)
     pairs = positives * (1 + train.negatives) + task.personalization.random_rows
     of_client = np.bincount(shard.client_of_user(), pairs, shard.n_clients)
-    dense = task.dense_size + sum(prod(task.specs()[name].shape) for name in task.private())
-    values = task.row_size * of_client + dense / _DENSE_SHARE
+    dense = task.size(*task.dense(), *task.private()) / _DENSE_SHARE
+    values = task.size(*task.tables()) * of_client + dense
     return (np.dtype(task.dtype).itemsize * values).astype(np.int64)
 
 

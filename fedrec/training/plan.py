@@ -9,7 +9,7 @@ import torch
 from fedrec.compute.batch import PairBatch
 from fedrec.training.draws import Draws, draw_round, positives_of_clients, trained_positives
 from fedrec.training.task import ClientTask
-from fedrec.types import FloatArray, IntArray, Ragged, Shard, offsets_of
+from fedrec.types import IntArray, Ragged, Shard, offsets_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,22 +115,6 @@ def plan_training(
     return _Planner(task, shard).plan(round, drawn, remembered)
 
 
-@dataclass(frozen=True, slots=True)
-class _Pairs:
-    """The unique pairs of some steps.
-
-    ``step`` int64 [p] of each positive; ``keys`` int64 [q]: (step * n_users + user) * n_items +
-    item, sorted; ``row_keys`` int64 [q]: client * n_items + item; the others float32 [q].
-    """
-
-    step: IntArray
-    n_steps: int
-    keys: IntArray
-    row_keys: IntArray
-    is_positive: FloatArray
-    n_negative: FloatArray
-
-
 class _Planner:
     def __init__(self, task: ClientTask, shard: Shard) -> None:
         self.task, self.shard = task, shard
@@ -142,85 +126,90 @@ class _Planner:
         self.by_positive = "positive" in axes
 
     def plan(self, round: int, draws: Sequence[Draws], remembered: Ragged | None) -> TrainingPlan:
-        n_items = self.shard.n_items
-        by_step = [self.unique(drawn, drawn.step) for drawn in draws]
-        keys = [pairs.row_keys for pairs in by_step]
-        if remembered is not None:
-            keys.append(remembered.owners() * n_items + remembered.values)
-        sorted_already = len(keys) == 1 and by_step[0].n_steps == 1 and self.one_user_each
-        rows = keys[0] if sorted_already else _distinct(np.concatenate(keys))
+        rows = self.local_rows(draws, remembered)
         needs_every_pair = self.task.personalization.overrides("prepare", "after_epoch")
         epochs = []
-        for drawn, pairs in zip(draws, by_step, strict=True):
+        for drawn in draws:
             every_pair = None
-            if needs_every_pair and pairs.n_steps > 1:
-                all_pairs = self.unique(drawn, np.zeros_like(drawn.step))
-                (every_pair,) = self.steps(drawn, all_pairs, rows, None)
-            steps = self.steps(drawn, pairs, rows, every_pair)
-            if needs_every_pair and pairs.n_steps == 1:
+            if needs_every_pair and drawn.step.any():
+                (every_pair,) = self.steps(drawn, np.zeros_like(drawn.step), rows, None)
+            steps = self.steps(drawn, drawn.step, rows, every_pair)
+            if needs_every_pair and len(steps) == 1:
                 (every_pair,) = steps
             epochs.append(Epoch(drawn, steps, every_pair))
-        offsets = np.searchsorted(rows, np.arange(self.shard.n_clients + 1) * n_items)
-        local_rows = Ragged(offsets, rows % n_items)
+        clients = np.arange(self.shard.n_clients + 1)
+        offsets = np.searchsorted(rows, clients * self.shard.n_items)
+        local_rows = Ragged(offsets, rows % self.shard.n_items)
         return TrainingPlan(round, self.shard, local_rows, tuple(epochs))
 
-    def unique(self, drawn: Draws, step: IntArray) -> _Pairs:
-        """Find the unique pairs of every step of an epoch."""
+    def local_rows(self, draws: Sequence[Draws], remembered: Ragged | None) -> IntArray:
+        """Return client * n_items + item of every local row, sorted."""
+        keys = [self.of_clients(self.coded(drawn, 0 * drawn.step) >> 2) for drawn in draws]
+        if remembered is not None:
+            keys.append(remembered.owners() * self.shard.n_items + remembered.values)
+        return _distinct(np.concatenate(keys))
+
+    def of_clients(self, keys: IntArray) -> IntArray:
+        """Return client * n_items + item of keys of `coded`, int64 [q]."""
+        n_items = self.shard.n_items
+        pairs = keys % (self.shard.n_users * n_items)
+        if self.one_user_each:
+            return np.asarray(pairs)
+        user, item = np.divmod(pairs, n_items)
+        return np.asarray(self.client_of_user[user] * n_items + item)
+
+    def coded(self, drawn: Draws, step: IntArray) -> IntArray:
+        """Return all pairs of some steps, with repetitions.
+
+        Args:
+            drawn: What is random.
+            step: int64 [p], the step of each positive.
+
+        Returns:
+            int64 [m]: 4 * key, with key (step * n_users + user) * n_items + item, plus 0 for a
+            positive, 1 for a negative, 2 for a pair that joins every step of its user.
+        """
         n_users, n_items = self.shard.n_users, self.shard.n_items
         visit = step * n_users + drawn.users
         negative = visit[:, None] * n_items + drawn.negatives
         coded = [(visit * n_items + drawn.items) * 4, negative.ravel() * 4 + 1]
-        coded += [keys * 4 + 2 for keys in self.joining(drawn, visit)]
-        every = np.sort(np.concatenate(coded))
-        keys, kind = every >> 2, every & 3
-        first = np.flatnonzero(np.diff(keys, prepend=-1))
-        keys = keys[first]
-        row_keys = keys % (n_users * n_items)
-        if not self.one_user_each:
-            user, item = np.divmod(row_keys, n_items)
-            row_keys = self.client_of_user[user] * n_items + item
-        return _Pairs(
-            step,
-            int(step.max(initial=-1)) + 1,
-            keys,
-            row_keys,
-            # What was drawn for a positive stands before what was drawn for a negative.
-            (kind[first] == 0).astype(np.float32),
-            np.add.reduceat((kind == 1).astype(np.float32), first),
-        )
-
-    def joining(self, drawn: Draws, visit: IntArray) -> list[IntArray]:
-        """Return the keys of pairs that join every step of their user: random rows, histories."""
-        n_users, n_items = self.shard.n_users, self.shard.n_items
+        # Random rows and histories.
         joining = [drawn.random] if len(drawn.random.values) else []
         if self.history is not None:
             joining.append(self.target)
         visits = _distinct(visit) if joining else visit
-        keys = []
         for items in joining:
             chosen = items.take(visits % n_users)
-            keys.append(visits[chosen.owners()] * n_items + chosen.values)
-        return keys
+            coded.append((visits[chosen.owners()] * n_items + chosen.values) * 4 + 2)
+        return np.concatenate(coded)
 
     def steps(
-        self, drawn: Draws, pairs: _Pairs, rows: IntArray, every_pair: Step | None
+        self, drawn: Draws, step: IntArray, rows: IntArray, every_pair: Step | None
     ) -> tuple[Step, ...]:
+        """Sort the unique pairs of an epoch into steps; int64 [p], the step of each positive."""
         n_items, width = self.shard.n_items, self.shard.n_users * self.shard.n_items
-        pair = pairs.keys % width
+        every, n_steps = np.sort(self.coded(drawn, step)), int(step.max(initial=-1)) + 1
+        keys, kind = every >> 2, every & 3
+        first = np.flatnonzero(np.diff(keys, prepend=-1))
+        # What was drawn for a positive stands before what was drawn for a negative.
+        is_positive = (kind[first] == 0).astype(np.float32)
+        n_negative = np.add.reduceat((kind == 1).astype(np.float32), first)
+        keys = keys[first]
+        pair, row_keys = keys % width, self.of_clients(keys)
         users, items = np.divmod(pair, n_items)
         index = np.arange(len(pair))
         if every_pair is not None:
             of_epoch = every_pair.pairs
             in_epoch = of_epoch.users.numpy() * n_items + of_epoch.items.numpy()
             index = np.searchsorted(in_epoch, pair)
-        every_row = pairs.n_steps == 1 and np.array_equal(pairs.row_keys, rows)
-        local_rows = np.arange(len(rows)) if every_row else np.searchsorted(rows, pairs.row_keys)
-        numbers = np.arange(pairs.n_steps + 1)
-        bounds = np.searchsorted(pairs.keys, numbers * width)
-        by_step = np.argsort(pairs.step, kind="stable")
-        starts = np.searchsorted(pairs.step[by_step], numbers)
+        every_row = n_steps == 1 and np.array_equal(row_keys, rows)
+        local_rows = np.arange(len(rows)) if every_row else np.searchsorted(rows, row_keys)
+        numbers = np.arange(n_steps + 1)
+        bounds = np.searchsorted(keys, numbers * width)
+        by_step = np.argsort(step, kind="stable")
+        starts = np.searchsorted(step[by_step], numbers)
         steps = []
-        for number in range(pairs.n_steps):
+        for number in range(n_steps):
             at = slice(bounds[number], bounds[number + 1])
             chosen = by_step[starts[number] : starts[number + 1]]
             offsets = np.searchsorted(users[at], np.arange(self.shard.n_users + 1))
@@ -228,26 +217,26 @@ class _Planner:
                 users=torch.from_numpy(users[at]),
                 items=torch.from_numpy(items[at]),
                 clients=torch.from_numpy(self.client_of_user[users[at]]),
-                labels=torch.from_numpy(pairs.is_positive[at]),
+                labels=torch.from_numpy(is_positive[at]),
                 offsets=offsets,
                 index=torch.from_numpy(index[at]),
             )
-            step = Step(
+            made = Step(
                 pairs=batch,
                 local_rows=torch.from_numpy(local_rows[at]),
                 every_row=every_row,
                 owners=self.owners(batch),
                 is_positive=batch.labels,
-                n_negative=torch.from_numpy(pairs.n_negative[at]),
+                n_negative=torch.from_numpy(n_negative[at]),
             )
             if self.history is not None or self.task.train.loss == "bpr":
                 drawn_items = np.column_stack([drawn.items[chosen], drawn.negatives[chosen]])
                 wanted = drawn.users[chosen][:, None] * n_items + drawn_items
                 asked = torch.from_numpy(np.searchsorted(pair[at], wanted))
-                step = replace(step, asked=asked)
+                made = replace(made, asked=asked)
                 if self.history is not None:
-                    step = self.with_history(step, asked)
-            steps.append(step)
+                    made = self.with_history(made, asked)
+            steps.append(made)
         return tuple(steps)
 
     def owners(self, batch: PairBatch) -> dict[str, Owners]:

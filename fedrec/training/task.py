@@ -171,15 +171,9 @@ class ClientTask:
         """Return the names of the dense shared parameters."""
         return tuple(n for n, s in self.specs().items() if s.axis is None)
 
-    @property
-    def row_size(self) -> int:
-        """Return how many values an item has in all item tables."""
-        return sum(prod(self.specs()[name].shape) for name in self.tables())
-
-    @property
-    def dense_size(self) -> int:
-        """Return how many values all dense shared parameters have."""
-        return sum(prod(self.specs()[name].shape) for name in self.dense())
+    def size(self, *names: str) -> int:
+        """Return how many values some parameters have, of each owner."""
+        return sum(prod(self.specs()[name].shape) for name in names)
 
     def private(self) -> tuple[str, ...]:
         """Return the names of the private parameters that are declared."""
