@@ -3,9 +3,7 @@
 from collections.abc import Mapping
 
 from fedrec.baselines.base import Baseline
-from fedrec.baselines.ials import ImplicitALS
-from fedrec.baselines.item_based import EASE, ItemKNN
-from fedrec.baselines.untrained import Popularity, RandomScores
+from fedrec.baselines.methods import EASE, ImplicitALS, ItemKNN, Popularity, RandomScores
 
 __all__ = ["BASELINES", "Baseline", "Popularity"]
 

@@ -74,6 +74,7 @@ def is_built(dtype: str = "float32") -> bool:
     return (kernel_folder() / dtype).exists()
 
 
+@cache
 def build(dtype: str = "float32") -> None:
     """See to it that the kernel for a type lies in the cache; one process builds, others wait.
 
@@ -85,17 +86,7 @@ def build(dtype: str = "float32") -> None:
     Raises:
         EngineError: If it cannot be built.
     """
-    if failure := _built(dtype):
-        raise EngineError(
-            f"the training kernel cannot be compiled ({failure}); set FEDREC_CACHE to a folder "
-            "that can be written to, or train.backend: torch"
-        )
-
-
-@cache
-def _built(dtype: str) -> str:
-    """Why the kernel cannot be built; empty if it lies in the cache. Tried once in a process."""
-    folder, failure = kernel_folder(), ""
+    folder = kernel_folder()
     mark, lock = folder / dtype, folder / "lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -109,8 +100,12 @@ def _built(dtype: str) -> str:
             if handle is not None:
                 os.close(handle)
     except OSError as error:
-        return str(error)
-    return failure
+        failure = str(error)
+    if failure:
+        raise EngineError(
+            f"the training kernel cannot be compiled ({failure}); set FEDREC_CACHE to a folder "
+            "that can be written to, or train.backend: torch"
+        )
 
 
 def _compile(dtype: str) -> str:

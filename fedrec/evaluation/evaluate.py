@@ -15,7 +15,7 @@ import numpy as np
 
 from fedrec.errors import ConfigError
 from fedrec.evaluation.metrics import ExposureMetric, Metric, PerUserMetric
-from fedrec.evaluation.ranking import Part, Placed, Scores, exposure, place_by_definition
+from fedrec.evaluation.ranking import Part, Placed, Scores, place_by_definition
 from fedrec.evaluation.scorer import UserScorer
 from fedrec.personalization.base import View
 from fedrec.types import FloatArray, IntArray, Ragged, Shard
@@ -165,19 +165,19 @@ def evaluate(
             for part, of_part in of_view.items():
                 ranks.setdefault(view, {}).setdefault(part, []).append(of_part)
         for k in cutoffs:
-            shown[k] += exposure(placed.top[:, :k], shard.n_items)
+            listed = placed.top[:, :k]
+            shown[k] += np.bincount(listed[listed >= 0], minlength=shard.n_items)
     offsets = {"valid": shard.valid.offsets, "test": shard.test.offsets}
-    by_user = np.argsort(shard.user_ids, kind="stable")
     values = {
         view: {
             part: per_user_values(
                 Ragged(offsets[part], np.concatenate(ranked)), metrics, shard.user_ids
-            )[by_user]
+            )
             for part, ranked in parts.items()
         }
         for view, parts in ranks.items()
     }
-    return Evaluation(shard.user_ids[by_user], values, shown)
+    return merge([Evaluation(shard.user_ids, values, shown)])
 
 
 def _placed(

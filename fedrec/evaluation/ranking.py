@@ -162,19 +162,6 @@ def top_k(scores: Scores, excluded: Ragged, k: int) -> IntArray:
     return lists
 
 
-def exposure(top: IntArray, n_items: int) -> IntArray:
-    """Count in how many of the lists each item stands.
-
-    Args:
-        top: int64 [b, k] of `top_k`.
-        n_items: size of the catalogue.
-
-    Returns:
-        int64 [n_items].
-    """
-    return np.bincount(top[top >= 0], minlength=n_items).astype(np.int64)
-
-
 def legacy_candidates(
     bits: NDArray[np.uint32], taken: Ragged, n_items: int, count: int = LEGACY_CANDIDATES
 ) -> Ragged:

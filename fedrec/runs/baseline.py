@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fedrec.baselines.base import Baseline, Scorer, TunableBaseline
-from fedrec.baselines.untrained import Popularity
+from fedrec.baselines.methods import Popularity
 from fedrec.config.experiment import Experiment
 from fedrec.errors import ConfigError, NumericError
 from fedrec.evaluation.evaluate import Evaluation, evaluate

@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedrec.compute.batch import Tensors
+from fedrec.compute.batch import Tensors, pad_rows, padded_places
 from fedrec.compute.operations import gather, repeat_rows
-from fedrec.compute.tiles import pad_rows, padded_places
 from fedrec.errors import ConfigError
 from fedrec.models.base import History, Pairs
 from fedrec.training.plan import Owners, Step

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedrec.compute.batch import Tiles, blocks_of
 from fedrec.compute.operations import MM_INNER, contiguous_sum
-from fedrec.compute.tiles import Tiles, blocks_of
 from fedrec.types import IntArray
 
 

@@ -6,9 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedrec.compute.batch import PairBatch
+from fedrec.compute.batch import PairBatch, Tiles, blocks_of
 from fedrec.compute.operations import MM_INNER, MM_ROWS, PaddedRows, bag_sum, contiguous_sum
-from fedrec.compute.tiles import Tiles, blocks_of
 from fedrec.personalization.base import FrozenItems
 from fedrec.types import IntArray, Ragged, offsets_of
 

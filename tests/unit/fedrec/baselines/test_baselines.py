@@ -10,9 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrec.baselines.base import Baseline, Scorer, TunableBaseline
-from fedrec.baselines.ials import ImplicitALS, solve
-from fedrec.baselines.item_based import EASE, ItemKNN
-from fedrec.baselines.untrained import Popularity, RandomScores
+from fedrec.baselines.methods import EASE, ImplicitALS, ItemKNN, Popularity, RandomScores, solve
 from fedrec.errors import ConfigError, MissingExtra
 from fedrec.evaluation.metrics import parse_metric
 from fedrec.runs.baseline import evaluate_scorer

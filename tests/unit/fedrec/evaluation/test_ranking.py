@@ -14,7 +14,6 @@ from fedrec.evaluation.ranking import (
     Part,
     Placed,
     Scores,
-    exposure,
     legacy_candidates,
     mask_of,
     place_by_definition,
@@ -111,12 +110,6 @@ def test_without_ties_the_list_holds_whom_the_ranks_say(world: World, k: int) ->
     for user in range(len(world.test)):
         hits = len(set(top[user].tolist()) & set(world.test.row(user).tolist()))
         assert hits == int((ranks.row(user) <= k).sum())
-
-
-def test_exposure_counts_lists() -> None:
-    top = np.array([[2, 0], [2, -1], [-1, -1]], np.int64)
-    assert exposure(top, 4).tolist() == [1, 0, 2, 0]
-    assert exposure(np.empty((0, 0), np.int64), 2).tolist() == [0, 0]
 
 
 def test_scores_are_not_changed() -> None:
