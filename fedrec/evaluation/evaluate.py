@@ -216,8 +216,6 @@ def merge(evaluations: Sequence[Evaluation]) -> Evaluation:
     Raises:
         ValueError: If there is none, or a user occurs twice.
     """
-    if not evaluations:
-        raise ValueError("there is no evaluation to merge")
     users = np.concatenate([one.users for one in evaluations])
     by_user = np.argsort(users, kind="stable")
     if np.any(np.diff(users[by_user]) == 0):

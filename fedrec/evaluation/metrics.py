@@ -186,9 +186,7 @@ class Coverage(ExposureMetric):
     """
 
     def value(self, exposure: IntArray) -> float:
-        """Return from 0 to 1; NaN for an empty catalogue."""
-        if len(exposure) == 0:
-            return float("nan")
+        """Return from 0 to 1."""
         return float(np.count_nonzero(exposure)) / len(exposure)
 
 

@@ -14,7 +14,7 @@ from fedrec.models.base import History, Pairs
 from fedrec.personalization.base import Branches, Ranking, View
 from fedrec.training.clients import frozen_items_of, tensors_of
 from fedrec.training.draws import latest
-from fedrec.training.forward import Call, Rows, Values, by_client
+from fedrec.training.forward import Call, Rows, by_client
 from fedrec.training.task import ClientTask
 from fedrec.types import Axis, IntArray, Params, Ragged, Shard
 
@@ -226,13 +226,11 @@ class Block(Ranking):
             np.diff(first, append=len(clients)),
             user,
             torch.from_numpy(items),
-            None if history is None else torch.from_numpy(history.lengths[block_users]),
-            history,
-        )
-        values = Values(
             {**of_rows, **{name: value[user] for name, value in of_users.items()}},
             {name: value[user[first]] for name, value in of_clients.items()},
             dense,
-            source,
+            context=None if history is None else torch.from_numpy(history.lengths[block_users]),
+            history=history,
+            source=source,
         )
-        return by_client(call, values, rows, task.model.execution == "vmap", most)
+        return by_client(call, rows, task.model.execution == "vmap", most)

@@ -22,51 +22,39 @@ Call: TypeAlias = Callable[[Tensors, Pairs], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What is computed: pairs, or users, client after client.
+    """What is computed: pairs, or users, client after client, with parameters by name.
 
     Args:
         counts: int64 [c], rows of each client, at least 1.
         users: int64 [q], the user row; those of a client are neighbours.
         items: int64 [q].
+        of_rows: float [q, *shape], one per row.
+        of_clients: float [c, *shape], one per client.
+        shared: float [*shape], the same for all.
+        repeated: float [c, *shape], one per client, which the model gets once per row.
         context: int64 [q], see `fedrec.models.base.Pairs`.
-        history: One row per user row, for a model with a window: rows of `Values.history`.
+        history: One row per user row, for a model with a window: rows of ``source``.
+        source: float [n, d], the vectors that histories are made of.
     """
 
     counts: IntArray
     users: Tensor
     items: Tensor
+    of_rows: Tensors
+    of_clients: Tensors
+    shared: Tensors = field(default_factory=dict)
+    repeated: Tensors = field(default_factory=dict)
     context: Tensor | None = None
     history: Ragged | None = None
+    source: Tensor | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Values:
-    """Parameters, by name.
-
-    Args:
-        rows: float [q, *shape], one per row.
-        clients: float [c, *shape], one per client.
-        shared: float [*shape], the same for all.
-        history: float [n, d], the vectors that histories are made of.
-        repeated: float [c, *shape], one per client, which the model gets once per row.
-    """
-
-    rows: Tensors
-    clients: Tensors
-    shared: Tensors = field(default_factory=dict)
-    history: Tensor | None = None
-    repeated: Tensors = field(default_factory=dict)
-
-
-def by_client(
-    call: Call, values: Values, rows: Rows, together: bool, most: int | None = None
-) -> Tensor:
+def by_client(call: Call, rows: Rows, together: bool, most: int | None = None) -> Tensor:
     """Compute rows with the parameters of their clients.
 
     Args:
         call: The computation of one client.
-        values: All parameters.
-        rows: The rows.
+        rows: The rows, and all parameters.
         together: Whether clients are computed side by side (``vmap``), or one by one.
         most: Rows that are computed at once, if one client has not more; None: no bound.
 
@@ -87,31 +75,29 @@ def by_client(
     for start in range(0, n_clients, size):
         group = slice(start, min(start + size, n_clients))
         at = slice(int(offsets[group.start]), int(offsets[group.stop]))
-        results.append(_group(call, values, rows, group, at, together))
+        results.append(_group(call, rows, group, at, together))
     return results[0] if len(results) == 1 else torch.cat(results)
 
 
-def _group(
-    call: Call, values: Values, rows: Rows, group: slice, at: slice, together: bool
-) -> Tensor:
+def _group(call: Call, rows: Rows, group: slice, at: slice, together: bool) -> Tensor:
     """Compute neighbouring clients side by side, or one client; float [q, ...]."""
     padded, place = padded_places(rows.counts[group])
-    of_rows = {name: pad_rows(value[at], padded, place) for name, value in values.rows.items()}
+    of_rows = {name: pad_rows(value[at], padded, place) for name, value in rows.of_rows.items()}
     of_rows |= {
         name: value[group].unsqueeze(1).expand(-1, padded.shape[1], *value.shape[1:])
-        for name, value in values.repeated.items()
+        for name, value in rows.repeated.items()
     }
-    of_clients = {name: value[group] for name, value in values.clients.items()}
+    of_clients = {name: value[group] for name, value in rows.of_clients.items()}
     users = rows.users[at][padded]
     where = {"users": users - users[:, :1], "items": rows.items[at][padded]}
     if rows.context is not None:
         where["context"] = rows.context[at][padded]
-        where["vectors"], where["lengths"] = _histories(values, rows, users)
+        where["vectors"], where["lengths"] = _histories(rows, users)
 
     def of_client(of_rows: Tensors, of_clients: Tensors, where: Tensors) -> Tensor:
         history = History(where["vectors"], where["lengths"]) if "vectors" in where else None
         pairs = Pairs(where["users"], where["items"], where.get("context"), history)
-        return call({**values.shared, **of_rows, **of_clients}, pairs)
+        return call({**rows.shared, **of_rows, **of_clients}, pairs)
 
     if not together:
         # Copies: what a product gives may depend on where its operands begin in memory.
@@ -130,18 +116,17 @@ def _group(
     return results.flatten(0, 1).index_select(0, place)
 
 
-def _histories(values: Values, rows: Rows, users: Tensor) -> tuple[Tensor, Tensor]:
+def _histories(rows: Rows, users: Tensor) -> tuple[Tensor, Tensor]:
     """Return the histories of clients' users, from each client's first to its last.
 
     Args:
-        values: The parameters.
         rows: Of a model with a window.
         users: int64 [b, l], the user rows of each client, ascending.
 
     Returns:
         float [b, u, h, d], zero after the end of a history, and lengths, int64 [b, u].
     """
-    history, source = rows.history, values.history
+    history, source = rows.history, rows.source
     assert history is not None and source is not None
     width = int((users[:, -1] - users[:, 0]).max()) + 1
     of_clients = np.minimum(users[:, :1].numpy() + np.arange(width), len(history) - 1)
@@ -211,17 +196,18 @@ class Forward:
         if at is not None:
             tables = {name: gather(value, at) for name, value in tables.items()}
             user, item, client = user[at], item[at], client[at.numpy()]
-        return by_client(
-            call,
-            Values(
-                tables | self.of_pairs(by_pair, at),
-                {name: self.values[name] for name in (*task.dense(), *of_clients)},
-                history=rows,
-                repeated={name: self.values[name] for name in repeated},
-            ),
-            Rows(np.bincount(client), user, item, context, pairs.history),
-            task.model.execution == "vmap",
+        computed = Rows(
+            np.bincount(client),
+            user,
+            item,
+            tables | self.of_pairs(by_pair, at),
+            {name: self.values[name] for name in (*task.dense(), *of_clients)},
+            repeated={name: self.values[name] for name in repeated},
+            context=context,
+            history=pairs.history,
+            source=rows,
         )
+        return by_client(call, computed, task.model.execution == "vmap")
 
 
 def _spread(values: Tensor, owners: Owners) -> Tensor:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from fedrec.compute.batch import Tensors
 from fedrec.errors import ConfigError
 from fedrec.models.base import Pairs
-from fedrec.training.forward import Rows, Values, by_client
+from fedrec.training.forward import Rows, by_client
 from fedrec.types import Ragged, offsets_of
 
 
@@ -54,17 +54,15 @@ def test_together_is_one_by_one_is_plain_python(
         np.array(sizes, np.int64),
         torch.from_numpy(users),
         at,
-        torch.from_numpy(context) if ordered else None,
-        history if ordered else None,
-    )
-    values = Values(
         {"item": source[at], "user": own[torch.from_numpy(users)]},
         {"dense": dense},
         {"whole": whole},
-        source if ordered else None,
+        context=torch.from_numpy(context) if ordered else None,
+        history=history if ordered else None,
+        source=source if ordered else None,
     )
-    side_by_side = by_client(weigh, values, rows, True, most)
-    one_by_one = by_client(weigh, values, rows, False)
+    side_by_side = by_client(weigh, rows, True, most)
+    one_by_one = by_client(weigh, rows, False)
     torch.testing.assert_close(side_by_side, one_by_one, rtol=1e-12, atol=1e-12)
     for row in range(count):
         client, user = int(clients[row]), int(users[row])
@@ -78,16 +76,15 @@ def test_together_is_one_by_one_is_plain_python(
         torch.testing.assert_close(one_by_one[row], expected)
 
 
-def rows_of(*clients: int) -> Rows:
+def rows_of(x: torch.Tensor, *clients: int) -> Rows:
     column = torch.tensor(clients)
-    return Rows(np.bincount(clients), column, torch.zeros_like(column))
+    return Rows(np.bincount(clients), column, torch.zeros_like(column), {"x": x}, {})
 
 
 def test_what_is_filled_up_gets_no_gradient() -> None:
     source = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64).requires_grad_()
-    rows = rows_of(0, 0, 1)
-    values = Values({"x": source}, {})
-    gradients = by_client(lambda params, pairs: params["x"] ** 2, values, rows, True)
+    rows = rows_of(source, 0, 0, 1)
+    gradients = by_client(lambda params, pairs: params["x"] ** 2, rows, True)
     (gradient,) = torch.autograd.grad(gradients.sum(), [source])
     assert gradient.tolist() == [2.0, 4.0, 6.0]
 
@@ -96,16 +93,15 @@ def test_a_call_that_vmap_cannot_compute_is_named_with_the_way_out() -> None:
     def branches(params: Tensors, pairs: Pairs) -> torch.Tensor:
         return params["x"] if params["x"].sum() > 0 else -params["x"]
 
-    values = Values({"x": torch.ones(2)}, {})
-    assert by_client(branches, values, rows_of(0, 1), False).tolist() == [1.0, 1.0]
+    rows = rows_of(torch.ones(2), 0, 1)
+    assert by_client(branches, rows, False).tolist() == [1.0, 1.0]
     with pytest.raises(ConfigError, match=r"vmap.*declare execution = 'loop'"):
-        by_client(branches, values, rows_of(0, 1), True)
+        by_client(branches, rows, True)
 
 
 def test_another_fault_of_the_model_stays_what_it_is() -> None:
     def broken(params: Tensors, pairs: Pairs) -> torch.Tensor:
         raise RuntimeError("no such thing")
 
-    values = Values({"x": torch.ones(2)}, {})
     with pytest.raises(RuntimeError, match="no such thing"):
-        by_client(broken, values, rows_of(0, 1), True)
+        by_client(broken, rows_of(torch.ones(2), 0, 1), True)
