@@ -14,7 +14,7 @@ from fedrec.models.base import History, Pairs
 from fedrec.personalization.base import Branches, Ranking, View
 from fedrec.training.clients import frozen_items_of, tensors_of
 from fedrec.training.draws import latest
-from fedrec.training.forward import Call, Rows, by_client
+from fedrec.training.forward import Call, Rows, compute
 from fedrec.training.task import ClientTask
 from fedrec.types import Axis, IntArray, Params, Ragged, Shard
 
@@ -216,10 +216,6 @@ class Block(Ranking):
         of_users = {name: self.private[name] for name in scorer.of_model("user")}
         of_clients = {name: self.private[name] for name in scorer.of_model("client")}
         dense = {name: scorer.params[name] for name in task.dense()}
-        if task.model.execution == "flat":
-            params = {name: value[user] for name, value in (of_users | of_clients).items()}
-            params |= {n: value.expand(len(user), *value.shape) for n, value in dense.items()}
-            return call(params | dict(of_rows), Pairs(user, torch.from_numpy(items)))
         clients = scorer.frozen_items.clients[self.users[block_users]]
         first = np.flatnonzero(np.diff(clients, prepend=-1))
         rows = Rows(
@@ -233,4 +229,4 @@ class Block(Ranking):
             history=history,
             source=source,
         )
-        return by_client(call, rows, task.model.execution == "vmap", most)
+        return compute(call, rows, task.model.execution, most)

@@ -11,7 +11,7 @@ from torch import Tensor
 from fedrec.compute.batch import Tensors, pad_rows, padded_places
 from fedrec.compute.operations import gather, repeat_rows
 from fedrec.errors import ConfigError
-from fedrec.models.base import History, Pairs
+from fedrec.models.base import Execution, History, Pairs
 from fedrec.training.plan import Owners, Step
 from fedrec.training.task import ClientTask
 from fedrec.types import IntArray, Ragged, offsets_of
@@ -49,14 +49,14 @@ class Rows:
     source: Tensor | None = None
 
 
-def by_client(call: Call, rows: Rows, together: bool, most: int | None = None) -> Tensor:
+def compute(call: Call, rows: Rows, execution: Execution, most: int | None = None) -> Tensor:
     """Compute rows with the parameters of their clients.
 
     Args:
-        call: The computation of one client.
+        call: The computation of one client; ``flat``, of all.
         rows: The rows, and all parameters.
-        together: Whether clients are computed side by side (``vmap``), or one by one.
-        most: Rows that are computed at once, if one client has not more; None: no bound.
+        execution: Whether all at once, clients side by side, or one by one.
+        most: Rows that ``vmap`` computes at once, if one client has not more; None: no bound.
 
     Returns:
         float [q, ...].
@@ -64,14 +64,19 @@ def by_client(call: Call, rows: Rows, together: bool, most: int | None = None) -
     Raises:
         ConfigError: If ``call`` does what `torch.func.vmap` cannot.
     """
-    n_clients = len(rows.counts)
+    n_clients, offsets = len(rows.counts), offsets_of(rows.counts)
+    if execution == "flat":
+        of_clients = {**rows.of_clients, **rows.repeated}
+        params = {name: repeat_rows(value, offsets) for name, value in of_clients.items()}
+        for name, value in rows.shared.items():
+            params[name] = value.expand(len(rows.users), *value.shape)
+        return call({**rows.of_rows, **params}, Pairs(rows.users, rows.items))
     if n_clients == 0:
         return torch.zeros(0, dtype=torch.get_default_dtype())
-    size = 1 if not together else n_clients
+    together, results = execution == "vmap", []
+    size = n_clients if together else 1
     if together and most is not None:
         size = max(most // int(rows.counts.max()), 1)
-    offsets = offsets_of(rows.counts)
-    results = []
     for start in range(0, n_clients, size):
         group = slice(start, min(start + size, n_clients))
         at = slice(int(offsets[group.start]), int(offsets[group.stop]))
@@ -183,10 +188,6 @@ class Forward:
         users, clients = self.step.owners["user"], self.step.owners["client"]
         tables = {**{name: self.values[name] for name in task.tables()}, "item": rows}
         private = {n: task.specs()[n].axis for n in task.private() if n not in task.added()}
-        if task.model.execution == "flat":
-            dense = {name: _spread(self.values[name], clients) for name in task.dense()}
-            params = tables | self.of_pairs(private) | dense
-            return call(params, Pairs(pairs.users, pairs.items))
         # Of clients with one user each, what is the user's is the client's.
         single = len(users.present) == len(clients.present)
         repeated = [n for n, axis in private.items() if axis == "user" and single]
@@ -207,7 +208,7 @@ class Forward:
             history=pairs.history,
             source=rows,
         )
-        return by_client(call, computed, task.model.execution == "vmap")
+        return compute(call, computed, task.model.execution)
 
 
 def _spread(values: Tensor, owners: Owners) -> Tensor:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from fedrec.compute.batch import Tensors
 from fedrec.errors import ConfigError
 from fedrec.models.base import Pairs
-from fedrec.training.forward import Rows, by_client
+from fedrec.training.forward import Rows, compute
 from fedrec.types import Ragged, offsets_of
 
 
@@ -61,8 +61,8 @@ def test_together_is_one_by_one_is_plain_python(
         history=history if ordered else None,
         source=source if ordered else None,
     )
-    side_by_side = by_client(weigh, rows, True, most)
-    one_by_one = by_client(weigh, rows, False)
+    side_by_side = compute(weigh, rows, "vmap", most)
+    one_by_one = compute(weigh, rows, "loop")
     torch.testing.assert_close(side_by_side, one_by_one, rtol=1e-12, atol=1e-12)
     for row in range(count):
         client, user = int(clients[row]), int(users[row])
@@ -84,7 +84,7 @@ def rows_of(x: torch.Tensor, *clients: int) -> Rows:
 def test_what_is_filled_up_gets_no_gradient() -> None:
     source = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64).requires_grad_()
     rows = rows_of(source, 0, 0, 1)
-    gradients = by_client(lambda params, pairs: params["x"] ** 2, rows, True)
+    gradients = compute(lambda params, pairs: params["x"] ** 2, rows, "vmap")
     (gradient,) = torch.autograd.grad(gradients.sum(), [source])
     assert gradient.tolist() == [2.0, 4.0, 6.0]
 
@@ -94,9 +94,9 @@ def test_a_call_that_vmap_cannot_compute_is_named_with_the_way_out() -> None:
         return params["x"] if params["x"].sum() > 0 else -params["x"]
 
     rows = rows_of(torch.ones(2), 0, 1)
-    assert by_client(branches, rows, False).tolist() == [1.0, 1.0]
+    assert compute(branches, rows, "loop").tolist() == [1.0, 1.0]
     with pytest.raises(ConfigError, match=r"vmap.*declare execution = 'loop'"):
-        by_client(branches, rows, True)
+        compute(branches, rows, "vmap")
 
 
 def test_another_fault_of_the_model_stays_what_it_is() -> None:
@@ -104,4 +104,4 @@ def test_another_fault_of_the_model_stays_what_it_is() -> None:
         raise RuntimeError("no such thing")
 
     with pytest.raises(RuntimeError, match="no such thing"):
-        by_client(broken, rows_of(torch.ones(2), 0, 1), True)
+        compute(broken, rows_of(torch.ones(2), 0, 1), "vmap")
