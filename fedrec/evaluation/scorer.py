@@ -16,7 +16,7 @@ from fedrec.training.clients import frozen_items_of, tensors_of
 from fedrec.training.draws import latest
 from fedrec.training.forward import Call, Rows, compute
 from fedrec.training.task import ClientTask
-from fedrec.types import Axis, IntArray, Params, Ragged, Shard
+from fedrec.types import IntArray, Params, Ragged, Shard
 
 _SCORES = 1 << 18
 """Scores that a model which is not ``flat`` computes at once, which bounds the memory."""
@@ -46,13 +46,8 @@ class UserScorer:
     @property
     def by_columns(self) -> bool:
         """Return whether some items at a time are faster, for all users."""
-        is_flat = self.task.model.execution == "flat" and not self.of_model("positive")
+        is_flat = self.task.model.execution == "flat" and not self.task.of_model("positive")
         return is_flat and self.task.personalization.by_columns
-
-    def of_model(self, axis: Axis) -> list[str]:
-        """Return the names of the model's private parameters of an axis."""
-        private = [name for name in self.task.private() if name not in self.task.added()]
-        return [name for name in private if self.task.specs()[name].axis == axis]
 
     def __call__(self, users: IntArray) -> dict[View, Tensor]:
         """Return the scores of some users for the whole catalogue.
@@ -165,7 +160,7 @@ class Block(Ranking):
         # As if no item were a positive of anybody; the positives come after.
         absent = {
             name: self.private[name].new_zeros((len(everybody), *self.private[name].shape[1:]))
-            for name in scorer.of_model("positive")
+            for name in scorer.task.of_model("positive")
         }
         scores = self._computed(
             of_catalogue, everybody, 0 * everybody, absent, source, history, most
@@ -190,7 +185,7 @@ class Block(Ranking):
         user, item = torch.from_numpy(block_users), torch.from_numpy(items)
         of_rows = {name: scorer.params[name][item] for name in scorer.task.tables()}
         of_rows["item"] = rows
-        for name in scorer.of_model("positive"):
+        for name in scorer.task.of_model("positive"):
             at = frozen_items.positives.find(frozen_items.clients[self.users[block_users]], items)
             values, is_positive = self.private[name], torch.from_numpy(at >= 0)
             of_rows[name] = values.new_zeros((len(at), *values.shape[1:]))
@@ -213,8 +208,8 @@ class Block(Ranking):
         """Compute pairs, or users, whose clients are neighbours, with their own parameters."""
         scorer, task = self.scorer, self.scorer.task
         user = torch.from_numpy(block_users)
-        of_users = {name: self.private[name] for name in scorer.of_model("user")}
-        of_clients = {name: self.private[name] for name in scorer.of_model("client")}
+        of_users = {name: self.private[name] for name in task.of_model("user")}
+        of_clients = {name: self.private[name] for name in task.of_model("client")}
         dense = {name: scorer.params[name] for name in task.dense()}
         clients = scorer.frozen_items.clients[self.users[block_users]]
         first = np.flatnonzero(np.diff(clients, prepend=-1))

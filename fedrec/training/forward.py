@@ -187,12 +187,12 @@ class Forward:
         task, pairs = self.task, self.step.pairs
         users, clients = self.step.owners["user"], self.step.owners["client"]
         tables = {**{name: self.values[name] for name in task.tables()}, "item": rows}
-        private = {n: task.specs()[n].axis for n in task.private() if n not in task.added()}
+        of_users, by_pair, repeated = task.of_model("user"), task.of_model("positive"), list[str]()
         # Of clients with one user each, what is the user's is the client's.
-        single = len(users.present) == len(clients.present)
-        repeated = [n for n, axis in private.items() if axis == "user" and single]
-        of_clients = [n for n, axis in private.items() if axis == "client"]
-        by_pair = [n for n in private if n not in repeated and n not in of_clients]
+        if len(users.present) == len(clients.present):
+            repeated = of_users
+        else:
+            by_pair += of_users
         user, item, client = pairs.users, pairs.items, clients.index
         if at is not None:
             tables = {name: gather(value, at) for name, value in tables.items()}
@@ -202,7 +202,7 @@ class Forward:
             user,
             item,
             tables | self.of_pairs(by_pair, at),
-            {name: self.values[name] for name in (*task.dense(), *of_clients)},
+            {name: self.values[name] for name in (*task.dense(), *task.of_model("client"))},
             repeated={name: self.values[name] for name in repeated},
             context=context,
             history=pairs.history,

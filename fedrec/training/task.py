@@ -184,6 +184,11 @@ class ClientTask:
         """Return whether a private parameter is trained."""
         return any(spec.scope == "private" and spec.trainable for spec in self.specs().values())
 
+    def of_model(self, axis: Axis) -> list[str]:
+        """Return the names of the model's private parameters of an axis."""
+        private = [name for name in self.private() if name not in self.added()]
+        return [name for name in private if self.specs()[name].axis == axis]
+
     def added(self) -> tuple[str, ...]:
         """Return the names of those that the personalization declares."""
         return self._declared[1]
