@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import fedrec
+from fedrec.evaluation.metrics import Metric
 from fedrec.plugins import CORE_TABLES, Plugin, table
 from fedrec.report.citations import bibliography
 
@@ -35,7 +36,8 @@ def descendants(root: type[Plugin]) -> list[type[Plugin]]:
 
 def test_every_plugin_stands_in_a_table() -> None:
     listed = {plugin for kind in KINDS for plugin in table(kind).values()}
-    missing = sorted(f"{c.__module__}:{c.__name__}" for c in plugins_in_files() - listed)
+    unlisted = plugins_in_files() - listed - {Metric}
+    missing = sorted(f"{c.__module__}:{c.__name__}" for c in unlisted)
     missing = [name for name in missing if not name.partition(":")[0].endswith((".base", ".trial"))]
     assert not missing, f"add a line to the package's table: {missing}"
 
