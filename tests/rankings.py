@@ -24,9 +24,9 @@ class World:
         self.scores[rng.random(self.scores.shape) < 0.05] = -np.inf
         parts: list[list[list[int]]] = [[], [], []]
         for _ in range(n_users):
-            taken = rng.permutation(n_items)[: rng.integers(0, n_items + 1)]
-            cuts = np.sort(rng.integers(0, len(taken) + 1, 2))
-            for part, items in zip(parts, np.split(taken, cuts), strict=True):
+            items_of_user = rng.permutation(n_items)[: rng.integers(0, n_items + 1)]
+            cuts = np.sort(rng.integers(0, len(items_of_user) + 1, 2))
+            for part, items in zip(parts, np.split(items_of_user, cuts), strict=True):
                 part.append(sorted(items.tolist()))
         self.train, self.valid, self.test = (ragged(part) for part in parts)
         self.parts: Mapping[Part, Ragged] = {"valid": self.valid, "test": self.test}

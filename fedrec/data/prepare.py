@@ -41,13 +41,13 @@ RAGGED = ("train", "valid", "test", "clients")
 NUMBERS = ("timestamps", "ratings")
 
 
-def prepare(data: DataSet, clients: Clients, kept: Path | None = None) -> Path:
+def prepare(data: DataSet, clients: Clients, kept_split: Path | None = None) -> Path:
     """Make the split of an experiment on disk, unless it was made before.
 
     Args:
         data: What is split.
         clients: Who is a client.
-        kept: The file of a split that was made of the same; returned if the data is not here.
+        kept_split: The file of a split that was made of the same; returned if the data is not here.
 
     Returns:
         A file for `open_split`. A damaged one is made anew; two processes may make the same.
@@ -55,9 +55,9 @@ def prepare(data: DataSet, clients: Clients, kept: Path | None = None) -> Path:
     Raises:
         FedRecError: If the data is missing, damaged, or cannot be used as configured.
     """
-    if kept is not None and not data.is_here():
-        read_arrays(kept)  # compares its checksum
-        return kept
+    if kept_split is not None and not data.is_here():
+        read_arrays(kept_split)  # compares its checksum
+        return kept_split
     path = cache_folder() / "prepared" / f"{_key(data, clients)}.safetensors"
     try:
         read_arrays(path)

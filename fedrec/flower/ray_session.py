@@ -123,8 +123,8 @@ class RaySession:
             _connect(host, port)
             daemon = "daemon on this machine (raylet)"
             nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-            own = next(each for each in nodes if each["NodeID"] == node)
-            _connect(own["NodeManagerAddress"], own["NodeManagerPort"])
+            own_node = next(each for each in nodes if each["NodeID"] == node)
+            _connect(own_node["NodeManagerAddress"], own_node["NodeManagerPort"])
         except OSError as error:
             raise EngineError(
                 f"Ray's {daemon} at {address} is gone ({error.strerror}); start it again, then run "

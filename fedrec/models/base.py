@@ -190,7 +190,10 @@ UNTRAINED = (
 
 
 def _trained_score(model: Model, given: _Given) -> tuple[Tensors, Tensor | None]:
-    """Return parameters that are trained, and the scores made of them; None if that fails."""
+    """Return parameters that are trained, and the scores made of them.
+
+    None if that fails: the client that trains meets the error, and names it.
+    """
     specs = model.params()
     leaves = {n: v.requires_grad_() for n, v in given.params.items() if specs[n].trainable}
     try:

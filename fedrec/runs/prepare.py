@@ -146,7 +146,7 @@ def open_experiment(
     experiment: Experiment,
     folder: Path,
     nodes: int | None = None,
-    kept: Path | None = None,
+    kept_split: Path | None = None,
 ) -> OpenRun:
     """See whether this installation has what an experiment needs, and prepare its data.
 
@@ -154,7 +154,7 @@ def open_experiment(
         experiment: What is to be run.
         folder: The run folder; it need not exist.
         nodes: Among how many nodes the clients are dealt, where the experiment leaves it open.
-        kept: The split of a run that goes on, for the case that the data is gone.
+        kept_split: The split of a run that goes on, for the case that the data is gone.
 
     Raises:
         FedRecError: What is missing, and how to get it.
@@ -165,10 +165,10 @@ def open_experiment(
         executor = experiment.client_task().executor()
         resolve_engine(experiment.engine)
         check_packages()
-    prepared = prepare(experiment.data, experiment.clients, kept)
+    prepared = prepare(experiment.data, experiment.clients, kept_split)
     split = open_split(prepared)
-    if prepared == kept:
-        LOG.info(f"{split.name}: the data is gone; the run goes on with its copy, {kept}")
+    if prepared == kept_split:
+        LOG.info(f"{split.name}: the data is gone; the run goes on with its copy, {kept_split}")
     _check_sizes(experiment, split)
     LOG.info(
         f"{split.name}: {split.n_users} users, {split.n_items} items, "

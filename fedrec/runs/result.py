@@ -259,8 +259,8 @@ def of_group(model: Params, group: int) -> Params:
         group: Number of the group; without groups, any.
     """
     suffix = f"{GROUP}{group}"
-    own = {name.removesuffix(suffix): v for name, v in model.items() if name.endswith(suffix)}
-    return own or model
+    of_group = {name.removesuffix(suffix): v for name, v in model.items() if name.endswith(suffix)}
+    return of_group or model
 
 
 def by_group(

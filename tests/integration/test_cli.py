@@ -85,6 +85,18 @@ def test_two_seeds_differ_and_the_same_seed_does_not(folder: Path) -> None:
     assert len(set(summaries[0]["digests"])) == 2
 
 
+def started(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 @pytest.mark.parametrize(
     ("engine", "number"),
     [("serial", signal.SIGINT), ("serial", signal.SIGTERM), ("ray", signal.SIGTERM)],
@@ -92,15 +104,7 @@ def test_two_seeds_differ_and_the_same_seed_does_not(folder: Path) -> None:
 def test_a_signal_leaves_a_readable_run(folder: Path, engine: str, number: int) -> None:
     command = ["run", "small.yaml", "--engine", engine, "--out", "A"]
     endless = ["--set", "rounds.count=1000000"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fedrec", *command, *endless],
-        cwd=folder,
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = started(folder, "-m", "fedrec", *command, *endless)
     try:
         log, patience = folder / "A" / "rounds.jsonl", time.monotonic() + 120
         while not log.exists() or log.read_bytes().count(b"\n") < 3:
@@ -120,15 +124,7 @@ def test_a_signal_leaves_a_readable_run(folder: Path, engine: str, number: int) 
 
 def test_sigterm_ends_a_command_in_the_background_that_waits_for_its_input(folder: Path) -> None:
     """A shell lets what it starts in the background ignore Ctrl-C."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", BACKGROUND, "run", "/dev/fd/0"],
-        cwd=folder,
-        env=environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = started(folder, "-c", BACKGROUND, "run", "/dev/fd/0")
     try:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
         time.sleep(1)

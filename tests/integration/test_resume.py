@@ -273,7 +273,7 @@ def test_what_a_complete_run_advises_extends_it(key: str, value: int, tmp_path: 
 
 @pytest.mark.parametrize("after", [1, ROUNDS + 2, 3 * ROUNDS])
 def test_several_seeds_that_were_stopped_are_finished(after: int, tmp_path: Path) -> None:
-    whole = fedrec.run(SMALL, seed=[0, 1, 2], out=tmp_path / "whole")
+    undisturbed = fedrec.run(SMALL, seed=[0, 1, 2], out=tmp_path / "undisturbed")
     seen: list[RoundRecord] = []
 
     def watch(record: RoundRecord) -> None:
@@ -288,5 +288,5 @@ def test_several_seeds_that_were_stopped_are_finished(after: int, tmp_path: Path
         fedrec.run(SMALL, seed=[0, 1, 2], out=base)
     runs = list(resume_all(base, [], True, partial(Progress, level=logging.ERROR)))
     assert [run.folder for run in runs] == [base / f"seed{seed}" for seed in range(3)]
-    for run, expected in zip(runs, whole, strict=True):
+    for run, expected in zip(runs, undisturbed, strict=True):
         assert outcome(run.folder) == outcome(expected.folder)

@@ -175,8 +175,8 @@ class CatalogueSimilarity:
         columns[: len(items)] = self._unit[items]
         start = 0
         for cosines in self._rows.products(columns.T):
-            part = _power(cosines, self._beta).view(len(cosines), -1, _PART).transpose(0, 1)
-            self._similarities[:, start : start + len(cosines)] = part
+            powers = _power(cosines, self._beta).view(len(cosines), -1, _PART).transpose(0, 1)
+            self._similarities[:, start : start + len(cosines)] = powers
             start += len(cosines)
         rows = self._row_of_item[items]
         column = torch.nonzero(rows >= 0).squeeze(1)

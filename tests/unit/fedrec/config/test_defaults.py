@@ -97,7 +97,7 @@ def test_defaults_that_fit_no_experiment_are_told_by_the_name_of_their_class(
     section: str, defaults: Any
 ) -> None:
     base = MatrixFactorization if section == "model" else FedAdam
-    own = type("Own", (base,), {"__module__": __name__, "defaults": defaults})
+    plugin = type("Own", (base,), {"__module__": __name__, "defaults": defaults})
     with pytest.raises(ConfigError, match=r"Own\.defaults: ") as error:
-        load_experiment({"data": DATA, section: own})
+        load_experiment({"data": DATA, section: plugin})
     assert "\n" not in str(error.value)

@@ -247,16 +247,16 @@ def test_validation_masks_train_and_test_masks_both() -> None:
 def test_legacy_candidates_are_items_the_user_never_took(
     world: World, count: int, seed: int
 ) -> None:
-    taken = mask_of("test", mask_of("test", world.train, world.valid), world.test)
-    bits = np.random.default_rng(seed).integers(0, 2**32, len(taken) * count, dtype=np.uint32)
-    if world.n_items - int(taken.lengths.max()) < count:
+    masked = mask_of("test", mask_of("test", world.train, world.valid), world.test)
+    bits = np.random.default_rng(seed).integers(0, 2**32, len(masked) * count, dtype=np.uint32)
+    if world.n_items - int(masked.lengths.max()) < count:
         with pytest.raises(ConfigError, match="protocol"):
-            legacy_candidates(bits, taken, world.n_items, count)
+            legacy_candidates(bits, masked, world.n_items, count)
         return
-    drawn = legacy_candidates(bits, taken, world.n_items, count)
-    assert drawn.lengths.tolist() == [count] * len(taken)
-    for user in range(len(taken)):
-        assert not set(drawn.row(user).tolist()) & set(taken.row(user).tolist())
+    drawn = legacy_candidates(bits, masked, world.n_items, count)
+    assert drawn.lengths.tolist() == [count] * len(masked)
+    for user in range(len(masked)):
+        assert not set(drawn.row(user).tolist()) & set(masked.row(user).tolist())
         assert set(drawn.row(user).tolist()) <= set(range(world.n_items))
 
 
