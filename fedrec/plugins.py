@@ -9,6 +9,7 @@ may lie beside the experiment or in the working folder.
 
 import filecmp
 import importlib
+import os
 import re
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -63,6 +64,7 @@ EXPECTED = {
 }
 """What pydantic's types of errors expect; in braces, what it tells about the field."""
 
+VARIABLE = re.compile(r"\$\{(\w+)\}")
 NAMED = re.compile(r"([a-z_]\w*): ")
 
 Count: TypeAlias = Annotated[int, Field(ge=1)]
@@ -82,13 +84,18 @@ def shown(value: object) -> str:
 
 
 def expand_path(path: str | Path) -> Path:
-    """Return a path with ``~`` and ``~user`` replaced by the home folder.
+    """Return a path with ``~``, ``~user`` and ``${VARIABLE}`` replaced by what they stand for.
 
     Raises:
-        ConfigError: If there is no such home folder, or it is no path.
+        ConfigError: If there is no such home folder, the variable is not set, or it is no path.
     """
     try:
-        return Path(path).expanduser()
+        return Path(VARIABLE.sub(lambda name: os.environ[name[1]], str(Path(path)))).expanduser()
+    except KeyError as error:
+        raise ConfigError(
+            f"{path}: the environment variable {error.args[0]} is not set; set it, or write the "
+            "path in full"
+        ) from None
     except TypeError:
         raise ConfigError(f"expected a path, got {shown(path)}") from None
     except RuntimeError:

@@ -132,7 +132,8 @@ class Split:
         clients: one row per client: the users it holds, sorted. Total and disjoint.
         timestamps: float64 [train nnz], parallel to ``train.values``, or None.
         ratings: float64 [train nnz], likewise.
-        user_ids, item_ids, item_columns, name: see `Interactions`.
+        user_ids, item_ids, user_columns, item_columns, name: see `Interactions`. What
+            ``user_columns`` say of a user is private to its client.
     """
 
     n_items: int
@@ -144,6 +145,7 @@ class Split:
     ratings: FloatArray | None
     user_ids: TextArray
     item_ids: TextArray
+    user_columns: Mapping[str, TextArray] = field(default_factory=dict)
     item_columns: Mapping[str, TextArray] = field(default_factory=dict)
     name: str = "data"
 

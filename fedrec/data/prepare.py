@@ -36,9 +36,11 @@ from fedrec.storage.files import (
 )
 from fedrec.types import IntArray, Interactions, Ragged, Split, offsets_of
 
-FORMAT = 2
+FORMAT = 3
 RAGGED = ("train", "valid", "test", "clients")
 NUMBERS = ("timestamps", "ratings")
+IDS = ("user_ids", "item_ids")
+COLUMNS = ("user_columns", "item_columns")
 
 
 def prepare(data: DataSet, clients: Clients, kept_split: Path | None = None) -> Path:
@@ -123,6 +125,7 @@ def _split(
         ratings=None if data.ratings is None else data.ratings[rows[0]],
         user_ids=data.user_ids.astype(object),
         item_ids=data.item_ids.astype(object),
+        user_columns={name: column.astype(object) for name, column in data.user_columns.items()},
         item_columns={name: column.astype(object) for name, column in data.item_columns.items()},
         name=data.name,
     )
@@ -138,9 +141,11 @@ def save_split(split: Split, path: Path) -> None:
     for name in RAGGED:
         rows: Ragged = getattr(split, name)
         arrays |= {f"{name}.offsets": rows.offsets, f"{name}.values": rows.values}
-    columns = {name: column.tolist() for name, column in split.item_columns.items()}
-    ids = {"user_ids": split.user_ids.tolist(), "item_ids": split.item_ids.tolist()}
-    texts = {"texts": json.dumps({**ids, "item_columns": columns})}
+    kinds: dict[str, Any] = {name: getattr(split, name).tolist() for name in IDS}
+    for name in COLUMNS:
+        columns = getattr(split, name).items()
+        kinds[name] = {column: values.tolist() for column, values in columns}
+    texts = {"texts": json.dumps(kinds)}
     version = checksum_of(arrays, texts)
     write_arrays(path, arrays, {**texts, "name": split.name, "version": version}, durable=False)
 
@@ -153,15 +158,15 @@ def open_split(path: Path) -> Split:
     """
     arrays, about = map_arrays(path)
     texts = json.loads(about["texts"])
-    columns = texts["item_columns"].items()
     values: dict[str, Any] = {name: arrays.get(name) for name in NUMBERS}
     for name in RAGGED:
         values[name] = Ragged(arrays[f"{name}.offsets"], arrays[f"{name}.values"])
+    values |= {name: np.array(texts[name], object) for name in IDS}
+    for name in COLUMNS:
+        columns = texts[name].items()
+        values[name] = {column: np.array(each, object) for column, each in columns}
     return Split(
         n_items=len(texts["item_ids"]),
-        user_ids=np.array(texts["user_ids"], object),
-        item_ids=np.array(texts["item_ids"], object),
-        item_columns={name: np.array(each, object) for name, each in columns},
         name=about["name"],
         **values,
     )
@@ -180,7 +185,7 @@ def _by_user(data: Interactions, rows: IntArray) -> Ragged:
 
 def _key(data: DataSet, clients: Clients) -> str:
     kind = f"{type(data).__module__}:{type(data).__qualname__}"
-    section = data.model_dump(mode="json", exclude={"path"})
+    section = data.model_dump(mode="json", exclude={"path": True, "items": {"path"}})
     section["name"] = unpacked_name(getattr(data, "path", "")).stem
     values = [FORMAT, kind, section, data.fingerprint(), clients.model_dump(mode="json")]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]

@@ -8,21 +8,17 @@ import hashlib
 import json
 import re
 from abc import abstractmethod
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import AfterValidator, Field, PrivateAttr, model_validator
+from pydantic import PrivateAttr, field_validator, model_validator
 
 from fedrec.data.base import DataSet
 from fedrec.data.columns import Columns, Table, cells_of, interactions_of
-from fedrec.data.textfile import (
-    content_hash,
-    lists_table,
-    read_bytes,
-    text_of,
-    text_table,
-    unpacked_name,
-)
+from fedrec.data.items import ItemFile, Separator, item_columns
+from fedrec.data.parquetfile import parquet_table
+from fedrec.data.textfile import content_hash, lists_table, text_of, text_table, unpacked_name
 from fedrec.errors import ConfigError, DataError, did_you_mean, require
 from fedrec.storage.files import checksum_of
 from fedrec.types import Interactions
@@ -35,24 +31,21 @@ SEPARATORS = ("\t", ";", "|", "::", ",", ":")
 NUMBERS = re.compile(r"[\d\s.:;|]+")
 
 
-def _separator(text: str) -> str:
-    text = text.replace("\\t", "\t")
-    if set(text) & set('\r\n\0"'):
-        raise ValueError(f"expected characters other than line ends and quote marks, got {text!r}")
-    return text
-
-
-Separator = Annotated[str, Field(min_length=1), AfterValidator(_separator)]
-
-
 class _File(DataSet):
     """A file of interactions, which may be packed (gzip, bzip2, xz, zstd, zip).
 
     Args:
         path: the file; relative paths start at the working folder.
+        items: a file with columns of the items, such as their titles, or only its path.
     """
 
     path: Path
+    items: ItemFile | None = None
+
+    @field_validator("items", mode="before")
+    @classmethod
+    def _is_a_path(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str | Path) else value
 
     def load(self) -> Interactions:
         """Read the file.
@@ -62,7 +55,22 @@ class _File(DataSet):
             MissingExtra: If what reads it is not installed.
         """
         table, columns = self._table()
-        return interactions_of(table, columns, unpacked_name(self.path).stem)
+        interactions = interactions_of(table, columns, unpacked_name(self.path).stem)
+        if self.items is None:
+            return interactions
+        return replace(interactions, item_columns=self.items.columns(interactions.item_ids))
+
+    def is_here(self) -> bool:
+        """Return whether its files exist."""
+        return self.path.exists() and (self.items is None or self.items.path.exists())
+
+    def located(self) -> Self:
+        """Return the same data set with whole paths."""
+        path = {"path": self.path.absolute()}
+        if self.items is None:
+            return self.model_copy(update=path)
+        items = self.items.model_copy(update={"path": self.items.path.absolute()})
+        return self.model_copy(update={**path, "items": items})
 
     def unread(self) -> list[str]:
         """Return the columns that `load` does not read."""
@@ -73,9 +81,11 @@ class _File(DataSet):
     def _table(self) -> tuple[Table, Columns]: ...
 
     def fingerprint(self) -> str:
-        """Hash the content of the file, unpacked, and how it is read."""
-        how = self.model_dump(mode="json", exclude={*DataSet.model_fields, "path"})
-        text = json.dumps([type(self).__name__, content_hash(self.path), how])
+        """Hash the content of its files, unpacked, and how they are read."""
+        others = dict.fromkeys([*DataSet.model_fields, "path"], True)
+        how = self.model_dump(mode="json", exclude={**others, "items": {"path"}})
+        paths = [self.path, *([] if self.items is None else [self.items.path])]
+        text = json.dumps([type(self).__name__, [*map(content_hash, paths)], how])
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -186,28 +196,7 @@ class Parquet(_File):
     columns: Columns = Columns()
 
     def _table(self) -> tuple[Table, Columns]:
-        for module in ("pandas", "pyarrow"):
-            require(module, "for reading parquet files")
-        import pyarrow
-        from pyarrow import parquet
-
-        try:
-            file = parquet.ParquetFile(pyarrow.BufferReader(read_bytes(self.path)))
-            labels = file.schema_arrow.names
-            wanted = [each for each in self.columns.named().values() if each in labels]
-            rows = file.read(columns=wanted)
-            frame = rows.to_pandas(ignore_metadata=True, integer_object_nulls=True)
-        except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
-            reason = " ".join(str(error).split())
-            raise DataError(
-                f"{self.path}: not a readable Parquet file: {reason}; for text set data.name: csv"
-            ) from error
-        table = Table(
-            source=str(self.path),
-            labels=labels,
-            cells=lambda places: [cells_of(frame[labels[place]]) for place in places],
-        )
-        return table, self.columns
+        return parquet_table(self.path, self.columns.named().values()), self.columns
 
 
 class Frame(DataSet):
@@ -234,6 +223,7 @@ class Frame(DataSet):
         item: str | int = "item",
         rating: str | int | None = None,
         timestamp: str | int | None = None,
+        items: Any = None,
         **options: Any,
     ) -> Self:
         """Make a data set of the rows of a table.
@@ -245,6 +235,8 @@ class Frame(DataSet):
             item: Column of the item's id.
             rating: Column of the rating, if there is one.
             timestamp: Column of the time, numbers or dates, if there is one.
+            items: A table with columns of the items, such as their titles; their ids stand in a
+                column of the same name as in ``frame``, or in the first.
             options: What every data set has: ``split``, ``threshold``, ...
 
         Raises:
@@ -268,14 +260,14 @@ class Frame(DataSet):
         require("pandas", "for data frames")
         columns = Columns(user=user, item=item, rating=rating, timestamp=timestamp)
         rows = _frame_of(frame)
-        table = Table(
-            source="data frame",
-            labels=[*rows.columns],
-            way_out="name it with {}= of Frame.of; if it is the index, give frame.reset_index()",
-            cells=lambda places: [cells_of(rows.iloc[:, place]) for place in places],
-        )
-        interactions = interactions_of(table, columns, "frame")
+        interactions = interactions_of(_frame_table(rows, "data frame"), columns, "frame")
         values = {field: getattr(interactions, field) for field in HASHED}
+        if items is not None:
+            table = _frame_table(_frame_of(items), "data frame of items")
+            named = str(item) if item in table.labels else None
+            of_items = item_columns(table, named, interactions.item_ids)
+            interactions = replace(interactions, item_columns=of_items)
+            values |= {f"items.{name}": column for name, column in of_items.items()}
         arrays = {field: array for field, array in values.items() if array is not None}
         content = checksum_of(arrays, {})
         data = cls.model_validate({**options, "columns": columns, "content": content})
@@ -302,6 +294,15 @@ class Frame(DataSet):
     def fingerprint(self) -> str:
         """Return the hash of the rows."""
         return self.content
+
+
+def _frame_table(rows: "pd.DataFrame", source: str) -> Table:
+    return Table(
+        source=source,
+        labels=[*rows.columns],
+        way_out="name it with {}= of Frame.of; if it is the index, give frame.reset_index()",
+        cells=lambda places: [cells_of(rows.iloc[:, place]) for place in places],
+    )
 
 
 def _frame_of(frame: Any) -> "pd.DataFrame":

@@ -104,6 +104,18 @@ def read_bytes(path: Path) -> bytes:
         ) from error
 
 
+def separator_of(text: str) -> str:
+    r"""Return what stands between cells, from what a configuration says; ``\t`` is a tab.
+
+    Raises:
+        ValueError: If it can be none.
+    """
+    text = text.replace("\\t", "\t")
+    if set(text) & set('\r\n\0"'):
+        raise ValueError(f"expected characters other than line ends and quote marks, got {text!r}")
+    return text
+
+
 def unpacked_name(path: str | Path) -> Path:
     """Return the name of a file without the ending of what it is packed with."""
     name = Path(Path(path).name)

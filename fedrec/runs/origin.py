@@ -16,7 +16,7 @@ from fedrec.runs.folder import SOURCE, sha256_of
 from fedrec.runs.prepare import OpenRun
 
 # What may change: none of it changes a bit of a round. The data is compared by its content.
-FREE = ("engine.", "rounds.count", "rounds.patience", "data.path")
+FREE = ("engine.", "rounds.count", "rounds.patience", "data.path", "data.items.path")
 # Differences that a message names.
 NAMED = 4
 # What is said of a run folder where something else is not what it was.
