@@ -14,7 +14,7 @@ from fedrec.aggregation.reduce import upload_bytes
 from fedrec.aggregation.returned import checked_sum, merged
 from fedrec.config.experiment import Experiment
 from fedrec.config.sources import place_in_plugin
-from fedrec.data.negatives import pool_excluded, popularity_weights
+from fedrec.data.negatives import pool_excluded
 from fedrec.errors import ClientFailure, FedRecError, NumericError, not_finite
 from fedrec.evaluation.evaluate import Evaluation, evaluate, merge
 from fedrec.evaluation.ranking import LEGACY_CANDIDATES, Part, legacy_candidates
@@ -281,8 +281,8 @@ def open_node(run: str, out: str, split: str, partition: int, partitions: int) -
 def _opened(run: str, out: str, split: str) -> tuple[OpenRun, FloatArray, IntArray]:
     """Return what all nodes of a run share: with it the costs of clients, and of items the uses."""
     opened = open_run(run, Path(out), Path(split))
-    costs = training_costs(opened.task, opened.split)
-    return opened, costs, popularity_weights(opened.split)
+    popularity = np.bincount(opened.split.train.values, minlength=opened.split.n_items) + 1
+    return opened, training_costs(opened.task, opened.split), popularity
 
 
 def hosted_clients(costs: FloatArray, partition: int, partitions: int) -> IntArray:

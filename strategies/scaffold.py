@@ -10,7 +10,7 @@ import torch
 from fedrec.aggregation.fixed_point import from_fixed
 from fedrec.aggregation.reduce import mean_update, stepped
 from fedrec.training.client_rule import ClientRule, ClientUpdate, ParamView
-from fedrec.training.settings import Optimizers
+from fedrec.training.optimizers import Optimizers
 from fedrec.types import Aggregate, Params
 from strategies.base import Averaging, State
 
@@ -30,6 +30,8 @@ class _Client(ClientRule):
     as sparse as the client. Of the movement, :math:`-K \eta_l c` is the same for every row of the
     table: the client uploads K :math:`\eta_l` instead (``drift``) and the server adds it.
     """
+
+    needs_sgd: ClassVar[bool] = True
 
     down: tuple[str, ...] = (_CONTROL,)
     up: tuple[str, ...] = (_CONTROL,)

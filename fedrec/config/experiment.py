@@ -215,6 +215,11 @@ class Experiment(Section):
     def _fill_in_defaults(cls, values: Any) -> Any:
         return _with_plugin_defaults(values) if isinstance(values, Mapping) else values
 
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> Self:
+        self.train.schedule.check(self.rounds.count)
+        return self
+
     def client_task(self) -> ClientTask:
         """Return what each client of the experiment computes.
 

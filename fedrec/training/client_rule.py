@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor
 
 from fedrec.errors import ConfigError
-from fedrec.training.settings import Optimizers
+from fedrec.training.optimizers import Optimizers
 from fedrec.types import Axis, ParamSpec
 
 SEEN_ITEMS = "seen/items"
@@ -26,7 +27,7 @@ class ParamView:
         down: per name of `ClientRule.down`, float [n, *shape], what the server sent beside it.
         memory: per name of `ClientRule.memory`, float [n, *shape], what the client remembers of it.
         steps: float [n, 1, ...], the steps that the client makes in this round, at least 1.
-        rate: step size of this parameter.
+        rate: step size of this parameter in this round.
         touched: bool [n, 1, ...], whether the row is among the client's pairs of this round.
     """
 
@@ -68,7 +69,13 @@ class ClientRule:
         down: names of what the server sends beside each shared parameter.
         up: names of what the client uploads beside its change.
         memory: names of what the client remembers.
+
+    Attributes:
+        needs_sgd: Whether it is right only where every step is the rate, above 0, times the
+            gradient, as where it divides by steps times rate.
     """
+
+    needs_sgd: ClassVar[bool] = False
 
     proximal: float = 0.0
     down: tuple[str, ...] = ()
@@ -93,7 +100,7 @@ class ClientRule:
 
         Args:
             steps: float [c], the steps that each client makes; 0 without data.
-            optimizers: of local training, for their step sizes.
+            optimizers: of local training, with the step sizes of the round.
         """
         return {}
 

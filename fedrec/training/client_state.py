@@ -36,6 +36,7 @@ class ClientState:
     ) -> None:
         n_clients, rule = plan.shard.n_clients, task.client_rule
         self.task, self.plan, self.local = task, plan, local
+        self.optimizers = task.optimizers(plan.round)
         self.row_client = torch.from_numpy(plan.rows.owners())
         self.touched = torch.zeros(len(self.row_client), dtype=torch.bool)
         self.steps = torch.zeros(n_clients, dtype=torch.float64)
@@ -136,7 +137,7 @@ class ClientState:
             down={kind: self.down[f"{name}/{kind}"] for kind in rule.down},
             memory={kind: self.memory[f"{name}/{kind}"] for kind in rule.memory},
             steps=self._of_clients(name, self.steps.clamp_min(1).to(value.dtype), value),
-            rate=self.task.rate(name),
+            rate=self.optimizers.of(self.task.specs()[name]).lr,
             touched=self.touched.reshape(trained.shape) if by_row else trained,
         )
 

@@ -19,10 +19,11 @@ from fedrec.models.base import UNTRAINED
 from fedrec.personalization.base import FrozenItems
 from fedrec.training.client_rule import ClientUpdate
 from fedrec.training.client_state import ClientState
+from fedrec.training.clipping import clients_of_owners, clipped
 from fedrec.training.draws import positives_of_clients
 from fedrec.training.forward import Forward
+from fedrec.training.optimizers import step_rows
 from fedrec.training.plan import Step, TrainingPlan
-from fedrec.training.settings import PrivateOptimizer
 from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray, RowBlock, UpdateBatch
 
@@ -72,12 +73,19 @@ class _Chunk:
         local: Mapping[str, Tensor],
     ) -> None:
         row_items, n_clients = torch.from_numpy(plan.rows.values), plan.shard.n_clients
+        self.row_client = torch.from_numpy(plan.rows.owners())
         self.task, self.plan = task, plan
         self.tables, self.dense = task.tables(), task.dense()
         self.start = {n: params[n].index_select(0, row_items) for n in self.tables}
         self.start |= {n: params[n].expand(n_clients, *params[n].shape) for n in self.dense}
         self.shared = dict(self.start)
         self.private = {name: value.clone() for name, value in local.items()}
+        self.optimizers = task.optimizers(plan.round)
+        # What is remembered of shared parameters starts anew in every round.
+        self.optimizer_state = {
+            name: self.optimizers.of(task.specs()[name]).initial_state(start)
+            for name, start in self.start.items()
+        }
         # Plain training asks nothing of the values but to be trained.
         plain = task.client_rule.plain and task.client_rule.proximal == 0
         self.state = None if plain else ClientState(task, plan, params, local)
@@ -115,7 +123,9 @@ class _Chunk:
                     raise not_finite(f"{source} is not finite", leaves.values())
         wanted = [n for n, value in leaves.items() if value.requires_grad]
         gradients = torch.autograd.grad(total, [leaves[n] for n in wanted], allow_unused=True)
-        by_name = dict(zip(wanted, gradients, strict=True))
+        by_name: Mapping[str, Tensor | None] = dict(zip(wanted, gradients, strict=True))
+        if self.task.train.clip_norm is not None:
+            by_name = clipped(step, by_name, self.task.specs(), self.task.train.clip_norm)
         self._step_shared(step, by_name)
         self._step_private(step, by_name, leaves, weights)
         present = torch.from_numpy(step.owners["client"].present)
@@ -152,7 +162,7 @@ class _Chunk:
         else:
             updates = dict(self.state.finish(self.shared, self.start))
             self.private |= self.state.remember(updates)
-            extras = task.client_rule.extras(self.state.steps, task.train.optimizers)
+            extras = task.client_rule.extras(self.state.steps, self.optimizers)
         rows, examples = plan.rows, plan.shard.examples()
         tables = _uploads(self.tables, updates)
         update = UpdateBatch(
@@ -215,24 +225,33 @@ class _Chunk:
 
     def _step_shared(self, step: Step, gradients: Mapping[str, Tensor | None]) -> None:
         clients = torch.from_numpy(step.owners["client"].present)
+        present = torch.zeros(self.plan.shard.n_clients, dtype=torch.bool)
+        present[clients] = True
         terms: Mapping[str, Tensor] = {}
         if self.state is not None:
-            present = torch.zeros(self.plan.shard.n_clients, dtype=torch.bool)
-            present[clients] = True
             terms = self.state.gradient_terms(self.shared, self.start, present)
         for name, value in self.shared.items():
-            rate, gradient = self.task.rate(name), gradients[name]
+            optimizer, gradient = self.optimizers.of(self.task.specs()[name]), gradients[name]
             by_row = name in self.tables
+            at = step.local_rows if by_row else clients
             everywhere = step.every_row if by_row else len(clients) == len(value)
-            if gradient is not None and everywhere:
-                value = value + gradient * -rate
+            if optimizer.plain and gradient is not None and everywhere:
+                value = value + gradient * -optimizer.lr
             else:
                 value = value.clone() if value is self.start[name] else value
+                if optimizer.plain and gradient is not None:
+                    value.index_add_(0, at, gradient * -optimizer.lr)
+            if not optimizer.plain:
+                total = torch.zeros_like(value)
                 if gradient is not None:
-                    at = step.local_rows if by_row else clients
-                    value.index_add_(0, at, gradient * -rate)
-            if name in terms:
-                value -= rate * terms[name]
+                    total.index_add_(0, at, gradient)
+                total = total + terms[name] if name in terms else total
+                # Also rows without gradient may move: by their momentum.
+                rows = present[self.row_client].nonzero()[:, 0] if by_row else clients
+                of_rows = total if len(rows) == len(total) else total.index_select(0, rows)
+                step_rows(optimizer, value, of_rows, self.optimizer_state[name], rows)
+            elif name in terms:
+                value -= optimizer.lr * terms[name]
             self.shared[name] = value
 
     def _step_private(
@@ -247,19 +266,17 @@ class _Chunk:
             if name not in gradients:
                 continue
             axis = str(self.task.specs()[name].axis)
-            owners = step.owners[axis]
             value, gradient = leaves[name].detach(), gradients[name]
             gradient = torch.zeros_like(value) if gradient is None else gradient
             if train.weight_decay > 0:
                 scale = torch.from_numpy(_positives(step, axis))
                 if weights is not None:
-                    client = np.zeros(len(owners.present) + 1, np.int64)
-                    client[owners.index] = step.owners["client"].index
-                    scale *= weights[torch.from_numpy(client[:-1])]
+                    scale *= weights[clients_of_owners(step, axis)]
                 scale = (train.weight_decay * scale).to(value.dtype)
                 gradient = gradient + scale.reshape(-1, *[1] * (value.dim() - 1)) * value
-            at = torch.from_numpy(owners.present)
-            _optimizer_step(train.optimizers.private, name, self.private, gradient, at)
+            optimizer, at = self.optimizers.private, torch.from_numpy(step.owners[axis].present)
+            state = {key: self.private[f"{name}/{key}"] for key in optimizer.state}
+            step_rows(optimizer, self.private[name], gradient, state, at)
 
 
 def _positives(step: Step, axis: str) -> FloatArray:
@@ -275,38 +292,3 @@ def _uploads(names: Iterable[str], updates: Mapping[str, ClientUpdate]) -> dict[
         uploads[name] = updates[name].change.numpy()
         uploads |= {f"{name}/{kind}": value.numpy() for kind, value in updates[name].up.items()}
     return uploads
-
-
-def _optimizer_step(
-    optimizer: PrivateOptimizer,
-    name: str,
-    values: Mapping[str, Tensor],
-    gradient: Tensor,
-    present: Tensor,
-) -> None:
-    """Step the owners that have data in this batch, int64 [m], in place; the others stay.
-
-    ``values`` has the optimizer's state too. Reference: Adam with bias correction, kingma2015adam,
-    Algorithm 1.
-    """
-    if optimizer.name == "sgd":
-        values[name].index_add_(0, present, -optimizer.lr * gradient)
-        return
-    state = {key: values[f"{name}/{key}"] for key in ("first", "second", "steps")}
-    first, second, steps = (value.index_select(0, present) for value in state.values())
-    steps += 1
-    first = optimizer.beta1 * first + (1 - optimizer.beta1) * gradient
-    second = optimizer.beta2 * second + (1 - optimizer.beta2) * gradient * gradient
-    # Powers of single numbers do not depend on where they stand.
-    counts, shape = steps.tolist(), (-1, *[1] * (gradient.dim() - 1))
-
-    def corrected(moment: Tensor, beta: float) -> Tensor:
-        factors = {count: 1.0 - beta ** int(count) for count in set(counts)}
-        of_owners = torch.tensor([factors[count] for count in counts], dtype=moment.dtype)
-        return moment / of_owners.reshape(shape)
-
-    move = corrected(first, optimizer.beta1)
-    move /= corrected(second, optimizer.beta2).sqrt_().add_(optimizer.epsilon)
-    values[name].index_add_(0, present, -optimizer.lr * move)
-    for key, value in (("first", first), ("second", second), ("steps", steps)):
-        state[key].index_copy_(0, present, value)

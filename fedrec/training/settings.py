@@ -7,73 +7,8 @@ import numpy as np
 from pydantic import Field
 
 from fedrec.plugins import Count, Section
-
-NO_PRIVATE = "the model has no private parameters that are trained"
-
-
-class SGD(Section):
-    """Plain stochastic gradient descent.
-
-    Args:
-        name: ``sgd``.
-        lr: Step size.
-    """
-
-    name: Literal["sgd"] = "sgd"
-    lr: float = Field(1.0, gt=0)
-
-
-class PrivateOptimizer(Section):
-    """The optimizer of the private parameters. Its state never leaves the client.
-
-    Args:
-        name: ``adam`` or ``sgd``.
-        lr: Step size.
-        beta1: Decay of Adam's first moment.
-        beta2: Decay of Adam's second moment.
-        epsilon: Floor of Adam's denominator.
-    """
-
-    name: Literal["adam", "sgd"] = "adam"
-    lr: float = Field(0.02, gt=0)
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.999, ge=0, lt=1)
-    epsilon: float = Field(1e-8, gt=0)
-
-    def without_effect(self, experiment: Any, split: Any) -> list[str]:
-        """Say that SGD has no moments."""
-        names = ("beta1", "beta2", "epsilon") if self.name == "sgd" else ()
-        return self.unused("it belongs to adam", *names)
-
-
-class Optimizers(Section):
-    """The optimizers of local training, one per group of parameters.
-
-    Args:
-        item: Of the item tables.
-        shared: Of the other shared parameters.
-        private: Of the private parameters.
-    """
-
-    item: SGD = SGD()
-    shared: SGD = SGD()
-    private: PrivateOptimizer = PrivateOptimizer()
-
-    def without_effect(self, experiment: Any, split: Any) -> list[str]:
-        """Say which group of parameters the model does not have."""
-        task, unused = experiment.client_task(), {}
-        if not task.dense():
-            unused["shared"] = "the model shares nothing but item tables"
-        if not task.trains_private:
-            unused["private"] = NO_PRIVATE
-        # What a strategy fills in for all models is nobody's wish.
-        usual = experiment.strategy.defaults.get("train", {}).get("optimizers", {})
-        lines = []
-        for group, why in unused.items():
-            section, kind = getattr(self, group), type(getattr(self, group))
-            if section != kind.model_validate(usual.get(group, {})):
-                lines += [f"{group}.{line}" for line in section.unused(why, *kind.model_fields)]
-        return lines
+from fedrec.training.optimizers import NO_PRIVATE, Optimizers
+from fedrec.training.schedule import Schedule
 
 
 class Train(Section):
@@ -87,6 +22,9 @@ class Train(Section):
         local_epochs: passes over the client's positives in one round.
         batch_size: positives per step (with their negatives), or ``full``.
         optimizers: One per group of parameters.
+        schedule: Of their rates.
+        clip_norm: The norm that the gradient of a client's loss by all of its trainable values has
+            in a step at most; None: any. Weight decay and the terms of a strategy are added after.
         backend: ``numba``, ``torch``, or ``auto``: numba for what it covers: ``mf`` and
             ``pfedrec``, alone or with PLGC's similarity branch, as the shipped configurations have
             them. Both give the same values to rounding, not to the bit.
@@ -107,6 +45,8 @@ class Train(Section):
     local_epochs: int = Field(1, ge=1)
     batch_size: Count | Literal["full"] = "full"
     optimizers: Optimizers = Optimizers()
+    schedule: Schedule = Schedule()
+    clip_norm: float | None = Field(None, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     backend: Literal["auto", "numba", "torch"] = "auto"
 

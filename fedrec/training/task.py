@@ -17,6 +17,7 @@ from fedrec.personalization.base import NoPersonalization, Personalization
 from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.seeds import Purpose, normal
 from fedrec.training.client_rule import ClientRule
+from fedrec.training.optimizers import Optimizers
 from fedrec.training.settings import Train
 from fedrec.types import Axis, FloatArray, IntArray, Params, ParamSpec
 
@@ -64,6 +65,25 @@ class ClientTask:
                 parts use one name.
         """
         _ = self._declared
+        if self.client_rule.needs_sgd:
+            self._check_sgd()
+
+    def _check_sgd(self) -> None:
+        """Check that a client rule that counts on plain SGD gets it."""
+        optimizers, unsuitable = self.train.optimizers, ""
+        for group in ("item", "shared"):
+            optimizer = getattr(optimizers, group)
+            if not optimizer.plain:
+                options = ("name", "momentum", "weight_decay")
+                written = ", ".join(f"{option}: {getattr(optimizer, option)}" for option in options)
+                unsuitable = f"train.optimizers.{group} is {written}"
+        if self.train.schedule.name == "wsd" and self.train.schedule.floor == 0:
+            unsuitable = "train.schedule.floor is 0"
+        if unsuitable:
+            raise ConfigError(
+                f"strategy: its clients need plain SGD with rates above 0 for what is shared, but "
+                f"{unsuitable}; change that or take another strategy"
+            )
 
     @cached_property
     def _declared(self) -> tuple[Mapping[str, ParamSpec], tuple[str, ...]]:
@@ -87,12 +107,12 @@ class ClientTask:
     @cached_property
     def _locals(self) -> Mapping[str, ParamSpec]:
         private = {name: self.specs()[name] for name in self.private()}
-        if self.train.optimizers.private.name == "adam":
-            for name in self.private():
-                if private[name].trainable:
-                    moment = replace(private[name], init_std=0.0, init_value=0.0, trainable=False)
-                    private |= {f"{name}/first": moment, f"{name}/second": moment}
-                    private[f"{name}/steps"] = replace(moment, shape=())
+        for name in self.private():
+            if private[name].trainable:
+                like = replace(private[name], init_std=0.0, init_value=0.0, trainable=False)
+                for key in self.train.optimizers.private.state:
+                    scalar = key == "steps"
+                    private[f"{name}/{key}"] = replace(like, shape=()) if scalar else like
         return {**private, **self.client_rule.state(self.globals())}
 
     def executor(self) -> Executor:
@@ -122,6 +142,7 @@ class ClientTask:
     def _not_in_numba(self) -> str:
         """Return what the numba kernel does not cover; empty if it covers all of the task."""
         plgc, train = self.personalization, self.train
+        private = train.optimizers.private
         covered = {
             f"the model {type(self.model).__name__}": type(self.model)
             in (MatrixFactorization, PFedRec),
@@ -130,6 +151,10 @@ class ClientTask:
             "clients of several users": not self.several_users,
             f"train.loss: {train.loss}": train.loss == "bce",
             "train.negative_sampling: popularity": train.negative_sampling == "uniform",
+            "train.optimizers.item but plain sgd": train.optimizers.item.plain,
+            "train.optimizers.private but adam and plain sgd": private.plain
+            or (private.name == "adam" and private.weight_decay == 0),
+            "train.clip_norm": train.clip_norm is None,
         }
         if isinstance(plgc, PLGC):
             covered |= {
@@ -158,10 +183,9 @@ class ClientTask:
         """Return the names of all that may be on the wire."""
         return (*self.globals(), *self.client_rule.travels(self.globals()))
 
-    def rate(self, name: str) -> float:
-        """Return the step size of a shared parameter."""
-        optimizers = self.train.optimizers
-        return (optimizers.item if self.specs()[name].axis == "item" else optimizers.shared).lr
+    def optimizers(self, round: int) -> Optimizers:
+        """Return the optimizers with the rates of a round."""
+        return self.train.optimizers.scaled(self.train.schedule.factor(round))
 
     def tables(self) -> tuple[str, ...]:
         """Return the names of the item tables."""

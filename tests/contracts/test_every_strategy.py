@@ -18,7 +18,7 @@ from fedrec.plugins import name_of, table
 from fedrec.runs.result import of_group
 from fedrec.testing.trial import as_bytes
 from fedrec.training.clients import train_clients
-from fedrec.training.settings import Optimizers
+from fedrec.training.optimizers import Optimizers
 from fedrec.training.task import ClientTask
 from fedrec.types import Aggregate, FloatArray, IntArray, Params, RowBlock, UpdateBatch, offsets_of
 from strategies import STRATEGIES, Strategy

@@ -23,6 +23,7 @@ def _client_round(
     control: FloatArray,
     own: FloatArray,
     users: FloatArray,
+    factor: float,
 ) -> tuple[FloatArray, FloatArray, int]:
     """One client's round on a copy of the whole table: y, its users' vectors, its steps.
 
@@ -42,21 +43,29 @@ def _client_round(
                     slope = 1 / (1 + np.exp(-(p[u] @ y[i]))) - label
                     gy[i] += slope * p[u]
                     gp[u] += slope * y[i]
-            y = y - RATE * (gy - own + control)
-            p = p - LOCAL_RATE * gp
+            y = y - factor * RATE * (gy - own + control)
+            p = p - factor * LOCAL_RATE * gp
             steps += 1
     return y, p, steps
 
 
 @settings(max_examples=25, deadline=None)
-@given(federations(several=True), st.integers(0, 2**31), st.sampled_from([2, "full"]))
-def test_sparse_scaffold_is_the_papers(shard: Shard, seed: int, batch: int | str) -> None:
+@given(
+    federations(several=True),
+    st.integers(0, 2**31),
+    st.sampled_from([2, "full"]),
+    st.sampled_from([None, 4]),
+)
+def test_sparse_scaffold_is_the_papers(
+    shard: Shard, seed: int, batch: int | str, warmup: int | None
+) -> None:
     """Three rounds with changing cohorts: same table, same c, same c_u, to float32's rounding."""
     strategy = Scaffold(server_lr=0.7)
     task = method_of(
         {
             "batch_size": batch,
             "local_epochs": 2,
+            "schedule": "constant" if warmup is None else {"name": "wsd", "warmup": warmup},
             "optimizers": rates(RATE, {"name": "sgd", "lr": LOCAL_RATE}),
         },
         dtype="float64",
@@ -78,13 +87,14 @@ def test_sparse_scaffold_is_the_papers(shard: Shard, seed: int, batch: int | str
         _put_back(task, shard, local, cohort, after)
         state, params = strategy.apply(state, params, strategy.reduce(update))
 
+        factor = 1.0 if warmup is None else round / warmup
         moved, changed = np.zeros_like(table), np.zeros_like(table)
         for row in cohort.tolist():
             of_client = slice(*shard.client_offsets[row : row + 2])
             y, users[of_client], steps = _client_round(
-                task, shard, row, round, table, control, own[row], users[of_client]
+                task, shard, row, round, table, control, own[row], users[of_client], factor
             )
-            new = own[row] - control + (table - y) / (steps * RATE)
+            new = own[row] - control + (table - y) / (steps * factor * RATE)
             moved += y - table
             changed += new - own[row]
             own[row] = new

@@ -98,12 +98,11 @@ def _owned(values: NDArray[Any], dtype: Any = np.int64) -> NDArray[Any]:
 
 def _data(task: ClientTask, shard: Shard, table: FloatArray) -> Data:
     excluded = pool_excluded(shard, task.protocol)
-    check_rows_with_pool(shard.n_drawn - excluded.lengths, np.flatnonzero(shard.train.lengths))
+    check_rows_with_pool(shard.n_items - excluded.lengths, np.flatnonzero(shard.train.lengths))
     unit_vectors = task.personalization.unit_item_vectors(torch.from_numpy(table))
     nothing = np.empty((0, table.shape[1]), table.dtype)
     return Data(
         n_items=shard.n_items,
-        n_drawn=shard.n_drawn,
         users=_owned(shard.user_ids),
         offsets=_owned(shard.train.offsets),
         items=_owned(shard.train.values),
@@ -116,7 +115,8 @@ def _data(task: ClientTask, shard: Shard, table: FloatArray) -> Data:
 
 
 def _settings(task: ClientTask, round: int) -> Settings:
-    train, optimizer = task.train, task.train.optimizers.private
+    train, optimizers = task.train, task.optimizers(round)
+    optimizer = optimizers.private
     personalized = isinstance(task.personalization, PLGC)
     # Without PLGC nothing of it is looked at.
     plgc = task.personalization if isinstance(task.personalization, PLGC) else PLGC()
@@ -126,7 +126,7 @@ def _settings(task: ClientTask, round: int) -> Settings:
         epochs=train.local_epochs,
         batch=0 if train.batch_size == "full" else int(train.batch_size),
         mean=train.reduction == "mean",
-        item_lr=train.optimizers.item.lr,
+        item_lr=optimizers.item.lr,
         proximal=float(task.client_rule.proximal),
         bias=isinstance(task.model, PFedRec),
         optimizer=Optimizer(

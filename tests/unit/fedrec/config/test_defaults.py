@@ -10,7 +10,8 @@ from fedrec.data.synthetic import Synthetic
 from fedrec.errors import ConfigError
 from fedrec.models import MatrixFactorization
 from fedrec.plugins import table
-from fedrec.training.settings import Optimizers, PrivateOptimizer, Train
+from fedrec.training.optimizers import Optimizers, PrivateOptimizer
+from fedrec.training.settings import Train
 from strategies import FedAdam, FedAvg
 
 DATA = {"name": "synthetic"}

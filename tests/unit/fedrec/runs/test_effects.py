@@ -65,8 +65,26 @@ SAID: dict[str, dict[str, Any]] = {
         "model": "sasrec",
         "train": {"optimizers": {"private": {"lr": 0.5}}},
     },
-    "train.optimizers.private.beta1: 0.5 has no effect: it belongs to adam": {
+    "train.optimizers.private.beta1: 0.5 has no effect: it belongs to adam and adamw": {
         "train": {"optimizers": {"private": {"name": "sgd", "beta1": 0.5}}},
+    },
+    "train.optimizers.private.momentum: 0.9 has no effect: it belongs to sgd": {
+        "train": {"optimizers": {"private": {"momentum": 0.9}}},
+    },
+    "train.optimizers.shared.name: adamw has no effect: the model shares nothing but": {
+        "train": {"optimizers": {"shared": "adamw"}},
+    },
+    "train.schedule.warmup: 9 has no effect: it belongs to wsd": {
+        "train": {"schedule": {"warmup": 9}},
+    },
+    "train.schedule.name: wsd has no effect: every round": {
+        "train": {"schedule": {"name": "wsd", "warmup": 1, "stable": 2}},
+    },
+    "train.schedule.warmup: 1 has no effect: the first round": {
+        "train": {"schedule": {"name": "wsd", "warmup": 1, "anneal": 2}},
+    },
+    "train.schedule.floor: 0.5 has no effect: nothing is annealed": {
+        "train": {"schedule": {"name": "wsd", "warmup": 5, "floor": 0.5}},
     },
     "train.batch_size: 99 has no effect": {"train": {"batch_size": 99}},
     "model.params: 'lost' has no effect": {"model": "tests.contracts.broken_plugins:Unused"},
@@ -122,6 +140,9 @@ def test_a_setting_without_effect_is_named(said: str) -> None:
         {"train": {"backend": "torch"}, "engine": {"chunk": 9}},
         {"train": {"optimizers": {"private": {"beta1": 0.5}}}},
         {"model": "neumf", "train": {"optimizers": {"shared": {"lr": 0.5}}}},
+        {"model": "neumf", "train": {"optimizers": {"shared": "adamw"}, "clip_norm": 3.0}},
+        {"train": {"schedule": {"name": "wsd", "warmup": 2, "anneal": 9, "floor": 0}}},
+        {"train": {"optimizers": {"item": {"momentum": 0.9, "nesterov": True}}}},
         {"rounds": {"count": 6, "patience": 2}, "evaluate": {"every": 2}},
         {"personalization": {"name": "plgc", "balance": "fixed", "value": 0.3}},
         {"personalization": {"name": "plgc", "extra_rows": 5, "decorrelation": 0.1}},
