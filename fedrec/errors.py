@@ -68,10 +68,11 @@ class MissingExtra(FedRecError):
     Args:
         part: What was asked for, in the user's words.
         extra: The extra of the distribution that brings it.
+        command: What installs it instead, where no extra does.
     """
 
-    def __init__(self, part: str, extra: str) -> None:
-        super().__init__(f"{part} is not installed; run: {install_command(extra)}")
+    def __init__(self, part: str, extra: str = "", command: str = "") -> None:
+        super().__init__(f"{part} is not installed; run: {command or install_command(extra)}")
 
 
 class EngineError(FedRecError):
@@ -104,14 +105,14 @@ class ClientFailure(FedRecError):
         super().__init__(f"round {round}, client {client}, {stage}: {reason}")
 
 
-def require(module: str, purpose: str) -> None:
-    """Check that a package of the extra ``sim`` is installed.
+def require(module: str, purpose: str, extra: str = "sim") -> None:
+    """Check that a package of an extra is installed.
 
     Raises:
         MissingExtra: If it is not.
     """
     if find_spec(module) is None:
-        raise MissingExtra(f"{module}, {purpose},", "sim")
+        raise MissingExtra(f"{module}, {purpose},", extra)
 
 
 def install_command(extra: str) -> str:

