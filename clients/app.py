@@ -22,6 +22,7 @@ def roll_call(message: Message, context: Context) -> Message:
         int(context.node_config["num-partitions"]),
         int(context.node_config["partition-id"]),
         node.state(request.committed),
+        node.catalogue.hash,
     )
     return Message(records.encode(answer), reply_to=message)
 
@@ -52,4 +53,5 @@ def _opened(message: Message, context: Context) -> tuple[records.RoundRequest, N
             f"the node's configuration lacks {error}; start the node with "
             "--node-config 'partition-id=0 num-partitions=2'"
         ) from error
-    return request, open_node(request.run, request.out, request.split, partition, partitions)
+    paths = request.out, request.split, request.features
+    return request, open_node(request.run, *paths, partition, partitions)

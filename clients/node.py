@@ -14,6 +14,7 @@ from fedrec.aggregation.reduce import upload_bytes
 from fedrec.aggregation.returned import checked_sum, merged
 from fedrec.config.experiment import Experiment
 from fedrec.config.sources import place_in_plugin
+from fedrec.data.catalogue import Catalogue
 from fedrec.data.negatives import pool_excluded
 from fedrec.errors import ClientFailure, FedRecError, NumericError, not_finite
 from fedrec.evaluation.evaluate import Evaluation, evaluate, merge
@@ -63,6 +64,7 @@ class Node:
         out: The run folder; private state lies in ``state/`` and ``local/`` below it.
         number: of the node.
         popularity: int64 [n_items], weights for popularity sampling.
+        catalogue: What is known of the items.
     """
 
     def __init__(
@@ -72,8 +74,10 @@ class Node:
         out: Path,
         number: int,
         popularity: IntArray,
+        catalogue: Catalogue,
     ) -> None:
         self.experiment = experiment
+        self.catalogue = catalogue
         self.strategy = strategy_of(experiment)
         self.task = experiment.client_task()
         compiled = self.task.executor() == "numba"
@@ -266,21 +270,24 @@ class Node:
 
 
 @lru_cache(maxsize=256)
-def open_node(run: str, out: str, split: str, partition: int, partitions: int) -> Node:
+def open_node(
+    run: str, out: str, split: str, features: str, partition: int, partitions: int
+) -> Node:
     """Return the node of a run, opened once per process.
 
     All that changes lies on disk, so a node may be opened in several processes, one at a time.
     Arguments are those of `fedrec.flower.records.RoundRequest`, and which node of how many it is.
     """
-    opened, costs, popularity = _opened(run, out, split)
+    opened, costs, popularity = _opened(run, out, split, features)
     shard = opened.split.shard(hosted_clients(costs, partition, partitions))
-    return Node(opened.experiment, shard, opened.folder, partition, popularity)
+    folder, catalogue = opened.folder, opened.catalogue
+    return Node(opened.experiment, shard, folder, partition, popularity, catalogue)
 
 
 @lru_cache(maxsize=1)
-def _opened(run: str, out: str, split: str) -> tuple[OpenRun, FloatArray, IntArray]:
+def _opened(run: str, out: str, split: str, features: str) -> tuple[OpenRun, FloatArray, IntArray]:
     """Return what all nodes of a run share: with it the costs of clients, and of items the uses."""
-    opened = open_run(run, Path(out), Path(split))
+    opened = open_run(run, Path(out), Path(split), Path(features) if features else None)
     popularity = np.bincount(opened.split.train.values, minlength=opened.split.n_items) + 1
     return opened, training_costs(opened.task, opened.split), popularity
 

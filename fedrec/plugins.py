@@ -7,37 +7,27 @@ A name with a colon, ``package.module:Class``, is an import reference and needs 
 may lie beside the experiment or in the working folder.
 """
 
-import filecmp
-import importlib
 import os
 import re
-import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Collection, Mapping
 from functools import cache
-from importlib.machinery import PathFinder
 from importlib.metadata import entry_points
-from importlib.util import find_spec
 from inspect import isabstract
-from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeAlias, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from fedrec.errors import ConfigError, Fault, FedRecError, did_you_mean
+from fedrec.errors import ConfigError, Fault, did_you_mean
+from fedrec.imports import find_reference, load_reference
 
 CORE_TABLES = {
     "data": ("fedrec.data:DATASETS",),
+    "features": ("fedrec.features:ENCODERS",),
     "models": ("fedrec.models:MODELS", "fedrec.baselines:BASELINES"),
     "personalization": ("fedrec.personalization:PERSONALIZATIONS",),
     "metrics": ("fedrec.evaluation.metrics:METRICS",),
 }
-FOLDERS: ContextVar[tuple[Sequence[Path], Sequence[Path]]] = ContextVar(
-    "FOLDERS", default=((Path(),), ())
-)
-"""Where modules of plug-ins are looked for, and folders with copies of such modules."""
 OURS = ("fedrec", "strategies", "clients", "server")
 """The packages that come with fedrec."""
 MAX_SHOWN = 60
@@ -149,13 +139,15 @@ class Section(BaseModel):
         self, experiment: Any, split: Any, but: Collection[str] = ()
     ) -> list[str]:
         """Return the lines of `without_effect` and those of the sections below, but for some."""
-        below = ((name, getattr(self, name)) for name in type(self).model_fields if name not in but)
-        return self.without_effect(experiment, split) + [
-            f"{name}.{line}"
-            for name, section in below
-            if isinstance(section, Section)
-            for line in section.all_without_effect(experiment, split)
-        ]
+        lines = self.without_effect(experiment, split)
+        for name in (each for each in type(self).model_fields if each not in but):
+            value = getattr(self, name)
+            below = value if isinstance(value, Mapping) else {"": value}
+            for key, section in below.items():
+                if isinstance(section, Section):
+                    of_section = section.all_without_effect(experiment, split)
+                    lines += (f"{name}.{key}".rstrip(".") + f".{line}" for line in of_section)
+        return lines
 
     def unused(self, why: str, *names: str) -> list[str]:
         """Return a line for each of some fields that is not at its default.
@@ -270,30 +262,13 @@ def _fault(error: Mapping[str, Any], section: type[Section]) -> tuple[str, str, 
     return field, text, f", got {shown(value)}" if is_scalar and not tells else ""
 
 
-@contextmanager
-def searching(folders: Sequence[Path], copies: Sequence[Path] = ()) -> Iterator[None]:
-    """Let `lookup` find the modules of plug-ins in folders, by default in the working folder.
-
-    A folder in which a module is found is put at the end of ``sys.path``, which engines hand on to
-    their workers.
-
-    Args:
-        folders: Where to look, in this order.
-        copies: Folders with copies of modules, for those that are found nowhere else.
-    """
-    token = FOLDERS.set((folders, copies))
-    try:
-        yield
-    finally:
-        FOLDERS.reset(token)
-
-
 @cache
 def table(kind: str) -> Mapping[str, type[Plugin]]:
     """Return all plug-ins of a kind: fedrec's own and those of installed distributions.
 
     Args:
-        kind: ``data``, ``models``, ``personalization``, ``metrics`` or ``strategies``.
+        kind: ``data``, ``features``, ``models``, ``personalization``, ``metrics`` or
+            ``strategies``.
 
     Raises:
         ConfigError: If two distributions bring the same name.
@@ -301,7 +276,7 @@ def table(kind: str) -> Mapping[str, type[Plugin]]:
     brought = sorted({entry.value for entry in entry_points(group=f"fedrec.{kind}")})
     merged: dict[str, type[Plugin]] = {}
     for source in (*CORE_TABLES.get(kind, ()), *brought):
-        for name, plugin in _load(source).items():
+        for name, plugin in load_reference(source).items():
             if merged.setdefault(name, plugin) is not plugin:
                 raise ConfigError(f"{kind}: '{name}' is brought by two packages, one is {source}")
     return merged
@@ -322,9 +297,7 @@ def lookup(kind: str, name: str | type) -> type[Plugin]:
         if name not in names:
             raise ConfigError(f"'{name}' is not in the table of {kind}{did_you_mean(name, names)}")
         return names[name]
-    if isinstance(name, str):
-        _find_beside(name, *FOLDERS.get())
-    plugin = _load(name) if isinstance(name, str) else name
+    plugin = find_reference(name) if isinstance(name, str) else name
     if not (isinstance(plugin, type) and issubclass(plugin, Plugin)):
         raise ConfigError(f"{name} is not a plug-in class of fedrec, expected one of the {kind}")
     if isabstract(plugin):
@@ -337,62 +310,3 @@ def name_of(kind: str, plugin: Plugin) -> str:
     """Return the name under which `lookup` finds the class of a plug-in."""
     names = {known: name for name, known in table(kind).items()}
     return names.get(type(plugin), f"{type(plugin).__module__}:{type(plugin).__qualname__}")
-
-
-def _load(reference: str) -> Any:
-    module, _, attribute = reference.partition(":")
-    stem = module.removesuffix(".py").strip("./").replace("/", ".")
-    if not module or not attribute or stem != module:
-        example = f", such as {stem}:{attribute}" if stem and attribute else ""
-        raise ConfigError(f"'{reference}': expected package.module:Class{example}")
-    try:
-        loaded = importlib.import_module(module)
-    except FedRecError:
-        raise
-    except (Exception, SystemExit) as error:  # the module may be the user's, and what it raises
-        why = str(error).partition("\n")[0]
-        if not isinstance(error, ImportError):
-            why = f"{type(error).__name__}: {why}"
-        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
-            why += "; put its file beside the YAML or into the working folder, or install it"
-        raise ConfigError(f"{reference} cannot be imported: {why}") from error
-    try:
-        return attrgetter(attribute)(loaded)
-    except AttributeError:
-        places = [getattr(loaded, "__file__", None), *getattr(loaded, "__path__", ())]
-        file = next(filter(None, places), "built in")
-        raise ConfigError(f"module '{module}' has no '{attribute}' ({file})") from None
-
-
-def _find_beside(reference: str, folders: Sequence[Path], copies: Sequence[Path]) -> None:
-    """Let the module of a reference be found in one of some folders, if it is found nowhere else.
-
-    Raises:
-        ConfigError: If another module of that name hides the one in the first such folder.
-    """
-    top = reference.partition(":")[0].partition(".")[0]
-    if not top.isidentifier():
-        return
-    # Python prefers any file to a folder without __init__.py, wherever it lies.
-    origin = _origin(top)
-    searched = [str(each.resolve()) for each in (*folders, *(copies if origin is None else ()))]
-    beside = PathFinder.find_spec(top, searched)
-    if beside is None:
-        return
-    file = Path(beside.origin or next(iter(beside.submodule_search_locations or ())))
-    if origin is None:
-        folder = file.parent.parent if file.name == "__init__.py" else file.parent
-        if str(folder) not in sys.path:
-            sys.path.append(str(folder))
-            importlib.invalidate_caches()
-    elif not (Path(origin).is_file() and file.is_file() and filecmp.cmp(origin, file, False)):
-        raise ConfigError(f"{reference}: {file} is hidden by {origin}; rename the file")
-
-
-def _origin(module: str) -> str | None:
-    """Return the file of a top-level module as Python finds it now; None for a mere folder."""
-    try:
-        spec = find_spec(module)
-    except ValueError:  # a module without a specification, such as one made by hand
-        return getattr(sys.modules[module], "__file__", None) or "a module in memory"
-    return None if spec is None else spec.origin

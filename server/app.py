@@ -34,9 +34,11 @@ def main(grid: Grid, context: Context) -> None:
         run=run.id,
         out=str(run.folder),
         split=str(run.prepared),
+        features=str(run.features or ""),
         committed=checkpoint.record.round if checkpoint else 0,
     )
-    roster = call_roll(grid, request, split.n_clients, code_with_sources(code_hash(), experiment))
+    code = code_with_sources(code_hash(), experiment)
+    roster = call_roll(grid, request, split.n_clients, code, run.catalogue.hash)
     nodes = len(roster)
     origin = Origin.of(run, nodes)
     if checkpoint is not None:
@@ -65,7 +67,9 @@ def _open(run_config: Mapping[str, Any]) -> OpenRun:
             "run-config: 'experiment' is empty; name a YAML file: flwr run . --run-config "
             "'experiment=\"experiments/ml-100k/mf.yaml\"'"
         )
-    out, prepared = (Path(str(run_config.get(key) or "")) for key in ("out", "split"))
+    keys = ("out", "split", "features")
+    out, prepared, features = (Path(str(run_config.get(key) or "")) for key in keys)
     if out.name and prepared.name:
-        return open_run(str(run_config.get("run") or uuid.uuid4().hex), out, prepared)
+        id = str(run_config.get("run") or uuid.uuid4().hex)
+        return open_run(id, out, prepared, features if features.name else None)
     return prepare_run(find_config(Path(source)), out if out.name else None)

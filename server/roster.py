@@ -51,7 +51,12 @@ def cohort(seed: int, round: int, n_clients: int, size: int) -> IntArray:
 
 
 def call_roll(
-    grid: Grid, request: records.RoundRequest, n_clients: int, code: str, patience: float = 60.0
+    grid: Grid,
+    request: records.RoundRequest,
+    n_clients: int,
+    code: str,
+    catalogue: str,
+    patience: float = 60.0,
 ) -> Roster:
     """Ask every node once which clients it hosts.
 
@@ -62,11 +67,12 @@ def call_roll(
         request: Names the run.
         n_clients: Of the run.
         code: Hash of the code that every node must run.
+        catalogue: Hash of the items that every node must know, with their features.
         patience: Seconds to wait.
 
     Raises:
-        EngineError: If nodes are missing, run other code than the server, or do not host every
-            client exactly once.
+        EngineError: If nodes are missing, run other code than the server, know other items, or
+            do not host every client exactly once.
     """
     expected = 1
     answers: dict[int, records.RollCall] = {}
@@ -86,6 +92,12 @@ def call_roll(
                     f"node {node} runs other code than the server ({answer.code[:8]} and "
                     f"{code[:8]}); install the same version of fedrec and put the same files of "
                     "own plug-ins on both"
+                )
+            if answer.catalogue != catalogue:
+                raise EngineError(
+                    f"node {node} has the features of another catalogue than the server "
+                    f"({answer.catalogue[:8]} and {catalogue[:8]}); give both the same file of "
+                    "items and features"
                 )
         if not calls:
             if time.monotonic() > deadline:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from fedrec.data.catalogue import Catalogue
 from fedrec.errors import ConfigError
 from fedrec.models.base import Model
 from fedrec.models.mf import MatrixFactorization
@@ -21,6 +22,7 @@ from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray, IntArray, Params, Ragged, Shard, UpdateBatch, offsets_of
 
 __all__ = [
+    "catalogue_of",
     "federations",
     "in_numba",
     "initial_state",
@@ -68,6 +70,11 @@ def shard_of(
         valid=ragged(valid or nothing),
         test=ragged(test or nothing),
     )
+
+
+def catalogue_of(n_items: int) -> Catalogue:
+    """Items whose raw ids are their indices, and of which nothing else is known."""
+    return Catalogue(np.arange(n_items).astype(np.str_).astype(object))
 
 
 def method_of(

@@ -1,19 +1,20 @@
 """Compose the experiment, as one frozen value, from YAML or from Python."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, GetCoreSchemaHandler, model_validator
-from pydantic_core import CoreSchema, core_schema
+from pydantic import Field, model_validator
 
 from fedrec.baselines.base import Baseline
+from fedrec.config.fields import PluginField, PluginsField
 from fedrec.config.yaml import dump_yaml, read_document, with_overrides
 from fedrec.data.base import DataSet
 from fedrec.data.clients import Clients
-from fedrec.errors import ConfigError, did_you_mean
+from fedrec.errors import ConfigError
 from fedrec.evaluation.settings import Evaluate
+from fedrec.features.base import Encoder
+from fedrec.imports import searching
 from fedrec.models.base import Model
 from fedrec.personalization.base import Personalization
 from fedrec.plugins import (
@@ -24,10 +25,6 @@ from fedrec.plugins import (
     as_mapping,
     expand_path,
     lookup,
-    name_of,
-    searching,
-    shown,
-    table,
 )
 from fedrec.training.client_rule import client_rule_of
 from fedrec.training.settings import Train
@@ -134,52 +131,6 @@ class Engine(Section):
         return lines
 
 
-@dataclass(frozen=True)
-class PluginField:
-    """Marks a field that holds a plug-in: read from a name and options, written as these.
-
-    Args:
-        kind: The table of plug-ins, see `fedrec.plugins.table`.
-        default: The name where none is given.
-    """
-
-    kind: str
-    default: str = ""
-
-    def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
-        """Return how pydantic reads and writes the field; its annotation says the base classes."""
-        bases = get_args(source) or (source,)
-        return core_schema.no_info_plain_validator_function(
-            lambda value: self._read(value, bases),
-            serialization=core_schema.plain_serializer_function_ser_schema(self._write),
-        )
-
-    def _read(self, value: Any, bases: tuple[type[Plugin], ...]) -> Plugin:
-        options = as_mapping(value)
-        if not isinstance(options, Mapping):
-            advice = "; give a table as fedrec.data.Frame.of(table)" * (self.kind == "data")
-            raise ValueError(f"expected a mapping with a 'name', got {shown(value)}{advice}")
-        name = options.get("name", self.default)
-        if not name:
-            raise ValueError(f"the key 'name' is missing{did_you_mean('', table(self.kind))}")
-        if not isinstance(name, str | type):
-            raise ValueError(f"name: expected text, got {shown(name)}")
-        plugin = lookup(self.kind, name)
-        if not issubclass(plugin, bases):
-            label = name if isinstance(name, str) else name.__qualname__
-            expected = " or ".join(f"{base.__module__}.{base.__name__}" for base in bases)
-            message = f"{label} is not one of the {self.kind}; expected a subclass of {expected}"
-            raise ValueError(message)
-        if isinstance(value, Plugin):
-            return value
-        return plugin.model_validate({k: v for k, v in options.items() if k != "name"})
-
-    def _write(self, plugin: Plugin) -> dict[str, Any]:
-        return {"name": name_of(self.kind, plugin), **plugin.model_dump(mode="json")}
-
-
 class Experiment(Section):
     """One experiment, completely.
 
@@ -195,6 +146,9 @@ class Experiment(Section):
 
     seed: int = Field(0, ge=0, lt=2**63)
     data: Annotated[DataSet, PluginField("data")]
+    features: Annotated[Mapping[str, Encoder], PluginsField("features")] = Field(
+        default_factory=dict
+    )
     clients: Clients = Clients()
     model: Annotated[Model | Baseline, PluginField("models", "mf")] = Field(
         default_factory=lambda: lookup("models", "mf")(), validate_default=True

@@ -33,7 +33,8 @@ def sources_of(experiment: Experiment) -> dict[str, str]:
         The text by path, relative to the folder that Python imports from; empty where all plug-ins
         are fedrec's own.
     """
-    plugins = [*(getattr(experiment, name) for name in FIELDS), *experiment.evaluate.parsed()]
+    plugins = [getattr(experiment, name) for name in FIELDS]
+    plugins += (*experiment.features.values(), *experiment.evaluate.parsed())
     classes = [base for plugin in plugins for base in type(plugin).__mro__]
     waiting = [base.__module__ for base in classes if issubclass(base, Plugin)]
     installed = {Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib")}
@@ -90,18 +91,26 @@ def with_importable_plugins(experiment: Experiment) -> Experiment:
         ConfigError: If a class is defined inside a function, or one of a script uses something
             else that the script defines.
     """
-    changed = {}
-    for field in FIELDS:
-        plugin = getattr(experiment, field)
-        kind = type(plugin)
-        if "<locals>" in kind.__qualname__:
-            raise ConfigError(
-                f"{field}: class {kind.__name__} is defined inside a function, where no other "
-                "process finds it; move it to the top level of the file"
-            )
-        if kind.__module__ == "__main__":
-            changed[field] = _importable(kind, field)(**dict(plugin))
-    return experiment.model_copy(update=changed) if changed else experiment
+    values = {field: getattr(experiment, field) for field in FIELDS}
+    changed: dict[str, Any] = {
+        field: _with_importable_class(plugin, field) for field, plugin in values.items()
+    }
+    changed["features"] = {
+        name: _with_importable_class(encoder, f"features.{name}")
+        for name, encoder in experiment.features.items()
+    }
+    return experiment.model_copy(update=changed)
+
+
+def _with_importable_class(plugin: Plugin, field: str) -> Plugin:
+    kind = type(plugin)
+    if "<locals>" in kind.__qualname__:
+        raise ConfigError(
+            f"{field}: class {kind.__name__} is defined inside a function, where no other process "
+            "finds it; move it to the top level of the file"
+        )
+    is_of_script = kind.__module__ == "__main__"
+    return _importable(kind, field)(**dict(plugin)) if is_of_script else plugin
 
 
 def _importable(plugin: type[Plugin], field: str) -> type[Plugin]:

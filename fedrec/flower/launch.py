@@ -54,7 +54,7 @@ def launch(
     Args:
         engine: The section of the experiment.
         run_config: ``experiment`` (path of a YAML), ``out`` (the run folder), ``split`` (path of
-            the prepared arrays); all absolute.
+            the prepared arrays), ``features`` (path of those of the items, or ""); all absolute.
         observer: Is called with the record of each round.
         server: Reference of the server app, ``module:attribute``.
         client: Reference of the client app.

@@ -48,6 +48,7 @@ class RoundRequest:
         best: the best round so far, by validation.
         group: of the strategy; all clients of the request are in it.
         clients: int64, the clients that are meant; not used in a roll call.
+        features: the file of the features of the items; "" where there are none.
     """
 
     run: str
@@ -58,6 +59,7 @@ class RoundRequest:
     best: int = 0
     group: int = 0
     clients: IntArray = field(default_factory=lambda: np.zeros(0, np.int64), compare=False)
+    features: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ class RollCall:
         partition: number of the node.
         state: the last round that changed the clients' private state, and the checksum of it;
             None where they have none.
+        catalogue: hash of the items that it knows, with their features.
     """
 
     clients: IntArray
@@ -78,6 +81,7 @@ class RollCall:
     partitions: int
     partition: int = 0
     state: tuple[int, int] | None = None
+    catalogue: str = ""
 
 
 @dataclass(frozen=True, slots=True)

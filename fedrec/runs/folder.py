@@ -4,6 +4,7 @@
 
     config.yaml            the resolved experiment
     split.safetensors      raw ids, and the train, validation and test items of every user
+    features.safetensors   the features of the items, if there are any and they are not too large
     source/                the modules of plug-ins that are not fedrec's own
     rounds.jsonl           one line a round (`fedrec.runs.log`); its presence makes the folder a run
     result.json            scores, times, bytes, digest, versions, warnings, hashes of all files
@@ -29,6 +30,7 @@ from fedrec.storage.files import is_held, json_values, write_bytes, write_json
 
 CONFIG = "config.yaml"
 SPLIT = "split.safetensors"
+FEATURES = "features.safetensors"
 ROUNDS = "rounds.jsonl"
 RESULT = "result.json"
 PER_USER = "per_user.parquet"
@@ -43,6 +45,7 @@ SEEDS = "seeds.json"
 HASHED = (
     CONFIG,
     SPLIT,
+    FEATURES,
     PER_USER,
     MODEL,
     CHECKPOINT,

@@ -1,5 +1,6 @@
 """What a run is made from; it continues only with the same."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -15,14 +16,16 @@ from fedrec.plugins import shown
 from fedrec.runs.folder import SOURCE, sha256_of
 from fedrec.runs.prepare import OpenRun
 
-# What may change: none of it changes a bit of a round. The data is compared by its content.
-FREE = ("engine.", "rounds.count", "rounds.patience", "data.path", "data.items.path")
+# What may change: none of it changes a bit of a round. Data and features are compared by content.
+FREE = re.compile(r"engine\..*|rounds\.(count|patience)|data\.(items\.)?path|features\.\w+\.path")
 # Differences that a message names.
 NAMED = 4
 # What is said of a run folder where something else is not what it was.
 DIFFERENT = {
     "data": "the data is not what it was (version {now:.8}, was {before:.8}); bring the old data "
     "back, or start a new run with another --out",
+    "catalogue": "the features are those of another catalogue (version {now:.8}, was {before:.8}); "
+    "bring the old files and encoders back, or start a new run with another --out",
     "executor": "train.backend means '{now}' in this installation, where the run began it meant "
     "'{before}', which gives other bits; continue it there, or start a new run with another --out",
     "code": "the code of fedrec is not what it was (hash {now:.8}, was {before:.8}); go back to "
@@ -36,6 +39,7 @@ class Origin(BaseModel, frozen=True):
     Args:
         config: The experiment, as values of JSON.
         data: Hash of the prepared data.
+        catalogue: Hash of the items with their columns and features.
         code: Hash of fedrec's code.
         executor: What trains the clients.
         nodes: Among how many nodes the clients are dealt.
@@ -44,6 +48,7 @@ class Origin(BaseModel, frozen=True):
 
     config: Mapping[str, Any]
     data: str
+    catalogue: str
     code: str
     executor: str
     nodes: int
@@ -55,6 +60,7 @@ class Origin(BaseModel, frozen=True):
         return cls(
             config=run.experiment.model_dump(mode="json"),
             data=version_of(run.prepared),
+            catalogue=run.catalogue.hash,
             code=code_hash(),
             executor=run.executor or "",
             nodes=nodes,
@@ -71,7 +77,7 @@ class Origin(BaseModel, frozen=True):
         keys = [
             key
             for key in dict.fromkeys([*was, *now])
-            if was.get(key) != now.get(key) and not key.startswith(FREE)
+            if was.get(key) != now.get(key) and not FREE.fullmatch(key)
         ]
         # Another plug-in has other settings: its name is enough.
         others = tuple(key.removesuffix("name") for key in keys if key.endswith(".name"))

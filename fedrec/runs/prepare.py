@@ -14,15 +14,18 @@ from fedrec.baselines.base import Baseline
 from fedrec.compute.numba_compiler import build, is_built
 from fedrec.config.experiment import Engine, Experiment, load_experiment
 from fedrec.config.sources import sources_of, with_importable_plugins
+from fedrec.data.catalogue import Catalogue
 from fedrec.data.negatives import pool_excluded
 from fedrec.data.prepare import open_split, prepare
 from fedrec.errors import ConfigError, require
 from fedrec.evaluation.evaluate import check_cutoffs
 from fedrec.evaluation.ranking import check_candidates
+from fedrec.features.prepare import Report, no_report, open_catalogue, prepare_features
 from fedrec.flower.launch import resolve_engine
 from fedrec.flower.processes import check_packages
 from fedrec.runs.folder import (
     CONFIG,
+    FEATURES,
     HEADER,
     SOURCE,
     SPLIT,
@@ -46,6 +49,8 @@ LOG = logging.getLogger("fedrec")
 ROWS_PER_SECOND = {"numba": 5e6}
 # The same for executors on torch: 0.25 to 1.1 million.
 OTHER_ROWS_PER_SECOND = 4e5
+# Features up to this size are copied into the run folder.
+KEPT_BYTES = 64 * 2**20
 # Seconds that Ray takes longer to start than the serial engine (7 and 2 on two cores).
 START_OF_RAY = 5.0
 
@@ -60,6 +65,7 @@ class OpenRun:
         prepared: The file of the prepared data.
         split: The data, mapped into memory.
         engine: What it runs on, without any ``auto``; None where that is not known.
+        features: The file of the features of the items; None where there are none.
         id: Of this start of the run; the next start has another.
     """
 
@@ -68,6 +74,7 @@ class OpenRun:
     prepared: Path
     split: Split
     engine: Engine | None = None
+    features: Path | None = None
     id: str = field(default_factory=lambda: uuid4().hex)
 
     def __post_init__(self) -> None:
@@ -77,6 +84,11 @@ class OpenRun:
     def centralised(self) -> bool:
         """Whether one place sees all the data, as for a baseline."""
         return isinstance(self.experiment.model, Baseline)
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """What every process knows of the items; features are mapped into memory."""
+        return open_catalogue(self.split, self.features)
 
     @cached_property
     def task(self) -> ClientTask:
@@ -90,21 +102,23 @@ class OpenRun:
 
     def write_config(self) -> None:
         """Write the experiment into the run folder."""
-        data = self.experiment.data.located()
-        text = self.experiment.model_copy(update={"data": data}).to_yaml()
-        write_text(self.folder / CONFIG, HEADER + text)
+        e = self.experiment
+        features = {name: each.located() for name, each in e.features.items()}
+        located = e.model_copy(update={"data": e.data.located(), "features": features})
+        write_text(self.folder / CONFIG, HEADER + located.to_yaml())
 
 
 # The runs of this process by id: what starts a run has read already what its nodes ask for.
 _OPEN: WeakValueDictionary[str, OpenRun] = WeakValueDictionary()
 
 
-def open_run(id: str, folder: Path, prepared: Path) -> OpenRun:
+def open_run(id: str, folder: Path, prepared: Path, features: Path | None = None) -> OpenRun:
     """Return a run; it is read from its folder if this process does not know it yet."""
     run = _OPEN.get(id)
     if run is None:
         experiment = load_experiment(folder / CONFIG)
-        run = OpenRun(folder, experiment, prepared, open_split(prepared), id=id)
+        split = open_split(prepared)
+        run = OpenRun(folder, experiment, prepared, split, features=features, id=id)
     return run
 
 
@@ -120,8 +134,16 @@ def settings_without_effect(experiment: Experiment, split: Split) -> list[str]:
     return lines + experiment.all_without_effect(experiment, split, unused)
 
 
-def prepare_run(source: Source, out: Path | None, *, overwrite: bool = False) -> OpenRun:
+def prepare_run(
+    source: Source, out: Path | None, *, overwrite: bool = False, report: Report = no_report
+) -> OpenRun:
     """Check everything that can be checked, prepare the data and make the run folder.
+
+    Args:
+        source: What is to be run.
+        out: The run folder; None: a default.
+        overwrite: Replace an existing run folder.
+        report: Is told how far the encoding of features is.
 
     Raises:
         FedRecError: What is wrong, and what to do.
@@ -130,7 +152,7 @@ def prepare_run(source: Source, out: Path | None, *, overwrite: bool = False) ->
     experiment = with_importable_plugins(experiment)
     folder = (out or default_folder(source, seed=experiment.seed)).absolute()
     check_free(folder, overwrite)
-    run = open_experiment(experiment, folder)
+    run = open_experiment(experiment, folder, report=report)
     for line in settings_without_effect(experiment, run.split):
         LOG.warning(line)
     create(folder, overwrite)
@@ -139,6 +161,15 @@ def prepare_run(source: Source, out: Path | None, *, overwrite: bool = False) ->
         (folder / SOURCE / name).parent.mkdir(parents=True, exist_ok=True)
         write_text(folder / SOURCE / name, text)
     write_bytes(folder / SPLIT, run.prepared.read_bytes())
+    if run.features is not None:
+        size = run.features.stat().st_size
+        if size <= KEPT_BYTES:
+            write_bytes(folder / FEATURES, run.features.read_bytes())
+        else:
+            LOG.warning(
+                f"features: {size / 2**20:.0f} MiB are not copied into the run folder; it can be "
+                f"continued where {run.features}, or what they are made of, is still there"
+            )
     return run
 
 
@@ -146,7 +177,8 @@ def open_experiment(
     experiment: Experiment,
     folder: Path,
     nodes: int | None = None,
-    kept_split: Path | None = None,
+    kept: Path | None = None,
+    report: Report = no_report,
 ) -> OpenRun:
     """See whether this installation has what an experiment needs, and prepare its data.
 
@@ -154,7 +186,9 @@ def open_experiment(
         experiment: What is to be run.
         folder: The run folder; it need not exist.
         nodes: Among how many nodes the clients are dealt, where the experiment leaves it open.
-        kept_split: The split of a run that goes on, for the case that the data is gone.
+        kept: The folder of a run that goes on, with its split and features, for the case that the
+            data is gone.
+        report: Is told how far the encoding of features is.
 
     Raises:
         FedRecError: What is missing, and how to get it.
@@ -165,6 +199,7 @@ def open_experiment(
         executor = experiment.client_task().executor()
         resolve_engine(experiment.engine)
         check_packages()
+    kept_split, kept_features = (None if kept is None else kept / n for n in (SPLIT, FEATURES))
     prepared = prepare(experiment.data, experiment.clients, kept_split)
     split = open_split(prepared)
     if prepared == kept_split:
@@ -174,8 +209,9 @@ def open_experiment(
         f"{split.name}: {split.n_users} users, {split.n_items} items, "
         f"{len(split.train.values)} train interactions, {split.n_clients} clients"
     )
+    features = prepare_features(experiment.features, prepared, kept_features, report)
     if not federated:
-        return OpenRun(folder, experiment, prepared, split)
+        return OpenRun(folder, experiment, prepared, split, features=features)
     if executor == "numba" and not is_built():
         LOG.info("compiling the training kernel, once on a machine (about half a minute)")
         build()
@@ -184,7 +220,7 @@ def open_experiment(
         asked = asked.model_copy(update={"nodes": nodes})
     engine, line = choose_engine(experiment.model_copy(update={"engine": asked}), split)
     LOG.info(line)
-    return OpenRun(folder, experiment, prepared, split, engine)
+    return OpenRun(folder, experiment, prepared, split, engine, features)
 
 
 def find_config(config: Path) -> Path:

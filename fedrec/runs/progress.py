@@ -103,6 +103,14 @@ class Progress(logging.Handler):
     def _print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False)
 
+    def encode(self, name: str, done: int, total: int) -> None:
+        """Show how many items of a feature are encoded, where there is a bar."""
+        text = "starting" if done == total else f"encoding features.{name}"
+        counter = "" if done == total else f"{done:,}/{total:,} items"
+        self._bar.update(
+            self._task, total=total, completed=done % total, counter=counter, description=text
+        )
+
     def follow(self, rounds: Sequence[RoundRecord]) -> None:
         """Know the rounds of a process before this one; the last may be shown again."""
         self._followed = rounds[-1].round

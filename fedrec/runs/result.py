@@ -14,11 +14,13 @@ import numpy as np
 from fedrec.baselines.base import Baseline, Scorer
 from fedrec.config.experiment import Experiment, recorded_experiment
 from fedrec.config.sources import sources_of
+from fedrec.data.catalogue import Catalogue
 from fedrec.errors import ConfigError, DataError, RunFolderError, did_you_mean
 from fedrec.evaluation.ranking import mask_of, top_k
 from fedrec.evaluation.scorer import UserScorer
+from fedrec.features.prepare import open_catalogue, prepare_features
 from fedrec.plugins import expand_path, shown
-from fedrec.runs.folder import CONFIG, SOURCE
+from fedrec.runs.folder import CONFIG, FEATURES, SOURCE, SPLIT
 from fedrec.runs.reader import RunFolder
 from fedrec.types import FloatArray, IntArray, Params
 
@@ -73,6 +75,16 @@ class RunResult(RunFolder):
                     "them, or start where the other is not found"
                 )
         return experiment
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """What is known of the items of the run.
+
+        Raises:
+            FedRecError: If its features are neither in the run folder nor can be made again.
+        """
+        path = prepare_features(self.experiment.features, self.path / SPLIT, self.path / FEATURES)
+        return open_catalogue(self.split, path)
 
     @cached_property
     def _scorer(self) -> Scorer:

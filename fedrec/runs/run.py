@@ -24,7 +24,6 @@ from fedrec.runs.folder import (
     LOCAL,
     ROUNDS,
     SEEDS,
-    SPLIT,
     await_end,
     check_free,
     default_folder,
@@ -149,7 +148,7 @@ def _run(
 ) -> RunResult:
     with display(experiment) as progress:
         LOG.info(f"{out}: seed {experiment.seed}")
-        run = prepare_run(experiment, out, overwrite=overwrite)
+        run = prepare_run(experiment, out, overwrite=overwrite, report=progress.encode)
         if len(seeds) > 1:
             write_json(run.folder.parent / SEEDS, {"seeds": seeds})
         try:
@@ -258,6 +257,7 @@ def _carry_out(run: OpenRun, observer: Observer) -> None:
         "experiment": str(run.folder / CONFIG),
         "out": str(run.folder),
         "split": str(run.prepared),
+        "features": str(run.features or ""),
         "engine": engine.name,
         "workers": str(engine.workers),
     }
@@ -299,7 +299,7 @@ def _prepare_resume(
         )
     checkpoint = read_checkpoint(folder)
     if checkpoint is None:
-        return _from_the_beginning(run, experiment)
+        return _from_the_beginning(run, experiment, progress)
     origin, last = checkpoint.origin, checkpoint.record.round
     origin.check_config(where, experiment)
     if key := _reached(run, last, experiment):
@@ -308,7 +308,7 @@ def _prepare_resume(
             f"{shown(getattr(experiment.rounds, key.removeprefix('rounds.')))})"
         )
         return None
-    opened = open_experiment(experiment, folder, origin.nodes, folder / SPLIT)
+    opened = open_experiment(experiment, folder, origin.nodes, folder, progress.encode)
     origin.check(opened, accept_other_code)
     rounds, _ = rounds_before(folder / ROUNDS, last, checkpoint.log)
     progress.follow([*rounds, checkpoint.record])
@@ -326,7 +326,9 @@ def _prepare_resume(
     return opened
 
 
-def _from_the_beginning(run: RunFolder, experiment: Experiment) -> OpenRun | None:
+def _from_the_beginning(
+    run: RunFolder, experiment: Experiment, progress: Progress
+) -> OpenRun | None:
     """Start the run of a folder without checkpoint again, if it took no round."""
     if isinstance(experiment.model, Baseline):
         if run.result.get("status") in FINISHED and run.rounds():
@@ -337,7 +339,7 @@ def _from_the_beginning(run: RunFolder, experiment: Experiment) -> OpenRun | Non
             f"{run.path / CHECKPOINT}: is missing, so the run cannot continue; {RESTORE}"
         )
     LOG.info(f"{run.path}: was stopped before its first checkpoint; starts at the beginning")
-    return prepare_run(experiment, run.path, overwrite=True)
+    return prepare_run(experiment, run.path, overwrite=True, report=progress.encode)
 
 
 def _reached(run: RunFolder, last: int, experiment: Experiment) -> str:

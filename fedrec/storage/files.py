@@ -34,7 +34,12 @@ PAUSE = 0.02
 # Seconds that a lock is tried for, so that one who only looks is in nobody's way.
 PATIENCE = 0.3
 CHECKSUM = "checksum"
-DTYPES = {"I64": np.int64, "F64": np.float64}  # of arrays that can be mapped
+DTYPES = {
+    "I64": np.int64,
+    "F64": np.float64,
+    "F32": np.float32,
+    "BOOL": np.bool_,
+}  # of arrays that can be mapped
 # What to do about a file of a run folder that is missing or damaged.
 RESTORE = "put the file back from a copy, or run again with --overwrite"
 
@@ -182,10 +187,11 @@ def map_arrays(path: Path) -> tuple[dict[str, FloatArray], dict[str, str]]:
         start = 8 + int.from_bytes(content[:8].tobytes(), "little")
         header = json.loads(content[8:start].tobytes())
         texts = header.pop("__metadata__")
-        arrays = {}
+        arrays = dict[str, FloatArray]()
         for name, entry in header.items():
             first, last = entry["data_offsets"]
-            mapped = content[start + first : start + last].view(DTYPES[entry["dtype"]])
+            dtype: type[Any] = DTYPES[entry["dtype"]]
+            mapped = content[start + first : start + last].view(dtype)
             arrays[name] = np.asarray(mapped.reshape(entry["shape"]))
     return arrays, texts
 

@@ -10,7 +10,8 @@ from unittest import SkipTest
 from fedrec.config.yaml import with_overrides
 from fedrec.errors import ConfigError, FedRecError, did_you_mean
 from fedrec.evaluation.metrics import Metric
-from fedrec.plugins import CORE_TABLES, Plugin, expand_path, lookup, searching, table
+from fedrec.imports import searching
+from fedrec.plugins import CORE_TABLES, Plugin, expand_path, lookup, table
 from fedrec.testing.contracts import (
     CLIENT_RULE_CONTRACTS,
     CONTRACTS,

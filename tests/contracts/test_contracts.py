@@ -8,6 +8,7 @@ import pytest
 from fedrec.data import DATASETS
 from fedrec.data.base import DataSet
 from fedrec.evaluation.metrics import METRICS
+from fedrec.features import ENCODERS
 from fedrec.models import NeuMF, SASRec
 from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.plugins import CORE_TABLES, Plugin, table
@@ -17,7 +18,7 @@ from tests.contracts import own_models
 from tests.contracts.every_option import EARLY, choices
 from tests.contracts.test_every_declaration import Added, Shifted, VmapShifted
 
-NEED_FILES = {"csv", "frame", "inter", "lists", "parquet", "ml-100k"}
+NEED_FILES = {"csv", "frame", "inter", "lists", "parquet", "ml-100k", *ENCODERS}
 SIZES = {"sasrec": ["embedding_dim=16", "max_len=20"]}
 AXES = ("user", "client", "positive")
 
@@ -74,7 +75,8 @@ def test_a_plugin_keeps_its_contracts(plugin: Plugin, contract: Any) -> None:
 
 
 def test_every_table_is_covered() -> None:
-    covered = {type(plugin) for plugin in PLUGINS} | {DATASETS[name] for name in NEED_FILES}
+    in_files = {**DATASETS, **ENCODERS}
+    covered = {type(plugin) for plugin in PLUGINS} | {in_files[name] for name in NEED_FILES}
     assert covered >= {p for kind in (*CORE_TABLES, "strategies") for p in table(kind).values()}
 
 

@@ -15,7 +15,7 @@ from fedrec.flower.records import RoundRequest
 from fedrec.training.task import initial_local
 from fedrec.types import Aggregate, IntArray, Params, Shard
 from tests.contracts.own_models import Fussy
-from tests.planted import rates, shard_of
+from tests.planted import catalogue_of, rates, shard_of
 
 SHARD = shard_of(
     12,
@@ -42,8 +42,8 @@ def make(tmp_path: Path) -> Make:
             **sections,
         }
         out = tmp_path / f"run-{next(count)}"
-        popularity = np.ones(shard.n_items, np.int64)
-        return Node(Experiment.model_validate(document), shard, out, 0, popularity)
+        popularity, items = np.ones(shard.n_items, np.int64), catalogue_of(shard.n_items)
+        return Node(Experiment.model_validate(document), shard, out, 0, popularity, items)
 
     return build
 
@@ -97,7 +97,8 @@ def test_a_process_that_starts_anew_goes_on_where_the_last_ended(
     whole, cut = make(), make()
     for node in (whole, cut):
         node.train(request(1), start(node))
-    revived = Node(cut.experiment, SHARD, cut._local.parent, 0, np.ones(12, np.int64))
+    folder, popularity = cut._local.parent, np.ones(12, np.int64)
+    revived = Node(cut.experiment, SHARD, folder, 0, popularity, catalogue_of(12))
     answers = [n.train(request(2), start(n)).aggregate for n in (whole, revived)]
     assert raw(answers[0]) == raw(answers[1])
 

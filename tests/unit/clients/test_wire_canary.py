@@ -23,7 +23,7 @@ from fedrec.runs.prepare import prepare_run
 from fedrec.training.draws import capacity
 from fedrec.training.task import ClientTask
 from fedrec.types import Shard
-from tests.planted import rates, shard_of
+from tests.planted import catalogue_of, rates, shard_of
 
 CANARY = 12345.678
 LEAST = 8
@@ -203,7 +203,7 @@ def test_of_control_variates_only_summed_differences_are_sent(count: int, tmp_pa
         "strategy": {"name": "scaffold"},
     }
     experiment = Experiment.model_validate(document)
-    node = Node(experiment, shard, tmp_path, 0, np.ones(8, np.int64))
+    node = Node(experiment, shard, tmp_path, 0, np.ones(8, np.int64), catalogue_of(8))
     strategy, task = node.strategy, node.task
     params = task.initial_globals(8)
     state, cohort = strategy.init(params, 3), np.arange(count, dtype=np.int64)

@@ -23,24 +23,39 @@ def ours(node: int) -> str:
     return code_hash()
 
 
-def app_of(hosts: Hosts, partitions: int, code: Callable[[int], str] = ours) -> ClientApp:
+def items(node: int) -> str:
+    return "items"
+
+
+def app_of(
+    hosts: Hosts,
+    partitions: int,
+    code: Callable[[int], str] = ours,
+    catalogue: Callable[[int], str] = items,
+) -> ClientApp:
     """Nodes that say what they are told to say."""
     app = ClientApp()
 
     @app.query("roll_call")
     def roll_call(message: Message, context: Context) -> Message:
         node = int(context.node_config["partition-id"])
-        answer = records.RollCall(np.array(hosts[node], np.int64), code(node), partitions)
+        clients = np.array(hosts[node], np.int64)
+        answer = records.RollCall(clients, code(node), partitions, catalogue=catalogue(node))
         return Message(records.encode(answer), reply_to=message)
 
     return app
 
 
 def call(
-    hosts: Hosts, n_clients: int, partitions: int = 0, code: Callable[[int], str] = ours
+    hosts: Hosts,
+    n_clients: int,
+    partitions: int = 0,
+    code: Callable[[int], str] = ours,
+    catalogue: Callable[[int], str] = items,
 ) -> Roster:
-    with SerialGrid(app_of(hosts, partitions or len(hosts), code), len(hosts)) as grid:
-        return call_roll(grid, ORDER, n_clients, code_hash(), patience=0.1)
+    app = app_of(hosts, partitions or len(hosts), code, catalogue)
+    with SerialGrid(app, len(hosts)) as grid:
+        return call_roll(grid, ORDER, n_clients, code_hash(), "items", patience=0.1)
 
 
 def test_nodes_stand_in_the_order_of_their_clients() -> None:
@@ -81,6 +96,11 @@ def test_other_code_is_named() -> None:
         call([[0], [1]], 2, code=lambda node: "deadbeef" * 8 if node else code_hash())
 
 
+def test_features_of_another_catalogue_are_named() -> None:
+    with pytest.raises(EngineError, match=r"node 2 has the features of another catalogue .*oth"):
+        call([[0], [1]], 2, catalogue=lambda node: "other" if node == 1 else "items")
+
+
 def test_nodes_that_do_not_come() -> None:
     with pytest.raises(EngineError, match="1 of 2 nodes came within 0 s"):
         call([[0]], 1, 2)
@@ -98,7 +118,7 @@ class Late(SerialGrid):
 
 def test_nodes_on_their_way_are_waited_for() -> None:
     with Late(app_of([[0], [1]], 2), 2) as grid:
-        assert call_roll(grid, ORDER, 2, code_hash(), patience=5.0).keys() == {1, 2}
+        assert call_roll(grid, ORDER, 2, code_hash(), "items", patience=5.0).keys() == {1, 2}
 
 
 class Deaf(SerialGrid):
@@ -130,4 +150,4 @@ def test_an_error_reply_is_named() -> None:
         SerialGrid(app, 1) as grid,
         pytest.raises(EngineError, match="roll call: node 1 failed: out of memory"),
     ):
-        call_roll(grid, ORDER, 1, code_hash())
+        call_roll(grid, ORDER, 1, code_hash(), "items")

@@ -8,8 +8,9 @@ import pytest
 
 from fedrec.baselines import BASELINES
 from fedrec.errors import ConfigError
+from fedrec.imports import searching
 from fedrec.models import MODELS, MatrixFactorization
-from fedrec.plugins import Plugin, lookup, name_of, searching, table
+from fedrec.plugins import Plugin, lookup, name_of, table
 from strategies import STRATEGIES
 
 
