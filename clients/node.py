@@ -15,7 +15,7 @@ from fedrec.aggregation.returned import checked_sum, merged
 from fedrec.config.experiment import Experiment
 from fedrec.config.sources import place_in_plugin
 from fedrec.data.catalogue import Catalogue
-from fedrec.data.negatives import pool_excluded
+from fedrec.data.negatives import pool_excluded, popularity_weights
 from fedrec.errors import ClientFailure, FedRecError, NumericError, not_finite
 from fedrec.evaluation.evaluate import Evaluation, evaluate, merge
 from fedrec.evaluation.ranking import LEGACY_CANDIDATES, Part, legacy_candidates
@@ -288,8 +288,8 @@ def open_node(
 def _opened(run: str, out: str, split: str, features: str) -> tuple[OpenRun, FloatArray, IntArray]:
     """Return what all nodes of a run share: with it the costs of clients, and of items the uses."""
     opened = open_run(run, Path(out), Path(split), Path(features) if features else None)
-    popularity = np.bincount(opened.split.train.values, minlength=opened.split.n_items) + 1
-    return opened, training_costs(opened.task, opened.split), popularity
+    costs = training_costs(opened.task, opened.split)
+    return opened, costs, popularity_weights(opened.split)
 
 
 def hosted_clients(costs: FloatArray, partition: int, partitions: int) -> IntArray:

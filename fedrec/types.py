@@ -70,6 +70,15 @@ class Ragged:
         is_present = np.append(keys, -1)[at] == wanted
         return np.where(is_present, at, -1)
 
+    def where(self, chosen: NDArray[np.bool_]) -> Ragged:
+        """Return as many rows with some of their values.
+
+        Args:
+            chosen: bool [nnz], which values.
+        """
+        before = np.concatenate([np.zeros(1, np.int64), np.cumsum(chosen, dtype=np.int64)])
+        return Ragged(before[self.offsets], self.values[chosen])
+
     def take(self, rows: IntArray) -> Ragged:
         """Return the given rows, in the given order; copies."""
         if _consecutive(rows):
@@ -134,6 +143,8 @@ class Split:
         ratings: float64 [train nnz], likewise.
         user_ids, item_ids, user_columns, item_columns, name: see `Interactions`. What
             ``user_columns`` say of a user is private to its client.
+        n_cold: how many items, the last ones, are cold: they are in nobody's train items and never
+            drawn while training, see `fedrec.data.base.SplitBy`.
     """
 
     n_items: int
@@ -148,6 +159,7 @@ class Split:
     user_columns: Mapping[str, TextArray] = field(default_factory=dict)
     item_columns: Mapping[str, TextArray] = field(default_factory=dict)
     name: str = "data"
+    n_cold: int = 0
 
     @property
     def n_users(self) -> int:
@@ -159,6 +171,15 @@ class Split:
         """Number of clients."""
         return len(self.clients)
 
+    @property
+    def n_drawn(self) -> int:
+        """Number of items, the first ones, that may be drawn while training: all but cold ones."""
+        return self.n_items - self.n_cold
+
+    def train_counts(self) -> IntArray:
+        """Return how many users have each item among their train items, int64 [n_items]."""
+        return np.bincount(self.train.values, minlength=self.n_items)
+
     def shard(self, client_ids: IntArray) -> Shard:
         """Return what some clients see.
 
@@ -167,7 +188,8 @@ class Split:
         """
         clients = self.clients.take(client_ids)
         rows = _rows_of(self, clients.values)
-        return Shard(self.n_items, client_ids, clients.offsets, clients.values, **rows)
+        ids, offsets = client_ids, clients.offsets
+        return Shard(self.n_items, ids, offsets, clients.values, **rows, n_cold=self.n_cold)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +204,7 @@ class Shard:
         user_ids: int64 [u], the user of each user row (an index, not the raw id).
         train: one row per user row: its train items, sorted; so are ``valid`` and ``test``.
         timestamps: float64 [train nnz] or None; so are ``ratings``.
+        n_cold: how many items, the last ones, are never drawn while training.
     """
 
     n_items: int
@@ -193,11 +216,17 @@ class Shard:
     test: Ragged
     timestamps: FloatArray | None = None
     ratings: FloatArray | None = None
+    n_cold: int = 0
 
     @property
     def n_users(self) -> int:
         """Number of user rows."""
         return len(self.user_ids)
+
+    @property
+    def n_drawn(self) -> int:
+        """Number of items, the first ones, that may be drawn while training."""
+        return self.n_items - self.n_cold
 
     @property
     def n_clients(self) -> int:
@@ -213,7 +242,7 @@ class Shard:
         held = Ragged(self.client_offsets, self.user_ids)
         chosen, rows = held.take(clients), _rows_of(self, held.positions(clients))
         ids = self.client_ids[clients]
-        return Shard(self.n_items, ids, chosen.offsets, chosen.values, **rows)
+        return Shard(self.n_items, ids, chosen.offsets, chosen.values, **rows, n_cold=self.n_cold)
 
     def examples(self) -> FloatArray:
         """Return the number of train items of each client, float64 [c]."""

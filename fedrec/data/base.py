@@ -38,12 +38,19 @@ class SplitBy(Section):
             share their split.
         valid: share of the interactions held out for validation (``temporal``, ``ratio``).
         test: share held out for the test (``temporal``, ``ratio``).
+        cold_items: share of the items that are held out from everybody's training, for the
+            evaluation of items that nobody has taken yet: half of them for validation, half for
+            the test. They are chosen by a hash of the seed and the raw id, after all filters, and
+            whatever the time of their interactions. The other interactions are split as ever.
+            Cold items are never drawn while training, and ranked in slices of their own, see
+            ``evaluate.slices``.
     """
 
     name: Literal["leave_one_out", "temporal", "ratio"] = "leave_one_out"
     seed: int = Field(0, ge=0)
     valid: float = Field(0.1, ge=0, lt=1)
     test: float = Field(0.1, gt=0, lt=1)
+    cold_items: float = Field(0.0, ge=0, lt=1)
 
     def without_effect(self, experiment: Any, split: Any) -> list[str]:
         """Say that leaving one out has no shares."""
@@ -69,7 +76,8 @@ class DataSet(Plugin):
         threshold: keep only interactions rated at or above it; None keeps all.
         k_core: repeat until every user and item has at least this many interactions.
         short_users: users with too few interactions to hold any out: ``error``, keep them in
-            training only (``train_only``), or ``drop`` them.
+            training only (``train_only``), or ``drop`` them. Interactions with cold items do not
+            count; whoever has no others is dropped by ``train_only`` too.
         duplicates: the same user and item twice: ``error``, or keep the ``first`` or ``last``.
     """
 
@@ -79,6 +87,12 @@ class DataSet(Plugin):
     k_core: int = Field(0, ge=0)
     short_users: Literal["error", "train_only", "drop"] = "error"
     duplicates: Literal["error", "first", "last"] = "error"
+
+    @model_validator(mode="after")
+    def _ranks_cold_items(self) -> Self:
+        if self.split.cold_items and self.protocol == "legacy":
+            raise ValueError("split.cold_items: protocol legacy ranks no cold items; use clean")
+        return self
 
     @abstractmethod
     def load(self) -> Interactions:

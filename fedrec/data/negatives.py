@@ -43,12 +43,12 @@ def check_pool(split: Split, protocol: Protocol) -> None:
     Raises:
         DataError: Naming the user and the ways out.
     """
-    full = np.flatnonzero(pool_excluded(split, protocol).lengths >= split.n_items)
+    full = np.flatnonzero(pool_excluded(split, protocol).lengths >= split.n_drawn)
     if len(full):
         raise DataError(
-            f"{split.name}: user '{split.user_ids[int(full[0])]}' has all {split.n_items} items, "
-            "so no negative can be drawn for it; remove the user, or keep more items with "
-            "data.threshold or data.k_core"
+            f"{split.name}: user '{split.user_ids[int(full[0])]}' has all {split.n_drawn} items"
+            f"{' that are not cold' if split.n_cold else ''}, so no negative can be drawn for it; "
+            "remove the user, or keep more items with data.threshold or data.k_core"
         )
 
 
@@ -79,6 +79,15 @@ def uniform_negatives(
     keys = owners * (n_items + 1) + excluded.values - within
     at = np.searchsorted(keys, users * (n_items + 1) + ranks, side="right")
     return ranks + at - starts[users]
+
+
+def popularity_weights(split: Split) -> IntArray:
+    """Return the weight of each item in `popularity_negatives`: train count + 1; 0 for cold ones.
+
+    Returns:
+        int64 [n_items].
+    """
+    return np.where(np.arange(split.n_items) < split.n_drawn, split.train_counts() + 1, 0)
 
 
 def popularity_negatives(

@@ -20,6 +20,7 @@ from fedrec.data.split import (
     TRAIN,
     VALID,
     check_split,
+    cold_last,
     filter_interactions,
     hold_out,
     select,
@@ -110,6 +111,9 @@ def _split(
     data = filter_interactions(interactions, options, problems)
     subsets = hold_out(data, options.split, options.short_users, problems)
     data, subsets = select(data, subsets != DROPPED), subsets[subsets != DROPPED]
+    n_cold = 0
+    if options.split.cold_items:
+        data, n_cold = cold_last(data, subsets == TRAIN)
     by_user = np.lexsort((data.items, data.users))
     rows = [by_user[subsets[by_user] == subset] for subset in (TRAIN, VALID, TEST)]
     train, valid, test = (_by_user(data, each) for each in rows)
@@ -128,6 +132,7 @@ def _split(
         user_columns={name: column.astype(object) for name, column in data.user_columns.items()},
         item_columns={name: column.astype(object) for name, column in data.item_columns.items()},
         name=data.name,
+        n_cold=n_cold,
     )
     check_split(split, *times[1:], split_by=split_by)
     check_pool(split, options.protocol)
@@ -145,7 +150,7 @@ def save_split(split: Split, path: Path) -> None:
     for name in COLUMNS:
         columns = getattr(split, name).items()
         kinds[name] = {column: values.tolist() for column, values in columns}
-    texts = {"texts": json.dumps(kinds)}
+    texts = {"texts": json.dumps({**kinds, "n_cold": split.n_cold})}
     version = checksum_of(arrays, texts)
     write_arrays(path, arrays, {**texts, "name": split.name, "version": version}, durable=False)
 
@@ -168,6 +173,7 @@ def open_split(path: Path) -> Split:
     return Split(
         n_items=len(texts["item_ids"]),
         name=about["name"],
+        n_cold=texts["n_cold"],
         **values,
     )
 

@@ -1,8 +1,8 @@
 """Filter interactions, hold some out for validation and test, and prove that nothing leaks.
 
-The order is fixed: duplicates, then the rating threshold, then the k-core, then the split, with
-which users that are too short for it are settled. Users and items without any interaction left
-lose their index.
+The order is fixed: duplicates, then the rating threshold, then the k-core, then cold items, then
+the split of all other interactions, with which users that are too short for it are settled. Users
+and items without any interaction left lose their index.
 
 Ties in time, and the order of data without timestamps, are decided by a hash of the split's seed
 and the raw ids of user and item: not by the order of the file, nor by the seed of a run. Data
@@ -172,6 +172,9 @@ def hold_out(
 ) -> Subsets:
     """Assign each interaction to training, validation or test.
 
+    Interactions with items that `cold_items` holds out go where their item goes, those of dropped
+    users excepted; what follows is about the others.
+
     ``leave_one_out``: a user's latest interaction is for the test, the second latest for
     validation; it needs 3. ``ratio``: random shares of each user's interactions, at least one
     for the test, one for validation (unless its share is 0) and one for training.
@@ -186,8 +189,69 @@ def hold_out(
         int8 [n]: ``TRAIN``, ``VALID``, ``TEST`` or ``DROPPED``.
 
     Raises:
-        DataError: If nothing is left for training or for the test.
+        DataError: If nothing is left for training or for the test, or fewer than two items would
+            be cold.
     """
+    subset_of_item = cold_items(data, by)
+    is_warm = subset_of_item[data.items] == TRAIN
+    subsets = subset_of_item[data.items]
+    times = None if data.timestamps is None else data.timestamps[is_warm]
+    warm = replace(
+        data, users=data.users[is_warm], items=data.items[is_warm], ratings=None, timestamps=times
+    )
+    subsets[is_warm] = _hold_out_in_time(warm, by, short_users, problems)
+    trains = np.isin(np.arange(len(data.user_ids)), data.users[subsets == TRAIN])
+    subsets[~trains[data.users]] = DROPPED
+    return subsets
+
+
+def cold_items(data: Interactions, by: SplitBy) -> Subsets:
+    """Choose the items that are held out from everybody's training.
+
+    Returns:
+        int8 [n_items]: ``VALID`` for one half of them (the smaller), ``TEST`` for the other;
+        ``TRAIN`` for all other items.
+
+    Raises:
+        DataError: If some are wanted, but fewer than two.
+    """
+    subsets = np.full(len(data.item_ids), TRAIN, np.int8)
+    if not by.cold_items:
+        return subsets
+    count = int(_share(by.cold_items, np.array(len(subsets)), 0))
+    if count < 2:
+        raise DataError(
+            f"data.split.cold_items: {by.cold_items:g} of the {len(subsets)} items of {data.name} "
+            f"is {count}, expected one for validation and one for the test; raise it"
+        )
+    by_hash = np.lexsort((np.arange(len(subsets)), mix_seed(by.seed, hash_ids(data.item_ids))))
+    subsets[by_hash[: count // 2]] = VALID
+    subsets[by_hash[count // 2 : count]] = TEST
+    return subsets
+
+
+def cold_last(data: Interactions, is_train: Mask) -> tuple[Interactions, int]:
+    """Give the last indices to the items without train interactions; return how many these are.
+
+    Args:
+        data: Interactions.
+        is_train: bool [n], which of them are trained on.
+    """
+    is_cold = np.bincount(data.items[is_train], minlength=len(data.item_ids)) == 0
+    items = np.argsort(is_cold, kind="stable")
+    columns = {name: column[items] for name, column in data.item_columns.items()}
+    index = np.argsort(items)[data.items]
+    renumbered = replace(data, items=index, item_ids=data.item_ids[items], item_columns=columns)
+    return renumbered, int(is_cold.sum())
+
+
+def _hold_out_in_time(
+    data: Interactions,
+    by: SplitBy,
+    short_users: Literal["error", "train_only", "drop"],
+    problems: list[str],
+) -> Subsets:
+    """Assign interactions with items that are not cold; see `hold_out`."""
     users, times = data.users, data.timestamps
     if by.name == "temporal" and times is None:
         problems.append(
@@ -218,7 +282,8 @@ def hold_out(
         user, others = int(np.argmax(is_short)), int(is_short.sum()) - 1
         problems.append(
             f"{data.name}: user '{data.user_ids[user]}' has {counts[user]} "
-            f"interaction{'s' if counts[user] != 1 else ''}, {by.name} needs {needed}"
+            f"interaction{'s' if counts[user] != 1 else ''}"
+            f"{' with items that are not cold' if by.cold_items else ''}, {by.name} needs {needed}"
             f"{' in the training period' if by.name == 'temporal' else ''}"
             f"{f' (and {others} more users)' if others else ''}; set data.short_users to "
             "train_only or drop"
@@ -243,8 +308,9 @@ def check_split(
 ) -> None:
     """Check that nothing that is held out can be trained on.
 
-    No user has an item in two subsets, every user is held by exactly one client; and in time, train
-    is not later than validation, and neither is later than the test.
+    No user has an item in two subsets, nobody trains on a cold item, every user is held by exactly
+    one client; and in time, train is not later than validation, and neither is later than the
+    test, but for cold items.
 
     Args:
         split: The split.
@@ -263,12 +329,14 @@ def check_split(
     faults = {
         "an item of a user is held out twice, or trained on": len(np.unique(keys)) < len(keys),
         "a user is not held by one client": bool((clients != 1).any()),
+        "a cold item is trained on": bool((split.train.values >= split.n_drawn).any()),
     }
     times = [each for each in (split.timestamps, valid_times, test_times) if each is not None]
     if split_by in TIMED and len(times) == len(rows):
         subsets = np.repeat(np.arange(len(rows)), [len(each.values) for each in rows])
         groups = users * (split_by == "leave_one_out")  # within which time must rise
         in_time = np.lexsort((subsets, np.concatenate(times), groups))
+        in_time = in_time[(keys % split.n_items < split.n_drawn)[in_time]]
         is_earlier = (np.diff(groups[in_time]) == 0) & (np.diff(subsets[in_time]) < 0)
         faults["an interaction is later than one that is held out"] = bool(is_earlier.any())
     for fault, is_there in faults.items():

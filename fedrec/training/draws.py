@@ -58,12 +58,12 @@ def draw_round(
         hashed = bits(task.seed, Purpose.NEGATIVES, round, shard.user_ids[owner], draw)
         if popularity is None:
             high = (hashed >> _32).astype(np.uint32)
-            negatives = uniform_negatives(high, owner, excluded, shard.n_items)
+            negatives = uniform_negatives(high, owner, excluded, shard.n_drawn)
         else:
             negatives = popularity_negatives(hashed, owner, excluded, popularity)
         ids, draw = shard.user_ids[random_owner], epoch * extra + random_draw
         hashed = bits(task.seed, Purpose.EXTRA_ROWS, round, ids, draw)
-        items = (((hashed >> _32) * np.uint64(shard.n_items)) >> _32).astype(np.int64)
+        items = (((hashed >> _32) * np.uint64(shard.n_drawn)) >> _32).astype(np.int64)
         step = batch_steps(shard, target, task.train.batch_size, task.seed, round, epoch)
         negatives = negatives.reshape(-1, k)
         draws.append(Draws(user, target.values, negatives, step, Ragged(random, items)))

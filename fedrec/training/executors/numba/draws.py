@@ -69,7 +69,7 @@ def _keys(seed, purpose, round, owner, draws):
 
 
 @compiled
-def draw_negatives(seed, round, owner, epoch, excluded, n_items, shift, drawn):
+def draw_negatives(seed, round, owner, epoch, excluded, n_drawn, shift, drawn):
     """Draw uniform negatives of a user in a local epoch.
 
     Args:
@@ -78,27 +78,27 @@ def draw_negatives(seed, round, owner, epoch, excluded, n_items, shift, drawn):
         owner: id of the user.
         epoch: the local epoch.
         excluded: int64 [m], sorted.
-        n_items: size of the catalogue.
-        shift: int32 [n_items], scratch.
+        n_drawn: how many items, the first ones, may be drawn.
+        shift: int32 [n_drawn], scratch.
         drawn: int32 [n * k], filled.
     """
     m = len(excluded)
     c1, c2, c3, k0, k1 = _counter(seed, _NEGATIVES, round, owner)
-    block, pool = np.uint64(epoch * len(drawn)), np.uint64(n_items - m)
+    block, pool = np.uint64(epoch * len(drawn)), np.uint64(n_drawn - m)
     for i in range(len(drawn)):
         top, _ = _philox((block + np.uint64(i)) & _LOW, c1, c2, c3, k0, k1)
         drawn[i] = np.int32((top * pool) >> _32)
     if m == 0:
         return
     # The r-th allowed item stands behind as many excluded ones j as have excluded[j] - j <= r.
-    if n_items <= 32 * len(drawn):
+    if n_drawn <= 32 * len(drawn):
         start = 0
         for j in range(m):
             end = excluded[j] - j
             for r in range(start, end):
                 shift[r] = j
             start = end
-        for r in range(start, n_items - m):
+        for r in range(start, n_drawn - m):
             shift[r] = m
         for i in range(len(drawn)):
             drawn[i] += shift[drawn[i]]
@@ -156,7 +156,7 @@ def collect(data, settings, scratch, u, ids):
             data.users[u],
             epoch,
             excluded,
-            data.n_items,
+            data.n_drawn,
             scratch.shift,
             drawn,
         )

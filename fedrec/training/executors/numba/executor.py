@@ -98,11 +98,12 @@ def _owned(values: NDArray[Any], dtype: Any = np.int64) -> NDArray[Any]:
 
 def _data(task: ClientTask, shard: Shard, table: FloatArray) -> Data:
     excluded = pool_excluded(shard, task.protocol)
-    check_rows_with_pool(shard.n_items - excluded.lengths, np.flatnonzero(shard.train.lengths))
+    check_rows_with_pool(shard.n_drawn - excluded.lengths, np.flatnonzero(shard.train.lengths))
     unit_vectors = task.personalization.unit_item_vectors(torch.from_numpy(table))
     nothing = np.empty((0, table.shape[1]), table.dtype)
     return Data(
         n_items=shard.n_items,
+        n_drawn=shard.n_drawn,
         users=_owned(shard.user_ids),
         offsets=_owned(shard.train.offsets),
         items=_owned(shard.train.values),

@@ -34,12 +34,13 @@ of a user's history, 0 for none. Further as `fedrec.personalization.plgc.plgc.PL
 """
 
 Data = namedtuple(
-    "Data", "n_items users offsets items excluded_offsets excluded k table unit_vectors"
+    "Data", "n_items n_drawn users offsets items excluded_offsets excluded k table unit_vectors"
 )
 """What is read.
 
-``users`` int64 [u], their ids. ``offsets`` int64 [u + 1] and ``items`` int64 [p]: the positives of
-each user, sorted; likewise ``excluded``, what is never drawn. ``k``: negatives per positive.
+``n_drawn``: how many items, the first ones, may be negatives. ``users`` int64 [u], their ids.
+``offsets`` int64 [u + 1] and ``items`` int64 [p]: the positives of each user, sorted; likewise
+``excluded``, what is never drawn. ``k``: negatives per positive.
 ``table`` float [n_items, d]. ``unit_vectors`` float [n_items, d]: its rows centred and normalised,
 empty without the similarity branch.
 """
