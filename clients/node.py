@@ -20,6 +20,7 @@ from fedrec.errors import ClientFailure, FedRecError, NumericError, not_finite
 from fedrec.evaluation.evaluate import Evaluation, evaluate, merge
 from fedrec.evaluation.ranking import LEGACY_CANDIDATES, Part, legacy_candidates
 from fedrec.evaluation.scorer import UserScorer
+from fedrec.evaluation.slices import Slices
 from fedrec.flower.records import RoundRequest, Trained
 from fedrec.personalization.base import NoPersonalization
 from fedrec.runs.prepare import OpenRun, open_run
@@ -65,6 +66,7 @@ class Node:
         number: of the node.
         popularity: int64 [n_items], weights for popularity sampling.
         catalogue: What is known of the items.
+        slices: What the evaluation measures apart.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Node:
         number: int,
         popularity: IntArray,
         catalogue: Catalogue,
+        slices: Slices | None = None,
     ) -> None:
         self.experiment = experiment
         self.catalogue = catalogue
@@ -89,6 +92,7 @@ class Node:
         self._name = f"node-{number:03d}"
         by_popularity = experiment.train.negative_sampling == "popularity"
         self._popularity = popularity if by_popularity else None
+        self._slices = slices
         self._layout = Layout.of(self.task, shard)
         self._owner_ids = self._layout.owner_ids()
         self._store = StateStore(
@@ -230,6 +234,7 @@ class Node:
                 self.experiment.evaluate.parsed(),
                 self.experiment.evaluate.block,
                 self._candidates(shard) if self.task.protocol == "legacy" else None,
+                self._slices,
             )
         except NumericError as error:
             values = (*scorer.params.values(), *scorer.local.values())
@@ -278,18 +283,21 @@ def open_node(
     All that changes lies on disk, so a node may be opened in several processes, one at a time.
     Arguments are those of `fedrec.flower.records.RoundRequest`, and which node of how many it is.
     """
-    opened, costs, popularity = _opened(run, out, split, features)
+    opened, costs, popularity, slices = _opened(run, out, split, features)
     shard = opened.split.shard(hosted_clients(costs, partition, partitions))
     folder, catalogue = opened.folder, opened.catalogue
-    return Node(opened.experiment, shard, folder, partition, popularity, catalogue)
+    return Node(opened.experiment, shard, folder, partition, popularity, catalogue, slices)
 
 
 @lru_cache(maxsize=1)
-def _opened(run: str, out: str, split: str, features: str) -> tuple[OpenRun, FloatArray, IntArray]:
-    """Return what all nodes of a run share: with it the costs of clients, and of items the uses."""
+def _opened(
+    run: str, out: str, split: str, features: str
+) -> tuple[OpenRun, FloatArray, IntArray, Slices | None]:
+    """Return what all nodes of a run share: it, costs of clients, weights and slices of items."""
     opened = open_run(run, Path(out), Path(split), Path(features) if features else None)
     costs = training_costs(opened.task, opened.split)
-    return opened, costs, popularity_weights(opened.split)
+    slices = opened.experiment.evaluate.slices_of(opened.split)
+    return opened, costs, popularity_weights(opened.split), slices
 
 
 def hosted_clients(costs: FloatArray, partition: int, partitions: int) -> IntArray:

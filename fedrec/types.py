@@ -79,6 +79,12 @@ class Ragged:
         before = np.concatenate([np.zeros(1, np.int64), np.cumsum(chosen, dtype=np.int64)])
         return Ragged(before[self.offsets], self.values[chosen])
 
+    def sorted(self) -> Ragged:
+        """Return the rows with their values sorted."""
+        if self.lengths.max(initial=0) < 2:
+            return self
+        return Ragged(self.offsets, self.values[np.lexsort((self.values, self.owners()))])
+
     def take(self, rows: IntArray) -> Ragged:
         """Return the given rows, in the given order; copies."""
         if _consecutive(rows):

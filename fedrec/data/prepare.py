@@ -37,7 +37,7 @@ from fedrec.storage.files import (
 )
 from fedrec.types import IntArray, Interactions, Ragged, Split, offsets_of
 
-FORMAT = 3
+FORMAT = 4
 RAGGED = ("train", "valid", "test", "clients")
 NUMBERS = ("timestamps", "ratings")
 IDS = ("user_ids", "item_ids")

@@ -141,7 +141,10 @@ def _counted(
         )
     check_nan(diverged)
     ranks: dict[View, dict[Part, IntArray]] = {
-        view: {"valid": _ranks(valid, counts[0][at]), "test": _ranks(test, counts[1][at])}
+        view: {
+            "valid": _ranks(valid, counts[0][at], targets[0][at]),
+            "test": _ranks(test, counts[1][at], targets[1][at]),
+        }
         for at, view in enumerate(views)
     }
     return Placed(ranks, top)
@@ -179,8 +182,10 @@ def _targets(
     return targets[:, : len(valid.values)], targets[:, len(valid.values) :]
 
 
-def _ranks(held_out: Ragged, counts: IntArray) -> IntArray:
-    """Return the sorted ranks of each user's items; the more score at least as high, the later."""
-    owners = held_out.owners()
+def _ranks(held_out: Ragged, counts: IntArray, scores: FloatArray) -> IntArray:
+    """Return the rank of each item: how many others score as high, and its place in its row."""
+    owners, ranks = held_out.owners(), np.empty_like(counts)
+    by_score = np.lexsort((-scores, owners))
     place = np.arange(len(owners)) - held_out.offsets[:-1][owners]
-    return np.asarray(counts[np.lexsort((counts, owners))] + place + 1)
+    ranks[by_score] = counts[by_score] + place + 1
+    return ranks

@@ -7,7 +7,7 @@ are grouped into blocks: ranks are counts, and means are exactly rounded sums.
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Literal
 
@@ -15,8 +15,9 @@ import numpy as np
 
 from fedrec.errors import ConfigError
 from fedrec.evaluation.metrics import ExposureMetric, Metric, PerUserMetric
-from fedrec.evaluation.ranking import Part, Placed, Scores, place_by_definition
+from fedrec.evaluation.ranking import PARTS, Part, Placed, Scores, place_by_definition
 from fedrec.evaluation.scorer import UserScorer
+from fedrec.evaluation.slices import Ranking, Slices, rankings_of, sliced
 from fedrec.personalization.base import View
 from fedrec.types import FloatArray, IntArray, Ragged, Shard
 
@@ -31,14 +32,26 @@ class Evaluation:
     Args:
         users: int64 [u], the users, sorted and distinct.
         values: per view and part, float64 [u, m], one column per per-user metric, in the order
-            of the metrics; NaN for a user that has nothing held out in that part.
+            of the metrics, and then as many for each slice; NaN for a user that has nothing held
+            out in that part and slice.
         exposure: per cut-off k, int64 [n_items]: in how many top-k lists each item stands (view
-            ``mixed``, part ``test``, only users that have test items).
+            ``mixed``, part ``test``, only users that have test items). With slices, of warm items
+            alone.
+        slices: the slices.
+        cold_listed: per cut-off k, int64 [2]: how many items in the top-k lists among all items
+            are cold, and how many there are in them. Empty without the slice ``cold_among_all``.
     """
 
     users: IntArray
     values: Mapping[View, Mapping[Part, FloatArray]]
     exposure: Mapping[int, IntArray]
+    slices: tuple[str, ...] = ()
+    cold_listed: Mapping[int, IntArray] = field(default_factory=dict)
+
+    def labels(self, metrics: Sequence[Metric]) -> list[str]:
+        """Return the labels of the columns of ``values``."""
+        per_user = [metric.label for metric in metrics if isinstance(metric, PerUserMetric)]
+        return [sliced(label, name) for name in ("", *self.slices) for label in per_user]
 
     def summarise(
         self, metrics: Sequence[Metric], view: View = "mixed", part: Part = "test"
@@ -49,21 +62,28 @@ class Evaluation:
             metrics: as given to `evaluate`.
             view: which of the scores.
             part: which of the held-out parts. Measures of exposure exist for the view ``mixed``
-                and the part ``test`` alone.
+                and the part ``test`` alone, and of the slices for ``cold_among_all`` alone:
+                ``cold_share@k``, the share of cold items in the lists.
 
         Returns:
-            A value per label; NaN where no user has anything held out.
+            A value per label, those of slices last; NaN where no user has anything held out.
         """
-        columns, summary = iter(self.values[view][part].T), dict[str, float]()
+        columns = dict(zip(self.labels(metrics), self.values[view][part].T, strict=True))
+        summary = dict[str, float]()
         for metric in metrics:
             if isinstance(metric, PerUserMetric):
-                summary[metric.label] = _mean(next(columns))
+                summary[metric.label] = _mean(columns.pop(metric.label))
             elif isinstance(metric, ExposureMetric) and (view, part) == ("mixed", "test"):
                 exposure = _read_only(self.exposure[metric.depth])
                 value = metric.value(exposure)
                 if exposure.any():
                     metric.check(np.array([value]), lambda _: "the lists of all users")
                 summary[metric.label] = value
+        summary |= {label: _mean(of_users) for label, of_users in columns.items()}
+        if (view, part) == ("mixed", "test"):
+            for k, (cold, listed) in self.cold_listed.items():
+                label = sliced(f"cold_share@{k}", "cold_among_all")
+                summary[label] = cold / listed if listed else float("nan")
         return summary
 
 
@@ -97,7 +117,7 @@ def per_user_values(ranks: Ragged, metrics: Sequence[Metric], users: IntArray) -
     """Compute the values of the per-user metrics among some metrics.
 
     Args:
-        ranks: one row per user, the sorted ranks of its held-out items.
+        ranks: one row per user, the ranks of its held-out items.
         metrics: any metrics; others than per-user metrics are passed over.
         users: int64 [b], the users, to name one.
 
@@ -113,6 +133,7 @@ def per_user_values(ranks: Ragged, metrics: Sequence[Metric], users: IntArray) -
         return f"user {number}, counted from 0, whose held-out items have the ranks {places}"
 
     per_user = [metric for metric in metrics if isinstance(metric, PerUserMetric)]
+    ranks = ranks.sorted()
     values = np.full((len(ranks), len(per_user)), np.nan)
     has_some = ranks.lengths > 0
     offsets = np.append(ranks.offsets[:-1][has_some], ranks.offsets[-1])
@@ -135,6 +156,7 @@ def evaluate(
     metrics: Sequence[Metric],
     block: int | Literal["auto"] = "auto",
     candidates: Mapping[Part, Ragged] | None = None,
+    slices: Slices | None = None,
 ) -> Evaluation:
     """Let the users of a shard rank the catalogue.
 
@@ -150,6 +172,7 @@ def evaluate(
             the result.
         candidates: per part one row per user row: the only items that compete with the held-out
             ones (protocol ``legacy``); None: the whole catalogue.
+        slices: what to measure apart; then warm items are ranked among warm items.
 
     Raises:
         NumericError: If a score is NaN.
@@ -158,53 +181,69 @@ def evaluate(
     if shard.n_users == 0:
         raise ValueError("there is nobody to evaluate")
     cutoffs = {metric.depth for metric in metrics if isinstance(metric, ExposureMetric)}
-    shown = {k: np.zeros(shard.n_items, np.int64) for k in cutoffs}
-    ranks: dict[View, dict[Part, list[IntArray]]] = {}
-    for placed in _placed(shard, score, block, candidates, max(cutoffs, default=0)):
+    rankings = rankings_of(shard, slices)
+    shown = [{k: np.zeros(len(each.items), np.int64) for k in cutoffs} for each in rankings]
+    ranks: dict[View, dict[tuple[int, Part], list[IntArray]]] = {}
+    for number, placed in _placed(shard, rankings, score, block, candidates, max([0, *cutoffs])):
         for view, of_view in placed.ranks.items():
             for part, of_part in of_view.items():
-                ranks.setdefault(view, {}).setdefault(part, []).append(of_part)
-        for k in cutoffs:
+                ranks.setdefault(view, {}).setdefault((number, part), []).append(of_part)
+        for k in cutoffs if rankings[number].lists else ():
             listed = placed.top[:, :k]
-            shown[k] += np.bincount(listed[listed >= 0], minlength=shard.n_items)
-    offsets = {"valid": shard.valid.offsets, "test": shard.test.offsets}
-    values = {
-        view: {
-            part: per_user_values(
-                Ragged(offsets[part], np.concatenate(ranked)), metrics, shard.user_ids
-            )
-            for part, ranked in parts.items()
+            shown[number][k] += np.bincount(listed[listed >= 0], minlength=len(shown[number][k]))
+    names = () if slices is None else slices.names
+    values: dict[View, dict[Part, FloatArray]] = {}
+    for view, blocks in ranks.items():
+        columns: dict[tuple[Part, str], FloatArray] = {}
+        for (number, part), of_blocks in blocks.items():
+            joined = np.concatenate(of_blocks)
+            for name in rankings[number].names(part):
+                rows = rankings[number].of_slice(part, name, joined)
+                columns[part, name] = per_user_values(rows, metrics, shard.user_ids)
+        values[view] = {
+            part: np.concatenate([columns[part, name] for name in ("", *names)], axis=1)
+            for part in PARTS
         }
-        for view, parts in ranks.items()
-    }
-    return merge([Evaluation(shard.user_ids, values, shown)])
+    cold_listed = {}
+    if slices is not None and "cold_among_all" in names:
+        for k, exposure in shown[-1].items():
+            cold_listed[k] = np.array([exposure[slices.is_cold].sum(), exposure.sum()])
+    return merge([Evaluation(shard.user_ids, values, shown[0], names, cold_listed)])
 
 
 def _placed(
     shard: Shard,
+    rankings: Sequence[Ranking],
     score: Callable[[IntArray], Mapping[View, Scores]],
     block: int | Literal["auto"],
     candidates: Mapping[Part, Ragged] | None,
     k: int,
-) -> Iterator[Placed]:
-    """Yield where the held-out items of some users stand, user after user."""
+) -> Iterator[tuple[int, Placed]]:
+    """Yield where the held-out items of some users stand, user after user, per ranking."""
     size = block_users(block, shard.n_items)
     is_compiled = not candidates and find_spec("numba") is not None
     if is_compiled:
         from fedrec.evaluation.counting import place_by_columns, place_by_rows
 
         # Where one block holds all users, they share the costs of items anyway.
-        if shard.n_users > size and isinstance(score, UserScorer) and score.by_columns:
-            yield from place_by_columns(score, shard, k)
+        is_alone = len(rankings) == 1 and len(rankings[0].items) == shard.n_items
+        shares = shard.n_users > size and is_alone
+        if shares and isinstance(score, UserScorer) and score.by_columns:
+            yield from ((0, placed) for placed in place_by_columns(score, shard, k))
             return
     for start in range(0, shard.n_users, size):
         rows = np.arange(start, min(start + size, shard.n_users), dtype=np.int64)
-        train, valid, test = (part.take(rows) for part in (shard.train, shard.valid, shard.test))
-        if is_compiled:
-            yield place_by_rows(score(rows), train, valid, test, k)
-        else:
-            compete = {part: of_part.take(rows) for part, of_part in (candidates or {}).items()}
-            yield place_by_definition(score(rows), train, valid, test, k, compete)
+        views = score(rows)
+        for number, ranking in enumerate(rankings):
+            train, valid, test = ranking.take(rows)
+            columns = {view: ranking.columns(scores) for view, scores in views.items()}
+            depth = k if ranking.lists else 0
+            if is_compiled:
+                yield number, place_by_rows(columns, train, valid, test, depth)
+            else:
+                compete = {part: each.take(rows) for part, each in (candidates or {}).items()}
+                placed = place_by_definition(columns, train, valid, test, depth, compete)
+                yield number, placed
 
 
 def merge(evaluations: Sequence[Evaluation]) -> Evaluation:
@@ -232,6 +271,11 @@ def merge(evaluations: Sequence[Evaluation]) -> Evaluation:
         },
         exposure={
             k: np.sum([one.exposure[k] for one in evaluations], axis=0) for k in first.exposure
+        },
+        slices=first.slices,
+        cold_listed={
+            k: np.sum([one.cold_listed[k] for one in evaluations], axis=0)
+            for k in first.cold_listed
         },
     )
 

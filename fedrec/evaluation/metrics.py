@@ -3,7 +3,7 @@
 import math
 import sys
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -74,6 +74,18 @@ class PerUserMetric(Metric):
             ranks: one row per user that has held-out items: their ranks (from 1), sorted.
         """
 
+    def chance(self, left: IntArray, held_out: IntArray) -> FloatArray:
+        """Return the expected value of each user under random scores, float64 [n].
+
+        Args:
+            left: int64 [n], how many items the user ranks.
+            held_out: int64 [n], how many of them are held out, at least one.
+
+        Returns:
+            NaN where it is not known, as for a metric that does not override this.
+        """
+        return np.full(len(left), np.nan)
+
 
 class ExposureMetric(Metric):
     """One value for how the recommendations of k items spread over the catalogue."""
@@ -119,6 +131,11 @@ class HitRate(PerUserMetric):
         """Return 0 or 1 for each user, float64 [n]."""
         return (ranks.values[ranks.offsets[:-1]] <= self.depth).astype(np.float64)
 
+    def chance(self, left: IntArray, held_out: IntArray) -> FloatArray:
+        """Return one minus the chance that all of them stand below k, float64 [n]."""
+        *_, below = _all_below(left, held_out, self.depth)
+        return 1.0 - below
+
 
 class Recall(PerUserMetric):
     r"""Share of a user's held-out items that stand in its top k.
@@ -133,6 +150,10 @@ class Recall(PerUserMetric):
         """Return from 0 to 1 for each user, float64 [n]."""
         hits = np.bincount(ranks.owners(), ranks.values <= self.depth, len(ranks))
         return hits / ranks.lengths
+
+    def chance(self, left: IntArray, held_out: IntArray) -> FloatArray:
+        """Return the share of the list in what is ranked, float64 [n]."""
+        return np.minimum(self.depth, left) / left
 
 
 class NDCG(PerUserMetric):
@@ -160,6 +181,14 @@ class NDCG(PerUserMetric):
         ideal = np.cumsum(discount)[np.minimum(ranks.lengths, depth) - 1]
         return np.asarray(np.bincount(ranks.owners(), gains, len(ranks)) / ideal)
 
+    def chance(self, left: IntArray, held_out: IntArray) -> FloatArray:
+        """Return the discounts of the list, each as likely to be gained, over the ideal's."""
+        gained = np.cumsum(1.0 / np.log2(np.arange(2, left.max(initial=1) + 2, dtype=np.float64)))
+        depth = np.minimum(self.depth, left)
+        return np.asarray(
+            gained[depth - 1] * held_out / left / gained[np.minimum(held_out, depth) - 1]
+        )
+
 
 class MRR(PerUserMetric):
     r"""One over the rank of the user's best held-out item; 0 where it is beyond k.
@@ -175,6 +204,29 @@ class MRR(PerUserMetric):
         """Return from 0 to 1 for each user, float64 [n]."""
         best = ranks.values[ranks.offsets[:-1]]
         return (best <= self.depth) / best
+
+    def chance(self, left: IntArray, held_out: IntArray) -> FloatArray:
+        """Return the mean over the places of the best item, float64 [n]."""
+        expected, before = np.zeros(len(left)), np.ones(len(left))
+        for rank, below in enumerate(_all_below(left, held_out, self.depth)):
+            if rank > 0:
+                expected += (before - below) / rank
+            before = below
+        return expected
+
+
+def _all_below(left: IntArray, held_out: IntArray, k: int) -> Iterator[FloatArray]:
+    r"""Yield the chance that all held-out items of a random ranking stand below rank r.
+
+    .. math:: P(r_u > r) = \binom{n - r}{m} / \binom{n}{m}
+
+    with m held-out items among n. For r = 0, 1, ... up to k, or to the longest list.
+    """
+    below = np.ones(len(left))
+    yield below
+    for rank in range(min(k, int(left.max(initial=0)))):
+        below = below * np.maximum(left - held_out - rank, 0) / np.maximum(left - rank, 1)
+        yield below
 
 
 class Coverage(ExposureMetric):

@@ -31,7 +31,7 @@ class Placed:
     """Where the held-out items of some users stand, and what stands first.
 
     Args:
-        ranks: per view and part, int64 [held out]: user after user, the sorted ranks of its items.
+        ranks: per view and part, int64 [held out]: the rank of each held-out item, user after user.
         top: int64 [b, k], by the view ``mixed``: the top list of each user that has test items,
             padded with -1; only -1 for the others.
     """
@@ -105,8 +105,8 @@ def ranks_of(
     .. math:: r_{ui} = |\{j \in C_u : s_{uj} \ge s_{ui}\}| + p_{ui}
 
     with :math:`C_u` the items neither excluded nor relevant, and :math:`p_{ui}` the place, from
-    1, of i among the user's relevant items by descending score. So ties of score are broken
-    against the held-out item: constant scores give the worst ranks, not chance's.
+    1, of i among the user's relevant items by descending score, of equal ones by row. So ties of
+    score are broken against the held-out item: constant scores give the worst ranks, not chance's.
 
     Args:
         scores: float [b, n_items]; infinite values are fine.
@@ -117,7 +117,7 @@ def ranks_of(
             that stands twice counts once. None: all items.
 
     Returns:
-        One row per user, int64, sorted: from 1 for the top.
+        One row per user, int64, parallel to ``relevant``: from 1 for the top.
 
     Raises:
         NumericError: If a score is NaN.
@@ -129,10 +129,10 @@ def ranks_of(
             competes[candidates.row(user)] = True
         competes[excluded.row(user)] = False
         competes[relevant.row(user)] = False
-        targets = np.sort(row[relevant.row(user)])[::-1]
-        above = np.count_nonzero(row[competes] >= targets[:, None], axis=1)
-        relevant_rows = slice(relevant.offsets[user], relevant.offsets[user + 1])
-        ranks[relevant_rows] = above + np.arange(1, len(targets) + 1)
+        targets = row[relevant.row(user)]
+        by_score = np.argsort(-targets, kind="stable")
+        above = np.count_nonzero(row[competes] >= targets[by_score, None], axis=1)
+        ranks[relevant.offsets[user] + by_score] = above + np.arange(1, len(targets) + 1)
     return Ragged(relevant.offsets, ranks)
 
 

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from fedrec.evaluation.metrics import Metric, PerUserMetric, parse_metric
 from fedrec.evaluation.ranking import LEGACY_CANDIDATES
+from fedrec.evaluation.slices import Slice, Slices, list_lengths, sliced
 from fedrec.plugins import Count, Section
 from fedrec.types import Split
 
@@ -19,6 +20,14 @@ class Evaluate(Section):
         every: rounds between evaluations; the last round is always evaluated.
         metrics: such as ``ndcg@10``, ``hit_rate@10``, ``recall@20``, ``mrr``, ``coverage@10``.
             The first chooses the round, on validation.
+        slices: held-out items that are measured apart, for validation and test, with labels such
+            as ``ndcg@10[tail]``: ``head`` (of the fifth of the items with the most train items),
+            ``tail`` (of the others that are trained on), ``cold`` (those that nobody trains on,
+            ranked among themselves: for the test among the cold items that somebody has in the
+            test) and ``cold_among_all`` (the same, ranked among all items; ``cold_share@k`` is
+            the share of cold items in the lists). With any slice, or with
+            ``data.split.cold_items``, the metrics without a slice rank warm items among warm
+            items. A mean leaves out users without held-out items in the slice.
         block: users whose scores are computed together, or ``auto``: as many as 16 MiB of scores
             hold, from 64. Changes no bit of the result and bounds the memory of each process:
             block x items x 4 bytes for a model by itself, about four times that for three views.
@@ -35,12 +44,26 @@ class Evaluate(Section):
         "coverage@10",
         "gini@10",
     )
+    slices: tuple[Slice, ...] = ()
     block: Count | Literal["auto"] = "auto"
 
     def without_effect(self, experiment: Any, split: Any) -> list[str]:
         """Say for which users a metric has the same value whatever the model."""
-        lines = cutoff_warnings(self.parsed(), split, experiment.data.protocol)
-        return [f"metrics: {line}" for line in lines]
+        slices = self.slices_of(split)
+        lines = cutoff_warnings(self.parsed(), split, experiment.data.protocol, slices)
+        lines = [f"metrics: {line}" for line in lines]
+        cold = {"cold", "cold_among_all"} & set(self.slices)
+        if slices is not None and cold and not slices.is_cold.any():
+            lines.append(
+                f"slices: {', '.join(sorted(cold))} have no items: somebody trains on each; set "
+                "data.split.cold_items"
+            )
+        if split.n_cold and not cold:
+            lines.append(
+                f"slices: the {split.n_cold} cold items are not measured; add cold or "
+                "cold_among_all"
+            )
+        return lines
 
     @field_validator("metrics")
     @classmethod
@@ -58,13 +81,28 @@ class Evaluate(Section):
             raise ValueError(f"'{twice}' is given twice; leave one of them out")
         return value
 
+    @field_validator("slices")
+    @classmethod
+    def _once(cls, value: tuple[Slice, ...]) -> tuple[Slice, ...]:
+        if len({*value}) < len(value):
+            twice = max(value, key=value.count)
+            raise ValueError(f"'{twice}' is given twice; leave one of them out")
+        return value
+
     def parsed(self) -> tuple[Metric, ...]:
         """Return the metrics as values."""
         return tuple(parse_metric(label) for label in self.metrics)
 
+    def slices_of(self, split: Split) -> Slices | None:
+        """Return the slices of a split; None where all its items are ranked together."""
+        return Slices.of(split, self.slices) if self.slices or split.n_cold else None
+
 
 def cutoff_warnings(
-    metrics: Sequence[Metric], split: Split, protocol: Literal["clean", "legacy"]
+    metrics: Sequence[Metric],
+    split: Split,
+    protocol: Literal["clean", "legacy"],
+    slices: Slices | None = None,
 ) -> list[str]:
     """Return one line for each fact: users with long enough lists, with no items held out.
 
@@ -72,33 +110,36 @@ def cutoff_warnings(
         metrics: what is measured.
         split: the data.
         protocol: of the ranking.
+        slices: what is measured apart.
     """
-    held_out = np.stack([split.valid.lengths, split.test.lengths])
-    left = split.n_items - split.train.lengths - np.stack([0 * held_out[0], held_out[0]])
-    if protocol == "legacy":
-        left = np.minimum(left, held_out + LEGACY_CANDIDATES)
-    is_ranked = held_out > 0
-    n_ranked = np.count_nonzero(is_ranked.any(axis=0))
-    lines = [
-        f"{np.count_nonzero(~of_part)} of {split.n_users} users have no {what} items; the means "
-        "leave them out"
-        for what, of_part in zip(("validation", "test"), is_ranked, strict=True)
-        if not of_part.all()
-    ]
-    least = left[is_ranked].min(initial=split.n_items)
+    lengths = list_lengths(split, slices)
     cutoffs = {m.label: m.k for m in metrics if m.k and isinstance(m, PerUserMetric)}
-    cutoffs = {label: k for label, k in cutoffs.items() if k >= least}
-    if cutoffs:
-        k = max(cutoffs.values())
-        few = np.count_nonzero((is_ranked & (left <= k)).any(axis=0))
-        lines.append(
-            f"{', '.join(cutoffs)}: {few} of {n_ranked} users have at most {k} items left to rank "
-            "in validation or test, so every list holds their held-out items whatever the model; "
-            "choose a lower cut-off"
-        )
-    if alone := np.count_nonzero((is_ranked & (left <= held_out)).any(axis=0)):
-        lines.append(
-            f"{alone} of {n_ranked} users have nothing but held-out items left to rank in "
-            "validation or test, so every metric is perfect for them"
-        )
+    lines = [
+        f"{np.count_nonzero(held_out == 0)} of {split.n_users} users have no {what} items; the "
+        "means leave them out"
+        for what, (_, held_out) in zip(("validation", "test"), lengths[""].values(), strict=True)
+        if not held_out.all()
+    ]
+    for name, of_slice in lengths.items():
+        left, held_out = (np.stack(each) for each in zip(*of_slice.values(), strict=True))
+        if protocol == "legacy":
+            left = np.minimum(left, held_out + LEGACY_CANDIDATES)
+        is_ranked = held_out > 0
+        n_ranked = np.count_nonzero(is_ranked.any(axis=0))
+        least = left[is_ranked].min(initial=split.n_items)
+        labels = [sliced(label, name) for label, k in cutoffs.items() if k >= least]
+        if labels:
+            k = max(k for k in cutoffs.values() if k >= least)
+            few = np.count_nonzero((is_ranked & (left <= k)).any(axis=0))
+            lines.append(
+                f"{', '.join(labels)}: {few} of {n_ranked} users have at most {k} items left to "
+                "rank in validation or test, so every list holds their held-out items whatever "
+                "the model; choose a lower cut-off"
+            )
+        alone = np.count_nonzero((is_ranked & (left <= held_out)).any(axis=0))
+        if alone and not name:
+            lines.append(
+                f"{alone} of {n_ranked} users have nothing but held-out items left to rank in "
+                "validation or test, so every metric is perfect for them"
+            )
     return lines

@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from fedrec.errors import ConfigError, NumericError
 from fedrec.evaluation.evaluate import Evaluation, evaluate
 from fedrec.evaluation.metrics import Metric, PerUserMetric
 from fedrec.evaluation.ranking import PARTS
+from fedrec.evaluation.settings import Evaluate
+from fedrec.evaluation.slices import list_lengths, sliced
 from fedrec.personalization.base import View
 from fedrec.plugins import name_of
 from fedrec.types import FloatArray, IntArray, Split
@@ -43,7 +46,7 @@ def tune(experiment: Experiment, split: Split) -> tuple[Baseline, dict[str, Any]
     tried: list[tuple[float, TunableBaseline]] = []
     for candidate in model.candidates():
         scorer = candidate.fit(split, experiment.seed)
-        evaluation = evaluate_scorer(scorer, split, (metric,), experiment.evaluate.block)
+        evaluation = evaluate_scorer(scorer, split, experiment.evaluate, (metric,))
         score = evaluation.summarise((metric,), "mixed", "valid")[metric.label]
         tried.append((score, candidate))
     score, best = max(tried, key=lambda pair: pair[0])
@@ -73,7 +76,7 @@ def popularity_scores(experiment: Experiment, split: Split) -> dict[str, dict[st
         return {}
     metrics = experiment.evaluate.parsed()[:1]
     scorer = Popularity().fit(split, experiment.seed)
-    evaluation = evaluate_scorer(scorer, split, metrics, experiment.evaluate.block)
+    evaluation = evaluate_scorer(scorer, split, experiment.evaluate, metrics)
     scores = {part: evaluation.summarise(metrics, "mixed", part) for part in PARTS}
     return {part: {k: v for k, v in of_part.items() if v == v} for part, of_part in scores.items()}
 
@@ -84,16 +87,57 @@ def tied_scores(experiment: Experiment, split: Split) -> dict[str, float]:
     evaluation = evaluate_scorer(
         lambda users: np.zeros((len(users), split.n_items), np.float32),
         split,
+        experiment.evaluate,
         metrics,
-        experiment.evaluate.block,
     )
     return evaluation.summarise(metrics)
 
 
+def chance_levels(evaluate: Evaluate, split: Split) -> dict[str, dict[str, float]]:
+    """Return the expected metrics of random scores per part, by label; nothing without slices.
+
+    A metric whose expectation is not known, and a slice that nobody has items of, are left out.
+    """
+    slices, levels = evaluate.slices_of(split), dict[str, dict[str, float]]()
+    if slices is None:
+        return levels
+    for name, of_slice in list_lengths(split, slices).items():
+        for part, (left, held_out) in of_slice.items():
+            sizes = np.stack([left, held_out])[:, held_out > 0]
+            (left, held_out), users = np.unique(sizes, axis=1, return_counts=True)
+            for metric in evaluate.parsed() if len(users) else ():
+                if isinstance(metric, PerUserMetric):
+                    level = float(np.average(metric.chance(left, held_out), weights=users))
+                    if level == level:
+                        levels.setdefault(part, {})[sliced(metric.label, name)] = level
+    return levels
+
+
+def slice_sizes(evaluate: Evaluate, split: Split) -> dict[str, dict[str, Any]]:
+    """Return, per slice, how many items it holds and how many users have some held out."""
+    slices = evaluate.slices_of(split)
+    if slices is None:
+        return {}
+    users = {
+        name: {part: int((held_out > 0).sum()) for part, (_, held_out) in of_slice.items()}
+        for name, of_slice in list_lengths(split, slices).items()
+    }
+    return {
+        name: {"items": int(slices.items(name).sum()), "users": users[name]}
+        for name in slices.names
+    }
+
+
 def evaluate_scorer(
-    scorer: Scorer, split: Split, metrics: Sequence[Metric], block: int | Literal["auto"] = "auto"
+    scorer: Scorer, split: Split, settings: Evaluate, metrics: Sequence[Metric] | None = None
 ) -> Evaluation:
     """Let all users rank the catalogue by the scores of a centralised method.
+
+    Args:
+        scorer: the scores.
+        split: the data.
+        settings: how it is evaluated.
+        metrics: measured instead of all that the settings name, and of no slice.
 
     Raises:
         ConfigError: If its ``fit`` gave no function, or its scores have a wrong shape or are NaN.
@@ -111,8 +155,12 @@ def evaluate_scorer(
             raise ConfigError(f"model: its scores have shape {values.shape}, expected {expected}")
         return {"mixed": values}
 
+    slices = settings.slices_of(split)
+    if slices is not None and metrics is not None:
+        slices = replace(slices, names=())
+    measured = settings.parsed() if metrics is None else metrics
     try:
-        return evaluate(shard, scores, metrics, block)
+        return evaluate(shard, scores, measured, settings.block, slices=slices)
     except NumericError as error:
         # A function within ``fit`` is named after its class.
         name = getattr(scorer, "__qualname__", type(scorer).__name__).partition(".")[0]

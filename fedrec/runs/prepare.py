@@ -245,7 +245,13 @@ def _check_sizes(experiment: Experiment, split: Split) -> None:
         check_order(experiment.model, split.timestamps, split.name)
     elif legacy:
         raise ConfigError("data.protocol: the baselines are measured on 'clean' only")
-    check_cutoffs(experiment.evaluate.parsed(), split.n_items)
+    slices = experiment.evaluate.slices_of(split)
+    if legacy and slices is not None:
+        raise ConfigError(
+            "evaluate.slices: protocol legacy ranks no slices; use data.protocol: clean"
+        )
+    n_ranked = int((~slices.is_cold).sum()) if slices else split.n_items
+    check_cutoffs(experiment.evaluate.parsed(), n_ranked)
     experiment.rounds.clients_of(split.n_clients)
     nodes = experiment.engine.nodes
     if isinstance(nodes, int) and nodes > split.n_clients:

@@ -16,9 +16,8 @@ import numpy as np
 
 from fedrec.errors import NumericError
 from fedrec.evaluation.evaluate import Evaluation
-from fedrec.evaluation.metrics import PerUserMetric
 from fedrec.plugins import Plugin
-from fedrec.runs.baseline import popularity_scores, tied_scores
+from fedrec.runs.baseline import chance_levels, popularity_scores, slice_sizes, tied_scores
 from fedrec.runs.folder import (
     FINISHED,
     MODEL,
@@ -200,7 +199,9 @@ class Recorder:
         rounds["seconds"]["total"] = time.perf_counter() - self._began
         if run.centralised:
             rounds["clients_per_second"] = None
-        reference = {} if status == "interrupted" else self.popularity
+        references = {"chance": chance_levels(e.evaluate, run.split)}
+        if status != "interrupted":
+            references["popularity"] = self.popularity
         notes = self._notes() if status in FINISHED else []
         for note in notes:
             LOG.warning(note)
@@ -216,7 +217,8 @@ class Recorder:
             "executor": run.executor,
             "status": status,
             "warnings": [*settings_without_effect(e, run.split), *notes],
-            "reference": {"popularity": reference} if reference else {},
+            "reference": {n: scores for n, scores in references.items() if scores},
+            **({"slices": sizes} if (sizes := slice_sizes(e.evaluate, run.split)) else {}),
             **({} if tuning is None else {"tuning": tuning}),
             "engine": self._engine,
             "versions": versions(),
@@ -282,7 +284,7 @@ class Recorder:
         import pyarrow.parquet as pq
 
         split, users = self._run.split, evaluation.users
-        labels = [m.label for m in self._metrics if isinstance(m, PerUserMetric)]
+        labels = evaluation.labels(self._metrics)
         client = np.empty(split.n_users, np.int64)
         client[split.clients.values] = split.clients.owners()
         columns: dict[str, Any] = {

@@ -278,8 +278,7 @@ def _run_baseline(run: OpenRun, observer: Observer) -> None:
     with closing(Recorder(run, engine, observer)) as recorder:
         scorer = model.fit(run.split, run.experiment.seed)
         fitted = time.perf_counter()
-        evaluate = run.experiment.evaluate
-        evaluation = evaluate_scorer(scorer, run.split, evaluate.parsed(), evaluate.block)
+        evaluation = evaluate_scorer(scorer, run.split, run.experiment.evaluate)
         seconds = Seconds(train=fitted - began, evaluate=time.perf_counter() - fitted)
         record = RoundRecord(round=0, clients=run.split.n_clients, seconds=seconds)
         recorder.record(record, evaluation, {})

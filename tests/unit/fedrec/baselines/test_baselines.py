@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fedrec.baselines.base import Baseline, Scorer, TunableBaseline
 from fedrec.baselines.methods import EASE, ImplicitALS, ItemKNN, Popularity, RandomScores, solve
 from fedrec.errors import ConfigError, MissingExtra
-from fedrec.evaluation.metrics import parse_metric
+from fedrec.evaluation.settings import Evaluate
 from fedrec.runs.baseline import evaluate_scorer
 from fedrec.types import FloatArray, Ragged, Split, offsets_of
 
@@ -194,4 +194,4 @@ class _Diverges(Baseline):
 def test_a_baseline_whose_scores_are_nan_is_named() -> None:
     data = split([[0], [1]], 3, [[1], [2]])
     with pytest.raises(ConfigError, match="model _Diverges: the scores of 2 of 2 users are NaN"):
-        evaluate_scorer(_Diverges().fit(data, 0), data, (parse_metric("mrr"),))
+        evaluate_scorer(_Diverges().fit(data, 0), data, Evaluate(metrics=("mrr",)))

@@ -1,0 +1,182 @@
+"""Held-out items by how often they are trained on, and which items they are ranked among.
+
+Warm items are in somebody's train items, cold ones in nobody's. Each user has one ranking of the
+warm items, in which head and tail items have their ranks; cold ones compete with each other, or
+with all items.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedrec.evaluation.ranking import PARTS, Part, Scores, mask_of
+from fedrec.types import IntArray, Ragged, Shard, Split
+
+Slice: TypeAlias = Literal["head", "tail", "cold", "cold_among_all"]
+SLICES: tuple[Slice, ...] = get_args(Slice)
+HEAD_SHARE = 0.2
+Mask: TypeAlias = NDArray[np.bool_]
+
+
+def sliced(label: str, name: str) -> str:
+    """Return the label of a metric in a slice, ``ndcg@10[tail]``; "" is for the ordinary one."""
+    return f"{label}[{name}]" if name else label
+
+
+@dataclass(frozen=True, slots=True)
+class Slices:
+    """Which slices are measured, and which items they hold.
+
+    Args:
+        names: the slices.
+        is_cold: bool [n_items], the items that nobody has among its train items.
+        is_head: bool [n_items], the fifth of the others with the most train items; of items with
+            equally many, those with the lowest indices.
+        pools: per part, int64, sorted: the cold items that somebody has held out in it.
+    """
+
+    names: tuple[Slice, ...]
+    is_cold: Mask
+    is_head: Mask
+    pools: Mapping[Part, IntArray]
+
+    @classmethod
+    def of(cls, split: Split, names: Sequence[Slice]) -> "Slices":
+        """Sort the items of a split into slices."""
+        counts = split.train_counts()
+        is_cold, is_head = counts == 0, np.zeros(split.n_items, np.bool_)
+        n_head = max(1, round(HEAD_SHARE * np.count_nonzero(counts)))
+        is_head[np.argsort(-counts, kind="stable")[:n_head]] = True
+        held_out = {"valid": split.valid.values, "test": split.test.values}
+        pools = {part: np.unique(held_out[part][is_cold[held_out[part]]]) for part in PARTS}
+        return cls(tuple(names), is_cold, is_head & ~is_cold, pools)
+
+    def items(self, name: Slice) -> Mask:
+        """Return bool [n_items], which items a slice holds."""
+        if name == "head":
+            return self.is_head
+        return ~(self.is_head | self.is_cold) if name == "tail" else self.is_cold
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Items that compete with each other in one list per user.
+
+    Args:
+        items: int64 [n], sorted, the items; what follows are places among them.
+        train: one row per user: items that it does not rank. In the test, nor those of ``valid``.
+        valid: one row per user: its held-out items.
+        test: likewise.
+        slices: per slice whose items have their ranks here, bool [n]: which items it holds; "" for
+            what is no slice.
+        parts: for which they have them.
+        lists: whether it matters what leads the lists.
+    """
+
+    items: IntArray
+    train: Ragged
+    valid: Ragged
+    test: Ragged
+    slices: Mapping[str, Mask]
+    parts: tuple[Part, ...] = PARTS
+    lists: bool = False
+
+    def columns(self, scores: Scores) -> Scores:
+        """Return the scores of the items, float [b, n], among those of all items."""
+        if scores.shape[1] == len(self.items):
+            return scores
+        if isinstance(scores, Tensor):
+            return scores[:, torch.from_numpy(self.items)]
+        return scores[:, self.items]
+
+    def take(self, users: IntArray) -> tuple[Ragged, Ragged, Ragged]:
+        """Return the train, validation and test rows of some users."""
+        return self.train.take(users), self.valid.take(users), self.test.take(users)
+
+    def names(self, part: Part) -> tuple[str, ...]:
+        """Return the slices whose items have their ranks for a part here."""
+        return tuple(self.slices) if part in self.parts else ()
+
+    def left(self, part: Part) -> IntArray:
+        """Return how many items each user ranks for a part, held-out items among them."""
+        return len(self.items) - mask_of(part, self.train, self.valid).lengths
+
+    def of_slice(self, part: Part, name: str, values: IntArray | None = None) -> Ragged:
+        """Return one row per user: its held-out items of a part that are in a slice.
+
+        Args:
+            part: which part.
+            name: a key of ``slices``.
+            values: int64 [held out], what is returned in the place of each item.
+        """
+        rows = self.valid if part == "valid" else self.test
+        chosen = self.slices[name][rows.values]
+        return Ragged(rows.offsets, rows.values if values is None else values).where(chosen)
+
+
+def rankings_of(rows: Split | Shard, slices: Slices | None) -> list[Ranking]:
+    """Return the rankings that every user makes; the first is the one without slices.
+
+    Args:
+        rows: the users and their items.
+        slices: what is measured; None: all items are ranked together, and no slice is measured.
+    """
+    everything = np.arange(rows.n_items)
+    if slices is None:
+        everywhere = {"": np.ones(rows.n_items, np.bool_)}
+        return [Ranking(everything, rows.train, rows.valid, rows.test, everywhere, lists=True)]
+    warm = np.flatnonzero(~slices.is_cold)
+    of_warm: dict[str, Mask] = {"": np.ones(len(warm), np.bool_)}
+    for name in slices.names:
+        if name in ("head", "tail"):
+            of_warm[name] = slices.items(name)[warm]
+    rankings = [Ranking(warm, *_among(rows, warm), of_warm, lists=True)]
+    if "cold" in slices.names:
+        for part in PARTS:
+            pool = slices.pools[part]
+            of_pool = {"cold": np.ones(len(pool), np.bool_)}
+            rankings.append(Ranking(pool, *_among(rows, pool), of_pool, (part,)))
+    if "cold_among_all" in slices.names:
+        parts = rows.train, rows.valid, rows.test
+        of_all = {"cold_among_all": slices.is_cold}
+        rankings.append(Ranking(everything, *parts, of_all, lists=True))
+    return rankings
+
+
+def list_lengths(
+    rows: Split | Shard, slices: Slices | None
+) -> dict[str, dict[Part, tuple[IntArray, IntArray]]]:
+    """Return how long the lists of all users are.
+
+    Args:
+        rows: the users and their items.
+        slices: what is measured.
+
+    Returns:
+        Per slice ("" first) and part, int64 [u]: how many items each user ranks, and how many of
+        them are held out and in the slice.
+    """
+    lengths: dict[str, dict[Part, tuple[IntArray, IntArray]]] = {}
+    for ranking in rankings_of(rows, slices):
+        for part in ranking.parts:
+            for name in ranking.slices:
+                held_out = ranking.of_slice(part, name).lengths
+                lengths.setdefault(name, {})[part] = ranking.left(part), held_out
+    return lengths
+
+
+def _among(rows: Split | Shard, items: IntArray) -> tuple[Ragged, Ragged, Ragged]:
+    """Return train, validation and test rows as places among some items, the others left out."""
+    places = np.full(rows.n_items, -1, np.int64)
+    places[items] = np.arange(len(items))
+
+    def within(part: Ragged) -> Ragged:
+        values = places[part.values]
+        return Ragged(part.offsets, values).where(values >= 0)
+
+    return within(rows.train), within(rows.valid), within(rows.test)
