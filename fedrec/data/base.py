@@ -44,6 +44,9 @@ class SplitBy(Section):
             whatever the time of their interactions. The other interactions are split as ever.
             Cold items are never drawn while training, and ranked in slices of their own, see
             ``evaluate.slices``.
+        users: hold items out of so many users alone, chosen by a hash of the seed and the raw id;
+            the others train on all they have, which costs no ranking (under ``temporal`` what
+            they did later is dropped). None: of all users.
     """
 
     name: Literal["leave_one_out", "temporal", "ratio"] = "leave_one_out"
@@ -51,6 +54,7 @@ class SplitBy(Section):
     valid: float = Field(0.1, ge=0, lt=1)
     test: float = Field(0.1, gt=0, lt=1)
     cold_items: float = Field(0.0, ge=0, lt=1)
+    users: int | None = Field(None, ge=1)
 
     def without_effect(self, experiment: Any, split: Any) -> list[str]:
         """Say that leaving one out has no shares."""

@@ -200,9 +200,32 @@ def hold_out(
         data, users=data.users[is_warm], items=data.items[is_warm], ratings=None, timestamps=times
     )
     subsets[is_warm] = _hold_out_in_time(warm, by, short_users, problems)
+    if by.users is not None:
+        given_back = (subsets > TRAIN) & ~_chosen_users(data, by, subsets > TRAIN)[data.users]
+        subsets[given_back] = np.where(is_warm & (by.name != "temporal"), TRAIN, DROPPED)[
+            given_back
+        ]
     trains = np.isin(np.arange(len(data.user_ids)), data.users[subsets == TRAIN])
     subsets[~trains[data.users]] = DROPPED
     return subsets
+
+
+def _chosen_users(data: Interactions, by: SplitBy, is_held_out: Mask) -> Mask:
+    """Return bool [n_users]: whose items stay held out, see `SplitBy`.
+
+    Raises:
+        DataError: If fewer users have any.
+    """
+    has_some = np.bincount(data.users, is_held_out, len(data.user_ids)) > 0
+    if by.users is not None and has_some.sum() < by.users:
+        raise DataError(
+            f"data.split.users: {by.users} is more than the {has_some.sum()} users of {data.name} "
+            "that have items held out; lower it or leave it out"
+        )
+    by_hash = np.argsort(mix_seed(by.seed, hash_ids(data.user_ids)), kind="stable")
+    chosen = np.zeros(len(has_some), np.bool_)
+    chosen[by_hash[has_some[by_hash]][: by.users]] = True
+    return chosen
 
 
 def cold_items(data: Interactions, by: SplitBy) -> Subsets:

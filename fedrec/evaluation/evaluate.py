@@ -231,8 +231,11 @@ def _placed(
         if shares and isinstance(score, UserScorer) and score.by_columns:
             yield from ((0, placed) for placed in place_by_columns(score, shard, k))
             return
-    for start in range(0, shard.n_users, size):
-        rows = np.arange(start, min(start + size, shard.n_users), dtype=np.int64)
+    # Scores of who has nothing held out would be for nothing; of nobody there are no views.
+    everybody = np.flatnonzero((shard.valid.lengths + shard.test.lengths) > 0)
+    everybody = everybody if len(everybody) else np.arange(1)
+    for start in range(0, len(everybody), size):
+        rows = everybody[start : start + size]
         views = score(rows)
         for number, ranking in enumerate(rankings):
             train, valid, test = ranking.take(rows)

@@ -216,3 +216,34 @@ def test_every_split_passes_the_leakage_check(
         items = data.item_ids[data.items[data.users == raw]]
         rows = [part.row(user) for part in (split.train, split.valid, split.test)]
         assert sorted(split.item_ids[np.concatenate(rows)].tolist()) == sorted(items.tolist())
+
+
+@given(data_sets(), st.sampled_from(METHODS), st.integers(0, 9), st.data())
+def test_items_of_some_users_alone_are_held_out(
+    data: Interactions, name: str, seed: int, drawn: st.DataObject
+) -> None:
+    by = SplitBy.model_validate({"name": name, "seed": seed})
+    try:
+        everybody = hold_out(data, by, "train_only", [])
+    except DataError:
+        return
+    held_out = np.bincount(data.users, everybody > TRAIN) > 0
+    n = drawn.draw(st.integers(1, int(held_out.sum())))
+    try:
+        subsets = hold_out(data, by.model_copy(update={"users": n}), "train_only", [])
+    except DataError:  # the chosen users may have no test items
+        return
+    chosen = np.bincount(data.users, subsets > TRAIN) > 0
+    assert chosen.sum() == n
+    np.testing.assert_array_equal(subsets[chosen[data.users]], everybody[chosen[data.users]])
+    others = everybody[~chosen[data.users]]
+    given_back = TRAIN if name != "temporal" else DROPPED
+    np.testing.assert_array_equal(
+        subsets[~chosen[data.users]], np.where(others > TRAIN, given_back, others)
+    )
+
+
+def test_more_users_than_there_are_is_an_error() -> None:
+    data = Synthetic(users=9, items=20, split=SplitBy(users=10))
+    with pytest.raises(DataError, match=r"data\.split\.users: 10 is more than the 9 users"):
+        split_of(data, Clients())

@@ -20,6 +20,7 @@ from fedrec.evaluation.metrics import ExposureMetric, Metric, PerUserMetric, par
 from fedrec.evaluation.ranking import PARTS, mask_of, ranks_of, top_k
 from fedrec.personalization.base import View
 from fedrec.types import FloatArray, IntArray, Ragged, Shard
+from tests.planted import shard_of
 from tests.rankings import World, ragged, worlds
 
 VIEWS: tuple[View, ...] = ("mixed", "global", "local")
@@ -207,3 +208,22 @@ def test_a_metric_cannot_change_what_the_next_one_is_given() -> None:
     with pytest.raises(ValueError, match="read-only"):
         per_user_values(ranks, (_Writes(), *METRICS), np.arange(2))
     assert ranks.values.tolist() == [3, 5, 7]
+
+
+def test_nobody_is_scored_for_nothing() -> None:
+    """Users without held-out items change no value, and are not asked for scores."""
+    shard = shard_of(6, [[0, 1], [2], [3], [4]], [1] * 4)
+    nothing = ragged([[], [5], [], [0]])
+    shard = replace(shard, valid=ragged([[], [1], [], []]), test=nothing)
+    asked: list[int] = []
+
+    def score(users: IntArray) -> dict[View, FloatArray]:
+        asked.extend(users.tolist())
+        return {"mixed": np.tile(np.arange(6.0), (len(users), 1))}
+
+    metrics = (parse_metric("ndcg@2"), parse_metric("coverage@2"))
+    evaluation = evaluate(shard, score, metrics, block=1)
+    assert asked == [1, 3]
+    values = evaluation.values["mixed"]["test"][:, 0]
+    assert np.isnan(values).tolist() == [True, False, True, False]
+    assert values[[1, 3]].tolist() == [1.0, 0.0]
