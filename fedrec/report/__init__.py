@@ -93,7 +93,7 @@ def _render(
         MissingExtra: Where a package is missing.
     """
     try:
-        from fedrec.report import tables
+        from fedrec.report import tables, text
         from fedrec.report.runs import load
 
         selection = load(runs)
@@ -106,8 +106,8 @@ def _render(
         results = tables.all_results(selection, baseline)
         if console is not None:
             for table in results:
-                tables.print_table(table, console)
-        as_text = tables.to_latex if ending == ".tex" else tables.to_markdown
+                text.print_table(table, console)
+        as_text = text.to_latex if ending == ".tex" else text.to_markdown
         return "\n".join(map(as_text, results))
     except ImportError as error:
         package = (error.name or "").partition(".")[0]

@@ -12,7 +12,7 @@ from fedrec.report.drawing import panels
 from fedrec.report.figures import all_figures, collapse, spectra
 from fedrec.report.labels import differing
 from fedrec.report.runs import Group, Selection, pretty_metric
-from fedrec.report.tables import costs, paired, results, runs, spread
+from fedrec.report.tables import all_slices, costs, paired, results, runs, spread
 
 MAX_BASELINES = 40
 
@@ -67,6 +67,7 @@ def _section(selection: Selection, section: Sequence[Group], named: str | None) 
         "best": section[0],
         "results": results(selection, section),
         "compared": baseline and paired(section, baseline),
+        "slices": all_slices(section, baseline),
         "others": {label: table for label, table in tables.items() if table is not None},
         "baseline": baseline,
         "panels": drawn,

@@ -46,6 +46,7 @@ class Run:
         config: The resolved experiment.
         settings: The same by dotted key, without seed and engine, which changes no result.
         metrics: Those of the experiment; the first chose the round.
+        slices: Those of the experiment.
         seed: Its seed.
         data: What tells data and split from others: a hash of their content, wherever it was read.
         result: What it came to, also so far.
@@ -59,6 +60,7 @@ class Run:
     config: Mapping[str, Any]
     settings: Mapping[str, Any]
     metrics: Sequence[str]
+    slices: Sequence[str]
     seed: int
     data: str
     result: Mapping[str, Any]
@@ -116,6 +118,11 @@ class Group:
         return self.label + (f" [{', '.join(self.marks)}]" if self.marks else "")
 
     @property
+    def ranks_warm(self) -> bool:
+        """Whether the metrics without a slice rank warm items among warm items."""
+        return bool(self.first.slices or self.first.settings.get("data.split.cold_items"))
+
+    @property
     def chooser(self) -> str:
         """The metric that chose the round on validation."""
         return self.first.metrics[0]
@@ -151,7 +158,8 @@ class Selection:
         """The groups that can be compared with each other, the best on validation first."""
         sections: dict[object, list[Group]] = {}
         for group in self.groups:
-            made = group.first.data, group.first.result["protocol"], group.chooser
+            protocol = group.first.result["protocol"], group.ranks_warm
+            made = group.first.data, *protocol, group.chooser
             sections.setdefault(made, []).append(group)
         for members in sections.values():  # one without a value has NaN, which does not sort
             members.sort(
@@ -246,6 +254,7 @@ def _read(folder: RunFolder) -> Run:
     config, result, errors = folder.config(), folder.result, list[RunFolderError]()
     with reading(folder.path / CONFIG):  # whose first reader notices what is damaged in it
         metrics = tuple(map(str, config["evaluate"]["metrics"]))
+        slices = tuple(map(str, config["evaluate"].get("slices", ())))
         _ = config["data"]["name"], config["model"]["name"]
     data = json.dumps([config["data"], result.get("users"), result.get("items")], default=str)
     users = pd.DataFrame()
@@ -264,6 +273,7 @@ def _read(folder: RunFolder) -> Run:
         config,
         flatten({key: value for key, value in config.items() if key not in NOT_COMPARED}),
         metrics,
+        slices,
         seed=result["seed"] or 0,
         data=data,
         result=result,
@@ -310,6 +320,7 @@ def _group(runs: Sequence[Run]) -> Group:
         "LEGACY protocol (leaks)" if legacy else f"{result['protocol']} protocol",
         ranking if " " in ranking else f"{ranking} ranking",
     )
+    warm = " of warm items" if first.slices or first.settings.get("data.split.cold_items") else ""
     return Group(
         chosen,
         first,
@@ -317,7 +328,7 @@ def _group(runs: Sequence[Run]) -> Group:
         kind=next(k for k in ("legacy", "unfinished", "centralised", "federated") if kinds[k]),
         centralised=centralised,
         marks=tuple(mark for mark, holds in marks.items() if holds),
-        protocol=", ".join(protocol),
+        protocol=", ".join(protocol) + warm,
         notes=tuple(_notes(by_seed)),
         users=pd.concat([run.users for run in chosen]).groupby(level=0).mean(numeric_only=True),
         results=pd.json_normalize([dict(run.result) for run in chosen]),

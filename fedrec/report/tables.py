@@ -1,4 +1,4 @@
-"""The tables of a report, with what a reader must know beside them, and their text."""
+"""The tables of a report, with what a reader must know beside them."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -6,13 +6,10 @@ from itertools import product
 from typing import Any
 
 import pandas as pd
-from rich import box
-from rich.console import Console
 from rich.filesize import decimal
-from rich.table import Table as RichTable
-from rich.text import Text
 from scipy.special import stdtrit
 
+from fedrec.evaluation.slices import sliced
 from fedrec.report.labels import differing
 from fedrec.report.runs import Group, Selection, Values, pretty_metric
 
@@ -30,8 +27,12 @@ COSTS = {
     "bytes.up": "Up",
     "bytes.down": "Down",
 }
-WRAP = 30
-STYLES = {"view": "dim", "centralised": "italic", "legacy": "bold red", "unfinished": "dim"}
+SLICES = {
+    "head": "head items among warm items",
+    "tail": "tail items among warm items",
+    "cold": "cold items among themselves",
+    "cold_among_all": "cold items among all items",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ def all_results(selection: Selection, baseline: str | None = None) -> list[Table
         chosen = selection.baseline(section, baseline)
         if chosen is not None and (compared := paired(section, chosen)) is not None:
             tables.append(compared)
+        tables += all_slices(section, chosen)
     left_out = (f"left out: {reason}" for reason in selection.left_out)
     return [replace(tables[0], notes=(*tables[0].notes, *left_out)), *tables[1:]]
 
@@ -113,7 +115,67 @@ def results(selection: Selection, section: Sequence[Group]) -> Table:
     return Table(title, frame, 2, tuple(notes))
 
 
-def paired(section: Sequence[Group], baseline: Group) -> Table | None:
+def all_slices(section: Sequence[Group], baseline: Group | None) -> list[Table]:
+    """Return the results and the paired comparison of each slice that was measured.
+
+    Args:
+        section: Groups with the same data, split and protocol.
+        baseline: What the others are compared with; None: nothing.
+    """
+    tables: list[Table | None] = []
+    for name in dict.fromkeys(name for group in section for name in group.first.slices):
+        members = [group for group in section if name in group.first.slices]
+        tables.append(slice_results(members, name))
+        if baseline in members:
+            tables.append(paired(members, baseline, name))
+    return [table for table in tables if table is not None]
+
+
+def slice_results(section: Sequence[Group], name: str) -> Table:
+    """Return the test metrics of a slice, with the level of chance in the last row.
+
+    Args:
+        section: Groups with the same data, split and protocol, that have the slice.
+        name: The slice.
+    """
+    metrics, first, chooser = _metrics(section, name), section[0], section[0].chooser
+    title, label = pretty_metric(chooser), sliced(chooser, name)
+    level = first.values(f"reference.chance.test.{label}").mean()
+    rows = []
+    for group in section:
+        views = {f"views.{view}": view for view in group.first.result["metrics"]["views"]}
+        for part, view in {"test": "", **views}.items():
+            values = group.values(f"metrics.{part}.{label}")
+            row = {"kind": "view" if view else group.kind, "Method": f"↳ {view} score alone"}
+            if not view:
+                row["Method"] = group.title
+                row[f"Validation {title}"] = spread(group.values(f"metrics.valid.{label}"))
+            row |= {m: spread(group.values(f"metrics.{part}.{m}")) for m in metrics}
+            rows.append(row | {"× chance": f"{values.mean() / level:.2f}"})
+    chance = {m: first.values(f"reference.chance.test.{m}") for m in metrics}
+    rows.append(
+        {"kind": "view", "Method": "chance", **{m: spread(v[:1]) for m, v in chance.items()}}
+    )
+    titles = {m: pretty_metric(m.removesuffix(f"[{name}]")) for m in metrics}
+    frame = frame_of(rows).fillna("").rename(columns=titles)
+    sizes, users = first.first.result["slices"][name], first.first.result["users"]
+    notes = [
+        f"{sizes['items']:,} items; the means are over the {sizes['users']['test']:,} of "
+        f"{users:,} users that have some held out for the test; on average these rank "
+        f"{sizes['ranked']['test']:,.0f} items",
+        f"× chance: {title} over its expectation under random scores; equal scores count against "
+        "the held-out item, so a method that tells no items apart stays below chance",
+    ]
+    if name in ("cold", "cold_among_all"):
+        notes.append(
+            "a method that knows nothing of cold items may give all users nearly the same order of "
+            "them, drawn once per seed: compare several seeds"
+        )
+    about = f"{first.first.result['data']}, {first.protocol.rpartition(', ')[0]}"
+    return Table(f"Test metrics of {SLICES[name]} on {about}", frame, 1, tuple(notes))
+
+
+def paired(section: Sequence[Group], baseline: Group, name: str = "") -> Table | None:
     """Compare each finished group with a baseline, user by user.
 
     The unit is the user; seeds are averaged first, so the interval is about users, not seeds.
@@ -121,11 +183,12 @@ def paired(section: Sequence[Group], baseline: Group) -> Table | None:
     Args:
         section: Groups with the same data, split and protocol.
         baseline: One of them.
+        name: A slice that all of them have; "": the metric without a slice.
 
     Returns:
         The table, or None where nothing can be compared.
     """
-    metric, column = pretty_metric(baseline.chooser), f"test.{baseline.chooser}"
+    metric, column = pretty_metric(baseline.chooser), f"test.{sliced(baseline.chooser, name)}"
     reference = baseline.users.reindex(columns=["n_train", column]).dropna()
     rows, refused = [], []
     for group in section if baseline.first.finished else ():
@@ -154,7 +217,8 @@ def paired(section: Sequence[Group], baseline: Group) -> Table | None:
         "choice of users, not the spread over seeds; not corrected for several comparisons",
         *refused,
     )
-    title = f"Test {metric} against {baseline.label} ({reference[column].mean():.4f})"
+    about = f" of {SLICES[name]}" if name else ""
+    title = f"Test {metric}{about} against {baseline.label} ({reference[column].mean():.4f})"
     return Table(title, frame_of(rows), 1, notes)
 
 
@@ -192,7 +256,9 @@ def numbers(selection: Selection) -> pd.DataFrame:
         }
         views = group.first.result["metrics"]["views"]
         parts = {"valid": "valid", "test": "test", **{f"views.{v}": f"test.{v}" for v in views}}
-        for metric, (part, name) in product(_metrics(groups), parts.items()):
+        slices = dict.fromkeys(name for each in groups for name in each.first.slices)
+        labels = [label for name in ("", *slices) for label in _metrics(groups, name)]
+        for metric, (part, name) in product(labels, parts.items()):
             values = group.values(f"metrics.{part}.{metric}")
             row |= {f"{name}.{metric}": values.mean(), f"{name}.{metric} sd": values.std()}
         rows.append(row | {"warnings": "; ".join(group.notes)})
@@ -255,8 +321,12 @@ def spread(values: Values) -> str:
     return f"{values.mean():.4f}" + (f" ± {values.std():.4f}" if len(values) > 1 else "")
 
 
-def _metrics(groups: Iterable[Group]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for group in groups for name in group.first.metrics))
+def _metrics(groups: Iterable[Group], name: str = "") -> tuple[str, ...]:
+    """Return the labels of all metrics in a slice."""
+    if not name:
+        return tuple(dict.fromkeys(label for group in groups for label in group.first.metrics))
+    labels = (label for group in groups for label in group.first.result["metrics"]["test"])
+    return tuple(dict.fromkeys(label for label in labels if label.endswith(f"[{name}]")))
 
 
 def frame_of(rows: Sequence[dict[str, str]]) -> pd.DataFrame:
@@ -270,73 +340,3 @@ def _several(values: Iterable[float]) -> str:
     if len(texts) > FEW:
         return f"{min(texts, key=int)} to {max(texts, key=int)} ({len(texts)})"
     return ", ".join(texts) or NO_VALUE
-
-
-def to_markdown(table: Table) -> str:
-    """Return a table and its notes as GitHub Markdown."""
-    columns = list(table.frame.columns)
-    rule = ["---"] * table.words + ["---:"] * (len(columns) - table.words)
-    rows = [f"| {' | '.join(row)} |" for row in table.frame.map(_escaped).to_numpy()]
-    rows[:0] = [f"| {' | '.join(map(_escaped, columns))} |", f"| {' | '.join(rule)} |"]
-    notes = ["", *(f"- {_escaped(note)}" for note in table.notes)] if table.notes else []
-    return "\n".join([f"**{_escaped(table.title)}**", "", *rows, *notes]) + "\n"
-
-
-def _escaped(text: str) -> str:
-    text = " ".join(text.split())
-    for sign in "\\|*_`<":
-        text = text.replace(sign, f"\\{sign}")
-    return text
-
-
-def to_latex(table: Table) -> str:
-    """Return a table as LaTeX for the package booktabs, its notes as comments."""
-    frame = table.frame.map(lambda cell: " ".join(cell.split()))
-    title = table.title
-    for sign in "&%$#_{}":
-        title = title.replace(sign, f"\\{sign}")
-    numbers = len(frame.columns) - table.words
-    # The default of longtable is one of pandas' options, which a user may have set.
-    text = frame.to_latex(
-        index=False,
-        escape=True,
-        longtable=False,
-        caption=title,
-        column_format="l" * table.words + "r" * numbers,
-    )
-    for sign, command in (("±", r"$\pm$"), ("–", "--"), ("↳", r"\quad")):
-        text = text.replace(sign, command)
-    return "".join(f"% {' '.join(note.split())}\n" for note in table.notes) + text
-
-
-def print_table(table: Table, console: Console) -> None:
-    """Print a table and its notes; columns that are too many for the width are named instead."""
-    unlimited = console.options.update(width=100_000)
-    for shown in range(len(table.frame.columns), table.words, -1):
-        drawn = _drawn(table, shown)
-        if console.measure(drawn, options=unlimited).minimum <= console.width:
-            break
-    console.print(drawn)
-
-
-def _drawn(table: Table, shown: int) -> RichTable:
-    notes, columns = [*table.notes], list(table.frame.columns)
-    if columns[shown:]:
-        notes.append(f"the terminal is too narrow for: {', '.join(columns[shown:])}")
-    rich = RichTable(
-        title=Text(table.title, style="bold"),
-        title_justify="left",
-        caption=Text("\n".join(f"- {note}" for note in notes)),
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    for index, column in enumerate(columns[:shown]):
-        if index < table.words:
-            widest = max(len(column), *table.frame[column].map(len))
-            rich.add_column(Text(column), overflow="fold", min_width=min(WRAP, widest))
-        else:
-            rich.add_column(Text(column), justify="right", no_wrap=True)
-    for kind, *cells in table.frame.itertuples():
-        rich.add_row(*map(Text, cells[:shown]), style=STYLES.get(kind))
-    return rich

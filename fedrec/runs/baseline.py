@@ -114,18 +114,23 @@ def chance_levels(evaluate: Evaluate, split: Split) -> dict[str, dict[str, float
 
 
 def slice_sizes(evaluate: Evaluate, split: Split) -> dict[str, dict[str, Any]]:
-    """Return, per slice, how many items it holds and how many users have some held out."""
+    """Return, per slice, how many items it holds, and per part whom its means are over.
+
+    These are ``users``, those with items held out, and ``ranked``, how many items they rank on
+    average (None for nobody).
+    """
     slices = evaluate.slices_of(split)
     if slices is None:
         return {}
-    users = {
-        name: {part: int((held_out > 0).sum()) for part, (_, held_out) in of_slice.items()}
-        for name, of_slice in list_lengths(split, slices).items()
-    }
-    return {
-        name: {"items": int(slices.items(name).sum()), "users": users[name]}
-        for name in slices.names
-    }
+    lengths, sizes = list_lengths(split, slices), dict[str, dict[str, Any]]()
+    for name in slices.names:
+        users, ranked = dict[str, int](), dict[str, float | None]()
+        for part, (left, held_out) in lengths[name].items():
+            users[part] = int((held_out > 0).sum())
+            ranked[part] = float(left[held_out > 0].mean()) if users[part] else None
+        items = int(slices.items(name).sum())
+        sizes[name] = {"items": items, "users": users, "ranked": ranked}
+    return sizes
 
 
 def evaluate_scorer(

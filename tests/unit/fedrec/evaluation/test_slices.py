@@ -198,9 +198,21 @@ def test_by_hand() -> None:
     assert valid_means["mrr[cold_among_all]"] == 1.0
     sizes = slice_sizes(Evaluate(slices=("head", "tail", "cold")), split)
     assert sizes == {
-        "head": {"items": 1, "users": {"valid": 0, "test": 0}},
-        "tail": {"items": 4, "users": {"valid": 0, "test": 2}},
-        "cold": {"items": 3, "users": {"valid": 2, "test": 2}},
+        "head": {
+            "items": 1,
+            "users": {"valid": 0, "test": 0},
+            "ranked": {"valid": None, "test": None},
+        },
+        "tail": {
+            "items": 4,
+            "users": {"valid": 0, "test": 2},
+            "ranked": {"valid": None, "test": 2.5},
+        },
+        "cold": {
+            "items": 3,
+            "users": {"valid": 2, "test": 2},
+            "ranked": {"valid": 2.0, "test": 1.0},
+        },
     }
 
 

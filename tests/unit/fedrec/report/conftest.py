@@ -81,6 +81,7 @@ def make(tmp_path: Path) -> Maker:
         change: Mapping[str, Any] | None = None,
         data: Mapping[str, Any] | None = None,
         metrics: Sequence[str] | None = None,
+        slices: Sequence[str] = (),
     ) -> Path:
         rng = np.random.default_rng([seed, len(name)])
         path = create(tmp_path / name)
@@ -88,6 +89,8 @@ def make(tmp_path: Path) -> Maker:
         document["model"]["name"] = model
         document["data"] |= dict(data or {})
         document["evaluate"]["metrics"] = list(metrics or METRICS)
+        if slices:
+            document["evaluate"]["slices"] = list(slices)
         text = HEADER + yaml.safe_dump(document, sort_keys=False)
         (path / CONFIG).write_text(text, encoding="utf-8")
         best = 0

@@ -25,9 +25,8 @@ from fedrec.report.tables import (
     results,
     runs,
     spread,
-    to_latex,
-    to_markdown,
 )
+from fedrec.report.text import to_latex, to_markdown
 from fedrec.runs.folder import write_result
 
 Maker = Callable[..., Path]
@@ -263,3 +262,67 @@ def test_a_report_replaces_a_report_and_no_other_file(
     file.unlink()
     text = build([run], file).read_text(encoding="utf-8")
     assert build([run], file).read_text(encoding="utf-8") == text
+
+
+SLICE_METRICS = {
+    "ndcg@10": 0.08,
+    "ndcg@10[tail]": 0.02,
+    "ndcg@10[cold]": 0.3,
+    "cold_share@10[cold]": 0.9,
+}
+
+
+def make_sliced(
+    make: Maker, name: str, slices: list[str], factor: float = 1.0, **fields: Any
+) -> Path:
+    """A run with slices: planted means, and values of its users."""
+    measured = {label: value * factor for label, value in SLICE_METRICS.items()}
+    sizes = {"items": 40, "users": {"test": 300}, "ranked": {"test": 24.6}}
+    change = {
+        "metrics": {"valid": measured, "test": measured, "views": {"local": measured}},
+        "reference": {"chance": {"test": {"ndcg@10[tail]": 0.01, "ndcg@10[cold]": 0.1}}},
+        "slices": dict.fromkeys(slices, sizes),
+    }
+    path = make(name, change=change, slices=slices, **fields)
+    frame = pd.read_parquet(path / "per_user.parquet")
+    is_ranked = np.arange(len(frame)) < 300
+    for label in ("ndcg@10[tail]", "ndcg@10[cold]"):
+        frame[f"test.{label}"] = np.where(is_ranked, measured[label], np.nan)
+    frame.to_parquet(path / "per_user.parquet")
+    sealed(path)
+    return path
+
+
+def test_each_slice_has_a_table_with_chance_and_a_paired_comparison(
+    make: Maker, tmp_path: Path
+) -> None:
+    slices = ["tail", "cold"]
+    paths = [make_sliced(make, "a", slices), make_sliced(make, "b", slices, 2.0, server_lr=0.5)]
+    tables = all_results(load(paths), "server_lr=0.01")
+    assert [table.title.partition(" (")[0] for table in tables] == [
+        "Test metrics on ml-100k, leave one out, clean protocol, full ranking of warm items",
+        "Test NDCG@10 against server_lr=0.01",
+        "Test metrics of tail items among warm items on ml-100k, leave one out, clean protocol",
+        "Test NDCG@10 of tail items among warm items against server_lr=0.01",
+        "Test metrics of cold items among themselves on ml-100k, leave one out, clean protocol",
+        "Test NDCG@10 of cold items among themselves against server_lr=0.01",
+    ]
+    tail = tables[2].frame
+    assert list(tail["NDCG@10"]) == ["0.0400", "0.0400", "0.0200", "0.0200", "0.0100"]
+    assert list(tail["× chance"]) == ["4.00", "4.00", "2.00", "2.00", ""]
+    assert list(tail["Method"])[-2:] == ["↳ local score alone", "chance"]
+    assert "300 of 400 users" in tables[2].notes[0] and "rank 25 items" in tables[2].notes[0]
+    assert tables[3].frame["Difference"].tolist() == ["+0.0200"]
+    assert tables[3].notes[0].startswith("paired over 300 users")
+    assert "Cold share@10" in tables[4].frame
+    frame = pd.read_csv(build(paths, tmp_path / "x.csv"))
+    assert frame["test.ndcg@10[tail]"].tolist() == [0.04, 0.02]
+
+
+def test_runs_that_rank_warm_items_alone_are_not_compared_with_others(make: Maker) -> None:
+    paths = [make("all"), make_sliced(make, "warm", ["tail"]), make_sliced(make, "cold", ["cold"])]
+    sections = load(paths).sections
+    assert sorted(len(section) for section in sections) == [1, 2]
+    titles = [table.title for table in all_results(load(paths))]
+    assert sum(title.startswith("Test metrics of tail items") for title in titles) == 1
+    assert not any(title.startswith("Test NDCG@10 of") for title in titles)
