@@ -22,7 +22,7 @@ def roll_call(message: Message, context: Context) -> Message:
         int(context.node_config["num-partitions"]),
         int(context.node_config["partition-id"]),
         node.state(request.committed),
-        node.catalogue.hash,
+        node.task.catalogue.hash,
     )
     return Message(records.encode(answer), reply_to=message)
 

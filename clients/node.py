@@ -14,7 +14,6 @@ from fedrec.aggregation.reduce import upload_bytes
 from fedrec.aggregation.returned import checked_sum, merged
 from fedrec.config.experiment import Experiment
 from fedrec.config.sources import place_in_plugin
-from fedrec.data.catalogue import Catalogue
 from fedrec.data.negatives import pool_excluded, popularity_weights
 from fedrec.errors import ClientFailure, FedRecError, NumericError, not_finite
 from fedrec.evaluation.evaluate import Evaluation, evaluate, merge
@@ -61,31 +60,30 @@ class Node:
 
     Args:
         experiment: What is run.
+        task: What each client computes.
         shard: The hosted clients.
         out: The run folder; private state lies in ``state/`` and ``local/`` below it.
         number: of the node.
         popularity: int64 [n_items], weights for popularity sampling.
-        catalogue: What is known of the items.
         slices: What the evaluation measures apart.
     """
 
     def __init__(
         self,
         experiment: Experiment,
+        task: ClientTask,
         shard: Shard,
         out: Path,
         number: int,
         popularity: IntArray,
-        catalogue: Catalogue,
         slices: Slices | None = None,
     ) -> None:
         self.experiment = experiment
-        self.catalogue = catalogue
         self.strategy = strategy_of(experiment)
-        self.task = experiment.client_task()
-        compiled = self.task.executor() == "numba"
+        self.task = task
+        compiled = task.executor() == "numba"
         self._summing = self.strategy.summing if compiled else None
-        if not compiled or not isinstance(self.task.personalization, NoPersonalization):
+        if not compiled or not isinstance(task.personalization, NoPersonalization):
             torch.set_num_threads(1)  # Who trains in machine code alone meets torch when ranking.
         self.shard = shard
         self._local = out / "local"
@@ -220,7 +218,7 @@ class Node:
                 raise NumericError(f"client {client}: {cause}") from cause
             raise ClientFailure(request.round, client, "train", reason) from cause
         if isinstance(cause, NumericError):
-            reason += f"; {likely_causes(self.experiment)}"
+            reason += f"; {likely_causes(self.experiment, self.task)}"
         return FailedClient(client=client, reason=reason)
 
     def _rank(self, params: Params, rows: IntArray) -> Evaluation:
@@ -285,8 +283,8 @@ def open_node(
     """
     opened, costs, popularity, slices = _opened(run, out, split, features)
     shard = opened.split.shard(hosted_clients(costs, partition, partitions))
-    folder, catalogue = opened.folder, opened.catalogue
-    return Node(opened.experiment, shard, folder, partition, popularity, catalogue, slices)
+    folder = opened.folder
+    return Node(opened.experiment, opened.task, shard, folder, partition, popularity, slices)
 
 
 @lru_cache(maxsize=1)

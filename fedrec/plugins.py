@@ -126,26 +126,24 @@ class Section(BaseModel):
         except ValidationError as error:
             raise _explained(error, cls) from None
 
-    def without_effect(self, experiment: Any, split: Any) -> list[str]:
+    def without_effect(self, run: Any) -> list[str]:
         """Return one line for each setting that changes nothing in an experiment, with the reason.
 
         Args:
-            experiment: The `fedrec.config.experiment.Experiment` that the section belongs to.
-            split: Its data, a `fedrec.types.Split`.
+            run: The `fedrec.runs.prepare.OpenRun` of the experiment: it has the ``experiment``,
+                the ``split`` and, unless it is centralised, the ``task``.
         """
         return []
 
-    def all_without_effect(
-        self, experiment: Any, split: Any, but: Collection[str] = ()
-    ) -> list[str]:
+    def all_without_effect(self, run: Any, but: Collection[str] = ()) -> list[str]:
         """Return the lines of `without_effect` and those of the sections below, but for some."""
-        lines = self.without_effect(experiment, split)
+        lines = self.without_effect(run)
         for name in (each for each in type(self).model_fields if each not in but):
             value = getattr(self, name)
             below = value if isinstance(value, Mapping) else {"": value}
             for key, section in below.items():
                 if isinstance(section, Section):
-                    of_section = section.all_without_effect(experiment, split)
+                    of_section = section.all_without_effect(run)
                     lines += (f"{name}.{key}".rstrip(".") + f".{line}" for line in of_section)
         return lines
 

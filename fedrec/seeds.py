@@ -36,6 +36,7 @@ class Purpose(IntEnum):
     EXTRA_ROWS = 9
     HISTORY_ORDER = 10
     SKETCH = 11
+    DROPOUT = 12
 
 
 def philox(words: list[NDArray[np.uint64]], k0: int, k1: int) -> list[NDArray[np.uint64]]:

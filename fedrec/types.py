@@ -277,19 +277,23 @@ class ParamSpec:
     `fedrec.training.task.check_specs`.
 
     Args:
-        scope: ``shared`` (sent, trained and aggregated) or ``private`` (never leaves the client).
+        scope: ``shared`` (sent, trained and aggregated), ``private`` (never leaves the client) or
+            ``frozen`` (known to all, never trained).
         axis: Of what there is one. Shared: ``item``, a table with a row per item, or None, one
             dense parameter. Private: ``user``, ``client``, ``positive`` (one per item of the
             client's train positives; 0 for other items) or ``seen_item`` (what a client rule
-            remembers of the items that the client met in a round).
+            remembers of the items that the client met in a round). Frozen: ``item``, the feature
+            of the catalogue that has the parameter's name, or with ``NAME.present`` of shape (),
+            1 for the items that have the feature NAME and 0 for others.
         shape: Of one row; of the whole where the axis is None.
         init_std: Standard deviation of the normal initial values; 0 for a constant.
         init_value: The constant that is added.
         trainable: Whether the private optimizer steps it (a weight that is set otherwise is not).
         dtype: Of the values as they are stored; an ``int32`` is never trained.
+        values: float32 of the shape, the initial values, in place of the two above.
     """
 
-    scope: Literal["shared", "private"]
+    scope: Literal["shared", "private", "frozen"]
     axis: Axis | None
     shape: tuple[int, ...]
     _: KW_ONLY
@@ -297,6 +301,7 @@ class ParamSpec:
     init_value: float = 0.0
     trainable: bool = True
     dtype: Literal["float32", "int32"] = "float32"
+    values: FloatArray | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,7 +191,7 @@ class Averaging(Strategy):
     average: Average = "per_row"
     server_lr: float = Field(1.0, gt=0)
 
-    def without_effect(self, experiment: Any, split: Any) -> list[str]:
+    def without_effect(self, run: Any) -> list[str]:
         """Say that weights are not used where updates are only added up."""
         added_up = self.average == "sum"
         return self.unused("updates are added up unweighted", "weighting") if added_up else []

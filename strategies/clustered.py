@@ -53,9 +53,9 @@ class Clustered(Averaging):
     share: float = Field(0.5, ge=0, le=1)
     buckets: int = Field(16, ge=1)
 
-    def without_effect(self, experiment: Any, split: Any) -> list[str]:
+    def without_effect(self, run: Any) -> list[str]:
         """Say that one group is no grouping, or that the run ends before there are groups."""
-        lines, count = super().without_effect(experiment, split), experiment.rounds.count
+        lines, count = super().without_effect(run), run.experiment.rounds.count
         if self.clusters == 1:
             lines.append("clusters: 1 has no effect: this is fedavg; raise it, or take fedavg")
         elif self.warmup >= count:

@@ -28,13 +28,13 @@ class FedProx(Averaging):
 
     mu: float = Field(0.01, ge=0)
 
-    def without_effect(self, experiment: Any, split: Any) -> list[str]:
+    def without_effect(self, run: Any) -> list[str]:
         """Say that the proximal term is zero, or acts on no step."""
-        lines = super().without_effect(experiment, split)
+        lines = super().without_effect(run)
         if self.mu == 0:
             return [*lines, "mu: 0 has no effect: this is fedavg; raise it, or take fedavg"]
-        train = experiment.train
-        if train.local_epochs == 1 and train.one_step(split):
+        train = run.experiment.train
+        if train.local_epochs == 1 and train.one_step(run.split):
             lines.append(
                 f"mu: {self.mu:g} has no effect: clients make one step per round, which starts "
                 "where the proximal term is zero; raise train.local_epochs or lower "

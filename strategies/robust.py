@@ -33,12 +33,12 @@ class Rowwise(Strategy):
         """
         return 3
 
-    def without_effect(self, experiment: Any, split: Any) -> list[str]:
+    def without_effect(self, run: Any) -> list[str]:
         """Say that rounds have too few clients for the rule, or touch most items too rarely."""
-        cohort, train = experiment.rounds.clients_of(split.n_clients), experiment.train
-        pairs = split.train.lengths * (1 + train.negatives * train.local_epochs)
-        touched = np.minimum(pairs, split.n_items).sum() / split.n_items
-        each = min(cohort, touched * cohort / split.n_clients)
+        cohort, train = run.experiment.rounds.clients_of(run.split.n_clients), run.experiment.train
+        pairs = run.split.train.lengths * (1 + train.negatives * train.local_epochs)
+        touched = np.minimum(pairs, run.split.n_items).sum() / run.split.n_items
+        each = min(cohort, touched * cohort / run.split.n_clients)
         if each >= self.least:
             return []
         what, there = " on most items", f"of the {cohort} of a round about {each:.1f} train one"

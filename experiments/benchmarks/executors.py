@@ -29,9 +29,10 @@ from pydantic import Field
 from experiments.benchmarks import bare
 from experiments.benchmarks.workload import Workload, workload
 from fedrec.aggregation.reduce import Summing, reduce_sums
-from fedrec.compute.batch import Tensors
 from fedrec.compute.operations import row_dot
-from fedrec.models.base import Model, Pairs
+from fedrec.data.catalogue import Catalogue
+from fedrec.models.base import Batch, Model
+from fedrec.models.module import ModelParams
 from fedrec.models.neumf import NeuMF
 from fedrec.models.sasrec import SASRec
 from fedrec.personalization.plgc.plgc import PLGC
@@ -49,7 +50,7 @@ class GMF(Model):
 
     embedding_dim: int = Field(32, ge=1)
 
-    def params(self) -> Mapping[str, ParamSpec]:
+    def params(self, catalogue: Catalogue) -> Mapping[str, ParamSpec]:
         d = (self.embedding_dim,)
         return {
             "item": ParamSpec("shared", "item", d, init_std=0.01),
@@ -58,8 +59,8 @@ class GMF(Model):
             "bias": ParamSpec("shared", None, ()),
         }
 
-    def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
-        return row_dot(params["weight"] * params["user"], params["item"]) + params["bias"]
+    def score(self, params: ModelParams, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
+        return row_dot(params["weight"] * params["user"], vectors) + params["bias"]
 
 
 class LoopNeuMF(NeuMF):
@@ -135,7 +136,7 @@ def clients_of(work: Workload, shard: Shard) -> tuple[list[bare.Client], list[li
                     scored = step.scored.reshape(int(of_step.sum()), -1)
                     order = torch.argsort(step.context.reshape(scored.shape)[:, 0])
                     asked = scored[order]
-                    history = torch.from_numpy(step.pairs.history.row(0))
+                    history = torch.from_numpy(step.pairs.history.rows.row(0))
                     positive = positive.reshape(scored.shape)[order]
                     negative = negative.reshape(scored.shape)[order]
                     if len(order) < len(history):  # A part of the window: the others ask nothing.

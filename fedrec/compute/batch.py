@@ -9,10 +9,33 @@ import torch
 from torch import Tensor
 
 from fedrec.compute.operations import MM_ROWS
-from fedrec.types import IntArray, Ragged, offsets_of
+from fedrec.types import FloatArray, IntArray, Ragged, offsets_of
 
 Tensors: TypeAlias = Mapping[str, Tensor]
 """Named tensors, one entry per parameter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Histories:
+    """What users took, oldest first, one row per user row.
+
+    Args:
+        rows: Where the vectors of the items lie, among vectors that come with them.
+        items: int64 [nnz], the items.
+        times: float64 [nnz], in the data's unit; None where the data has none.
+        ratings: float64 [nnz], likewise.
+    """
+
+    rows: Ragged
+    items: IntArray
+    times: FloatArray | None = None
+    ratings: FloatArray | None = None
+
+    def take(self, users: IntArray) -> Self:
+        """Return the rows of some users, int64 [b]."""
+        at = self.rows.positions(users)
+        times, ratings = (None if c is None else c[at] for c in (self.times, self.ratings))
+        return type(self)(self.rows.take(users), self.items[at], times, ratings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +51,8 @@ class PairBatch:
         labels: float32 [q], 1 for a positive, 0 for any other pair.
         offsets: int64 [u + 1], user ``u`` has pairs ``offsets[u]:offsets[u + 1]``.
         index: int64 [q], where each pair stands among the pairs of the whole epoch.
-        history: For a model with a window, one row per user row: the pairs of its latest train
-            items, oldest first; empty for a user without pairs.
+        history: For a model with a window: the latest train items of each user row, oldest first,
+            as pairs; empty for a user without pairs.
         context: int64 [q], for such a model: how many of them stand before the pair; for a pair
             that is none of them, as many as the model looks at.
     """
@@ -40,7 +63,7 @@ class PairBatch:
     labels: Tensor
     offsets: IntArray
     index: Tensor
-    history: Ragged | None = None
+    history: Histories | None = None
     context: Tensor | None = None
 
 

@@ -10,6 +10,7 @@ from fedrec.baselines.base import Baseline
 from fedrec.config.fields import PluginField, PluginsField
 from fedrec.config.yaml import dump_yaml, read_document, with_overrides
 from fedrec.data.base import DataSet
+from fedrec.data.catalogue import Catalogue
 from fedrec.data.clients import Clients
 from fedrec.errors import ConfigError
 from fedrec.evaluation.settings import Evaluate
@@ -72,16 +73,16 @@ class Rounds(Section):
             )
         return self.cohort_size
 
-    def without_effect(self, experiment: Any, split: Any) -> list[str]:
+    def without_effect(self, run: Any) -> list[str]:
         """Say that the run is too short for its patience, or that a share of 1 is all."""
         lines = []
-        evaluations = -(-self.count // experiment.evaluate.every)
+        evaluations = -(-self.count // run.experiment.evaluate.every)
         due = "1 evaluation" if evaluations == 1 else f"{evaluations} evaluations"
         default = type(self).model_fields["patience"].default
         if self.patience not in (None, default) and self.patience >= evaluations:
             lines.append(
                 f"patience: {self.patience} has no effect: rounds.count {self.count} leads to "
-                f"only {due} (evaluate.every: {experiment.evaluate.every})"
+                f"only {due} (evaluate.every: {run.experiment.evaluate.every})"
             )
         if self.cohort_fraction == 1:
             lines.append("cohort_fraction: 1 has no effect: all clients take part by default")
@@ -118,7 +119,7 @@ class Engine(Section):
     start_timeout: float = Field(300.0, gt=0)
     chunk: int = Field(64, ge=1)
 
-    def without_effect(self, experiment: Any, split: Any) -> list[str]:
+    def without_effect(self, run: Any) -> list[str]:
         """Say what the engine, or the executor, does not use."""
         lines, why = [], "only ray joins a cluster and waits for it"
         if self.name == "serial":
@@ -126,7 +127,7 @@ class Engine(Section):
             lines = self.unused(why, "workers", "gpus_per_worker")
         if self.name in ("serial", "flower"):
             lines += self.unused(why, "address", "start_timeout")
-        if isinstance(experiment.model, Model) and experiment.client_task().executor() == "numba":
+        if isinstance(run.experiment.model, Model) and run.task.executor() == "numba":
             lines += self.unused("numba trains client by client", "chunk")
         return lines
 
@@ -174,8 +175,11 @@ class Experiment(Section):
         self.train.schedule.check(self.rounds.count)
         return self
 
-    def client_task(self) -> ClientTask:
+    def client_task(self, catalogue: Catalogue | None = None) -> ClientTask:
         """Return what each client of the experiment computes.
+
+        Args:
+            catalogue: The items; None will do for a model that does not look at them.
 
         Raises:
             ConfigError: If the model is a centralised baseline, or its parameters do not fit.
@@ -190,6 +194,7 @@ class Experiment(Section):
             self.data.protocol,
             client_rule=client_rule_of(self.strategy),
             several_users=self.clients.by != "user",
+            catalogue=catalogue or Catalogue.empty(),
         )
 
     def to_yaml(self) -> str:

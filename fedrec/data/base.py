@@ -56,7 +56,7 @@ class SplitBy(Section):
     cold_items: float = Field(0.0, ge=0, lt=1)
     users: int | None = Field(None, ge=1)
 
-    def without_effect(self, experiment: Any, split: Any) -> list[str]:
+    def without_effect(self, run: Any) -> list[str]:
         """Say that leaving one out has no shares."""
         if self.name != "leave_one_out":
             return []

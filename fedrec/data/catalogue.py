@@ -63,6 +63,11 @@ class Catalogue:
         hashed = checksum_of(arrays, texts)
         return cls(split.item_ids, split.item_columns, features, present, tokens, hashed)
 
+    @classmethod
+    def empty(cls) -> "Catalogue":
+        """Return a catalogue without items, for a model that does not look at them."""
+        return cls(np.zeros(0, object))
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Catalogue) and self.hash == other.hash
 

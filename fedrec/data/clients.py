@@ -32,7 +32,7 @@ class Clients(Section):
     column: str | None = None
     seed: int = Field(0, ge=0)
 
-    def without_effect(self, experiment: Any, split: Any) -> list[str]:
+    def without_effect(self, run: Any) -> list[str]:
         """Say which options belong to another way of grouping."""
         used = {"random": ("count", "seed"), "taste": ("count", "seed"), "column": ("column",)}
         others = [n for n in ("count", "column", "seed") if n not in used.get(self.by, ())]

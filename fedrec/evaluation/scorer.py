@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedrec.compute.batch import Tensors
+from fedrec.compute.batch import Histories, Tensors
 from fedrec.errors import check_shapes
-from fedrec.models.base import History, Pairs
+from fedrec.models.base import Batch
+from fedrec.models.module import ModelParams
 from fedrec.personalization.base import Branches, Ranking, View
 from fedrec.training.clients import frozen_items_of, tensors_of
 from fedrec.training.draws import latest
-from fedrec.training.forward import Call, Rows, compute
+from fedrec.training.forward import Call, Rows, compute, encode, encode_catalogue
 from fedrec.training.task import ClientTask
 from fedrec.types import IntArray, Params, Ragged, Shard
 
@@ -35,13 +36,20 @@ class UserScorer:
     def __init__(self, task: ClientTask, shard: Shard, params: Params, local: Params) -> None:
         self.task, self.everything = task, torch.arange(shard.n_items)
         self.params, self.local = tensors_of(params, task.dtype), tensors_of(local, task.dtype)
-        table = self.params["item"]
+        self.tables = {name: self.params[name] for name in task.tables()} | dict(task.frozen_tables)
+        self.encoded = encode_catalogue(task, self.params)
+        table = self.encoded if task.mixes_vectors else self.params.get("item", self.encoded)
         unit_item_vectors = task.personalization.unit_item_vectors(table)
         self.frozen_items = frozen_items_of(task, shard, table, unit_item_vectors)
-        self.history: Ragged | None = None
+        self.history: Histories | None = None
         if task.model.window is not None:
             rows = latest(shard, task.model.window - 1)
-            self.history = Ragged(rows.offsets, shard.train.values[rows.values])
+            items = shard.train.values[rows.values]
+            columns = (
+                None if column is None else column[rows.values]
+                for column in (shard.timestamps, shard.ratings)
+            )
+            self.history = Histories(Ragged(rows.offsets, items), items, *columns)
 
     @property
     def by_columns(self) -> bool:
@@ -121,40 +129,55 @@ class Block(Ranking):
 
     def scores(self) -> Tensor:
         """Return the scores of these users and items with the global table, float [b, c]."""
-        return self._scores(self.scorer.params["item"], self._histories())
+        return self._scores(self.scorer.encoded, self._histories())
 
     def patched(self, base: Tensor, block_users: IntArray, items: IntArray, rows: Tensor) -> Tensor:
         """Return scores with other item vectors for some pairs, float [b, n_items]."""
-        source, history = self.scorer.params["item"], self._histories()
-        scores = base.clone()
+        source, history, scores = self.scorer.encoded, self._histories(), base.clone()
+        vectors = self._vectors(items, rows)
         if history is not None:
             patches = Ragged(np.searchsorted(block_users, np.arange(len(self.users) + 1)), items)
-            at = patches.find(history.owners(), history.values)
-            history = Ragged(history.offsets, np.where(at < 0, history.values, len(source) + at))
-            source = torch.cat([source, rows])
+            places = history.rows
+            at = patches.find(places.owners(), places.values)
+            at = np.where(at < 0, places.values, len(source) + at)
+            history = replace(history, rows=Ragged(places.offsets, at))
+            source = torch.cat([source, vectors])
             scores = self._scores(source, history)
-        return self._with_pairs(scores, block_users, items, rows, source, history)
+        return self._with_pairs(scores, block_users, items, vectors, source, history)
 
-    def _histories(self) -> Ragged | None:
+    def _vectors(self, items: IntArray, rows: Tensor) -> Tensor:
+        """Return the item vectors of some items, from what the personalization mixed, [q, d]."""
+        scorer, task = self.scorer, self.scorer.task
+        if task.mixes_vectors or not task.encodes:
+            return rows
+        at = torch.from_numpy(items)
+        of_rows = {name: table[at] for name, table in scorer.tables.items()} | {"item": rows}
+        sizes = np.array([len(items)] if len(items) else [], np.int64)
+        dense = {name: scorer.params[name] for name in task.dense()}
+        return encode(task, Rows(sizes, at, at, of_rows, {}, dense, network=task.network))
+
+    def _histories(self) -> Histories | None:
         """Return the latest items, one row per user of the block."""
         return None if self.scorer.history is None else self.scorer.history.take(self.users)
 
-    def _scores(self, source: Tensor, history: Ragged | None) -> Tensor:
+    def _scores(self, source: Tensor, history: Histories | None) -> Tensor:
         """Return all scores with the vectors that histories name, float [n, d]."""
-        scorer, task = self.scorer, self.scorer.task
-        tables = {name: scorer.params[name] for name in task.tables()}
+        scorer, task, encoded = self.scorer, self.scorer.task, self.scorer.encoded
+        tables: Tensors = scorer.tables
         if self.items is not scorer.everything:
             tables = {name: table[self.items] for name, table in tables.items()}
+            encoded = encoded[self.items]
+        by_user = task.model.execution == "flat"
+        user_rows = [n for n in task.specs() if task.specs()[n].axis in ("user", "positive")]
+        user_rows += [*task.dense(), *task.of_model("client")] if by_user else []
 
-        def of_catalogue(params: Tensors, pairs: Pairs) -> Tensor:
-            if pairs.history is None:
-                scores = task.model.score_catalogue(params, tables)
-            else:
-                vectors = pairs.history.vectors[pairs.users]
-                history = History(vectors, pairs.history.lengths[pairs.users])
-                scores = task.model.score_catalogue(params, tables, history)
+        def of_catalogue(params: ModelParams, batch: Batch, _: Tensor) -> Tensor:
+            given = params.for_ranking(tables, user_rows)
+            history = None if batch.history is None else batch.history.of(batch.users)
+            users = Batch(torch.arange(len(batch.users)), self.items, history=history)
+            scores = task.model.rank(given, users, encoded)
             # A model without private parameters scores one row, the same for all.
-            return scores.expand(len(pairs.users), -1)
+            return scores.expand(len(batch.users), -1)
 
         everybody, most = np.arange(len(self.users)), max(_SCORES // len(self.items), 1)
         # As if no item were a positive of anybody; the positives come after.
@@ -168,30 +191,36 @@ class Block(Ranking):
         if not absent:
             return scores
         users, items, _ = scorer.frozen_items.positives_of(self.users)
-        rows = scorer.params["item"][torch.from_numpy(items)]
-        return self._with_pairs(scores.clone(), users, items, rows, source, history)
+        vectors = scorer.encoded[torch.from_numpy(items)]
+        return self._with_pairs(scores.clone(), users, items, vectors, source, history)
 
     def _with_pairs(
         self,
         scores: Tensor,
         block_users: IntArray,
         items: IntArray,
-        rows: Tensor,
+        vectors: Tensor,
         source: Tensor,
-        history: Ragged | None,
+        history: Histories | None,
     ) -> Tensor:
         """Return ``scores``, changed: those of some pairs with given item vectors."""
         scorer, frozen_items = self.scorer, self.scorer.frozen_items
         user, item = torch.from_numpy(block_users), torch.from_numpy(items)
-        of_rows = {name: scorer.params[name][item] for name in scorer.task.tables()}
-        of_rows["item"] = rows
+        of_rows = {name: table[item] for name, table in scorer.tables.items()}
         for name in scorer.task.of_model("positive"):
             at = frozen_items.positives.find(frozen_items.clients[self.users[block_users]], items)
             values, is_positive = self.private[name], torch.from_numpy(at >= 0)
             of_rows[name] = values.new_zeros((len(at), *values.shape[1:]))
             of_rows[name][is_positive] = values[torch.from_numpy(at)[is_positive]]
         scores[user, item] = self._computed(
-            scorer.task.model.score, block_users, items, of_rows, source, history, _SCORES
+            scorer.task.model.score,
+            block_users,
+            items,
+            of_rows,
+            source,
+            history,
+            _SCORES,
+            vectors,
         )
         return scores
 
@@ -202,8 +231,9 @@ class Block(Ranking):
         items: IntArray,
         of_rows: Tensors,
         source: Tensor,
-        history: Ragged | None,
+        history: Histories | None,
         most: int,
+        vectors: Tensor | None = None,
     ) -> Tensor:
         """Compute pairs, or users, whose clients are neighbours, with their own parameters."""
         scorer, task = self.scorer, self.scorer.task
@@ -220,7 +250,11 @@ class Block(Ranking):
             {**of_rows, **{name: value[user] for name, value in of_users.items()}},
             {name: value[user[first]] for name, value in of_clients.items()},
             dense,
-            context=None if history is None else torch.from_numpy(history.lengths[block_users]),
+            vectors=vectors,
+            context=None
+            if history is None
+            else torch.from_numpy(history.rows.lengths[block_users]),
+            network=task.network,
             history=history,
             source=source,
         )

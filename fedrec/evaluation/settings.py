@@ -47,10 +47,10 @@ class Evaluate(Section):
     slices: tuple[Slice, ...] = ()
     block: Count | Literal["auto"] = "auto"
 
-    def without_effect(self, experiment: Any, split: Any) -> list[str]:
+    def without_effect(self, run: Any) -> list[str]:
         """Say for which users a metric has the same value whatever the model."""
-        slices = self.slices_of(split)
-        lines = cutoff_warnings(self.parsed(), split, experiment.data.protocol, slices)
+        slices = self.slices_of(run.split)
+        lines = cutoff_warnings(self.parsed(), run.split, run.experiment.data.protocol, slices)
         lines = [f"metrics: {line}" for line in lines]
         cold = {"cold", "cold_among_all"} & set(self.slices)
         if slices is not None and cold and not slices.is_cold.any():
@@ -58,9 +58,9 @@ class Evaluate(Section):
                 f"slices: {', '.join(sorted(cold))} have no items: somebody trains on each; set "
                 "data.split.cold_items"
             )
-        if split.n_cold and not cold:
+        if run.split.n_cold and not cold:
             lines.append(
-                f"slices: the {split.n_cold} cold items are not measured; add cold or "
+                f"slices: the {run.split.n_cold} cold items are not measured; add cold or "
                 "cold_among_all"
             )
         return lines

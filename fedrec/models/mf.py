@@ -6,9 +6,10 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from fedrec.compute.batch import Tensors
 from fedrec.compute.operations import padded_mm, row_dot
-from fedrec.models.base import History, Model, Pairs
+from fedrec.data.catalogue import Catalogue
+from fedrec.models.base import Batch, Model
+from fedrec.models.module import ModelParams
 from fedrec.plugins import Defaults
 from fedrec.types import ParamSpec
 
@@ -30,7 +31,7 @@ class MatrixFactorization(Model):
     embedding_dim: int = Field(128, ge=1)
     init_std: float = Field(0.01, ge=0)
 
-    def params(self) -> Mapping[str, ParamSpec]:
+    def params(self, catalogue: Catalogue) -> Mapping[str, ParamSpec]:
         """``item`` [d] per item, global; ``user`` [d] per user, local."""
         shape = (self.embedding_dim,)
         return {
@@ -38,12 +39,10 @@ class MatrixFactorization(Model):
             "user": ParamSpec("private", "user", shape, init_std=self.init_std),
         }
 
-    def score(self, params: Tensors, pairs: Pairs) -> Tensor:
+    def score(self, params: ModelParams, batch: Batch, vectors: Tensor) -> Tensor:
         """float [q]."""
-        return row_dot(params["user"], params["item"])
+        return row_dot(params["user"], vectors)
 
-    def score_catalogue(
-        self, users: Tensors, table: Tensors, history: History | None = None
-    ) -> Tensor:
+    def rank(self, params: ModelParams, batch: Batch, encoded: Tensor) -> Tensor:
         """float [b, n_items]."""
-        return padded_mm(users["user"], table["item"].T)
+        return padded_mm(params["user"], encoded.T)

@@ -9,7 +9,9 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from fedrec.compute.batch import Tensors
-from fedrec.models.base import History, Model, Pairs
+from fedrec.data.catalogue import Catalogue
+from fedrec.models.base import Batch, Model
+from fedrec.models.module import ModelParams
 from fedrec.plugins import Defaults
 from fedrec.types import ParamSpec
 
@@ -52,7 +54,7 @@ class NeuMF(Model):
             raise ValueError(f"expected widths from 1, such as [32, 16, 8], got {list(value)}")
         return value
 
-    def params(self) -> Mapping[str, ParamSpec]:
+    def params(self, catalogue: Catalogue) -> Mapping[str, ParamSpec]:
         """``item`` and ``user`` [2 d]; the network, global or one per client."""
         both = (2 * self.embedding_dim,)
         specs = {
@@ -73,30 +75,28 @@ class NeuMF(Model):
             return ParamSpec("private", "client", shape, init_std=std)
         return ParamSpec("shared", None, shape, init_std=std)
 
-    def features(self, params: Tensors, pairs: Pairs) -> Tensor:
+    def features(self, params: ModelParams, batch: Batch, vectors: Tensor) -> Tensor:
         """float [q, d + width of the last layer]: the input of the last linear layer."""
         d = self.embedding_dim
-        user, item = params["user"], params["item"]
+        user, item = params["user"], vectors
         weight = params["layer0"]
         first = user[:, d:] @ weight[:, :d].T + item[:, d:] @ weight[:, d:].T
         hidden = self._deeper(first + params["layer0_bias"], params)
         return torch.cat([user[:, :d] * item[:, :d], hidden], dim=1)
 
-    def score(self, params: Tensors, pairs: Pairs) -> Tensor:
+    def score(self, params: ModelParams, batch: Batch, vectors: Tensor) -> Tensor:
         """float [q]."""
-        return self.features(params, pairs) @ params["last"] + params["last_bias"]
+        return self.features(params, batch, vectors) @ params["last"] + params["last_bias"]
 
-    def score_catalogue(
-        self, users: Tensors, table: Tensors, history: History | None = None
-    ) -> Tensor:
+    def rank(self, params: ModelParams, batch: Batch, encoded: Tensor) -> Tensor:
         """float [b, n_items]; what the first layer makes of users and of items is added up."""
         d = self.embedding_dim
-        user, item, weight = users["user"], table["item"], users["layer0"]
-        of_users = user[:, d:] @ weight[:, :d].T + users["layer0_bias"]
-        of_items = item[:, d:] @ weight[:, d:].T
-        hidden = self._deeper(of_users.unsqueeze(1) + of_items, users)
-        product = (user[:, :d] * users["last"][:d]) @ item[:, :d].T
-        return product + hidden @ users["last"][d:] + users["last_bias"]
+        user, weight = params["user"], params["layer0"]
+        of_users = user[:, d:] @ weight[:, :d].T + params["layer0_bias"]
+        of_items = encoded[:, d:] @ weight[:, d:].T
+        hidden = self._deeper(of_users.unsqueeze(1) + of_items, params)
+        product = (user[:, :d] * params["last"][:d]) @ encoded[:, :d].T
+        return product + hidden @ params["last"][d:] + params["last_bias"]
 
     def _deeper(self, first: Tensor, params: Tensors) -> Tensor:
         """float [..., width of the last layer]: what follows the first layer's sums."""

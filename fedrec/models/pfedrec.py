@@ -7,9 +7,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedrec.compute.batch import Tensors
 from fedrec.compute.operations import padded_mm, row_dot
-from fedrec.models.base import History, Model, Pairs
+from fedrec.data.catalogue import Catalogue
+from fedrec.models.base import Batch, Model
+from fedrec.models.module import ModelParams
 from fedrec.plugins import Defaults
 from fedrec.types import ParamSpec
 
@@ -41,7 +42,7 @@ class PFedRec(Model):
     init_std: float = Field(0.01, ge=0)
     head_std: float = Field(0.01, ge=0)
 
-    def params(self) -> Mapping[str, ParamSpec]:
+    def params(self, catalogue: Catalogue) -> Mapping[str, ParamSpec]:
         """``item`` [d] per item, global; ``head`` [d] and ``bias`` [] per user, local."""
         shape = (self.embedding_dim,)
         return {
@@ -50,17 +51,14 @@ class PFedRec(Model):
             "bias": ParamSpec("private", "user", ()),
         }
 
-    def score(self, params: Tensors, pairs: Pairs) -> Tensor:
+    def score(self, params: ModelParams, batch: Batch, vectors: Tensor) -> Tensor:
         """float [q]."""
-        return row_dot(params["head"], params["item"]) + params["bias"]
+        return row_dot(params["head"], vectors) + params["bias"]
 
-    def features(self, params: Tensors, pairs: Pairs) -> Tensor:
+    def features(self, params: ModelParams, batch: Batch, vectors: Tensor) -> Tensor:
         """float [q, d + 1]: the item's row, and the 1 that the bias multiplies."""
-        rows = params["item"]
-        return torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
+        return torch.cat([vectors, vectors.new_ones(len(vectors), 1)], dim=1)
 
-    def score_catalogue(
-        self, users: Tensors, table: Tensors, history: History | None = None
-    ) -> Tensor:
+    def rank(self, params: ModelParams, batch: Batch, encoded: Tensor) -> Tensor:
         """float [b, n_items]."""
-        return padded_mm(users["head"], table["item"].T) + users["bias"].unsqueeze(-1)
+        return padded_mm(params["head"], encoded.T) + params["bias"].unsqueeze(-1)

@@ -8,7 +8,9 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from fedrec.compute.batch import Tensors
-from fedrec.models.base import History, Model, Pairs
+from fedrec.data.catalogue import Catalogue
+from fedrec.models.base import Batch, Model
+from fedrec.models.module import ModelParams
 from fedrec.plugins import Defaults
 from fedrec.types import ParamSpec
 
@@ -70,7 +72,7 @@ class SASRec(Model):
         """``max_len``."""
         return self.max_len
 
-    def params(self) -> Mapping[str, ParamSpec]:
+    def params(self, catalogue: Catalogue) -> Mapping[str, ParamSpec]:
         """``item`` [d] per item; places, start token, blocks and last norm: all global."""
         d = self.embedding_dim
         square = ParamSpec("shared", None, (d, d), init_std=d**-0.5)
@@ -89,20 +91,18 @@ class SASRec(Model):
                 specs[f"block{block}_{name}_bias"] = zero
         return {**specs, "norm": one, "norm_bias": zero}
 
-    def score(self, params: Tensors, pairs: Pairs) -> Tensor:
+    def score(self, params: ModelParams, batch: Batch, vectors: Tensor) -> Tensor:
         """float [q]."""
-        assert pairs.history is not None and pairs.context is not None
-        states = self.states(params, pairs.history.vectors)
-        return (states[pairs.users, pairs.context] * params["item"]).sum(-1)
+        assert batch.history is not None and batch.context is not None
+        states = self.states(params, batch.history.vectors)
+        return (states[batch.users, batch.context] * vectors).sum(-1)
 
-    def score_catalogue(
-        self, users: Tensors, table: Tensors, history: History | None = None
-    ) -> Tensor:
+    def rank(self, params: ModelParams, batch: Batch, encoded: Tensor) -> Tensor:
         """float [b, n_items]."""
-        assert history is not None
-        states = self.states(users, history.vectors)
-        last = states[torch.arange(len(states)), history.lengths]
-        return last @ table["item"].T
+        assert batch.history is not None
+        states = self.states(params, batch.history.vectors)
+        last = states[torch.arange(len(states)), batch.history.lengths]
+        return last @ encoded.T
 
     def states(self, params: Tensors, vectors: Tensor) -> Tensor:
         """float [u, t, d]: the states after 0, 1, ... items, at most ``max_len - 1``.

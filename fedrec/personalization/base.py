@@ -47,7 +47,8 @@ class FrozenItems:
     """The frozen global table of a round, and whom it is looked at for.
 
     Args:
-        table: float [n_items, d], the frozen global item table.
+        table: float [n_items, d], the frozen global item vectors, or rows of the item table, see
+            `Personalization.mixes`.
         unit_item_vectors: what `Personalization.unit_item_vectors` made of it.
         history: one row per user row: the train items that a kernel may look at.
         positives: one row per client row: the union of its users' train items, sorted.
@@ -114,7 +115,7 @@ class Ranking(ABC):
             base: float [b, n_items], what `scores` gave.
             block_users: int64 [q], rows of ``users``, ascending.
             items: int64 [q], ascending for each row.
-            rows: float [q, d], the vectors of these pairs.
+            rows: float [q, d], the vectors, or rows, of these pairs, see `Personalization.mixes`.
         """
 
 
@@ -126,6 +127,21 @@ class Personalization(Plugin):
     """
 
     views: ClassVar[tuple[View, ...]] = ("mixed",)
+
+    @property
+    def mixes(self) -> Literal["vectors", "item"]:
+        """Return what it mixes: item vectors, or the rows that they are made of.
+
+        The two differ for a model that makes its item vectors of more than the rows of ``item``.
+        """
+        return "vectors"
+
+    @property
+    def needs_frozen_items(self) -> bool:
+        """Return whether training looks at the frozen table."""
+        return self.overrides(
+            "rows", "score", "loss", "after_epoch", "prepare", "unit_item_vectors"
+        )
 
     @classmethod
     def overrides(cls, *methods: str) -> bool:

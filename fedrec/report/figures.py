@@ -168,7 +168,8 @@ def spectra(section: Sequence[Group]) -> dict[str, Spectrum | Exception]:
     for group in (group for group in section if not group.centralised and group.first.finished):
         try:
             table = group.first.folder.model().get("item")
-            task = RunResult(group.first.folder.path).experiment.client_task()
+            result = RunResult(group.first.folder.path)
+            task = result.experiment.client_task(result.catalogue)
             if table is not None and table.ndim == 2:
                 initial = task.initial_globals(len(table))["item"]
                 values[group.label] = learned_spectrum(table, initial)

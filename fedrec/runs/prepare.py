@@ -35,7 +35,7 @@ from fedrec.runs.folder import (
 )
 from fedrec.storage.files import write_bytes, write_text
 from fedrec.training.draws import check_order
-from fedrec.training.task import ClientTask
+from fedrec.training.task import ClientTask, Executor
 from fedrec.types import Split
 
 # Sections that a centralised baseline does not use.
@@ -93,7 +93,7 @@ class OpenRun:
     @cached_property
     def task(self) -> ClientTask:
         """What each client computes."""
-        return self.experiment.client_task()
+        return self.experiment.client_task(self.catalogue)
 
     @cached_property
     def executor(self) -> str | None:
@@ -122,8 +122,9 @@ def open_run(id: str, folder: Path, prepared: Path, features: Path | None = None
     return run
 
 
-def settings_without_effect(experiment: Experiment, split: Split) -> list[str]:
+def settings_without_effect(run: OpenRun) -> list[str]:
     """Return one line for each setting without effect: its dotted name, its value, the reason."""
+    experiment = run.experiment
     model, fields = experiment.model, Experiment.model_fields
     unused = FEDERATED if isinstance(model, Baseline) else ()
     lines = [
@@ -131,7 +132,7 @@ def settings_without_effect(experiment: Experiment, split: Split) -> list[str]:
         for name in unused
         if getattr(experiment, name) != fields[name].get_default(call_default_factory=True)
     ]
-    return lines + experiment.all_without_effect(experiment, split, unused)
+    return lines + experiment.all_without_effect(run, unused)
 
 
 def prepare_run(
@@ -153,7 +154,7 @@ def prepare_run(
     folder = (out or default_folder(source, seed=experiment.seed)).absolute()
     check_free(folder, overwrite)
     run = open_experiment(experiment, folder, report=report)
-    for line in settings_without_effect(experiment, run.split):
+    for line in settings_without_effect(run):
         LOG.warning(line)
     create(folder, overwrite)
     run.write_config()
@@ -196,7 +197,6 @@ def open_experiment(
     require("pyarrow", "for running experiments")
     federated = not isinstance(experiment.model, Baseline)
     if federated:
-        executor = experiment.client_task().executor()
         resolve_engine(experiment.engine)
         check_packages()
     kept_split, kept_features = (None if kept is None else kept / n for n in (SPLIT, FEATURES))
@@ -212,13 +212,14 @@ def open_experiment(
     features = prepare_features(experiment.features, prepared, kept_features, report)
     if not federated:
         return OpenRun(folder, experiment, prepared, split, features=features)
+    executor = experiment.client_task(open_catalogue(split, features)).executor()
     if executor == "numba" and not is_built():
         LOG.info("compiling the training kernel, once on a machine (about half a minute)")
         build()
     asked = experiment.engine
     if nodes is not None and asked.nodes == "auto":
         asked = asked.model_copy(update={"nodes": nodes})
-    engine, line = choose_engine(experiment.model_copy(update={"engine": asked}), split)
+    engine, line = choose_engine(experiment.model_copy(update={"engine": asked}), split, executor)
     LOG.info(line)
     return OpenRun(folder, experiment, prepared, split, engine, features)
 
@@ -263,7 +264,7 @@ def _check_sizes(experiment: Experiment, split: Split) -> None:
         check_candidates(pool_excluded(split, "legacy"), split.n_items)
 
 
-def choose_engine(experiment: Experiment, split: Split) -> tuple[Engine, str]:
+def choose_engine(experiment: Experiment, split: Split, executor: Executor) -> tuple[Engine, str]:
     """Return the engine section without any ``auto``, and a line that says why it was chosen.
 
     Ray is chosen where its workers save more time than Ray takes to start, by an estimate of the
@@ -280,7 +281,7 @@ def choose_engine(experiment: Experiment, split: Split) -> tuple[Engine, str]:
             "gpus_per_worker": engine.gpus_per_worker,
         }
         given = [key for key, is_set in parallel.items() if is_set]
-        seconds = training_seconds(experiment, split)
+        seconds = training_seconds(experiment, split, executor)
         reason = (
             f"training takes about {seconds:.0f} s on one core, Ray {START_OF_RAY:.0f} s to start"
         )
@@ -291,15 +292,13 @@ def choose_engine(experiment: Experiment, split: Split) -> tuple[Engine, str]:
     nodes = min(resolved.nodes, split.n_clients)
     workers = min(resolved.workers, nodes)
     processes = "" if workers == 1 else f" with {workers} workers"
-    executor = experiment.client_task().executor()
     line = f"engine {resolved.name}{processes} ({reason}), executor {executor}"
     return resolved.model_copy(update={"nodes": nodes, "workers": workers}), line
 
 
-def training_seconds(experiment: Experiment, split: Split) -> float:
+def training_seconds(experiment: Experiment, split: Split, executor: Executor) -> float:
     """Estimate the seconds that all rounds train on one core, from the rows of their batches."""
     train, rounds = experiment.train, experiment.rounds
     share = rounds.clients_of(split.n_clients) / split.n_clients
     rows = len(split.train.values) * share * (1 + train.negatives) * train.local_epochs
-    executor = experiment.client_task().executor()
     return rows * rounds.count / ROWS_PER_SECOND.get(executor, OTHER_ROWS_PER_SECOND)

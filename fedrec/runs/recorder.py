@@ -133,7 +133,7 @@ class Recorder:
         if self.tally.rounds < round:
             self.record(RoundRecord(round=round, clients=0), None, params)
         self.finish("diverged", params)
-        causes = likely_causes(self._run.experiment)
+        causes = likely_causes(self._run.experiment, self._run.task)
         return NumericError(f"round {round}: training diverged: {error}; {causes}")
 
     def checkpoint(
@@ -216,7 +216,7 @@ class Recorder:
             "centralised": run.centralised,
             "executor": run.executor,
             "status": status,
-            "warnings": [*settings_without_effect(e, run.split), *notes],
+            "warnings": [*settings_without_effect(run), *notes],
             "reference": {n: scores for n, scores in references.items() if scores},
             **({"slices": sizes} if (sizes := slice_sizes(e.evaluate, run.split)) else {}),
             **({} if tuning is None else {"tuning": tuning}),

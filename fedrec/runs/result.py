@@ -93,7 +93,7 @@ class RunResult(RunFolder):
         if isinstance(model, Baseline):
             return model.fit(split, self.experiment.seed)
         shard = split.shard(np.arange(split.n_clients, dtype=np.int64))
-        task, shared = self.experiment.client_task(), self.model()
+        task, shared = self.experiment.client_task(self.catalogue), self.model()
         row = np.argsort(shard.user_ids, kind="stable")  # of the shard, by user
         private = {axis: self.local(axis) for axis in ("user", "client", "positive")}
         local: dict[str, FloatArray] = {}

@@ -9,6 +9,7 @@ from fedrec.config.yaml import flatten
 from fedrec.data.textfile import unpacked_name
 from fedrec.errors import ConfigError
 from fedrec.runs.log import RoundRecord
+from fedrec.training.task import ClientTask
 
 # A training loss below this many times the lowest so far has fallen.
 FALLEN = 0.99
@@ -161,17 +162,21 @@ def loss_fault(losses: Sequence[float], negatives: int) -> str | None:
     return None
 
 
-def likely_causes(experiment: Experiment) -> str:
+def likely_causes(experiment: Experiment, task: ClientTask) -> str:
     """Return the settings that can make training diverge, with the way out.
 
     Those above their defaults for this model and strategy come first.
+
+    Args:
+        experiment: What diverges.
+        task: What its clients compute.
     """
-    values = _suspects(experiment)
+    values = _suspects(experiment, task)
     plugins: dict[str, Any] = {"data": experiment.data}
     for name in ("model", "personalization", "strategy"):
         plugins[name] = type(getattr(experiment, name))
     try:
-        usual = _suspects(Experiment(**plugins))
+        usual = _suspects(Experiment(**plugins), task)
     except ConfigError:  # a plug-in without defaults
         usual = values
     raised = [key for key, value in values.items() if value > usual.get(key, math.inf)]
@@ -183,8 +188,7 @@ def likely_causes(experiment: Experiment) -> str:
     return f"lower {too_high}" + (f"; the other rates are {rates}" if rates else "")
 
 
-def _suspects(experiment: Experiment) -> dict[str, float]:
-    task = experiment.client_task()
+def _suspects(experiment: Experiment, task: ClientTask) -> dict[str, float]:
     unused = {
         "train.optimizers.shared.lr": set(task.globals()) <= set(task.tables()),
         "train.optimizers.private.lr": not task.locals(),

@@ -18,13 +18,13 @@ from fedrec.aggregation.returned import (
     merged,
 )
 from fedrec.baselines.base import Baseline
-from fedrec.compute.batch import Tensors
 from fedrec.data.base import DataSet
 from fedrec.data.split import check_interactions
 from fedrec.data.tabular import Frame
 from fedrec.evaluation.evaluate import per_user_values
 from fedrec.evaluation.metrics import ExposureMetric, Metric
-from fedrec.models.base import Model, Pairs
+from fedrec.models.base import Model
+from fedrec.models.module import ModelParams
 from fedrec.personalization.base import Personalization
 from fedrec.plugins import Plugin
 from fedrec.testing.trial import Trial, as_bytes, require, small_split
@@ -130,13 +130,23 @@ def together_is_one_by_one(plugin: Any) -> None:
     model, kind = trial.task.model, type(trial.task.model)
     if model.execution == "loop":
         raise SkipTest("its clients are computed one by one")
-    dense = {n for n, s in model.params().items() if s.axis in (None, "client")}
+    dense = {n for n, s in trial.task.specs().items() if s.axis in (None, "client")}
 
-    def score(self: Model, params: Tensors, pairs: Pairs) -> torch.Tensor:
-        rows = {n: v.expand(len(pairs.items), *v.shape) for n, v in params.items() if n in dense}
-        return kind.score(self, {**params, **rows}, pairs)
+    def as_rows(method: str) -> Callable[..., torch.Tensor]:
+        def call(self: Model, params: ModelParams, batch: Any, *vectors: Any) -> torch.Tensor:
+            n = len(batch if isinstance(batch, torch.Tensor) else batch.items)
+            rows = {name: params[name].expand(n, *params[name].shape) for name in dense & {*params}}
+            result: torch.Tensor = getattr(kind, method)(
+                self, params.replaced(rows), batch, *vectors
+            )
+            return result
 
-    flat = {"score": score, "score_catalogue": Model.score_catalogue}
+        return call
+
+    flat = {"score": as_rows("score"), "rank": Model.rank}
+    for method in ("item_vectors", "loss"):
+        if model.overrides(method):
+            flat[method] = as_rows(method)
     loop = trial.with_model(execution="loop", **flat if model.execution == "flat" else {})
     trial.compare(loop.results(), trial.results(), f"execution = '{model.execution}'")
 
@@ -144,10 +154,10 @@ def together_is_one_by_one(plugin: Any) -> None:
 def ranking_is_scoring(plugin: Any) -> None:
     """Rank the catalogue by the scores of its pairs (float64, 1e-10)."""
     trial = Trial.of(plugin, "float64")
-    if type(plugin).score_catalogue is Model.score_catalogue:
+    if not plugin.overrides("rank"):
         raise SkipTest("it ranks by scoring pairs")
-    pairs = trial.with_model(score_catalogue=Model.score_catalogue)
-    trial.compare(pairs.results(), trial.results(), "by score_catalogue")
+    pairs = trial.with_model(rank=Model.rank)
+    trial.compare(pairs.results(), trial.results(), "by rank")
 
 
 # Strategies: how updates are summed and applied.

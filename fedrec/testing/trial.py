@@ -4,19 +4,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from typing import Any, Self, TypeAlias
+from zlib import crc32
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fedrec.aggregation.returned import checked_broadcast, checked_init
-from fedrec.compute.batch import Tensors
 from fedrec.compute.operations import row_dot
+from fedrec.data.catalogue import Catalogue
 from fedrec.data.clients import Clients
 from fedrec.data.prepare import split_of
 from fedrec.data.synthetic import Synthetic
 from fedrec.evaluation.scorer import UserScorer
-from fedrec.models.base import Model, Pairs, check_model
+from fedrec.models.base import Batch, Model
+from fedrec.models.module import ModelParams
 from fedrec.personalization.base import Personalization
+from fedrec.seeds import Purpose, normal
 from fedrec.training.client_rule import client_rule_of
 from fedrec.training.clients import train_clients
 from fedrec.training.draws import Layout
@@ -43,7 +47,7 @@ def require(holds: object, otherwise: str) -> None:
 class Probe(Model):
     """A flat model with parameters of several kinds, to try other plug-ins with."""
 
-    def params(self) -> Mapping[str, ParamSpec]:
+    def params(self, catalogue: Catalogue) -> Mapping[str, ParamSpec]:
         """Return factors, a bias of the item and of the client, and a dense parameter."""
         return {
             "item": ParamSpec("shared", "item", (8,), init_std=0.5),
@@ -53,9 +57,9 @@ class Probe(Model):
             "probe_client": ParamSpec("private", "client", (), init_std=0.1),
         }
 
-    def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
+    def score(self, params: ModelParams, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
         """Return the product of the factors and the biases, float [q]."""
-        product = row_dot(params["user"] * params["probe_scale"], params["item"])
+        product = row_dot(params["user"] * params["probe_scale"], vectors)
         return product + params["probe_bias"] + params["probe_client"]
 
 
@@ -64,6 +68,36 @@ def small_split() -> Split:
     """Return 24 users of unequal activity, dealt to 10 clients of unequal size, and 60 items."""
     data = Synthetic(users=24, items=60, taste_groups=3, rank=2, interactions_per_user=16.0)
     return split_of(data, Clients(by="random", count=10))
+
+
+class _Features(dict[str, FloatArray]):
+    """A feature of 8 numbers for each name that a model asks for; some items do not have it."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __missing__(self, name: str) -> FloatArray:
+        n_items = small_split().n_items
+        salt = crc32(name.encode())
+        values = normal(0, Purpose.INIT_GLOBAL, np.arange(n_items), (8,), salt)
+        self[name] = values * _present(n_items)[:, None]
+        return self[name]
+
+
+class _Present(dict[str, NDArray[np.bool_]]):
+    def __missing__(self, name: str) -> NDArray[np.bool_]:
+        return _present(small_split().n_items)
+
+
+def _present(n_items: int) -> NDArray[np.bool_]:
+    return np.arange(n_items) % 7 > 0
+
+
+@cache
+def small_catalogue() -> Catalogue:
+    """Return the items of `small_split`, with a feature for each name that is asked for."""
+    bare = Catalogue.of(small_split())
+    return replace(bare, features=_Features(), present=_Present())
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +118,10 @@ class Trial:
             dtype: Of all arithmetic; "": float64 for models without a promise of equal bits.
         """
         model = plugin if isinstance(plugin, Model) else Probe()
-        check_model(model)
         form = plugin if isinstance(plugin, Personalization) else Personalization()
         dtype = dtype or ("float32" if model.execution == "flat" else "float64")
-        task = ClientTask(model, form, TRAIN, 0, "clean", dtype, client_rule_of(plugin))
+        rule, items = client_rule_of(plugin), small_catalogue()
+        task = ClientTask(model, form, TRAIN, 0, "clean", dtype, rule, catalogue=items)
         split = small_split()
         trial = cls.before(task, split.shard(np.arange(split.n_clients)))
         if not hasattr(plugin, "broadcast"):

@@ -10,6 +10,7 @@ from fedrec.aggregation.reduce import Summing, joined
 from fedrec.errors import EngineError
 from fedrec.personalization.base import FrozenItems
 from fedrec.training.draws import Layout, positives_of_clients, seen_items
+from fedrec.training.forward import encode_catalogue
 from fedrec.training.local_sgd import train_chunk
 from fedrec.training.plan import plan_training
 from fedrec.training.task import ClientTask
@@ -65,7 +66,10 @@ def train_clients(
         build(task.dtype)
         return train_numba(task, shard, params, local, round, summing)
     tensors = tensors_of(params, task.dtype)
-    unit_item_vectors = task.personalization.unit_item_vectors(tensors["item"])
+    table = tensors.get("item", torch.zeros(shard.n_items, 0))
+    if task.mixes_vectors and task.personalization.needs_frozen_items:
+        table = encode_catalogue(task, tensors)
+    unit_item_vectors = task.personalization.unit_item_vectors(table)
     layout = Layout.of(task, shard)
 
     def train(rows: slice) -> tuple[UpdateBatch, dict[str, FloatArray]]:
@@ -73,7 +77,7 @@ def train_clients(
         subset, at = shard.take(clients), layout.positions(clients)
         before = {name: local[name][at[spec.axis or ""]] for name, spec in task.locals().items()}
         plan = plan_training(task, subset, round, popularity, seen_items(task, subset, before))
-        frozen_items = frozen_items_of(task, subset, tensors["item"], unit_item_vectors)
+        frozen_items = frozen_items_of(task, subset, table, unit_item_vectors)
         return train_chunk(task, plan, frozen_items, tensors, tensors_of(before, task.dtype))
 
     cuts = bounded_slices(offsets_of(_step_bytes(task, shard)), _CHUNK_BYTES, chunk)
@@ -95,7 +99,8 @@ def _step_bytes(task: ClientTask, shard: Shard) -> IntArray:
     pairs = positives * (1 + train.negatives) + task.personalization.random_rows
     of_client = np.bincount(shard.client_of_user(), pairs, shard.n_clients)
     dense = task.size(*task.dense(), *task.private()) / _DENSE_SHARE
-    values = task.size(*task.tables()) * of_client + dense
+    row = task.size(*task.tables(), *task.frozen()) + task.encodes * task.width
+    values = row * of_client + dense
     return (np.dtype(task.dtype).itemsize * values).astype(np.int64)
 
 

@@ -1,23 +1,27 @@
 """The model on the pairs of a step: flat, or written for one client and computed for many."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fedrec.compute.batch import Tensors, pad_rows, padded_places
+from fedrec.compute.batch import Histories, Tensors, pad_rows, padded_places
 from fedrec.compute.operations import gather, repeat_rows
 from fedrec.errors import ConfigError
-from fedrec.models.base import Execution, History, Pairs
+from fedrec.models.base import Batch, Execution, History
+from fedrec.models.module import ModelParams, Network
 from fedrec.training.plan import Owners, Step
 from fedrec.training.task import ClientTask
-from fedrec.types import IntArray, Ragged, offsets_of
+from fedrec.types import FloatArray, IntArray, offsets_of
 
-Call: TypeAlias = Callable[[Tensors, Pairs], Tensor]
-"""From the parameters and pairs of one client, [l], to float [l, ...]."""
+_ENCODED = 4096
+"""Items whose vectors are computed together."""
+
+Call: TypeAlias = Callable[[ModelParams, Batch, Tensor], Tensor]
+"""From the parameters, pairs and item vectors of one client, [l], to float [l, ...]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,28 +29,36 @@ class Rows:
     """What is computed: pairs, or users, client after client, with parameters by name.
 
     Args:
-        counts: int64 [c], rows of each client, at least 1.
+        sizes: int64 [c], rows of each client, at least 1.
         users: int64 [q], the user row; those of a client are neighbours.
         items: int64 [q].
         of_rows: float [q, *shape], one per row.
         of_clients: float [c, *shape], one per client.
         shared: float [*shape], the same for all.
         repeated: float [c, *shape], one per client, which the model gets once per row.
-        context: int64 [q], see `fedrec.models.base.Pairs`.
-        history: One row per user row, for a model with a window: rows of ``source``.
+        vectors: float [q, d], the item vectors.
+        labels: float [q], see `fedrec.models.base.Batch`; so are ``counts`` and ``context``.
+        history: Of the user rows, for a model with a window: places of ``source``.
         source: float [n, d], the vectors that histories are made of.
+        network: What the model built.
+        keys: int64 [c], what dropout depends on; None when ranking.
     """
 
-    counts: IntArray
+    sizes: IntArray
     users: Tensor
     items: Tensor
     of_rows: Tensors
     of_clients: Tensors
     shared: Tensors = field(default_factory=dict)
     repeated: Tensors = field(default_factory=dict)
+    vectors: Tensor | None = None
+    labels: Tensor | None = None
+    counts: Tensor | None = None
     context: Tensor | None = None
-    history: Ragged | None = None
+    history: Histories | None = None
     source: Tensor | None = None
+    network: Network | None = None
+    keys: Tensor | None = None
 
 
 def compute(call: Call, rows: Rows, execution: Execution, most: int | None = None) -> Tensor:
@@ -64,19 +76,23 @@ def compute(call: Call, rows: Rows, execution: Execution, most: int | None = Non
     Raises:
         ConfigError: If ``call`` does what `torch.func.vmap` cannot.
     """
-    n_clients, offsets = len(rows.counts), offsets_of(rows.counts)
+    n_clients, offsets = len(rows.sizes), offsets_of(rows.sizes)
     if execution == "flat":
         of_clients = {**rows.of_clients, **rows.repeated}
         params = {name: repeat_rows(value, offsets) for name, value in of_clients.items()}
         for name, value in rows.shared.items():
             params[name] = value.expand(len(rows.users), *value.shape)
-        return call({**rows.of_rows, **params}, Pairs(rows.users, rows.items))
+        batch = Batch(rows.users, rows.items, rows.labels, rows.counts)
+        vectors = (
+            rows.users.new_zeros((len(rows.users), 0)) if rows.vectors is None else rows.vectors
+        )
+        return call(ModelParams({**rows.of_rows, **params}), batch, vectors)
     if n_clients == 0:
         return torch.zeros(0, dtype=torch.get_default_dtype())
     together, results = execution == "vmap", []
     size = n_clients if together else 1
     if together and most is not None:
-        size = max(most // int(rows.counts.max()), 1)
+        size = max(most // int(rows.sizes.max()), 1)
     for start in range(0, n_clients, size):
         group = slice(start, min(start + size, n_clients))
         at = slice(int(offsets[group.start]), int(offsets[group.stop]))
@@ -86,7 +102,7 @@ def compute(call: Call, rows: Rows, execution: Execution, most: int | None = Non
 
 def _group(call: Call, rows: Rows, group: slice, at: slice, together: bool) -> Tensor:
     """Compute neighbouring clients side by side, or one client; float [q, ...]."""
-    padded, place = padded_places(rows.counts[group])
+    padded, place = padded_places(rows.sizes[group])
     of_rows = {name: pad_rows(value[at], padded, place) for name, value in rows.of_rows.items()}
     of_rows |= {
         name: value[group].unsqueeze(1).expand(-1, padded.shape[1], *value.shape[1:])
@@ -95,22 +111,34 @@ def _group(call: Call, rows: Rows, group: slice, at: slice, together: bool) -> T
     of_clients = {name: value[group] for name, value in rows.of_clients.items()}
     users = rows.users[at][padded]
     where = {"users": users - users[:, :1], "items": rows.items[at][padded]}
-    if rows.context is not None:
-        where["context"] = rows.context[at][padded]
-        where["vectors"], where["lengths"] = _histories(rows, users)
+    for name in ("labels", "counts", "context"):
+        column = getattr(rows, name)
+        if column is not None:
+            where[name] = column[at][padded]
+    if rows.labels is not None:
+        within = torch.arange(padded.shape[1])
+        where["real"] = within < torch.from_numpy(rows.sizes[group]).unsqueeze(1)
+    if rows.vectors is not None:
+        where["vectors"] = pad_rows(rows.vectors[at], padded, place)
+    if rows.keys is not None:
+        where["key"] = rows.keys[group]
+    histories = {} if rows.context is None else _histories(rows, users)
 
-    def of_client(of_rows: Tensors, of_clients: Tensors, where: Tensors) -> Tensor:
-        history = History(where["vectors"], where["lengths"]) if "vectors" in where else None
-        pairs = Pairs(where["users"], where["items"], where.get("context"), history)
-        return call({**rows.shared, **of_rows, **of_clients}, pairs)
+    def of_client(of_rows: Tensors, of_clients: Tensors, where: Tensors, past: Tensors) -> Tensor:
+        given = dict(where)
+        vectors, key = given.pop("vectors", None), given.pop("key", None)
+        batch = Batch(**given, history=History(**past) if past else None)
+        params = ModelParams({**rows.shared, **of_rows, **of_clients}, rows.network, key)
+        return call(params, batch, batch.items if vectors is None else vectors)
 
+    inputs = of_rows, of_clients, where, histories
     if not together:
         # Copies: what a product gives may depend on where its operands begin in memory.
         of_clients = {name: value.clone() for name, value in of_clients.items()}
-        inputs = ({k: v[0] for k, v in named.items()} for named in (of_rows, of_clients, where))
-        return of_client(*inputs)
+        inputs = of_rows, of_clients, where, histories
+        return of_client(*({k: v[0] for k, v in named.items()} for named in inputs))
     try:
-        results: Tensor = torch.func.vmap(of_client)(of_rows, of_clients, where)
+        results: Tensor = torch.func.vmap(of_client)(*inputs)
     except RuntimeError as error:
         if "vmap" not in str(error):
             raise
@@ -121,7 +149,7 @@ def _group(call: Call, rows: Rows, group: slice, at: slice, together: bool) -> T
     return results.flatten(0, 1).index_select(0, place)
 
 
-def _histories(rows: Rows, users: Tensor) -> tuple[Tensor, Tensor]:
+def _histories(rows: Rows, users: Tensor) -> dict[str, Tensor]:
     """Return the histories of clients' users, from each client's first to its last.
 
     Args:
@@ -129,19 +157,62 @@ def _histories(rows: Rows, users: Tensor) -> tuple[Tensor, Tensor]:
         users: int64 [b, l], the user rows of each client, ascending.
 
     Returns:
-        float [b, u, h, d], zero after the end of a history, and lengths, int64 [b, u].
+        The fields of `fedrec.models.base.History`, each with one more dimension, [b, u, ...].
     """
     history, source = rows.history, rows.source
     assert history is not None and source is not None
+    offsets = history.rows.offsets
     width = int((users[:, -1] - users[:, 0]).max()) + 1
-    of_clients = np.minimum(users[:, :1].numpy() + np.arange(width), len(history) - 1)
-    lengths = history.lengths[of_clients]
+    of_clients = np.minimum(users[:, :1].numpy() + np.arange(width), len(history.rows) - 1)
+    lengths = history.rows.lengths[of_clients]
     within = np.arange(int(lengths.max(initial=0)))
     inside = within < lengths[..., None]
-    at = np.where(inside, history.offsets[of_clients][..., None] + within, 0)
-    places = history.values[at] if len(history.values) else at
-    vectors = gather(source, torch.from_numpy(places))
-    return vectors * torch.from_numpy(inside).unsqueeze(-1), torch.from_numpy(lengths)
+    at = np.where(inside, offsets[of_clients][..., None] + within, 0)
+
+    def laid_out(column: FloatArray | IntArray) -> Tensor:
+        places = column[at] if len(column) else at
+        return torch.from_numpy(np.where(inside, places, 0))
+
+    vectors = gather(source, laid_out(history.rows.values))
+    columns = {"items": history.items, "times": history.times, "ratings": history.ratings}
+    return {
+        "vectors": vectors * torch.from_numpy(inside).unsqueeze(-1),
+        "lengths": torch.from_numpy(lengths),
+        **{name: laid_out(column) for name, column in columns.items() if column is not None},
+    }
+
+
+def encode(task: ClientTask, rows: Rows) -> Tensor:
+    """Return the item vectors of rows with the parameters of their clients, float [q, d]."""
+
+    def call(params: ModelParams, batch: Batch, vectors: Tensor) -> Tensor:
+        return task.model.item_vectors(params, batch.items)
+
+    return compute(call, rows, task.model.execution)
+
+
+def encode_catalogue(task: ClientTask, params: Tensors) -> Tensor:
+    """Return the vectors of all items, float [n_items, d]; no gradient.
+
+    Args:
+        task: The model.
+        params: The shared parameters.
+    """
+    if not task.encodes:
+        return params["item"]
+    n_items, blocks = task.catalogue.n_items, []
+    tables = {**{name: params[name] for name in task.tables()}, **task.frozen_tables}
+    n_items = len(next(iter(tables.values()))) if tables else n_items
+    with torch.no_grad():
+        for start in range(0, n_items, _ENCODED):
+            items = torch.arange(start, min(start + _ENCODED, n_items))
+            values = {name: table[items] for name, table in tables.items()}
+            for name in task.dense():
+                dense = params[name]
+                is_row = task.model.execution == "flat"
+                values[name] = dense.expand(len(items), *dense.shape) if is_row else dense
+            blocks.append(task.model.item_vectors(ModelParams(values, task.network), items))
+    return torch.cat(blocks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,23 +225,32 @@ class Forward:
         values: Per item table, float [q, *shape], a row per pair; per dense shared parameter,
             float [c, *shape], one per client of the step; per private parameter,
             float [n, *shape], one per owner of the step.
+        keys: int64 [c], what the dropout of each client of the step depends on.
     """
 
     task: ClientTask
     step: Step
     values: Mapping[str, Tensor]
+    keys: Tensor | None = None
+
+    def mixed(self) -> Tensor:
+        """Return what the personalization mixes, float [q, d]: item vectors, or table rows."""
+        task = self.task
+        return self._encoded(self.values) if task.mixes_vectors else self.values["item"]
 
     def score(self, rows: Tensor) -> Tensor:
-        """Score the pairs with given item vectors: float [q, d] -> float [q]."""
-        return self._of(self.task.model.score, rows, None, self.step.pairs.context)
+        """Score the pairs with given vectors: float [q, d] -> float [q]."""
+        return self._of(self.task.model.score, rows)
 
     def features(self, rows: Tensor) -> Tensor:
         """Return the input of the model's last linear layer: float [q, d] -> float [q, h]."""
-        return self._of(self.task.model.features, rows, None, self.step.pairs.context)
+        return self._of(self.task.model.features, rows)
 
-    def trained_scores(self, rows: Tensor) -> Tensor:
-        """Score what the step trains on: float [q, d] -> float [r]."""
-        return self._of(self.task.model.score, rows, self.step.scored, self.step.context)
+    def trained_on(self, rows: Tensor) -> Tensor:
+        """Return the score, or the model's own loss, of what the step trains on, float [r]."""
+        model = self.task.model
+        call = model.loss if model.overrides("loss") else model.score
+        return self._of(call, rows, trained=True)
 
     def of_pairs(self, names: Iterable[str], at: Tensor | None = None) -> dict[str, Tensor]:
         """Return private parameters once per pair, float [q, *shape].
@@ -183,32 +263,88 @@ class Forward:
         values = {n: _spread(self.values[n], owners[str(specs[n].axis)]) for n in names}
         return values if at is None else {name: gather(v, at) for name, v in values.items()}
 
-    def _of(self, call: Call, rows: Tensor, at: Tensor | None, context: Tensor | None) -> Tensor:
+    def _of(self, call: Call, rows: Tensor, trained: bool = False) -> Tensor:
+        """Compute the pairs; ``trained``: what the step trains on, in its order.
+
+        Args:
+            call: Of the model.
+            rows: float [q, d], what the personalization made of `mixed`.
+            trained: Whether pairs are repeated as the step trains on them.
+        """
+        task, step = self.task, self.step
+        vectors = rows
+        if task.encodes and not task.mixes_vectors:
+            vectors = self._encoded({**self.values, "item": rows})
+        at = step.scored if trained else None
+        computed = self._rows(at, vectors)
+        # A score must not see what it is to predict.
+        sees_labels = trained and task.model.overrides("loss")
+        return compute(
+            call,
+            replace(
+                computed,
+                labels=step.is_positive if sees_labels else None,
+                counts=step.n_negative if sees_labels else None,
+                context=step.context if trained else step.pairs.context,
+                history=step.pairs.history,
+                source=vectors,
+            ),
+            task.model.execution,
+        )
+
+    def _encoded(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Return the item vectors of the pairs, float [q, d], each item of a client once."""
+        task = self.task
+        if not task.encodes:
+            return values["item"]
+        rows = replace(self, values=values)._rows(None, None)
+        if len(self.step.owners["user"].present) == len(self.step.owners["client"].present):
+            return encode(task, rows)
+        # Users of one client may share items.
+        client = self.step.owners["client"].index
+        width = int(rows.items.max()) + 1
+        keys = client * width + rows.items.numpy()
+        _, first, of_pairs = np.unique(keys, return_index=True, return_inverse=True)
+        at = torch.from_numpy(first)
+        distinct = Rows(
+            np.bincount(client[first]),
+            rows.users[at],
+            rows.items[at],
+            {name: gather(value, at) for name, value in rows.of_rows.items()},
+            rows.of_clients,
+            network=rows.network,
+            keys=rows.keys,
+        )
+        return gather(encode(task, distinct), torch.from_numpy(of_pairs))
+
+    def _rows(self, at: Tensor | None, vectors: Tensor | None) -> Rows:
+        """Return the pairs with their parameters; int64 [r], which pairs, None: each once."""
         task, pairs = self.task, self.step.pairs
         users, clients = self.step.owners["user"], self.step.owners["client"]
-        tables = {**{name: self.values[name] for name in task.tables()}, "item": rows}
+        tables = {name: self.values[name] for name in task.tables()}
         of_users, by_pair, repeated = task.of_model("user"), task.of_model("positive"), list[str]()
         # Of clients with one user each, what is the user's is the client's.
         if len(users.present) == len(clients.present):
             repeated = of_users
         else:
             by_pair += of_users
+        tables |= {name: table[pairs.items] for name, table in task.frozen_tables.items()}
         user, item, client = pairs.users, pairs.items, clients.index
         if at is not None:
             tables = {name: gather(value, at) for name, value in tables.items()}
             user, item, client = user[at], item[at], client[at.numpy()]
-        computed = Rows(
+            vectors = None if vectors is None else gather(vectors, at)
+        return Rows(
             np.bincount(client),
             user,
             item,
             tables | self.of_pairs(by_pair, at),
             {name: self.values[name] for name in (*task.dense(), *task.of_model("client"))},
             repeated={name: self.values[name] for name in repeated},
-            context=context,
-            history=pairs.history,
-            source=rows,
+            vectors=vectors,
+            network=task.network,
+            keys=self.keys,
         )
-        return compute(call, computed, task.model.execution)
 
 
 def _spread(values: Tensor, owners: Owners) -> Tensor:

@@ -15,13 +15,14 @@ from torch import Tensor
 
 from fedrec.compute.operations import gather, log_sigmoid, segment_sum
 from fedrec.errors import ConfigError, check_shapes, not_finite
-from fedrec.models.base import UNTRAINED
+from fedrec.models.check import UNTRAINED
 from fedrec.personalization.base import FrozenItems
+from fedrec.seeds import Purpose, bits
 from fedrec.training.client_rule import ClientUpdate
 from fedrec.training.client_state import ClientState
 from fedrec.training.clipping import clients_of_owners, clipped
 from fedrec.training.draws import positives_of_clients
-from fedrec.training.forward import Forward
+from fedrec.training.forward import Forward, Rows, encode
 from fedrec.training.optimizers import step_rows
 from fedrec.training.plan import Step, TrainingPlan
 from fedrec.training.task import ClientTask
@@ -49,14 +50,14 @@ def train_chunk(
         The updates, with the loss summed over the positives of the last local epoch, and the new
         private parameters.
     """
-    chunk = _Chunk(task, plan, params, local)
+    chunk = _Chunk(task, plan, frozen_items, params, local)
     loss = torch.zeros(plan.shard.n_clients, dtype=torch.float64)
-    for epoch in plan.epochs:
+    for chunk.epoch, epoch in enumerate(plan.epochs):
         prepared, loss = None, torch.zeros_like(loss)
         if epoch.every_pair is not None:
             prepared = task.personalization.prepare(frozen_items, epoch.every_pair.pairs)
-        for step in epoch.steps:
-            chunk.train(step, prepared, loss)
+        for number, step in enumerate(epoch.steps):
+            chunk.train(step, number, prepared, loss)
         if epoch.every_pair is not None:
             chunk.after_epoch(epoch.every_pair, prepared)
     return chunk.outcome(loss)
@@ -69,12 +70,13 @@ class _Chunk:
         self,
         task: ClientTask,
         plan: TrainingPlan,
+        frozen_items: FrozenItems,
         params: Mapping[str, Tensor],
         local: Mapping[str, Tensor],
     ) -> None:
         row_items, n_clients = torch.from_numpy(plan.rows.values), plan.shard.n_clients
         self.row_client = torch.from_numpy(plan.rows.owners())
-        self.task, self.plan = task, plan
+        self.task, self.plan, self.frozen_items, self.epoch = task, plan, frozen_items, 0
         self.tables, self.dense = task.tables(), task.dense()
         self.start = {n: params[n].index_select(0, row_items) for n in self.tables}
         self.start |= {n: params[n].expand(n_clients, *params[n].shape) for n in self.dense}
@@ -90,23 +92,30 @@ class _Chunk:
         plain = task.client_rule.plain and task.client_rule.proximal == 0
         self.state = None if plain else ClientState(task, plan, params, local)
 
-    def train(self, step: Step, prepared: Any, loss: Tensor) -> None:
-        """Make one step; add to the loss of each client, float64 [c]."""
-        personalization = self.task.personalization
-        forward, frozen = self._forward(step), self._frozen(step)
-        leaves, work = forward.values, forward.values["item"]
-        local = forward.of_pairs(self.task.added())
+    def train(self, step: Step, number: int, prepared: Any, loss: Tensor) -> None:
+        """Make one step of an epoch; add to the loss of each client, float64 [c]."""
+        task, personalization = self.task, self.task.personalization
+        forward, frozen = self._forward(step, number), self._frozen(step)
+        leaves, work = forward.values, forward.mixed()
+        local = forward.of_pairs(task.added())
         rows = personalization.rows(work, frozen, local, step.pairs)
-        check_shapes(f"{self.task.personalized}: rows", {"": rows}, {"": work})
+        check_shapes(f"{task.personalized}: rows", {"": rows}, {"": work})
         of_scores, index = local, step.pairs.index
         if step.scored is not None:
             index = index[step.scored]
-            of_scores = forward.of_pairs(self.task.added(), step.scored)
-        base = forward.trained_scores(rows)
-        score = personalization.score(base, of_scores, index, prepared)
-        model = f"model {type(self.task.model).__name__}"
-        scores = {f"{model}: score": base, f"{self.task.personalized}: score": score}
-        for source, values in scores.items():
+            of_scores = forward.of_pairs(task.added(), step.scored)
+        result = forward.trained_on(rows)
+        score = personalization.score(result, of_scores, index, prepared)
+        has_loss = task.model.overrides("loss")
+        if has_loss and score is not result:
+            raise ConfigError(
+                f"{task.personalized} changes the score, but the model {type(task.model).__name__} "
+                "has a loss of its own, which does not use it; with PLGC set mode: decoupled or "
+                "branch: table"
+            )
+        model = f"model {type(task.model).__name__}: {'loss' if has_loss else 'score'}"
+        results = {model: result, f"{task.personalized}: score": score}
+        for source, values in results.items():
             check_shapes(source, {"": values}, {"": step.is_positive})
             if not values.requires_grad:
                 raise ConfigError(f"{source} {UNTRAINED}")
@@ -118,7 +127,7 @@ class _Chunk:
         if extra is not None:
             total = total + extra
         if not math.isfinite(total.item()):
-            for source, values in {f"{self.task.personalized}: rows": rows, **scores}.items():
+            for source, values in {f"{task.personalized}: rows": rows, **results}.items():
                 if not values.isfinite().all():
                     raise not_finite(f"{source} is not finite", leaves.values())
         wanted = [n for n, value in leaves.items() if value.requires_grad]
@@ -134,9 +143,9 @@ class _Chunk:
     def after_epoch(self, every_pair: Step, prepared: Any) -> None:
         """Let the personalization set its values after an epoch."""
         with torch.no_grad():
-            forward = self._forward(every_pair)
+            forward = self._forward(every_pair, None)
             changed = self.task.personalization.after_epoch(
-                forward.values["item"],
+                forward.mixed(),
                 self._frozen(every_pair),
                 forward.of_pairs(self.task.added()),
                 {name: self.private[name] for name in self.task.added()},
@@ -152,7 +161,7 @@ class _Chunk:
         if task.personalization.overrides("after_round"):
             positives = positives_of_clients(plan.shard)
             at = torch.from_numpy(plan.rows.find(positives.owners(), positives.values))
-            change = (self.shared["item"] - self.start["item"])[at]
+            change = (self._mixed(self.shared) - self._mixed(self.start))[at]
             change[at < 0] = 0
             added = {n: self.private[n] for n in task.added()}
             self._set_added("after_round", task.personalization.after_round(change, added))
@@ -182,30 +191,65 @@ class _Chunk:
         check_shapes(f"{self.task.personalized}: {method}", {**added, **changed}, added)
         self.private |= changed
 
-    def _forward(self, step: Step) -> Forward:
-        """Gather the values that a step uses: per pair, per client of the step, per owner."""
-        leaves, specs = {}, self.task.specs()
+    def _forward(self, step: Step, number: int | None) -> Forward:
+        """Gather the values that a step uses: per pair, per client of the step, per owner.
+
+        Args:
+            step: The step.
+            number: Of the step in its epoch, for dropout; None: nothing is dropped.
+        """
+        leaves, specs, plan = {}, self.task.specs(), self.plan
         for name in self.tables:
             value = self.shared[name]
             leaves[name] = value if step.every_row else value.index_select(0, step.local_rows)
-        clients = torch.from_numpy(step.owners["client"].present)
+        present = step.owners["client"].present
+        clients = torch.from_numpy(present)
         for name in self.dense:
             leaves[name] = self.shared[name].index_select(0, clients)
         for name in self.task.private():
-            present = torch.from_numpy(step.owners[str(specs[name].axis)].present)
-            leaves[name] = self.private[name].index_select(0, present)
+            owners = torch.from_numpy(step.owners[str(specs[name].axis)].present)
+            leaves[name] = self.private[name].index_select(0, owners)
         trained = {n: v.detach().requires_grad_(specs[n].trainable) for n, v in leaves.items()}
-        return Forward(self.task, step, trained)
+        keys = None
+        if number is not None and self.task.network is not None:
+            ids = plan.shard.client_ids[present]
+            draw = np.full(len(ids), self.epoch * 2**20 + number)
+            hashed = bits(self.task.seed, Purpose.DROPOUT, plan.round, ids, draw)
+            keys = torch.from_numpy(hashed.view(np.int64))
+        return Forward(self.task, step, trained, keys)
 
     def _frozen(self, step: Step) -> Tensor:
-        """Return the rows of the item table as the round began, float [q, d]."""
+        """Return what the personalization mixes, as the round began, float [q, d]."""
+        if self.task.mixes_vectors:
+            if not self.task.personalization.needs_frozen_items:
+                return torch.zeros(len(step.local_rows), 0)
+            return self.frozen_items.table.index_select(0, step.pairs.items)
+        if "item" not in self.start:
+            return torch.zeros(len(step.local_rows), 0)
         start = self.start["item"]
         return start if step.every_row else start.index_select(0, step.local_rows)
+
+    def _mixed(self, shared: Mapping[str, Tensor]) -> Tensor:
+        """Return what the personalization mixes, of all local rows, float [n, d]."""
+        task, rows = self.task, self.plan.rows
+        if not task.mixes_vectors:
+            return shared["item"]
+        present, items = np.flatnonzero(rows.lengths), torch.from_numpy(rows.values)
+        of_rows = {name: shared[name] for name in self.tables}
+        of_rows |= {name: table[items] for name, table in task.frozen_tables.items()}
+        of_clients = {name: shared[name][torch.from_numpy(present)] for name in self.dense}
+        owners = torch.from_numpy(rows.owners())
+        every_row = Rows(
+            rows.lengths[present], owners, items, of_rows, of_clients, network=task.network
+        )
+        return encode(task, every_row)
 
     def _loss(self, step: Step, score: Tensor) -> tuple[Tensor, Tensor]:
         """Return the position of the client and the loss of each score, or of each positive."""
         clients = torch.from_numpy(step.owners["client"].index)
         of_scores = clients if step.scored is None else clients[step.scored]
+        if self.task.model.overrides("loss"):
+            return of_scores, score
         if self.task.train.loss == "bce":
             positive, negative = step.is_positive.to(score.dtype), step.n_negative.to(score.dtype)
             return of_scores, -(positive * log_sigmoid(score) + negative * log_sigmoid(-score))

@@ -62,7 +62,7 @@ class Optimizer(Section):
         shapes = {key: values.shape[:1] if key == "steps" else values.shape for key in self.state}
         return {key: values.new_zeros(shape) for key, shape in shapes.items()}
 
-    def without_effect(self, experiment: Any, split: Any) -> list[str]:
+    def without_effect(self, run: Any) -> list[str]:
         """Say what belongs to the other optimizers."""
         if self.name == "sgd":
             return self.unused("it belongs to adam and adamw", "beta1", "beta2", "epsilon")
@@ -140,15 +140,15 @@ class Optimizers(Section):
         }
         return self.model_copy(update=rates)
 
-    def without_effect(self, experiment: Any, split: Any) -> list[str]:
+    def without_effect(self, run: Any) -> list[str]:
         """Say which group of parameters the model does not have."""
-        task, unused = experiment.client_task(), {}
+        task, unused = run.task, {}
         if not task.dense():
             unused["shared"] = "the model shares nothing but item tables"
         if not task.trains_private:
             unused["private"] = NO_PRIVATE
         # What a strategy fills in for all models is nobody's wish.
-        usual = experiment.strategy.defaults.get("train", {}).get("optimizers", {})
+        usual = run.experiment.strategy.defaults.get("train", {}).get("optimizers", {})
         lines = []
         for group, why in unused.items():
             section, kind = getattr(self, group), type(getattr(self, group))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from fedrec.compute.batch import PairBatch
+from fedrec.compute.batch import Histories, PairBatch
 from fedrec.training.draws import Draws, draw_round, positives_of_clients, trained_positives
 from fedrec.training.task import ClientTask
 from fedrec.types import IntArray, Ragged, Shard, offsets_of
@@ -260,7 +260,12 @@ class _Planner:
         user = np.flatnonzero(present)[wanted.owners()]
         keys = batch.users.numpy() * n_items + batch.items.numpy()
         at = np.searchsorted(keys, user * n_items + self.shard.train.values[wanted.values])
-        rows = Ragged(offsets_of(np.where(present, history.lengths, 0)), at)
+        shard, rows = self.shard, Ragged(offsets_of(np.where(present, history.lengths, 0)), at)
+        columns = (
+            None if column is None else column[wanted.values]
+            for column in (shard.timestamps, shard.ratings)
+        )
+        histories = Histories(rows, shard.train.values[wanted.values], *columns)
         before = np.minimum(history.lengths, self.task.model.window - 1)[batch.users.numpy()]
         before[at] = np.arange(len(at)) - wanted.offsets[:-1][wanted.owners()]
         context = torch.from_numpy(before)
@@ -268,7 +273,7 @@ class _Planner:
         is_positive[:, 0] = 1.0
         return replace(
             step,
-            pairs=replace(batch, history=rows, context=context),
+            pairs=replace(batch, history=histories, context=context),
             is_positive=is_positive.ravel(),
             n_negative=1.0 - is_positive.ravel(),
             context=context[asked[:, :1]].expand(asked.shape).ravel(),

@@ -66,7 +66,7 @@ class Schedule(Section):
                 "shorten a phase or raise rounds.count"
             )
 
-    def without_effect(self, experiment: Any, split: Any) -> list[str]:
+    def without_effect(self, run: Any) -> list[str]:
         """Say what belongs to another schedule, or to a phase without rounds."""
         annealing = ("shape", "floor")
         if self.name == "constant":

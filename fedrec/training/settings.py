@@ -50,11 +50,11 @@ class Train(Section):
     weight_decay: float = Field(0.0, ge=0)
     backend: Literal["auto", "numba", "torch"] = "auto"
 
-    def without_effect(self, experiment: Any, split: Any) -> list[str]:
+    def without_effect(self, run: Any) -> list[str]:
         """Say that nothing decays, or that a batch holds all that any client has."""
-        names = [] if experiment.client_task().trains_private else ["weight_decay"]
+        names = [] if run.task.trains_private else ["weight_decay"]
         lines = self.unused(NO_PRIVATE, *names)
-        if self.one_step(split):
+        if self.one_step(run.split):
             lines += self.unused("no client has more train items", "batch_size")
         return lines
 

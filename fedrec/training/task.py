@@ -3,20 +3,30 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import isfinite, prod
-from typing import Literal, TypeAlias, get_args
+from math import prod
+from typing import Literal, TypeAlias
 from zlib import crc32
 
 import numpy as np
+import torch
 
-from fedrec.errors import ConfigError, did_you_mean, require
-from fedrec.models.base import Model, check_model
+from fedrec.data.catalogue import Catalogue
+from fedrec.errors import ConfigError, require
+from fedrec.models.base import Model
+from fedrec.models.check import untrained
 from fedrec.models.mf import MatrixFactorization
+from fedrec.models.module import Network
 from fedrec.models.pfedrec import PFedRec
 from fedrec.personalization.base import NoPersonalization, Personalization
 from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.seeds import Purpose, normal
 from fedrec.training.client_rule import ClientRule
+from fedrec.training.declarations import (
+    Declared,
+    declared,
+    frozen_rows,
+    name_in_messages,
+)
 from fedrec.training.optimizers import Optimizers
 from fedrec.training.settings import Train
 from fedrec.types import Axis, FloatArray, IntArray, Params, ParamSpec
@@ -24,13 +34,6 @@ from fedrec.types import Axis, FloatArray, IntArray, Params, ParamSpec
 Executor: TypeAlias = Literal["numba", "flat", "vmap", "loop"]
 """``flat``, ``loop`` and ``numba`` give the same bits whichever clients are trained together;
 ``vmap`` gives them to rounding."""
-
-
-_WORDS: Mapping[str, tuple[str | None, ...]] = {
-    "scope": ("shared", "private"),
-    "axis": (*get_args(Axis), None),
-    "dtype": ("float32", "int32"),
-}
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class ClientTask:
         dtype: of all arithmetic; float64 is for tests.
         client_rule: What the strategy asks of the client.
         several_users: Whether a client may hold more than one user.
+        catalogue: The items; without any for a model that does not look at them.
     """
 
     model: Model
@@ -56,6 +60,7 @@ class ClientTask:
     dtype: str = "float32"
     client_rule: ClientRule = field(default_factory=ClientRule)
     several_users: bool = False
+    catalogue: Catalogue = field(default_factory=Catalogue.empty)
 
     def __post_init__(self) -> None:
         """Check what is declared.
@@ -86,23 +91,8 @@ class ClientTask:
             )
 
     @cached_property
-    def _declared(self) -> tuple[Mapping[str, ParamSpec], tuple[str, ...]]:
-        """Return all declared parameters, and the names of the personalization's."""
-        source = f"model {type(self.model).__name__}"
-        specs = self.model.params()
-        check_specs(source, specs)
-        if "item" not in specs or (specs["item"].scope, specs["item"].axis) != ("shared", "item"):
-            raise ConfigError(f"{source}: params() must declare 'item', shared with the axis item")
-        if len(specs["item"].shape) != 1:
-            raise ConfigError(f"{source}: 'item': expected a shape of one number, such as (32,)")
-        check_model(self.model)
-        added = self.personalization.state(specs["item"].shape[0])
-        check_specs(self.personalized, added, ("private",))
-        if both := [name for name in added if name in specs]:
-            raise ConfigError(
-                f"{self.personalized} and the model both declare '{both[0]}'; rename one of them"
-            )
-        return {**specs, **added}, tuple(added)
+    def _declared(self) -> Declared:
+        return declared(self.model, self.personalization, self.catalogue, self.seed, self.dtype)
 
     @cached_property
     def _locals(self) -> Mapping[str, ParamSpec]:
@@ -168,7 +158,17 @@ class ClientTask:
 
     def specs(self) -> Mapping[str, ParamSpec]:
         """Return the parameters of the model and the personalization, by name."""
-        return self._declared[0]
+        return self._declared.specs
+
+    @property
+    def network(self) -> Network | None:
+        """Return what the model built; None for a model without a module."""
+        return self._declared.network
+
+    @property
+    def width(self) -> int:
+        """Return the length of an item vector."""
+        return self._declared.width
 
     def globals(self) -> Mapping[str, ParamSpec]:
         """Return what is shared: item tables and dense parameters."""
@@ -177,7 +177,12 @@ class ClientTask:
     @property
     def personalized(self) -> str:
         """Return what messages call the personalization."""
-        return f"personalization {type(self.personalization).__name__}"
+        return name_in_messages(self.personalization)
+
+    def untrained(self) -> list[str]:
+        """Return a line for each trainable parameter that no score, or loss, depends on."""
+        of_model = {n: s for n, s in self.specs().items() if n not in self.added()}
+        return untrained(self.model, of_model, self.network)
 
     def travels(self) -> tuple[str, ...]:
         """Return the names of all that may be on the wire."""
@@ -189,11 +194,32 @@ class ClientTask:
 
     def tables(self) -> tuple[str, ...]:
         """Return the names of the item tables."""
-        return tuple(n for n, s in self.specs().items() if s.axis == "item")
+        return tuple(n for n, s in self.globals().items() if s.axis == "item")
+
+    def frozen(self) -> tuple[str, ...]:
+        """Return the names of the features of items that the model uses."""
+        return tuple(n for n, s in self.specs().items() if s.scope == "frozen")
+
+    @cached_property
+    def frozen_tables(self) -> Mapping[str, torch.Tensor]:
+        """Return those features, float [n_items, *shape]."""
+        kind = getattr(torch, self.dtype)
+        rows = {name: frozen_rows(self.catalogue, name) for name in self.frozen()}
+        return {name: torch.tensor(values, dtype=kind) for name, values in rows.items()}
+
+    @property
+    def encodes(self) -> bool:
+        """Return whether item vectors are more than rows of the item table."""
+        return self.model.overrides("item_vectors") or "item" not in self.specs()
 
     def dense(self) -> tuple[str, ...]:
         """Return the names of the dense shared parameters."""
         return tuple(n for n, s in self.specs().items() if s.axis is None)
+
+    @property
+    def mixes_vectors(self) -> bool:
+        """Return whether the personalization mixes item vectors, not rows of the item table."""
+        return self.encodes and self.personalization.mixes == "vectors"
 
     def size(self, *names: str) -> int:
         """Return how many values some parameters have, of each owner."""
@@ -215,7 +241,7 @@ class ClientTask:
 
     def added(self) -> tuple[str, ...]:
         """Return the names of those that the personalization declares."""
-        return self._declared[1]
+        return self._declared.added
 
     def locals(self) -> Mapping[str, ParamSpec]:
         """Return what stays: private parameters, their optimizer's state, the rule's memory."""
@@ -231,101 +257,14 @@ class ClientTask:
         return values
 
 
-def check_specs(
-    source: str, specs: Mapping[str, ParamSpec], scopes: tuple[str, ...] = ("shared", "private")
-) -> None:
-    """Check the parameters that one part of a task declares.
-
-    Args:
-        source: Who declares them, for the error.
-        specs: By name.
-        scopes: Which scopes this part may declare.
-
-    Raises:
-        ConfigError: Naming the parameter, what came and what to do.
-    """
-    if not isinstance(specs, Mapping):
-        raise ConfigError(
-            f"{source}: parameters: expected a mapping of names to ParamSpec, got "
-            f"{type(specs).__name__}"
-        )
-    for name, spec in specs.items():
-        problem = _declaration_problem(name, spec)
-        if not problem and spec.scope not in scopes:
-            problem = f"scope {spec.scope} is not for it; declare {' or '.join(scopes)} parameters"
-        if problem:
-            raise ConfigError(f"{source}: parameter '{name}': {problem}")
-
-
-def _declaration_problem(name: object, spec: object) -> str:
-    """Return what is wrong with a declaration and the way out; empty for nothing."""
-    if not isinstance(spec, ParamSpec):
-        return f"expected a ParamSpec, got {type(spec).__name__}"
-    if not isinstance(name, str) or not name or any(sign in name for sign in "./@"):
-        return "expected a name, text without '.', '/' and '@'"
-    if str(spec.scope) == "frozen":
-        return (
-            "frozen parameters are not supported; use a private one with trainable=False, or "
-            "keep constants in the model"
-        )
-    for attribute, accepted in _WORDS.items():
-        value = getattr(spec, attribute)
-        if value not in accepted:
-            names = [word for word in accepted if word is not None and word != "seen_item"]
-            return f"{attribute} {value!r} is unknown{did_you_mean(str(value), names)}"
-    for attribute in ("init_std", "init_value"):
-        value = getattr(spec, attribute)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not isfinite(value):
-            return f"{attribute}: expected a finite number, got {value!r}"
-    trainable: object = spec.trainable
-    if not isinstance(trainable, bool):
-        return f"trainable: expected True or False, got {trainable!r}"
-    shared, private, axis = spec.scope == "shared", spec.scope == "private", spec.axis
-    integer = spec.dtype == "int32"
-    sizes = spec.shape if isinstance(spec.shape, tuple) else (0,)
-    rules = (
-        (
-            shared and axis not in ("item", None),
-            f"a shared parameter has the axis item or None, got {axis}; or make it private",
-        ),
-        (
-            private and axis is None,
-            "a private parameter needs an axis: user, client or positive",
-        ),
-        (
-            private and axis == "item",
-            "a private parameter has no row for every item; use the axis positive (the client's "
-            "train items), or a shared table",
-        ),
-        (
-            axis == "seen_item",
-            "the axis seen_item belongs to client rules; use the axis positive",
-        ),
-        (
-            not all(type(size) is int and size > 0 for size in sizes),
-            f"shape: expected a tuple of whole numbers from 1, got {spec.shape!r}",
-        ),
-        (spec.init_std < 0, f"init_std: expected a number from 0, got {spec.init_std}"),
-        (
-            shared and not spec.trainable,
-            "a shared parameter is always trained; make it private, or a constant of the model",
-        ),
-        (
-            integer and (shared or spec.trainable),
-            "whole numbers are not trained; use float32, or a private one with trainable=False",
-        ),
-        (integer and spec.init_std > 0, "init_std is for float32; give integers an init_value"),
-    )
-    return next((message for broken, message in rules if broken), "")
-
-
 def initial_local(seed: int, name: str, spec: ParamSpec, owners: IntArray) -> FloatArray:
     """Return the first values of a private parameter, float32 [n, *shape], by its owners' ids."""
     return _draw(seed, Purpose.INIT_LOCAL, name, spec, owners)
 
 
 def _draw(seed: int, purpose: Purpose, name: str, spec: ParamSpec, owners: IntArray) -> FloatArray:
+    if spec.values is not None:
+        return np.tile(spec.values, (len(owners), *[1] * len(spec.shape)))
     values: FloatArray = np.full((len(owners), *spec.shape), spec.init_value, spec.dtype)
     if spec.init_std > 0:
         noise = normal(seed, purpose, owners, spec.shape, salt=crc32(name.encode()))

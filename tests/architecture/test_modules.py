@@ -100,10 +100,24 @@ def test_no_global_random_numbers(shipped_files: list[Path]) -> None:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         if "random" in imported(tree):
             faults.append(f"{name_of(path)}: the module random")
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and (why := draws_globally(node)):
-                faults.append(f"{name_of(path)}:{node.lineno}: {why}")
+        for call in unrestored_calls(tree):
+            if why := draws_globally(call):
+                faults.append(f"{name_of(path)}:{call.lineno}: {why}")
     assert faults == [], "use fedrec.seeds"
+
+
+def unrestored_calls(node: ast.AST) -> Iterator[ast.Call]:
+    """All calls, but for those where torch's generator is set back: under ``fork_rng``."""
+    if isinstance(node, ast.Call):
+        yield node
+    if isinstance(node, ast.With) and any(
+        isinstance(item.context_expr, ast.Call)
+        and dotted(item.context_expr.func) == "torch.random.fork_rng"
+        for item in node.items
+    ):
+        return
+    for child in ast.iter_child_nodes(node):
+        yield from unrestored_calls(child)
 
 
 def draws_globally(call: ast.Call) -> str:
@@ -127,6 +141,9 @@ def test_the_check_for_random_numbers_sees_them() -> None:
     good = ("np.random.default_rng(3)", "torch.randn(3, generator=g)", "model.random(3)", "f()(1)")
     assert all(draws_globally(call_of(text)) for text in bad)
     assert not any(draws_globally(call_of(text)) for text in good)
+    forked = "with {}():\n    torch.manual_seed(0)\ntorch.seed()"
+    for context, n_calls in (("torch.random.fork_rng", 1), ("torch.no_grad", 3)):
+        assert len([*unrestored_calls(ast.parse(forked.format(context)))]) == n_calls
 
 
 def call_of(text: str) -> ast.Call:

@@ -10,8 +10,10 @@ import torch
 from pydantic import PrivateAttr, field_validator
 
 from fedrec.compute.batch import Tensors
-from fedrec.models.base import History, Model, Pairs
+from fedrec.data.catalogue import Catalogue
+from fedrec.models.base import Batch, Model
 from fedrec.models.mf import MatrixFactorization
+from fedrec.models.module import ModelParams
 from fedrec.personalization.base import FrozenItems, Personalization, Ranking, View
 from fedrec.plugins import Plugin
 from fedrec.training.client_rule import ClientRule, ClientUpdate, ParamView
@@ -35,91 +37,84 @@ FIXED = torch.randn(128, 128, generator=torch.Generator().manual_seed(0))
 class Linear(MatrixFactorization):
     """A flat model with a matrix product, whose bits depend on the number of rows."""
 
-    def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
-        mapped = torch.nn.functional.linear(params["item"], FIXED.to(params["item"].dtype))
+    def score(self, params: ModelParams, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
+        mapped = torch.nn.functional.linear(vectors, FIXED.to(vectors.dtype))
         return (params["user"] * mapped).sum(-1)
 
-    def score_catalogue(
-        self, users: Tensors, table: Tensors, history: History | None = None
-    ) -> torch.Tensor:
-        return users["user"] @ (table["item"] @ FIXED.to(table["item"].dtype).T).T
+    def rank(self, params: ModelParams, batch: Batch, encoded: torch.Tensor) -> torch.Tensor:
+        return params["user"] @ (encoded @ FIXED.to(encoded.dtype).T).T
 
 
 class Averaging(MatrixFactorization):
     """Looks at the users of other pairs."""
 
-    def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
-        return (params["user"] + 0.1 * params["user"].mean(0)).mul(params["item"]).sum(-1)
+    def score(self, params: ModelParams, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
+        return (params["user"] + 0.1 * params["user"].mean(0)).mul(vectors).sum(-1)
 
 
 class FirstRow(MatrixFactorization):
     """Takes a dense parameter from the first pair, so from the first client."""
 
-    def params(self) -> Mapping[str, ParamSpec]:
-        return {**super().params(), "scale": ParamSpec("shared", None, (128,), init_value=1.0)}
+    def params(self, catalogue: Catalogue) -> Mapping[str, ParamSpec]:
+        return {
+            **super().params(catalogue),
+            "scale": ParamSpec("shared", None, (128,), init_value=1.0),
+        }
 
-    def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
-        return (params["user"] * params["item"] * params["scale"][0]).sum(-1)
+    def score(self, params: ModelParams, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
+        return (params["user"] * vectors * params["scale"][0]).sum(-1)
 
-    def score_catalogue(
-        self, users: Tensors, table: Tensors, history: History | None = None
-    ) -> torch.Tensor:
-        return Model.score_catalogue(self, users, table, history)
+    def rank(self, params: ModelParams, batch: Batch, encoded: torch.Tensor) -> torch.Tensor:
+        return Model.rank(self, params, batch, encoded)
 
 
 class Unused(MatrixFactorization):
     """Declares a parameter that it never uses."""
 
-    def params(self) -> Mapping[str, ParamSpec]:
-        return {**super().params(), "lost": ParamSpec("private", "client", (2,))}
+    def params(self, catalogue: Catalogue) -> Mapping[str, ParamSpec]:
+        return {**super().params(catalogue), "lost": ParamSpec("private", "client", (2,))}
 
 
 class Column(MatrixFactorization):
     """Returns a column of scores."""
 
-    def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
-        return super().score(params, pairs).unsqueeze(1)
+    def score(self, params: ModelParams, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
+        return super().score(params, batch, vectors).unsqueeze(1)
 
 
 class Featureless(MatrixFactorization):
     """Returns features of the wrong rank."""
 
-    def features(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
-        return params["item"].sum(-1)
+    def features(self, params: ModelParams, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
+        return vectors.sum(-1)
 
 
 class Infinite(MatrixFactorization):
     """Ranks with scores that are not finite."""
 
-    def score_catalogue(
-        self, users: Tensors, table: Tensors, history: History | None = None
-    ) -> torch.Tensor:
-        return super().score_catalogue(users, table) / 0.0
+    def rank(self, params: ModelParams, batch: Batch, encoded: torch.Tensor) -> torch.Tensor:
+        return super().rank(params, batch, encoded) / 0.0
 
 
 class OtherRanking(MatrixFactorization):
     """Ranks by other scores than it trains."""
 
-    def score_catalogue(
-        self, users: Tensors, table: Tensors, history: History | None = None
-    ) -> torch.Tensor:
-        return super().score_catalogue(users, table) + table["item"].sum(1)
+    def rank(self, params: ModelParams, batch: Batch, encoded: torch.Tensor) -> torch.Tensor:
+        return super().rank(params, batch, encoded) + encoded.sum(1)
 
 
 class Impersonal(MatrixFactorization):
     """Ranks without the user's own values."""
 
-    def score_catalogue(
-        self, users: Tensors, table: Tensors, history: History | None = None
-    ) -> torch.Tensor:
-        return table["item"].sum(1).repeat(len(users["user"]), 1)
+    def rank(self, params: ModelParams, batch: Batch, encoded: torch.Tensor) -> torch.Tensor:
+        return encoded.sum(1).repeat(len(batch.users), 1)
 
 
 class Counting(MatrixFactorization):
     """Has a memory between calls."""
 
-    def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
-        return super().score(params, pairs) + 1e-3 * next(COUNTER)
+    def score(self, params: ModelParams, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
+        return super().score(params, batch, vectors) + 1e-3 * next(COUNTER)
 
 
 class NotOneByOne(MatrixFactorization):
@@ -127,13 +122,11 @@ class NotOneByOne(MatrixFactorization):
 
     execution: ClassVar[Literal["flat", "vmap", "loop"]] = "vmap"  # type: ignore[assignment]
 
-    def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
-        return super().score(params, pairs) * (1 if self.execution == "vmap" else 2)
+    def score(self, params: ModelParams, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
+        return super().score(params, batch, vectors) * (1 if self.execution == "vmap" else 2)
 
-    def score_catalogue(
-        self, users: Tensors, table: Tensors, history: History | None = None
-    ) -> torch.Tensor:
-        return Model.score_catalogue(self, users, table, history)
+    def rank(self, params: ModelParams, batch: Batch, encoded: torch.Tensor) -> torch.Tensor:
+        return Model.rank(self, params, batch, encoded)
 
 
 class Growing(MatrixFactorization):

@@ -6,10 +6,11 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 
-from fedrec.compute.batch import Tensors
 from fedrec.compute.operations import row_dot
-from fedrec.models.base import History, Model, Pairs
+from fedrec.data.catalogue import Catalogue
+from fedrec.models.base import Batch, Model
 from fedrec.models.mf import MatrixFactorization
+from fedrec.models.module import ModelParams
 from fedrec.types import ParamSpec
 
 __all__ = [
@@ -30,7 +31,7 @@ class BiasedMF(Model):
 
     embedding_dim: int = Field(4, ge=1)
 
-    def params(self) -> Mapping[str, ParamSpec]:
+    def params(self, catalogue: Catalogue) -> Mapping[str, ParamSpec]:
         d = (self.embedding_dim,)
         return {
             "item": ParamSpec("shared", "item", d, init_std=0.1),
@@ -40,9 +41,9 @@ class BiasedMF(Model):
             "client_bias": ParamSpec("private", "client", ()),
         }
 
-    def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
+    def score(self, params: ModelParams, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
         biases = params["item_bias"] + params["client_bias"] + params["constant"]
-        return row_dot(params["user"], params["item"]) + biases
+        return row_dot(params["user"], vectors) + biases
 
 
 class LoopMF(MatrixFactorization):
@@ -50,13 +51,11 @@ class LoopMF(MatrixFactorization):
 
     execution: ClassVar[Literal["flat", "vmap", "loop"]] = "loop"  # type: ignore[assignment]
 
-    def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
-        return torch.einsum("qd,qd->q", params["user"], params["item"])
+    def score(self, params: ModelParams, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
+        return torch.einsum("qd,qd->q", params["user"], vectors)
 
-    def score_catalogue(
-        self, users: Tensors, table: Tensors, history: History | None = None
-    ) -> torch.Tensor:
-        return torch.nn.functional.linear(users["user"], table["item"])
+    def rank(self, params: ModelParams, batch: Batch, encoded: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(params["user"], encoded)
 
 
 class SmallNet(Model):
@@ -67,7 +66,7 @@ class SmallNet(Model):
     embedding_dim: int = Field(4, ge=1)
     hidden: int = Field(6, ge=1)
 
-    def params(self) -> Mapping[str, ParamSpec]:
+    def params(self, catalogue: Catalogue) -> Mapping[str, ParamSpec]:
         d, h = self.embedding_dim, self.hidden
         return {
             "item": ParamSpec("shared", "item", (d,), init_std=0.3),
@@ -77,12 +76,12 @@ class SmallNet(Model):
             "shift": ParamSpec("private", "client", (h,)),
         }
 
-    def features(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
-        both = torch.cat([params["user"], params["item"]], dim=1)
+    def features(self, params: ModelParams, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
+        both = torch.cat([params["user"], vectors], dim=1)
         return torch.tanh(torch.nn.functional.linear(both, params["first"], params["shift"]))
 
-    def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
-        return self.features(params, pairs) @ params["last"]
+    def score(self, params: ModelParams, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
+        return self.features(params, batch, vectors) @ params["last"]
 
 
 class VmapNet(SmallNet):
@@ -98,7 +97,7 @@ class Routed(Model):
 
     embedding_dim: int = Field(4, ge=1)
 
-    def params(self) -> Mapping[str, ParamSpec]:
+    def params(self, catalogue: Catalogue) -> Mapping[str, ParamSpec]:
         d = self.embedding_dim
         return {
             "item": ParamSpec("shared", "item", (d,), init_std=0.3),
@@ -107,15 +106,15 @@ class Routed(Model):
             "right": ParamSpec("shared", None, (d, d), init_std=0.5),
         }
 
-    def features(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
+    def features(self, params: ModelParams, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
         rows = []
-        for user, item in zip(params["user"], params["item"], strict=True):
+        for user, item in zip(params["user"], vectors, strict=True):
             expert = params["right"] if user[0].item() > 0 else params["left"]
             rows.append(torch.tanh(expert @ item))
         return torch.stack(rows)
 
-    def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
-        return (self.features(params, pairs) * params["user"]).sum(1)
+    def score(self, params: ModelParams, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
+        return (self.features(params, batch, vectors) * params["user"]).sum(1)
 
 
 class Weighted(Model):
@@ -123,7 +122,7 @@ class Weighted(Model):
 
     embedding_dim: int = Field(4, ge=1)
 
-    def params(self) -> Mapping[str, ParamSpec]:
+    def params(self, catalogue: Catalogue) -> Mapping[str, ParamSpec]:
         d = (self.embedding_dim,)
         return {
             "item": ParamSpec("shared", "item", d, init_std=0.3),
@@ -131,29 +130,29 @@ class Weighted(Model):
             "weight": ParamSpec("shared", None, d, init_value=1.0),
         }
 
-    def features(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
-        return params["weight"] * params["item"]
+    def features(self, params: ModelParams, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
+        return params["weight"] * vectors
 
-    def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
-        return row_dot(params["user"], self.features(params, pairs))
+    def score(self, params: ModelParams, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
+        return row_dot(params["user"], self.features(params, batch, vectors))
 
 
 class ItemsAlone(Model):
     """One number per item and nothing of the user's own: popularity, learned."""
 
-    def params(self) -> Mapping[str, ParamSpec]:
+    def params(self, catalogue: Catalogue) -> Mapping[str, ParamSpec]:
         return {"item": ParamSpec("shared", "item", (1,))}
 
-    def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
-        return params["item"][:, 0]
+    def score(self, params: ModelParams, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
+        return vectors[:, 0]
 
 
 class Canary(MatrixFactorization):
     """Matrix factorisation with one local value that no other place holds."""
 
-    def params(self) -> Mapping[str, ParamSpec]:
+    def params(self, catalogue: Catalogue) -> Mapping[str, ParamSpec]:
         mark = ParamSpec("private", "user", (), init_value=12345.678, trainable=False)
-        return {**super().params(), "canary": mark}
+        return {**super().params(catalogue), "canary": mark}
 
 
 class Fussy(MatrixFactorization):
@@ -162,12 +161,12 @@ class Fussy(MatrixFactorization):
     target: float = 1e9
     how: Literal["raise", "nan"] = "raise"
 
-    def params(self) -> Mapping[str, ParamSpec]:
+    def params(self, catalogue: Catalogue) -> Mapping[str, ParamSpec]:
         mark = ParamSpec("private", "user", (), init_std=1.0, trainable=False)
-        return {**super().params(), "mark": mark}
+        return {**super().params(catalogue), "mark": mark}
 
-    def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
-        plain = super().score(params, pairs)
+    def score(self, params: ModelParams, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
+        plain = super().score(params, batch, vectors)
         broken = (params["mark"] - self.target).abs() < 1e-6
         if self.how == "raise" and bool(broken.any()):
             raise RuntimeError("the model does not like\nthis user")

@@ -10,9 +10,11 @@ import torch
 
 from fedrec.compute.batch import Tensors
 from fedrec.compute.operations import row_dot
+from fedrec.data.catalogue import Catalogue
 from fedrec.errors import ConfigError
 from fedrec.evaluation.scorer import UserScorer
-from fedrec.models.base import Model, Pairs
+from fedrec.models.base import Batch, Model
+from fedrec.models.module import ModelParams
 from fedrec.personalization.base import FrozenItems, Personalization, Ranking, View
 from fedrec.training.clients import train_clients
 from fedrec.training.draws import Layout
@@ -33,7 +35,7 @@ class Shifted(Model):
     axis: Literal["user", "client", "positive"] = "user"
     trainable: bool = True
 
-    def params(self) -> Mapping[str, ParamSpec]:
+    def params(self, catalogue: Catalogue) -> Mapping[str, ParamSpec]:
         shift = ParamSpec("private", self.axis, (), init_std=0.5, trainable=self.trainable)
         return {
             "item": ParamSpec("shared", "item", (3,), init_std=0.5),
@@ -43,8 +45,8 @@ class Shifted(Model):
             "shift": shift,
         }
 
-    def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
-        product = params["scale"] * row_dot(params["user"], params["item"])
+    def score(self, params: ModelParams, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
+        product = params["scale"] * row_dot(params["user"], vectors)
         return product + params["bias"] + params["shift"]
 
 
@@ -173,8 +175,8 @@ def added(shard: Shard, users: np.ndarray, axis: str, shift: np.ndarray) -> np.n
 class Odd(Shifted):
     """Declares one thing more."""
 
-    def params(self) -> Mapping[str, ParamSpec]:
-        return {**super().params(), "odd": ODD[0]}
+    def params(self, catalogue: Catalogue) -> Mapping[str, ParamSpec]:
+        return {**super().params(catalogue), "odd": ODD[0]}
 
 
 ODD: list[ParamSpec] = []
@@ -190,7 +192,9 @@ GOOD = ParamSpec("private", "user", (2,))
         (dict(axis="item"), "axis positive"),
         (dict(scope="shared"), "axis item or None"),
         (dict(scope="shared", axis="positive"), "axis item or None"),
-        (dict(scope="frozen", axis=None), "trainable=False"),
+        (dict(scope="frozen", axis=None), "a frozen parameter is a feature of items"),
+        (dict(scope="frozen"), "a frozen parameter is a feature of items"),
+        (dict(scope="frozen", axis="item"), "the items have no feature 'odd'"),
         (dict(scope="shared", axis="item", trainable=False), "always trained"),
         (dict(scope="shared", axis=None, dtype="int32"), "not trained"),
         (dict(dtype="int32"), "not trained"),

@@ -8,9 +8,11 @@ import torch
 
 from fedrec.baselines import BASELINES
 from fedrec.baselines.base import Baseline
+from fedrec.data.catalogue import Catalogue
 from fedrec.evaluation.scorer import UserScorer
 from fedrec.models import MODELS
-from fedrec.models.base import History, Model, Pairs
+from fedrec.models.base import Batch, History, Model
+from fedrec.models.module import ModelParams
 from fedrec.plugins import table
 from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray, Params, Shard
@@ -42,7 +44,7 @@ def test_the_loss_falls_and_the_catalogue_is_all_pairs(model: Model) -> None:
 
 def by_pairs(model: Model, shard: Shard, params: Params, local: Params) -> torch.Tensor:
     """All scores, one pair at a time."""
-    specs = model.params()
+    specs = model.params(Catalogue.empty())
     client = shard.client_of_user()
     scores = torch.zeros(shard.n_users, shard.n_items)
     for user in range(shard.n_users):
@@ -60,19 +62,20 @@ def by_pairs(model: Model, shard: Shard, params: Params, local: Params) -> torch
                 else:
                     value = torch.tensor(local[name][client[user]])
                     rows[name] = value[None] if flat else value
-            pair = Pairs(torch.tensor([user]), torch.tensor([item]))
+            pair = Batch(torch.tensor([user]), torch.tensor([item]))
             if model.window is not None:
                 pair = with_history(pair, model.window, shard, user, params["item"])
-            scores[user, item] = model.score(rows, pair)[0]
+            scores[user, item] = model.score(ModelParams(rows), pair, rows["item"])[0]
     return scores
 
 
-def with_history(pair: Pairs, window: int, shard: Shard, user: int, table: FloatArray) -> Pairs:
+def with_history(pair: Batch, window: int, shard: Shard, user: int, table: FloatArray) -> Batch:
     """The pair with what its user took last, oldest first; times are distinct."""
     assert shard.timestamps is not None
     own = slice(shard.train.offsets[user], shard.train.offsets[user + 1])
     items = shard.train.values[own][np.argsort(shard.timestamps[own])][-(window - 1) :]
-    history = History(torch.tensor(table[items])[None], torch.tensor([len(items)]))
+    rows = torch.from_numpy(items)[None]
+    history = History(torch.tensor(table)[rows], torch.tensor([len(items)]), rows)
     return replace(
         pair, users=torch.tensor([0]), context=torch.tensor([len(items)]), history=history
     )

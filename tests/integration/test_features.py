@@ -36,7 +36,7 @@ def test_every_node_and_the_checkpoint_know_the_features(
     catalogue = run.catalogue
     assert catalogue.feature("tall").shape == (run.result["items"], 3)
     assert len(nodes) == 2
-    assert {node.catalogue for node in nodes} == {catalogue}
+    assert {node.task.catalogue for node in nodes} == {catalogue}
     checkpoint = read_checkpoint(run.folder)
     assert checkpoint is not None and checkpoint.origin.catalogue == catalogue.hash
     assert "features.safetensors" in run.result["files"]

@@ -22,12 +22,12 @@ from fedrec.types import ParamSpec
 
 
 class Own(Model):
-    def params(self):
+    def params(self, catalogue):
         item = ParamSpec("shared", "item", (4,), init_std=0.1)
         return {"item": item, "user": ParamSpec("private", "user", (4,), init_std=0.1)}
 
-    def score(self, params, pairs):
-        return (params["user"] * params["item"]).sum(-1)
+    def score(self, params, batch, vectors):
+        return (params["user"] * vectors).sum(-1)
 """
 # As the installed command: the working folder is not on the path.
 FEDREC = [sys.executable, "-P", "-m", "fedrec"]

@@ -20,15 +20,15 @@ from fedrec.types import ParamSpec
 class Adapter(MatrixFactorization):
     execution = "vmap"
 
-    def params(self):
+    def params(self, catalogue):
         adapter = ParamSpec("private", "client", (16_384, self.embedding_dim), init_value=0.01)
-        return {**super().params(), "adapter": adapter}
+        return {**super().params(catalogue), "adapter": adapter}
 
-    def score(self, params, pairs):
-        return ((params["user"] + params["adapter"].mean(-2)) * params["item"]).sum(-1)
+    def score(self, params, batch, vectors):
+        return ((params["user"] + params["adapter"].mean(-2)) * vectors).sum(-1)
 
-    def score_catalogue(self, users, tables, history=None):
-        return (users["user"] + users["adapter"].mean(-2)) @ tables["item"].T
+    def rank(self, params, batch, encoded):
+        return (params["user"] + params["adapter"].mean(-2)) @ encoded.T
 """
 
 SCRIPT = """

@@ -100,10 +100,8 @@ def test_a_run_needs_neither_the_source_nor_the_data_any_more(own: Path, tmp_pat
 def test_a_run_is_read_with_the_source_that_it_keeps(own: Path, tmp_path: Path) -> None:
     done = fedrec.run(load_experiment(own / "study.yaml"), out=tmp_path / "run")
     expected = done.recommend("3", 5)
-    edited = (
-        MODEL
-        + "\n    def score(self, params, pairs):\n        return -super().score(params, pairs)\n"
-    )
+    score = "score(self, *arguments):\n        return -super().score(*arguments)\n"
+    edited = f"{MODEL}\n    def {score}"
     (own / "own_model.py").write_text(edited, "utf-8")
     forget()
     with pytest.raises(ConfigError, match=r"source.own_model.py is hidden by .*study.own_model"):
@@ -232,8 +230,11 @@ def test_the_code_of_fedrec_is_not_a_source_of_a_plugin_beside_it() -> None:
 @pytest.mark.parametrize(
     ("method", "line"),
     [
-        ("def params(self):\n        return super().params() | [1]", "TypeError"),
-        ("def score(self, params, pairs):\n        return params['user'].nobody", "AttributeError"),
+        (
+            "def params(self, catalogue):\n        return super().params(catalogue) | [1]",
+            "TypeError",
+        ),
+        ("def score(self, params, *_):\n        return params['user'].nobody", "AttributeError"),
     ],
 )
 def test_an_error_in_a_plugin_names_its_file_and_line(

@@ -10,6 +10,7 @@ import pytest
 import fedrec
 from fedrec.config.experiment import load_experiment
 from fedrec.data import Synthetic
+from fedrec.data.catalogue import Catalogue
 from fedrec.data.prepare import open_split, split_of
 from fedrec.errors import ClientFailure, ConfigError, DataError, RunFolderError
 from fedrec.runs import prepare as prepare_module
@@ -369,7 +370,7 @@ def test_what_cannot_be_run_leaves_nothing(
 
 
 def fussy(user: int, how: str) -> dict[str, Any]:
-    spec = Fussy().params()["mark"]
+    spec = Fussy().params(Catalogue.empty())["mark"]
     mark = float(initial_local(0, "mark", spec, np.array([user], np.int64))[0])
     return {"name": f"{OWN}:Fussy", "embedding_dim": 8, "init_std": 0.1, "target": mark, "how": how}
 

@@ -32,7 +32,7 @@ class Adapters(Section):
     layers: Count | Literal["all"] = 4
     train: Literal["b", "both"] = "b"
 
-    def without_effect(self, experiment: Any, split: Any) -> list[str]:
+    def without_effect(self, run: Any) -> list[str]:
         """Warn of an average that is not what was trained."""
         if self.train == "b":
             return []

@@ -64,6 +64,9 @@ class PLGC(Personalization):
             alone), or ``auto``: cross for the table branch, single for the similarity branch.
         gamma: cross view: weight of pairs of different dimensions.
         extra_rows: random rows per user that join the touched ones.
+        on: what both branches are made of: ``vectors``, the item vectors of the model, or
+            ``item``, the rows of the item table. It matters for a model with features of items:
+            rows of items that nobody has touched say nothing, their vectors do.
 
     Reference: plgc2025; balance: jiang2024lgmix; decorrelation: zbontar2021barlow,
     shi2023feddecorr.
@@ -91,8 +94,14 @@ class PLGC(Personalization):
     view: Literal["auto", "cross", "single"] = "auto"
     gamma: float = Field(0.005, ge=0)
     extra_rows: int = Field(0, ge=0)
+    on: Literal["vectors", "item"] = "vectors"
 
-    def without_effect(self, experiment: Any, split: Any) -> list[str]:
+    @property
+    def mixes(self) -> Literal["vectors", "item"]:
+        """Return ``on``."""
+        return self.on
+
+    def without_effect(self, run: Any) -> list[str]:
         """Say which options belong to another branch, balance or loss."""
         if self.branch == "table":
             names = ("mode", "tau", "beta", "centre", "history_cap")

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 
 from clients.node import Node
 from fedrec.config.experiment import Experiment
+from fedrec.data.catalogue import Catalogue
 from fedrec.errors import ClientFailure, ConfigError
 from fedrec.flower.records import RoundRequest
 from fedrec.training.task import initial_local
@@ -42,8 +43,10 @@ def make(tmp_path: Path) -> Make:
             **sections,
         }
         out = tmp_path / f"run-{next(count)}"
-        popularity, items = np.ones(shard.n_items, np.int64), catalogue_of(shard.n_items)
-        return Node(Experiment.model_validate(document), shard, out, 0, popularity, items)
+        popularity = np.ones(shard.n_items, np.int64)
+        experiment = Experiment.model_validate(document)
+        task = experiment.client_task(catalogue_of(shard.n_items))
+        return Node(experiment, task, shard, out, 0, popularity)
 
     return build
 
@@ -97,8 +100,7 @@ def test_a_process_that_starts_anew_goes_on_where_the_last_ended(
     whole, cut = make(), make()
     for node in (whole, cut):
         node.train(request(1), start(node))
-    folder, popularity = cut._local.parent, np.ones(12, np.int64)
-    revived = Node(cut.experiment, SHARD, folder, 0, popularity, catalogue_of(12))
+    revived = Node(cut.experiment, cut.task, SHARD, cut._local.parent, 0, np.ones(12, np.int64))
     answers = [n.train(request(2), start(n)).aggregate for n in (whole, revived)]
     assert raw(answers[0]) == raw(answers[1])
 
@@ -148,7 +150,7 @@ def test_only_the_best_and_the_latest_evaluation_are_kept(make: Make) -> None:
 
 def fussy(user: int, how: str) -> dict[str, Any]:
     """A model that fails for one user."""
-    spec = Fussy().params()["mark"]
+    spec = Fussy().params(Catalogue.empty())["mark"]
     mark = initial_local(0, "mark", spec, np.array([user], np.int64))
     name = "tests.contracts.own_models:Fussy"
     return {"name": name, "embedding_dim": 4, "target": float(mark[0]), "how": how}

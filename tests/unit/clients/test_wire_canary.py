@@ -203,8 +203,9 @@ def test_of_control_variates_only_summed_differences_are_sent(count: int, tmp_pa
         "strategy": {"name": "scaffold"},
     }
     experiment = Experiment.model_validate(document)
-    node = Node(experiment, shard, tmp_path, 0, np.ones(8, np.int64), catalogue_of(8))
-    strategy, task = node.strategy, node.task
+    task = experiment.client_task(catalogue_of(8))
+    node = Node(experiment, task, shard, tmp_path, 0, np.ones(8, np.int64))
+    strategy = node.strategy
     params = task.initial_globals(8)
     state, cohort = strategy.init(params, 3), np.arange(count, dtype=np.int64)
     before = np.zeros((3, 8, 4))

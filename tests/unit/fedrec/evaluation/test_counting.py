@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedrec.data.catalogue import Catalogue
 from fedrec.errors import NumericError
 from fedrec.evaluation import counting
 from fedrec.evaluation.evaluate import Evaluation, evaluate
@@ -111,8 +112,8 @@ def test_scores_that_are_not_numbers_are_counted_by_user() -> None:
 class _ByPositive(MatrixFactorization):
     """Matrix factorization with a private value for each positive of a client."""
 
-    def params(self) -> Mapping[str, ParamSpec]:
-        return {**super().params(), "own": ParamSpec("private", "positive", ())}
+    def params(self, catalogue: Catalogue) -> Mapping[str, ParamSpec]:
+        return {**super().params(catalogue), "own": ParamSpec("private", "positive", ())}
 
 
 def test_a_model_with_values_of_positives_is_not_ranked_by_columns() -> None:

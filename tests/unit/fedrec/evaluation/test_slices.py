@@ -3,12 +3,14 @@
 import itertools
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from fedrec.config.experiment import Experiment
 from fedrec.errors import ConfigError
 from fedrec.evaluation.evaluate import Evaluation, evaluate, merge, per_user_values
 from fedrec.evaluation.metrics import PerUserMetric, parse_metric
@@ -17,6 +19,7 @@ from fedrec.evaluation.settings import Evaluate
 from fedrec.evaluation.slices import SLICES, Slice, Slices, list_lengths, rankings_of
 from fedrec.personalization.base import View
 from fedrec.runs.baseline import chance_levels, evaluate_scorer, slice_sizes
+from fedrec.runs.prepare import OpenRun
 from fedrec.types import FloatArray, IntArray, Ragged, Shard, Split
 from tests.planted import ragged
 from tests.rankings import World, worlds
@@ -289,16 +292,16 @@ def test_slices_are_known_and_given_once() -> None:
 
 
 def test_no_cold_items_and_short_lists_are_told() -> None:
-    class _Settings:
-        class data:
-            protocol = "clean"
+    def run(split: Split) -> OpenRun:
+        experiment = Experiment.model_validate({"data": "synthetic"})
+        return OpenRun(Path(), experiment, Path(), split)
 
     train, test = ragged([[0, 1, 2], [1, 2]]), ragged([[], [0]])
     split = split_of(3, train, ragged([[], []]), test)
-    lines = Evaluate(metrics=("mrr",), slices=("cold",)).without_effect(_Settings, split)
+    lines = Evaluate(metrics=("mrr",), slices=("cold",)).without_effect(run(split))
     assert "slices: cold have no items: somebody trains on each; set data.split.cold_items" in lines
     few = split_of(9, ragged([[0, 1, 2], [1, 2, 3, 4, 5, 6]]), ragged([[], []]), ragged([[7], [8]]))
-    lines = Evaluate(metrics=("ndcg@2",), slices=("cold",)).without_effect(_Settings, few)
+    lines = Evaluate(metrics=("ndcg@2",), slices=("cold",)).without_effect(run(few))
     assert any(
         line.startswith("metrics: ndcg@2[cold]: 2 of 2 users have at most 2") for line in lines
     )

@@ -7,31 +7,32 @@ import numpy as np
 import pytest
 import torch
 
-from fedrec.compute.batch import Tensors
+from fedrec.data.catalogue import Catalogue
 from fedrec.errors import ConfigError, FedRecError, NumericError
-from fedrec.models.base import History, Model, Pairs
+from fedrec.models.base import Batch, Model
+from fedrec.models.module import ModelParams
 from fedrec.training.clients import train_clients
 from fedrec.types import ParamSpec
 from tests.planted import initial_state, method_of, shard_of
 
-Score = Callable[[Tensors, Pairs], Any]
+Score = Callable[[ModelParams, torch.Tensor], Any]
 
 
 class Factors(Model):
     """Factors, and a parameter that no score uses."""
 
-    def params(self) -> Mapping[str, ParamSpec]:
+    def params(self, catalogue: Catalogue) -> Mapping[str, ParamSpec]:
         return {
             "item": ParamSpec("shared", "item", (3,), init_std=0.1),
             "user": ParamSpec("private", "user", (3,), init_std=0.1),
         }
 
-    def score(self, params: Tensors, pairs: Pairs) -> Any:
-        return product(params)
+    def score(self, params: ModelParams, batch: Batch, vectors: torch.Tensor) -> Any:
+        return product(params, vectors)
 
 
-def product(params: Tensors) -> torch.Tensor:
-    return (params["user"] * params["item"]).sum(-1)
+def product(params: ModelParams, vectors: torch.Tensor) -> torch.Tensor:
+    return (params["user"] * vectors).sum(-1)
 
 
 def model_with(**attributes: Any) -> Model:
@@ -40,46 +41,60 @@ def model_with(**attributes: Any) -> Model:
 
 
 def from_score(score: Score) -> dict[str, Any]:
-    return {"score": lambda self, params, pairs: score(params, pairs)}
+    return {"score": lambda self, params, batch, vectors: score(params, vectors)}
 
 
-def in_place(params: Tensors, pairs: Pairs) -> torch.Tensor:
+def in_place(params: ModelParams, vectors: torch.Tensor) -> torch.Tensor:
     params["item"].clamp_(min=0)
-    return product(params)
+    return product(params, vectors)
 
 
-def ranked(self: Model, users: Tensors, table: Tensors, history: History | None = None) -> Any:
-    table["item"].mul_(2)
-    return users["user"] @ table["item"].T
+def ranked(self: Model, params: ModelParams, batch: Batch, encoded: torch.Tensor) -> Any:
+    encoded.mul_(2)
+    return params["user"] @ encoded.T
+
+
+def ranked_by_rows(self: Model, params: ModelParams, batch: Batch, encoded: torch.Tensor) -> Any:
+    params["item"].mul_(2)
+    return params["user"] @ encoded.T
+
+
+def clamped(params: ModelParams, vectors: torch.Tensor) -> torch.Tensor:
+    return product(params, vectors.clamp_(min=0))
 
 
 MISTAKES: dict[str, tuple[str, dict[str, Any]]] = {
     "another name": ("score asks for", from_score(lambda p, _: p["itm"])),
-    "a column": ("score returns", from_score(lambda p, _: product(p).unsqueeze(1))),
-    "no axis for one pair": ("score returns", from_score(lambda p, _: product(p).squeeze())),
+    "a column": ("score returns", from_score(lambda p, v: product(p, v).unsqueeze(1))),
+    "no axis for one pair": ("score returns", from_score(lambda p, v: product(p, v).squeeze())),
     "nothing": ("score returns", from_score(lambda p, _: None)),
-    "a tuple": ("score returns", from_score(lambda p, _: (product(p), 0))),
-    "an array": ("score returns", from_score(lambda p, q: np.zeros(len(q.items)))),
-    "whole numbers": ("score returns", from_score(lambda p, _: product(p).long())),
-    "truth values": ("score returns", from_score(lambda p, _: product(p) > 0)),
-    "doubles": ("score returns", from_score(lambda p, _: product(p).double())),
-    "complex": ("score returns", from_score(lambda p, _: product(p).to(torch.complex64))),
-    "detached": ("score depends on no", from_score(lambda p, _: product(p).detach())),
+    "a tuple": ("score returns", from_score(lambda p, v: (product(p, v), 0))),
+    "an array": ("score returns", from_score(lambda p, v: np.zeros(len(v)))),
+    "whole numbers": ("score returns", from_score(lambda p, v: product(p, v).long())),
+    "truth values": ("score returns", from_score(lambda p, v: product(p, v) > 0)),
+    "doubles": ("score returns", from_score(lambda p, v: product(p, v).double())),
+    "complex": ("score returns", from_score(lambda p, v: product(p, v).to(torch.complex64))),
+    "detached": ("score depends on no", from_score(lambda p, v: product(p, v).detach())),
     "by numpy": (
         "score depends on no",
-        from_score(lambda p, _: torch.from_numpy(p["item"].numpy().sum(-1))),
+        from_score(lambda p, v: torch.from_numpy(v.numpy().sum(-1))),
     ),
     "in place": ("score changes", from_score(in_place)),
     "random": (
         "score uses torch's random",
-        from_score(lambda p, _: torch.nn.functional.dropout(product(p))),
+        from_score(lambda p, v: torch.nn.functional.dropout(product(p, v))),
     ),
-    "features": ("features returns", {"features": lambda self, p, _: p["item"][0]}),
+    "features": ("features returns", {"features": lambda self, p, b, v: v[0]}),
     "catalogue": (
-        "score_catalogue returns",
-        {"score_catalogue": lambda self, users, table, history=None: torch.zeros(3)},
+        "rank returns",
+        {"rank": lambda self, params, batch, encoded: torch.zeros(3)},
     ),
-    "catalogue in place": ("score_catalogue changes", {"score_catalogue": ranked}),
+    "catalogue in place": ("rank changes", {"rank": ranked}),
+    "table in place": ("rank changes", {"rank": ranked_by_rows}),
+    "vectors in place": (
+        "score changes",
+        {"item_vectors": lambda self, params, items: 2 * params["item"], **from_score(clamped)},
+    ),
 }
 
 
@@ -96,8 +111,8 @@ def test_a_mistake_is_named_before_the_run(mistake: str, execution: str) -> None
     "attributes",
     [
         {"execution": "loopy"},
-        {"params": lambda self: [("item", ParamSpec("shared", "item", (3,)))]},
-        {"params": lambda self: {3: ParamSpec("shared", "item", (3,))}},
+        {"params": lambda self, catalogue: [("item", ParamSpec("shared", "item", (3,)))]},
+        {"params": lambda self, catalogue: {3: ParamSpec("shared", "item", (3,))}},
     ],
     ids=["execution", "a list", "a number"],
 )
@@ -107,7 +122,7 @@ def test_a_declaration_of_no_use_is_refused(attributes: dict[str, Any]) -> None:
     assert "\n" not in str(error.value)
 
 
-def fails(params: Tensors, pairs: Pairs) -> torch.Tensor:
+def fails(params: ModelParams, vectors: torch.Tensor) -> torch.Tensor:
     raise RuntimeError("not today")
 
 
@@ -120,16 +135,16 @@ def test_what_else_a_model_does_is_its_own(attributes: dict[str, Any]) -> None:
 @pytest.mark.parametrize("scope", [("shared", None), ("private", "user"), ("private", "client")])
 def test_a_parameter_that_no_score_depends_on_is_named(scope: Any, execution: str) -> None:
     lost = ParamSpec(scope[0], scope[1], (2,))
-    specs = {**Factors().params(), "lost": lost}
+    specs = {**Factors().params(Catalogue.empty()), "lost": lost}
 
-    def detached(params: Tensors, pairs: Pairs) -> torch.Tensor:
-        return product(params) + params["lost"].detach().sum()
+    def detached(params: ModelParams, vectors: torch.Tensor) -> torch.Tensor:
+        return product(params, vectors) + params["lost"].detach().sum()
 
-    attributes = {"execution": execution, "params": lambda self: specs}
+    attributes = {"execution": execution, "params": lambda self, catalogue: specs}
     for score in ({}, from_score(detached)):
-        (line,) = model_with(**attributes, **score).without_effect(None, None)
+        (line,) = method_of(model=model_with(**attributes, **score)).untrained()
         assert "'lost'" in line
-    assert Factors().without_effect(None, None) == []
+    assert method_of(model=Factors()).untrained() == []
 
 
 # What shows only with the values of a client ------------------------------------------------------
@@ -138,9 +153,9 @@ def test_a_parameter_that_no_score_depends_on_is_named(scope: Any, execution: st
 def by_value(change: Callable[[torch.Tensor], torch.Tensor]) -> Score:
     """A score that is like others for the values of the check before the run, 0.5 and -0.5."""
 
-    def score(params: Tensors, pairs: Pairs) -> torch.Tensor:
-        scores = product(params)
-        checked = bool((params["item"].detach().abs() == 0.5).all())
+    def score(params: ModelParams, vectors: torch.Tensor) -> torch.Tensor:
+        scores = product(params, vectors)
+        checked = bool((vectors.detach().abs() == 0.5).all())
         return scores if checked else change(scores)
 
     return score

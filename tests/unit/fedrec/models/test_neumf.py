@@ -5,9 +5,11 @@ from typing import Literal
 import pytest
 import torch
 
+from fedrec.data.catalogue import Catalogue
 from fedrec.errors import ConfigError
 from fedrec.models import NeuMF
-from fedrec.models.base import Pairs
+from fedrec.models.base import Batch
+from fedrec.models.module import ModelParams
 
 D, LAYERS = 3, (5, 4)
 
@@ -38,7 +40,7 @@ class Published(torch.nn.Module):
         return score
 
 
-def parameters(net: Published) -> dict[str, torch.Tensor]:
+def parameters(net: Published) -> ModelParams:
     """The same numbers under our names; tables whole."""
     params = {
         "item": torch.cat([net.gmf_item.weight, net.mlp_item.weight], dim=1),
@@ -49,7 +51,7 @@ def parameters(net: Published) -> dict[str, torch.Tensor]:
     linear = [layer for layer in net.tower if isinstance(layer, torch.nn.Linear)]
     for number, layer in enumerate(linear):
         params |= {f"layer{number}": layer.weight, f"layer{number}_bias": layer.bias}
-    return params
+    return ModelParams(params)
 
 
 def test_it_is_the_published_network_with_its_gradients() -> None:
@@ -59,8 +61,9 @@ def test_it_is_the_published_network_with_its_gradients() -> None:
     users, items = torch.tensor([0, 0, 3, 6, 2]), torch.tensor([1, 5, 1, 2, 0])
     expected = net(users, items)
     params = parameters(net)
-    own = params | {"item": params["item"][items], "user": params["user"][users]}
-    score = model.score(own, Pairs(users, items))
+    vectors = params["item"][items]
+    own = params.replaced({"item": vectors, "user": params["user"][users]})
+    score = model.score(own, Batch(users, items), vectors)
     torch.testing.assert_close(score, expected, rtol=1e-12, atol=1e-12)
     leaves = list(net.parameters())
     weights = torch.arange(1.0, 6.0, dtype=torch.float64)
@@ -75,8 +78,8 @@ def test_the_catalogue_is_every_pair() -> None:
     model = NeuMF(embedding_dim=D, layers=LAYERS)
     params = parameters(net)
     users = torch.tensor([4, 0])
-    of_users = {n: v for n, v in params.items() if n != "item"} | {"user": params["user"][users]}
-    scores = model.score_catalogue(of_users, {"item": params["item"]})
+    of_users = params.replaced({"user": params["user"][users]})
+    scores = model.rank(of_users, Batch(torch.arange(2), torch.arange(7)), params["item"])
     every = [net(torch.full((7,), int(user)), torch.arange(7)) for user in users]
     torch.testing.assert_close(scores, torch.stack(every), rtol=1e-12, atol=1e-12)
 
@@ -84,18 +87,18 @@ def test_the_catalogue_is_every_pair() -> None:
 def test_features_times_the_last_layer_are_the_score() -> None:
     torch.manual_seed(2)
     params = parameters(Published())
-    pairs = Pairs(torch.arange(7), torch.arange(7))
+    arguments = params, Batch(torch.arange(7), torch.arange(7)), params["item"]
     model = NeuMF(embedding_dim=D, layers=LAYERS)
-    features = model.features(params, pairs)
+    features = model.features(*arguments)
     assert features.shape == (7, D + LAYERS[-1])
     torch.testing.assert_close(
-        features @ params["last"] + params["last_bias"], model.score(params, pairs)
+        features @ params["last"] + params["last_bias"], model.score(*arguments)
     )
 
 
 @pytest.mark.parametrize("head", ["shared", "private"])
 def test_a_private_network_is_the_clients_own(head: Literal["shared", "private"]) -> None:
-    specs = NeuMF(embedding_dim=D, layers=LAYERS, head=head).params()
+    specs = NeuMF(embedding_dim=D, layers=LAYERS, head=head).params(Catalogue.empty())
     network = {n: s for n, s in specs.items() if n not in ("item", "user")}
     assert len(network) == 6
     where = {(s.scope, s.axis) for s in network.values()}

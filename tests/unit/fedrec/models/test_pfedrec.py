@@ -5,7 +5,8 @@ import torch
 
 from fedrec.evaluation.scorer import UserScorer
 from fedrec.models import MatrixFactorization, PFedRec
-from fedrec.models.base import Pairs
+from fedrec.models.base import Batch
+from fedrec.models.module import ModelParams
 from fedrec.training.clients import train_clients
 from fedrec.training.plan import plan_training
 from tests.planted import initial_state, method_of, rates, shard_of
@@ -36,16 +37,15 @@ def test_one_step_is_the_gradient_written_out() -> None:
 
 def test_features_times_head_and_bias_are_the_score() -> None:
     model = PFedRec(embedding_dim=2)
-    params = {
-        "item": torch.tensor([[1.0, 2.0], [0.0, -1.0]]),
-        "head": torch.tensor([[3.0, 4.0], [3.0, 4.0]]),
-        "bias": torch.tensor([0.5, 0.5]),
-    }
-    pairs = Pairs(torch.tensor([0, 0]), torch.tensor([0, 1]))
-    features = model.features(params, pairs)
+    vectors = torch.tensor([[1.0, 2.0], [0.0, -1.0]])
+    head = torch.tensor([[3.0, 4.0], [3.0, 4.0]])
+    params = ModelParams({"item": vectors, "head": head, "bias": torch.tensor([0.5, 0.5])})
+    batch = Batch(torch.tensor([0, 0]), torch.tensor([0, 1]))
+    features = model.features(params, batch, vectors)
     assert features.tolist() == [[1.0, 2.0, 1.0], [0.0, -1.0, 1.0]]
     whole = torch.tensor([3.0, 4.0, 0.5])
-    assert model.score(params, pairs).tolist() == (features @ whole).tolist() == [11.5, -3.5]
+    scores = model.score(params, batch, vectors)
+    assert scores.tolist() == (features @ whole).tolist() == [11.5, -3.5]
 
 
 def test_without_bias_it_ranks_as_matrix_factorisation() -> None:

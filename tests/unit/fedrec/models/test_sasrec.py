@@ -8,10 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedrec.data.catalogue import Catalogue
 from fedrec.errors import ConfigError
 from fedrec.evaluation.scorer import UserScorer
 from fedrec.models import SASRec
-from fedrec.models.base import History, Pairs
+from fedrec.models.base import Batch, History
+from fedrec.models.module import ModelParams
 from fedrec.personalization.base import View
 from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.training.clients import train_clients
@@ -23,7 +25,7 @@ D, PLACES = 4, 6
 
 def random_parameters(model: SASRec, seed: int) -> dict[str, torch.Tensor]:
     rng = np.random.default_rng(seed)
-    specs = {n: s for n, s in model.params().items() if n != "item"}
+    specs = {n: s for n, s in model.params(Catalogue.empty()).items() if n != "item"}
     return {name: torch.from_numpy(rng.standard_normal(s.shape)) for name, s in specs.items()}
 
 
@@ -92,11 +94,13 @@ def test_a_later_item_changes_no_earlier_score(seed: int, place: int, length: in
     other[:, place:] = torch.from_numpy(rng.standard_normal((1, length - place, D)))
     item = torch.from_numpy(rng.standard_normal((place + 1, D)))
     context = torch.arange(place + 1)
-    pairs = Pairs(torch.zeros_like(context), torch.zeros_like(context), context)
+    nobody = torch.zeros_like(context)
+    batch = Batch(nobody, nobody, context=context)
 
     def scores(history: torch.Tensor) -> torch.Tensor:
-        past = History(history, torch.tensor([length]))
-        return model.score({**params, "item": item}, replace(pairs, history=past))
+        items = torch.zeros(1, length, dtype=torch.int64)
+        past = History(history, torch.tensor([length]), items)
+        return model.score(ModelParams(params), replace(batch, history=past), item)
 
     assert torch.equal(scores(vectors), scores(other))
 
@@ -117,7 +121,7 @@ def test_each_positive_and_its_negatives_stand_after_what_came_before() -> None:
     pairs = step.pairs
     assert pairs.history is not None and step.scored is not None and step.context is not None
     items = pairs.items.numpy()
-    assert [items[pairs.history.row(user)].tolist() for user in (0, 1)] == [[9, 4, 0], [3, 1]]
+    assert [items[pairs.history.rows.row(user)].tolist() for user in (0, 1)] == [[9, 4, 0], [3, 1]]
     users = pairs.users[step.scored].tolist()
     scored = list(zip(users, items[step.scored].tolist(), step.context.tolist(), strict=True))
     draws, before = epoch.draws, {(0, 9): 0, (0, 4): 1, (0, 0): 2, (1, 3): 0, (1, 1): 1}

@@ -187,7 +187,8 @@ def test_a_module_of_a_folder_of_modules_is_found(tmp_path: Path, path: list[str
 
 
 def test_an_incomplete_plugin_is_refused(tmp_path: Path, path: list[str]) -> None:
-    text = "from fedrec.models.base import Model\nclass Half(Model):\n    def params(self): ...\n"
+    head = "from fedrec.models.base import Model\nclass Half(Model):\n"
+    text = f"{head}    def params(self, catalogue): ...\n"
     (tmp_path / "half_module.py").write_text(text, encoding="utf-8")
     with searching([tmp_path]), pytest.raises(ConfigError, match="does not define score"):
         lookup("models", "half_module:Half")

@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fedrec
-from fedrec.compute.batch import Tensors
 from fedrec.config.experiment import Experiment
+from fedrec.data.catalogue import Catalogue
 from fedrec.errors import FedRecError, NumericError, RunFolderError
-from fedrec.models.base import History, Pairs
+from fedrec.models.base import Batch
 from fedrec.models.mf import MatrixFactorization
+from fedrec.models.module import ModelParams
 from fedrec.report import markdown
 from fedrec.runs.tally import GROWTH, likely_causes, loss_fault
 
@@ -67,13 +68,11 @@ class Logarithm(MatrixFactorization):
 
     where: str = "pairs"
 
-    def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
-        return super().score(params, pairs) * (math.nan if self.where == "pairs" else 1.0)
+    def score(self, params: ModelParams, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
+        return super().score(params, batch, vectors) * (math.nan if self.where == "pairs" else 1.0)
 
-    def score_catalogue(
-        self, users: Tensors, table: Tensors, history: History | None = None
-    ) -> torch.Tensor:
-        return super().score_catalogue(users, table, history) * math.nan
+    def rank(self, params: ModelParams, batch: Batch, encoded: torch.Tensor) -> torch.Tensor:
+        return super().rank(params, batch, encoded) * math.nan
 
 
 @pytest.mark.parametrize("max_failures", [0, 1])
@@ -186,6 +185,7 @@ def test_a_loss_that_is_not_finite_is_a_fault(loss: float) -> None:
     ],
 )
 def test_what_is_above_its_default_is_the_first_suspect(changes: dict[str, Any], said: str) -> None:
-    causes = likely_causes(experiment(**changes))
+    suspect = experiment(**changes)
+    causes = likely_causes(suspect, suspect.client_task(Catalogue.empty()))
     assert causes.startswith(said), causes
     assert "train.optimizers.private.lr" in causes

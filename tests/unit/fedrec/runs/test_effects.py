@@ -1,13 +1,14 @@
 """A setting that changes nothing is named, with the reason; one that acts is not."""
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fedrec.config.experiment import Experiment
 from fedrec.data.prepare import split_of
-from fedrec.runs.prepare import settings_without_effect
+from fedrec.runs.prepare import OpenRun, settings_without_effect
 from tests.integration.test_run_serial import merged
 
 BASE = {
@@ -24,7 +25,7 @@ def _split() -> Any:
 
 def warned(**changes: Any) -> list[str]:
     experiment = Experiment.model_validate(merged(BASE, changes))
-    return settings_without_effect(experiment, _split())
+    return settings_without_effect(OpenRun(Path(), experiment, Path(), _split()))
 
 
 SAID: dict[str, dict[str, Any]] = {

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedrec.compute.batch import Tensors
 from fedrec.errors import EngineError
-from fedrec.models.base import Pairs
+from fedrec.models.base import Batch
 from fedrec.models.mf import MatrixFactorization
+from fedrec.models.module import ModelParams
 from fedrec.training.clients import bounded_slices, halved_where_full, train_clients
 from fedrec.types import offsets_of
 from tests.planted import initial_state, method_of, rates, shard_of
@@ -27,11 +27,11 @@ class Narrow(MatrixFactorization):
     how: str = "torch"
     asked: ClassVar[list[int]] = []
 
-    def score(self, params: Tensors, pairs: Pairs) -> torch.Tensor:
-        self.asked.append(len(pairs.items))
-        if len(pairs.items) > self.room:
+    def score(self, params: ModelParams, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
+        self.asked.append(len(vectors))
+        if len(vectors) > self.room:
             raise RuntimeError(*OUT) if self.how == "torch" else MemoryError("no room")
-        return super().score(params, pairs)
+        return super().score(params, batch, vectors)
 
 
 @pytest.mark.parametrize("how", ["torch", "python"])

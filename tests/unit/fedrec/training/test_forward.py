@@ -6,22 +6,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrec.compute.batch import Tensors
+from fedrec.compute.batch import Histories
 from fedrec.errors import ConfigError
-from fedrec.models.base import Pairs
+from fedrec.models.base import Batch
+from fedrec.models.module import ModelParams
 from fedrec.training.forward import Rows, compute
 from fedrec.types import Ragged, offsets_of
 
 
-def weigh(params: Tensors, pairs: Pairs) -> torch.Tensor:
+def weigh(params: ModelParams, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
     """[l, 2]: something that needs every input, and the history up to the pair's context."""
-    plain = (params["item"] @ params["dense"]) * params["user"] + params["whole"]
-    if pairs.history is None or pairs.context is None:
-        return torch.stack([plain, pairs.users + pairs.items.to(plain.dtype)], 1)
-    sums = torch.cumsum(pairs.history.vectors.sum(-1), 1)
+    plain = (vectors @ params["dense"]) * params["user"] + params["whole"]
+    if batch.history is None or batch.context is None:
+        return torch.stack([plain, batch.users + batch.items.to(plain.dtype)], 1)
+    sums = torch.cumsum(batch.history.vectors.sum(-1), 1)
     sums = torch.cat([sums.new_zeros(len(sums), 1), sums], 1)
-    before = sums[pairs.users, pairs.context]
-    return torch.stack([plain + before, pairs.history.lengths[pairs.users].to(plain.dtype)], 1)
+    before = sums[batch.users, batch.context]
+    return torch.stack([plain + before, batch.history.lengths[batch.users].to(plain.dtype)], 1)
 
 
 @settings(max_examples=60, deadline=None)
@@ -54,11 +55,12 @@ def test_together_is_one_by_one_is_plain_python(
         np.array(sizes, np.int64),
         torch.from_numpy(users),
         at,
-        {"item": source[at], "user": own[torch.from_numpy(users)]},
+        {"user": own[torch.from_numpy(users)]},
         {"dense": dense},
         {"whole": whole},
+        vectors=source[at],
         context=torch.from_numpy(context) if ordered else None,
-        history=history if ordered else None,
+        history=Histories(history, history.values) if ordered else None,
         source=source if ordered else None,
     )
     side_by_side = compute(weigh, rows, "vmap", most)
@@ -84,13 +86,13 @@ def rows_of(x: torch.Tensor, *clients: int) -> Rows:
 def test_what_is_filled_up_gets_no_gradient() -> None:
     source = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64).requires_grad_()
     rows = rows_of(source, 0, 0, 1)
-    gradients = compute(lambda params, pairs: params["x"] ** 2, rows, "vmap")
+    gradients = compute(lambda params, batch, vectors: params["x"] ** 2, rows, "vmap")
     (gradient,) = torch.autograd.grad(gradients.sum(), [source])
     assert gradient.tolist() == [2.0, 4.0, 6.0]
 
 
 def test_a_call_that_vmap_cannot_compute_is_named_with_the_way_out() -> None:
-    def branches(params: Tensors, pairs: Pairs) -> torch.Tensor:
+    def branches(params: ModelParams, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
         return params["x"] if params["x"].sum() > 0 else -params["x"]
 
     rows = rows_of(torch.ones(2), 0, 1)
@@ -100,7 +102,7 @@ def test_a_call_that_vmap_cannot_compute_is_named_with_the_way_out() -> None:
 
 
 def test_another_fault_of_the_model_stays_what_it_is() -> None:
-    def broken(params: Tensors, pairs: Pairs) -> torch.Tensor:
+    def broken(params: ModelParams, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("no such thing")
 
     with pytest.raises(RuntimeError, match="no such thing"):

@@ -68,10 +68,10 @@ def test_the_average_of_both_factors_is_not_that_of_the_products() -> None:
     assert torch.equal(b.mean(0) @ a.mean(0), torch.full((2, 2), 0.25))
     same = a[:1]
     assert torch.equal((b @ same).mean(0), b.mean(0) @ same[0])
-    warned = Adapters(train="both").without_effect(None, None)
+    warned = Adapters(train="both").without_effect(None)
     assert len(warned) == 1
     assert "average of the products" in warned[0]
-    assert Adapters().without_effect(None, None) == []
+    assert Adapters().without_effect(None) == []
 
 
 def test_where_adapters_cannot_be_is_refused(folder: Path) -> None:
