@@ -5,13 +5,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.models.module import ModelParams
 from fedrec.plugins import Defaults, Plugin
-from fedrec.types import ParamSpec
+from fedrec.types import IntArray, ParamSpec, Ragged
 
 Execution: TypeAlias = Literal["flat", "vmap", "loop"]
 """How clients may be computed together, see `Model`."""
@@ -178,6 +180,30 @@ class Model(Plugin):
 
         By default that is ``train.loss`` of the scores. A model that defines it sees the pairs of
         one client, but for ``flat``, and what it returns for filling (``batch.real``) is dropped.
+        """
+        raise NotImplementedError
+
+    def negatives(
+        self,
+        hashed: NDArray[np.uint64],
+        users: IntArray,
+        positives: IntArray,
+        excluded: Ragged,
+        n_items: int,
+        catalogue: Catalogue,
+    ) -> IntArray:
+        """Return negatives, int64 [n]; by default they are drawn as ``train.negative_sampling``.
+
+        Each may depend on what stands in its own place alone: which users are drawn for together
+        changes from run to run.
+
+        Args:
+            hashed: uint64 [n], random bits.
+            users: int64 [n], rows of ``excluded``.
+            positives: int64 [n], the positive that each is drawn for.
+            excluded: One row per user, sorted: items that are not to be drawn; its train items.
+            n_items: Items from 0 up to this may be drawn; those behind it are cold.
+            catalogue: The items and their features.
         """
         raise NotImplementedError
 

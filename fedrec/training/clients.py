@@ -98,7 +98,8 @@ def _step_bytes(task: ClientTask, shard: Shard) -> IntArray:
         positives = np.minimum(positives, window)
     pairs = positives * (1 + train.negatives) + task.personalization.random_rows
     of_client = np.bincount(shard.client_of_user(), pairs, shard.n_clients)
-    dense = task.size(*task.dense(), *task.private()) / _DENSE_SHARE
+    copies = 1 + len(train.optimizers.shared.state)
+    dense = (copies * task.size(*task.dense()) + task.size(*task.private())) / _DENSE_SHARE
     row = task.size(*task.tables(), *task.frozen()) + task.encodes * task.width
     values = row * of_client + dense
     return (np.dtype(task.dtype).itemsize * values).astype(np.int64)

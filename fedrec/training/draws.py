@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedrec.data.negatives import pool_excluded, popularity_negatives, uniform_negatives
-from fedrec.errors import DataError
+from fedrec.errors import ConfigError, DataError
 from fedrec.models.base import Model
 from fedrec.seeds import Purpose, bits
 from fedrec.training.client_rule import SEEN_ITEMS
@@ -56,7 +57,10 @@ def draw_round(
     for epoch in range(task.train.local_epochs):
         draw = ((epoch * n + within)[:, None] * k + np.arange(k)).ravel()
         hashed = bits(task.seed, Purpose.NEGATIVES, round, shard.user_ids[owner], draw)
-        if popularity is None:
+        if task.model.overrides("negatives"):
+            positives = np.repeat(target.values, k)
+            negatives = _of_model(task, shard, hashed, owner, positives, excluded)
+        elif popularity is None:
             high = (hashed >> _32).astype(np.uint32)
             negatives = uniform_negatives(high, owner, excluded, shard.n_drawn)
         else:
@@ -68,6 +72,38 @@ def draw_round(
         negatives = negatives.reshape(-1, k)
         draws.append(Draws(user, target.values, negatives, step, Ragged(random, items)))
     return draws
+
+
+def _of_model(
+    task: ClientTask,
+    shard: Shard,
+    hashed: NDArray[np.uint64],
+    users: IntArray,
+    positives: IntArray,
+    excluded: Ragged,
+) -> IntArray:
+    """Return the negatives that a model draws, int64 [n]; see `fedrec.models.base.Model.negatives`.
+
+    Raises:
+        ConfigError: If it returns something else.
+    """
+    source, n_items = f"model {type(task.model).__name__}: negatives", shard.n_drawn
+    drawn: object = task.model.negatives(
+        hashed, users, positives, excluded, n_items, task.catalogue
+    )
+    came = f"{type(drawn).__name__}"
+    if isinstance(drawn, np.ndarray):
+        came = f"{drawn.dtype} of the shape {drawn.shape}"
+        if drawn.dtype.kind in "iu" and drawn.shape == users.shape:
+            items = drawn.astype(np.int64)
+            wrong = (items < 0) | (items >= n_items)
+            wrong[~wrong] = shard.train.find(users[~wrong], items[~wrong]) >= 0
+            if not wrong.any():
+                return items
+            came = f"item {items[wrong][0]}"
+            wanted = f"items from 0 to {n_items - 1} that are not among the user's train items"
+            raise ConfigError(f"{source} returned {came}; expected {wanted}")
+    raise ConfigError(f"{source} returned {came}; expected int64 of the shape {users.shape}")
 
 
 def trained_positives(task: ClientTask, shard: Shard) -> tuple[Ragged, Ragged | None]:

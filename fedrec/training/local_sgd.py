@@ -6,8 +6,8 @@ plain SGD on the touched rows is exact. A step costs what its pairs cost.
 """
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -23,10 +23,14 @@ from fedrec.training.client_state import ClientState
 from fedrec.training.clipping import clients_of_owners, clipped
 from fedrec.training.draws import positives_of_clients
 from fedrec.training.forward import Forward, Rows, encode
-from fedrec.training.optimizers import step_rows
+from fedrec.training.micro_batches import Part, added_up, parts_of, whole
+from fedrec.training.optimizers import gradient_of_rows, step_rows
 from fedrec.training.plan import Step, TrainingPlan
 from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray, RowBlock, UpdateBatch
+
+Gradients: TypeAlias = Mapping[str, Tensor | None]
+"""By the values of a step, by name, as `fedrec.training.clipping.clipped` says."""
 
 
 def train_chunk(
@@ -94,9 +98,59 @@ class _Chunk:
 
     def train(self, step: Step, number: int, prepared: Any, loss: Tensor) -> None:
         """Make one step of an epoch; add to the loss of each client, float64 [c]."""
-        task, personalization = self.task, self.task.personalization
-        forward, frozen = self._forward(step, number), self._frozen(step)
-        leaves, work = forward.values, forward.mixed()
+        train, weights = self.task.train, self._weights(step)
+        if train.micro_batch is None:
+            forward = self._forward(step, number)
+            gradients = self._gradients(forward, prepared, weights, loss)
+        else:
+            parts = self._gradients_of_parts(step, number, prepared, weights, loss)
+            gradients = added_up(step, self.task.specs(), parts)
+        if train.clip_norm is not None:
+            gradients = clipped(step, gradients, self.task.specs(), train.clip_norm)
+        self._step_shared(step, gradients)
+        self._step_private(step, gradients, weights)
+
+    def _gradients_of_parts(
+        self, step: Step, number: int, prepared: Any, weights: Tensor | None, loss: Tensor
+    ) -> Iterator[tuple[Part, Gradients]]:
+        """Yield the gradients of a step's micro-batches; their sum is that of the step."""
+        task, size = self.task, self.task.train.micro_batch
+        assert size is not None
+        together = step.scored is not None or not task.model.overrides("loss")
+        for index, part in enumerate(parts_of(step, size, together and step.asked is not None)):
+            of_part = None if weights is None else weights[part.owners["client"]]
+            forward = self._forward(part.step, number + index * 2**40)
+            yield part, self._gradients(forward, prepared, of_part, loss, together=False)
+        if task.personalization.overrides("loss"):
+            # It is no sum over pairs, so it takes all of them at once.
+            forward = self._forward(step, number)
+            local = forward.of_pairs(task.added())
+            of_all = task.personalization.loss(
+                forward.mixed(), self._frozen(step), local, step.pairs
+            )
+            if of_all is not None:
+                yield whole(step), _gradients(of_all, forward)
+
+    def _gradients(
+        self,
+        forward: Forward,
+        prepared: Any,
+        weights: Tensor | None,
+        loss: Tensor,
+        together: bool = True,
+    ) -> Gradients:
+        """Return the gradients of the loss by the values of a step; add to each client's loss.
+
+        Args:
+            forward: The model on the pairs of the step.
+            prepared: What the personalization prepared of the epoch.
+            weights: Of each client's loss, float64 [c].
+            loss: float64 [c], of all clients of the chunk.
+            together: Whether these are all pairs of the step, which a personalization's own loss
+                is of.
+        """
+        task, personalization, step = self.task, self.task.personalization, forward.step
+        frozen, work = self._frozen(step), forward.mixed()
         local = forward.of_pairs(task.added())
         rows = personalization.rows(work, frozen, local, step.pairs)
         check_shapes(f"{task.personalized}: rows", {"": rows}, {"": work})
@@ -120,25 +174,18 @@ class _Chunk:
             if not values.requires_grad:
                 raise ConfigError(f"{source} {UNTRAINED}")
         client, losses = self._loss(step, score)
-        weights = self._weights(step)
         total = losses if weights is None else losses * weights.to(losses.dtype)[client]
         total = total.sum()
-        extra = personalization.loss(work, frozen, local, step.pairs)
-        if extra is not None:
-            total = total + extra
+        if together:
+            of_all = personalization.loss(work, frozen, local, step.pairs)
+            total = total if of_all is None else total + of_all
         if not math.isfinite(total.item()):
             for source, values in {f"{task.personalized}: rows": rows, **results}.items():
                 if not values.isfinite().all():
-                    raise not_finite(f"{source} is not finite", leaves.values())
-        wanted = [n for n, value in leaves.items() if value.requires_grad]
-        gradients = torch.autograd.grad(total, [leaves[n] for n in wanted], allow_unused=True)
-        by_name: Mapping[str, Tensor | None] = dict(zip(wanted, gradients, strict=True))
-        if self.task.train.clip_norm is not None:
-            by_name = clipped(step, by_name, self.task.specs(), self.task.train.clip_norm)
-        self._step_shared(step, by_name)
-        self._step_private(step, by_name, leaves, weights)
+                    raise not_finite(f"{source} is not finite", forward.values.values())
         present = torch.from_numpy(step.owners["client"].present)
         loss[present] += segment_sum(losses.detach().double(), client, len(present))
+        return _gradients(total, forward)
 
     def after_epoch(self, every_pair: Step, prepared: Any) -> None:
         """Let the personalization set its values after an epoch."""
@@ -267,7 +314,7 @@ class _Chunk:
         rows = _positives(step, "client") * (train.negatives + (train.loss == "bce"))
         return torch.from_numpy(1.0 / np.maximum(rows, 1))
 
-    def _step_shared(self, step: Step, gradients: Mapping[str, Tensor | None]) -> None:
+    def _step_shared(self, step: Step, gradients: Gradients) -> None:
         clients = torch.from_numpy(step.owners["client"].present)
         present = torch.zeros(self.plan.shard.n_clients, dtype=torch.bool)
         present[clients] = True
@@ -286,13 +333,9 @@ class _Chunk:
                 if optimizer.plain and gradient is not None:
                     value.index_add_(0, at, gradient * -optimizer.lr)
             if not optimizer.plain:
-                total = torch.zeros_like(value)
-                if gradient is not None:
-                    total.index_add_(0, at, gradient)
-                total = total + terms[name] if name in terms else total
                 # Also rows without gradient may move: by their momentum.
                 rows = present[self.row_client].nonzero()[:, 0] if by_row else clients
-                of_rows = total if len(rows) == len(total) else total.index_select(0, rows)
+                of_rows = gradient_of_rows(value, gradient, at, rows, terms.get(name))
                 step_rows(optimizer, value, of_rows, self.optimizer_state[name], rows)
             elif name in terms:
                 value -= optimizer.lr * terms[name]
@@ -301,8 +344,7 @@ class _Chunk:
     def _step_private(
         self,
         step: Step,
-        gradients: Mapping[str, Tensor | None],
-        leaves: Mapping[str, Tensor],
+        gradients: Gradients,
         weights: Tensor | None,
     ) -> None:
         train = self.task.train
@@ -310,7 +352,8 @@ class _Chunk:
             if name not in gradients:
                 continue
             axis = str(self.task.specs()[name].axis)
-            value, gradient = leaves[name].detach(), gradients[name]
+            at, gradient = torch.from_numpy(step.owners[axis].present), gradients[name]
+            value = self.private[name].index_select(0, at)
             gradient = torch.zeros_like(value) if gradient is None else gradient
             if train.weight_decay > 0:
                 scale = torch.from_numpy(_positives(step, axis))
@@ -318,9 +361,16 @@ class _Chunk:
                     scale *= weights[clients_of_owners(step, axis)]
                 scale = (train.weight_decay * scale).to(value.dtype)
                 gradient = gradient + scale.reshape(-1, *[1] * (value.dim() - 1)) * value
-            optimizer, at = self.optimizers.private, torch.from_numpy(step.owners[axis].present)
+            optimizer = self.optimizers.private
             state = {key: self.private[f"{name}/{key}"] for key in optimizer.state}
             step_rows(optimizer, self.private[name], gradient, state, at)
+
+
+def _gradients(total: Tensor, forward: Forward) -> Gradients:
+    """Return the gradients of a loss by all trainable values of a step; None: it has none."""
+    leaves = {name: value for name, value in forward.values.items() if value.requires_grad}
+    gradients = torch.autograd.grad(total, [*leaves.values()], allow_unused=True)
+    return dict(zip(leaves, gradients, strict=True))
 
 
 def _positives(step: Step, axis: str) -> FloatArray:

@@ -157,6 +157,26 @@ class Optimizers(Section):
         return lines
 
 
+def gradient_of_rows(
+    value: Tensor, gradient: Tensor | None, at: Tensor, rows: Tensor, term: Tensor | None
+) -> Tensor:
+    """Return the gradient of some rows of a parameter, float [m, *shape].
+
+    Args:
+        value: float [n, *shape], the parameter.
+        gradient: float [q, *shape], parts of it; None: there are none.
+        at: int64 [q], the row of each part.
+        rows: int64 [m], ascending.
+        term: float [n, *shape], what is added; None: nothing.
+    """
+    if gradient is not None and at is rows and term is None:
+        return gradient
+    total = torch.zeros_like(value) if term is None else term
+    if gradient is not None:
+        total = total.index_add(0, at, gradient)
+    return total if len(rows) == len(total) else total.index_select(0, rows)
+
+
 def step_rows(
     optimizer: Optimizer,
     value: Tensor,

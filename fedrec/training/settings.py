@@ -21,6 +21,10 @@ class Train(Section):
         negative_sampling: ``uniform``, or ``popularity`` (in proportion to train count + 1).
         local_epochs: passes over the client's positives in one round.
         batch_size: positives per step (with their negatives), or ``full``.
+        micro_batch: pairs of a client in one forward and backward pass, whose gradients are added
+            up to those of the step; None: all. A positive stays with its negatives where the loss
+            or the model compares them. A personalization's loss over all pairs, such as PLGC's
+            decorrelation, is computed once for the step. Equal to rounding but for dropout's draws.
         optimizers: One per group of parameters.
         schedule: Of their rates.
         clip_norm: The norm that the gradient of a client's loss by all of its trainable values has
@@ -44,6 +48,7 @@ class Train(Section):
     negative_sampling: Literal["uniform", "popularity"] = "uniform"
     local_epochs: int = Field(1, ge=1)
     batch_size: Count | Literal["full"] = "full"
+    micro_batch: Count | None = None
     optimizers: Optimizers = Optimizers()
     schedule: Schedule = Schedule()
     clip_norm: float | None = Field(None, gt=0)
@@ -54,12 +59,25 @@ class Train(Section):
         """Say that nothing decays, or that a batch holds all that any client has."""
         names = [] if run.task.trains_private else ["weight_decay"]
         lines = self.unused(NO_PRIVATE, *names)
+        if run.task.model.overrides("negatives"):
+            lines += self.unused("the model draws its negatives itself", "negative_sampling")
         if self.one_step(run.split):
             lines += self.unused("no client has more train items", "batch_size")
+        if self.micro_batch is not None and self.micro_batch >= self.most_pairs(run.split):
+            lines += self.unused("no client has more pairs in a step", "micro_batch")
         return lines
+
+    def most_pairs(self, split: Any) -> int:
+        """Return how many pairs a client has in a step at most."""
+        longest = self.longest(split)
+        positives = longest if self.batch_size == "full" else min(longest, self.batch_size)
+        return positives * (1 + self.negatives)
+
+    def longest(self, split: Any) -> int:
+        """Return how many train items the client has that has most."""
+        lengths = split.train.lengths[split.clients.values]
+        return int(np.bincount(split.clients.owners(), lengths).max(initial=0))
 
     def one_step(self, split: Any) -> bool:
         """Return whether every client makes one step per local epoch."""
-        lengths = split.train.lengths[split.clients.values]
-        longest = np.bincount(split.clients.owners(), lengths).max(initial=0)
-        return self.batch_size == "full" or self.batch_size >= longest
+        return self.batch_size == "full" or self.batch_size >= self.longest(split)

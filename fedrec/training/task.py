@@ -145,6 +145,7 @@ class ClientTask:
             "train.optimizers.private but adam and plain sgd": private.plain
             or (private.name == "adam" and private.weight_decay == 0),
             "train.clip_norm": train.clip_norm is None,
+            "train.micro_batch": train.micro_batch is None,
         }
         if isinstance(plgc, PLGC):
             covered |= {

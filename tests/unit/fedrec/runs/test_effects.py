@@ -87,6 +87,13 @@ SAID: dict[str, dict[str, Any]] = {
     "train.schedule.floor: 0.5 has no effect: nothing is annealed": {
         "train": {"schedule": {"name": "wsd", "warmup": 5, "floor": 0.5}},
     },
+    "train.micro_batch: 99 has no effect: no client has more pairs in a step": {
+        "train": {"micro_batch": 99, "negatives": 1},
+    },
+    "train.negative_sampling: popularity has no effect: the model draws": {
+        "model": "tests.unit.fedrec.training.test_own_negatives:Uniform",
+        "train": {"negative_sampling": "popularity"},
+    },
     "train.batch_size: 99 has no effect": {"train": {"batch_size": 99}},
     "model.params: 'lost' has no effect": {"model": "tests.contracts.broken_plugins:Unused"},
     "rounds.patience: 9 has no effect: rounds.count 6 leads to only 3 evaluations": {
@@ -138,6 +145,7 @@ def test_a_setting_without_effect_is_named(said: str) -> None:
         {"strategy": {"name": "fedavg", "weighting": "examples"}},
         {"train": {"weight_decay": 0.1}},
         {"train": {"batch_size": 2}},
+        {"train": {"micro_batch": 2}},
         {"train": {"backend": "torch"}, "engine": {"chunk": 9}},
         {"train": {"optimizers": {"private": {"beta1": 0.5}}}},
         {"model": "neumf", "train": {"optimizers": {"shared": {"lr": 0.5}}}},

@@ -31,6 +31,7 @@ UNCOVERED: dict[str, dict[str, Any]] = {
     "item but plain sgd": {"train": {"optimizers": {"item": {"momentum": 0.9}}}},
     "private but adam and plain sgd": {"train": {"optimizers": {"private": "adamw"}}},
     "train.clip_norm": {"train": {"clip_norm": 1.0}},
+    "train.micro_batch": {"train": {"micro_batch": 64}},
     "branch: table": {"personalization": PLGC(branch="table")},
     "balance: trace": {"personalization": PLGC(balance="trace")},
     "beta: 3": {"personalization": PLGC(beta=3)},
