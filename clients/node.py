@@ -18,6 +18,7 @@ from fedrec.data.negatives import pool_excluded, popularity_weights
 from fedrec.errors import ClientFailure, FedRecError, NumericError, not_finite
 from fedrec.evaluation.evaluate import Evaluation, evaluate, merge
 from fedrec.evaluation.ranking import LEGACY_CANDIDATES, Part, legacy_candidates
+from fedrec.evaluation.rerank import FirstStage
 from fedrec.evaluation.scorer import UserScorer
 from fedrec.evaluation.slices import Slices
 from fedrec.flower.records import RoundRequest, Trained
@@ -66,6 +67,7 @@ class Node:
         number: of the node.
         popularity: int64 [n_items], weights for popularity sampling.
         slices: What the evaluation measures apart.
+        first_stage: Whose candidates are ranked; None: the whole catalogue.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Node:
         number: int,
         popularity: IntArray,
         slices: Slices | None = None,
+        first_stage: FirstStage | None = None,
     ) -> None:
         self.experiment = experiment
         self.strategy = strategy_of(experiment)
@@ -90,7 +93,7 @@ class Node:
         self._name = f"node-{number:03d}"
         by_popularity = experiment.train.negative_sampling == "popularity"
         self._popularity = popularity if by_popularity else None
-        self._slices = slices
+        self._slices, self._first_stage = slices, first_stage
         self._layout = Layout.of(self.task, shard)
         self._owner_ids = self._layout.owner_ids()
         self._store = StateStore(
@@ -224,7 +227,8 @@ class Node:
     def _rank(self, params: Params, rows: IntArray) -> Evaluation:
         torch.set_num_threads(1)
         shard, at = self.shard.take(rows), self._layout.positions(rows)
-        scorer = UserScorer(self.task, shard, params, self._store.get(at, self.task.private()))
+        private = self._store.get(at, self.task.private())
+        scorer = UserScorer(self.task, shard, params, private, self._first_stage)
         try:
             return evaluate(
                 shard,
@@ -281,21 +285,22 @@ def open_node(
     All that changes lies on disk, so a node may be opened in several processes, one at a time.
     Arguments are those of `fedrec.flower.records.RoundRequest`, and which node of how many it is.
     """
-    opened, costs, popularity, slices = _opened(run, out, split, features)
+    opened, costs, popularity, slices, first_stage = _opened(run, out, split, features)
     shard = opened.split.shard(hosted_clients(costs, partition, partitions))
-    folder = opened.folder
-    return Node(opened.experiment, opened.task, shard, folder, partition, popularity, slices)
+    experiment, task, folder = opened.experiment, opened.task, opened.folder
+    return Node(experiment, task, shard, folder, partition, popularity, slices, first_stage)
 
 
 @lru_cache(maxsize=1)
 def _opened(
     run: str, out: str, split: str, features: str
-) -> tuple[OpenRun, FloatArray, IntArray, Slices | None]:
-    """Return what all nodes of a run share: it, costs of clients, weights and slices of items."""
+) -> tuple[OpenRun, FloatArray, IntArray, Slices | None, FirstStage | None]:
+    """Return what all nodes of a run share: it, costs of clients, and as `Node` has it."""
     opened = open_run(run, Path(out), Path(split), Path(features) if features else None)
     costs = training_costs(opened.task, opened.split)
-    slices = opened.experiment.evaluate.slices_of(opened.split)
-    return opened, costs, popularity_weights(opened.split), slices
+    data, evaluate = opened.split, opened.experiment.evaluate
+    weights, slices = popularity_weights(data), evaluate.slices_of(data)
+    return opened, costs, weights, slices, evaluate.first_stage_of(data)
 
 
 def hosted_clients(costs: FloatArray, partition: int, partitions: int) -> IntArray:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fedrec.compute.batch import Histories, Tensors
 from fedrec.errors import check_shapes
+from fedrec.evaluation.rerank import FirstStage, reranked
 from fedrec.models.base import Batch
 from fedrec.models.module import ModelParams
 from fedrec.personalization.base import Branches, Ranking, View
@@ -31,10 +32,19 @@ class UserScorer:
         shard: the clients.
         params: the global parameters.
         local: the local parameters of these clients, in their order.
+        first_stage: whose candidates alone are scored; None: the whole catalogue is.
     """
 
-    def __init__(self, task: ClientTask, shard: Shard, params: Params, local: Params) -> None:
+    def __init__(
+        self,
+        task: ClientTask,
+        shard: Shard,
+        params: Params,
+        local: Params,
+        first_stage: FirstStage | None = None,
+    ) -> None:
         self.task, self.everything = task, torch.arange(shard.n_items)
+        self.shard, self.first_stage = shard, first_stage
         self.params, self.local = tensors_of(params, task.dtype), tensors_of(local, task.dtype)
         self.tables = {name: self.params[name] for name in task.tables()} | dict(task.frozen_tables)
         self.encoded = encode_catalogue(task, self.params)
@@ -55,7 +65,7 @@ class UserScorer:
     def by_columns(self) -> bool:
         """Return whether some items at a time are faster, for all users."""
         is_flat = self.task.model.execution == "flat" and not self.task.of_model("positive")
-        return is_flat and self.task.personalization.by_columns
+        return is_flat and self.task.personalization.by_columns and self.first_stage is None
 
     def __call__(self, users: IntArray) -> dict[View, Tensor]:
         """Return the scores of some users for the whole catalogue.
@@ -85,7 +95,11 @@ class UserScorer:
                     by_user = task.specs()[name].axis == "user"
                     private[name] = private[name][torch.from_numpy(chosen if by_user else clients)]
             place = slice(start, start + len(chosen))
-            blocks.append(Block(chosen, place, prepared, self.everything, self, private))
+            order = None
+            if self.first_stage is not None:
+                ids, train = self.shard.user_ids[chosen], self.shard.train.take(chosen)
+                order = self.first_stage.order(ids, train)
+            blocks.append(Block(chosen, place, prepared, self.everything, self, private, order))
         return blocks
 
 
@@ -97,15 +111,24 @@ class Block(Ranking):
         scorer: the parameters, and who the users are.
         private: the private parameters: of users and clients float [b, *shape], a row per user;
             of positives all of them.
+        order: of the first stage, int64 [b, n_items], see `FirstStage.order`.
     """
 
     scorer: UserScorer
     private: Tensors
+    order: Tensor | None = None
 
     def views(self, items: Tensor) -> dict[View, Tensor]:
-        """Return the scores of the users for some items per view, float [b, c]; as `rank`."""
+        """Return the scores of the users for some items per view, float [b, c]; as `rank`.
+
+        Where there is a first stage, its candidates stand above all others, see `reranked`.
+        """
         scores = self.rank(items)
-        return scores.views() if isinstance(scores, Branches) else scores
+        views = scores.views() if isinstance(scores, Branches) else scores
+        if self.order is None or self.scorer.first_stage is None:
+            return views
+        n = self.scorer.first_stage.n
+        return {view: reranked(of_view, self.order, n) for view, of_view in views.items()}
 
     def rank(self, items: Tensor) -> dict[View, Tensor] | Branches:
         """Return the scores of the users.
@@ -163,6 +186,12 @@ class Block(Ranking):
     def _scores(self, source: Tensor, history: Histories | None) -> Tensor:
         """Return all scores with the vectors that histories name, float [n, d]."""
         scorer, task, encoded = self.scorer, self.scorer.task, self.scorer.encoded
+        if self.order is not None and scorer.first_stage is not None:
+            candidates = self.order[:, : scorer.first_stage.n]
+            nothing = encoded.new_zeros(self.order.shape, dtype=getattr(torch, task.dtype))
+            users = np.repeat(np.arange(len(candidates)), candidates.shape[1])
+            items, vectors = candidates.flatten().numpy(), encoded[candidates.flatten()]
+            return self._with_pairs(nothing, users, items, vectors, source, history)
         tables: Tensors = scorer.tables
         if self.items is not scorer.everything:
             tables = {name: table[self.items] for name, table in tables.items()}

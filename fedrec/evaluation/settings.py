@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from fedrec.evaluation.metrics import Metric, PerUserMetric, parse_metric
 from fedrec.evaluation.ranking import LEGACY_CANDIDATES
+from fedrec.evaluation.rerank import FirstStage, Rerank
 from fedrec.evaluation.slices import Slice, Slices, list_lengths, sliced
 from fedrec.plugins import Count, Section
 from fedrec.types import Split
@@ -28,6 +29,7 @@ class Evaluate(Section):
             the share of cold items in the lists). With any slice, or with
             ``data.split.cold_items``, the metrics without a slice rank warm items among warm
             items. A mean leaves out users without held-out items in the slice.
+        rerank: candidates that are scored, and where they come from; None: the whole catalogue.
         block: users whose scores are computed together, or ``auto``: as many as 16 MiB of scores
             hold, from 64. Changes no bit of the result and bounds the memory of each process:
             block x items x 4 bytes for a model by itself, about four times that for three views.
@@ -45,6 +47,7 @@ class Evaluate(Section):
         "gini@10",
     )
     slices: tuple[Slice, ...] = ()
+    rerank: Rerank | None = None
     block: Count | Literal["auto"] = "auto"
 
     def without_effect(self, run: Any) -> list[str]:
@@ -58,12 +61,21 @@ class Evaluate(Section):
                 f"slices: {', '.join(sorted(cold))} have no items: somebody trains on each; set "
                 "data.split.cold_items"
             )
+        if self.rerank is not None and self.rerank.n >= run.split.n_items:
+            lines.append(
+                f"rerank.n: {self.rerank.n} has no effect: the catalogue has {run.split.n_items} "
+                "items, so all are candidates"
+            )
         if run.split.n_cold and not cold:
             lines.append(
                 f"slices: the {run.split.n_cold} cold items are not measured; add cold or "
                 "cold_among_all"
             )
         return lines
+
+    def first_stage_of(self, split: Split) -> FirstStage | None:
+        """Return what chooses the candidates; None if there is no such stage."""
+        return None if self.rerank is None else FirstStage.of(self.rerank, split)
 
     @field_validator("metrics")
     @classmethod

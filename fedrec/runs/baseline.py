@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from fedrec.baselines.base import Baseline, Scorer, TunableBaseline
 from fedrec.baselines.methods import Popularity
@@ -13,12 +14,13 @@ from fedrec.config.experiment import Experiment
 from fedrec.errors import ConfigError, NumericError
 from fedrec.evaluation.evaluate import Evaluation, evaluate
 from fedrec.evaluation.metrics import Metric, PerUserMetric
-from fedrec.evaluation.ranking import PARTS
+from fedrec.evaluation.ranking import PARTS, Scores
+from fedrec.evaluation.rerank import reranked
 from fedrec.evaluation.settings import Evaluate
 from fedrec.evaluation.slices import list_lengths, sliced
 from fedrec.personalization.base import View
 from fedrec.plugins import name_of
-from fedrec.types import FloatArray, IntArray, Split
+from fedrec.types import IntArray, Split
 
 LOG = logging.getLogger("fedrec")
 
@@ -153,12 +155,16 @@ def evaluate_scorer(
             "scores of some users"
         )
     shard = split.shard(np.arange(split.n_clients, dtype=np.int64))
+    first_stage = settings.first_stage_of(split)
 
-    def scores(rows: IntArray) -> dict[View, FloatArray]:
+    def scores(rows: IntArray) -> dict[View, Scores]:
         values, expected = np.asarray(scorer(shard.user_ids[rows])), (len(rows), split.n_items)
         if values.shape != expected:
             raise ConfigError(f"model: its scores have shape {values.shape}, expected {expected}")
-        return {"mixed": values}
+        if first_stage is None:
+            return {"mixed": values}
+        order = first_stage.order(shard.user_ids[rows], shard.train.take(rows))
+        return {"mixed": reranked(torch.tensor(values), order, first_stage.n)}
 
     slices = settings.slices_of(split)
     if slices is not None and metrics is not None:

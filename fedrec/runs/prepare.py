@@ -260,6 +260,10 @@ def _check_sizes(experiment: Experiment, split: Split) -> None:
             f"engine.nodes: {nodes} nodes are more than the {split.n_clients} clients; lower it or "
             "write 'auto'"
         )
+    if legacy and experiment.evaluate.rerank is not None:
+        raise ConfigError(
+            "evaluate.rerank: data.protocol legacy ranks 99 sampled candidates; use clean"
+        )
     if legacy:
         check_candidates(pool_excluded(split, "legacy"), split.n_items)
 

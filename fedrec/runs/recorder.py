@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from fedrec.config.experiment import Experiment
 from fedrec.errors import NumericError
 from fedrec.evaluation.evaluate import Evaluation
 from fedrec.plugins import Plugin
@@ -212,7 +213,7 @@ class Recorder:
             "clients": run.split.n_clients,
             "users": run.split.n_users,
             "items": run.split.n_items,
-            "ranking": "full" if e.data.protocol == "clean" else "99 sampled candidates",
+            "ranking": _ranking(e),
             "centralised": run.centralised,
             "executor": run.executor,
             "status": status,
@@ -307,3 +308,11 @@ class Recorder:
             keys.add("beutel2020flower")
             plugins += [e.personalization, e.strategy]
         return sorted(keys.union(plugin.reference for plugin in plugins if plugin.reference))
+
+
+def _ranking(experiment: Experiment) -> str:
+    """Return what the clients rank, as tables say it."""
+    if experiment.data.protocol == "legacy":
+        return "99 sampled candidates"
+    rerank = experiment.evaluate.rerank
+    return "full" if rerank is None else str(rerank)

@@ -95,6 +95,7 @@ class RunResult(RunFolder):
         shard = split.shard(np.arange(split.n_clients, dtype=np.int64))
         task, shared = self.experiment.client_task(self.catalogue), self.model()
         row = np.argsort(shard.user_ids, kind="stable")  # of the shard, by user
+        first_stage = self.experiment.evaluate.first_stage_of(split)
         private = {axis: self.local(axis) for axis in ("user", "client", "positive")}
         local: dict[str, FloatArray] = {}
         for name in task.private():
@@ -108,7 +109,7 @@ class RunResult(RunFolder):
             local[name] = arrays[name][shard.user_ids] if axis == "user" else arrays[name]
 
         def scorer(params: Params) -> Scorer:
-            score = UserScorer(task, shard, params, local)
+            score = UserScorer(task, shard, params, local, first_stage)
             return lambda rows: np.asarray(score(rows)["mixed"].numpy())
 
         score = by_group(shared, shard.client_ids[shard.client_of_user()], scorer)
