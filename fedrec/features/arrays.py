@@ -45,12 +45,12 @@ class ArrayFile(Encoder):
 
     def content(self, items: Catalogue) -> str:
         """Hash the rows of the items."""
-        values, rows = self._read(items)
+        values, rows, _ = self._read(items)
         return checksum_of({"values": values, "rows": rows}, {})
 
     def encode(self, items: Catalogue, report: Report) -> Encoded:
         """Return the rows of the items."""
-        values, rows = self._read(items)
+        values, rows, others = self._read(items)
         sums = np.abs(values).reshape(len(values), -1).sum(axis=1, dtype=np.float64)
         wrong = np.flatnonzero((rows >= 0) & ~np.isfinite(sums[rows]))
         if len(wrong):
@@ -61,12 +61,11 @@ class ArrayFile(Encoder):
         present = rows >= 0
         encoded = np.zeros((items.n_items, *values.shape[1:]), np.float32)
         encoded[present] = values[rows[present]]
-        others = len(values) - len(np.unique(rows[present]))
         note = f"{self.path.name}: {others:,} rows are of no item of the data, and left out"
         return Encoded(encoded, present, (note,) * (others > 0))
 
-    def _read(self, items: Catalogue) -> tuple[FloatArray, IntArray]:
-        """Return the array, and the row of each item, int64 [n_items], -1 where it has none."""
+    def _read(self, items: Catalogue) -> tuple[FloatArray, IntArray, int]:
+        """Return the array; the row of each item, -1 where it has none; the rows of no item."""
         arrays = _arrays(self.path)
         others = {name for name in (self.ids, self.mask) if name in arrays}
         name = self.array
@@ -91,7 +90,7 @@ class ArrayFile(Encoder):
                     f"{self.path}: has {len(values):,} rows for {items.n_items:,} items; by_row "
                     "needs as many; filters and the split leave items out, so give ids instead"
                 )
-            return values, np.where(is_there, np.arange(len(values)), -1)
+            return values, np.where(is_there, np.arange(len(values)), -1), 0
         ids = self._ids(arrays)
         _check_length(self.path, f"ids '{self.ids}'", ids, values)
         rows = {each: row for row, each in enumerate(ids.tolist())}
@@ -104,7 +103,8 @@ class ArrayFile(Encoder):
                 f"{self.path}: none of its ids, such as '{ids[0]}', is one of the data, such as "
                 f"'{items.item_ids[0]}'; expected raw ids"
             )
-        return values, np.where((at >= 0) & is_there[at], at, -1)
+        rest = len(values) - int((at >= 0).sum())
+        return values, np.where((at >= 0) & is_there[at], at, -1), rest
 
     def _ids(self, arrays: dict[str, Any]) -> FloatArray:
         """Return the raw ids as texts, without white space."""

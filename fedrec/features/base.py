@@ -86,21 +86,27 @@ class Encoder(Plugin):
     def fingerprint(self, items: Catalogue) -> str:
         """Hash all that decides what `encode` returns."""
         kind = type(self)
-        shared = dict.fromkeys(Encoder.model_fields, True)
-        settings = self.model_dump(mode="json", exclude={**shared, "path": True})
+        settings = self.model_dump(mode="json", exclude={*Encoder.model_fields, *self._paths()})
         code = FORMAT if kind.__module__.partition(".")[0] in OURS else _source(kind)
         values = [code, kind.__module__, kind.__qualname__, settings, self.content(items)]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     def is_here(self) -> bool:
-        """Return whether all is here that `encode` reads: whether its ``path`` exists."""
-        path = getattr(self, "path", None)
-        return path is None or Path(path).exists()
+        """Return whether all is here that `encode` reads: whether the paths in it exist."""
+        return all(path.exists() for path in self._paths().values())
 
     def located(self) -> Self:
-        """Return the same encoder with the whole ``path``, if it has one."""
-        path = getattr(self, "path", None)
-        return self if path is None else self.model_copy(update={"path": Path(path).absolute()})
+        """Return the same encoder with whole paths."""
+        whole = {name: path.absolute() for name, path in self._paths().items()}
+        return self.model_copy(update=whole)
+
+    def modules(self) -> tuple[str, ...]:
+        """Return the modules, beside that of its class, whose source belongs to a run."""
+        return ()
+
+    def _paths(self) -> dict[str, Path]:
+        """Return the settings that are paths."""
+        return {name: value for name, value in self if isinstance(value, Path)}
 
 
 def _source(kind: type[Any]) -> str:

@@ -17,7 +17,9 @@ from fedrec.runs.folder import SOURCE, sha256_of
 from fedrec.runs.prepare import OpenRun
 
 # What may change: none of it changes a bit of a round. Data and features are compared by content.
-FREE = re.compile(r"engine\..*|rounds\.(count|patience)|data\.(items\.)?path|features\.\w+\.path")
+FREE = re.compile(
+    r"engine\..*|rounds\.(count|patience)|data\.(items\.)?path|features\.\w+\.(path|table|tokenizer)"
+)
 # Differences that a message names.
 NAMED = 4
 # What is said of a run folder where something else is not what it was.

@@ -1,5 +1,7 @@
 """The features of the items reach every process, and a run goes on with no others."""
 
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,15 @@ import pytest
 
 import fedrec
 from clients.node import Node
+from fedrec.config.experiment import load_experiment
+from fedrec.config.yaml import parse_yaml
+from fedrec.data.catalogue import Catalogue
 from fedrec.errors import FedRecError
+from fedrec.features import Encoder
+from fedrec.plugins import table
 from fedrec.runs.log import read_checkpoint
 from fedrec.runs.result import RunResult
+from fedrec.testing import load_plugin
 from tests.integration.stopped_runs import go, go_on
 
 VALUES = np.random.default_rng(1).normal(size=(80, 6)).astype(np.float32)
@@ -78,6 +86,43 @@ def test_a_run_goes_on_with_its_features_and_with_no_others(
     (tmp_path / "elsewhere.npz").unlink()
     with pytest.raises(FedRecError, match=r"features\.tall: .*elsewhere.npz: no such file"):
         go_on(folder, "rounds.count=5")
+
+
+def test_a_function_beside_the_experiment_belongs_to_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    source = tmp_path / "made_features.py"
+    source.write_text("def lengths(ids, columns):\n    return [[len(each)] for each in ids]\n")
+    feature = {"name": "callable", "function": "made_features:lengths", "normalize": "none"}
+    run = go(tmp_path / "run", features={"length": feature}, rounds={"count": 1})
+    lengths = run.catalogue.feature("length")[:, 0]
+    assert lengths.tolist() == [len(each) for each in run.split.item_ids]
+    assert (run.folder / "source" / "made_features.py").read_text() == source.read_text()
+
+
+def test_the_document_says_what_works(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (root / "docs" / "item-features.md").read_text(encoding="utf-8")
+    blocks = dict(re.findall(r"^```(\w+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    monkeypatch.setenv("FEDREC_DATA", str(tmp_path))
+    experiment = load_experiment(parse_yaml(blocks["yaml"]))
+    assert sorted(experiment.features) == ["poster", "text"]
+    for name, kind in table("features").items():
+        assert f"| `{name}` |" in text
+        packaged = getattr(kind, "packaged", None)
+        if packaged is not None and "efficientnet" not in name:
+            assert packaged.command in text
+            assert packaged.install in (root / ".ci" / "run").read_text(encoding="utf-8")
+    (tmp_path / "mine.py").write_text(blocks["python"], encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    encoder = load_plugin("mine:Lengths", ["columns=[title]"])
+    assert isinstance(encoder, Encoder)
+    items = Catalogue(np.array(["1", "2"], object), {"title": np.array(["a b c", ""], object)})
+    assert encoder.encode(items, lambda *_: None).values.tolist() == [[5, 3], [0, 0]]
 
 
 def test_what_is_too_large_to_copy_is_said(

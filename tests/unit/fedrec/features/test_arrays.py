@@ -55,8 +55,9 @@ def test_rows_are_found_by_raw_id(tmp_path: Path, name: str, ids: str) -> None:
 
 def test_rows_that_hold_nothing_are_masked(tmp_path: Path) -> None:
     path = written(tmp_path / "a.npz", rows=ROWS, ids=IDS, there=IDS != 3, more=ROWS)
-    values, present, _ = encoded(path, array="rows", ids="ids", mask="there")
+    values, present, notes = encoded(path, array="rows", ids="ids", mask="there")
     assert present == [True, True, False, False, True]
+    assert notes == ("a.npz: 1 rows are of no item of the data, and left out",)
     assert not values[3].any()
 
 

@@ -136,3 +136,16 @@ def test_lines_are_shown_by_level_and_handed_on(experiment: Experiment, level: i
     shown = console.file.getvalue().splitlines()
     assert shown == said[{logging.INFO: 0, logging.WARNING: 1, logging.ERROR: 2}[level] :]
     assert LOG.level == before
+
+
+def test_a_bar_shows_how_far_an_encoding_is(experiment: Experiment) -> None:
+    for terminal in (True, False):
+        file = io.StringIO()
+        console = Console(file=file, width=120, force_terminal=terminal, color_system=None)
+        with Progress(experiment, console=console) as progress:
+            for done in (0, 1200, 3706):
+                progress.encode("text", done, 3706)
+                progress._bar.refresh()
+        assert ("1,200/3,706 items" in file.getvalue()) == terminal
+        assert ("encoding features.text" in file.getvalue()) == terminal
+        assert "3,706/3,706" not in file.getvalue()
