@@ -60,7 +60,7 @@ def main() -> None:
     chosen = parser.parse_args()
     settings = combinations(chosen.grid)
     load_experiment(chosen.config, settings[0])
-    metric = load_experiment(chosen.config).evaluate.metrics[0]
+    metric = load_experiment(chosen.config).evaluate.chooser
     tasks = [(sets, seed) for sets in settings for seed in chosen.seeds]
     rows: dict[tuple[str, ...], list[dict[str, Any]]] = {sets: [] for sets in settings}
     with ProcessPoolExecutor(chosen.jobs) as pool:

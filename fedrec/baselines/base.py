@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 
+from fedrec.data.catalogue import Catalogue
 from fedrec.errors import require
 from fedrec.plugins import Plugin
 from fedrec.types import FloatArray, IntArray, Ragged, Split
@@ -19,12 +20,13 @@ class Baseline(Plugin):
     """A centralised method to compare with; it sees everybody's train items."""
 
     @abstractmethod
-    def fit(self, split: Split, seed: int) -> Scorer:
+    def fit(self, split: Split, seed: int, catalogue: Catalogue | None = None) -> Scorer:
         """Learn from the train items of all users.
 
         Args:
-            split: The data; only ``split.train`` may be looked at.
+            split: The data; of the interactions, only ``split.train`` may be looked at.
             seed: The run's seed.
+            catalogue: What is known of the items; None: what the split says of them.
         """
 
 

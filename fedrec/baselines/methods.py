@@ -9,6 +9,7 @@ from pydantic import Field
 
 from fedrec.baselines.base import Baseline, Scorer, TunableBaseline, interaction_matrix
 from fedrec.compute.operations import padded_mm
+from fedrec.data.catalogue import Catalogue
 from fedrec.errors import ConfigError
 from fedrec.seeds import Purpose, normal, uniform
 from fedrec.types import FloatArray, IntArray, Ragged, Split
@@ -22,7 +23,7 @@ class Popularity(Baseline):
     with :math:`T_v` the train items of user v. Centralised, and the same for every user.
     """
 
-    def fit(self, split: Split, seed: int) -> Scorer:
+    def fit(self, split: Split, seed: int, catalogue: Catalogue | None = None) -> Scorer:
         """Count; the seed is not used."""
         counts = np.bincount(split.train.values, minlength=split.n_items).astype(np.float32)
         return lambda users: np.tile(counts, (len(users), 1))
@@ -36,7 +37,7 @@ class RandomScores(Baseline):
     So a user's scores do not depend on which users are scored together with it.
     """
 
-    def fit(self, split: Split, seed: int) -> Scorer:
+    def fit(self, split: Split, seed: int, catalogue: Catalogue | None = None) -> Scorer:
         """Learn nothing; the split gives only the size of the catalogue."""
         items = np.arange(split.n_items, dtype=np.int64)
 
@@ -75,7 +76,7 @@ class ItemKNN(TunableBaseline):
     neighbours: int | None = Field(None, ge=1)
     shrink: float | None = Field(None, ge=0)
 
-    def fit(self, split: Split, seed: int) -> Scorer:
+    def fit(self, split: Split, seed: int, catalogue: Catalogue | None = None) -> Scorer:
         """Compute the similarities; the seed is not used.
 
         Raises:
@@ -127,7 +128,7 @@ class EASE(TunableBaseline):
     regularization: float | None = Field(None, gt=0)
     max_items: int = Field(15_000, ge=1)
 
-    def fit(self, split: Split, seed: int) -> Scorer:
+    def fit(self, split: Split, seed: int, catalogue: Catalogue | None = None) -> Scorer:
         """Solve the regressions; the seed is not used.
 
         Raises:
@@ -182,7 +183,7 @@ class ImplicitALS(TunableBaseline):
     alpha: float | None = Field(None, gt=0)
     iterations: int = Field(10, ge=1)
 
-    def fit(self, split: Split, seed: int) -> Scorer:
+    def fit(self, split: Split, seed: int, catalogue: Catalogue | None = None) -> Scorer:
         """Factorise the train matrix; the seed draws the first item vectors."""
         chosen = self.settings()
         d, penalty, alpha = self.factors, chosen["regularization"], chosen["alpha"]

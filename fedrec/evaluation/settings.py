@@ -1,10 +1,10 @@
 """The section ``evaluate`` of an experiment."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from fedrec.evaluation.metrics import Metric, PerUserMetric, parse_metric
 from fedrec.evaluation.ranking import LEGACY_CANDIDATES
@@ -30,6 +30,8 @@ class Evaluate(Section):
             ``data.split.cold_items``, the metrics without a slice rank warm items among warm
             items. A mean leaves out users without held-out items in the slice.
         rerank: candidates that are scored, and where they come from; None: the whole catalogue.
+        choose_on: the slice in which the first metric chooses the round, and the settings of a
+            baseline, on validation; None: the first metric without a slice chooses.
         block: users whose scores are computed together, or ``auto``: as many as 16 MiB of scores
             hold, from 64. Changes no bit of the result and bounds the memory of each process:
             block x items x 4 bytes for a model by itself, about four times that for three views.
@@ -48,6 +50,7 @@ class Evaluate(Section):
     )
     slices: tuple[Slice, ...] = ()
     rerank: Rerank | None = None
+    choose_on: Slice | None = None
     block: Count | Literal["auto"] = "auto"
 
     def without_effect(self, run: Any) -> list[str]:
@@ -100,6 +103,17 @@ class Evaluate(Section):
             twice = max(value, key=value.count)
             raise ValueError(f"'{twice}' is given twice; leave one of them out")
         return value
+
+    @model_validator(mode="after")
+    def _chooses_on_a_slice(self) -> Self:
+        if self.choose_on is not None and self.choose_on not in self.slices:
+            raise ValueError(f"choose_on: {self.choose_on} is not among the slices; add it there")
+        return self
+
+    @property
+    def chooser(self) -> str:
+        """Return the label of the metric that chooses the round on validation."""
+        return sliced(self.metrics[0], self.choose_on or "")
 
     def parsed(self) -> tuple[Metric, ...]:
         """Return the metrics as values."""

@@ -16,6 +16,7 @@ import pandas as pd
 
 from fedrec.config.yaml import flatten
 from fedrec.errors import RunFolderError, did_you_mean
+from fedrec.evaluation.slices import sliced
 from fedrec.plugins import expand_path
 from fedrec.report.labels import labels
 from fedrec.runs.folder import CONFIG, FINISHED, LOCAL, MODEL, PER_USER, SPLIT
@@ -47,6 +48,7 @@ class Run:
         settings: The same by dotted key, without seed and engine, which changes no result.
         metrics: Those of the experiment; the first chose the round.
         slices: Those of the experiment.
+        chooser: The metric that chose the round on validation, such as ``ndcg@10[tail]``.
         seed: Its seed.
         data: What tells data and split from others: a hash of their content, wherever it was read.
         result: What it came to, also so far.
@@ -61,6 +63,7 @@ class Run:
     settings: Mapping[str, Any]
     metrics: Sequence[str]
     slices: Sequence[str]
+    chooser: str
     seed: int
     data: str
     result: Mapping[str, Any]
@@ -125,7 +128,7 @@ class Group:
     @property
     def chooser(self) -> str:
         """The metric that chose the round on validation."""
-        return self.first.metrics[0]
+        return self.first.chooser
 
     def values(self, key: str) -> Values:
         """Return a number of ``result.json``, of the runs that have it.
@@ -255,6 +258,7 @@ def _read(folder: RunFolder) -> Run:
     with reading(folder.path / CONFIG):  # whose first reader notices what is damaged in it
         metrics = tuple(map(str, config["evaluate"]["metrics"]))
         slices = tuple(map(str, config["evaluate"].get("slices", ())))
+        chooser = sliced(metrics[0], config["evaluate"].get("choose_on") or "")
         _ = config["data"]["name"], config["model"]["name"]
     data = json.dumps([config["data"], result.get("users"), result.get("items")], default=str)
     users = pd.DataFrame()
@@ -274,6 +278,7 @@ def _read(folder: RunFolder) -> Run:
         flatten({key: value for key, value in config.items() if key not in NOT_COMPARED}),
         metrics,
         slices,
+        chooser,
         seed=result["seed"] or 0,
         data=data,
         result=result,

@@ -138,8 +138,8 @@ def slice_results(section: Sequence[Group], name: str) -> Table:
         section: Groups with the same data, split and protocol, that have the slice.
         name: The slice.
     """
-    metrics, first, chooser = _metrics(section, name), section[0], section[0].chooser
-    title, label = pretty_metric(chooser), sliced(chooser, name)
+    metrics, first = _metrics(section, name), section[0]
+    title, label = pretty_metric(first.first.metrics[0]), sliced(first.first.metrics[0], name)
     level = first.values(f"reference.chance.test.{label}").mean()
     rows = []
     for group in section:
@@ -188,7 +188,8 @@ def paired(section: Sequence[Group], baseline: Group, name: str = "") -> Table |
     Returns:
         The table, or None where nothing can be compared.
     """
-    metric, column = pretty_metric(baseline.chooser), f"test.{sliced(baseline.chooser, name)}"
+    label = baseline.first.metrics[0]
+    metric, column = pretty_metric(label), f"test.{sliced(label, name)}"
     reference = baseline.users.reindex(columns=["n_train", column]).dropna()
     rows, refused = [], []
     for group in section if baseline.first.finished else ():

@@ -11,6 +11,7 @@ import torch
 from fedrec.baselines.base import Baseline, Scorer, TunableBaseline
 from fedrec.baselines.methods import Popularity
 from fedrec.config.experiment import Experiment
+from fedrec.data.catalogue import Catalogue
 from fedrec.errors import ConfigError, NumericError
 from fedrec.evaluation.evaluate import Evaluation, evaluate
 from fedrec.evaluation.metrics import Metric, PerUserMetric
@@ -25,8 +26,15 @@ from fedrec.types import IntArray, Split
 LOG = logging.getLogger("fedrec")
 
 
-def tune(experiment: Experiment, split: Split) -> tuple[Baseline, dict[str, Any] | None]:
+def tune(
+    experiment: Experiment, split: Split, catalogue: Catalogue | None = None
+) -> tuple[Baseline, dict[str, Any] | None]:
     """Choose the settings of a baseline that are not given, by the first metric on validation.
+
+    Args:
+        experiment: The baseline, and how it is evaluated.
+        split: The data.
+        catalogue: What is known of the items.
 
     Returns:
         The baseline with all of its settings, and what was tried, for the result; None for a
@@ -44,21 +52,21 @@ def tune(experiment: Experiment, split: Split) -> tuple[Baseline, dict[str, Any]
         chosen = model.settings()
         LOG.warning(f"{name}: is untuned, because {why}; {_text(chosen)}")
         return model.model_copy(update=chosen), {"tuned": [], "untuned": why, "settings": chosen}
-    metric = experiment.evaluate.parsed()[0]
+    metrics, label = experiment.evaluate.parsed()[:1], experiment.evaluate.chooser
     tried: list[tuple[float, TunableBaseline]] = []
     for candidate in model.candidates():
-        scorer = candidate.fit(split, experiment.seed)
-        evaluation = evaluate_scorer(scorer, split, experiment.evaluate, (metric,))
-        score = evaluation.summarise((metric,), "mixed", "valid")[metric.label]
+        scorer = candidate.fit(split, experiment.seed, catalogue)
+        evaluation = evaluate_scorer(scorer, split, experiment.evaluate, metrics)
+        score = evaluation.summarise(metrics, "mixed", "valid")[label]
         tried.append((score, candidate))
     score, best = max(tried, key=lambda pair: pair[0])
     LOG.info(
         f"{name}: {len(tried)} settings tried on validation, {_text(best.settings())} is best with "
-        f"{metric.label} {score:.4f}"
+        f"{label} {score:.4f}"
     )
     return best, {
         "tuned": list(settings),
-        "metric": metric.label,
+        "metric": label,
         "settings": best.settings(),
         "tried": [{**candidate.settings(), "valid": score} for score, candidate in tried],
     }
@@ -144,7 +152,8 @@ def evaluate_scorer(
         scorer: the scores.
         split: the data.
         settings: how it is evaluated.
-        metrics: measured instead of all that the settings name, and of no slice.
+        metrics: measured instead of all that the settings name, and of no slice but the one that
+            chooses.
 
     Raises:
         ConfigError: If its ``fit`` gave no function, or its scores have a wrong shape or are NaN.
@@ -168,7 +177,7 @@ def evaluate_scorer(
 
     slices = settings.slices_of(split)
     if slices is not None and metrics is not None:
-        slices = replace(slices, names=())
+        slices = replace(slices, names=(settings.choose_on,) if settings.choose_on else ())
     measured = settings.parsed() if metrics is None else metrics
     try:
         return evaluate(shard, scores, measured, settings.block, slices=slices)

@@ -54,7 +54,7 @@ class Progress(logging.Handler):
         self._lines, self._shows_rounds = level, level <= logging.INFO
         self._console = console or Console(stderr=True, soft_wrap=True)
         self._on_round, self._on_line = on_round, on_line
-        self._metric = experiment.evaluate.metrics[0]
+        self._metric = experiment.evaluate.chooser
         self._every, self._limits = experiment.evaluate.every, experiment.rounds
         self._tally = Tally(self._metric)
         self._followed = 0

@@ -14,6 +14,7 @@ import numpy as np
 from fedrec.config.yaml import parse_yaml
 from fedrec.data.prepare import open_split
 from fedrec.errors import RunFolderError
+from fedrec.evaluation.slices import sliced
 from fedrec.runs.folder import (
     CONFIG,
     FINISHED,
@@ -95,8 +96,10 @@ class RunFolder:
         if complete and written.get("metrics"):
             return written
         config = self.config()
-        metric = (config.get("evaluate", {}).get("metrics") or ["ndcg@10"])[0]
-        tally = Tally(metric, rounds=self.rounds())
+        evaluate = config.get("evaluate", {})
+        metric = (evaluate.get("metrics") or ["ndcg@10"])[0]
+        chooser = sliced(metric, evaluate.get("choose_on") or "")
+        tally = Tally(chooser, rounds=self.rounds())
         stored = {name: value for name, value in written.items() if value is not None}
         return {**described(config), "status": "interrupted", **stored, **tally.result()}
 

@@ -101,7 +101,7 @@ class Recorder:
         self._observer = observer
         self._origin = origin
         self._metrics = run.experiment.evaluate.parsed()
-        label = self._metrics[0].label
+        label = run.experiment.evaluate.chooser
         self.tally = Tally(label, lambda: self.popularity.get("valid", {}).get(label))
         self._began = time.perf_counter()
         self._started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -252,7 +252,8 @@ class Recorder:
         ]
         if near is None:
             return notes
-        chosen, label = f"round {best.round}, which validation chose,", self._metrics[0].label
+        chosen = f"round {best.round}, which validation chose,"
+        label = self._run.experiment.evaluate.chooser
         notes.append(
             f"{chosen} has {label} {near[0]:.4f}, and ranking by popularity has {near[1]:.4f}: the "
             "model has learnt little beyond which items are popular; train longer (rounds.count, "

@@ -91,7 +91,7 @@ class RunResult(RunFolder):
         """Scores by index of the user."""
         model, split = self.experiment.model, self.split
         if isinstance(model, Baseline):
-            return model.fit(split, self.experiment.seed)
+            return model.fit(split, self.experiment.seed, self.catalogue)
         shard = split.shard(np.arange(split.n_clients, dtype=np.int64))
         task, shared = self.experiment.client_task(self.catalogue), self.model()
         row = np.argsort(shard.user_ids, kind="stable")  # of the shard, by user

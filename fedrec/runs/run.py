@@ -270,13 +270,13 @@ def _run_baseline(run: OpenRun, observer: Observer) -> None:
     ``config.yaml`` of the run folder gets the settings that validation chose.
     """
     began = time.perf_counter()
-    model, tuning = tune(run.experiment, run.split)
+    model, tuning = tune(run.experiment, run.split, run.catalogue)
     if tuning is not None:
         run = replace(run, experiment=run.experiment.model_copy(update={"model": model}))
         run.write_config()
     engine = {"name": "centralised", "workers": 1, "nodes": 1}
     with closing(Recorder(run, engine, observer)) as recorder:
-        scorer = model.fit(run.split, run.experiment.seed)
+        scorer = model.fit(run.split, run.experiment.seed, run.catalogue)
         fitted = time.perf_counter()
         evaluation = evaluate_scorer(scorer, run.split, run.experiment.evaluate)
         seconds = Seconds(train=fitted - began, evaluate=time.perf_counter() - fitted)
@@ -311,7 +311,7 @@ def _prepare_resume(
     origin.check(opened, accept_other_code)
     rounds, _ = rounds_before(folder / ROUNDS, last, checkpoint.log)
     progress.follow([*rounds, checkpoint.record])
-    best = Tally(experiment.evaluate.metrics[0], rounds=rounds).best
+    best = Tally(experiment.evaluate.chooser, rounds=rounds).best
     if best is not None:  # it must have left everything behind
         run.model(best.round, last)
         run.per_user()
@@ -353,7 +353,7 @@ def _reached(run: RunFolder, last: int, experiment: Experiment) -> str:
         return ""
     if rounds.count == last:
         return "rounds.count"
-    metric = experiment.evaluate.metrics[0]
+    metric = experiment.evaluate.chooser
     popularity = result.get("reference", {}).get("popularity", {}).get("valid", {})
     tally = Tally(metric, lambda: popularity.get(metric), run.rounds())
     return "rounds.patience" if tally.stale >= (rounds.patience or math.inf) else ""

@@ -19,6 +19,7 @@ from fedrec.aggregation.returned import (
 )
 from fedrec.baselines.base import Baseline
 from fedrec.data.base import DataSet
+from fedrec.data.catalogue import Catalogue
 from fedrec.data.split import check_interactions
 from fedrec.data.tabular import Frame
 from fedrec.evaluation.evaluate import per_user_values
@@ -37,6 +38,7 @@ from fedrec.types import (
     Interactions,
     Params,
     Ragged,
+    Split,
     State,
     offsets_of,
 )
@@ -264,8 +266,8 @@ def nothing_depends_on_order(metric: Metric) -> None:
 
 def scores_are_finite(baseline: Baseline) -> None:
     """Score users with finite float32 numbers, one for each item."""
-    split = small_split()
-    scores = baseline.fit(split, 0)(np.array([3, 0, 7]))
+    split, catalogue = _split_with_content()
+    scores = baseline.fit(split, 0, catalogue)(np.array([3, 0, 7]))
     form = (scores.dtype.name, scores.shape)
     require(form == ("float32", (3, split.n_items)), f"the scores of 3 users are {form}")
     require(np.isfinite(scores).all(), "a score is not finite")
@@ -273,18 +275,28 @@ def scores_are_finite(baseline: Baseline) -> None:
 
 def only_train_items_are_read(baseline: Baseline) -> None:
     """Read train items alone, and score a user alike in any company."""
-    split, users = small_split(), np.arange(24)
-    before, scorer = as_bytes(split), baseline.fit(split, 0)
+    (split, catalogue), users = _split_with_content(), np.arange(24)
+    before, scorer = as_bytes(split), baseline.fit(split, 0, catalogue)
     empty = Ragged(np.zeros(25, np.int64), np.zeros(0, np.int64))
+    train_only = replace(split, valid=empty, test=empty)
     expected = scorer(users)
     require(as_bytes(split) == before, "fit changes its arguments")
     for name, scores in {
-        "without held-out items": baseline.fit(replace(split, valid=empty, test=empty), 0)(users),
+        "without held-out items": baseline.fit(train_only, 0, catalogue)(users),
         "of users in another order": scorer(users[::-1].copy())[::-1],
         "of users alone": np.concatenate([scorer(users[[user]]) for user in users]),
     }.items():
         same = np.allclose(scores, expected, rtol=1e-5, atol=1e-6)
         require(same, f"the scores {name} are others")
+
+
+def _split_with_content() -> tuple[Split, Catalogue]:
+    """Return the small split with a column ``genres`` of the items, and with a feature of them."""
+    split = small_split()
+    genres = np.array(["drama", "comedy|drama", "comedy", ""] * (split.n_items // 4 + 1), object)
+    split = replace(split, item_columns={"genres": genres[: split.n_items]})
+    vectors = np.random.default_rng(0).normal(size=(split.n_items, 5)).astype(np.float32)
+    return split, Catalogue.of(split, {"vectors": vectors})
 
 
 CLIENT_RULE_CONTRACTS = (

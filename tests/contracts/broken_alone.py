@@ -9,6 +9,7 @@ import numpy as np
 from fedrec.baselines import Popularity
 from fedrec.baselines.base import Scorer
 from fedrec.data import Synthetic
+from fedrec.data.catalogue import Catalogue
 from fedrec.evaluation.metrics import NDCG, ExposureMetric, Gini, HitRate, PerUserMetric
 from fedrec.plugins import Plugin
 from fedrec.types import (
@@ -73,7 +74,7 @@ class Ordered(ExposureMetric):
 class Peeking(Popularity):
     """Reads the test items."""
 
-    def fit(self, split: Split, seed: int) -> Scorer:
+    def fit(self, split: Split, seed: int, catalogue: Catalogue | None = None) -> Scorer:
         extra = np.bincount(split.test.values, minlength=split.n_items).astype(np.float32)
         return lambda users: np.tile(extra, (len(users), 1))
 
@@ -81,7 +82,7 @@ class Peeking(Popularity):
 class Relative(Popularity):
     """Scales scores by the number of users at hand."""
 
-    def fit(self, split: Split, seed: int) -> Scorer:
+    def fit(self, split: Split, seed: int, catalogue: Catalogue | None = None) -> Scorer:
         scorer = super().fit(split, seed)
         return lambda users: (scorer(users) / len(users)).astype(np.float32)
 
@@ -89,7 +90,7 @@ class Relative(Popularity):
 class Wide(Popularity):
     """Returns float64."""
 
-    def fit(self, split: Split, seed: int) -> Scorer:
+    def fit(self, split: Split, seed: int, catalogue: Catalogue | None = None) -> Scorer:
         scorer = super().fit(split, seed)
         return lambda users: scorer(users).astype(np.float64)
 

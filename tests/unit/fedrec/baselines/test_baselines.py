@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fedrec.baselines.base import Baseline, Scorer, TunableBaseline
 from fedrec.baselines.methods import EASE, ImplicitALS, ItemKNN, Popularity, RandomScores, solve
+from fedrec.data.catalogue import Catalogue
 from fedrec.errors import ConfigError, MissingExtra
 from fedrec.evaluation.settings import Evaluate
 from fedrec.runs.baseline import evaluate_scorer
@@ -187,7 +188,7 @@ def test_itemknn_without_scipy_names_the_extra(monkeypatch: pytest.MonkeyPatch) 
 
 
 class _Diverges(Baseline):
-    def fit(self, split: Split, seed: int) -> Scorer:
+    def fit(self, split: Split, seed: int, catalogue: Catalogue | None = None) -> Scorer:
         return lambda users: np.full((len(users), split.n_items), np.nan, np.float32)
 
 

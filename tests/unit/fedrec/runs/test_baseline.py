@@ -9,6 +9,7 @@ import pytest
 import fedrec
 from fedrec.baselines.base import Baseline
 from fedrec.config.experiment import Experiment
+from fedrec.data.catalogue import Catalogue
 from fedrec.errors import ConfigError
 from fedrec.types import Split
 
@@ -66,7 +67,7 @@ class Odd(Baseline):
 
     gives: str = "narrow"
 
-    def fit(self, split: Split, seed: int) -> Any:
+    def fit(self, split: Split, seed: int, catalogue: Catalogue | None = None) -> Any:
         wide = split.n_items + {"narrow": -1, "wide": 5}.get(self.gives, 0)
         return None if self.gives == "nothing" else lambda users: np.zeros((len(users), wide))
 
