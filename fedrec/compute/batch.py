@@ -106,12 +106,12 @@ class Tiles:
             width: Of the tiles, filled up with zeros; None: d.
         """
         tiled = values.new_zeros((int(self.offsets[-1]) * MM_ROWS, width or values.shape[1]))
-        tiled[torch.from_numpy(self.place), : values.shape[1]] = values
+        tiled[torch.as_tensor(self.place), : values.shape[1]] = values
         return tiled.view(-1, MM_ROWS, tiled.shape[1])
 
     def rows(self, tiled: Tensor) -> Tensor:
         """Return the rows of tiles one after the other, float [q, ...]."""
-        return tiled.flatten(0, 1)[torch.from_numpy(self.place)]
+        return tiled.flatten(0, 1)[torch.as_tensor(self.place)]
 
 
 def blocks_of(n: int) -> Iterator[slice]:
@@ -134,7 +134,7 @@ def padded_places(counts: IntArray) -> tuple[Tensor, Tensor]:
     within = np.arange(longest)
     rows = starts[:, None] + np.minimum(within, counts[:, None] - 1)
     place = np.flatnonzero((within < counts[:, None]).ravel())
-    return torch.from_numpy(rows), torch.from_numpy(place)
+    return torch.as_tensor(rows), torch.as_tensor(place)
 
 
 def pad_rows(values: Tensor, rows: Tensor, place: Tensor) -> Tensor:

@@ -141,7 +141,9 @@ def contiguous_sum(values: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
     n = len(offsets) - 1
     if len(values) == 0:
         return values.new_zeros((n, *values.shape[1:]))
-    sums = bag_sum(values.reshape(len(values), -1), torch.arange(len(values)), offsets)
+    sums = bag_sum(
+        values.reshape(len(values), -1), torch.arange(len(values), device=values.device), offsets
+    )
     return sums.reshape(n, *values.shape[1:])
 
 
@@ -155,7 +157,7 @@ def repeat_rows(values: torch.Tensor, offsets: IntArray) -> torch.Tensor:
     Returns:
         float [q, ...]; its gradient is a sum of neighbours.
     """
-    repeated: torch.Tensor = _Repeat.apply(values, torch.from_numpy(offsets))  # type: ignore[no-untyped-call]
+    repeated: torch.Tensor = _Repeat.apply(values, torch.as_tensor(offsets))  # type: ignore[no-untyped-call]
     return repeated
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedrec.compute.device import to_array
 from fedrec.evaluation.counting_numba import WIDTH, count_reaching
 from fedrec.evaluation.ranking import Part, Placed, Scores, check_nan, mask_of
 from fedrec.evaluation.scorer import Block, UserScorer
@@ -153,7 +154,7 @@ def _counted(
 def _array(scores: Scores) -> FloatArray:
     """Return scores in one layout, for which the machine code is compiled once."""
     if isinstance(scores, Tensor):
-        return scores.detach().cpu().contiguous().numpy()
+        return to_array(scores.contiguous())
     return np.require(scores, requirements=["C", "W"])
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedrec.compute.device import to_array
 from fedrec.data.negatives import uniform_negatives
 from fedrec.errors import ConfigError, NumericError
 from fedrec.personalization.base import View
@@ -213,6 +214,6 @@ def check_nan(is_nan: NDArray[np.bool_]) -> None:
 
 def _rows(scores: Scores) -> FloatArray:
     """Return the scores as an array of the processor; raise `NumericError` if one is NaN."""
-    rows = scores.detach().cpu().numpy() if isinstance(scores, Tensor) else scores
-    check_nan(np.isnan(rows).any(axis=1))
+    rows = to_array(scores) if isinstance(scores, Tensor) else scores
+    check_nan(np.asarray(np.isnan(rows).any(axis=1)))
     return rows

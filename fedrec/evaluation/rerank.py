@@ -71,7 +71,7 @@ class FirstStage:
         """
         scores = np.array(self.scores(users), np.float64)
         scores[train.owners(), train.values] = -np.inf
-        return torch.from_numpy(np.argsort(-scores, axis=1, kind="stable"))
+        return torch.as_tensor(np.argsort(-scores, axis=1, kind="stable"))
 
 
 def reranked(scores: Tensor, order: Tensor, n: int) -> Tensor:

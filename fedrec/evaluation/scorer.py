@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedrec.compute.batch import Histories, Tensors
+from fedrec.compute.device import to_array
 from fedrec.errors import check_shapes
 from fedrec.evaluation.rerank import FirstStage, reranked
 from fedrec.models.base import Batch
@@ -93,7 +94,7 @@ class UserScorer:
             for name in task.private():
                 if task.specs()[name].axis != "positive":
                     by_user = task.specs()[name].axis == "user"
-                    private[name] = private[name][torch.from_numpy(chosen if by_user else clients)]
+                    private[name] = private[name][torch.as_tensor(chosen if by_user else clients)]
             place = slice(start, start + len(chosen))
             order = None
             if self.first_stage is not None:
@@ -173,7 +174,7 @@ class Block(Ranking):
         scorer, task = self.scorer, self.scorer.task
         if task.mixes_vectors or not task.encodes:
             return rows
-        at = torch.from_numpy(items)
+        at = torch.as_tensor(items)
         of_rows = {name: table[at] for name, table in scorer.tables.items()} | {"item": rows}
         sizes = np.array([len(items)] if len(items) else [], np.int64)
         dense = {name: scorer.params[name] for name in task.dense()}
@@ -190,7 +191,7 @@ class Block(Ranking):
             candidates = self.order[:, : scorer.first_stage.n]
             nothing = encoded.new_zeros(self.order.shape, dtype=getattr(torch, task.dtype))
             users = np.repeat(np.arange(len(candidates)), candidates.shape[1])
-            items, vectors = candidates.flatten().numpy(), encoded[candidates.flatten()]
+            items, vectors = to_array(candidates.flatten()), encoded[candidates.flatten()]
             return self._with_pairs(nothing, users, items, vectors, source, history)
         tables: Tensors = scorer.tables
         if self.items is not scorer.everything:
@@ -220,7 +221,7 @@ class Block(Ranking):
         if not absent:
             return scores
         users, items, _ = scorer.frozen_items.positives_of(self.users)
-        vectors = scorer.encoded[torch.from_numpy(items)]
+        vectors = scorer.encoded[torch.as_tensor(items)]
         return self._with_pairs(scores.clone(), users, items, vectors, source, history)
 
     def _with_pairs(
@@ -234,13 +235,13 @@ class Block(Ranking):
     ) -> Tensor:
         """Return ``scores``, changed: those of some pairs with given item vectors."""
         scorer, frozen_items = self.scorer, self.scorer.frozen_items
-        user, item = torch.from_numpy(block_users), torch.from_numpy(items)
+        user, item = torch.as_tensor(block_users), torch.as_tensor(items)
         of_rows = {name: table[item] for name, table in scorer.tables.items()}
         for name in scorer.task.of_model("positive"):
             at = frozen_items.positives.find(frozen_items.clients[self.users[block_users]], items)
-            values, is_positive = self.private[name], torch.from_numpy(at >= 0)
+            values, is_positive = self.private[name], torch.as_tensor(at >= 0)
             of_rows[name] = values.new_zeros((len(at), *values.shape[1:]))
-            of_rows[name][is_positive] = values[torch.from_numpy(at)[is_positive]]
+            of_rows[name][is_positive] = values[torch.as_tensor(at)[is_positive]]
         scores[user, item] = self._computed(
             scorer.task.model.score,
             block_users,
@@ -266,7 +267,7 @@ class Block(Ranking):
     ) -> Tensor:
         """Compute pairs, or users, whose clients are neighbours, with their own parameters."""
         scorer, task = self.scorer, self.scorer.task
-        user = torch.from_numpy(block_users)
+        user = torch.as_tensor(block_users)
         of_users = {name: self.private[name] for name in task.of_model("user")}
         of_clients = {name: self.private[name] for name in task.of_model("client")}
         dense = {name: scorer.params[name] for name in task.dense()}
@@ -275,14 +276,12 @@ class Block(Ranking):
         rows = Rows(
             np.diff(first, append=len(clients)),
             user,
-            torch.from_numpy(items),
+            torch.as_tensor(items),
             {**of_rows, **{name: value[user] for name, value in of_users.items()}},
             {name: value[user[first]] for name, value in of_clients.items()},
             dense,
             vectors=vectors,
-            context=None
-            if history is None
-            else torch.from_numpy(history.rows.lengths[block_users]),
+            context=None if history is None else torch.as_tensor(history.rows.lengths[block_users]),
             network=task.network,
             history=history,
             source=source,

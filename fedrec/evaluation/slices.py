@@ -91,7 +91,7 @@ class Ranking:
         if scores.shape[1] == len(self.items):
             return scores
         if isinstance(scores, Tensor):
-            return scores[:, torch.from_numpy(self.items)]
+            return scores[:, torch.as_tensor(self.items)]
         return scores[:, self.items]
 
     def take(self, users: IntArray) -> tuple[Ragged, Ragged, Ragged]:

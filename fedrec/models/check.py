@@ -42,7 +42,7 @@ class _Trial:
         for name, spec in specs.items():
             value = torch.full(spec.shape, 0.5, dtype=getattr(torch, spec.dtype))
             if spec.values is not None:
-                value = torch.from_numpy(spec.values.copy())
+                value = torch.as_tensor(spec.values.copy())
             is_row = model.execution == "flat" or spec.axis not in (None, "client")
             # Of either sign, for a model that takes its ways by the values.
             values[name] = torch.stack([value, -value][:n]) if is_row else value

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from fedrec.baselines.base import Baseline, Scorer
+from fedrec.compute.device import to_array
 from fedrec.config.experiment import Experiment, recorded_experiment
 from fedrec.config.sources import sources_of
 from fedrec.data.catalogue import Catalogue
@@ -110,7 +111,7 @@ class RunResult(RunFolder):
 
         def scorer(params: Params) -> Scorer:
             score = UserScorer(task, shard, params, local, first_stage)
-            return lambda rows: np.asarray(score(rows)["mixed"].numpy())
+            return lambda rows: to_array(score(rows)["mixed"])
 
         score = by_group(shared, shard.client_ids[shard.client_of_user()], scorer)
         return lambda users: score(row[users])

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedrec.compute.device import to_array
 from fedrec.errors import check_shapes
 from fedrec.training.client_rule import SEEN_ITEMS, ClientUpdate, ParamView
 from fedrec.training.draws import capacity, seen_items
@@ -37,19 +38,19 @@ class ClientState:
         n_clients, rule = plan.shard.n_clients, task.client_rule
         self.task, self.plan, self.local = task, plan, local
         self.optimizers = task.optimizers(plan.round)
-        self.row_client = torch.from_numpy(plan.rows.owners())
+        self.row_client = torch.as_tensor(plan.rows.owners())
         self.touched = torch.zeros(len(self.row_client), dtype=torch.bool)
         self.steps = torch.zeros(n_clients, dtype=torch.float64)
         for epoch in plan.epochs:
             for step in epoch.steps:
                 self.touched[step.local_rows] = True
-                self.steps[torch.from_numpy(step.owners["client"].present)] += 1
+                self.steps[torch.as_tensor(step.owners["client"].present)] += 1
         self.remembered = torch.zeros(0, dtype=torch.int64)
         if SEEN_ITEMS in local:
-            items = seen_items(task, plan.shard, {SEEN_ITEMS: local[SEEN_ITEMS].numpy()})
+            items = seen_items(task, plan.shard, {SEEN_ITEMS: to_array(local[SEEN_ITEMS])})
             assert items is not None
-            self.remembered = torch.from_numpy(plan.rows.find(items.owners(), items.values))
-        row_items = torch.from_numpy(plan.rows.values)
+            self.remembered = torch.as_tensor(plan.rows.find(items.owners(), items.values))
+        row_items = torch.as_tensor(plan.rows.values)
         self.down: dict[str, Tensor] = {}
         self.memory: dict[str, Tensor] = {}
         for name, spec in task.globals().items():
@@ -114,11 +115,11 @@ class ClientState:
         before = torch.zeros_like(self.touched)
         before[self.remembered] = True
         chosen = self.touched | (before & (self.steps == 0)[self.row_client])
-        owner = self.row_client[chosen].numpy()
+        owner = to_array(self.row_client[chosen])
         lengths = np.bincount(owner, minlength=plan.shard.n_clients)
         within = np.arange(len(owner)) - offsets_of(lengths)[owner]
-        at = torch.from_numpy(capacity(plan.shard, self.task)[owner] + within)
-        items = torch.from_numpy(plan.rows.values).to(torch.int32)
+        at = torch.as_tensor(capacity(plan.shard, self.task)[owner] + within)
+        items = torch.as_tensor(plan.rows.values).to(torch.int32)
         for name in memory:
             if name.rpartition("/")[0] in self.task.tables():
                 value = torch.zeros_like(self.local[name])

@@ -108,7 +108,7 @@ def _step_bytes(task: ClientTask, shard: Shard) -> IntArray:
 def tensors_of(params: Params, dtype: str) -> dict[str, torch.Tensor]:
     """Copy arrays to tensors; floats get a type, ``float32`` or ``float64``."""
     kind = torch.float64 if dtype == "float64" else torch.float32
-    tensors = {name: torch.from_numpy(np.array(value)) for name, value in params.items()}
+    tensors = {name: torch.as_tensor(np.array(value)) for name, value in params.items()}
     return {n: t.to(kind) if t.is_floating_point() else t for n, t in tensors.items()}
 
 

@@ -35,7 +35,7 @@ def clipped(
             continue
         axis = specs[name].axis
         if axis == "item":
-            clients[name] = torch.from_numpy(step.owners["client"].index)
+            clients[name] = torch.as_tensor(step.owners["client"].index)
             # Pairs of several users of a client may share a row.
             rows, row = torch.unique(step.local_rows, return_inverse=True)
             of_rows = torch.empty_like(rows).index_copy_(0, row, clients[name])
@@ -59,4 +59,4 @@ def clients_of_owners(step: Step, axis: str) -> Tensor:
     owners = step.owners[axis]
     client = np.zeros(len(owners.present) + 1, np.int64)
     client[owners.index] = step.owners["client"].index
-    return torch.from_numpy(client[:-1])
+    return torch.as_tensor(client[:-1])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedrec.compute.batch import Histories, Tensors, pad_rows, padded_places
+from fedrec.compute.device import to_array
 from fedrec.compute.operations import gather, repeat_rows
 from fedrec.errors import ConfigError
 from fedrec.models.base import Batch, Execution, History
@@ -117,7 +118,7 @@ def _group(call: Call, rows: Rows, group: slice, at: slice, together: bool) -> T
             where[name] = column[at][padded]
     if rows.labels is not None:
         within = torch.arange(padded.shape[1])
-        where["real"] = within < torch.from_numpy(rows.sizes[group]).unsqueeze(1)
+        where["real"] = within < torch.as_tensor(rows.sizes[group]).unsqueeze(1)
     if rows.vectors is not None:
         where["vectors"] = pad_rows(rows.vectors[at], padded, place)
     if rows.keys is not None:
@@ -163,7 +164,7 @@ def _histories(rows: Rows, users: Tensor) -> dict[str, Tensor]:
     assert history is not None and source is not None
     offsets = history.rows.offsets
     width = int((users[:, -1] - users[:, 0]).max()) + 1
-    of_clients = np.minimum(users[:, :1].numpy() + np.arange(width), len(history.rows) - 1)
+    of_clients = np.minimum(to_array(users[:, :1]) + np.arange(width), len(history.rows) - 1)
     lengths = history.rows.lengths[of_clients]
     within = np.arange(int(lengths.max(initial=0)))
     inside = within < lengths[..., None]
@@ -171,13 +172,13 @@ def _histories(rows: Rows, users: Tensor) -> dict[str, Tensor]:
 
     def laid_out(column: FloatArray | IntArray) -> Tensor:
         places = column[at] if len(column) else at
-        return torch.from_numpy(np.where(inside, places, 0))
+        return torch.as_tensor(np.where(inside, places, 0))
 
     vectors = gather(source, laid_out(history.rows.values))
     columns = {"items": history.items, "times": history.times, "ratings": history.ratings}
     return {
-        "vectors": vectors * torch.from_numpy(inside).unsqueeze(-1),
-        "lengths": torch.from_numpy(lengths),
+        "vectors": vectors * torch.as_tensor(inside).unsqueeze(-1),
+        "lengths": torch.as_tensor(lengths),
         **{name: laid_out(column) for name, column in columns.items() if column is not None},
     }
 
@@ -303,9 +304,9 @@ class Forward:
         # Users of one client may share items.
         client = self.step.owners["client"].index
         width = int(rows.items.max()) + 1
-        keys = client * width + rows.items.numpy()
+        keys = client * width + to_array(rows.items)
         _, first, of_pairs = np.unique(keys, return_index=True, return_inverse=True)
-        at = torch.from_numpy(first)
+        at = torch.as_tensor(first)
         distinct = Rows(
             np.bincount(client[first]),
             rows.users[at],
@@ -315,7 +316,7 @@ class Forward:
             network=rows.network,
             keys=rows.keys,
         )
-        return gather(encode(task, distinct), torch.from_numpy(of_pairs))
+        return gather(encode(task, distinct), torch.as_tensor(of_pairs))
 
     def _rows(self, at: Tensor | None, vectors: Tensor | None) -> Rows:
         """Return the pairs with their parameters; int64 [r], which pairs, None: each once."""
@@ -332,7 +333,7 @@ class Forward:
         user, item, client = pairs.users, pairs.items, clients.index
         if at is not None:
             tables = {name: gather(value, at) for name, value in tables.items()}
-            user, item, client = user[at], item[at], client[at.numpy()]
+            user, item, client = user[at], item[at], client[to_array(at)]
             vectors = None if vectors is None else gather(vectors, at)
         return Rows(
             np.bincount(client),
@@ -352,4 +353,4 @@ def _spread(values: Tensor, owners: Owners) -> Tensor:
     if owners.offsets is not None:
         return repeat_rows(values, owners.offsets)
     none = values.new_zeros((1, *values.shape[1:]))
-    return gather(torch.cat([values, none]), torch.from_numpy(owners.index))
+    return gather(torch.cat([values, none]), torch.as_tensor(owners.index))

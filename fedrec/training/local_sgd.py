@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedrec.compute.device import to_array
 from fedrec.compute.operations import gather, log_sigmoid, segment_sum
 from fedrec.errors import ConfigError, check_shapes, not_finite
 from fedrec.models.check import UNTRAINED
@@ -78,8 +79,8 @@ class _Chunk:
         params: Mapping[str, Tensor],
         local: Mapping[str, Tensor],
     ) -> None:
-        row_items, n_clients = torch.from_numpy(plan.rows.values), plan.shard.n_clients
-        self.row_client = torch.from_numpy(plan.rows.owners())
+        row_items, n_clients = torch.as_tensor(plan.rows.values), plan.shard.n_clients
+        self.row_client = torch.as_tensor(plan.rows.owners())
         self.task, self.plan, self.frozen_items, self.epoch = task, plan, frozen_items, 0
         self.tables, self.dense = task.tables(), task.dense()
         self.start = {n: params[n].index_select(0, row_items) for n in self.tables}
@@ -183,7 +184,7 @@ class _Chunk:
             for source, values in {f"{task.personalized}: rows": rows, **results}.items():
                 if not values.isfinite().all():
                     raise not_finite(f"{source} is not finite", forward.values.values())
-        present = torch.from_numpy(step.owners["client"].present)
+        present = torch.as_tensor(step.owners["client"].present)
         loss[present] += segment_sum(losses.detach().double(), client, len(present))
         return _gradients(total, forward)
 
@@ -207,7 +208,7 @@ class _Chunk:
         task, plan = self.task, self.plan
         if task.personalization.overrides("after_round"):
             positives = positives_of_clients(plan.shard)
-            at = torch.from_numpy(plan.rows.find(positives.owners(), positives.values))
+            at = torch.as_tensor(plan.rows.find(positives.owners(), positives.values))
             change = (self._mixed(self.shared) - self._mixed(self.start))[at]
             change[at < 0] = 0
             added = {n: self.private[n] for n in task.added()}
@@ -227,10 +228,10 @@ class _Chunk:
             weight=examples,
             tables={n: RowBlock(rows.offsets, rows.values, v) for n, v in tables.items()},
             dense=_uploads(self.dense, updates),
-            metrics={"loss": loss.numpy(), "examples": examples},
-            extras={name: value.numpy() for name, value in extras.items()},
+            metrics={"loss": to_array(loss), "examples": examples},
+            extras={name: to_array(value) for name, value in extras.items()},
         )
-        return update, {name: value.numpy() for name, value in self.private.items()}
+        return update, {name: to_array(value) for name, value in self.private.items()}
 
     def _set_added(self, method: str, changed: Mapping[str, Tensor]) -> None:
         """Set the personalization's parameters that one of its methods returned."""
@@ -250,11 +251,11 @@ class _Chunk:
             value = self.shared[name]
             leaves[name] = value if step.every_row else value.index_select(0, step.local_rows)
         present = step.owners["client"].present
-        clients = torch.from_numpy(present)
+        clients = torch.as_tensor(present)
         for name in self.dense:
             leaves[name] = self.shared[name].index_select(0, clients)
         for name in self.task.private():
-            owners = torch.from_numpy(step.owners[str(specs[name].axis)].present)
+            owners = torch.as_tensor(step.owners[str(specs[name].axis)].present)
             leaves[name] = self.private[name].index_select(0, owners)
         trained = {n: v.detach().requires_grad_(specs[n].trainable) for n, v in leaves.items()}
         keys = None
@@ -262,7 +263,7 @@ class _Chunk:
             ids = plan.shard.client_ids[present]
             draw = np.full(len(ids), self.epoch * 2**20 + number)
             hashed = bits(self.task.seed, Purpose.DROPOUT, plan.round, ids, draw)
-            keys = torch.from_numpy(hashed.view(np.int64))
+            keys = torch.as_tensor(hashed.view(np.int64))
         return Forward(self.task, step, trained, keys)
 
     def _frozen(self, step: Step) -> Tensor:
@@ -281,11 +282,11 @@ class _Chunk:
         task, rows = self.task, self.plan.rows
         if not task.mixes_vectors:
             return shared["item"]
-        present, items = np.flatnonzero(rows.lengths), torch.from_numpy(rows.values)
+        present, items = np.flatnonzero(rows.lengths), torch.as_tensor(rows.values)
         of_rows = {name: shared[name] for name in self.tables}
         of_rows |= {name: table[items] for name, table in task.frozen_tables.items()}
-        of_clients = {name: shared[name][torch.from_numpy(present)] for name in self.dense}
-        owners = torch.from_numpy(rows.owners())
+        of_clients = {name: shared[name][torch.as_tensor(present)] for name in self.dense}
+        owners = torch.as_tensor(rows.owners())
         every_row = Rows(
             rows.lengths[present], owners, items, of_rows, of_clients, network=task.network
         )
@@ -293,7 +294,7 @@ class _Chunk:
 
     def _loss(self, step: Step, score: Tensor) -> tuple[Tensor, Tensor]:
         """Return the position of the client and the loss of each score, or of each positive."""
-        clients = torch.from_numpy(step.owners["client"].index)
+        clients = torch.as_tensor(step.owners["client"].index)
         of_scores = clients if step.scored is None else clients[step.scored]
         if self.task.model.overrides("loss"):
             return of_scores, score
@@ -312,10 +313,10 @@ class _Chunk:
         if train.reduction == "sum":
             return None
         rows = _positives(step, "client") * (train.negatives + (train.loss == "bce"))
-        return torch.from_numpy(1.0 / np.maximum(rows, 1))
+        return torch.as_tensor(1.0 / np.maximum(rows, 1))
 
     def _step_shared(self, step: Step, gradients: Gradients) -> None:
-        clients = torch.from_numpy(step.owners["client"].present)
+        clients = torch.as_tensor(step.owners["client"].present)
         present = torch.zeros(self.plan.shard.n_clients, dtype=torch.bool)
         present[clients] = True
         terms: Mapping[str, Tensor] = {}
@@ -352,11 +353,11 @@ class _Chunk:
             if name not in gradients:
                 continue
             axis = str(self.task.specs()[name].axis)
-            at, gradient = torch.from_numpy(step.owners[axis].present), gradients[name]
+            at, gradient = torch.as_tensor(step.owners[axis].present), gradients[name]
             value = self.private[name].index_select(0, at)
             gradient = torch.zeros_like(value) if gradient is None else gradient
             if train.weight_decay > 0:
-                scale = torch.from_numpy(_positives(step, axis))
+                scale = torch.as_tensor(_positives(step, axis))
                 if weights is not None:
                     scale *= weights[clients_of_owners(step, axis)]
                 scale = (train.weight_decay * scale).to(value.dtype)
@@ -377,12 +378,12 @@ def _positives(step: Step, axis: str) -> FloatArray:
     """Return how many positives of a step each owner has, float64 [n]."""
     owners = step.owners[axis]
     n = len(owners.present)
-    return np.bincount(owners.index, step.pairs.labels.numpy(), n + 1)[:n]
+    return np.bincount(owners.index, to_array(step.pairs.labels), n + 1)[:n]
 
 
 def _uploads(names: Iterable[str], updates: Mapping[str, ClientUpdate]) -> dict[str, FloatArray]:
     uploads = {}
     for name in names:
-        uploads[name] = updates[name].change.numpy()
-        uploads |= {f"{name}/{kind}": value.numpy() for kind, value in updates[name].up.items()}
+        uploads[name] = to_array(updates[name].change)
+        uploads |= {f"{name}/{kind}": to_array(value) for kind, value in updates[name].up.items()}
     return uploads

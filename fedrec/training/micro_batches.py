@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedrec.compute.batch import Histories
+from fedrec.compute.device import to_array
 from fedrec.training.plan import Owners, Step
 from fedrec.types import IntArray, ParamSpec, Ragged, offsets_of
 
@@ -48,7 +49,7 @@ def parts_of(step: Step, size: int, by_positive: bool) -> Iterator[Part]:
     client = step.owners["client"].index
     if by_positive:
         assert step.asked is not None
-        asked = step.asked.numpy()
+        asked = to_array(step.asked)
         part = _ranks(client[asked[:, 0]]) // max(size // asked.shape[1], 1)
     else:
         part = _ranks(client) // size
@@ -98,7 +99,7 @@ def _ranks(clients: IntArray) -> IntArray:
 
 def _of_pairs(step: Step, at: IntArray) -> Part:
     """Return the part with some pairs, int64 [q], ascending."""
-    batch, rows = step.pairs, torch.from_numpy(at)
+    batch, rows = step.pairs, torch.as_tensor(at)
     owners, places = {}, {}
     for axis, all_owners in step.owners.items():
         owners[axis], places[axis] = _owners_of_pairs(all_owners, at)
@@ -109,7 +110,7 @@ def _of_pairs(step: Step, at: IntArray) -> Part:
         items=batch.items[rows],
         clients=batch.clients[rows],
         labels=batch.labels[rows],
-        offsets=np.searchsorted(users.numpy(), np.arange(len(batch.offsets))),
+        offsets=np.searchsorted(to_array(users), np.arange(len(batch.offsets))),
         index=batch.index[rows],
         context=None if batch.context is None else batch.context[rows],
     )
@@ -130,22 +131,22 @@ def _of_pairs(step: Step, at: IntArray) -> Part:
 def _of_positives(step: Step, positives: IntArray) -> Part:
     """Return the part with some positives, int64 [p], their negatives and their histories."""
     assert step.asked is not None
-    batch, asked = step.pairs, step.asked.numpy()[positives]
+    batch, asked = step.pairs, to_array(step.asked)[positives]
     wanted, history = [asked.ravel()], batch.history
     if history is not None:
         present = np.zeros(len(history.rows), bool)
-        present[batch.users.numpy()[asked[:, 0]]] = True
+        present[to_array(batch.users)[asked[:, 0]]] = True
         history = _of_users(history, present)
         wanted.append(history.rows.values)
     at = np.unique(np.concatenate(wanted))
     part = _of_pairs(step, at)
-    cut = replace(part.step, asked=torch.from_numpy(np.searchsorted(at, asked)))
+    cut = replace(part.step, asked=torch.as_tensor(np.searchsorted(at, asked)))
     if history is not None:
         places = np.searchsorted(at, history.rows.values)
         history = replace(history, rows=Ragged(history.rows.offsets, places))
         cut = replace(cut, pairs=replace(cut.pairs, history=history))
     if step.context is not None:
-        scores = torch.arange(len(step.context)).view_as(step.asked)[torch.from_numpy(positives)]
+        scores = torch.arange(len(step.context)).view_as(step.asked)[torch.as_tensor(positives)]
         scores = scores.flatten()
         cut = replace(
             cut,
@@ -172,4 +173,4 @@ def _owners_of_pairs(owners: Owners, at: IntArray) -> tuple[Owners, Tensor]:
     offsets = None
     if owners.offsets is not None:
         offsets = offsets_of(np.bincount(index, minlength=len(rows)))
-    return Owners(owners.present[rows], index, offsets), torch.from_numpy(rows)
+    return Owners(owners.present[rows], index, offsets), torch.as_tensor(rows)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from fedrec.compute.batch import Histories, PairBatch
+from fedrec.compute.device import to_array
 from fedrec.training.draws import Draws, draw_round, positives_of_clients, trained_positives
 from fedrec.training.task import ClientTask
 from fedrec.types import IntArray, Ragged, Shard, offsets_of
@@ -200,7 +201,7 @@ class _Planner:
         index = np.arange(len(pair))
         if every_pair is not None:
             of_epoch = every_pair.pairs
-            in_epoch = of_epoch.users.numpy() * n_items + of_epoch.items.numpy()
+            in_epoch = to_array(of_epoch.users) * n_items + to_array(of_epoch.items)
             index = np.searchsorted(in_epoch, pair)
         every_row = n_steps == 1 and np.array_equal(row_keys, rows)
         local_rows = np.arange(len(rows)) if every_row else np.searchsorted(rows, row_keys)
@@ -214,51 +215,53 @@ class _Planner:
             chosen = by_step[starts[number] : starts[number + 1]]
             offsets = np.searchsorted(users[at], np.arange(self.shard.n_users + 1))
             batch = PairBatch(
-                users=torch.from_numpy(users[at]),
-                items=torch.from_numpy(items[at]),
-                clients=torch.from_numpy(self.client_of_user[users[at]]),
-                labels=torch.from_numpy(is_positive[at]),
+                users=torch.as_tensor(users[at]),
+                items=torch.as_tensor(items[at]),
+                clients=torch.as_tensor(self.client_of_user[users[at]]),
+                labels=torch.as_tensor(is_positive[at]),
                 offsets=offsets,
-                index=torch.from_numpy(index[at]),
+                index=torch.as_tensor(index[at]),
             )
             made = Step(
                 pairs=batch,
-                local_rows=torch.from_numpy(local_rows[at]),
+                local_rows=torch.as_tensor(local_rows[at]),
                 every_row=every_row,
-                owners=self.owners(batch),
+                owners=self.owners(users[at], items[at]),
                 is_positive=batch.labels,
-                n_negative=torch.from_numpy(n_negative[at]),
+                n_negative=torch.as_tensor(n_negative[at]),
             )
             if self.history is not None or self.task.train.loss == "bpr":
                 drawn_items = np.column_stack([drawn.items[chosen], drawn.negatives[chosen]])
                 wanted = drawn.users[chosen][:, None] * n_items + drawn_items
-                asked = torch.from_numpy(np.searchsorted(pair[at], wanted))
+                asked = torch.as_tensor(np.searchsorted(pair[at], wanted))
                 made = replace(made, asked=asked)
                 if self.history is not None:
-                    made = self.with_history(made, asked)
+                    made = self.with_history(made, asked, users[at], items[at])
             steps.append(made)
         return tuple(steps)
 
-    def owners(self, batch: PairBatch) -> dict[str, Owners]:
-        owners = {"user": _adjacent(batch.users.numpy())}
-        one_user_each = owners["user"] if self.one_user_each else None
-        owners["client"] = one_user_each or _adjacent(batch.clients.numpy())
+    def owners(self, users: IntArray, items: IntArray) -> dict[str, Owners]:
+        """Return the owners of pairs, per axis."""
+        owners, clients = {"user": _adjacent(users)}, self.client_of_user[users]
+        owners["client"] = owners["user"] if self.one_user_each else _adjacent(clients)
         if self.by_positive:
-            at = self.positives.find(batch.clients.numpy(), batch.items.numpy())
+            at = self.positives.find(clients, items)
             present, index = np.unique(at[at >= 0], return_inverse=True)
             of_pairs = np.full(len(at), len(present))
             of_pairs[at >= 0] = index
             owners["positive"] = Owners(present, of_pairs, None)
         return owners
 
-    def with_history(self, step: Step, asked: torch.Tensor) -> Step:
+    def with_history(
+        self, step: Step, asked: torch.Tensor, users: IntArray, items: IntArray
+    ) -> Step:
         """Return a step with the histories of its users, and what stands before each pair."""
         assert self.history is not None and self.task.model.window is not None
         batch, n_items, history = step.pairs, self.shard.n_items, self.history
         present = np.diff(batch.offsets) > 0
         wanted = history.take(np.flatnonzero(present))
         user = np.flatnonzero(present)[wanted.owners()]
-        keys = batch.users.numpy() * n_items + batch.items.numpy()
+        keys = users * n_items + items
         at = np.searchsorted(keys, user * n_items + self.shard.train.values[wanted.values])
         shard, rows = self.shard, Ragged(offsets_of(np.where(present, history.lengths, 0)), at)
         columns = (
@@ -266,9 +269,9 @@ class _Planner:
             for column in (shard.timestamps, shard.ratings)
         )
         histories = Histories(rows, shard.train.values[wanted.values], *columns)
-        before = np.minimum(history.lengths, self.task.model.window - 1)[batch.users.numpy()]
+        before = np.minimum(history.lengths, self.task.model.window - 1)[users]
         before[at] = np.arange(len(at)) - wanted.offsets[:-1][wanted.owners()]
-        context = torch.from_numpy(before)
+        context = torch.as_tensor(before)
         is_positive = torch.zeros(asked.shape)
         is_positive[:, 0] = 1.0
         return replace(

@@ -53,8 +53,8 @@ def target(balance: Balance, labels: Tensor, error: Tensor, offsets: IntArray) -
         return error
     if balance == "trace":
         return torch.ones_like(labels)
-    count = torch.from_numpy(np.maximum(np.diff(offsets), 1)).to(labels.dtype)
-    mean = contiguous_sum(labels, torch.from_numpy(offsets)) / count
+    count = torch.as_tensor(np.maximum(np.diff(offsets), 1)).to(labels.dtype)
+    mean = contiguous_sum(labels, torch.as_tensor(offsets)) / count
     return labels - repeat_rows(mean, offsets)
 
 
@@ -70,7 +70,7 @@ def size(balance: Balance, along: Tensor, squares: Tensor, offsets: IntArray) ->
     if balance == "residual":
         return along
     if balance == "trace":
-        count = torch.from_numpy(np.maximum(np.diff(offsets), 1))
+        count = torch.as_tensor(np.maximum(np.diff(offsets), 1))
         return (squares - along / count).clamp_min(0.0)
     return torch.where(squares > 0, along / squares, torch.zeros_like(along))
 
@@ -84,6 +84,6 @@ def branch_sizes(balance: Balance, features: Tensor, aim: Tensor, offsets: IntAr
         aim: float [q], of `target`.
         offsets: int64 [u + 1], the pairs of each user.
     """
-    at, rows = torch.from_numpy(offsets), features.double()
+    at, rows = torch.as_tensor(offsets), features.double()
     along = contiguous_sum(aim.double().unsqueeze(1) * rows, at).square().sum(1)
     return size(balance, along, contiguous_sum(rows.square().sum(1), at), offsets)

@@ -72,7 +72,7 @@ class _Decorrelation(torch.autograd.Function):
         c = users.products(*tiles)[:, :d, :d] / count.reshape(-1, 1, 1)
         diagonal = torch.diagonal(c, dim1=1, dim2=2)
         others = c - torch.diag_embed(diagonal)
-        usable = (torch.from_numpy(np.diff(offsets)) >= 2).to(rows.dtype)
+        usable = (torch.as_tensor(np.diff(offsets)) >= 2).to(rows.dtype)
         if frozen is None:
             usable = usable * float(d >= 2)
             weight = 1.0 / max(d * (d - 1), 1)
@@ -98,10 +98,10 @@ class _Users:
     """Rows of users, one user after the other."""
 
     def __init__(self, offsets: IntArray) -> None:
-        self.offsets, self.tiles = torch.from_numpy(offsets), Tiles.of(offsets)
+        self.offsets, self.tiles = torch.as_tensor(offsets), Tiles.of(offsets)
         self.lengths = self.offsets.diff()
         self.count = self.lengths.clamp_min(1)
-        self.owners = torch.from_numpy(self.tiles.owners)
+        self.owners = torch.as_tensor(self.tiles.owners)
 
     def mean(self, rows: Tensor) -> Tensor:
         return contiguous_sum(rows, self.offsets) / self.count.to(rows.dtype).unsqueeze(1)

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedrec.compute.batch import PairBatch, Tensors
+from fedrec.compute.device import to_array
 from fedrec.compute.operations import sigmoid
 from fedrec.personalization.base import (
     Branches,
@@ -224,7 +225,7 @@ class PLGC(Personalization):
             of_local = balance.size(self.balance, sums.along, sums.squares, pairs.offsets)
         old = state["lambda"]
         share = balance.share(of_local, of_frozen).to(old.dtype)
-        is_present = torch.from_numpy(np.diff(pairs.offsets) > 0)
+        is_present = torch.as_tensor(np.diff(pairs.offsets) > 0)
         return {"lambda": torch.where(is_present, self.ema * old + (1 - self.ema) * share, old)}
 
     def after_round(self, change: Tensor, state: Tensors) -> Tensors:
@@ -260,9 +261,9 @@ class PLGC(Personalization):
             is_positive = _is_positive(frozen_items, ranking).to(share.dtype)
             return replace(branches, share=share * is_positive).views()
         users, items, at = frozen_items.positives_of(ranking.users)
-        rows = frozen_items.table[torch.from_numpy(items)]
-        local_rows = local["residual"][torch.from_numpy(at)].add_(rows)
-        share = share[torch.from_numpy(users)]
+        rows = frozen_items.table[torch.as_tensor(items)]
+        local_rows = local["residual"][torch.as_tensor(at)].add_(rows)
+        share = share[torch.as_tensor(users)]
         mixed = (local_rows * share).add_((1 - share) * rows)
         return {
             "mixed": ranking.patched(base, users, items, mixed),
@@ -274,9 +275,9 @@ class PLGC(Personalization):
 def _is_positive(frozen_items: FrozenItems, ranking: Ranking) -> Tensor:
     """Return whether each item is among the positives of each user's client, bool [b, c]."""
     column = np.full(len(frozen_items.table), -1, np.int64)
-    column[ranking.items.numpy()] = np.arange(len(ranking.items))
+    column[to_array(ranking.items)] = np.arange(len(ranking.items))
     users, items, _ = frozen_items.positives_of(ranking.users)
     is_scored = column[items] >= 0
     result = np.zeros((len(ranking.users), len(ranking.items)), np.bool_)
     result[users[is_scored], column[items][is_scored]] = True
-    return torch.from_numpy(result)
+    return torch.as_tensor(result)

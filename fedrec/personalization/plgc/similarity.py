@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fedrec.compute.batch import PairBatch, Tiles, blocks_of
+from fedrec.compute.device import to_array
 from fedrec.compute.operations import MM_INNER, MM_ROWS, PaddedRows, bag_sum, contiguous_sum
 from fedrec.personalization.base import FrozenItems
 from fedrec.types import IntArray, Ragged, offsets_of
@@ -66,7 +67,7 @@ class Kernel:
         self._rows, self._columns = Tiles.of(pairs.offsets), Tiles.of(self._history.offsets)
         width = -(-unit.shape[1] // MM_INNER) * MM_INNER
         self._left = self._rows.fill(unit[pairs.items], width)
-        self._right = self._columns.fill(unit[torch.from_numpy(items)], width)
+        self._right = self._columns.fill(unit[torch.as_tensor(items)], width)
         # Every tile of a user's rows meets every tile of its columns.
         owner = self._rows.owners
         meetings = offsets_of(np.diff(self._columns.offsets)[owner])
@@ -78,14 +79,14 @@ class Kernel:
     def _same(self, pairs: PairBatch, meetings: IntArray) -> tuple[Tensor, IntArray]:
         """Return where an item meets itself: place among the elements of all tiles, and tile."""
         user = self._history.owners()
-        at = Ragged(pairs.offsets, pairs.items.numpy()).find(user, self._history.values)
+        at = Ragged(pairs.offsets, to_array(pairs.items)).find(user, self._history.values)
         column = self._columns.place[at >= 0]
         row = self._rows.place[at[at >= 0]]
         first = self._columns.offsets[user[at >= 0]]
         tile = meetings[row // MM_ROWS] + column // MM_ROWS - first
         by_tile = np.argsort(tile, kind="stable")
         place = (tile * MM_ROWS + row % MM_ROWS) * MM_ROWS + column % MM_ROWS
-        return torch.from_numpy(place[by_tile]), tile[by_tile]
+        return torch.as_tensor(place[by_tile]), tile[by_tile]
 
     def sums(self, target: Tensor | None) -> KernelSums:
         """Return the sums of all kernels.
@@ -97,8 +98,8 @@ class Kernel:
         squares, along = torch.zeros_like(rows), self._right.new_zeros(self._right.shape[:2])
         aims = None if target is None else self._rows.fill(target.unsqueeze(1))
         for block in blocks_of(len(self._row)):
-            row = torch.from_numpy(self._row[block])
-            column = torch.from_numpy(self._column[block])
+            row = torch.as_tensor(self._row[block])
+            column = torch.as_tensor(self._column[block])
             tile = torch.bmm(self._left[row], self._right[column].transpose(1, 2))
             tile = _power(tile, self._beta)
             low, high = np.searchsorted(self._zero_tiles, [block.start, block.stop])
@@ -107,15 +108,15 @@ class Kernel:
             if aims is not None:
                 along.index_add_(0, column, (tile * aims[row]).sum(1))
                 squares.index_add_(0, row, tile.square_().sum(2))
-        n = torch.from_numpy(np.maximum(self._history.lengths, 1))
-        users = torch.from_numpy(Ragged(self._offsets, self._offsets).owners())
+        n = torch.as_tensor(np.maximum(self._history.lengths, 1))
+        users = torch.as_tensor(Ragged(self._offsets, self._offsets).owners())
         sums = self._rows.rows(rows.unsqueeze(2)).squeeze(1)
         squared = self._rows.rows(squares.unsqueeze(2)).squeeze(1).double()
         lengths = self._columns.rows(along.unsqueeze(2)).squeeze(1).double().square()
         return KernelSums(
             sums * (n.double() ** -0.5).to(sums.dtype)[users],
-            contiguous_sum(lengths, torch.from_numpy(self._history.offsets)) / n,
-            contiguous_sum(squared, torch.from_numpy(self._offsets)) / n,
+            contiguous_sum(lengths, torch.as_tensor(self._history.offsets)) / n,
+            contiguous_sum(squared, torch.as_tensor(self._offsets)) / n,
         )
 
 
@@ -142,17 +143,17 @@ class CatalogueSimilarity:
         occurs = np.zeros(len(self._unit), np.bool_)
         occurs[histories.values] = True
         row_of_item = np.where(occurs, np.cumsum(occurs) - 1, -1)
-        self._row_of_item = torch.from_numpy(row_of_item)
-        self._rows = PaddedRows(self._unit[torch.from_numpy(np.flatnonzero(occurs))])
+        self._row_of_item = torch.as_tensor(row_of_item)
+        self._rows = PaddedRows(self._unit[torch.as_tensor(np.flatnonzero(occurs))])
         # One table holds the parts one after the other, and each history names its rows in all.
         # Half as many bytes as int64: the index is read once for every `COLUMNS` items.
         n_rows, parts = int(np.count_nonzero(occurs)), np.arange(COLUMNS // _PART)[:, None]
         index = (n_rows * parts + row_of_item[histories.values]).astype(np.int32)
         offsets = (len(histories.values) * parts + histories.offsets[:-1]).astype(np.int32)
-        self._index = torch.from_numpy(index.reshape(-1))
-        self._offsets = torch.from_numpy(np.append(offsets, np.int32(index.size)))
+        self._index = torch.as_tensor(index.reshape(-1))
+        self._offsets = torch.as_tensor(np.append(offsets, np.int32(index.size)))
         self._similarities = self._unit.new_empty((COLUMNS // _PART, n_rows, _PART))
-        self.scale = torch.from_numpy(np.maximum(histories.lengths, 1) ** -0.5).to(self._unit.dtype)
+        self.scale = torch.as_tensor(np.maximum(histories.lengths, 1) ** -0.5).to(self._unit.dtype)
         self._items, self._sums = torch.arange(0), self._unit.new_empty(0)
 
     def sums(self, items: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from threadpoolctl import ThreadpoolController
 
 from fedrec.aggregation.fixed_point import SCALE, check_terms, to_fixed
 from fedrec.aggregation.reduce import Summing
+from fedrec.compute.device import to_array
 from fedrec.data.negatives import check_rows_with_pool, pool_excluded
 from fedrec.models.mf import MatrixFactorization
 from fedrec.models.pfedrec import PFedRec
@@ -99,7 +100,7 @@ def _owned(values: NDArray[Any], dtype: Any = np.int64) -> NDArray[Any]:
 def _data(task: ClientTask, shard: Shard, table: FloatArray) -> Data:
     excluded = pool_excluded(shard, task.protocol)
     check_rows_with_pool(shard.n_drawn - excluded.lengths, np.flatnonzero(shard.train.lengths))
-    unit_vectors = task.personalization.unit_item_vectors(torch.from_numpy(table))
+    unit_vectors = task.personalization.unit_item_vectors(torch.as_tensor(table))
     nothing = np.empty((0, table.shape[1]), table.dtype)
     return Data(
         n_items=shard.n_items,
@@ -111,7 +112,9 @@ def _data(task: ClientTask, shard: Shard, table: FloatArray) -> Data:
         excluded=_owned(excluded.values),
         k=task.train.negatives,
         table=table,
-        unit_vectors=nothing if unit_vectors is None else _owned(unit_vectors.numpy(), table.dtype),
+        unit_vectors=nothing
+        if unit_vectors is None
+        else _owned(to_array(unit_vectors), table.dtype),
     )
 
 
