@@ -84,6 +84,7 @@ def method_of(
     dtype: str = "float32",
     seed: int = 0,
     client_rule: ClientRule | None = None,
+    catalogue: Catalogue | None = None,
 ) -> ClientTask:
     """A method: matrix factorisation, d = 4, values of order 1, reference kernel, unless told."""
     return ClientTask(
@@ -94,6 +95,7 @@ def method_of(
         "clean",
         dtype,
         client_rule or ClientRule(),
+        catalogue=catalogue or Catalogue.empty(),
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from fedrec.models.base import Model
 from fedrec.models.mf import MatrixFactorization
+from fedrec.models.multimodal import CM3, VBPR, Gate, LateFusion, LIRDRec, MetaMMF
 from fedrec.models.neumf import NeuMF
 from fedrec.models.pfedrec import PFedRec
 from fedrec.models.sasrec import SASRec
@@ -15,4 +16,10 @@ MODELS: Mapping[str, type[Model]] = {
     "pfedrec": PFedRec,
     "neumf": NeuMF,
     "sasrec": SASRec,
+    "vbpr": VBPR,
+    "late_fusion": LateFusion,
+    "gate": Gate,
+    "metammf": MetaMMF,
+    "cm3": CM3,
+    "lirdrec": LIRDRec,
 }

@@ -8,7 +8,6 @@ import torch
 
 from fedrec.baselines import BASELINES
 from fedrec.baselines.base import Baseline
-from fedrec.data.catalogue import Catalogue
 from fedrec.evaluation.scorer import UserScorer
 from fedrec.models import MODELS
 from fedrec.models.base import Batch, History, Model
@@ -18,6 +17,7 @@ from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray, Params, Shard
 from tests.contracts import own_models
 from tests.planted import method_of, rates, shard_of, train
+from tests.unit.fedrec.models.multimodal.given import random_catalogue
 
 SHIPPED: list[Model] = [m() for m in MODELS.values() if issubclass(m, Model)]
 OWN: list[Model] = [getattr(own_models, name)() for name in own_models.__all__]
@@ -30,7 +30,8 @@ every_model = pytest.mark.parametrize("model", SHIPPED + OWN, ids=lambda m: type
 
 
 def task(model: Model) -> ClientTask:
-    return method_of({"optimizers": rates(0.1), "weight_decay": 0.1}, model=model)
+    train = {"optimizers": rates(0.1), "weight_decay": 0.1}
+    return method_of(train, model=model, catalogue=random_catalogue(SHARD.n_items))
 
 
 @every_model
@@ -39,20 +40,23 @@ def test_the_loss_falls_and_the_catalogue_is_all_pairs(model: Model) -> None:
     losses = [update.metrics["loss"].sum() for update in updates]
     assert losses[-1] < losses[0]
     scores = UserScorer(task(model), SHARD, params, local)(np.arange(SHARD.n_users))["mixed"]
-    np.testing.assert_allclose(scores, by_pairs(model, SHARD, params, local), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        scores, by_pairs(task(model), SHARD, params, local), rtol=1e-4, atol=1e-6
+    )
 
 
-def by_pairs(model: Model, shard: Shard, params: Params, local: Params) -> torch.Tensor:
+def by_pairs(task: ClientTask, shard: Shard, params: Params, local: Params) -> torch.Tensor:
     """All scores, one pair at a time."""
-    specs = model.params(Catalogue.empty())
-    client = shard.client_of_user()
+    model, client = task.model, shard.client_of_user()
     scores = torch.zeros(shard.n_users, shard.n_items)
     for user in range(shard.n_users):
         for item in range(shard.n_items):
             rows = {}
-            for name, spec in specs.items():
+            for name, spec in task.specs().items():
                 flat = model.execution == "flat"
-                if spec.axis == "item":
+                if spec.scope == "frozen":
+                    rows[name] = task.frozen_tables[name][item : item + 1]
+                elif spec.axis == "item":
                     rows[name] = torch.tensor(params[name][item : item + 1])
                 elif (spec.scope, spec.axis) == ("shared", None):
                     value = torch.tensor(params[name])
@@ -65,7 +69,9 @@ def by_pairs(model: Model, shard: Shard, params: Params, local: Params) -> torch
             pair = Batch(torch.tensor([user]), torch.tensor([item]))
             if model.window is not None:
                 pair = with_history(pair, model.window, shard, user, params["item"])
-            scores[user, item] = model.score(ModelParams(rows), pair, rows["item"])[0]
+            given = ModelParams(rows, task.network)
+            vectors = model.item_vectors(given, pair.items)
+            scores[user, item] = model.score(given, pair, vectors)[0]
     return scores
 
 

@@ -1,0 +1,160 @@
+"""What multimodal client models share: the items' frozen features, and which are missing."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+
+from fedrec.data.catalogue import Catalogue
+from fedrec.errors import ConfigError
+from fedrec.models.base import Execution, Model
+from fedrec.models.module import ModelParams
+from fedrec.plugins import Defaults
+from fedrec.types import ParamSpec
+
+
+class Multimodal(Model):
+    """A client model of items with frozen features; the features are never trained and never sent.
+
+    An item may lack some of them, as the catalogue says: then their vectors are 0 and their weight
+    goes to the others. An item without any is scored by its row of the item table alone, or 0.
+
+    Args:
+        modalities: names of the features, as the section ``features`` declares them.
+        embedding_dim: d, length of the vectors.
+        init_std: standard deviation of the normal initial values of item rows and user vectors.
+    """
+
+    execution: ClassVar[Execution] = "vmap"
+    defaults: ClassVar[Defaults] = {
+        "strategy": {"name": "fedadam", "average": "sum", "server_lr": 0.005},
+        "rounds": {"count": 400, "cohort_fraction": 0.1},
+        "evaluate": {"every": 10},
+    }
+
+    modalities: tuple[str, ...] = ("text", "image")
+    embedding_dim: int = Field(32, ge=1)
+    init_std: float = Field(0.01, ge=0)
+
+    @field_validator("modalities")
+    @classmethod
+    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or len(set(value)) < len(value):
+            raise ValueError(
+                f"expected different names of features, such as [text, image], got {list(value)}"
+            )
+        return value
+
+    def frozen(self, catalogue: Catalogue) -> dict[str, ParamSpec]:
+        """Declare the features, and for each whether an item has it."""
+        specs = {}
+        for name in self.modalities:
+            specs[name] = ParamSpec("frozen", "item", (_width(catalogue, name),))
+            specs[f"{name}.present"] = ParamSpec("frozen", "item", ())
+        return specs
+
+    def present(self, params: ModelParams) -> Tensor:
+        """Return 1.0 where an item has a modality and 0.0 where not, float [..., m]."""
+        return torch.stack([params[f"{name}.present"] for name in self.modalities], dim=-1)
+
+    def content(self, params: ModelParams, *options: Any) -> Tensor:
+        """Return what the module, a `Content`, makes of the features of items."""
+        features = [params[name] for name in self.modalities]
+        result: Tensor = params.module(features, self.present(params), *options)
+        return result
+
+
+class Content(nn.Module):
+    """A module that receives frozen features; it scales each modality to a mean row norm of 1.
+
+    Without that, the modality with the larger numbers would swamp the others, in the scores and in
+    the steps of its weights.
+
+    Args:
+        catalogue: The items.
+        modalities: The names of the features.
+
+    Attributes:
+        widths: The numbers of each modality.
+    """
+
+    scale: Tensor
+
+    def __init__(self, catalogue: Catalogue, modalities: Sequence[str]) -> None:
+        super().__init__()
+        self.widths = [_width(catalogue, name) for name in modalities]
+        norms = [_mean_norm(catalogue, name) for name in modalities]
+        self.register_buffer("scale", 1 / torch.tensor(norms))
+
+    def scaled(self, features: Sequence[Tensor], present: Tensor) -> list[Tensor]:
+        """Return features of the same mean norm, 0 where an item has none: float [..., f] each.
+
+        Args:
+            features: float [..., f], per modality.
+            present: float [..., m].
+        """
+        factors = present * self.scale
+        return [rows * factors[..., m, None] for m, rows in enumerate(features)]
+
+
+class Projections(Content):
+    """A linear map of each modality to d numbers, without bias: what is missing stays 0."""
+
+    def __init__(self, catalogue: Catalogue, modalities: Sequence[str], width: int) -> None:
+        super().__init__(catalogue, modalities)
+        self.maps = nn.ModuleList(nn.Linear(f, width, bias=False) for f in self.widths)
+
+    def forward(self, features: Sequence[Tensor], present: Tensor) -> Tensor:
+        """float [..., f] per modality -> float [..., m, d]."""
+        rows = zip(self.maps, self.scaled(features, present), strict=True)
+        return torch.stack([linear(scaled) for linear, scaled in rows], dim=-2)
+
+
+def as_masks(present: Tensor) -> list[Tensor]:
+    """Return one mask for each modality: float [..., m] -> float [..., 1] each."""
+    return [present[..., m : m + 1] for m in range(present.shape[-1])]
+
+
+def masked_softmax(logits: Tensor, present: Tensor) -> Tensor:
+    """Return weights of the modalities that an item has; they add up to 1.
+
+    Args:
+        logits: float [..., m].
+        present: float [..., m], 1 or 0.
+
+    Returns:
+        float [..., m]: 0 for a modality that is missing, all 0 if every one is.
+    """
+    weights = positive_weights(logits) * present
+    return weights / above_zero(weights.sum(-1, keepdim=True))
+
+
+def positive_weights(logits: Tensor) -> Tensor:
+    """Return the weights of a softmax before they are divided by their sum, float [..., m]."""
+    return torch.exp(logits - logits.detach().amax(-1, keepdim=True))
+
+
+def above_zero(total: Tensor) -> Tensor:
+    """Return a divisor that is not 0, so that 0 of nothing is 0."""
+    return total.clamp_min(torch.finfo(total.dtype).tiny)
+
+
+def _width(catalogue: Catalogue, name: str) -> int:
+    shape = catalogue.feature(name).shape[1:]
+    if len(shape) != 1:
+        raise ConfigError(
+            f"model.modalities: the feature '{name}' has the shape {shape} for each item; "
+            "expected one vector, as an encoder gives"
+        )
+    return int(shape[0])
+
+
+def _mean_norm(catalogue: Catalogue, name: str) -> float:
+    rows = catalogue.feature(name)[catalogue.present[name]]
+    norm = float(np.linalg.norm(rows, axis=1).mean()) if len(rows) else 0.0
+    if norm == 0:
+        raise ConfigError(f"model.modalities: no item has the feature '{name}'; leave it out")
+    return norm
