@@ -1,4 +1,4 @@
-"""What a run holds at once does not grow with its clients that have private parameters."""
+"""What a run holds at once: private parameters of a few clients, and the pairs of a micro-batch."""
 
 import os
 import subprocess
@@ -57,15 +57,48 @@ print((many - few) * 16_384 * 8 * 4 / MIB, peak(many) - before)
 
 def test_private_parameters_are_held_a_few_clients_at_a_time(tmp_path: Path) -> None:
     (tmp_path / "adapter.py").write_text(ADAPTER, encoding="utf-8")
-    (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
-    root = Path(__file__).parents[2]
+    private, grown = numbers_of(SCRIPT, tmp_path)
+    assert grown < private  # not one copy of what the further clients have
+
+
+STEP = """
+import resource
+import numpy as np
+from fedrec.training.clients import train_clients
+from tests.contracts.own_models import SmallNet
+from tests.planted import initial_state, method_of, shard_of
+
+WIDTH, ITEMS = 8192, 3000
+items = np.random.default_rng(0).choice(ITEMS, 1000, replace=False).tolist()
+shard = shard_of(ITEMS, [items])
+
+def peak(micro_batch):
+    model = SmallNet(embedding_dim=8, hidden=WIDTH)
+    task = method_of({"negatives": 4, "micro_batch": micro_batch}, model=model)
+    train_clients(task, shard, *initial_state(task, shard), 1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+peak(1)
+in_parts = peak(200)
+print(ITEMS * WIDTH * 4 / 2**20, peak(None) - in_parts)
+"""
+
+
+def test_a_micro_batch_holds_what_its_pairs_take(tmp_path: Path) -> None:
+    """All pairs at once hold the hidden layer of each, and its gradient, the more."""
+    hidden, saved = numbers_of(STEP, tmp_path)
+    assert saved > hidden
+
+
+def numbers_of(script: str, folder: Path) -> list[float]:
+    """Run a script in a process of its own; return what it prints."""
+    (folder / "script.py").write_text(script, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "script.py"],
-        env={**os.environ, "PYTHONPATH": str(root)},
-        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        cwd=folder,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    private, grown = map(float, done.stdout.split())
-    assert grown < private  # not one copy of what the further clients have
+    return [float(number) for number in done.stdout.split()]

@@ -164,6 +164,23 @@ def test_every_strategy_goes_on_exactly(strategy: str, tmp_path: Path) -> None:
     assert outcome(folder) == outcome(go(tmp_path / "whole", **changes).folder)
 
 
+def test_optimizers_with_state_and_a_schedule_go_on_exactly(tmp_path: Path) -> None:
+    """In the second half of the run the rates fall, and they are those of its rounds."""
+    adam = {"name": "adamw", "lr": 0.01, "weight_decay": 0.1}
+    train = {
+        "optimizers": {"item": {"momentum": 0.5}, "shared": adam, "private": adam},
+        "schedule": {"name": "wsd", "warmup": 2, "anneal": 2},
+        "local_epochs": 2,
+    }
+    changes = {"model": "neumf", "train": train}
+    folder = stopped(tmp_path / "run", 2, **changes)
+    go_on(folder)
+    expected = outcome(go(tmp_path / "whole", **changes).folder)
+    assert outcome(folder) == expected
+    constant = {**changes, "train": {**train, "schedule": "constant"}}
+    assert outcome(go(tmp_path / "constant", **constant).folder) != expected
+
+
 def test_times_and_bytes_are_those_of_all_rounds(tmp_path: Path) -> None:
     one = go(tmp_path / "a" / "run")
     other = go_on(stopped(tmp_path / "b" / "run", 3))
