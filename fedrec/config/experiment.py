@@ -197,6 +197,15 @@ class Experiment(Section):
             catalogue=catalogue or Catalogue.empty(),
         )
 
+    def without_effect(self, run: Any) -> list[str]:
+        """Say which features the model does not read; of a module nobody knows what it reads."""
+        model = self.model
+        if not isinstance(model, Model) or type(model).build is not Model.build:
+            return []
+        read = {name.removesuffix(".present") for name in run.task.frozen()}
+        why = f"has no effect: {type(model).__name__} reads no feature of that name"
+        return [f"features.{name}: {why}" for name in self.features if name not in read]
+
     def to_yaml(self) -> str:
         """Return the experiment as YAML, every default written out."""
         return dump_yaml(self.model_dump(mode="json"))

@@ -73,6 +73,8 @@ def parse_yaml(text: str | bytes) -> Any:
         problem = " ".join(str(error.problem or error.context).split())
         if problem.startswith("but "):
             problem = f"{error.context}, {problem}"
+        if problem.endswith("but got '{'"):  # as of {path: ${DATA}/file}
+            problem += "; a value with braces needs quote marks here"
         raise ConfigError(f"{line}not valid YAML: {problem}") from error
     except RecursionError as error:
         raise ConfigError("not valid YAML: it is nested too deeply") from error

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from fedrec.data.catalogue import Catalogue
+from fedrec.errors import DataError
 from fedrec.plugins import OURS, Count, Plugin
 from fedrec.types import FloatArray
 
@@ -86,27 +87,50 @@ class Encoder(Plugin):
     def fingerprint(self, items: Catalogue) -> str:
         """Hash all that decides what `encode` returns."""
         kind = type(self)
-        settings = self.model_dump(mode="json", exclude={*Encoder.model_fields, *self._paths()})
+        settings = self.model_dump(mode="json", exclude={*Encoder.model_fields, *self.paths()})
         code = FORMAT if kind.__module__.partition(".")[0] in OURS else _source(kind)
         values = [code, kind.__module__, kind.__qualname__, settings, self.content(items)]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     def is_here(self) -> bool:
         """Return whether all is here that `encode` reads: whether the paths in it exist."""
-        return all(path.exists() for path in self._paths().values())
+        return all(path.exists() for path in self.paths().values())
 
     def located(self) -> Self:
         """Return the same encoder with whole paths."""
-        whole = {name: path.absolute() for name, path in self._paths().items()}
+        whole = {name: path.absolute() for name, path in self.paths().items()}
         return self.model_copy(update=whole)
 
     def modules(self) -> tuple[str, ...]:
         """Return the modules, beside that of its class, whose source belongs to a run."""
         return ()
 
-    def _paths(self) -> dict[str, Path]:
+    def paths(self) -> dict[str, Path]:
         """Return the settings that are paths."""
         return {name: value for name, value in self if isinstance(value, Path)}
+
+
+def check_encoded(encoded: Encoded, items: Catalogue) -> None:
+    """Check what an encoder returned.
+
+    Raises:
+        DataError: If it has a wrong shape or type, is not finite, or no item has it.
+    """
+    values, present = encoded.values, encoded.present
+    if values.dtype != np.float32 or values.ndim < 2 or len(values) != items.n_items:
+        raise DataError(
+            f"got {values.dtype} {list(values.shape)}, expected float32 [{items.n_items}, ...]"
+        )
+    if present.dtype != np.bool_ or present.shape != (items.n_items,):
+        raise DataError(
+            f"present is {present.dtype} {list(present.shape)}, expected bool [{items.n_items}]"
+        )
+    is_finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+    if not is_finite.all():
+        item = items.item_ids[np.argmin(is_finite)]
+        raise DataError(f"what it has for item '{item}' is not finite")
+    if not present.any():
+        raise DataError("no item has it")
 
 
 def _source(kind: type[Any]) -> str:

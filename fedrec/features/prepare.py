@@ -14,7 +14,7 @@ import numpy as np
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.prepare import open_split, version_of
 from fedrec.errors import ConfigError, DataError, Fault, RunFolderError
-from fedrec.features.base import Encoded, Encoder
+from fedrec.features.base import Encoded, Encoder, check_encoded
 from fedrec.features.transform import transform
 from fedrec.plugins import name_of
 from fedrec.storage.files import cache_folder, map_arrays, read_arrays, write_arrays, writing
@@ -119,36 +119,13 @@ def _encoded(
     kind, began = name_of("features", encoder), time.perf_counter()
     LOG.info(f"features.{name}: {kind} encodes {items.n_items:,} items, once")
     encoded = _named(name, encoder.encode, items, partial(report, name))
-    _named(name, _check, encoded, items)
+    _named(name, check_encoded, encoded, items)
     seconds = time.perf_counter() - began
     arrays = {"values": encoded.values, "present": encoded.present}
     with writing(path):
         write_arrays(path, arrays, {"notes": json.dumps(encoded.notes)}, durable=False)
     LOG.info(f"features.{name}: that took {seconds:.1f} s")
     return encoded
-
-
-def _check(encoded: Encoded, items: Catalogue) -> None:
-    """Check what an encoder returned.
-
-    Raises:
-        DataError: If it has a wrong shape or type, is not finite, or no item has it.
-    """
-    values, present = encoded.values, encoded.present
-    if values.dtype != np.float32 or values.ndim < 2 or len(values) != items.n_items:
-        raise DataError(
-            f"got {values.dtype} {list(values.shape)}, expected float32 [{items.n_items}, ...]"
-        )
-    if present.dtype != np.bool_ or present.shape != (items.n_items,):
-        raise DataError(
-            f"present is {present.dtype} {list(present.shape)}, expected bool [{items.n_items}]"
-        )
-    is_finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
-    if not is_finite.all():
-        item = items.item_ids[np.argmin(is_finite)]
-        raise DataError(f"what it has for item '{item}' is not finite")
-    if not present.any():
-        raise DataError("no item has it")
 
 
 def _save(path: Path, key: str, split: Split, encoded: Mapping[str, Encoded]) -> None:
@@ -173,8 +150,14 @@ def _save(path: Path, key: str, split: Split, encoded: Mapping[str, Encoded]) ->
     write_arrays(path, arrays, about, durable=False)
 
 
+def feature_lines(features: Path | None) -> list[str]:
+    """Return a line about each feature of a file of `prepare_features`: what it has and lacks."""
+    lines: list[str] = [] if features is None else json.loads(read_arrays(features)[1]["lines"])
+    return lines
+
+
 def _say(path: Path) -> None:
-    for line in json.loads(read_arrays(path)[1]["lines"]):
+    for line in feature_lines(path):
         LOG.info(line)
 
 

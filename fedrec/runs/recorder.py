@@ -17,6 +17,7 @@ import numpy as np
 from fedrec.config.experiment import Experiment
 from fedrec.errors import NumericError
 from fedrec.evaluation.evaluate import Evaluation
+from fedrec.features.prepare import feature_lines
 from fedrec.plugins import Plugin
 from fedrec.runs.baseline import chance_levels, popularity_scores, slice_sizes, tied_scores
 from fedrec.runs.folder import (
@@ -213,6 +214,7 @@ class Recorder:
             "clients": run.split.n_clients,
             "users": run.split.n_users,
             "items": run.split.n_items,
+            "features": feature_lines(run.features),
             "ranking": _ranking(e),
             "centralised": run.centralised,
             "executor": run.executor,

@@ -63,8 +63,8 @@ def contracts_of(plugin: Plugin) -> list[Contract]:
         contracts += (*STRATEGY_CONTRACTS, *(CLIENT_RULE_CONTRACTS if asks else ()))
     if len(contracts) == 1:
         raise ConfigError(
-            f"{type(plugin).__qualname__} is no model, baseline, personalization, data set, metric "
-            "or strategy; derive it from the base class of one of these"
+            f"{type(plugin).__qualname__} is no model, baseline, personalization, data set, "
+            "encoder, metric or strategy; derive it from the base class of one of these"
         )
     return contracts
 

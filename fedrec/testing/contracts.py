@@ -24,10 +24,12 @@ from fedrec.data.split import check_interactions
 from fedrec.data.tabular import Frame
 from fedrec.evaluation.evaluate import per_user_values
 from fedrec.evaluation.metrics import ExposureMetric, Metric
+from fedrec.features.base import Encoder
 from fedrec.models.base import Model
 from fedrec.models.module import ModelParams
 from fedrec.personalization.base import Personalization
 from fedrec.plugins import Plugin
+from fedrec.testing.encoders import ENCODER_CONTRACTS
 from fedrec.testing.trial import Trial, as_bytes, require, small_split
 from fedrec.training.clients import train_clients
 from fedrec.training.draws import Layout
@@ -323,6 +325,7 @@ CONTRACTS: Mapping[type[Plugin], Sequence[Contract]] = {
     DataSet: (interactions_fit_together, loading_twice_gives_the_same),
     Metric: (perfect_is_best, values_keep_their_bounds, nothing_depends_on_order),
     Baseline: (scores_are_finite, only_train_items_are_read),
+    Encoder: ENCODER_CONTRACTS,
 }
 
 

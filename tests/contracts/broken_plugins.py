@@ -27,6 +27,7 @@ from fedrec.types import (
 from strategies import FedAvg, Strategy
 from strategies.base import State
 from tests.contracts.broken_alone import BROKEN_ALONE
+from tests.contracts.own_encoders import BROKEN_ENCODERS
 
 __all__ = ["BROKEN"]
 
@@ -303,6 +304,7 @@ TOGETHER = "together_is_one_by_one"
 
 BROKEN: list[tuple[Plugin, set[str]]] = [
     *BROKEN_ALONE,
+    *BROKEN_ENCODERS,
     (Linear(), {ALONE}),
     (Averaging(), {ALONE, OWN, TOGETHER, RANKING}),
     (FirstRow(), {ALONE}),

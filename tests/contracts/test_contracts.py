@@ -16,6 +16,7 @@ from fedrec.testing import Contracts, check, contracts_of, load_plugin
 from strategies import STRATEGIES
 from tests.contracts import own_models
 from tests.contracts.every_option import EARLY, choices
+from tests.contracts.own_encoders import Lengths
 from tests.contracts.test_every_declaration import Added, Shifted, VmapShifted
 
 NEED_FILES = {"csv", "frame", "inter", "lists", "parquet", "ml-100k", *ENCODERS}
@@ -53,6 +54,7 @@ def with_options() -> Iterator[Plugin]:
 
 
 def own() -> Iterator[Plugin]:
+    yield Lengths()
     for name in set(own_models.__all__) - {"Fussy", "Canary"}:
         yield getattr(own_models, name)()
     for axis in AXES:

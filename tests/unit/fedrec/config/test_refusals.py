@@ -112,6 +112,7 @@ FILES: Mapping[str, tuple[str, ...]] = {
     "- data\n- model\n": ("mapping with sections such as 'data'", "a list"),
     "model:mf\n": ("mapping", "model:mf"),
     "seed: 0\ndata: {name: [": ("line 2: not valid YAML",),
+    "data: {path: ${HOME}/x}\n": ("line 1: not valid YAML", r"with braces needs quote marks"),
     "seed: 0\n\tdata: x\n": ("line 2: not valid YAML", r"'\t'"),
     "data: synthetic\n x: 1\n": ("line 2: not valid YAML",),
     "seed: 0\ndata: synthetic\nseed: 1\n": ("line 3", "'seed'", "line 1"),
