@@ -10,13 +10,13 @@ from torch import Tensor
 
 from fedrec.compute.batch import Histories, Tensors
 from fedrec.compute.device import to_array
+from fedrec.data.history import latest
 from fedrec.errors import check_shapes
 from fedrec.evaluation.rerank import FirstStage, reranked
 from fedrec.models.base import Batch
 from fedrec.models.module import ModelParams
 from fedrec.personalization.base import Branches, Ranking, View
 from fedrec.training.clients import frozen_items_of, tensors_of
-from fedrec.training.draws import latest
 from fedrec.training.forward import Call, Rows, compute, encode, encode_catalogue
 from fedrec.training.task import ClientTask
 from fedrec.types import IntArray, Params, Ragged, Shard

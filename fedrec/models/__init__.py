@@ -1,15 +1,26 @@
-"""Client models. One file each."""
+"""Client models."""
 
 from collections.abc import Mapping
 
 from fedrec.models.base import Model
+from fedrec.models.language.llm_prompt import LLMPrompt
+from fedrec.models.llm_text import LLMText
 from fedrec.models.mf import MatrixFactorization
 from fedrec.models.multimodal import CM3, VBPR, Gate, LateFusion, LIRDRec, MetaMMF
 from fedrec.models.neumf import NeuMF
 from fedrec.models.pfedrec import PFedRec
 from fedrec.models.sasrec import SASRec
 
-__all__ = ["MODELS", "MatrixFactorization", "Model", "NeuMF", "PFedRec", "SASRec"]
+__all__ = [
+    "MODELS",
+    "LLMPrompt",
+    "LLMText",
+    "MatrixFactorization",
+    "Model",
+    "NeuMF",
+    "PFedRec",
+    "SASRec",
+]
 
 MODELS: Mapping[str, type[Model]] = {
     "mf": MatrixFactorization,
@@ -22,4 +33,6 @@ MODELS: Mapping[str, type[Model]] = {
     "metammf": MetaMMF,
     "cm3": CM3,
     "lirdrec": LIRDRec,
+    "llm_text": LLMText,
+    "llm_prompt": LLMPrompt,
 }

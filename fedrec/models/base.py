@@ -92,6 +92,9 @@ class Model(Plugin):
     """
 
     execution: ClassVar[Execution] = "flat"
+    # Whether a history, see `window`, must be in time; if not, it is in a fixed random order where
+    # the data has no times.
+    needs_times: ClassVar[bool] = True
     # What trains matrix factorisation well: one step per client and round, Adam over their sum.
     defaults: ClassVar[Defaults] = {
         "strategy": {"name": "fedadam", "average": "sum", "server_lr": 0.005},

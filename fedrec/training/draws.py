@@ -7,6 +7,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrec.data.history import latest
 from fedrec.data.negatives import pool_excluded, popularity_negatives, uniform_negatives
 from fedrec.errors import ConfigError, DataError
 from fedrec.models.base import Model
@@ -149,37 +150,11 @@ def check_order(model: Model, timestamps: FloatArray | None, name: str) -> None:
     Raises:
         DataError: If it has none.
     """
-    if model.window is not None and timestamps is None:
+    if model.window is not None and model.needs_times and timestamps is None:
         raise DataError(
             f"model: {type(model).__name__} looks at the order of a user's items, but {name} has "
             "no timestamps; name their column in data.columns.timestamp or take another model"
         )
-
-
-def latest(shard: Shard, n: int) -> Ragged:
-    """Return the latest train items of each user, oldest first.
-
-    Items of equal time are ordered by a hash of (user, item) that no seed of a run changes, so
-    neither by the file nor by the catalogue.
-
-    Args:
-        shard: The clients; with timestamps.
-        n: items per user at most.
-
-    Returns:
-        One row per user row: where the items stand in ``shard.train.values``.
-
-    Raises:
-        DataError: If the shard has no timestamps.
-    """
-    if shard.timestamps is None:
-        raise DataError("a model with a window needs timestamps, but the clients have none")
-    owner = shard.train.owners()
-    ties = bits(0, Purpose.HISTORY_ORDER, 0, shard.user_ids[owner], shard.train.values)
-    by_time = np.lexsort((ties, shard.timestamps, owner))
-    left = shard.train.offsets[1:][owner[by_time]] - np.arange(len(owner), dtype=np.int64)
-    lengths: IntArray = np.minimum(shard.train.lengths, n)
-    return Ragged(offsets_of(lengths), by_time[left <= n])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The log odds of yes and no that a language model gives after a prompt."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -9,6 +9,10 @@ from torch import Tensor, nn
 
 from fedrec.models.language.prompts import Prompts
 from fedrec.types import IntArray
+
+
+_TOGETHER = 32
+"""Prompts that are computed at once where nothing is trained."""
 
 
 class YesNo(nn.Module):
@@ -26,6 +30,10 @@ class YesNo(nn.Module):
         super().__init__()
         self.model, self.prompts = model, prompts
 
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode: the base is frozen, so nothing in it is dropped."""
+        return super().train(False)
+
     def forward(self, histories: Tensor, users: Tensor, context: Tensor, items: Tensor) -> Tensor:
         """Return the score of each pair, float32 [q].
 
@@ -35,12 +43,17 @@ class YesNo(nn.Module):
             context: int64 [q], how many items of the history stand before the pair.
             items: int64 [q], the candidates.
         """
-        past = histories.cpu().numpy()
-        wanted = torch.stack([users, context], 1).cpu().numpy()
-        distinct, of = np.unique(wanted, axis=0, return_inverse=True)
-        prefixes = [self.prompts.prefix(past[user, :n]) for user, n in distinct]
-        suffixes = [self.prompts.suffix(item) for item in items.tolist()]
-        return self.odds(prefixes, suffixes, of.reshape(-1))
+        past, wanted = histories.cpu().numpy(), torch.stack([users, context], 1).cpu().numpy()
+        # What is not trained needs no more than some rows at a time.
+        size = len(wanted) if torch.is_grad_enabled() else _TOGETHER
+        scores = []
+        for start in range(0, len(wanted), size):
+            block = slice(start, start + size)
+            distinct, of = np.unique(wanted[block], axis=0, return_inverse=True)
+            prefixes = [self.prompts.prefix(past[user, :n]) for user, n in distinct]
+            suffixes = [self.prompts.suffix(item) for item in items[block].tolist()]
+            scores.append(self.odds(prefixes, suffixes, of.reshape(-1)))
+        return torch.cat(scores)
 
     def odds(
         self, prefixes: Sequence[IntArray], suffixes: Sequence[IntArray], of: IntArray
@@ -77,8 +90,10 @@ class YesNo(nn.Module):
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
+        # Half precision is for weights alone.
+        ends = ends.to(torch.promote_types(ends.dtype, torch.float32))
         yes, no = self.prompts.answers
-        return ends[:, yes].float() - ends[:, no].float()
+        return ends[:, yes] - ends[:, no]
 
 
 def _filled_in_front(rows: Sequence[IntArray], device: Any) -> tuple[Tensor, Tensor]:

@@ -85,14 +85,9 @@ class Prompts:
         from_the_end = np.cumsum(self.entries.lengths[items][::-1])
         return items[len(items) - int(np.searchsorted(from_the_end, self.room, side="right")) :]
 
-    def cut(self, histories: Ragged, latest: int) -> int:
-        """Return how many of some histories lose entries for want of room.
-
-        Args:
-            histories: Items, oldest first.
-            latest: How many of them are looked at.
-        """
-        rows = (histories.row(row)[-latest:] for row in range(len(histories)))
+    def cut(self, histories: Ragged) -> int:
+        """Return how many of some histories, items oldest first, lose entries for want of room."""
+        rows = (histories.row(row) for row in range(len(histories)))
         return sum(len(self.shown(items)) < len(items) for items in rows)
 
     def prefix(self, items: IntArray) -> IntArray:

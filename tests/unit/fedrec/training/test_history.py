@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedrec.data.history import latest
 from fedrec.errors import ConfigError, DataError
-from fedrec.models import MatrixFactorization, SASRec
-from fedrec.training.draws import check_order, latest
+from fedrec.models import LLMText, MatrixFactorization, SASRec
+from fedrec.training.draws import check_order
 from fedrec.types import Shard
 from tests.planted import federations, method_of, shard_of
 
@@ -42,8 +43,13 @@ def test_data_without_order_is_refused() -> None:
         check_order(SASRec(), None, "mine")
     check_order(SASRec(), np.zeros(3), "mine")
     check_order(MatrixFactorization(), None, "mine")
-    with pytest.raises(DataError, match="needs timestamps"):
-        latest(shard_of(4, [[0, 1]]), 2)
+    check_order(LLMText(), None, "mine")
+
+
+def test_without_times_the_order_is_that_of_equal_times() -> None:
+    shard = shard_of(40, [range(30), range(9)])
+    equal = latest(replace(shard, timestamps=np.zeros(39)), 8)
+    assert latest(shard, 8).values.tolist() == equal.values.tolist()
 
 
 def test_a_flat_model_has_no_window() -> None:

@@ -86,8 +86,8 @@ def test_what_does_not_fit_loses_its_oldest_entries(loaded: tuple[Any, Any]) -> 
     assert len(tight.prefix(history)) + max(len(tight.suffix(i)) for i in range(6)) == fixed + 12
     assert tight.shown(history[:2]).tolist() == [2, 0]
     rows = ragged([history.tolist(), history[1:].tolist(), []])
-    assert tight.cut(rows, latest=4) == 1
-    assert tight.cut(rows, latest=3) == 0
+    assert tight.cut(rows) == 1
+    assert tight.cut(ragged([history[1:].tolist()])) == 0
     with pytest.raises(ConfigError, match="max_tokens: 10 are too few"):
         prompts_of(tokenizer, max_tokens=10)
 
