@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from fedrec.data.catalogue import Catalogue
+from fedrec.models.language.llm_prompt import LLMPrompt
 from fedrec.models.language.template import Template
 
 WORDS = ("[PAD]", "[BOS]", " Yes", " No", "Yes", "No", "\n", "-", ":", " ", "?", ".")
@@ -17,9 +19,10 @@ TITLES = ("red sea", "blue sky", "green hill town", "white snow", "red sky", "bl
 
 def save_tiny_model(folder: Path, titles: tuple[str, ...] = TITLES, seed: int = 0) -> Path:
     """Write a model of 2 layers and width 64 with 512 places for words; return its folder."""
-    texts = (Template().text, "A user or", *titles)
+    texts = (Template().text, "A user or title", *titles)
     vocabulary = [*WORDS, *(word for text in texts for word in re.findall("[A-Za-z]+", text))]
     vocabulary += [f" {word}" for word in vocabulary[len(WORDS) :]]
+    vocabulary += "0123456789"
     known = {word: number for number, word in enumerate(dict.fromkeys(vocabulary))}
     known["[UNK]"] = len(known)
     words = Tokenizer(models.WordLevel(known, unk_token="[UNK]"))
@@ -37,6 +40,12 @@ def save_tiny_model(folder: Path, titles: tuple[str, ...] = TITLES, seed: int = 
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def tiny_llm_prompt(folder: Path, **options: Any) -> LLMPrompt:
+    """Return the client model with adapters in all layers of a tiny model in a folder."""
+    sizes = {"history": 3, "max_tokens": 96, "adapters": {"layers": "all", "r": 2}}
+    return LLMPrompt.model_validate({"base": str(folder), **sizes, **options})
 
 
 def catalogue_of(titles: tuple[str, ...] = TITLES) -> Catalogue:

@@ -9,8 +9,8 @@ from fedrec.types import IntArray, Ragged, Shard, offsets_of
 def latest(shard: Shard, n: int) -> Ragged:
     """Return the latest train items of each user, oldest first.
 
-    Items of equal time, or all where the shard has no times, are ordered by a hash of (user, item) that no seed of a run changes, so
-    neither by the file nor by the catalogue.
+    Items of equal time, or all where the shard has no times, are ordered by a hash of (user, item)
+    that no seed of a run changes, so neither by the file nor by the catalogue.
 
     Args:
         shard: The clients.

@@ -95,9 +95,11 @@ def _present(n_items: int) -> NDArray[np.bool_]:
 
 @cache
 def small_catalogue() -> Catalogue:
-    """Return the items of `small_split`, with a feature for each name that is asked for."""
+    """Return the items of `small_split`, with titles and a feature for each name asked for."""
     bare = Catalogue.of(small_split())
-    return replace(bare, features=_Features(), present=_Present())
+    titles = np.array([f"title {number}" for number in range(bare.n_items)], object)
+    columns = {"title": titles}
+    return replace(bare, item_columns=columns, features=_Features(), present=_Present())
 
 
 @dataclass(frozen=True, slots=True)

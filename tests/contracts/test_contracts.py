@@ -9,7 +9,7 @@ from fedrec.data import DATASETS
 from fedrec.data.base import DataSet
 from fedrec.evaluation.metrics import METRICS
 from fedrec.features import ENCODERS
-from fedrec.models import NeuMF, SASRec
+from fedrec.models import LLMPrompt, LLMText, NeuMF, SASRec
 from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.plugins import CORE_TABLES, Plugin, table
 from fedrec.testing import Contracts, check, contracts_of, load_plugin
@@ -19,8 +19,8 @@ from tests.contracts.every_option import EARLY, choices
 from tests.contracts.own_encoders import Lengths
 from tests.contracts.test_every_declaration import Added, Shifted, VmapShifted
 
-NEED_FILES = {"csv", "frame", "inter", "lists", "parquet", "ml-100k", *ENCODERS}
-SIZES = {"sasrec": ["embedding_dim=16", "max_len=20"]}
+NEED_FILES = {"csv", "frame", "inter", "lists", "parquet", "ml-100k", "llm_prompt", *ENCODERS}
+SIZES = {"sasrec": ["embedding_dim=16", "max_len=20"], "llm_text": ["embedding_dim=8"]}
 AXES = ("user", "client", "positive")
 
 
@@ -50,6 +50,7 @@ def with_options() -> Iterator[Plugin]:
     yield PLGC(branch="table", view="single", decorrelation=0.1, persistence=1.0, extra_rows=2)
     yield NeuMF(head="private", layers=(5, 4), init_std=0.5)
     yield SASRec(embedding_dim=4, heads=2, max_len=5)
+    yield LLMText(embedding_dim=5, pool="attention", id_rows=True, history=4, init_std=0.5)
     yield from (metric(k=None) for metric in METRICS.values() if not metric.needs_k)
 
 
@@ -77,7 +78,7 @@ def test_a_plugin_keeps_its_contracts(plugin: Plugin, contract: Any) -> None:
 
 
 def test_every_table_is_covered() -> None:
-    in_files = {**DATASETS, **ENCODERS}
+    in_files = {**DATASETS, **ENCODERS, "llm_prompt": LLMPrompt}
     covered = {type(plugin) for plugin in PLUGINS} | {in_files[name] for name in NEED_FILES}
     assert covered >= {p for kind in (*CORE_TABLES, "strategies") for p in table(kind).values()}
 

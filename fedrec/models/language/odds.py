@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from fedrec.models.language.prompts import Prompts
 from fedrec.types import IntArray
 
-
 _TOGETHER = 32
 """Prompts that are computed at once where nothing is trained."""
 
