@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedrec.compute.device import to_array
 from fedrec.models.language.prompts import Prompts
 from fedrec.types import IntArray
 
@@ -42,7 +43,7 @@ class YesNo(nn.Module):
             context: int64 [q], how many items of the history stand before the pair.
             items: int64 [q], the candidates.
         """
-        past, wanted = histories.cpu().numpy(), torch.stack([users, context], 1).cpu().numpy()
+        past, wanted = to_array(histories), to_array(torch.stack([users, context], 1))
         # What is not trained needs no more than some rows at a time.
         size = len(wanted) if torch.is_grad_enabled() else _TOGETHER
         scores = []
@@ -66,10 +67,9 @@ class YesNo(nn.Module):
         """
         from transformers import DynamicCache
 
-        device = self.model.device
-        places = torch.from_numpy(of).to(device)
-        first, first_mask = _filled_in_front(prefixes, device)
-        rest, rest_mask = _filled_in_front(suffixes, device)
+        places = torch.as_tensor(of)
+        first, first_mask = _filled_in_front(prefixes)
+        rest, rest_mask = _filled_in_front(suffixes)
         cache = DynamicCache(config=self.model.config)
         self.model(
             input_ids=first,
@@ -95,7 +95,7 @@ class YesNo(nn.Module):
         return ends[:, yes] - ends[:, no]
 
 
-def _filled_in_front(rows: Sequence[IntArray], device: Any) -> tuple[Tensor, Tensor]:
+def _filled_in_front(rows: Sequence[IntArray]) -> tuple[Tensor, Tensor]:
     """Return rows of equal length that end together, int64 [n, longest], and what is not filling.
 
     Filling is token 0, which the mask, int64, hides.
@@ -105,4 +105,4 @@ def _filled_in_front(rows: Sequence[IntArray], device: Any) -> tuple[Tensor, Ten
     for row, tokens in enumerate(rows):
         ids[row, longest - len(tokens) :] = tokens
         mask[row, longest - len(tokens) :] = 1
-    return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+    return torch.as_tensor(ids), torch.as_tensor(mask)
