@@ -205,7 +205,7 @@ def checksum_of(arrays: Mapping[str, FloatArray], texts: Mapping[str, str]) -> s
         if array.dtype == object:
             state.update(json.dumps(array.tolist()).encode())
         elif array.size:
-            state.update(array.data)
+            state.update(np.ascontiguousarray(array).data)
     return state.hexdigest()
 
 

@@ -112,11 +112,15 @@ def test_evaluations(seed: int, users: int) -> None:
             "local": {"valid": values - 1, "test": values * 2},
         },
         exposure={10: rng.integers(0, 9, 7), 5: rng.integers(0, 9, 7)},
+        slices=("tail", "cold_among_all"),
+        cold_listed={5: rng.integers(0, 9, 2)},
     )
     decoded = records.decode(wire(records.encode(evaluation)), Evaluation)
     assert_equal(decoded.users, evaluation.users)
     assert_equal(decoded.values, evaluation.values)
     assert_equal(decoded.exposure, evaluation.exposure)
+    assert decoded.slices == evaluation.slices
+    assert_equal(decoded.cold_listed, evaluation.cold_listed)
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (4, 2), (0, 2)])

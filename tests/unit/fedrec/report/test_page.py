@@ -17,10 +17,13 @@ import pandas as pd
 import pytest
 
 from fedrec.config.experiment import load_experiment
+from fedrec.data import Synthetic
+from fedrec.data.clients import Clients
+from fedrec.data.prepare import save_split, split_of
 from fedrec.errors import MissingExtra, RunFolderError
 from fedrec.report import build, markdown
 from fedrec.report.runs import load
-from fedrec.runs.folder import write_result
+from fedrec.runs.folder import SPLIT, write_result
 from fedrec.storage.files import write_arrays
 
 figures = pytest.importorskip("fedrec.report.figures", reason="needs the extra 'sim'")
@@ -190,8 +193,16 @@ def test_lines_that_cover_each_other_are_all_seen_and_named(number: int) -> None
     assert [line.get_linewidth() for line in above] == sorted(widths, reverse=True)
 
 
+def with_data(path: Path) -> Path:
+    """A run folder that holds its data, from which the initial table is made again."""
+    save_split(split_of(Synthetic(users=20, items=30), Clients()), path / SPLIT)
+    result = json.loads((path / "result.json").read_text(encoding="utf-8"))
+    write_result(path, {k: v for k, v in result.items() if k not in ("files", "checksum")})
+    return path
+
+
 def test_a_collapsed_table_is_named(make: Maker) -> None:
-    healthy, flat = make("a"), make("b", server_lr=0.5)
+    healthy, flat = with_data(make("a")), with_data(make("b", server_lr=0.5))
     selection = load([healthy, flat])
     task = load_experiment(dict(selection.groups[0].first.config)).client_task()
     initial = task.initial_globals(300)["item"]
@@ -220,7 +231,7 @@ def test_a_collapsed_table_is_named(make: Maker) -> None:
 
 
 def test_a_run_whose_table_cannot_be_read_is_not_called_sound(make: Maker) -> None:
-    paths = [make("a"), make("b", server_lr=0.5)]
+    paths = [with_data(make("a")), with_data(make("b", server_lr=0.5))]
     (paths[1] / "model.safetensors").write_bytes(b"x")
     (section,) = load(paths).sections
     table = figures.collapse(section, figures.spectra(section))

@@ -2,13 +2,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fedrec.data import Synthetic
 from fedrec.data.clients import Clients
 from fedrec.data.prepare import prepare
 from fedrec.errors import FedRecError
-from fedrec.storage.files import cache_folder, write_bytes
+from fedrec.storage.files import cache_folder, checksum_of, write_bytes
 
 
 @pytest.fixture
@@ -49,3 +50,11 @@ def test_the_home_folder_is_found_in_the_place_of_the_cache(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("FEDREC_CACHE", "~/cache")
     assert cache_folder() == tmp_path / "cache"
+
+
+def test_a_checksum_is_of_the_values_and_not_of_their_order_in_memory() -> None:
+    values = np.arange(6, dtype=np.float16).reshape(2, 3)
+    other = np.asfortranarray(values)
+    assert not other.flags.c_contiguous
+    assert checksum_of({"a": other}, {}) == checksum_of({"a": values}, {})
+    assert checksum_of({"a": values.T}, {}) != checksum_of({"a": values}, {})
