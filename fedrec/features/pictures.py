@@ -101,12 +101,12 @@ class EfficientNetLite0(PictureEncoder):
 
     def weights(self) -> str:
         """Check the file of the package, and return its hash."""
-        for module in ("PIL", "efficientnet_lite_pytorch"):
-            require(module, "which encodes pictures,", "image")
         return self.packaged.verify()
 
     def load(self) -> EncodeBatch:
         """Return the function that encodes pictures."""
+        for module in ("PIL", "efficientnet_lite_pytorch"):
+            require(module, "which encodes pictures,", "image")
         from efficientnet_lite_pytorch import EfficientNet
 
         self.weights()

@@ -56,7 +56,7 @@ HASHED = (
 # All files of a run folder.
 FILES = (*HASHED, RESULT, f"{STATE}/node-*/*")
 # Of a run folder. Folders of another format are refused.
-FORMAT = 3
+FORMAT = 4
 # How the configuration begins.
 HEADER = f"# fedrec run folder, format {FORMAT}\n"
 # The statuses of a run that came to its end.
