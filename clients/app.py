@@ -23,6 +23,7 @@ def roll_call(message: Message, context: Context) -> Message:
         int(context.node_config["partition-id"]),
         node.state(request.committed),
         node.task.catalogue.hash,
+        node.task.weights,
     )
     return Message(records.encode(answer), reply_to=message)
 

@@ -38,7 +38,8 @@ def main(grid: Grid, context: Context) -> None:
         committed=checkpoint.record.round if checkpoint else 0,
     )
     code = code_with_sources(code_hash(), experiment)
-    roster = call_roll(grid, request, split.n_clients, code, run.catalogue.hash)
+    known = run.catalogue.hash, run.task.weights
+    roster = call_roll(grid, request, split.n_clients, code, *known)
     nodes = len(roster)
     origin = Origin.of(run, nodes)
     if checkpoint is not None:

@@ -56,6 +56,7 @@ def call_roll(
     n_clients: int,
     code: str,
     catalogue: str,
+    weights: str = "",
     patience: float = 60.0,
 ) -> Roster:
     """Ask every node once which clients it hosts.
@@ -68,11 +69,12 @@ def call_roll(
         n_clients: Of the run.
         code: Hash of the code that every node must run.
         catalogue: Hash of the items that every node must know, with their features.
+        weights: Hash of the frozen weights that every node's model must have.
         patience: Seconds to wait.
 
     Raises:
-        EngineError: If nodes are missing, run other code than the server, know other items, or
-            do not host every client exactly once.
+        EngineError: If nodes are missing, run other code than the server, know other items or
+            weights, or do not host every client exactly once.
     """
     expected = 1
     answers: dict[int, records.RollCall] = {}
@@ -98,6 +100,11 @@ def call_roll(
                     f"node {node} has the features of another catalogue than the server "
                     f"({answer.catalogue[:8]} and {catalogue[:8]}); give both the same file of "
                     "items and features"
+                )
+            if answer.weights != weights:
+                raise EngineError(
+                    f"node {node} has a model with other frozen weights than the server "
+                    f"({answer.weights[:8]} and {weights[:8]}); give both the same files"
                 )
         if not calls:
             if time.monotonic() > deadline:

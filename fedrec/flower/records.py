@@ -74,6 +74,7 @@ class RollCall:
         state: the last round that changed the clients' private state, and the checksum of it;
             None where they have none.
         catalogue: hash of the items that it knows, with their features.
+        weights: hash of the weights of its model that stay frozen.
     """
 
     clients: IntArray
@@ -82,6 +83,7 @@ class RollCall:
     partition: int = 0
     state: tuple[int, int] | None = None
     catalogue: str = ""
+    weights: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,8 @@
 """Modules of torch inside client models: built once, called with each client's own values."""
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -49,6 +51,20 @@ class Network:
             )
             for name, value in trained.items()
         }
+
+    @cached_property
+    def frozen_hash(self) -> str:
+        """Return the SHA-256 of what stays in the module: frozen parameters and kept buffers.
+
+        It is "" where nothing stays. The values are those of the first call.
+        """
+        state = self.module.state_dict()
+        stays = {name: state[name].detach().cpu() for name in sorted({*state} - {*self.specs})}
+        content = hashlib.sha256()
+        for name, value in stays.items():
+            content.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
+            content.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return content.hexdigest() if stays else ""
 
 
 class Draws:

@@ -28,6 +28,8 @@ DIFFERENT = {
     "back, or start a new run with another --out",
     "catalogue": "the features are those of another catalogue (version {now:.8}, was {before:.8}); "
     "bring the old files and encoders back, or start a new run with another --out",
+    "weights": "the frozen weights of the model are not what they were (hash {now:.8}, was "
+    "{before:.8}); bring the old model back, or start a new run with another --out",
     "executor": "train.backend means '{now}' in this installation, where the run began it meant "
     "'{before}', which gives other bits; continue it there, or start a new run with another --out",
     "code": "the code of fedrec is not what it was (hash {now:.8}, was {before:.8}); go back to "
@@ -42,6 +44,7 @@ class Origin(BaseModel, frozen=True):
         config: The experiment, as values of JSON.
         data: Hash of the prepared data.
         catalogue: Hash of the items with their columns and features.
+        weights: Hash of the frozen weights of the model.
         code: Hash of fedrec's code.
         executor: What trains the clients.
         nodes: Among how many nodes the clients are dealt.
@@ -51,6 +54,7 @@ class Origin(BaseModel, frozen=True):
     config: Mapping[str, Any]
     data: str
     catalogue: str
+    weights: str
     code: str
     executor: str
     nodes: int
@@ -63,6 +67,7 @@ class Origin(BaseModel, frozen=True):
             config=run.experiment.model_dump(mode="json"),
             data=version_of(run.prepared),
             catalogue=run.catalogue.hash,
+            weights=run.task.weights,
             code=code_hash(),
             executor=run.executor or "",
             nodes=nodes,

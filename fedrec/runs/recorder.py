@@ -218,6 +218,7 @@ class Recorder:
             "ranking": _ranking(e),
             "centralised": run.centralised,
             "executor": run.executor,
+            "weights": "" if run.centralised else run.task.weights,
             "status": status,
             "warnings": [*settings_without_effect(run), *notes],
             "reference": {n: scores for n, scores in references.items() if scores},

@@ -95,6 +95,11 @@ class RunResult(RunFolder):
             return model.fit(split, self.experiment.seed, self.catalogue)
         shard = split.shard(np.arange(split.n_clients, dtype=np.int64))
         task, shared = self.experiment.client_task(self.catalogue), self.model()
+        if task.weights != (was := self.result.get("weights", "")):
+            raise RunFolderError(
+                f"{self.folder}: the frozen weights of the model are not what they were (hash "
+                f"{task.weights:.8}, was {was:.8}); bring the old model back"
+            )
         row = np.argsort(shard.user_ids, kind="stable")  # of the shard, by user
         first_stage = self.experiment.evaluate.first_stage_of(split)
         private = {axis: self.local(axis) for axis in ("user", "client", "positive")}

@@ -167,6 +167,11 @@ class ClientTask:
         return self._declared.network
 
     @property
+    def weights(self) -> str:
+        """Return the hash of the weights that stay frozen; "" for a model without any."""
+        return "" if self.network is None else self.network.frozen_hash
+
+    @property
     def width(self) -> int:
         """Return the length of an item vector."""
         return self._declared.width

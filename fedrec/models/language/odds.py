@@ -29,6 +29,8 @@ class YesNo(nn.Module):
     def __init__(self, model: Any, prompts: Prompts) -> None:
         super().__init__()
         self.model, self.prompts = model, prompts
+        # So that a model with other texts is known for another.
+        self.register_buffer("tokens", torch.as_tensor(prompts.content()))
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode: the base is frozen, so nothing in it is dropped."""

@@ -80,6 +80,12 @@ class Prompts:
             sum(not text.strip() for text in texts),
         )
 
+    def content(self) -> IntArray:
+        """Return all that prompts are made of as numbers, int64 [n]."""
+        rows = (self.entries.offsets, self.entries.values, self.candidates.offsets)
+        texts = (self.before, self.between, self.after, self.candidates.values)
+        return np.concatenate([*texts, *rows, [*self.answers, self.room]])
+
     def shown(self, items: IntArray) -> IntArray:
         """Return those items of a history, oldest first, that a prompt has room for: the latest."""
         from_the_end = np.cumsum(self.entries.lengths[items][::-1])

@@ -1,7 +1,5 @@
 """Causal language models on this machine: a Hugging Face folder, or a package of weights."""
 
-import hashlib
-import json
 import logging
 import secrets
 import shutil
@@ -12,12 +10,11 @@ import torch
 from safetensors import SafetensorError
 
 from fedrec.errors import ConfigError, did_you_mean, require
-from fedrec.features.weights import Packaged, quiet, sha256_of
+from fedrec.features.weights import Packaged, quiet
 from fedrec.plugins import expand_path
-from fedrec.storage.files import cache_folder, write_json, writing
+from fedrec.storage.files import cache_folder, writing
 
 LOG = logging.getLogger("fedrec")
-HASHED = {".json", ".safetensors", ".jinja", ".txt", ".model"}  # all that a score depends on
 
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 """Of the frozen weights; what is trained is float32."""
@@ -95,27 +92,6 @@ def load(folder: Path, precision: Precision) -> tuple[Any, Any]:
         more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
         raise ConfigError(f"{problem}: its weights lack {absent[0]}{more}")
     return model.eval().requires_grad_(False), tokenizer
-
-
-def hash_of(folder: Path) -> str:
-    """Return the SHA-256 of a model: its configuration, weights and tokenizer.
-
-    It is computed once and kept in the cache, until a file changes its size or time.
-    """
-    files = sorted(file for file in folder.iterdir() if file.suffix in HASHED)
-    seen = [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]
-    place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:32]
-    kept = cache_folder() / "language" / f"{place}.json"
-    if kept.is_file():
-        about = json.loads(kept.read_text(encoding="utf-8"))
-        if about["files"] == seen:
-            return str(about["sha256"])
-    state = hashlib.sha256()
-    for file in files:
-        state.update(f"{file.name}|{sha256_of(file)}|".encode())
-    with writing(kept):
-        write_json(kept, {"files": seen, "sha256": state.hexdigest()})
-    return state.hexdigest()
 
 
 def _convert(base: str, folder: Path) -> None:

@@ -32,6 +32,7 @@ def app_of(
     partitions: int,
     code: Callable[[int], str] = ours,
     catalogue: Callable[[int], str] = items,
+    weights: Callable[[int], str] = lambda node: "",
 ) -> ClientApp:
     """Nodes that say what they are told to say."""
     app = ClientApp()
@@ -40,7 +41,8 @@ def app_of(
     def roll_call(message: Message, context: Context) -> Message:
         node = int(context.node_config["partition-id"])
         clients = np.array(hosts[node], np.int64)
-        answer = records.RollCall(clients, code(node), partitions, catalogue=catalogue(node))
+        known = catalogue(node), weights(node)
+        answer = records.RollCall(clients, code(node), partitions, 0, None, *known)
         return Message(records.encode(answer), reply_to=message)
 
     return app
@@ -52,8 +54,9 @@ def call(
     partitions: int = 0,
     code: Callable[[int], str] = ours,
     catalogue: Callable[[int], str] = items,
+    weights: Callable[[int], str] = lambda node: "",
 ) -> Roster:
-    app = app_of(hosts, partitions or len(hosts), code, catalogue)
+    app = app_of(hosts, partitions or len(hosts), code, catalogue, weights)
     with SerialGrid(app, len(hosts)) as grid:
         return call_roll(grid, ORDER, n_clients, code_hash(), "items", patience=0.1)
 
@@ -99,6 +102,11 @@ def test_other_code_is_named() -> None:
 def test_features_of_another_catalogue_are_named() -> None:
     with pytest.raises(EngineError, match=r"node 2 has the features of another catalogue .*oth"):
         call([[0], [1]], 2, catalogue=lambda node: "other" if node == 1 else "items")
+
+
+def test_other_frozen_weights_are_named() -> None:
+    with pytest.raises(EngineError, match=r"node 2 has a model with other frozen weights .*oth"):
+        call([[0], [1]], 2, weights=lambda node: "other" if node == 1 else "")
 
 
 def test_nodes_that_do_not_come() -> None:

@@ -1,6 +1,5 @@
 """Language models from a folder and from a package of weights."""
 
-import shutil
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from fedrec.errors import ConfigError, DataError, FedRecError, MissingExtra
 from fedrec.models.language import weights
-from fedrec.models.language.weights import PACKAGED, folder_of, hash_of, load
+from fedrec.models.language.weights import PACKAGED, folder_of, load
 from tests.tiny_language_model import save_tiny_model
 
 
@@ -31,15 +30,6 @@ def test_a_model_is_loaded_frozen(tiny: Path) -> None:
     ]
     half, _ = load(tiny, "bfloat16")
     assert {value.dtype for value in half.parameters()} == {torch.bfloat16}
-
-
-def test_the_hash_is_that_of_the_content(tiny: Path, tmp_path: Path) -> None:
-    first = hash_of(tiny)
-    assert hash_of(tiny) == first == hash_of(Path(shutil.copytree(tiny, tmp_path / "copy")))
-    file = tiny / "model.safetensors"
-    values = load_file(file)
-    save_file({**values, "model.norm.weight": values["model.norm.weight"] + 1}, file)
-    assert hash_of(tiny) != first
 
 
 def test_what_is_no_model_is_refused_in_one_line(tiny: Path, tmp_path: Path) -> None:
