@@ -72,10 +72,11 @@ class Ragged:
         return Ragged(before[self.offsets], self.values[chosen])
 
     def sorted(self) -> Ragged:
-        """Return the rows with their values sorted."""
+        """Return the rows with their values, not negative, sorted."""
         if self.lengths.max(initial=0) < 2:
             return self
-        return Ragged(self.offsets, self.values[np.lexsort((self.values, self.owners()))])
+        first = self.owners() * (1 + int(self.values.max()))
+        return Ragged(self.offsets, np.sort(first + self.values) - first)
 
     def take(self, rows: IntArray) -> Ragged:
         """Return the given rows, in the given order; copies."""

@@ -93,7 +93,8 @@ def mask_of(part: Part, train: Ragged, valid: Ragged) -> Ragged:
     if part == "valid":
         return train
     width = 1 + max(train.values.max(initial=0), valid.values.max(initial=0))
-    keys = np.sort(np.concatenate([r.owners() * width + r.values for r in (train, valid)]))
+    keys_of = [rows.owners() * width + rows.values for rows in (train, valid)]
+    keys = np.sort(np.concatenate(keys_of), kind="stable")  # which merges what is sorted already
     both = Ragged(train.offsets + valid.offsets, keys)
     return Ragged(both.offsets, keys - both.owners() * width)
 

@@ -73,7 +73,7 @@ class Ranking:
         valid: one row per user: its held-out items.
         test: likewise.
         slices: per slice whose items have their ranks here, bool [n]: which items it holds; "" for
-            what is no slice.
+            what is no slice; None: all items.
         parts: for which they have them.
         lists: whether it matters what leads the lists.
     """
@@ -82,7 +82,7 @@ class Ranking:
     train: Ragged
     valid: Ragged
     test: Ragged
-    slices: Mapping[str, Mask]
+    slices: Mapping[str, Mask | None]
     parts: tuple[Part, ...] = PARTS
     lists: bool = False
 
@@ -114,9 +114,9 @@ class Ranking:
             name: a key of ``slices``.
             values: int64 [held out], what is returned in the place of each item.
         """
-        rows = self.valid if part == "valid" else self.test
-        chosen = self.slices[name][rows.values]
-        return Ragged(rows.offsets, rows.values if values is None else values).where(chosen)
+        rows, chosen = self.valid if part == "valid" else self.test, self.slices[name]
+        replaced = rows if values is None else Ragged(rows.offsets, values)
+        return replaced if chosen is None else replaced.where(chosen[rows.values])
 
 
 def rankings_of(rows: Split | Shard, slices: Slices | None) -> list[Ranking]:
@@ -128,10 +128,9 @@ def rankings_of(rows: Split | Shard, slices: Slices | None) -> list[Ranking]:
     """
     everything = np.arange(rows.n_items)
     if slices is None:
-        everywhere = {"": np.ones(rows.n_items, np.bool_)}
-        return [Ranking(everything, rows.train, rows.valid, rows.test, everywhere, lists=True)]
+        return [Ranking(everything, rows.train, rows.valid, rows.test, {"": None}, lists=True)]
     warm = np.flatnonzero(~slices.is_cold)
-    of_warm: dict[str, Mask] = {"": np.ones(len(warm), np.bool_)}
+    of_warm: dict[str, Mask | None] = {"": None}
     for name in slices.names:
         if name in ("head", "tail"):
             of_warm[name] = slices.items(name)[warm]
@@ -139,8 +138,7 @@ def rankings_of(rows: Split | Shard, slices: Slices | None) -> list[Ranking]:
     if "cold" in slices.names:
         for part in PARTS:
             pool = slices.pools[part]
-            of_pool = {"cold": np.ones(len(pool), np.bool_)}
-            rankings.append(Ranking(pool, *_among(rows, pool), of_pool, (part,)))
+            rankings.append(Ranking(pool, *_among(rows, pool), {"cold": None}, (part,)))
     if "cold_among_all" in slices.names:
         parts = rows.train, rows.valid, rows.test
         of_all = {"cold_among_all": slices.is_cold}
