@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import prod
 from pathlib import Path
 
@@ -97,7 +97,10 @@ class Node:
         self._layout = Layout.of(self.task, shard)
         self._owner_ids = self._layout.owner_ids()
         self._store = StateStore(
-            out / "state" / self._name, self.task.locals(), self._owner_ids, experiment.seed
+            out / "state" / self._name,
+            self.task.locals(),
+            self._owner_ids,
+            partial(self.task.initial_private, n_items=shard.n_items),
         )
 
     def state(self, committed: int) -> tuple[int, int] | None:
@@ -331,7 +334,7 @@ def hosted_clients(costs: FloatArray, partition: int, partitions: int) -> IntArr
 def training_costs(task: ClientTask, split: Split) -> FloatArray:
     """Return what each client costs to train: touched rows and a bit for itself, [n_clients]."""
     n = split.train.lengths[split.clients.values]
-    rows = n * (1 + task.train.negatives) * task.train.local_epochs
+    rows = n * (1 + task.train.negatives) * sum(len(phase.views) for phase in task.epochs.values())
     of_user = 8.0 + rows * task.personalization.row_cost(n)
     return np.bincount(split.clients.owners(), of_user, split.n_clients)
 

@@ -9,7 +9,7 @@ changed. The checksum of what is staged is known before it is committed.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import prod
 from pathlib import Path
 from zlib import crc32
@@ -25,7 +25,6 @@ from fedrec.storage.files import (
     write_arrays,
     write_bytes,
 )
-from fedrec.training.task import initial_local
 from fedrec.types import FloatArray, IntArray, ParamSpec
 
 _COMMITTED = "committed.json"
@@ -44,7 +43,8 @@ class StateStore:
         folder: Where the arrays lie; `settle` makes it at the beginning of a run.
         specs: The private parameters and the state of their optimizer.
         owners: Per axis: int64, the ids of the owners in the order in which the arrays hold them.
-        seed: The run's seed, for initial values.
+        initial: From the name of a parameter and the ids of owners, int64 [n], to their first
+            values, [n, *shape].
     """
 
     def __init__(
@@ -52,12 +52,12 @@ class StateStore:
         folder: Path,
         specs: Mapping[str, ParamSpec],
         owners: Mapping[str, IntArray],
-        seed: int,
+        initial: Callable[[str, IntArray], FloatArray],
     ) -> None:
         self._folder = folder
         self._specs = specs
         self._owners = owners
-        self._seed = seed
+        self._initial = initial
         self._mapped: dict[str, FloatArray] = {}
 
     def get(
@@ -196,7 +196,7 @@ class StateStore:
         with full_disk_named(self._path(name)), self._path(name).open("wb") as file:
             np.lib.format.write_array_header_1_0(file, about)
             for rows in self._cuts(name):
-                values = initial_local(self._seed, name, spec, self._owners[spec.axis or ""][rows])
+                values = self._initial(name, self._owners[spec.axis or ""][rows])
                 checksum += _checksum(name, rows, values)
                 file.write(np.ascontiguousarray(values).tobytes())
         return checksum % _MODULUS

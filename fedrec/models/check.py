@@ -124,17 +124,35 @@ def check_model(model: Model, specs: Mapping[str, ParamSpec], network: Network |
 
 def untrained(model: Model, specs: Mapping[str, ParamSpec], network: Network | None) -> list[str]:
     """Name the trainable parameters that no score, or loss, depends on."""
-    given = _Trial(model, specs, network, 2, trained=True)
-    result = _trained(model, "loss" if model.overrides("loss") else "score", given)
-    if result is None or not result.requires_grad:
-        return []
-    leaves = {name: value for name, value in given.params.items() if value.requires_grad}
-    gradients = torch.autograd.grad(result.sum(), [*leaves.values()], allow_unused=True)
+    used = used_by(model, specs, network, "loss" if model.overrides("loss") else "score")
     return [
         f"params: '{name}' has no effect: no score depends on it, so it is never trained"
-        for name, gradient in zip(leaves, gradients, strict=True)
-        if gradient is None
+        for name, spec in specs.items()
+        if used and spec.trainable and spec.scope != "frozen" and name not in used
     ]
+
+
+def used_by(
+    model: Model, specs: Mapping[str, ParamSpec], network: Network | None, method: str
+) -> frozenset[str]:
+    """Return the names of the trainable parameters that what a method returns depends on.
+
+    None where that fails: the client that trains meets the error, and names it.
+
+    Args:
+        model: The model.
+        specs: All its parameters, by name.
+        network: What it built.
+        method: ``item_vectors``, ``features``, ``score`` or ``loss``.
+    """
+    given = _Trial(model, specs, network, 2, trained=True)
+    result = _trained(model, method, given)
+    if result is None or not result.requires_grad:
+        return frozenset()
+    leaves = {name: value for name, value in given.params.items() if value.requires_grad}
+    gradients = torch.autograd.grad(result.sum(), [*leaves.values()], allow_unused=True)
+    named = zip(leaves, gradients, strict=True)
+    return frozenset(name for name, gradient in named if gradient is not None)
 
 
 def _trained(model: Model, method: str, given: _Trial) -> Tensor | None:
@@ -143,8 +161,9 @@ def _trained(model: Model, method: str, given: _Trial) -> Tensor | None:
     None if that fails: the client that trains meets the error, and names it.
     """
     try:
-        vectors = model.item_vectors(given.params, given.items)
-        result: Tensor = getattr(model, method)(given.params, given.batch(vectors), vectors)
+        result: Tensor = model.item_vectors(given.params, given.items)
+        if method != "item_vectors":
+            result = getattr(model, method)(given.params, given.batch(result), result)
     except Exception:
         return None
     return result

@@ -1,19 +1,19 @@
-"""What a personalization declares: how a client's own item vectors or scores differ from all's."""
+"""What a personalization declares: how a client's own model differs from everybody's."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from torch import Tensor
 
 from fedrec.compute.batch import PairBatch, Tensors
+from fedrec.personalization.phases import COPY as COPY
+from fedrec.personalization.phases import Phase as Phase
+from fedrec.personalization.phases import View as View
 from fedrec.plugins import Plugin
 from fedrec.types import FloatArray, IntArray, ParamSpec, Ragged, Shard
-
-View: TypeAlias = Literal["mixed", "global", "local"]
-"""A user's score: the method's own, with the global branch alone, with the local branch alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +101,12 @@ class Ranking(ABC):
     items: Tensor
 
     @abstractmethod
-    def scores(self) -> Tensor:
-        """Return the model's scores with the global table, float [b, c]."""
+    def scores(self, view: View = "global") -> Tensor:
+        """Return the model's scores, float [b, c]: with the values of a view where it has copies.
+
+        Args:
+            view: ``global``: with the shared values.
+        """
 
     @abstractmethod
     def patched(self, base: Tensor, block_users: IntArray, items: IntArray, rows: Tensor) -> Tensor:
@@ -122,11 +126,99 @@ class Ranking(ABC):
 class Personalization(Plugin):
     """Base of all personalizations; by itself it changes nothing.
 
-    It never knows the strategy. While training everything arrives flat, once per (user, item)
-    pair, as for a ``flat`` model; operations are those of `fedrec.compute.operations`.
+    It never knows the strategy. There are three ways to make a client's model its own:
+
+    - which parameters it keeps: `private`, `copies`, and `state` for parameters of its own;
+    - when they are trained, and on which model's loss: `phases`, `parameter`, `penalty`, `move`;
+    - what the model makes of items: `rows`, `score`, `loss` and what belongs to them. These are of
+      the view ``mixed``. While training everything arrives flat, once per (user, item) pair, as for
+      a ``flat`` model; operations are those of `fedrec.compute.operations`.
+
+    Attributes:
+        views: The models that rank, ``mixed`` among them.
+        moves: Trainable parameters of its own that `move` steps, not ``train.optimizers.private``.
     """
 
     views: ClassVar[tuple[View, ...]] = ("mixed",)
+    moves: ClassVar[tuple[str, ...]] = ()
+
+    def private(
+        self, specs: Mapping[str, ParamSpec], last_layer: Collection[str]
+    ) -> Collection[str]:
+        """Return the dense shared parameters that each client keeps for itself; default none.
+
+        They never leave it, and ``train.optimizers.private`` steps them. Each client begins with
+        values of its own, equal to those with which the server would have begun.
+
+        Args:
+            specs: The model's parameters.
+            last_layer: The names of those that scores depend on and `Model.features` do not; none
+                for a model without features of its own.
+        """
+        return ()
+
+    def copies(self, specs: Mapping[str, ParamSpec]) -> Collection[str]:
+        """Return the names of trainable parameters that each client also has a copy of.
+
+        A copy, ``copy.NAME``, begins with the values with which the parameter begins, never leaves
+        its client and lasts. Of an item table there are copies of the client's positives; for other
+        items the model reads the table. A copy steps as the parameter does, with its optimizer.
+
+        Args:
+            specs: The model's parameters that can be copied: all that are trained, but those that
+                have a value per positive anyway.
+        """
+        return ()
+
+    def phases(self, specs: Mapping[str, ParamSpec], copies: Collection[str]) -> tuple[Phase, ...]:
+        """Return the phases of local training in their order; default: one that trains all.
+
+        A copy that is trained at the end alone exists there alone, and begins with the values of
+        the chosen round.
+
+        Args:
+            specs: All trainable parameters but copies: the model's and those of `state`.
+            copies: The names of the copies.
+        """
+        return (Phase(),)
+
+    def parameter(
+        self, view: View, name: str, shared: Tensor, copy: Tensor, own: Tensors
+    ) -> Tensor:
+        """Return the value of a parameter in the model of a view; default: the copy.
+
+        It is asked for parameters that have copies. The view ``global`` has the shared values.
+
+        Args:
+            view: ``mixed`` or ``local``.
+            name: The parameter.
+            shared: float [n, *shape], the value that is not a copy, with gradient.
+            copy: float [n, *shape]; the shared value, without gradient, for items that are no
+                positives of the client.
+            own: Single numbers that `state` declares per client, float [n, 1, ...].
+        """
+        return copy
+
+    def penalty(self, name: str, copy: Tensor, received: Tensor) -> Tensor | None:
+        """Return a term of the loss that copies are trained on, summed; None for none.
+
+        Args:
+            name: The parameter.
+            copy: float [n, *shape], those of the users, clients and positives of a step.
+            received: float [n, *shape], the parameter as the round began.
+        """
+        return None
+
+    def move(self, name: str, value: Tensor, gradient: Tensor, number: int) -> Tensor:
+        """Return the value of a parameter among ``moves`` after a step, float [n, *shape].
+
+        Args:
+            name: The parameter.
+            value: float [n, *shape], before the step.
+            gradient: float [n, *shape].
+            number: Of the step in the round, from 0.
+        """
+        raise NotImplementedError
 
     @property
     def mixes(self) -> Literal["vectors", "item"]:
@@ -273,7 +365,7 @@ class Personalization(Plugin):
         Returns:
             Per view, float [b, c]; ``mixed`` is the method's own.
         """
-        return {"mixed": ranking.scores()}
+        return {view: ranking.scores(view) for view in self.views}
 
 
 class NoPersonalization(Personalization):

@@ -25,7 +25,7 @@ from fedrec.training.client_rule import client_rule_of
 from fedrec.training.clients import train_clients
 from fedrec.training.draws import Layout
 from fedrec.training.settings import Train
-from fedrec.training.task import ClientTask, initial_local
+from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray, IntArray, Params, ParamSpec, Shard, Split
 
 # Per client id, every array that two rounds of training and a ranking give it.
@@ -136,7 +136,7 @@ class Trial:
         """Return the clients of a shard with the values before the first round."""
         owners = Layout.of(task, shard).owner_ids()
         private = {
-            name: initial_local(task.seed, name, spec, owners[spec.axis or ""])
+            name: task.initial_private(name, owners[spec.axis or ""], shard.n_items)
             for name, spec in task.locals().items()
         }
         return cls(task, shard, task.initial_globals(shard.n_items), private)

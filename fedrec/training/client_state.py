@@ -3,7 +3,7 @@
 Values of an item table stand on the local rows of a plan, those of a dense parameter per client.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -39,12 +39,11 @@ class ClientState:
         self.task, self.plan, self.local = task, plan, local
         self.optimizers = task.optimizers(plan.round)
         self.row_client = torch.as_tensor(plan.rows.owners())
-        self.touched = torch.zeros(len(self.row_client), dtype=torch.bool)
-        self.steps = torch.zeros(n_clients, dtype=torch.float64)
-        for epoch in plan.epochs:
-            for step in epoch.steps:
-                self.touched[step.local_rows] = True
-                self.steps[torch.as_tensor(step.owners["client"].present)] += 1
+        self.touched = {name: plan.touched(name) for name in task.tables()}
+        self.steps = {name: torch.zeros(n_clients, dtype=torch.float64) for name in task.globals()}
+        for name, steps in self.steps.items():
+            for step in plan.steps_of(name):
+                steps[torch.as_tensor(step.owners["client"].present)] += 1
         self.remembered = torch.zeros(0, dtype=torch.int64)
         if SEEN_ITEMS in local:
             items = seen_items(task, plan.shard, {SEEN_ITEMS: to_array(local[SEEN_ITEMS])})
@@ -66,15 +65,26 @@ class ClientState:
                     on_rows[self.remembered] = local[key][local[SEEN_ITEMS] >= 0]
                     self.memory[key] = on_rows
 
+    @property
+    def most_steps(self) -> Tensor:
+        """The steps in which each client trains what is shared, float64 [c]."""
+        none = torch.zeros(self.plan.shard.n_clients, dtype=torch.float64)
+        return torch.stack([none, *self.steps.values()]).amax(0)
+
     def gradient_terms(
-        self, values: Mapping[str, Tensor], starts: Mapping[str, Tensor], present: Tensor
+        self,
+        values: Mapping[str, Tensor],
+        starts: Mapping[str, Tensor],
+        present: Tensor,
+        names: Iterable[str],
     ) -> dict[str, Tensor]:
-        """Return the rule's terms of the gradients of shared parameters, by name.
+        """Return the rule's terms of the gradients of some shared parameters, by name.
 
         They move the clients that make this step, ``present`` bool [c], and no others.
         """
         terms = {}
-        for name, value in values.items():
+        for name in names:
+            value = values[name]
             term = self.task.client_rule.gradient_term(self._view(name, value, starts[name]))
             if term is not None:
                 check_shapes(f"client rule: gradient_term of '{name}'", {"": term}, {"": value})
@@ -93,7 +103,7 @@ class ClientState:
             sent = {"": update.change, **update.up}
             check_shapes(f"{source}: change and up", sent, dict.fromkeys(("", *rule.up), value))
             check_shapes(f"{source}: memory", update.memory, dict.fromkeys(rule.memory, value))
-            idle = self._of_clients(name, self.steps == 0, value)
+            idle = self._of_clients(name, self.steps[name] == 0, value)
             memory = {
                 kind: torch.where(idle, view.memory[kind], remembered)
                 for kind, remembered in update.memory.items()
@@ -112,9 +122,10 @@ class ClientState:
         if SEEN_ITEMS not in self.local:
             return memory
         plan = self.plan
-        before = torch.zeros_like(self.touched)
+        before = torch.zeros(len(self.row_client), dtype=torch.bool)
         before[self.remembered] = True
-        chosen = self.touched | (before & (self.steps == 0)[self.row_client])
+        touched = torch.stack(list(self.touched.values())).any(0)
+        chosen = touched | (before & (self.most_steps == 0)[self.row_client])
         owner = to_array(self.row_client[chosen])
         lengths = np.bincount(owner, minlength=plan.shard.n_clients)
         within = np.arange(len(owner)) - offsets_of(lengths)[owner]
@@ -131,15 +142,15 @@ class ClientState:
 
     def _view(self, name: str, value: Tensor, start: Tensor) -> ParamView:
         rule, by_row = self.task.client_rule, name in self.task.tables()
-        trained = self._of_clients(name, self.steps > 0, value)
+        trained = self._of_clients(name, self.steps[name] > 0, value)
         return ParamView(
             value=value,
             start=start,
             down={kind: self.down[f"{name}/{kind}"] for kind in rule.down},
             memory={kind: self.memory[f"{name}/{kind}"] for kind in rule.memory},
-            steps=self._of_clients(name, self.steps.clamp_min(1).to(value.dtype), value),
+            steps=self._of_clients(name, self.steps[name].clamp_min(1).to(value.dtype), value),
             rate=self.optimizers.of(self.task.specs()[name]).lr,
-            touched=self.touched.reshape(trained.shape) if by_row else trained,
+            touched=self.touched[name].reshape(trained.shape) if by_row else trained,
         )
 
     def _of_clients(self, name: str, values: Tensor, like: Tensor) -> Tensor:

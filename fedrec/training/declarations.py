@@ -14,7 +14,8 @@ from fedrec.errors import ConfigError, check_same, did_you_mean
 from fedrec.models.base import Model
 from fedrec.models.check import check_model
 from fedrec.models.module import Network
-from fedrec.personalization.base import Personalization
+from fedrec.personalization.base import Personalization, Phase
+from fedrec.training.personal import Personal, checked_phases, named, personal
 from fedrec.types import Axis, FloatArray, ParamSpec
 
 _WORDS: Mapping[str, tuple[str | None, ...]] = {
@@ -30,15 +31,21 @@ class Declared:
 
     Args:
         specs: All parameters, by name.
-        added: Names of the personalization's.
+        added: Names of the personalization's own.
         network: The module that the model built.
         width: Length of an item vector.
+        sent: Names of what the server would send to all, were nothing made private.
+        personal: What the personalization makes of the model's parameters.
+        phases: Of local training, with the names of what each trains.
     """
 
     specs: Mapping[str, ParamSpec]
     added: tuple[str, ...]
     network: Network | None
     width: int
+    sent: frozenset[str]
+    personal: Personal
+    phases: tuple[Phase, ...]
 
 
 _DECLARED: OrderedDict[Hashable, Declared] = OrderedDict()
@@ -126,13 +133,20 @@ def _declare(
         mixed = specs["item"].shape[0]
     if network is not None and dtype == "float64":
         network.module.double()
+    sent = frozenset(name for name, spec in specs.items() if spec.scope == "shared")
+    kept = personal(personalized, model, personalization, specs, network)
+    specs = {**kept.specs, **kept.of_copies}
     added = personalization.state(mixed)
     check_specs(personalized, added, ("private",))
-    if both := [name for name in added if name in specs]:
+    both = [name for name in kept.copies if name in kept.specs]
+    if both := both + [name for name in added if name in specs]:
         raise ConfigError(
             f"{personalized} and the model both declare '{both[0]}'; rename one of them"
         )
-    return Declared({**specs, **added}, tuple(added), network, width)
+    specs = {**specs, **added}
+    named(f"{personalized}: moves", personalization.moves, added)
+    phases = checked_phases(personalized, personalization, specs, tuple(kept.copies))
+    return Declared(specs, tuple(added), network, width, sent, kept, phases)
 
 
 def frozen_rows(catalogue: Catalogue, name: str) -> FloatArray:

@@ -55,7 +55,7 @@ def draw_round(
     random_owner = np.repeat(np.arange(shard.n_users), np.diff(random))
     random_draw = np.arange(len(random_owner)) - random[random_owner]
     draws = []
-    for epoch in range(task.train.local_epochs):
+    for epoch in task.epochs:
         draw = ((epoch * n + within)[:, None] * k + np.arange(k)).ravel()
         hashed = bits(task.seed, Purpose.NEGATIVES, round, shard.user_ids[owner], draw)
         if task.model.overrides("negatives"):
@@ -220,9 +220,9 @@ def capacity(shard: Shard, task: ClientTask) -> IntArray:
 
     A client has as many as it may touch items in a round.
     """
-    train, n = task.train, shard.train.lengths
-    of_user = n * (1 + train.negatives * train.local_epochs)
-    of_user += (n > 0) * (task.personalization.random_rows * train.local_epochs)
+    epochs, n = len(task.epochs), shard.train.lengths
+    of_user = n * (1 + task.train.negatives * epochs)
+    of_user += (n > 0) * (task.personalization.random_rows * epochs)
     total = np.bincount(shard.client_of_user(), of_user, shard.n_clients).astype(np.int64)
     return offsets_of(np.minimum(total, shard.n_items))
 

@@ -197,7 +197,7 @@ def encode_catalogue(task: ClientTask, params: Tensors) -> Tensor:
 
     Args:
         task: The model.
-        params: The shared parameters.
+        params: The shared parameters, or in the place of dense ones those of a client.
     """
     if not task.encodes:
         return params["item"]
@@ -208,7 +208,7 @@ def encode_catalogue(task: ClientTask, params: Tensors) -> Tensor:
         for start in range(0, n_items, _ENCODED):
             items = torch.arange(start, min(start + _ENCODED, n_items))
             values = {name: table[items] for name, table in tables.items()}
-            for name in task.dense():
+            for name in (*task.dense(), *task.own_encoder):
                 dense = params[name]
                 is_row = task.model.execution == "flat"
                 values[name] = dense.expand(len(items), *dense.shape) if is_row else dense
@@ -261,7 +261,7 @@ class Forward:
             at: int64 [r], which pairs; None: each once.
         """
         owners, specs = self.step.owners, self.task.specs()
-        values = {n: _spread(self.values[n], owners[str(specs[n].axis)]) for n in names}
+        values = {n: spread(self.values[n], owners[str(specs[n].axis)]) for n in names}
         return values if at is None else {name: gather(v, at) for name, v in values.items()}
 
     def _of(self, call: Call, rows: Tensor, trained: bool = False) -> Tensor:
@@ -348,7 +348,7 @@ class Forward:
         )
 
 
-def _spread(values: Tensor, owners: Owners) -> Tensor:
+def spread(values: Tensor, owners: Owners) -> Tensor:
     """Return each owner's value once per pair; 0 where a pair has no owner."""
     if owners.offsets is not None:
         return repeat_rows(values, owners.offsets)

@@ -6,32 +6,31 @@ plain SGD on the touched rows is exact. A step costs what its pairs cost.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedrec.compute.device import to_array
-from fedrec.compute.operations import gather, log_sigmoid, segment_sum
+from fedrec.compute.operations import segment_sum
 from fedrec.errors import ConfigError, check_shapes, not_finite
 from fedrec.models.check import UNTRAINED
-from fedrec.personalization.base import FrozenItems
+from fedrec.personalization.base import FrozenItems, View
 from fedrec.seeds import Purpose, bits
 from fedrec.training.client_rule import ClientUpdate
-from fedrec.training.client_state import ClientState
-from fedrec.training.clipping import clients_of_owners, clipped
+from fedrec.training.clipping import clipped
 from fedrec.training.draws import positives_of_clients
 from fedrec.training.forward import Forward, Rows, encode
+from fedrec.training.local_values import Gradients, LocalValues
+from fedrec.training.losses import losses_of, weights_of
 from fedrec.training.micro_batches import Part, added_up, parts_of, whole
-from fedrec.training.optimizers import gradient_of_rows, step_rows
-from fedrec.training.plan import Step, TrainingPlan
+from fedrec.training.plan import Epoch, Step, TrainingPlan
 from fedrec.training.task import ClientTask
+from fedrec.training.views import penalties, seen
 from fedrec.types import FloatArray, RowBlock, UpdateBatch
-
-Gradients: TypeAlias = Mapping[str, Tensor | None]
-"""By the values of a step, by name, as `fedrec.training.clipping.clipped` says."""
 
 
 def train_chunk(
@@ -57,7 +56,8 @@ def train_chunk(
     """
     chunk = _Chunk(task, plan, frozen_items, params, local)
     loss = torch.zeros(plan.shard.n_clients, dtype=torch.float64)
-    for chunk.epoch, epoch in enumerate(plan.epochs):
+    for epoch in plan.epochs:
+        chunk.begin(epoch)
         prepared, loss = None, torch.zeros_like(loss)
         if epoch.every_pair is not None:
             prepared = task.personalization.prepare(frozen_items, epoch.every_pair.pairs)
@@ -69,7 +69,7 @@ def train_chunk(
 
 
 class _Chunk:
-    """The parameters of some clients while they train; changed in place."""
+    """Some clients while they train."""
 
     def __init__(
         self,
@@ -79,27 +79,19 @@ class _Chunk:
         params: Mapping[str, Tensor],
         local: Mapping[str, Tensor],
     ) -> None:
-        row_items, n_clients = torch.as_tensor(plan.rows.values), plan.shard.n_clients
-        self.row_client = torch.as_tensor(plan.rows.owners())
-        self.task, self.plan, self.frozen_items, self.epoch = task, plan, frozen_items, 0
+        self.task, self.plan, self.frozen_items = task, plan, frozen_items
         self.tables, self.dense = task.tables(), task.dense()
-        self.start = {n: params[n].index_select(0, row_items) for n in self.tables}
-        self.start |= {n: params[n].expand(n_clients, *params[n].shape) for n in self.dense}
-        self.shared = dict(self.start)
-        self.private = {name: value.clone() for name, value in local.items()}
-        self.optimizers = task.optimizers(plan.round)
-        # What is remembered of shared parameters starts anew in every round.
-        self.optimizer_state = {
-            name: self.optimizers.of(task.specs()[name]).initial_state(start)
-            for name, start in self.start.items()
-        }
-        # Plain training asks nothing of the values but to be trained.
-        plain = task.client_rule.plain and task.client_rule.proximal == 0
-        self.state = None if plain else ClientState(task, plan, params, local)
+        self.values = LocalValues(task, plan, params, local)
+        self.epoch, self.views = 0, tuple[View, ...]()
+
+    def begin(self, epoch: Epoch) -> None:
+        """Begin an epoch, and perhaps a phase."""
+        self.epoch, self.views = epoch.number, epoch.phase.views
+        self.values.begin(epoch.phase)
 
     def train(self, step: Step, number: int, prepared: Any, loss: Tensor) -> None:
         """Make one step of an epoch; add to the loss of each client, float64 [c]."""
-        train, weights = self.task.train, self._weights(step)
+        train, weights = self.task.train, weights_of(self.task, step)
         if train.micro_batch is None:
             forward = self._forward(step, number)
             gradients = self._gradients(forward, prepared, weights, loss)
@@ -108,8 +100,7 @@ class _Chunk:
             gradients = added_up(step, self.task.specs(), parts)
         if train.clip_norm is not None:
             gradients = clipped(step, gradients, self.task.specs(), train.clip_norm)
-        self._step_shared(step, gradients)
-        self._step_private(step, gradients, weights)
+        self.values.step(step, gradients, weights)
 
     def _gradients_of_parts(
         self, step: Step, number: int, prepared: Any, weights: Tensor | None, loss: Tensor
@@ -122,15 +113,18 @@ class _Chunk:
             of_part = None if weights is None else weights[part.owners["client"]]
             forward = self._forward(part.step, number + index * 2**40)
             yield part, self._gradients(forward, prepared, of_part, loss, together=False)
-        if task.personalization.overrides("loss"):
-            # It is no sum over pairs, so it takes all of them at once.
-            forward = self._forward(step, number)
-            local = forward.of_pairs(task.added())
-            of_all = task.personalization.loss(
-                forward.mixed(), self._frozen(step), local, step.pairs
-            )
-            if of_all is not None:
-                yield whole(step), _gradients(of_all, forward)
+        if not task.personalization.overrides("loss", "penalty"):
+            return
+        # What is no sum over pairs takes all of them at once.
+        forward = self._forward(step, number)
+        terms = self._penalties(forward)
+        if task.personalization.overrides("loss") and "mixed" in self.views:
+            mixed = seen(forward, "mixed")
+            local = mixed.of_pairs(task.added())
+            of_all = task.personalization.loss(mixed.mixed(), self._frozen(step), local, step.pairs)
+            terms += [] if of_all is None else [of_all]
+        if terms:
+            yield whole(step), _gradients(terms, forward)
 
     def _gradients(
         self,
@@ -147,21 +141,51 @@ class _Chunk:
             prepared: What the personalization prepared of the epoch.
             weights: Of each client's loss, float64 [c].
             loss: float64 [c], of all clients of the chunk.
-            together: Whether these are all pairs of the step, which a personalization's own loss
-                is of.
+            together: Whether these are all pairs of the step, which terms that are no sums over
+                pairs are of.
+        """
+        step = forward.step
+        totals = [] if not together else self._penalties(forward)
+        for view in self.views:
+            model = seen(forward, view)
+            client, losses, total = self._losses(model, view, prepared, weights, together)
+            totals.append(total)
+        present = torch.as_tensor(step.owners["client"].present)
+        loss[present] += segment_sum(losses.detach().double(), client, len(present))
+        return _gradients(totals, forward)
+
+    def _losses(
+        self, forward: Forward, view: View, prepared: Any, weights: Tensor | None, together: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the losses of pairs, or of positives, in the model of a view, float [r].
+
+        The personalization's rows, score and loss are of the view ``mixed``.
+
+        Args:
+            forward: The model of the view.
+            view: Which it is.
+            prepared: As for `_gradients`; so are weights and together.
+            weights: Of each client's loss.
+            together: Whether these are all pairs of the step.
+
+        Returns:
+            The position of the client of each loss, int64 [r]; the losses; what is trained on.
         """
         task, personalization, step = self.task, self.task.personalization, forward.step
-        frozen, work = self._frozen(step), forward.mixed()
-        local = forward.of_pairs(task.added())
-        rows = personalization.rows(work, frozen, local, step.pairs)
-        check_shapes(f"{task.personalized}: rows", {"": rows}, {"": work})
-        of_scores, index = local, step.pairs.index
-        if step.scored is not None:
-            index = index[step.scored]
-            of_scores = forward.of_pairs(task.added(), step.scored)
-        result = forward.trained_on(rows)
-        score = personalization.score(result, of_scores, index, prepared)
+        mixes, work = view == "mixed", forward.mixed()
+        rows, frozen, local = work, work, dict[str, Tensor]()
+        if mixes:
+            frozen, local = self._frozen(step), forward.of_pairs(task.added())
+            rows = personalization.rows(work, frozen, local, step.pairs)
+            check_shapes(f"{task.personalized}: rows", {"": rows}, {"": work})
+        score = result = forward.trained_on(rows)
         has_loss = task.model.overrides("loss")
+        if mixes:
+            of_scores, index = local, step.pairs.index
+            if step.scored is not None:
+                index = index[step.scored]
+                of_scores = forward.of_pairs(task.added(), step.scored)
+            score = personalization.score(result, of_scores, index, prepared)
         if has_loss and score is not result:
             raise ConfigError(
                 f"{task.personalized} changes the score, but the model {type(task.model).__name__} "
@@ -174,29 +198,28 @@ class _Chunk:
             check_shapes(source, {"": values}, {"": step.is_positive})
             if not values.requires_grad:
                 raise ConfigError(f"{source} {UNTRAINED}")
-        client, losses = self._loss(step, score)
+        client, losses = losses_of(task, step, score)
         total = losses if weights is None else losses * weights.to(losses.dtype)[client]
         total = total.sum()
-        if together:
+        if mixes and together:
             of_all = personalization.loss(work, frozen, local, step.pairs)
             total = total if of_all is None else total + of_all
         if not math.isfinite(total.item()):
             for source, values in {f"{task.personalized}: rows": rows, **results}.items():
                 if not values.isfinite().all():
                     raise not_finite(f"{source} is not finite", forward.values.values())
-        present = torch.as_tensor(step.owners["client"].present)
-        loss[present] += segment_sum(losses.detach().double(), client, len(present))
-        return _gradients(total, forward)
+        return client, losses, total
 
     def after_epoch(self, every_pair: Step, prepared: Any) -> None:
         """Let the personalization set its values after an epoch."""
+        values = self.values
         with torch.no_grad():
             forward = self._forward(every_pair, None)
             changed = self.task.personalization.after_epoch(
                 forward.mixed(),
                 self._frozen(every_pair),
                 forward.of_pairs(self.task.added()),
-                {name: self.private[name] for name in self.task.added()},
+                {name: values.private[name] for name in self.task.added()},
                 every_pair.pairs,
                 prepared,
                 forward,
@@ -205,39 +228,53 @@ class _Chunk:
 
     def outcome(self, loss: Tensor) -> tuple[UpdateBatch, dict[str, FloatArray]]:
         """Return what the round changed."""
-        task, plan = self.task, self.plan
+        task, plan, values = self.task, self.plan, self.values
         if task.personalization.overrides("after_round"):
             positives = positives_of_clients(plan.shard)
             at = torch.as_tensor(plan.rows.find(positives.owners(), positives.values))
-            change = (self._mixed(self.shared) - self._mixed(self.start))[at]
+            change = (self._mixed(values.shared) - self._mixed(values.start))[at]
             change[at < 0] = 0
-            added = {n: self.private[n] for n in task.added()}
+            added = {n: values.private[n] for n in task.added()}
             self._set_added("after_round", task.personalization.after_round(change, added))
-        if self.state is None:
-            updates = {n: ClientUpdate(v - self.start[n]) for n, v in self.shared.items()}
+        if values.state is None:
+            updates = {n: ClientUpdate(v - values.start[n]) for n, v in values.shared.items()}
             extras: Mapping[str, Tensor] = {}
         else:
-            updates = dict(self.state.finish(self.shared, self.start))
-            self.private |= self.state.remember(updates)
-            extras = task.client_rule.extras(self.state.steps, self.optimizers)
-        rows, examples = plan.rows, plan.shard.examples()
-        tables = _uploads(self.tables, updates)
+            updates = dict(values.state.finish(values.shared, values.start))
+            values.private |= values.state.remember(updates)
+            extras = task.client_rule.extras(values.state.most_steps, values.optimizers)
+        examples, tables = plan.shard.examples(), {}
+        for name in self.tables:
+            rows, chosen = plan.rows, self._uploaded(name)
+            rows = rows if chosen is None else rows.where(chosen)
+            for sent, uploaded in _uploads([name], updates).items():
+                of_rows = uploaded if chosen is None else uploaded[chosen]
+                tables[sent] = RowBlock(rows.offsets, rows.values, of_rows)
         update = UpdateBatch(
             round=plan.round,
             client_ids=plan.shard.client_ids,
             weight=examples,
-            tables={n: RowBlock(rows.offsets, rows.values, v) for n, v in tables.items()},
+            tables=tables,
             dense=_uploads(self.dense, updates),
             metrics={"loss": to_array(loss), "examples": examples},
             extras={name: to_array(value) for name, value in extras.items()},
         )
-        return update, {name: to_array(value) for name, value in self.private.items()}
+        return update, {name: to_array(value) for name, value in values.private.items()}
+
+    def _uploaded(self, name: str) -> NDArray[np.bool_] | None:
+        """Return which local rows of an item table are uploaded, bool [n]; None: all."""
+        if len(self.task.phases_of(name)) == len(self.task.phases):
+            return None
+        chosen = to_array(self.plan.touched(name))
+        if self.values.state is not None:
+            chosen[to_array(self.values.state.remembered)] = True
+        return chosen
 
     def _set_added(self, method: str, changed: Mapping[str, Tensor]) -> None:
         """Set the personalization's parameters that one of its methods returned."""
-        added = {name: self.private[name] for name in self.task.added()}
+        added = {name: self.values.private[name] for name in self.task.added()}
         check_shapes(f"{self.task.personalized}: {method}", {**added, **changed}, added)
-        self.private |= changed
+        self.values.private |= changed
 
     def _forward(self, step: Step, number: int | None) -> Forward:
         """Gather the values that a step uses: per pair, per client of the step, per owner.
@@ -246,25 +283,19 @@ class _Chunk:
             step: The step.
             number: Of the step in its epoch, for dropout; None: nothing is dropped.
         """
-        leaves, specs, plan = {}, self.task.specs(), self.plan
-        for name in self.tables:
-            value = self.shared[name]
-            leaves[name] = value if step.every_row else value.index_select(0, step.local_rows)
-        present = step.owners["client"].present
-        clients = torch.as_tensor(present)
-        for name in self.dense:
-            leaves[name] = self.shared[name].index_select(0, clients)
-        for name in self.task.private():
-            owners = torch.as_tensor(step.owners[str(specs[name].axis)].present)
-            leaves[name] = self.private[name].index_select(0, owners)
-        trained = {n: v.detach().requires_grad_(specs[n].trainable) for n, v in leaves.items()}
+        plan, present = self.plan, step.owners["client"].present
         keys = None
         if number is not None and self.task.network is not None:
             ids = plan.shard.client_ids[present]
             draw = np.full(len(ids), self.epoch * 2**20 + number)
             hashed = bits(self.task.seed, Purpose.DROPOUT, plan.round, ids, draw)
             keys = torch.as_tensor(hashed.view(np.int64))
-        return Forward(self.task, step, trained, keys)
+        return Forward(self.task, step, self.values.of_step(step), keys)
+
+    def _penalties(self, forward: Forward) -> list[Tensor]:
+        """Return the terms of the loss of the copies that are trained."""
+        values = self.values
+        return penalties(self.task, forward.step, forward.values, values.received, values.trained)
 
     def _frozen(self, step: Step) -> Tensor:
         """Return what the personalization mixes, as the round began, float [q, d]."""
@@ -272,9 +303,9 @@ class _Chunk:
             if not self.task.personalization.needs_frozen_items:
                 return torch.zeros(len(step.local_rows), 0)
             return self.frozen_items.table.index_select(0, step.pairs.items)
-        if "item" not in self.start:
+        if "item" not in self.values.start:
             return torch.zeros(len(step.local_rows), 0)
-        start = self.start["item"]
+        start = self.values.start["item"]
         return start if step.every_row else start.index_select(0, step.local_rows)
 
     def _mixed(self, shared: Mapping[str, Tensor]) -> Tensor:
@@ -292,93 +323,12 @@ class _Chunk:
         )
         return encode(task, every_row)
 
-    def _loss(self, step: Step, score: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the position of the client and the loss of each score, or of each positive."""
-        clients = torch.as_tensor(step.owners["client"].index)
-        of_scores = clients if step.scored is None else clients[step.scored]
-        if self.task.model.overrides("loss"):
-            return of_scores, score
-        if self.task.train.loss == "bce":
-            positive, negative = step.is_positive.to(score.dtype), step.n_negative.to(score.dtype)
-            return of_scores, -(positive * log_sigmoid(score) + negative * log_sigmoid(-score))
-        # Bayesian personalised ranking; rendle2009bpr.
-        assert step.asked is not None
-        asked = step.asked if step.scored is None else torch.arange(len(score)).view_as(step.asked)
-        scores = gather(score, asked)
-        return of_scores[asked[:, 0]], -log_sigmoid(scores[:, :1] - scores[:, 1:]).sum(-1)
 
-    def _weights(self, step: Step) -> Tensor | None:
-        """Return the weight of each client's loss, float64 [c]; a mean is over its own rows."""
-        train = self.task.train
-        if train.reduction == "sum":
-            return None
-        rows = _positives(step, "client") * (train.negatives + (train.loss == "bce"))
-        return torch.as_tensor(1.0 / np.maximum(rows, 1))
-
-    def _step_shared(self, step: Step, gradients: Gradients) -> None:
-        clients = torch.as_tensor(step.owners["client"].present)
-        present = torch.zeros(self.plan.shard.n_clients, dtype=torch.bool)
-        present[clients] = True
-        terms: Mapping[str, Tensor] = {}
-        if self.state is not None:
-            terms = self.state.gradient_terms(self.shared, self.start, present)
-        for name, value in self.shared.items():
-            optimizer, gradient = self.optimizers.of(self.task.specs()[name]), gradients[name]
-            by_row = name in self.tables
-            at = step.local_rows if by_row else clients
-            everywhere = step.every_row if by_row else len(clients) == len(value)
-            if optimizer.plain and gradient is not None and everywhere:
-                value = value + gradient * -optimizer.lr
-            else:
-                value = value.clone() if value is self.start[name] else value
-                if optimizer.plain and gradient is not None:
-                    value.index_add_(0, at, gradient * -optimizer.lr)
-            if not optimizer.plain:
-                # Also rows without gradient may move: by their momentum.
-                rows = present[self.row_client].nonzero()[:, 0] if by_row else clients
-                of_rows = gradient_of_rows(value, gradient, at, rows, terms.get(name))
-                step_rows(optimizer, value, of_rows, self.optimizer_state[name], rows)
-            elif name in terms:
-                value -= optimizer.lr * terms[name]
-            self.shared[name] = value
-
-    def _step_private(
-        self,
-        step: Step,
-        gradients: Gradients,
-        weights: Tensor | None,
-    ) -> None:
-        train = self.task.train
-        for name in self.task.private():
-            if name not in gradients:
-                continue
-            axis = str(self.task.specs()[name].axis)
-            at, gradient = torch.as_tensor(step.owners[axis].present), gradients[name]
-            value = self.private[name].index_select(0, at)
-            gradient = torch.zeros_like(value) if gradient is None else gradient
-            if train.weight_decay > 0:
-                scale = torch.as_tensor(_positives(step, axis))
-                if weights is not None:
-                    scale *= weights[clients_of_owners(step, axis)]
-                scale = (train.weight_decay * scale).to(value.dtype)
-                gradient = gradient + scale.reshape(-1, *[1] * (value.dim() - 1)) * value
-            optimizer = self.optimizers.private
-            state = {key: self.private[f"{name}/{key}"] for key in optimizer.state}
-            step_rows(optimizer, self.private[name], gradient, state, at)
-
-
-def _gradients(total: Tensor, forward: Forward) -> Gradients:
-    """Return the gradients of a loss by all trainable values of a step; None: it has none."""
+def _gradients(terms: Sequence[Tensor], forward: Forward) -> Gradients:
+    """Return the gradients of a sum of terms by what a step trains; None: it has none."""
     leaves = {name: value for name, value in forward.values.items() if value.requires_grad}
-    gradients = torch.autograd.grad(total, [*leaves.values()], allow_unused=True)
+    gradients = torch.autograd.grad(terms, [*leaves.values()], allow_unused=True)
     return dict(zip(leaves, gradients, strict=True))
-
-
-def _positives(step: Step, axis: str) -> FloatArray:
-    """Return how many positives of a step each owner has, float64 [n]."""
-    owners = step.owners[axis]
-    n = len(owners.present)
-    return np.bincount(owners.index, to_array(step.pairs.labels), n + 1)[:n]
 
 
 def _uploads(names: Iterable[str], updates: Mapping[str, ClientUpdate]) -> dict[str, FloatArray]:

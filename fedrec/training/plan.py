@@ -1,6 +1,6 @@
 """What some clients train on in one round: draws, unique pairs, local rows. Flat and ragged."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 
 from fedrec.compute.batch import Histories, PairBatch
 from fedrec.compute.device import to_array
+from fedrec.personalization.base import Phase
 from fedrec.training.draws import Draws, draw_round, positives_of_clients, trained_positives
 from fedrec.training.task import ClientTask
 from fedrec.types import IntArray, Ragged, Shard, offsets_of
@@ -67,11 +68,15 @@ class Epoch:
     """One local epoch.
 
     Args:
+        number: Counted over all phases.
+        phase: To which it belongs.
         draws: What is random in it.
         steps: Its steps.
         every_pair: All its pairs as one step; None where nothing asks for them, or there are none.
     """
 
+    number: int
+    phase: Phase
     draws: Draws
     steps: tuple[Step, ...]
     every_pair: Step | None
@@ -92,6 +97,19 @@ class TrainingPlan:
     shard: Shard
     rows: Ragged
     epochs: tuple[Epoch, ...]
+
+    def steps_of(self, name: str) -> Iterator[Step]:
+        """Yield the steps that train a parameter."""
+        for epoch in self.epochs:
+            if name in (epoch.phase.parameters or ()):
+                yield from epoch.steps
+
+    def touched(self, name: str) -> torch.Tensor:
+        """Return which local rows stand in steps that train an item table, bool [n]."""
+        touched = torch.zeros(len(self.rows.values), dtype=torch.bool)
+        for step in self.steps_of(name):
+            touched[step.local_rows] = True
+        return touched
 
 
 def plan_training(
@@ -130,14 +148,14 @@ class _Planner:
         rows = self.local_rows(draws, remembered)
         needs_every_pair = self.task.personalization.overrides("prepare", "after_epoch")
         epochs = []
-        for drawn in draws:
+        for (number, phase), drawn in zip(self.task.epochs.items(), draws, strict=True):
             every_pair = None
             if needs_every_pair and drawn.step.any():
                 (every_pair,) = self.steps(drawn, np.zeros_like(drawn.step), rows, None)
             steps = self.steps(drawn, drawn.step, rows, every_pair)
             if needs_every_pair and len(steps) == 1:
                 (every_pair,) = steps
-            epochs.append(Epoch(drawn, steps, every_pair))
+            epochs.append(Epoch(number, phase, drawn, steps, every_pair))
         clients = np.arange(self.shard.n_clients + 1)
         offsets = np.searchsorted(rows, clients * self.shard.n_items)
         local_rows = Ragged(offsets, rows % self.shard.n_items)

@@ -17,7 +17,7 @@ from fedrec.models.check import untrained
 from fedrec.models.mf import MatrixFactorization
 from fedrec.models.module import Network
 from fedrec.models.pfedrec import PFedRec
-from fedrec.personalization.base import NoPersonalization, Personalization
+from fedrec.personalization.base import NoPersonalization, Personalization, Phase
 from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.seeds import Purpose, normal
 from fedrec.training.client_rule import ClientRule
@@ -50,6 +50,7 @@ class ClientTask:
         client_rule: What the strategy asks of the client.
         several_users: Whether a client may hold more than one user.
         catalogue: The items; without any for a model that does not look at them.
+        when: Whether it is trained in a round, or at the end of the run.
     """
 
     model: Model
@@ -61,6 +62,7 @@ class ClientTask:
     client_rule: ClientRule = field(default_factory=ClientRule)
     several_users: bool = False
     catalogue: Catalogue = field(default_factory=Catalogue.empty)
+    when: Literal["round", "end"] = "round"
 
     def __post_init__(self) -> None:
         """Check what is declared.
@@ -100,7 +102,8 @@ class ClientTask:
         for name in self.private():
             if private[name].trainable:
                 like = replace(private[name], init_std=0.0, init_value=0.0, trainable=False)
-                for key in self.train.optimizers.private.state:
+                like = replace(like, values=None)
+                for key in self.remembered(name):
                     scalar = key == "steps"
                     private[f"{name}/{key}"] = replace(like, shape=()) if scalar else like
         return {**private, **self.client_rule.state(self.globals())}
@@ -159,7 +162,83 @@ class ClientTask:
 
     def specs(self) -> Mapping[str, ParamSpec]:
         """Return the parameters of the model and the personalization, by name."""
-        return self._declared.specs
+        return self._specs
+
+    @cached_property
+    def _specs(self) -> Mapping[str, ParamSpec]:
+        copies = self.copies()
+        return {
+            name: spec
+            for name, spec in self._declared.specs.items()
+            if name in copies or name not in self._declared.personal.copies
+        }
+
+    def copies(self) -> Mapping[str, str]:
+        """Return the name of each copy that clients have of a parameter, and the parameter's.
+
+        Before the end there are those that rounds train.
+        """
+        return self._copies
+
+    @cached_property
+    def _copies(self) -> Mapping[str, str]:
+        copies = self._declared.personal.copies
+        if self.when == "end":
+            return copies
+        phases = (phase for phase in self._declared.phases if phase.when == "round")
+        trained = {name for phase in phases for name in phase.parameters or ()}
+        return {name: original for name, original in copies.items() if name in trained}
+
+    @cached_property
+    def phases(self) -> tuple[Phase, ...]:
+        """The phases of a round, or of the end, with their parameters and epochs."""
+        epochs = self.train.local_epochs
+        return tuple(
+            replace(phase, epochs=epochs) if phase.epochs is None else phase
+            for phase in self._declared.phases
+            if phase.when == self.when and phase.epochs != 0
+        )
+
+    @cached_property
+    def epochs(self) -> Mapping[int, Phase]:
+        """The phase of each local epoch, by the number of the epoch; the end counts on."""
+        before = 0 if self.when == "round" else len(replace(self, when="round").epochs)
+        epochs = [phase for phase in self.phases for _ in range(phase.epochs or 0)]
+        return dict(enumerate(epochs, start=before))
+
+    def at_end(self) -> "ClientTask":
+        """Return what clients compute at the end of a run: no update leaves them."""
+        return replace(self, when="end", client_rule=ClientRule())
+
+    def phases_of(self, name: str) -> list[Phase]:
+        """Return the phases that train a parameter."""
+        return [phase for phase in self.phases if name in (phase.parameters or ())]
+
+    def steps_as(self, name: str) -> ParamSpec:
+        """Return the declaration that says which optimizer steps a parameter: a copy's original."""
+        return self.specs()[self.copies().get(name, name)]
+
+    def remembered(self, name: str) -> tuple[str, ...]:
+        """Return what the client's optimizer remembers of a private parameter between rounds."""
+        steps_itself = name in self.personalization.moves
+        if steps_itself or self.steps_as(name).scope != "private":
+            return ()
+        return self.train.optimizers.private.state
+
+    def initial_private(self, name: str, owners: IntArray, n_items: int) -> FloatArray:
+        """Return the first values of a private parameter, float32 [n, *shape].
+
+        Args:
+            name: Of `locals`.
+            owners: int64 [n], the ids of its owners, as `fedrec.training.draws.Layout` has them.
+            n_items: Size of the catalogue.
+        """
+        spec, original = self.locals()[name], self.copies().get(name, name)
+        if original not in self._declared.sent:
+            return initial_local(self.seed, original, spec, owners)
+        at = owners % n_items if spec.axis == "positive" else 0 * owners
+        drawn, index = np.unique(at, return_inverse=True)
+        return _draw(self.seed, Purpose.INIT_GLOBAL, original, spec, drawn)[index]
 
     @property
     def network(self) -> Network | None:
@@ -187,7 +266,7 @@ class ClientTask:
 
     def untrained(self) -> list[str]:
         """Return a line for each trainable parameter that no score, or loss, depends on."""
-        of_model = {n: s for n, s in self.specs().items() if n not in self.added()}
+        of_model = self._declared.personal.specs
         return untrained(self.model, of_model, self.network)
 
     def travels(self) -> tuple[str, ...]:
@@ -218,6 +297,19 @@ class ClientTask:
         """Return whether item vectors are more than rows of the item table."""
         return self.model.overrides("item_vectors") or "item" not in self.specs()
 
+    @cached_property
+    def own_encoder(self) -> tuple[str, ...]:
+        """The dense parameters of item vectors that became private: each client has its own."""
+        kept = self._declared.personal
+        return tuple(name for name in kept.became_private if name in kept.item_vectors)
+
+    @cached_property
+    def copied_encoder(self) -> bool:
+        """Whether clients have copies of dense parameters that item vectors depend on."""
+        encoding, specs = self._declared.personal.item_vectors, self.specs()
+        copied = self.copies().values()
+        return any(name in encoding and specs[name].axis != "item" for name in copied)
+
     def dense(self) -> tuple[str, ...]:
         """Return the names of the dense shared parameters."""
         return tuple(n for n, s in self.specs().items() if s.axis is None)
@@ -242,11 +334,12 @@ class ClientTask:
 
     def of_model(self, axis: Axis) -> list[str]:
         """Return the names of the model's private parameters of an axis."""
-        private = [name for name in self.private() if name not in self.added()]
+        others = {*self.added(), *self.copies()}
+        private = [name for name in self.private() if name not in others]
         return [name for name in private if self.specs()[name].axis == axis]
 
     def added(self) -> tuple[str, ...]:
-        """Return the names of those that the personalization declares."""
+        """Return the names of the personalization's own, without copies."""
         return self._declared.added
 
     def locals(self) -> Mapping[str, ParamSpec]:

@@ -144,6 +144,11 @@ class Missing(Personalization):
 
     views: ClassVar[tuple[View, ...]] = ("mixed", "local")
 
+    def rank(
+        self, frozen_items: FrozenItems, local: Tensors, ranking: Ranking
+    ) -> dict[View, torch.Tensor]:
+        return {"mixed": ranking.scores()}
+
 
 class Misnamed(Personalization):
     """Gives values to a parameter that it does not declare."""

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 
-from fedrec.compute.operations import row_dot
+from fedrec.compute.operations import padded_mm, row_dot
 from fedrec.data.catalogue import Catalogue
 from fedrec.models.base import Batch, Model
 from fedrec.models.mf import MatrixFactorization
@@ -16,6 +16,7 @@ from fedrec.types import ParamSpec
 __all__ = [
     "BiasedMF",
     "Canary",
+    "CanaryWithHead",
     "Fussy",
     "ItemsAlone",
     "LoopMF",
@@ -153,6 +154,20 @@ class Canary(MatrixFactorization):
     def params(self, catalogue: Catalogue) -> Mapping[str, ParamSpec]:
         mark = ParamSpec("private", "user", (), init_value=12345.678, trainable=False)
         return {**super().params(catalogue), "canary": mark}
+
+
+class CanaryWithHead(Canary):
+    """The same with a dense parameter that scores are multiplied with, dimension by dimension."""
+
+    def params(self, catalogue: Catalogue) -> Mapping[str, ParamSpec]:
+        head = ParamSpec("shared", None, (self.embedding_dim,), init_std=0.3, init_value=1.0)
+        return {**super().params(catalogue), "head": head}
+
+    def score(self, params: ModelParams, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
+        return row_dot(params["user"] * params["head"], vectors)
+
+    def rank(self, params: ModelParams, batch: Batch, encoded: torch.Tensor) -> torch.Tensor:
+        return padded_mm(params["user"] * params["head"], encoded.T)
 
 
 class Fussy(MatrixFactorization):

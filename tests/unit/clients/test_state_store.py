@@ -4,6 +4,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from clients.state_store import StateStore
 from fedrec.errors import ProtocolError, RunFolderError
+from fedrec.training.task import initial_local
 from fedrec.types import FloatArray, IntArray, ParamSpec
 
 SPECS = {
@@ -26,8 +28,12 @@ EVERYBODY = {per: np.arange(len(ids), dtype=np.int64) for per, ids in OWNERS.ite
 SOME = {"user": np.array([1, 4]), "client": np.array([2]), "positive": np.array([0, 8])}
 
 
+def initial(name: str, owners: IntArray, seed: int = 0) -> FloatArray:
+    return initial_local(seed, name, SPECS[name], owners)
+
+
 def opened(folder: Path, seed: int = 0) -> StateStore:
-    store = StateStore(folder / "node", SPECS, OWNERS, seed)
+    store = StateStore(folder / "node", SPECS, OWNERS, partial(initial, seed=seed))
     if not (folder / "node").exists():
         store.settle(0)
     return store
@@ -67,7 +73,7 @@ def test_first_values_are_those_of_the_seed(tmp_path: Path) -> None:
 
 
 def test_a_user_begins_alike_on_any_node(tmp_path: Path) -> None:
-    part = StateStore(tmp_path / "p", SPECS, {**OWNERS, "user": np.array([13])}, 0)
+    part = StateStore(tmp_path / "p", SPECS, {**OWNERS, "user": np.array([13])}, initial)
     part.settle(0)
     at = {**EVERYBODY, "user": np.array([0])}
     assert np.array_equal(part.get(at)["user"][0], opened(tmp_path).get(EVERYBODY)["user"][3])
@@ -304,7 +310,7 @@ def test_a_damaged_file_is_named(
 
 
 def test_a_state_that_is_gone_is_not_made_anew_in_the_middle_of_a_run(tmp_path: Path) -> None:
-    store = StateStore(tmp_path / "node", SPECS, OWNERS, 0)
+    store = StateStore(tmp_path / "node", SPECS, OWNERS, initial)
     for ask in (store.verify, store.settle):
         with pytest.raises(RunFolderError, match=r"node: the private state .* is missing"):
             ask(3)

@@ -19,6 +19,7 @@ from fedrec.aggregation.fixed_point import from_fixed, to_fixed
 from fedrec.config.experiment import Experiment
 from fedrec.flower.grid import SerialGrid
 from fedrec.flower.records import RoundRequest, encode
+from fedrec.personalization.base import NoPersonalization
 from fedrec.runs.prepare import prepare_run
 from fedrec.training.draws import capacity
 from fedrec.training.task import ClientTask
@@ -40,6 +41,10 @@ FORMS: dict[str, dict[str, Any]] = {
             "decorrelation": 0.01,
         }
     },
+    "ditto": {"personalization": {"name": "ditto", "pull": 0.5}},
+    "interpolation": {"personalization": {"name": "interpolation"}},
+    "fedrep": {"personalization": {"name": "fedrep", "heads": ["user", "head"]}},
+    "additive": {"personalization": {"name": "additive", "repulsion": 0.1}},
     "scaffold": {"strategy": {"name": "scaffold"}},
     "median": {"strategy": {"name": "median"}},
 }
@@ -48,9 +53,11 @@ FORMS: dict[str, dict[str, Any]] = {
 class Tap(SerialGrid):
     """Keeps every message as the bytes that Flower would send, and all local state there was."""
 
-    def __init__(self, out: Path, n_nodes: int) -> None:
+    def __init__(self, out: Path, n_nodes: int, shared: Iterable[np.ndarray[Any, Any]]) -> None:
         super().__init__(clients.app.app, n_nodes)
         self._out = out
+        # Copies and heads begin as what is shared does, which is sent.
+        self._public = {bytes(pair) for value in shared for pair in pairs_of(value)}
         self.sent: list[tuple[str, RecordDict, bytes]] = []
         self.secrets: set[bytes] = set()
 
@@ -81,14 +88,22 @@ class Tap(SerialGrid):
         """
         if values.dtype == np.int32:
             return
-        flat = values.reshape(1 if values.ndim == 1 else len(values), -1)
-        flat = flat[:, : flat.shape[1] // 2 * 2]
-        pairs = flat.reshape(-1, 2)
-        pairs = pairs[(pairs != 0).all(1) & (pairs[:, 0] != pairs[:, 1])]
+        pairs = pairs_of(values)
+        public = [bytes(pair) in self._public for pair in pairs.astype(np.float32)]
+        pairs = pairs[~np.array(public, bool)]
         self.secrets |= {pair.tobytes() for pair in pairs.astype(np.float32)}
         self.secrets |= {pair.tobytes() for pair in pairs.astype(np.float64)}
         if not name.endswith("control"):
             self.secrets |= {pair.tobytes() for pair in to_fixed(pairs, name)}
+
+
+def pairs_of(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Neighbours that differ, [n, 2]: within an owner's vector, or of owners of a number each."""
+    flat = values.reshape(1 if values.ndim == 1 else len(values), -1)
+    flat = flat[:, : flat.shape[1] // 2 * 2]
+    pairs = flat.reshape(-1, 2)
+    differ: np.ndarray[Any, Any] = pairs[(pairs != 0).all(1) & (pairs[:, 0] != pairs[:, 1])]
+    return differ
 
 
 def patterns_of_canary() -> list[bytes]:
@@ -111,7 +126,7 @@ def tapped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             "data": {"name": "synthetic", "users": 24, "items": 30, "interactions_per_user": 8.0},
             "clients": {"by": "random", "count": 10},
             "model": {
-                "name": "tests.contracts.own_models:Canary",
+                "name": "tests.contracts.own_models:CanaryWithHead",
                 "embedding_dim": 4,
                 "init_std": 0.3,
             },
@@ -128,7 +143,9 @@ def tapped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         "split": str(prepared.prepared),
         "engine": "serial",
     }
-    with Tap(prepared.folder, 3) as grid:
+    plain = experiment.model_copy(update={"personalization": NoPersonalization()})
+    shared = plain.client_task().initial_globals(30).values()
+    with Tap(prepared.folder, 3, shared) as grid:
         server.app.app(grid, Context(1, 0, {}, RecordDict(), dict(run_config)))
     return experiment, grid
 
@@ -184,7 +201,15 @@ def test_no_local_name_is_in_any_message(tapped: tuple[Experiment, Tap]) -> None
         if "params" in content.array_records:
             expected = allowed if kind == "train" else shared
             assert set(content.array_records["params"]) == expected
-        for word in (b"canary", b"lambda", b"residual", b"user/first", b"touched"):
+        for word in (
+            b"canary",
+            b"lambda",
+            b"residual",
+            b"user/first",
+            b"touched",
+            b"copy.",
+            b"alpha",
+        ):
             assert word not in raw
 
 

@@ -61,7 +61,9 @@ def test_a_personalization(method: str, returned: Any) -> None:
 
 
 def test_a_view_that_is_not_ranked() -> None:
-    odd: Any = type("Odd", (Own,), {"__module__": __name__, "views": ("mixed", "local")})
+    rank = lambda self, *given: {"mixed": given[-1].scores()}  # noqa: E731
+    attributes = {"views": ("mixed", "local"), "rank": rank}
+    odd: Any = type("Odd", (Own,), {"__module__": __name__, **attributes})
     with pytest.raises(ConfigError, match=r"Odd: rank returned nothing, expected 'local'"):
         run(personalization=odd())
 
