@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
+from torch import Tensor
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.errors import ConfigError
 from fedrec.models.base import Model
 from fedrec.models.mf import MatrixFactorization
+from fedrec.models.module import ModelParams, Network
 from fedrec.personalization.base import NoPersonalization, Personalization
 from fedrec.testing.trial import Trial
 from fedrec.training.client_rule import ClientRule
@@ -34,6 +36,7 @@ __all__ = [
     "shard_of",
     "split_state",
     "train",
+    "with_module",
 ]
 
 
@@ -105,6 +108,15 @@ def in_numba(personalization: Personalization) -> bool:
         return method_of({"backend": "numba"}, personalization).executor() == "numba"
     except ConfigError:
         return False
+
+
+def with_module(model: Model, values: Mapping[str, Tensor]) -> ModelParams:
+    """Values of a model's parameters, with the module that it builds for an empty catalogue."""
+    catalogue = Catalogue.empty()
+    module = model.build(catalogue)
+    assert module is not None
+    module = module.to(next(iter(values.values())).dtype)
+    return ModelParams(values, Network(module, catalogue, ""))
 
 
 def one_user_each(shard: Shard) -> Shard:

@@ -82,11 +82,33 @@ SCHEDULES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+def _linear(w: Mapping[str, torch.Tensor], name: str, x: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.linear(x, w[f"{name}_weight"], w[f"{name}_bias"])
+
+
+def _norm(w: Mapping[str, torch.Tensor], name: str, x: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.layer_norm(x, x.shape[-1:], w[f"{name}_weight"], w[f"{name}_bias"])
+
+
+def _states(w: Mapping[str, torch.Tensor], vectors: torch.Tensor, blocks: int) -> torch.Tensor:
+    """Return SASRec's states of one history with one head, [h, d] -> [h + 1, d]."""
+    x = torch.cat([w["start"].unsqueeze(0), vectors])[: len(w["positions"])]
+    x = x + w["positions"][: len(x)]
+    later = torch.ones(len(x), len(x), dtype=torch.bool).triu(1)
+    for block in range(blocks):
+        q, k, v = _linear(w, f"{block}_query_key_value", _norm(w, f"{block}_norm1", x)).chunk(3, 1)
+        weights = (q @ k.T * q.shape[1] ** -0.5).masked_fill(later, -torch.inf)
+        x = x + _linear(w, f"{block}_mix", weights.softmax(1) @ v)
+        hidden = torch.relu(_linear(w, f"{block}_ffn_0", _norm(w, f"{block}_norm2", x)))
+        x = x + _linear(w, f"{block}_ffn_2", hidden)
+    return _norm(w, str(blocks), x)
+
+
 def network_of(work: Workload, shard: Shard) -> bare.Network:
     """Return the model of a workload as plain arithmetic, with its initial values."""
     task, model = work.task, work.task.model
     params = {n: torch.tensor(v) for n, v in task.initial_globals(shard.n_items).items()}
-    weights = {n: v for n, v in params.items() if n != "item"}
+    weights = {n.replace(".", "_"): v for n, v in params.items() if n != "item"}
     users = torch.zeros(shard.n_users, 1)
     if "user" in task.locals():
         spec = task.locals()["user"]
@@ -100,7 +122,7 @@ def network_of(work: Workload, shard: Shard) -> bare.Network:
         asked: torch.Tensor,
     ) -> torch.Tensor:
         if isinstance(model, SASRec):
-            states = model.states(w, rows[history].unsqueeze(0))[0, : len(history)]
+            states = _states(w, rows[history], model.blocks)[: len(history)]
             return (states.unsqueeze(1) * rows[asked]).sum(-1)
         if isinstance(model, GMF):
             return (w["weight"] * user * rows).sum(-1) + w["bias"]
@@ -108,9 +130,8 @@ def network_of(work: Workload, shard: Shard) -> bare.Network:
         d = model.embedding_dim
         x = torch.cat([user[d:].expand(len(rows), d), rows[:, d:]], 1)
         for number in range(len(model.layers)):
-            linear = torch.nn.functional.linear(x, w[f"layer{number}"], w[f"layer{number}_bias"])
-            x = torch.relu(linear)
-        return torch.cat([user[:d] * rows[:, :d], x], 1) @ w["last"] + w["last_bias"]
+            x = torch.relu(_linear(w, f"tower_{2 * number}", x))
+        return _linear(w, "last", torch.cat([user[:d] * rows[:, :d], x], 1)).squeeze(1)
 
     return bare.Network(scores, weights, params["item"], users, isinstance(model, SASRec))
 

@@ -74,8 +74,8 @@ class Model(Plugin):
     It holds no parameters itself; the framework hands them in. Rows of item tables, of features
     of the catalogue (scope ``frozen``) and of users arrive gathered, once per pair.
 
-    A model may build a `torch.nn.Module` (see `build`). The module's parameters are shared and
-    dense, and ``params.module(...)`` calls it with the values of the client at hand.
+    A model may build a `torch.nn.Module` (see `build`). The module's parameters are dense, and
+    ``params.module`` is the module with the values of the client at hand.
 
     ``execution`` says how clients may be computed together:
 
@@ -133,6 +133,17 @@ class Model(Plugin):
             catalogue: The items.
         """
         return None
+
+    def scope(self, name: str) -> Literal["shared", "private"]:
+        """Return whether a trainable parameter of the module is shared, the default, or private.
+
+        A private one is the client's own: it starts from the value that `build` gave it, and
+        never leaves the client.
+
+        Args:
+            name: Of the parameter in the module, such as ``0.weight``.
+        """
+        return "shared"
 
     @abstractmethod
     def params(self, catalogue: Catalogue) -> Mapping[str, ParamSpec]:

@@ -161,9 +161,10 @@ def _trained(model: Model, method: str, given: _Trial) -> Tensor | None:
     None if that fails: the client that trains meets the error, and names it.
     """
     try:
-        result: Tensor = model.item_vectors(given.params, given.items)
-        if method != "item_vectors":
-            result = getattr(model, method)(given.params, given.batch(result), result)
+        with given.params as params:
+            result: Tensor = model.item_vectors(params, given.items)
+            if method != "item_vectors":
+                result = getattr(model, method)(params, given.batch(result), result)
     except Exception:
         return None
     return result
@@ -189,7 +190,7 @@ def _called(
         return ConfigError(f"{source}: {method} {problem}")
 
     try:
-        with torch.no_grad():
+        with torch.no_grad(), arguments[0]:
             result = getattr(model, method)(*arguments)
     except ConfigError as error:
         raise refused(str(error)) from None

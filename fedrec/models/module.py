@@ -1,13 +1,12 @@
 """Modules of torch inside client models: built once, called with each client's own values."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.errors import ConfigError, did_you_mean
@@ -17,16 +16,23 @@ from fedrec.types import ParamSpec
 class Network:
     """The module that a client model built, for all clients of a process.
 
-    Its trainable parameters are only the initial values: each call takes a client's own. What is
-    frozen stays in the module. `torch.nn.Dropout` is replaced by `DrawnDropout`.
+    Its trainable parameters are only the initial values: `bind` puts a client's own in their
+    places. What is frozen stays in the module. `torch.nn.Dropout` is replaced by `DrawnDropout`.
 
     Args:
         module: As `fedrec.models.base.Model.build` returned it.
         catalogue: The items.
         source: Names the model in errors.
+        scope: From the name of a parameter to its scope, ``shared`` or ``private``.
     """
 
-    def __init__(self, module: nn.Module, catalogue: Catalogue, source: str) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        catalogue: Catalogue,
+        source: str,
+        scope: Callable[[str], Literal["shared", "private"]] = lambda _: "shared",
+    ) -> None:
         self.draws = Draws()
         self.module = _with_drawn_dropout(module, self.draws)
         # In eval mode torch's transformer layers take kernels that torch.func cannot map.
@@ -45,12 +51,45 @@ class Network:
                     f"{len(value)} items; declare it in params() with the axis item, and give "
                     "the module the item vectors"
                 )
-        self.specs: Mapping[str, ParamSpec] = {
-            name: ParamSpec(
-                "shared", None, tuple(value.shape), values=value.detach().float().numpy().copy()
-            )
-            for name, value in trained.items()
-        }
+        self.specs = {name: _spec(scope(name), value) for name, value in trained.items()}
+        dropouts = [each for each in self.module.modules() if isinstance(each, DrawnDropout)]
+        self.drops = any(each.p > 0 for each in dropouts)
+        # Parameters that are tied have one name and several places.
+        names = {id(value): name for name, value in trained.items()}
+        self._places = [
+            (layer._parameters, local, names[id(value)])
+            for layer in self.module.modules()
+            for local, value in layer._parameters.items()
+            if id(value) in names
+        ]
+        self._recurrent = [m for m in self.module.modules() if isinstance(m, nn.RNNBase)]
+        self._initial: list[nn.Parameter | None] = []
+        self._bound: Mapping[str, Tensor] | None = None
+
+    def bind(self, values: Mapping[str, Tensor], key: Tensor | None) -> None:
+        """Give the module's parameters other values until `release`.
+
+        It does what `torch.func.functional_call` does, without its checks at every call, and for
+        recurrent layers too.
+
+        Args:
+            values: By name.
+            key: int64 scalar, what dropout depends on; None: nothing is dropped.
+        """
+        if self._bound is values:
+            return
+        if self._bound is None:
+            self._initial = [store[local] for store, local, _ in self._places]
+        self._fill([values[name] for _, _, name in self._places])
+        self._bound, self.draws.key = values, key
+        if self.module.training != (key is not None):
+            self.module.train(key is not None)
+
+    def release(self) -> None:
+        """Give the module's parameters their initial values again."""
+        if self._bound is not None:
+            self._fill(self._initial)
+            self._bound = self.draws.key = None
 
     @cached_property
     def frozen_hash(self) -> str:
@@ -65,6 +104,17 @@ class Network:
             content.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
             content.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return content.hexdigest() if stays else ""
+
+    def _fill(self, values: Sequence[Any]) -> None:
+        for (store, local, _), value in zip(self._places, values, strict=True):
+            store[local] = value
+        for layer in self._recurrent:  # They keep a list of their parameters beside.
+            layer._flat_weights = [getattr(layer, name) for name in layer._flat_weights_names]
+
+
+def _spec(scope: Literal["shared", "private"], value: nn.Parameter) -> ParamSpec:
+    values = value.detach().float().numpy().copy()
+    return ParamSpec(scope, "client" if scope == "private" else None, values.shape, values=values)
 
 
 class Draws:
@@ -101,6 +151,14 @@ class ModelParams(dict[str, Tensor]):
         self._network, self._key = network, key
         self.item_rows, self.user_rows = frozenset(item_rows), frozenset(user_rows)
 
+    def __enter__(self) -> "ModelParams":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let go of the values that the module was given."""
+        if self._network is not None:
+            self._network.release()
+
     def replaced(self, values: Mapping[str, Tensor]) -> "ModelParams":
         """Return the same with other values for some parameters, or with further ones."""
         names = self.item_rows, self.user_rows
@@ -116,24 +174,16 @@ class ModelParams(dict[str, Tensor]):
         names = tables, set(user_rows) & {*self}
         return ModelParams({**self, **tables}, self._network, self._key, *names)
 
-    def module(self, *args: Any, **options: Any) -> Any:
-        """Call the module that `fedrec.models.base.Model.build` returned, with these values.
+    @property
+    def module(self) -> Any:
+        """Return the module that `fedrec.models.base.Model.build` returned, with these values.
 
-        Args:
-            args: Of its ``forward``.
-            options: Likewise.
+        Call it, or one of its parts: ``params.module(x)``, ``params.module.tower(x)``.
         """
         if self._network is None:
             raise ConfigError("params.module: build() returned no module")
-        network = self._network
-        values = {name: self[name] for name in network.specs}
-        network.draws.key, training = self._key, self._key is not None
-        if network.module.training != training:
-            network.module.train(training)
-        try:
-            return functional_call(network.module, values, args, options)
-        finally:
-            network.draws.key = None
+        self._network.bind(self, self._key)
+        return self._network.module
 
     def __missing__(self, name: str) -> Tensor:
         raise ConfigError(

@@ -6,9 +6,8 @@ from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, field_validator
-from torch import Tensor
+from torch import Tensor, nn
 
-from fedrec.compute.batch import Tensors
 from fedrec.data.catalogue import Catalogue
 from fedrec.models.base import Batch, Model
 from fedrec.models.module import ModelParams
@@ -54,54 +53,47 @@ class NeuMF(Model):
             raise ValueError(f"expected widths from 1, such as [32, 16, 8], got {list(value)}")
         return value
 
-    def params(self, catalogue: Catalogue) -> Mapping[str, ParamSpec]:
-        """``item`` and ``user`` [2 d]; the network, global or one per client."""
-        both = (2 * self.embedding_dim,)
-        specs = {
-            "item": ParamSpec("shared", "item", both, init_std=self.init_std),
-            "user": ParamSpec("private", "user", both, init_std=self.init_std),
-        }
-        for number, (before, after) in enumerate(pairwise((*both, *self.layers))):
-            std = (2 / (before + after)) ** 0.5
-            specs[f"layer{number}"] = self._network((after, before), std)
-            specs[f"layer{number}_bias"] = self._network((after,), 0.0)
-        width = self.embedding_dim + self.layers[-1]
-        specs["last"] = self._network((width,), (2 / (width + 1)) ** 0.5)
-        specs["last_bias"] = self._network((), 0.0)
-        return specs
+    def build(self, catalogue: Catalogue) -> nn.Module:
+        """Return the perceptron, ``tower``, and the last layer over it and the product."""
+        widths = (2 * self.embedding_dim, *self.layers)
+        layers = (each for a, b in pairwise(widths) for each in (nn.Linear(a, b), nn.ReLU()))
+        last = nn.Linear(self.embedding_dim + widths[-1], 1)
+        network = nn.ModuleDict({"tower": nn.Sequential(*layers), "last": last})
+        for value in network.parameters():
+            _ = nn.init.xavier_normal_(value) if value.dim() > 1 else nn.init.zeros_(value)
+        return network
 
-    def _network(self, shape: tuple[int, ...], std: float) -> ParamSpec:
-        if self.head == "private":
-            return ParamSpec("private", "client", shape, init_std=std)
-        return ParamSpec("shared", None, shape, init_std=std)
+    def scope(self, name: str) -> Literal["shared", "private"]:
+        """As ``head`` says."""
+        return self.head
+
+    def params(self, catalogue: Catalogue) -> Mapping[str, ParamSpec]:
+        """``item`` and ``user`` [2 d]."""
+        both, std = (2 * self.embedding_dim,), self.init_std
+        return {
+            "item": ParamSpec("shared", "item", both, init_std=std),
+            "user": ParamSpec("private", "user", both, init_std=std),
+        }
 
     def features(self, params: ModelParams, batch: Batch, vectors: Tensor) -> Tensor:
         """float [q, d + width of the last layer]: the input of the last linear layer."""
-        d = self.embedding_dim
-        user, item = params["user"], vectors
-        weight = params["layer0"]
-        first = user[:, d:] @ weight[:, :d].T + item[:, d:] @ weight[:, d:].T
-        hidden = self._deeper(first + params["layer0_bias"], params)
-        return torch.cat([user[:, :d] * item[:, :d], hidden], dim=1)
+        d, user = self.embedding_dim, params["user"]
+        hidden = params.module.tower(torch.cat([user[:, d:], vectors[:, d:]], dim=1))
+        return torch.cat([user[:, :d] * vectors[:, :d], hidden], dim=1)
 
     def score(self, params: ModelParams, batch: Batch, vectors: Tensor) -> Tensor:
         """float [q]."""
-        return self.features(params, batch, vectors) @ params["last"] + params["last_bias"]
+        scores: Tensor = params.module.last(self.features(params, batch, vectors))
+        return scores.squeeze(1)
 
     def rank(self, params: ModelParams, batch: Batch, encoded: Tensor) -> Tensor:
         """float [b, n_items]; what the first layer makes of users and of items is added up."""
-        d = self.embedding_dim
-        user, weight = params["user"], params["layer0"]
-        of_users = user[:, d:] @ weight[:, :d].T + params["layer0_bias"]
-        of_items = encoded[:, d:] @ weight[:, d:].T
-        hidden = self._deeper(of_users.unsqueeze(1) + of_items, params)
-        product = (user[:, :d] * params["last"][:d]) @ encoded[:, :d].T
-        return product + hidden @ params["last"][d:] + params["last_bias"]
-
-    def _deeper(self, first: Tensor, params: Tensors) -> Tensor:
-        """float [..., width of the last layer]: what follows the first layer's sums."""
-        hidden = torch.relu(first)
-        for number in range(1, len(self.layers)):
-            linear = hidden @ params[f"layer{number}"].T + params[f"layer{number}_bias"]
-            hidden = torch.relu(linear)
-        return hidden
+        d, user = self.embedding_dim, params["user"]
+        tower, last = params.module.tower, params.module.last
+        first = tower[0].weight
+        of_users = nn.functional.linear(user[:, d:], first[:, :d], tower[0].bias)
+        of_items = nn.functional.linear(encoded[:, d:], first[:, d:])
+        hidden = tower[1:](of_users.unsqueeze(1) + of_items)
+        product = (user[:, :d] * last.weight[:, :d]) @ encoded[:, :d].T
+        scores: Tensor = product + hidden @ last.weight[0, d:] + last.bias
+        return scores

@@ -5,9 +5,8 @@ from typing import ClassVar, Self
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
-from fedrec.compute.batch import Tensors
 from fedrec.data.catalogue import Catalogue
 from fedrec.models.base import Batch, Model
 from fedrec.models.module import ModelParams
@@ -72,24 +71,27 @@ class SASRec(Model):
         """``max_len``."""
         return self.max_len
 
-    def params(self, catalogue: Catalogue) -> Mapping[str, ParamSpec]:
-        """``item`` [d] per item; places, start token, blocks and last norm: all global."""
+    def build(self, catalogue: Catalogue) -> nn.Module:
+        """Return the blocks and the last norm."""
         d = self.embedding_dim
-        square = ParamSpec("shared", None, (d, d), init_std=d**-0.5)
-        zero, one = ParamSpec("shared", None, (d,)), ParamSpec("shared", None, (d,), init_value=1.0)
-        specs = {
-            "item": ParamSpec("shared", "item", (d,), init_std=self.init_std),
-            "positions": ParamSpec("shared", None, (self.max_len, d), init_std=self.init_std),
-            "start": ParamSpec("shared", None, (d,), init_std=self.init_std),
+        network = nn.Sequential(
+            *(_Block(d, self.heads) for _ in range(self.blocks)), nn.LayerNorm(d)
+        )
+        for name, value in network.named_parameters():
+            if value.dim() > 1:
+                nn.init.normal_(value, std=d**-0.5)
+            elif name.endswith("bias"):
+                nn.init.zeros_(value)
+        return network
+
+    def params(self, catalogue: Catalogue) -> Mapping[str, ParamSpec]:
+        """``item`` [d] per item, and the places and the start token."""
+        d, std = self.embedding_dim, self.init_std
+        return {
+            "item": ParamSpec("shared", "item", (d,), init_std=std),
+            "positions": ParamSpec("shared", None, (self.max_len, d), init_std=std),
+            "start": ParamSpec("shared", None, (d,), init_std=std),
         }
-        for block in range(self.blocks):
-            for name in ("query", "key", "value", "mix", "ffn1", "ffn2"):
-                specs[f"block{block}_{name}"] = square
-                specs[f"block{block}_{name}_bias"] = zero
-            for name in ("norm1", "norm2"):
-                specs[f"block{block}_{name}"] = one
-                specs[f"block{block}_{name}_bias"] = zero
-        return {**specs, "norm": one, "norm_bias": zero}
 
     def score(self, params: ModelParams, batch: Batch, vectors: Tensor) -> Tensor:
         """float [q]."""
@@ -104,43 +106,37 @@ class SASRec(Model):
         last = states[torch.arange(len(states)), batch.history.lengths]
         return last @ encoded.T
 
-    def states(self, params: Tensors, vectors: Tensor) -> Tensor:
+    def states(self, params: ModelParams, vectors: Tensor) -> Tensor:
         """float [u, t, d]: the states after 0, 1, ... items, at most ``max_len - 1``.
 
         Args:
-            params: the global parameters.
+            params: the shared parameters.
             vectors: float [u, h, d], the histories, oldest first.
         """
         start = params["start"].expand(len(vectors), 1, -1)
         x = torch.cat([start, vectors], dim=1)[:, : self.max_len]
         x = x + params["positions"][: x.shape[1]]
-        for block in range(self.blocks):
-            layer = {
-                name.removeprefix(f"block{block}_"): value
-                for name, value in params.items()
-                if name.startswith(f"block{block}_")
-            }
-            x = x + self._attention(_normed(x, layer, "norm1"), layer)
-            inner = torch.relu(_linear(_normed(x, layer, "norm2"), layer, "ffn1"))
-            x = x + _linear(inner, layer, "ffn2")
-        return _normed(x, params, "norm")
-
-    def _attention(self, x: Tensor, layer: Tensors) -> Tensor:
-        """float [u, t, d]: each place looks at itself and what stands before it."""
-        u, t, d = x.shape
-
-        def heads(name: str) -> Tensor:
-            return _linear(x, layer, name).reshape(u, t, self.heads, -1).transpose(1, 2)
-
-        weights = heads("query") @ heads("key").transpose(-1, -2) * (d // self.heads) ** -0.5
-        later = torch.ones(t, t, dtype=torch.bool).triu(1)
-        shares = torch.softmax(weights.masked_fill(later, float("-inf")), dim=-1)
-        return _linear((shares @ heads("value")).transpose(1, 2).reshape(u, t, d), layer, "mix")
+        states: Tensor = params.module(x)
+        return states
 
 
-def _linear(x: Tensor, params: Tensors, name: str) -> Tensor:
-    return x @ params[name].T + params[f"{name}_bias"]
+class _Block(nn.Module):
+    """Causal self-attention, then two layers for each place; torch's fused kernels are slower."""
 
+    def __init__(self, d: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(d), nn.LayerNorm(d)
+        self.query_key_value, self.mix = nn.Linear(d, 3 * d), nn.Linear(d, d)
+        self.ffn = nn.Sequential(nn.Linear(d, d), nn.ReLU(), nn.Linear(d, d))
 
-def _normed(x: Tensor, params: Tensors, name: str) -> Tensor:
-    return torch.nn.functional.layer_norm(x, x.shape[-1:], params[name], params[f"{name}_bias"])
+    def forward(self, x: Tensor) -> Tensor:
+        """float [u, t, d] -> float [u, t, d]."""
+        three = self.query_key_value(self.norm1(x)).chunk(3, -1)
+        q, k, v = (each.unflatten(-1, (self.heads, -1)).transpose(1, 2) for each in three)
+        weights = q * q.shape[-1] ** -0.5 @ k.mT
+        later = torch.ones(weights.shape[-2:], dtype=torch.bool).triu(1)
+        shares = weights.masked_fill(later, -torch.inf).softmax(-1)
+        y: Tensor = x + self.mix((shares @ v).transpose(1, 2).flatten(2))
+        z: Tensor = y + self.ffn(self.norm2(y))
+        return z

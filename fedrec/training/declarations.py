@@ -100,10 +100,11 @@ def _declare(
             raise ConfigError(
                 f"{source}: build returned {type(module).__name__}, expected a torch.nn.Module"
             )
-        network = Network(module, catalogue, source)
+        network = Network(module, catalogue, source, model.scope)
     of_model = model.params(catalogue)
     check_specs(source, of_model)
     of_module = {} if network is None else network.specs
+    check_specs(f"{source}: build", of_module, ("shared", "private"))
     if both := [name for name in of_model if name in of_module]:
         raise ConfigError(f"{source}: params() and the module both have '{both[0]}'; rename one")
     specs = {**of_model, **of_module}

@@ -7,6 +7,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fedrec.compute.batch import Histories, Tensors, pad_rows, padded_places
 from fedrec.compute.device import to_array
@@ -129,8 +130,9 @@ def _group(call: Call, rows: Rows, group: slice, at: slice, together: bool) -> T
         given = dict(where)
         vectors, key = given.pop("vectors", None), given.pop("key", None)
         batch = Batch(**given, history=History(**past) if past else None)
-        params = ModelParams({**rows.shared, **of_rows, **of_clients}, rows.network, key)
-        return call(params, batch, batch.items if vectors is None else vectors)
+        values = {**rows.shared, **of_rows, **of_clients}
+        with ModelParams(values, rows.network, key) as params:
+            return call(params, batch, batch.items if vectors is None else vectors)
 
     inputs = of_rows, of_clients, where, histories
     if not together:
@@ -139,7 +141,9 @@ def _group(call: Call, rows: Rows, group: slice, at: slice, together: bool) -> T
         inputs = of_rows, of_clients, where, histories
         return of_client(*({k: v[0] for k, v in named.items()} for named in inputs))
     try:
-        results: Tensor = torch.func.vmap(of_client)(*inputs)
+        # Of torch's kernels for attention, torch.func maps one.
+        with sdpa_kernel(SDPBackend.MATH):
+            results: Tensor = torch.func.vmap(of_client)(*inputs)
     except RuntimeError as error:
         if "vmap" not in str(error):
             raise
@@ -212,7 +216,8 @@ def encode_catalogue(task: ClientTask, params: Tensors) -> Tensor:
                 dense = params[name]
                 is_row = task.model.execution == "flat"
                 values[name] = dense.expand(len(items), *dense.shape) if is_row else dense
-            blocks.append(task.model.item_vectors(ModelParams(values, task.network), items))
+            with ModelParams(values, task.network) as given:
+                blocks.append(task.model.item_vectors(given, items))
     return torch.cat(blocks)
 
 

@@ -30,7 +30,7 @@ from fedrec.training.micro_batches import Part, added_up, parts_of, whole
 from fedrec.training.plan import Epoch, Step, TrainingPlan
 from fedrec.training.task import ClientTask
 from fedrec.training.views import penalties, seen
-from fedrec.types import FloatArray, RowBlock, UpdateBatch
+from fedrec.types import FloatArray, IntArray, RowBlock, UpdateBatch
 
 
 def train_chunk(
@@ -283,14 +283,20 @@ class _Chunk:
             step: The step.
             number: Of the step in its epoch, for dropout; None: nothing is dropped.
         """
-        plan, present = self.plan, step.owners["client"].present
-        keys = None
-        if number is not None and self.task.network is not None:
-            ids = plan.shard.client_ids[present]
-            draw = np.full(len(ids), self.epoch * 2**20 + number)
-            hashed = bits(self.task.seed, Purpose.DROPOUT, plan.round, ids, draw)
-            keys = torch.as_tensor(hashed.view(np.int64))
+        keys = self._keys(step.owners["client"].present, number)
         return Forward(self.task, step, self.values.of_step(step), keys)
+
+    def _keys(self, present: IntArray, number: int | None) -> Tensor | None:
+        """Return what the dropout of each client of a step depends on, int64 [c]."""
+        network = self.task.network
+        if network is None or number is None:
+            return None
+        if not network.drops:
+            return torch.zeros(len(present), dtype=torch.int64)
+        ids = self.plan.shard.client_ids[present]
+        draw = np.full(len(ids), self.epoch * 2**20 + number)
+        hashed = bits(self.task.seed, Purpose.DROPOUT, self.plan.round, ids, draw)
+        return torch.as_tensor(hashed.view(np.int64))
 
     def _penalties(self, forward: Forward) -> list[Tensor]:
         """Return the terms of the loss of the copies that are trained."""

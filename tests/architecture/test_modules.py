@@ -109,9 +109,17 @@ def test_no_global_random_numbers(shipped_files: list[Path]) -> None:
 
 
 def unrestored_calls(node: ast.AST) -> Iterator[ast.Call]:
-    """All calls, but for those where torch's generator is set back: under ``fork_rng``."""
+    """All calls, but for those where torch's generator is set back: under ``fork_rng``.
+
+    So it is where a client model builds its module: in ``__init__`` of a `torch.nn.Module`.
+    """
     if isinstance(node, ast.Call):
         yield node
+    if isinstance(node, ast.ClassDef) and {dotted(base) for base in node.bases} & {"nn.Module"}:
+        for each in node.body:
+            if getattr(each, "name", "") != "__init__":
+                yield from unrestored_calls(each)
+        return
     if isinstance(node, ast.With) and any(
         isinstance(item.context_expr, ast.Call)
         and dotted(item.context_expr.func) == "torch.random.fork_rng"
@@ -146,6 +154,9 @@ def test_the_check_for_random_numbers_sees_them() -> None:
     forked = "with {}():\n    torch.manual_seed(0)\ntorch.seed()"
     for context, n_calls in (("torch.random.fork_rng", 1), ("torch.no_grad", 3)):
         assert len([*unrestored_calls(ast.parse(forked.format(context)))]) == n_calls
+    module = "class M(nn.Module):\n    def {}(self):\n        torch.randn(3)"
+    for name, n_calls in (("__init__", 0), ("forward", 1)):
+        assert len([*unrestored_calls(ast.parse(module.format(name)))]) == n_calls
 
 
 def call_of(text: str) -> ast.Call:

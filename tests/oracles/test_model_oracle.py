@@ -51,33 +51,34 @@ def neumf(p: Values, vectors: Tensor, item: int, before: Tensor) -> Tensor:
     linear, d = torch.nn.functional.linear, vectors.shape[1] // 2
     hidden = torch.cat([p["user"][d:], vectors[item][d:]])
     for number in range(2):
-        hidden = torch.relu(linear(hidden, p[f"layer{number}"], p[f"layer{number}_bias"]))
+        weight, bias = p[f"tower.{2 * number}.weight"], p[f"tower.{2 * number}.bias"]
+        hidden = torch.relu(linear(hidden, weight, bias))
     both = torch.cat([p["user"][:d] * vectors[item][:d], hidden])
-    return linear(both, p["last"], p["last_bias"])
+    return linear(both, p["last.weight"][0], p["last.bias"][0])
 
 
 def sasrec(p: Values, vectors: Tensor, item: int, before: Tensor) -> Tensor:
-    linear = torch.nn.functional.linear
+    def linear(x: Tensor, name: str) -> Tensor:
+        return torch.nn.functional.linear(x, p[f"{name}.weight"], p[f"{name}.bias"])
 
     def norm(x: Tensor, name: str) -> Tensor:
-        return torch.nn.functional.layer_norm(x, (4,), p[name], p[f"{name}_bias"])
+        return torch.nn.functional.layer_norm(x, (4,), p[f"{name}.weight"], p[f"{name}.bias"])
 
     # The whole sequence before this one item, so nothing later is there to be masked.
     x = torch.cat([p["start"][None], vectors[before]]) + p["positions"][: len(before) + 1]
     later = torch.full((len(x), len(x)), -torch.inf, dtype=x.dtype).triu(1)
-    for block in ("block0", "block1"):
-        own = {n.removeprefix(f"{block}_"): v for n, v in p.items() if n.startswith(block)}
-        y = norm(x, f"{block}_norm1")
+    for block in ("0", "1"):
+        queries, keys, values = linear(norm(x, f"{block}.norm1"), f"{block}.query_key_value").chunk(
+            3, 1
+        )
         mixed = []
         for head in (slice(0, 2), slice(2, 4)):
-            q, k, v = (
-                linear(y, own[n][head], own[f"{n}_bias"][head]) for n in ("query", "key", "value")
-            )
-            mixed.append((q @ k.T / 2**0.5 + later).softmax(1) @ v)
-        x = x + linear(torch.cat(mixed, 1), own["mix"], own["mix_bias"])
-        y = torch.relu(linear(norm(x, f"{block}_norm2"), own["ffn1"], own["ffn1_bias"]))
-        x = x + linear(y, own["ffn2"], own["ffn2_bias"])
-    return norm(x, "norm")[-1] @ vectors[item]
+            scores = queries[:, head] @ keys[:, head].T / 2**0.5
+            mixed.append((scores + later).softmax(1) @ values[:, head])
+        x = x + linear(torch.cat(mixed, 1), f"{block}.mix")
+        y = torch.relu(linear(norm(x, f"{block}.norm2"), f"{block}.ffn.0"))
+        x = x + linear(y, f"{block}.ffn.2")
+    return norm(x, "2")[-1] @ vectors[item]
 
 
 MODELS: dict[str, tuple[Model, Score]] = {
@@ -99,7 +100,7 @@ def slow_client(
     """One client of one or several users, as a reader of the definitions would train it."""
     kind = torch.float64 if task.dtype == "float64" else torch.float32
     train, plgc = task.train, task.personalization
-    specs = task.model.params(task.catalogue)
+    specs = {n: s for n, s in task.specs().items() if n not in task.added()}
     shared = {n: torch.tensor(np.array(v), dtype=kind).requires_grad_() for n, v in params.items()}
     frozen = shared["item"].detach().clone()
     own: dict[str, list[Tensor]] = {}

@@ -35,7 +35,7 @@ HEADS: list[tuple[Model, tuple[str, ...]]] = [
     (TwoLayers(), ("2.weight", "2.bias")),
     (TextAlone(), ("0.weight", "0.bias", "user")),
     (Content(), ("projection",)),
-    (SASRec(embedding_dim=4, max_len=5, heads=2, init_std=0.5), ("norm", "norm_bias")),
+    (SASRec(embedding_dim=4, max_len=5, heads=2, init_std=0.5), ("2.weight", "2.bias")),
 ]
 
 

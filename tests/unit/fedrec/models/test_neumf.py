@@ -5,11 +5,11 @@ from typing import Literal
 import pytest
 import torch
 
-from fedrec.data.catalogue import Catalogue
 from fedrec.errors import ConfigError
 from fedrec.models import NeuMF
 from fedrec.models.base import Batch
 from fedrec.models.module import ModelParams
+from tests.planted import initial_state, method_of, shard_of, with_module
 
 D, LAYERS = 3, (5, 4)
 
@@ -41,17 +41,13 @@ class Published(torch.nn.Module):
 
 
 def parameters(net: Published) -> ModelParams:
-    """The same numbers under our names; tables whole."""
-    params = {
+    """The same numbers as ours; tables whole."""
+    tables = {
         "item": torch.cat([net.gmf_item.weight, net.mlp_item.weight], dim=1),
         "user": torch.cat([net.gmf_user.weight, net.mlp_user.weight], dim=1),
-        "last": net.last.weight[0],
-        "last_bias": net.last.bias[0],
     }
-    linear = [layer for layer in net.tower if isinstance(layer, torch.nn.Linear)]
-    for number, layer in enumerate(linear):
-        params |= {f"layer{number}": layer.weight, f"layer{number}_bias": layer.bias}
-    return ModelParams(params)
+    layers = {n: v for n, v in net.named_parameters() if n.startswith(("tower", "last"))}
+    return with_module(NeuMF(embedding_dim=D, layers=LAYERS), tables | layers)
 
 
 def test_it_is_the_published_network_with_its_gradients() -> None:
@@ -91,20 +87,34 @@ def test_features_times_the_last_layer_are_the_score() -> None:
     model = NeuMF(embedding_dim=D, layers=LAYERS)
     features = model.features(*arguments)
     assert features.shape == (7, D + LAYERS[-1])
-    torch.testing.assert_close(
-        features @ params["last"] + params["last_bias"], model.score(*arguments)
-    )
+    last = features @ params["last.weight"][0] + params["last.bias"]
+    torch.testing.assert_close(last, model.score(*arguments))
 
 
 @pytest.mark.parametrize("head", ["shared", "private"])
 def test_a_private_network_is_the_clients_own(head: Literal["shared", "private"]) -> None:
-    specs = NeuMF(embedding_dim=D, layers=LAYERS, head=head).params(Catalogue.empty())
-    network = {n: s for n, s in specs.items() if n not in ("item", "user")}
+    task = method_of(model=NeuMF(embedding_dim=D, layers=LAYERS, head=head))
+    network = {n: s for n, s in task.specs().items() if n not in ("item", "user")}
     assert len(network) == 6
     where = {(s.scope, s.axis) for s in network.values()}
     assert where == ({("shared", None)} if head == "shared" else {("private", "client")})
-    assert specs["layer0"].shape == (5, 2 * D)
-    assert specs["layer0"].init_std == pytest.approx((2 / 11) ** 0.5)
+    assert set(task.globals()) == {"item"} | (set(network) if head == "shared" else set())
+
+
+def test_weights_start_as_glorot_says_and_biases_from_0() -> None:
+    task = method_of(model=NeuMF(embedding_dim=64, layers=(32, 16)))
+    params = task.initial_globals(3)
+    assert params["tower.0.weight"].std() == pytest.approx((2 / 160) ** 0.5, rel=0.05)
+    assert params["tower.2.weight"].std() == pytest.approx((2 / 48) ** 0.5, rel=0.1)
+    assert not any(value.any() for name, value in params.items() if name.endswith("bias"))
+
+
+def test_a_private_network_starts_from_what_the_server_built() -> None:
+    task = method_of(model=NeuMF(embedding_dim=D, layers=LAYERS, head="private"))
+    _, local = initial_state(task, shard_of(9, [[1, 2], [3], [4]]))
+    for name in ("tower.0.weight", "last.bias"):
+        assert len(local[name]) == 3
+        assert (local[name] == local[name][0]).all()
 
 
 def test_layers_need_a_width() -> None:

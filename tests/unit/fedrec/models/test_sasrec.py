@@ -8,7 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrec.data.catalogue import Catalogue
 from fedrec.errors import ConfigError
 from fedrec.evaluation.scorer import UserScorer
 from fedrec.models import SASRec
@@ -18,51 +17,38 @@ from fedrec.personalization.base import View
 from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.training.clients import train_clients
 from fedrec.training.plan import plan_training
-from tests.planted import initial_state, method_of, rates, shard_of
+from tests.planted import initial_state, method_of, rates, shard_of, with_module
 
 D, PLACES = 4, 6
 
 
-def random_parameters(model: SASRec, seed: int) -> dict[str, torch.Tensor]:
+def random_parameters(model: SASRec, seed: int) -> ModelParams:
     rng = np.random.default_rng(seed)
-    specs = {n: s for n, s in model.params(Catalogue.empty()).items() if n != "item"}
-    return {name: torch.from_numpy(rng.standard_normal(s.shape)) for name, s in specs.items()}
+    specs = {n: s for n, s in method_of(model=model).specs().items() if n != "item"}
+    values = {name: torch.from_numpy(rng.standard_normal(s.shape)) for name, s in specs.items()}
+    return with_module(model, values)
 
 
-def encoder(model: SASRec, params: dict[str, torch.Tensor]) -> torch.nn.TransformerEncoder:
+def encoder(model: SASRec, params: ModelParams) -> torch.nn.TransformerEncoder:
     """torch's own encoder with the same weights: norm first, relu, a last norm."""
-    layer = torch.nn.TransformerEncoderLayer(
-        D,
-        model.heads,
-        D,
-        dropout=0.0,
-        activation="relu",
-        batch_first=True,
-        norm_first=True,
-        dtype=torch.float64,
+    block = torch.nn.TransformerEncoderLayer(
+        D, model.heads, D, 0.0, batch_first=True, norm_first=True, dtype=torch.float64
     )
-    layers = torch.nn.TransformerEncoder(
-        layer,
-        model.blocks,
-        torch.nn.LayerNorm(D, dtype=torch.float64),
-        enable_nested_tensor=False,
-    )
-    state = {"norm.weight": params["norm"], "norm.bias": params["norm_bias"]}
+    norm = torch.nn.LayerNorm(D, dtype=torch.float64)
+    layers = torch.nn.TransformerEncoder(block, model.blocks, norm, enable_nested_tensor=False)
     names = {
-        "self_attn.out_proj": "mix",
-        "linear1": "ffn1",
-        "linear2": "ffn2",
-        "norm1": "norm1",
-        "norm2": "norm2",
+        "query_key_value.": "self_attn.in_proj_",
+        "mix.": "self_attn.out_proj.",
+        "ffn.0.": "linear1.",
+        "ffn.2.": "linear2.",
+        "norm1.": "norm1.",
+        "norm2.": "norm2.",
     }
-    for block in range(model.blocks):
-        for theirs, ours in names.items():
-            state[f"layers.{block}.{theirs}.weight"] = params[f"block{block}_{ours}"]
-            state[f"layers.{block}.{theirs}.bias"] = params[f"block{block}_{ours}_bias"]
-        three = [f"block{block}_{name}" for name in ("query", "key", "value")]
-        attention = f"layers.{block}.self_attn.in_proj"
-        state[f"{attention}_weight"] = torch.cat([params[name] for name in three])
-        state[f"{attention}_bias"] = torch.cat([params[f"{name}_bias"] for name in three])
+    state = {f"norm.{n}": params[f"{model.blocks}.{n}"] for n in ("weight", "bias")}
+    for block_at in range(model.blocks):
+        for ours, theirs in names.items():
+            for n in ("weight", "bias"):
+                state[f"layers.{block_at}.{theirs}{n}"] = params[f"{block_at}.{ours}{n}"]
     layers.load_state_dict(state)
     return layers
 
@@ -100,7 +86,7 @@ def test_a_later_item_changes_no_earlier_score(seed: int, place: int, length: in
     def scores(history: torch.Tensor) -> torch.Tensor:
         items = torch.zeros(1, length, dtype=torch.int64)
         past = History(history, torch.tensor([length]), items)
-        return model.score(ModelParams(params), replace(batch, history=past), item)
+        return model.score(params, replace(batch, history=past), item)
 
     assert torch.equal(scores(vectors), scores(other))
 
@@ -141,7 +127,8 @@ def test_the_ranking_starts_from_the_latest_train_items() -> None:
     params, local = initial_state(method, shard)
     scores = UserScorer(method, shard, params, local)(np.arange(3))["mixed"]
     assert isinstance(method.model, SASRec)
-    tensors = {name: torch.from_numpy(value).double() for name, value in params.items()}
+    values = {name: torch.from_numpy(value).double() for name, value in params.items()}
+    tensors = with_module(method.model, values)
     for user, items in enumerate(([9, 4, 0], [3, 1], [5])):
         state = method.model.states(tensors, tensors["item"][items][None])[0, len(items)]
         torch.testing.assert_close(scores[user], tensors["item"] @ state)
@@ -157,8 +144,8 @@ def test_a_clients_own_item_vectors_count_as_history_and_as_candidates() -> None
     local = {**local, "residual": rng.standard_normal(local["residual"].shape)}
     local["lambda"] = np.array([0.25, 0.5, 1.0])
     views = UserScorer(method, shard, params, local)(np.arange(3))
-    tensors = {name: torch.from_numpy(value).double() for name, value in params.items()}
-    table = tensors["item"]
+    values = {name: torch.from_numpy(value).double() for name, value in params.items()}
+    tensors, table = with_module(model, values), values["item"]
     tables = [table.clone(), table.clone()]
     positives = ([0, 1, 2, 3, 4, 7, 9], [5])
     residual = iter(torch.from_numpy(local["residual"]))
