@@ -28,13 +28,14 @@ class YesNo(nn.Module):
 
     def __init__(self, model: Any, prompts: Prompts) -> None:
         super().__init__()
+        super().train(False)
         self.model, self.prompts = model, prompts
         # So that a model with other texts is known for another.
         self.register_buffer("tokens", torch.as_tensor(prompts.content()))
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode: the base is frozen, so nothing in it is dropped."""
-        return super().train(False)
+        return self
 
     def forward(self, histories: Tensor, users: Tensor, context: Tensor, items: Tensor) -> Tensor:
         """Return the score of each pair, float32 [q].
