@@ -55,4 +55,5 @@ def _opened(message: Message, context: Context) -> tuple[records.RoundRequest, N
             "--node-config 'partition-id=0 num-partitions=2'"
         ) from error
     paths = request.out, request.split, request.features
-    return request, open_node(request.run, *paths, partition, partitions)
+    device = str(context.run_config.get("device") or "")
+    return request, open_node(request.run, *paths, partition, partitions, device)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import lru_cache, partial
 from math import prod
 from pathlib import Path
@@ -16,7 +17,7 @@ from fedrec.config.experiment import Experiment
 from fedrec.config.sources import place_in_plugin
 from fedrec.data.negatives import pool_excluded, popularity_weights
 from fedrec.errors import ClientFailure, FedRecError, NumericError, not_finite
-from fedrec.evaluation.evaluate import Evaluation, evaluate, merge
+from fedrec.evaluation.evaluate import Evaluation, evaluate, merge, ranking_together
 from fedrec.evaluation.ranking import LEGACY_CANDIDATES, Part, legacy_candidates
 from fedrec.evaluation.rerank import FirstStage
 from fedrec.evaluation.scorer import UserScorer
@@ -27,7 +28,8 @@ from fedrec.runs.prepare import OpenRun, open_run
 from fedrec.runs.tally import likely_causes
 from fedrec.seeds import Purpose, bits
 from fedrec.storage.files import write_arrays
-from fedrec.training.clients import bounded_slices, train_clients
+from fedrec.training.blocks import bounded_slices, notes_of
+from fedrec.training.clients import train_clients, training_together
 from fedrec.training.draws import Layout, capacity
 from fedrec.training.task import ClientTask
 from fedrec.types import (
@@ -84,10 +86,16 @@ class Node:
         self.experiment = experiment
         self.strategy = strategy_of(experiment)
         self.task = task
+        self._threads = experiment.engine.threads
+        self._chunk = experiment.engine.clients_together(task.uses.device)
+        self._training = training_together()
+        self._ranking = ranking_together()
         compiled = task.executor() == "numba"
         self._summing = self.strategy.summing if compiled else None
         if not compiled or not isinstance(task.personalization, NoPersonalization):
-            torch.set_num_threads(1)  # Who trains in machine code alone meets torch when ranking.
+            torch.set_num_threads(
+                self._threads
+            )  # Who trains in machine code alone meets torch when ranking.
         self.shard = shard
         self._local = out / "local"
         self._name = f"node-{number:03d}"
@@ -141,9 +149,10 @@ class Node:
                 params,
                 self._store.get(self._layout.positions(rows)),
                 request.round,
-                self.experiment.engine.chunk,
+                self._chunk,
                 self._popularity,
                 self._summing,
+                self._training,
             )
             reduced = checked_sum(self.strategy, "reduce", len(rows), update)
             return reduced, private, upload_bytes(update)
@@ -165,7 +174,10 @@ class Node:
                     state_change += self._store.stage(request.round, at, private, group)
                     break
         seconds = time.perf_counter() - began
-        return Trained(aggregate, tuple(failures), request.group, uploaded, seconds, state_change)
+        notes = notes_of([self._training])
+        return Trained(
+            aggregate, tuple(failures), request.group, uploaded, seconds, state_change, notes
+        )
 
     def evaluate(self, request: RoundRequest, params: Params) -> Evaluation:
         """Let the users of a request's clients rank the catalogue; keep their private parameters.
@@ -184,7 +196,7 @@ class Node:
         for number, cut in enumerate(bounded_slices(offsets, _RANKED_BYTES)):
             evaluations.append(self._ranked(request, params, everybody[cut]))
             self._keep(request, everybody[cut], number)
-        return merge(evaluations)
+        return replace(merge(evaluations), notes=notes_of([self._ranking]))
 
     def _ranked(self, request: RoundRequest, params: Params, rows: IntArray) -> Evaluation:
         """Return what some clients' users rank; name the client that fails."""
@@ -202,8 +214,12 @@ class Node:
         """Cut clients so that little is held at once (see `_HELD_BYTES`)."""
         task = self.task
         row, dense = (4 * task.size(*names) for names in (task.tables(), task.dense()))
-        size = _HELD_BYTES if self._summing is None else _SUMMED_BYTES
-        budget = max(size, _HELD_TABLES * self.shard.n_items * row)
+        memory = task.resources.memory
+        if memory is None:
+            size = _HELD_BYTES if self._summing is None else _SUMMED_BYTES
+            budget = max(size, _HELD_TABLES * self.shard.n_items * row)
+        else:
+            budget = memory // 2
         held = np.diff(capacity(self.shard, task)) * row + dense
         held += self._private_bytes(task.locals())
         return [rows[cut] for cut in bounded_slices(offsets_of(held[rows]), budget)]
@@ -228,22 +244,25 @@ class Node:
         return FailedClient(client=client, reason=reason)
 
     def _rank(self, params: Params, rows: IntArray) -> Evaluation:
-        torch.set_num_threads(1)
+        torch.set_num_threads(self._threads)
         shard, at = self.shard.take(rows), self._layout.positions(rows)
         private = self._store.get(at, self.task.private())
-        scorer = UserScorer(self.task, shard, params, private, self._first_stage)
-        try:
-            return evaluate(
-                shard,
-                scorer,
-                self.experiment.evaluate.parsed(),
-                self.experiment.evaluate.block,
-                self._candidates(shard) if self.task.protocol == "legacy" else None,
-                self._slices,
-            )
-        except NumericError as error:
-            values = (*scorer.params.values(), *scorer.local.values())
-            raise not_finite(f"model {type(self.task.model).__name__}: {error}", values) from error
+        with self.task.computing():
+            scorer = UserScorer(self.task, shard, params, private, self._first_stage)
+            try:
+                return evaluate(
+                    shard,
+                    scorer,
+                    self.experiment.evaluate.parsed(),
+                    self.experiment.evaluate.block,
+                    self._candidates(shard) if self.task.protocol == "legacy" else None,
+                    self._slices,
+                    self._ranking,
+                )
+            except NumericError as error:
+                values = (*scorer.params.values(), *scorer.local.values())
+                model = f"model {type(self.task.model).__name__}"
+                raise not_finite(f"{model}: {error}", values) from error
 
     def _candidates(self, shard: Shard) -> Mapping[Part, Ragged]:
         """Return the 99 sampled candidates of each part that the published protocol ranks."""
@@ -281,14 +300,18 @@ class Node:
 
 @lru_cache(maxsize=256)
 def open_node(
-    run: str, out: str, split: str, features: str, partition: int, partitions: int
+    run: str, out: str, split: str, features: str, partition: int, partitions: int, device: str
 ) -> Node:
     """Return the node of a run, opened once per process.
 
     All that changes lies on disk, so a node may be opened in several processes, one at a time.
-    Arguments are those of `fedrec.flower.records.RoundRequest`, and which node of how many it is.
+    Arguments are those of `fedrec.flower.records.RoundRequest`, which node of how many it is, and
+    its device; "" for a node that finds out itself.
+
+    Raises:
+        ConfigError: If torch does not see the device.
     """
-    opened, costs, popularity, slices, first_stage = _opened(run, out, split, features)
+    opened, costs, popularity, slices, first_stage = _opened(run, out, split, features, device)
     shard = opened.split.shard(hosted_clients(costs, partition, partitions))
     experiment, task, folder = opened.experiment, opened.task, opened.folder
     return Node(experiment, task, shard, folder, partition, popularity, slices, first_stage)
@@ -296,10 +319,11 @@ def open_node(
 
 @lru_cache(maxsize=1)
 def _opened(
-    run: str, out: str, split: str, features: str
+    run: str, out: str, split: str, features: str, device: str
 ) -> tuple[OpenRun, FloatArray, IntArray, Slices | None, FirstStage | None]:
     """Return what all nodes of a run share: it, costs of clients, and as `Node` has it."""
-    opened = open_run(run, Path(out), Path(split), Path(features) if features else None)
+    catalogue = Path(features) if features else None
+    opened = open_run(run, Path(out), Path(split), catalogue, device)
     costs = training_costs(opened.task, opened.split)
     data, evaluate = opened.split, opened.experiment.evaluate
     weights, slices = popularity_weights(data), evaluate.slices_of(data)

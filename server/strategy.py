@@ -1,5 +1,6 @@
 """The one Flower strategy: it wraps a pure strategy and runs the rounds."""
 
+import logging
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -29,6 +30,8 @@ from fedrec.runs.recorder import Recorder
 from fedrec.types import Aggregate, FailedClient, IntArray, Params
 from server.roster import Roster, cohort, deal, exchange, states_of
 from strategies.base import strategy_of
+
+LOG = logging.getLogger("fedrec")
 
 
 class FlowerStrategy(FlwrStrategy):
@@ -75,6 +78,7 @@ class FlowerStrategy(FlwrStrategy):
         self._sent: dict[tuple[int, bool], tuple[ArrayRecord, int]] = {}
         self._aggregates: dict[int, Aggregate] = {}
         self._failures: list[FailedClient] = []
+        self._told: set[str] = set()
         self._idle = 0.0
         self._evaluation: Evaluation | None = None
 
@@ -165,6 +169,7 @@ class FlowerStrategy(FlwrStrategy):
             trained = records.decode(reply.content, records.Trained)
             node, group = reply.metadata.src_node_id, trained.group
             self._failures += trained.failures
+            self._tell(trained.notes)
             self._bytes["up"] += trained.uploaded
             busy[node] += trained.seconds
             if trained.aggregate is not None:
@@ -193,6 +198,14 @@ class FlowerStrategy(FlwrStrategy):
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> None:
         """Join the nodes' metric values, user by user."""
         self._evaluation = merge([records.decode(reply.content, Evaluation) for reply in replies])
+        self._tell(self._evaluation.notes)
+
+    def _tell(self, notes: Iterable[str]) -> None:
+        """Tell what nodes want the user to know, each line once."""
+        for note in notes:
+            if note not in self._told:
+                self._told.add(note)
+                LOG.warning(note)
 
     def summary(self) -> None:
         """Flower prints one here; the run folder holds it instead."""

@@ -206,8 +206,10 @@ def measure(case: str, schedule: str, n_clients: int, repeats: int) -> dict[str,
         assert unit is not None
         plgc = bare.Plgc(unit, task.personalization.tau, task.personalization.decorrelation)
 
+    chunk = work.experiment.engine.clients_together("cpu")
+
     def fedrec() -> None:
-        update, _ = train_clients(task, shard, params, local, 1, work.experiment.engine.chunk)
+        update, _ = train_clients(task, shard, params, local, 1, chunk)
         reduce_sums(update, Summing())
 
     candidates: dict[str, Callable[[], object]] = {

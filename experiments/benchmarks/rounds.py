@@ -10,7 +10,7 @@ from typing import Any
 from experiments.benchmarks.meter import Kind, Meter, Peak
 from experiments.benchmarks.timing import RoundTime, RoundTimes
 from experiments.benchmarks.workload import Workload
-from fedrec.config.experiment import Engine
+from fedrec.config.engine import Engine
 from fedrec.flower.launch import launch, resolve_engine
 from fedrec.runs.log import RoundRecord
 

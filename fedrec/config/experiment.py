@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from fedrec.baselines.base import Baseline
+from fedrec.compute.device import Resources
+from fedrec.config.engine import Engine
 from fedrec.config.fields import PluginField, PluginsField
 from fedrec.config.yaml import dump_yaml, read_document, with_overrides
 from fedrec.data.base import DataSet
@@ -95,43 +97,6 @@ class Rounds(Section):
         return self
 
 
-class Engine(Section):
-    """What the run is executed on. No choice here changes a bit of the result.
-
-    There is one exception: models that `torch.func.vmap` computes keep it to rounding.
-
-    Args:
-        name: ``ray``, ``serial``, ``flower``, or ``auto``: Ray where it is installed.
-        workers: processes, or ``auto``: one per core.
-        nodes: logical nodes among which the clients are dealt, or ``auto``: one per worker.
-        address: of a running Ray cluster (``ray`` only); None starts one on this machine.
-        gpus_per_worker: share of a GPU that Ray reserves for each worker.
-        start_timeout: seconds that a Ray worker may wait for its cores and start (``ray`` only);
-            before it gives up, a line says what it waits for.
-        chunk: clients trained in one computation.
-    """
-
-    name: Literal["auto", "serial", "ray", "flower"] = "auto"
-    workers: Count | Literal["auto"] = "auto"
-    nodes: Count | Literal["auto"] = "auto"
-    address: str | None = None
-    gpus_per_worker: float = Field(0.0, ge=0)
-    start_timeout: float = Field(300.0, gt=0)
-    chunk: int = Field(64, ge=1)
-
-    def without_effect(self, run: Any) -> list[str]:
-        """Say what the engine, or the executor, does not use."""
-        lines, why = [], "only ray joins a cluster and waits for it"
-        if self.name == "serial":
-            why = "the serial engine is one process"
-            lines = self.unused(why, "workers", "gpus_per_worker")
-        if self.name in ("serial", "flower"):
-            lines += self.unused(why, "address", "start_timeout")
-        if isinstance(run.experiment.model, Model) and run.task.executor() == "numba":
-            lines += self.unused("numba trains client by client", "chunk")
-        return lines
-
-
 class Experiment(Section):
     """One experiment, completely.
 
@@ -175,11 +140,14 @@ class Experiment(Section):
         self.train.schedule.check(self.rounds.count)
         return self
 
-    def client_task(self, catalogue: Catalogue | None = None) -> ClientTask:
+    def client_task(
+        self, catalogue: Catalogue | None = None, resources: Resources | None = None
+    ) -> ClientTask:
         """Return what each client of the experiment computes.
 
         Args:
             catalogue: The items; None will do for a model that does not look at them.
+            resources: What this process computes with; None: the CPU.
 
         Raises:
             ConfigError: If the model is a centralised baseline, or its parameters do not fit.
@@ -195,6 +163,7 @@ class Experiment(Section):
             client_rule=client_rule_of(self.strategy),
             several_users=self.clients.by != "user",
             catalogue=catalogue or Catalogue.empty(),
+            resources=resources or Resources(),
         )
 
     def without_effect(self, run: Any) -> list[str]:

@@ -19,6 +19,7 @@ from fedrec.evaluation.ranking import PARTS, Part, Placed, Scores, place_by_defi
 from fedrec.evaluation.scorer import UserScorer
 from fedrec.evaluation.slices import Ranking, Slices, rankings_of, sliced
 from fedrec.personalization.base import View
+from fedrec.training.blocks import Together
 from fedrec.types import FloatArray, IntArray, Ragged, Shard
 
 _AUTO_BYTES = 16 * 2**20
@@ -40,6 +41,7 @@ class Evaluation:
         slices: the slices.
         cold_listed: per cut-off k, int64 [2]: how many items in the top-k lists among all items
             are cold, and how many there are in them. Empty without the slice ``cold_among_all``.
+        notes: what the user should know, a line each.
     """
 
     users: IntArray
@@ -47,6 +49,7 @@ class Evaluation:
     exposure: Mapping[int, IntArray]
     slices: tuple[str, ...] = ()
     cold_listed: Mapping[int, IntArray] = field(default_factory=dict)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def labels(self, metrics: Sequence[Metric]) -> list[str]:
         """Return the labels of the columns of ``values``."""
@@ -85,6 +88,11 @@ class Evaluation:
                 label = sliced(f"cold_share@{k}", "cold_among_all")
                 summary[label] = cold / listed if listed else float("nan")
         return summary
+
+
+def ranking_together() -> Together:
+    """Return what ranks users together, as many as fit."""
+    return Together("ranked", "evaluate.block", "lower the size of the model")
 
 
 def check_cutoffs(metrics: Sequence[Metric], n_items: int) -> None:
@@ -157,6 +165,7 @@ def evaluate(
     block: int | Literal["auto"] = "auto",
     candidates: Mapping[Part, Ragged] | None = None,
     slices: Slices | None = None,
+    together: Together | None = None,
 ) -> Evaluation:
     """Let the users of a shard rank the catalogue.
 
@@ -173,6 +182,7 @@ def evaluate(
         candidates: per part one row per user row: the only items that compete with the held-out
             ones (protocol ``legacy``); None: the whole catalogue.
         slices: what to measure apart; then warm items are ranked among warm items.
+        together: remembers how many users fit in memory; None: nobody does.
 
     Raises:
         NumericError: If a score is NaN.
@@ -184,7 +194,9 @@ def evaluate(
     rankings = rankings_of(shard, slices)
     shown = [{k: np.zeros(len(each.items), np.int64) for k in cutoffs} for each in rankings]
     ranks: dict[View, dict[tuple[int, Part], list[IntArray]]] = {}
-    for number, placed in _placed(shard, rankings, score, block, candidates, max([0, *cutoffs])):
+    together, longest = together or ranking_together(), max([0, *cutoffs])
+    every_placed = _placed(shard, rankings, score, block, candidates, longest, together)
+    for number, placed in every_placed:
         for view, of_view in placed.ranks.items():
             for part, of_part in of_view.items():
                 ranks.setdefault(view, {}).setdefault((number, part), []).append(of_part)
@@ -218,6 +230,7 @@ def _placed(
     block: int | Literal["auto"],
     candidates: Mapping[Part, Ragged] | None,
     k: int,
+    together: Together,
 ) -> Iterator[tuple[int, Placed]]:
     """Yield where the held-out items of some users stand, user after user, per ranking."""
     size = block_users(block, shard.n_items)
@@ -234,19 +247,29 @@ def _placed(
     # Scores of who has nothing held out would be for nothing; of nobody there are no views.
     everybody = np.flatnonzero((shard.valid.lengths + shard.test.lengths) > 0)
     everybody = everybody if len(everybody) else np.arange(1)
-    for start in range(0, len(everybody), size):
-        rows = everybody[start : start + size]
+
+    def ranked(at: slice) -> list[tuple[int, Placed]]:
+        rows, every_placed = everybody[at], []
         views = score(rows)
         for number, ranking in enumerate(rankings):
             train, valid, test = ranking.take(rows)
             columns = {view: ranking.columns(scores) for view, scores in views.items()}
             depth = k if ranking.lists else 0
             if is_compiled:
-                yield number, place_by_rows(columns, train, valid, test, depth)
+                placed = place_by_rows(columns, train, valid, test, depth)
             else:
                 compete = {part: each.take(rows) for part, each in (candidates or {}).items()}
                 placed = place_by_definition(columns, train, valid, test, depth, compete)
-                yield number, placed
+            every_placed.append((number, placed))
+        return every_placed
+
+    def named(at: int) -> str:
+        return f"user {shard.user_ids[everybody[at]]}, counted from 0,"
+
+    for start in range(0, len(everybody), size):
+        block_rows = slice(start, min(start + size, len(everybody)))
+        for every_placed in together.compute(block_rows, ranked, named):
+            yield from every_placed
 
 
 def merge(evaluations: Sequence[Evaluation]) -> Evaluation:
@@ -280,6 +303,7 @@ def merge(evaluations: Sequence[Evaluation]) -> Evaluation:
             k: np.sum([one.cold_listed[k] for one in evaluations], axis=0)
             for k in first.cold_listed
         },
+        notes=tuple(dict.fromkeys(note for one in evaluations for note in one.notes)),
     )
 
 

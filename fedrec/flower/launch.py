@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pkgutil import resolve_name
 
-from fedrec.config.experiment import Engine
-from fedrec.errors import MissingExtra
+from fedrec.compute.device import check_device, sees_gpu
+from fedrec.config.engine import Engine
+from fedrec.errors import ConfigError, MissingExtra
 from fedrec.flower.processes import Observer, cores
 
 # By reference: the library imports no outer package.
@@ -14,31 +15,77 @@ CLIENT = "clients.app:app"
 
 
 class ResolvedEngine(Engine):
-    """An engine without any ``auto``; the serial one has one worker."""
+    """An engine without any ``auto`` but for ``chunk``; the serial one has one worker."""
 
     workers: int
     nodes: int
 
 
-def resolve_engine(engine: Engine) -> ResolvedEngine:
+def resolve_engine(engine: Engine, moves: bool = True) -> ResolvedEngine:
     """Decide what ``auto`` means on this machine.
 
     With the address of a cluster, ``auto`` still means this machine's cores: give ``workers`` for
     the cluster's.
 
+    Args:
+        engine: The section of the experiment.
+        moves: Whether what is trained can be on a GPU at all.
+
     Raises:
+        ConfigError: If a GPU is asked for that is not there, or that no worker would have.
         MissingExtra: If Ray is asked for, or Flower's simulation, which needs it, without it
             being installed.
     """
     has_ray = find_spec("ray") is not None
-    name = engine.name if engine.name != "auto" else ("ray" if has_ray else "serial")
+    # One process can have a GPU without reserving it.
+    alone = engine.device.startswith("cuda") and engine.gpus_per_worker == 0
+    name = engine.name
+    if name == "auto":
+        name = "ray" if has_ray and not alone else "serial"
     if name != "serial" and not has_ray:
         part = "the Ray engine" if name == "ray" else "Flower's simulation runtime"
         raise MissingExtra(part, "sim")
     workers = engine.workers if engine.workers != "auto" else cores()
     workers = 1 if name == "serial" else workers
     nodes = engine.nodes if engine.nodes != "auto" else workers
-    return ResolvedEngine(**{**dict(engine), "name": name, "workers": workers, "nodes": nodes})
+    device = _device(engine, name == "serial") if moves else "cpu"
+    chosen: dict[str, str | float] = {
+        "name": name,
+        "workers": workers,
+        "nodes": nodes,
+        "device": device,
+    }
+    if device == "cpu":  # no GPU is reserved for nothing
+        chosen["gpus_per_worker"] = 0.0
+    return ResolvedEngine(**{**dict(engine), **chosen})
+
+
+def _device(engine: Engine, is_serial: bool) -> str:
+    """Return the device of each worker; of a cluster's, this process may see no GPU."""
+    if is_serial:
+        check_device(engine.device)
+        return ("cuda" if sees_gpu() else "cpu") if engine.device == "auto" else engine.device
+    if engine.device.startswith("cuda") and engine.gpus_per_worker == 0:
+        raise ConfigError(
+            f"engine.gpus_per_worker: 0, but engine.device is {engine.device}; give each worker a "
+            "share of a GPU, such as 0.5, or use engine: serial"
+        )
+    if engine.device.startswith("cuda:"):
+        raise ConfigError(
+            f"engine.device: {engine.device}, but Ray chooses the GPU of each worker; write cuda, "
+            "or use engine: serial"
+        )
+    if engine.device == "auto":
+        return "cuda" if engine.gpus_per_worker > 0 else "cpu"
+    return engine.device
+
+
+def own_device(engine: Engine) -> str:
+    """Return the device of a node that this library has not started."""
+    if engine.device != "auto":
+        return engine.device
+    reserves = engine.name not in ("ray", "flower") or engine.gpus_per_worker > 0
+    return "cuda" if reserves and sees_gpu() else "cpu"
 
 
 def launch(
@@ -81,7 +128,8 @@ def launch(
             resolved.workers,
             run_config,
             address=engine.address,
-            gpus_per_worker=engine.gpus_per_worker,
+            gpus_per_worker=resolved.gpus_per_worker,
+            cpus_per_worker=engine.cpus_per_worker,
             start_timeout=engine.start_timeout,
         )
     else:

@@ -69,6 +69,7 @@ class RayGrid(EngineGrid):
         run_config: The run's configuration, for every node.
         address: See `fedrec.flower.ray_session.RaySession`.
         gpus_per_worker: Share of a GPU that each actor reserves.
+        cpus_per_worker: Cores that each actor reserves; None: see `RaySession`.
         start_timeout: Seconds that a worker may wait for its cores and start.
 
     Raises:
@@ -84,6 +85,7 @@ class RayGrid(EngineGrid):
         address: str | None = None,
         gpus_per_worker: float = 0.0,
         start_timeout: float = 300.0,
+        cpus_per_worker: float | None = None,
     ) -> None:
         super().__init__(n_nodes)
         self._stored: dict[int, tuple[ArrayRecord, Any]] = {}
@@ -91,7 +93,7 @@ class RayGrid(EngineGrid):
         self._settings = (code_hash(), client_app, n_nodes, dict(run_config or {}))
         self._replaced = [0] * n_workers
         self._workers: list[Any] = []
-        self._session = RaySession(address, n_workers, gpus_per_worker)
+        self._session = RaySession(address, n_workers, gpus_per_worker, cpus_per_worker)
         try:
             needs = self._session.needs
             remote: Any = ray.remote(num_cpus=needs["CPU"], num_gpus=needs["GPU"])

@@ -33,14 +33,16 @@ class RaySession:
     A Ray that the user has initialised is used and left running. One that fedrec has started or
     joined serves all runs of this process, and the last of them shuts it down or leaves it.
 
-    On a Ray that fedrec has started, workers reserve no cores: two runs at the same time share
-    the cores as two processes would, and neither waits for the other's workers to end.
+    On a Ray that fedrec has started, workers reserve no cores unless they are to: two runs at the
+    same time share the cores as two processes would, and neither waits for the other's workers to
+    end.
 
     Args:
         address: Of a running Ray cluster; None starts Ray on this machine, or uses the one that
             is there.
         n_workers: How many actors the run will start.
         gpus_per_worker: Share of a GPU that each reserves.
+        cpus_per_worker: Cores that each reserves; None: one, but none on a Ray of fedrec's.
 
     Attributes:
         needs: What each actor has to reserve, by Ray's name of the resource.
@@ -58,7 +60,13 @@ class RaySession:
     # The system ends Ray's daemons with the thread that has started them, so not that of a run.
     _starter = ThreadPoolExecutor(1, "fedrec-ray")
 
-    def __init__(self, address: str | None, n_workers: int, gpus_per_worker: float) -> None:
+    def __init__(
+        self,
+        address: str | None,
+        n_workers: int,
+        gpus_per_worker: float,
+        cpus_per_worker: float | None = None,
+    ) -> None:
         shared = RaySession
         with shared._lock:
             shared._begin(address)
@@ -70,7 +78,9 @@ class RaySession:
                 started.result()
             _check_address(address, shared._address)
             started_here = self._counted and shared._address is None
-            self.needs = {"CPU": 0.0 if started_here else 1.0, "GPU": gpus_per_worker}
+            cores_each = 0.0 if started_here else 1.0
+            cores_each = cores_each if cpus_per_worker is None else cpus_per_worker
+            self.needs = {"CPU": cores_each, "GPU": gpus_per_worker}
             self._check_capacity(n_workers)
         except BaseException:
             self.close()

@@ -97,6 +97,7 @@ class Trained:
         uploaded: bytes that the clients send, see `fedrec.aggregation.reduce.upload_bytes`.
         seconds: how long the node worked.
         state_change: what the checksum of the clients' private state changes by.
+        notes: what the user should know, a line each.
     """
 
     aggregate: Aggregate | None
@@ -105,6 +106,7 @@ class Trained:
     uploaded: int = 0
     seconds: float = field(default=0.0, compare=False)
     state_change: int = 0
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
 
 _KINDS = {

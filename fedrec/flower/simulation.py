@@ -8,6 +8,7 @@ started it, and writes a line of JSON for each round, log record and failure.
 
 import json
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -48,7 +49,9 @@ def run_on_flower(
         FedRecError: What the server app raised, if it is fedrec's own.
     """
     share = engine.gpus_per_worker
-    settings = [server, client, dict(run_config), engine.nodes, engine.workers, share]
+    cores_each = 1.0 if engine.cpus_per_worker is None else engine.cpus_per_worker
+    each = [engine.nodes, engine.workers, share, cores_each]
+    settings = [server, client, dict(run_config), *each]
     with (
         tempfile.TemporaryDirectory(prefix="fedrec-flower-", ignore_cleanup_errors=True) as home,
         tempfile.TemporaryFile("w+", errors="replace") as log,
@@ -158,6 +161,7 @@ def _simulate(
     nodes: int,
     workers: int,
     gpus_per_worker: float,
+    cpus_per_worker: float,
 ) -> None:
     from flwr.app import Context
     from flwr.serverapp import Grid, ServerApp
@@ -175,8 +179,12 @@ def _simulate(
             raise
 
     backend: Any = {
-        "init_args": {"num_cpus": workers, "include_dashboard": False, "log_to_driver": False},
-        "client_resources": {"num_cpus": 1.0, "num_gpus": gpus_per_worker},
+        "init_args": {
+            "num_cpus": math.ceil(workers * cpus_per_worker),
+            "include_dashboard": False,
+            "log_to_driver": False,
+        },
+        "client_resources": {"num_cpus": cpus_per_worker, "num_gpus": gpus_per_worker},
     }
     try:
         run_simulation(app, resolve_name(client), nodes, backend_config=backend)

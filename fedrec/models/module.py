@@ -65,6 +65,13 @@ class Network:
         self._recurrent = [m for m in self.module.modules() if isinstance(m, nn.RNNBase)]
         self._initial: list[nn.Parameter | None] = []
         self._bound: Mapping[str, Tensor] | None = None
+        self._device = "cpu"
+
+    def move(self, device: str) -> None:
+        """Move the module to a device, such as ``cuda:0``, unless it is there."""
+        if device != self._device:
+            self.module.to(device)
+            self._device = device
 
     def bind(self, values: Mapping[str, Tensor], key: Tensor | None) -> None:
         """Give the module's parameters other values until `release`.

@@ -11,8 +11,10 @@ from uuid import uuid4
 from weakref import WeakValueDictionary
 
 from fedrec.baselines.base import Baseline
+from fedrec.compute.device import Resources, check_device, described, gpu_bytes, sees_gpu
 from fedrec.compute.numba_compiler import build, is_built
-from fedrec.config.experiment import Engine, Experiment, load_experiment
+from fedrec.config.engine import Engine
+from fedrec.config.experiment import Experiment, load_experiment
 from fedrec.config.sources import sources_of, with_importable_plugins
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.negatives import pool_excluded
@@ -21,7 +23,7 @@ from fedrec.errors import ConfigError, require
 from fedrec.evaluation.evaluate import check_cutoffs
 from fedrec.evaluation.ranking import check_candidates
 from fedrec.features.prepare import Report, no_report, open_catalogue, prepare_features
-from fedrec.flower.launch import resolve_engine
+from fedrec.flower.launch import own_device, resolve_engine
 from fedrec.flower.processes import check_packages
 from fedrec.runs.folder import (
     CONFIG,
@@ -67,6 +69,7 @@ class OpenRun:
         engine: What it runs on, without any ``auto``; None where that is not known.
         features: The file of the features of the items; None where there are none.
         id: Of this start of the run; the next start has another.
+        device: What this process computes on.
     """
 
     folder: Path
@@ -76,6 +79,7 @@ class OpenRun:
     engine: Engine | None = None
     features: Path | None = None
     id: str = field(default_factory=lambda: uuid4().hex)
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         _OPEN[self.id] = self
@@ -93,7 +97,13 @@ class OpenRun:
     @cached_property
     def task(self) -> ClientTask:
         """What each client computes."""
-        return self.experiment.client_task(self.catalogue)
+        engine = self.experiment.engine
+        check_device(self.device)
+        memory = engine.memory
+        if memory is None and self.device != "cpu":
+            memory = int(gpu_bytes(self.device) * min(engine.gpus_per_worker or 1, 1) / 4)
+        resources = Resources(self.device, engine.precision, memory)
+        return self.experiment.client_task(self.catalogue, resources)
 
     @cached_property
     def executor(self) -> str | None:
@@ -112,13 +122,18 @@ class OpenRun:
 _OPEN: WeakValueDictionary[str, OpenRun] = WeakValueDictionary()
 
 
-def open_run(id: str, folder: Path, prepared: Path, features: Path | None = None) -> OpenRun:
-    """Return a run; it is read from its folder if this process does not know it yet."""
+def open_run(
+    id: str, folder: Path, prepared: Path, features: Path | None = None, device: str = "cpu"
+) -> OpenRun:
+    """Return a run; it is read from its folder if this process does not know it yet.
+
+    The device is "" for a process that finds out itself.
+    """
     run = _OPEN.get(id)
     if run is None:
         experiment = load_experiment(folder / CONFIG)
-        split = open_split(prepared)
-        run = OpenRun(folder, experiment, prepared, split, features=features, id=id)
+        split, device = open_split(prepared), device or own_device(experiment.engine)
+        run = OpenRun(folder, experiment, prepared, split, None, features, id, device)
     return run
 
 
@@ -221,7 +236,9 @@ def open_experiment(
         asked = asked.model_copy(update={"nodes": nodes})
     engine, line = choose_engine(experiment.model_copy(update={"engine": asked}), split, executor)
     LOG.info(line)
-    return OpenRun(folder, experiment, prepared, split, engine, features)
+    # Workers have devices of their own.
+    device = engine.device if engine.name == "serial" else "cpu"
+    return OpenRun(folder, experiment, prepared, split, engine, features, device=device)
 
 
 def find_config(config: Path) -> Path:
@@ -272,17 +289,19 @@ def choose_engine(experiment: Experiment, split: Split, executor: Executor) -> t
     """Return the engine section without any ``auto``, and a line that says why it was chosen.
 
     Ray is chosen where its workers save more time than Ray takes to start, by an estimate of the
-    training time on one core, or if ``workers``, ``address`` or ``gpus_per_worker`` is set.
+    training time on one core, or if ``workers``, ``address`` or ``gpus_per_worker`` is set; not
+    where this machine has a GPU, which one process can use by itself.
     """
-    engine, reason = experiment.engine, "as configured"
-    resolved = resolve_engine(engine)
+    engine, reason, moves = experiment.engine, "as configured", executor in ("vmap", "loop")
+    resolved = resolve_engine(engine, moves)
     if engine.name == "auto" and resolved.name == "serial":
-        reason = "Ray is not installed"
+        on_gpu = resolved.device != "cpu"
+        reason = f"engine.device is {engine.device}" if on_gpu else "Ray is not installed"
     elif engine.name == "auto":
         parallel = {
             "workers": engine.workers not in ("auto", 1),
             "address": engine.address,
-            "gpus_per_worker": engine.gpus_per_worker,
+            "gpus_per_worker": resolved.gpus_per_worker,
         }
         given = [key for key, is_set in parallel.items() if is_set]
         seconds = training_seconds(experiment, split, executor)
@@ -291,12 +310,17 @@ def choose_engine(experiment: Experiment, split: Split, executor: Executor) -> t
         )
         if given:
             reason = f"engine.{given[0]} is set"
+        elif moves and engine.device == "auto" and sees_gpu():
+            reason = "this machine has a GPU"
+            resolved = resolve_engine(engine.model_copy(update={"name": "serial"}), moves)
         elif seconds * (1 - 1 / resolved.workers) <= START_OF_RAY:
-            resolved = resolve_engine(engine.model_copy(update={"name": "serial"}))
+            resolved = resolve_engine(engine.model_copy(update={"name": "serial"}), moves)
     nodes = min(resolved.nodes, split.n_clients)
     workers = min(resolved.workers, nodes)
     processes = "" if workers == 1 else f" with {workers} workers"
-    line = f"engine {resolved.name}{processes} ({reason}), executor {executor}"
+    where = "" if resolved.device == "cpu" else f" on {described(resolved.device)}"
+    where += f" in {resolved.precision}" * (moves and resolved.precision != "float32")
+    line = f"engine {resolved.name}{processes} ({reason}), executor {executor}{where}"
     return resolved.model_copy(update={"nodes": nodes, "workers": workers}), line
 
 

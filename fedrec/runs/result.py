@@ -115,8 +115,14 @@ class RunResult(RunFolder):
             local[name] = arrays[name][shard.user_ids] if axis == "user" else arrays[name]
 
         def scorer(params: Params) -> Scorer:
-            score = UserScorer(task, shard, params, local, first_stage)
-            return lambda rows: to_array(score(rows)["mixed"])
+            with task.computing():
+                score = UserScorer(task, shard, params, local, first_stage)
+
+            def of_users(rows: IntArray) -> FloatArray:
+                with task.computing():
+                    return to_array(score(rows)["mixed"])
+
+            return of_users
 
         score = by_group(shared, shard.client_ids[shard.client_of_user()], scorer)
         return lambda users: score(row[users])

@@ -260,6 +260,7 @@ def _carry_out(run: OpenRun, observer: Observer) -> None:
         "features": str(run.features or ""),
         "engine": engine.name,
         "workers": str(engine.workers),
+        "device": engine.device,
     }
     launch(engine, run_config, observer)
 

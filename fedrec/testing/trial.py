@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedrec.aggregation.returned import checked_broadcast, checked_init
+from fedrec.compute.device import to_array
 from fedrec.compute.operations import row_dot
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.clients import Clients
@@ -162,9 +163,11 @@ class Trial:
         task, shard, params = self.task, self.shard, self.params
         _, private = train_clients(task, shard, params, self.private, 1, together)
         update, private = train_clients(task, shard, params, private, 2, together)
-        scorer, after = UserScorer(task, shard, params, private), replace(self, private=private)
+        after = replace(self, private=private)
         blocks = np.split(np.arange(shard.n_users), range(together, shard.n_users, together))
-        views = [{view: s.numpy().copy() for view, s in scorer(b).items()} for b in blocks]
+        with task.computing():
+            scorer = UserScorer(task, shard, params, private)
+            views = [{view: to_array(s).copy() for view, s in scorer(b).items()} for b in blocks]
         results = {}
         for row, client in enumerate(shard.client_ids.tolist()):
             arrays = {f"private {n}": v for n, v in after.take(np.array([row])).private.items()}

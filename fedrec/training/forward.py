@@ -285,18 +285,21 @@ class Forward:
         computed = self._rows(at, vectors)
         # A score must not see what it is to predict.
         sees_labels = trained and task.model.overrides("loss")
-        return compute(
-            call,
-            replace(
-                computed,
-                labels=step.is_positive if sees_labels else None,
-                counts=step.n_negative if sees_labels else None,
-                context=step.context if trained else step.pairs.context,
-                history=step.pairs.history,
-                source=vectors,
-            ),
-            task.model.execution,
+        pairs = replace(
+            computed,
+            labels=step.is_positive if sees_labels else None,
+            counts=step.n_negative if sees_labels else None,
+            context=step.context if trained else step.pairs.context,
+            history=step.pairs.history,
+            source=vectors,
         )
+        return self._computed(lambda: compute(call, pairs, task.model.execution))
+
+    def _computed(self, call: Callable[[], Tensor]) -> Tensor:
+        """Return what the model makes in the precision of the task, as float32."""
+        with self.task.uses.autocast():
+            result = call()
+        return result.float() if result.dtype in (torch.bfloat16, torch.float16) else result
 
     def _encoded(self, values: Mapping[str, Tensor]) -> Tensor:
         """Return the item vectors of the pairs, float [q, d], each item of a client once."""
@@ -305,7 +308,7 @@ class Forward:
             return values["item"]
         rows = replace(self, values=values)._rows(None, None)
         if len(self.step.owners["user"].present) == len(self.step.owners["client"].present):
-            return encode(task, rows)
+            return self._computed(lambda: encode(task, rows))
         # Users of one client may share items.
         client = self.step.owners["client"].index
         width = int(rows.items.max()) + 1
@@ -321,7 +324,8 @@ class Forward:
             network=rows.network,
             keys=rows.keys,
         )
-        return gather(encode(task, distinct), torch.as_tensor(of_pairs))
+        vectors = self._computed(lambda: encode(task, distinct))
+        return gather(vectors, torch.as_tensor(of_pairs))
 
     def _rows(self, at: Tensor | None, vectors: Tensor | None) -> Rows:
         """Return the pairs with their parameters; int64 [r], which pairs, None: each once."""

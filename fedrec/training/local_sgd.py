@@ -32,6 +32,10 @@ from fedrec.training.task import ClientTask
 from fedrec.training.views import penalties, seen
 from fedrec.types import FloatArray, IntArray, RowBlock, UpdateBatch
 
+_NOT_FINITE_IN_FP16 = (
+    "is not finite in fp16, which has no number above 65504; set engine.precision: bf16"
+)
+
 
 def train_chunk(
     task: ClientTask,
@@ -207,6 +211,8 @@ class _Chunk:
         if not math.isfinite(total.item()):
             for source, values in {f"{task.personalized}: rows": rows, **results}.items():
                 if not values.isfinite().all():
+                    if task.uses.loss_scale != 1:
+                        raise ConfigError(f"{source} {_NOT_FINITE_IN_FP16}")
                     raise not_finite(f"{source} is not finite", forward.values.values())
         return client, losses, total
 
@@ -333,8 +339,16 @@ class _Chunk:
 def _gradients(terms: Sequence[Tensor], forward: Forward) -> Gradients:
     """Return the gradients of a sum of terms by what a step trains; None: it has none."""
     leaves = {name: value for name, value in forward.values.items() if value.requires_grad}
+    scale = forward.task.uses.loss_scale
+    terms = terms if scale == 1 else [term * scale for term in terms]
     gradients = torch.autograd.grad(terms, [*leaves.values()], allow_unused=True)
-    return dict(zip(leaves, gradients, strict=True))
+    by_name = dict(zip(leaves, gradients, strict=True))
+    if scale != 1:
+        by_name = {n: None if each is None else each / scale for n, each in by_name.items()}
+        for name, each in by_name.items():
+            if each is not None and not each.isfinite().all():
+                raise ConfigError(f"the gradient of '{name}' {_NOT_FINITE_IN_FP16}")
+    return by_name
 
 
 def _uploads(names: Iterable[str], updates: Mapping[str, ClientUpdate]) -> dict[str, FloatArray]:

@@ -1,6 +1,7 @@
 """What is trained: the model, its personalization and the local training, as one value."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
@@ -10,6 +11,7 @@ from zlib import crc32
 import numpy as np
 import torch
 
+from fedrec.compute.device import Resources
 from fedrec.data.catalogue import Catalogue
 from fedrec.errors import ConfigError, require
 from fedrec.models.base import Model
@@ -51,6 +53,7 @@ class ClientTask:
         several_users: Whether a client may hold more than one user.
         catalogue: The items; without any for a model that does not look at them.
         when: Whether it is trained in a round, or at the end of the run.
+        resources: What this process computes with.
     """
 
     model: Model
@@ -63,6 +66,7 @@ class ClientTask:
     several_users: bool = False
     catalogue: Catalogue = field(default_factory=Catalogue.empty)
     when: Literal["round", "end"] = "round"
+    resources: Resources = field(default_factory=Resources)
 
     def __post_init__(self) -> None:
         """Check what is declared.
@@ -107,6 +111,21 @@ class ClientTask:
                     scalar = key == "steps"
                     private[f"{name}/{key}"] = replace(like, shape=()) if scalar else like
         return {**private, **self.client_rule.state(self.globals())}
+
+    @cached_property
+    def uses(self) -> Resources:
+        """Return what it computes with: the CPU, in float32, for what is ``flat`` and for numba."""
+        if self.executor() in ("vmap", "loop"):
+            return self.resources
+        return replace(self.resources, device="cpu", precision="float32")
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Compute on the device: what is created lies there, and so does the module."""
+        if self.network is not None:
+            self.network.move(self.uses.device)
+        with self.uses.computing():
+            yield
 
     def executor(self) -> Executor:
         """Return who computes it: numba where it may, else what the model declares.
@@ -266,8 +285,8 @@ class ClientTask:
 
     def untrained(self) -> list[str]:
         """Return a line for each trainable parameter that no score, or loss, depends on."""
-        of_model = self._declared.personal.specs
-        return untrained(self.model, of_model, self.network)
+        with self.computing():
+            return untrained(self.model, self._declared.personal.specs, self.network)
 
     def travels(self) -> tuple[str, ...]:
         """Return the names of all that may be on the wire."""
@@ -290,7 +309,7 @@ class ClientTask:
         """Return those features, float [n_items, *shape]."""
         kind = getattr(torch, self.dtype)
         rows = {name: frozen_rows(self.catalogue, name) for name in self.frozen()}
-        return {name: torch.tensor(values, dtype=kind) for name, values in rows.items()}
+        return {n: torch.tensor(v, dtype=kind, device=self.uses.device) for n, v in rows.items()}
 
     @property
     def encodes(self) -> bool:

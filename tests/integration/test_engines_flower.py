@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from fedrec.config.experiment import Engine
+from fedrec.config.engine import Engine
 from fedrec.errors import EngineError, ProtocolError
 from fedrec.flower.launch import ResolvedEngine, launch
 from fedrec.flower.simulation import run_on_flower

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
-from fedrec.config.experiment import Engine
+from fedrec.config.engine import Engine
 from fedrec.errors import ClientFailure, EngineError
 from fedrec.flower.launch import launch
 

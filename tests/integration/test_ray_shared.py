@@ -21,7 +21,7 @@ SCRIPT = """
 import sys, threading, time
 from pathlib import Path
 import ray
-from fedrec.config.experiment import Engine
+from fedrec.config.engine import Engine
 from fedrec.errors import EngineError
 from fedrec.flower.launch import launch
 

@@ -2,13 +2,15 @@
 
 import importlib.util
 import os
+from typing import Any
 
 import pytest
 
-from fedrec.config.experiment import Engine
-from fedrec.errors import MissingExtra
+from fedrec.compute.device import sees_gpu
+from fedrec.config.engine import Engine
+from fedrec.errors import ConfigError, MissingExtra
 from fedrec.flower import launch
-from fedrec.flower.launch import resolve_engine
+from fedrec.flower.launch import own_device, resolve_engine
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -45,3 +47,35 @@ def test_without_ray_auto_is_serial_and_ray_says_what_to_install(
         resolve_engine(Engine(name="ray"))
     with pytest.raises(MissingExtra, match=r"Flower's simulation"):
         resolve_engine(Engine(name="flower"))
+
+
+def test_a_worker_has_a_gpu_where_one_is_reserved_for_it() -> None:
+    pytest.importorskip("ray", reason="needs the extra 'sim'")
+    shared = Engine(name="ray", gpus_per_worker=0.5)
+    assert resolve_engine(shared).device == "cuda"
+    assert resolve_engine(Engine(name="ray")).device == "cpu"
+    assert own_device(Engine(name="flower")) == "cpu"
+    # Nothing is reserved for what computes on the CPU.
+    for engine, moves in ((shared.model_copy(update={"device": "cpu"}), True), (shared, False)):
+        chosen = resolve_engine(engine, moves)
+        assert (chosen.device, chosen.gpus_per_worker) == ("cpu", 0.0)
+
+
+def test_a_gpu_that_no_worker_would_have_is_refused() -> None:
+    pytest.importorskip("ray", reason="needs the extra 'sim'")
+    with pytest.raises(ConfigError, match=r"gpus_per_worker: 0, but engine.device is cuda"):
+        resolve_engine(Engine(name="ray", device="cuda"))
+    with pytest.raises(ConfigError, match=r"device: cuda:1, but Ray chooses the GPU .*write cuda"):
+        resolve_engine(Engine(name="ray", device="cuda:1", gpus_per_worker=1.0))
+
+
+@pytest.mark.parametrize("name", ["auto", "serial"])
+def test_a_gpu_that_is_not_there_is_refused(name: Any) -> None:
+    with pytest.raises(ConfigError, match=r"device: cuda:99, but torch .* sees .*; write auto"):
+        resolve_engine(Engine(name=name, device="cuda:99"))
+
+
+def test_one_process_takes_the_gpu_that_is_there() -> None:
+    there = "cuda" if sees_gpu() else "cpu"
+    assert resolve_engine(Engine(name="serial")).device == there
+    assert own_device(Engine()) == there

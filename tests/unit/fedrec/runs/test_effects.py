@@ -118,6 +118,15 @@ SAID: dict[str, dict[str, Any]] = {
     },
     "engine.workers: 2 has no effect: the serial engine": {"engine": {"workers": 2}},
     "engine.chunk: 9 has no effect: numba": {"engine": {"chunk": 9}},
+    "engine.precision: bf16 has no effect: numba computes on the CPU": {
+        "engine": {"precision": "bf16"}
+    },
+    "engine.gpus_per_worker: 0.5 has no effect: engine.device is cpu": {
+        "engine": {"name": "ray", "device": "cpu", "gpus_per_worker": 0.5}
+    },
+    "engine.gpus_per_worker: 1.0 has no effect: numba uses the CPU": {
+        "engine": {"name": "ray", "gpus_per_worker": 1}
+    },
     "data.split.test: 0.2 has no effect: leave_one_out": {"data": {"split": {"test": 0.2}}},
     "clients.seed: 3 has no effect: by: user": {"clients": {"seed": 3}},
     "strategy: has no effect: ItemKNN is a centralised baseline": {

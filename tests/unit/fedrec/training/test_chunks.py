@@ -1,5 +1,6 @@
 """Clients are cut to chunks within a budget; chunks that do not fit are halved."""
 
+from dataclasses import replace
 from itertools import zip_longest
 from typing import ClassVar
 
@@ -9,11 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedrec.compute.device import Resources
 from fedrec.errors import EngineError
 from fedrec.models.base import Batch
 from fedrec.models.mf import MatrixFactorization
 from fedrec.models.module import ModelParams
-from fedrec.training.clients import bounded_slices, halved_where_full, train_clients
+from fedrec.training.blocks import bounded_slices
+from fedrec.training.clients import train_clients, training_together
 from fedrec.types import offsets_of
 from tests.planted import initial_state, method_of, rates, shard_of
 
@@ -34,6 +37,16 @@ class Narrow(MatrixFactorization):
         return super().score(params, batch, vectors)
 
 
+class Counted(MatrixFactorization):
+    """Notes how many users are scored together."""
+
+    sizes: ClassVar[list[int]] = []
+
+    def score(self, params: ModelParams, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
+        self.sizes.append(len(torch.unique(batch.users)))
+        return super().score(params, batch, vectors)
+
+
 @pytest.mark.parametrize("how", ["torch", "python"])
 def test_a_chunk_that_does_not_fit_is_halved_and_nothing_changes(how: str) -> None:
     shard = shard_of(20, [[0, 1], [2, 3, 4], [5], [6, 7, 8, 9], [1, 3, 5]])
@@ -47,6 +60,35 @@ def test_a_chunk_that_does_not_fit_is_halved_and_nothing_changes(how: str) -> No
     assert max(Narrow.asked) > 30
     assert update.tables["item"].values.tobytes() == other.tables["item"].values.tobytes()
     assert after["user"].tobytes() == same["user"].tobytes()
+
+
+def test_what_did_not_fit_is_not_tried_again_and_said_once() -> None:
+    shard = shard_of(20, [[0, 1], [2, 3, 4], [5], [6, 7, 8, 9], [1, 3, 5]])
+    task = method_of(model=Narrow(embedding_dim=4, init_std=0.5))
+    params, local = initial_state(task, shard)
+    together = training_together()
+    for number in (1, 2):
+        Narrow.asked.clear()
+        train_clients(task, shard, params, local, number, together=together)
+        assert (max(Narrow.asked) > 30) == (number == 1)
+        assert together.note().startswith("memory ran out ([enforce fail") == (number == 1)
+    assert together.most is not None and 1 <= together.most < 5
+
+
+def test_memory_bounds_the_clients_trained_together() -> None:
+    """Each client has a vector and ten rows of 4,000 numbers, six times, of half the memory."""
+    shard = shard_of(20, [[0, 1]] * 64)
+    wide = MatrixFactorization(embedding_dim=4000)
+    params, local = initial_state(method_of(model=wide), shard)
+    sizes = {}
+    for mebibytes in (8, 32):
+        task = replace(method_of(model=wide), resources=Resources(memory=mebibytes * 2**20))
+        Counted.sizes.clear()
+        counted = replace(task, model=Counted(embedding_dim=4000))
+        train_clients(counted, shard, params, local, 1)
+        sizes[mebibytes] = max(Counted.sizes)
+    of_client = 11 * 4_000 * 4 * 6
+    assert sizes == {each: each * 2**20 // 2 // of_client for each in sizes}
 
 
 def test_a_client_that_does_not_fit_alone_is_named_with_the_way_out() -> None:
@@ -64,7 +106,7 @@ def test_another_error_is_not_taken_for_lack_of_memory() -> None:
         raise RuntimeError("sizes differ")
 
     with pytest.raises(RuntimeError, match="sizes differ"):
-        halved_where_full(slice(0, 2), compute, shard_of(3, [[0], [1]]))
+        training_together().compute(slice(0, 2), compute, str)
 
 
 @given(st.lists(st.integers(0, 9), max_size=20), st.integers(1, 30))
