@@ -1,80 +1,25 @@
 """Try a client model on a few pairs, so that a fault is named before the first round."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from fedrec.errors import ConfigError, did_you_mean
-from fedrec.models.base import Batch, Execution, History, Model
+from fedrec.models.base import Batch, Execution, Model
 from fedrec.models.module import ModelParams, Network
+from fedrec.models.pairs import N_ITEMS, TrialPairs, gradients
+from fedrec.models.side_by_side import check_side_by_side
 from fedrec.types import ParamSpec
 
 UNTRAINED = (
     "depends on no parameter by operations of torch, so nothing can be trained; leave out "
     "detach(), item(), numpy() and tensors that are made of values"
 )
-_N_ITEMS = 3
-
-
-class _Trial:
-    """What a model is given for one or two pairs, and for as many users with 3 items.
-
-    Args:
-        model: The model.
-        specs: All its parameters, by name.
-        network: What it built.
-        n: Pairs, and users.
-        trained: Whether gradients are wanted.
-    """
-
-    def __init__(
-        self,
-        model: Model,
-        specs: Mapping[str, ParamSpec],
-        network: Network | None,
-        n: int,
-        trained: bool = False,
-    ) -> None:
-        place, values, ranked = torch.zeros(n, dtype=torch.int64), {}, {}
-        user_rows = set[str]()
-        for name, spec in specs.items():
-            value = torch.full(spec.shape, 0.5, dtype=getattr(torch, spec.dtype))
-            if spec.values is not None:
-                value = torch.as_tensor(spec.values.copy())
-            is_row = model.execution == "flat" or spec.axis not in (None, "client")
-            # Of either sign, for a model that takes its ways by the values.
-            values[name] = torch.stack([value, -value][:n]) if is_row else value
-            ranked[name] = values[name].clone()
-            if spec.axis == "item":
-                ranked[name] = torch.stack([value] * _N_ITEMS)
-            elif is_row:
-                user_rows.add(name)
-            if trained and spec.trainable and spec.scope != "frozen":
-                values[name].requires_grad_()
-        item_rows = [name for name, spec in specs.items() if spec.axis == "item"]
-        # Ranking drops nothing; a key stands for training.
-        self.params = ModelParams(values, network, torch.tensor(1))
-        self.ranked = ModelParams(ranked, network, None, item_rows, user_rows)
-        self.items, self.all_items = torch.arange(n), torch.arange(_N_ITEMS)
-        self.model, self.place = model, place
-
-    def batch(self, vectors: Tensor) -> Batch:
-        """Return the pairs, for some item vectors, float [n, d]."""
-        labels, counts = (self.items == 0).float(), (self.items != 0).float()
-        context = None if self.model.window is None else self.place
-        history = self.history(vectors)
-        return Batch(self.place, self.items, labels, counts, None, context, history)
-
-    def history(self, vectors: Tensor) -> History | None:
-        """Return a history of one item for each user."""
-        if self.model.window is None:
-            return None
-        n, one = len(self.items), self.place[:, None]
-        like = torch.full((n, 1, vectors.shape[-1]), 0.5, dtype=vectors.dtype)
-        times = one.double()
-        return History(like, self.place + 1, one, times, times)
+_COMPARED = 2**20
+"""Numbers of a constant of a module that is compared before and after a call, at most."""
 
 
 def check_model(model: Model, specs: Mapping[str, ParamSpec], network: Network | None) -> int:
@@ -99,26 +44,26 @@ def check_model(model: Model, specs: Mapping[str, ParamSpec], network: Network |
         raise ConfigError(
             f"{source}: it builds a module, but is 'flat'; declare execution = 'vmap' or 'loop'"
         )
-    width = 0
+    width, method = 0, "loss" if model.overrides("loss") else "score"
+    private = [name for name, spec in specs.items() if spec.scope == "private"]
     for n in (2, 1):
-        trial = _Trial(model, specs, network, n)
-        vectors = _called(source, model, "item_vectors", (trial.params, trial.items), (n, "width"))
+        trial = TrialPairs(model, specs, network, n)
+        shared = trial.params.of_items(private)
+        vectors = _called(source, model, "item_vectors", (shared, trial.items), (n, "width"))
         if vectors is None:
             return specs["item"].shape[0] if "item" in specs and specs["item"].shape else 0
         width, batch = vectors.shape[1], trial.batch(vectors)
         arguments = (trial.params, batch, vectors)
-        method = "loss" if model.overrides("loss") else "score"
         _called(source, model, "features", arguments, (n, "width"))
         for each in dict.fromkeys(("score", method)):
             result = _called(source, model, each, arguments, (n,))
-            if result is None or each != method:
-                continue
-            result = _trained(model, method, _Trial(model, specs, network, n, trained=True))
-            if result is None or not result.requires_grad:
-                raise ConfigError(f"{source}: {method} {UNTRAINED}")
+            if result is not None and each == method:
+                _check_gradients(source, model, method, TrialPairs(model, specs, network, n, True))
         users = Batch(trial.items, trial.all_items, history=trial.history(vectors))
-        encoded = vectors[:1].repeat(_N_ITEMS, 1)
-        _called(source, model, "rank", (trial.ranked, users, encoded), ("users", _N_ITEMS))
+        encoded = vectors[:1].repeat(N_ITEMS, 1)
+        _called(source, model, "rank", (trial.ranked, users, encoded), ("users", N_ITEMS))
+    if model.execution == "vmap":
+        check_side_by_side(source, model, method, specs, network)
     return int(width)
 
 
@@ -145,17 +90,33 @@ def used_by(
         network: What it built.
         method: ``item_vectors``, ``features``, ``score`` or ``loss``.
     """
-    given = _Trial(model, specs, network, 2, trained=True)
+    given = TrialPairs(model, specs, network, 2, trained=True)
     result = _trained(model, method, given)
     if result is None or not result.requires_grad:
         return frozenset()
-    leaves = {name: value for name, value in given.params.items() if value.requires_grad}
-    gradients = torch.autograd.grad(result.sum(), [*leaves.values()], allow_unused=True)
-    named = zip(leaves, gradients, strict=True)
-    return frozenset(name for name, gradient in named if gradient is not None)
+    by_name = gradients(result.sum(), given.params)
+    return frozenset(name for name, gradient in by_name.items() if gradient is not None)
 
 
-def _trained(model: Model, method: str, given: _Trial) -> Tensor | None:
+def _check_gradients(source: str, model: Model, method: str, given: TrialPairs) -> None:
+    """Check that what is trained has gradients that clients can send."""
+    result, network = _trained(model, method, given), given.params.network
+    if result is None or not result.requires_grad:
+        raise ConfigError(f"{source}: {method} {UNTRAINED}")
+    try:
+        with nullcontext() if network is None else network.closed():
+            by_name = gradients(result.sum(), given.params)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {method} {error}") from None
+    for name, gradient in by_name.items():
+        if gradient is not None and gradient.is_sparse:
+            raise ConfigError(
+                f"{source}: the gradient of '{name}' is sparse, which is not summed over clients; "
+                "leave out sparse=True"
+            )
+
+
+def _trained(model: Model, method: str, given: TrialPairs) -> Tensor | None:
     """Return what is trained, made of parameters that are.
 
     None if that fails: the client that trains meets the error, and names it.
@@ -185,6 +146,7 @@ def _called(
     values = [each for each in arguments if isinstance(each, Tensor)]
     values += [v for given in arguments if isinstance(given, dict) for v in given.values()]
     versions, random = [value._version for value in values], torch.get_rng_state()
+    constants = _copies(arguments[0])
 
     def refused(problem: str) -> ConfigError:
         return ConfigError(f"{source}: {method} {problem}")
@@ -198,6 +160,11 @@ def _called(
         return None
     if versions != [value._version for value in values]:
         raise refused("changes what it is given; work on a copy")
+    for name, value in _copies(arguments[0]).items():
+        if name not in constants or not torch.equal(value, constants[name]):
+            raise refused(
+                f"changes '{name}' of the module, which is not sent and not kept; leave that out"
+            )
     if not torch.equal(random, torch.get_rng_state()):
         raise refused(
             "uses torch's random numbers, which no seed of a run sets; leave them out, or drop "
@@ -212,3 +179,9 @@ def _called(
             return result
     wanted = str(shape).replace("'", "")
     raise refused(f"returns {came}; expected float32 of the shape {wanted}")
+
+
+def _copies(params: ModelParams) -> dict[str, Tensor]:
+    """Return the buffers and frozen parameters of the module, if they are not large."""
+    constants = {} if params.network is None else params.network.constants()
+    return {name: v.clone() for name, v in constants.items() if v.numel() <= _COMPARED}

@@ -72,17 +72,26 @@ def small_split() -> Split:
 
 
 class _Features(dict[str, FloatArray]):
-    """A feature of 8 numbers for each name that a model asks for; some items do not have it."""
+    """A feature for each name that a model asks for; some items do not have it.
+
+    Args:
+        shapes: Of a row, by name; 8 numbers where it names none.
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        super().__init__()
+        self.shapes = shapes
 
     def __contains__(self, name: object) -> bool:
         return True
 
     def __missing__(self, name: str) -> FloatArray:
-        n_items = small_split().n_items
+        n_items, shape = small_split().n_items, self.shapes.get(name, (8,))
         salt = crc32(name.encode())
-        values = normal(0, Purpose.INIT_GLOBAL, np.arange(n_items), (8,), salt)
-        self[name] = values * _present(n_items)[:, None]
-        return self[name]
+        values = normal(0, Purpose.INIT_GLOBAL, np.arange(n_items), shape, salt)
+        values[~_present(n_items)] = 0
+        self[name] = values
+        return values
 
 
 class _Present(dict[str, NDArray[np.bool_]]):
@@ -94,13 +103,27 @@ def _present(n_items: int) -> NDArray[np.bool_]:
     return np.arange(n_items) % 7 > 0
 
 
+def small_catalogue(model: Model | None = None) -> Catalogue:
+    """Return the items of `small_split`, with titles and a feature for each name asked for.
+
+    Args:
+        model: Its features have the shapes that it declares.
+    """
+    items = _catalogue(())
+    specs: Any = {} if model is None else model.params(items)
+    if not isinstance(specs, Mapping):
+        return items
+    shapes = [(n, s.shape) for n, s in specs.items() if getattr(s, "scope", "") == "frozen"]
+    return _catalogue(tuple(shapes))
+
+
 @cache
-def small_catalogue() -> Catalogue:
-    """Return the items of `small_split`, with titles and a feature for each name asked for."""
+def _catalogue(shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> Catalogue:
     bare = Catalogue.of(small_split())
     titles = np.array([f"title {number}" for number in range(bare.n_items)], object)
+    features, hashed = _Features(dict(shapes)), f"{bare.hash} {shapes}"
     columns = {"title": titles}
-    return replace(bare, item_columns=columns, features=_Features(), present=_Present())
+    return replace(bare, item_columns=columns, features=features, present=_Present(), hash=hashed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +146,7 @@ class Trial:
         model = plugin if isinstance(plugin, Model) else Probe()
         form = plugin if isinstance(plugin, Personalization) else Personalization()
         dtype = dtype or ("float32" if model.execution == "flat" else "float64")
-        rule, items = client_rule_of(plugin), small_catalogue()
+        rule, items = client_rule_of(plugin), small_catalogue(model)
         task = ClientTask(model, form, TRAIN, 0, "clean", dtype, rule, catalogue=items)
         split = small_split()
         trial = cls.before(task, split.shard(np.arange(split.n_clients)))

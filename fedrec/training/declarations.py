@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fedrec.data.catalogue import Catalogue
-from fedrec.errors import ConfigError, check_same, did_you_mean
+from fedrec.errors import ConfigError, did_you_mean
 from fedrec.models.base import Model
 from fedrec.models.check import check_model
 from fedrec.models.module import Network
@@ -122,7 +122,11 @@ def _declare(
     for name, spec in specs.items():
         if spec.scope == "frozen":
             came = frozen_rows(catalogue, name).shape[1:]
-            check_same(f"{source}: '{name}'", {"": f"shape {spec.shape}"}, {"": f"shape {came}"})
+            if spec.shape != came:
+                raise ConfigError(
+                    f"{source}: params() declares '{name}' of the shape {spec.shape}, but the "
+                    f"items have {came}"
+                )
     width = check_model(model, specs, network)
     mixed = width
     if personalization.mixes == "item":

@@ -7,7 +7,6 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fedrec.compute.batch import Histories, Tensors, pad_rows, padded_places
 from fedrec.compute.device import to_array
@@ -15,6 +14,7 @@ from fedrec.compute.operations import gather, repeat_rows
 from fedrec.errors import ConfigError
 from fedrec.models.base import Batch, Execution, History
 from fedrec.models.module import ModelParams, Network
+from fedrec.models.side_by_side import side_by_side
 from fedrec.training.plan import Owners, Step
 from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray, IntArray, offsets_of
@@ -141,16 +141,9 @@ def _group(call: Call, rows: Rows, group: slice, at: slice, together: bool) -> T
         inputs = of_rows, of_clients, where, histories
         return of_client(*({k: v[0] for k, v in named.items()} for named in inputs))
     try:
-        # Of torch's kernels for attention, torch.func maps one.
-        with sdpa_kernel(SDPBackend.MATH):
-            results: Tensor = torch.func.vmap(of_client)(*inputs)
-    except RuntimeError as error:
-        if "vmap" not in str(error):
-            raise
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(
-            f"model: torch.func.vmap cannot compute it ({reason}); declare execution = 'loop'"
-        ) from error
+        results = side_by_side(of_client, *inputs)
+    except ConfigError as error:
+        raise ConfigError(f"model: {error}") from error
     return results.flatten(0, 1).index_select(0, place)
 
 

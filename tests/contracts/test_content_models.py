@@ -6,12 +6,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.errors import ConfigError
 from fedrec.models.base import Model
-from fedrec.models.module import uniform
+from fedrec.models.dropout import uniform
 from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.testing import check
 from fedrec.testing.trial import Trial, small_catalogue, small_split
@@ -98,16 +97,6 @@ def test_draws_count_from_the_front_and_are_uniform() -> None:
     assert (many[1:] * many[:-1]).mean() == pytest.approx(0.25, abs=0.01)
 
 
-class Normalised(TwoLayers):
-    def build(self, catalogue: Catalogue) -> nn.Module:
-        return nn.Sequential(nn.Linear(16, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
-
-
-class Embedded(TwoLayers):
-    def build(self, catalogue: Catalogue) -> nn.Module:
-        return nn.Sequential(nn.Linear(16, 1), nn.Embedding(catalogue.n_items, 3))
-
-
 class FlatModule(TwoLayers):
     execution: ClassVar[Literal["flat", "vmap", "loop"]] = "flat"
 
@@ -115,11 +104,6 @@ class FlatModule(TwoLayers):
 class NoModule(TwoLayers):
     def build(self, catalogue: Catalogue) -> Any:
         return "a network"
-
-
-class Shuffling(TwoLayers):
-    def build(self, catalogue: Catalogue) -> nn.Module:
-        return nn.Sequential(nn.Linear(16, 1), nn.AlphaDropout(0.1))
 
 
 class Narrow(Content):
@@ -130,18 +114,19 @@ class Narrow(Content):
 @pytest.mark.parametrize(
     ("model", "says"),
     [
-        (Normalised(), "'1' is a BatchNorm1d, whose running statistics training changes"),
-        (Embedded(), "'1.weight' has a row for each of the 58 items; declare it in params"),
         (FlatModule(), "builds a module, but is 'flat'"),
         (NoModule(), "build returned str, expected a torch.nn.Module"),
-        (Shuffling(), "AlphaDropout; use torch.nn.Dropout"),
-        (Narrow(), r"'text' returned shape \(3,\), expected shape \(8,\)"),
     ],
     ids=lambda each: type(each).__name__,
 )
 def test_what_cannot_be_is_refused(model: Model, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         Trial.of(model)
+
+
+def test_a_feature_of_another_shape_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"'text' of the shape \(3,\), but the items have \(8,\)"):
+        replace(Trial.of(Content()).task, model=Narrow())
 
 
 def test_a_feature_that_is_missing_is_named() -> None:

@@ -138,7 +138,7 @@ def test_a_parameter_that_no_score_depends_on_is_named(scope: Any, execution: st
     specs = {**Factors().params(Catalogue.empty()), "lost": lost}
 
     def detached(params: ModelParams, vectors: torch.Tensor) -> torch.Tensor:
-        return product(params, vectors) + params["lost"].detach().sum()
+        return product(params, vectors) + params["lost"].detach().sum(-1)
 
     attributes = {"execution": execution, "params": lambda self, catalogue: specs}
     for score in ({}, from_score(detached)):
