@@ -1,5 +1,6 @@
 """The documents, the packaging and the CI script say the same."""
 
+import os
 import re
 import tomllib
 from importlib.metadata import entry_points
@@ -72,7 +73,8 @@ def test_every_folder_of_experiments_ships(root: Path, project: dict[str, Any]) 
         assert shipped.get(f"share/fedrec/{inside}") == [f"{inside}/*.yaml"], inside
 
 
-def test_shipped_experiments_can_be_read(root: Path) -> None:
+def test_shipped_experiments_can_be_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDREC_DATA", os.environ.get("FEDREC_DATA") or str(root))
     from fedrec.config.experiment import load_experiment
 
     paths = sorted((root / "experiments").rglob("*.yaml"))
