@@ -1,5 +1,6 @@
 """A language model in whole runs: what is sent and kept, what tables say, and another base."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ from safetensors.numpy import load_file
 
 import fedrec
 from fedrec.config.experiment import load_experiment
+from fedrec.data.prepare import split_of
 from fedrec.errors import ConfigError, RunFolderError
+from fedrec.runs.prepare import OpenRun, settings_without_effect
 from fedrec.training import declarations
 from tests.tiny_language_model import TITLES, save_tiny_model
 
@@ -81,6 +84,28 @@ def test_only_adapters_travel_and_another_base_is_refused(folder: Path, tmp_path
         save_tiny_model(folder / "base")
         declarations._DECLARED.clear()
     assert fedrec.resume(run.folder, sets=["rounds.count=4"]).result["rounds"] == 4
+
+
+def test_cut_histories_and_empty_texts_are_counted(folder: Path, tmp_path: Path) -> None:
+    rows = [f"{item}\t{title if item else ''}\n" for item, title in enumerate(TITLES * 2)]
+    (tmp_path / "items.tsv").write_text("id\ttitle\n" + "".join(rows), encoding="utf-8")
+    sets = {
+        "data.items": str(tmp_path / "items.tsv"),
+        "model.max_tokens": 40,
+        "evaluate.rerank": None,
+    }
+    experiment = load_experiment(document(folder), sets)
+    split = split_of(experiment.data, experiment.clients)
+    run = OpenRun(tmp_path, experiment, Path(), split)
+    said = [line for line in settings_without_effect(run) if line.startswith("model.")]
+    assert [line.partition(":")[0] for line in said] == [
+        "model.template.item",
+        "model.max_tokens",
+        "model.base",
+    ]
+    assert "12 passes through it; set evaluate.rerank" in said[2]
+    assert "1 of 12 items have an empty text" in said[0]
+    assert re.search(rf"prompts of [1-{USERS}] of {USERS} users leave out the oldest", said[1])
 
 
 @pytest.mark.slow

@@ -116,7 +116,7 @@ class LLMPrompt(Model):
             )
         if run.experiment.evaluate.rerank is None:
             lines.append(
-                f"every user is ranked by {run.split.n_items} passes through the model; set "
+                f"base: every user is ranked by {run.split.n_items} passes through it; set "
                 "evaluate.rerank"
             )
         return lines
