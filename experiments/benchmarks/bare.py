@@ -68,24 +68,26 @@ class Network:
     """A model as plain arithmetic.
 
     Args:
-        scores: From weights, the user's vector, item rows [n, d], history and asked places, to
-            the scores.
+        scores: From weights, the user's vector, item rows [n, d] and the inputs of a step
+            (``history``, ``asked``, ``content`` [n, f]), to the scores.
         weights: The dense weights.
         table: float [n_items, d].
         users: float [c, d].
         sequential: Whether steps have histories.
+        content: float [n_items, f], frozen features.
     """
 
-    scores: Callable[[Mapping[str, Tensor], Tensor, Tensor, Tensor, Tensor], Tensor]
+    scores: Callable[[Mapping[str, Tensor], Tensor, Tensor, Mapping[str, Tensor]], Tensor]
     weights: Weights
     table: Tensor
     users: Tensor
     sequential: bool = False
+    content: "torch.Tensor | None" = None
 
 
 def _loss(net: Network, plgc: Plgc | None) -> Callable[..., Tensor]:
     def loss(weights: Weights, user: Tensor, rows: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-        score = net.scores(weights, user, rows, inputs["history"], inputs["asked"])
+        score = net.scores(weights, user, rows, inputs)
         if plgc is not None:
             score = score + inputs["branch"]
         softplus = torch.nn.functional.softplus
@@ -116,13 +118,15 @@ def _branch(plgc: Plgc, items: Tensor, train: Tensor, labels: Tensor) -> tuple[T
     return 0.5 * plgc.tau * kernel.sum(1), size
 
 
-def _inputs(step: Step, client: Client, plgc: Plgc | None) -> dict[str, Tensor]:
+def _inputs(net: Network, step: Step, client: Client, plgc: Plgc | None) -> dict[str, Tensor]:
     inputs = {
         "positive": step.positive,
         "negative": step.negative,
         "history": step.history,
         "asked": step.asked,
     }
+    if net.content is not None:
+        inputs["content"] = net.content[step.items]
     if plgc is not None:
         branch, _ = _branch(plgc, step.items, client.train, step.positive)
         inputs |= {"branch": branch, "present": torch.ones(len(step.items))}
@@ -148,7 +152,7 @@ def loop(net: Network, clients: list[Client], plgc: Plgc | None = None) -> list[
             leaves = [v.detach().requires_grad_() for v in (*weights.values(), user)]
             rows = table[step.at].requires_grad_()
             given = dict(zip(weights, leaves, strict=False))
-            value = loss(given, leaves[-1], rows, _inputs(step, client, plgc))
+            value = loss(given, leaves[-1], rows, _inputs(net, step, client, plgc))
             *gradients, of_rows = torch.autograd.grad(
                 value, [*leaves, rows], allow_unused=True, materialize_grads=True
             )
@@ -178,7 +182,7 @@ def batched(net: Network, clients: list[Client], plgc: Plgc | None = None) -> li
             here = [k for k, client in enumerate(group) if len(client.steps) > number]
             every, at_here = len(here) == len(group), torch.tensor(here)
             steps = [group[k].steps[number] for k in here]
-            single = [_inputs(s, group[k], plgc) for s, k in zip(steps, here, strict=True)]
+            single = [_inputs(net, s, group[k], plgc) for s, k in zip(steps, here, strict=True)]
             inputs = {name: _padded([one[name] for one in single]) for name in single[0]}
             at = _padded([step.at for step in steps])
             rows = table[at_here[:, None], at]
@@ -250,14 +254,13 @@ def deep_copies(
         for step, drawn in zip(client.steps, of_steps, strict=True):
             optimizer.zero_grad()
             if net.sequential:
-                rows, given = module.item[step.items], step
+                items, given = step.items, step
             else:
                 items = torch.from_numpy(drawn)
                 n = int(step.positive.sum())
                 label = (torch.arange(len(items)) < n).float()
-                rows = module.item[items]
                 given = Step(step.at, items, label, 1 - label, step.history, step.asked)
-            inputs = _inputs(given, client, plgc)
+            inputs, rows = _inputs(net, given, client, plgc), module.item[items]
             loss(dict(module.weights.items()), module.user, rows, inputs).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         _rebalance(plgc, client, module.item.detach()[client.touched])

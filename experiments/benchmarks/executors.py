@@ -27,20 +27,22 @@ import torch
 from pydantic import Field
 
 from experiments.benchmarks import bare
-from experiments.benchmarks.workload import Workload, workload
+from experiments.benchmarks.workload import workload
 from fedrec.aggregation.reduce import Summing, reduce_sums
 from fedrec.compute.operations import row_dot
 from fedrec.data.catalogue import Catalogue
 from fedrec.models.base import Batch, Model
 from fedrec.models.module import ModelParams
+from fedrec.models.multimodal import VBPR, MetaMMF
+from fedrec.models.multimodal.base import Multimodal
 from fedrec.models.neumf import NeuMF
 from fedrec.models.sasrec import SASRec
 from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.training.clients import train_clients
 from fedrec.training.draws import Layout
 from fedrec.training.plan import plan_training
-from fedrec.training.task import initial_local
-from fedrec.types import IntArray, ParamSpec, Shard
+from fedrec.training.task import ClientTask, initial_local
+from fedrec.types import IntArray, ParamSpec, Shard, Split
 
 
 class GMF(Model):
@@ -75,6 +77,8 @@ CASES: Mapping[str, tuple[str, str]] = {
     "sasrec": ("sasrec", "none"),
     "neumf-plgc": ("neumf", "plgc"),
     "neumf-loop": ("experiments.benchmarks.executors:LoopNeuMF", "none"),
+    "vbpr": ("vbpr", "none"),
+    "metammf": ("metammf", "none"),
 }
 SCHEDULES: Mapping[str, Mapping[str, Any]] = {
     "full": {"local_epochs": 1, "batch_size": "full"},
@@ -104,28 +108,45 @@ def _states(w: Mapping[str, torch.Tensor], vectors: torch.Tensor, blocks: int) -
     return _norm(w, str(blocks), x)
 
 
-def network_of(work: Workload, shard: Shard) -> bare.Network:
-    """Return the model of a workload as plain arithmetic, with its initial values."""
-    task, model = work.task, work.task.model
+def network_of(task: ClientTask, shard: Shard) -> bare.Network:
+    """Return the model of a task as plain arithmetic, with its initial values."""
+    model, content = task.model, None
     params = {n: torch.tensor(v) for n, v in task.initial_globals(shard.n_items).items()}
-    weights = {n.replace(".", "_"): v for n, v in params.items() if n != "item"}
-    users = torch.zeros(shard.n_users, 1)
-    if "user" in task.locals():
-        spec = task.locals()["user"]
-        users = torch.from_numpy(initial_local(0, "user", spec, shard.user_ids))
+    tables = [params.pop(name).reshape(shard.n_items, -1) for name in task.tables()]
+    weights = {name.replace(".", "_"): value for name, value in params.items()}
+    users = [
+        torch.from_numpy(initial_local(0, name, spec, shard.user_ids)).reshape(shard.n_users, -1)
+        for name, spec in task.specs().items()
+        if spec.axis == "user"
+    ]
+    if isinstance(model, Multimodal):
+        content = torch.cat([task.frozen_tables[name] for name in model.modalities], 1)
 
     def scores(
         w: Mapping[str, torch.Tensor],
         user: torch.Tensor,
         rows: torch.Tensor,
-        history: torch.Tensor,
-        asked: torch.Tensor,
+        inputs: Mapping[str, torch.Tensor],
     ) -> torch.Tensor:
         if isinstance(model, SASRec):
+            history = inputs["history"]
             states = _states(w, rows[history], model.blocks)[: len(history)]
-            return (states.unsqueeze(1) * rows[asked]).sum(-1)
+            return (states.unsqueeze(1) * rows[inputs["asked"]]).sum(-1)
         if isinstance(model, GMF):
             return (w["weight"] * user * rows).sum(-1) + w["bias"]
+        if isinstance(model, VBPR):
+            x, d = inputs["content"], model.embedding_dim
+            projection = torch.cat([w["maps_0_weight"], w["maps_1_weight"]], 1)
+            vectors = torch.cat([rows[:, :d], x @ projection.T], 1)
+            shared = torch.nn.functional.pad(w["content_bias"], (d, 0))
+            return vectors @ (user[:-1] + shared) + rows[:, d] + user[-1]
+        if isinstance(model, MetaMMF):
+            h = inputs["content"]
+            z = _linear(w, "meta", h)
+            for number in range(len(model.layers) + 1):
+                static, a, b, c = (w[f"layers_{number}_{n}"] for n in ("static", "a", "b", "c"))
+                h = torch.nn.functional.leaky_relu(h @ static + ((h @ a) * (z @ c.T)) @ b)
+            return torch.cat([rows, h], 1) @ user
         assert isinstance(model, NeuMF)
         d = model.embedding_dim
         x = torch.cat([user[d:].expand(len(rows), d), rows[:, d:]], 1)
@@ -133,15 +154,16 @@ def network_of(work: Workload, shard: Shard) -> bare.Network:
             x = torch.relu(_linear(w, f"tower_{2 * number}", x))
         return _linear(w, "last", torch.cat([user[:d] * rows[:, :d], x], 1)).squeeze(1)
 
-    return bare.Network(scores, weights, params["item"], users, isinstance(model, SASRec))
+    joined = torch.cat(tables, 1), torch.cat(users or [torch.zeros(shard.n_users, 1)], 1)
+    return bare.Network(scores, weights, *joined, isinstance(model, SASRec), content)
 
 
-def clients_of(work: Workload, shard: Shard) -> tuple[list[bare.Client], list[list[IntArray]]]:
+def clients_of(task: ClientTask, shard: Shard) -> tuple[list[bare.Client], list[list[IntArray]]]:
     """Return the clients' rounds on prepared indices, and the items of each step as drawn."""
     clients, drawn = [], []
     for number in range(shard.n_clients):
         alone = shard.take(np.array([number]))
-        plan = plan_training(work.task, alone, 1)
+        plan = plan_training(task, alone, 1)
         steps, items_of = [], []
         for epoch in plan.epochs:
             draws = epoch.draws
@@ -176,6 +198,15 @@ def clients_of(work: Workload, shard: Shard) -> tuple[list[bare.Client], list[li
     return clients, drawn
 
 
+def catalogue_of(split: Split) -> Catalogue:
+    """Return the items with features of two kinds, drawn at random: what counts is their size."""
+    rng = np.random.default_rng(0)
+    rows = {name: rng.normal(size=(split.n_items, 64)) for name in ("text", "image")}
+    norms = {name: np.linalg.norm(values, axis=1, keepdims=True) for name, values in rows.items()}
+    features = {name: (values / norms[name]).astype(np.float32) for name, values in rows.items()}
+    return Catalogue.of(split, features)
+
+
 def measure(case: str, schedule: str, n_clients: int, repeats: int) -> dict[str, Any]:
     """Return clients per CPU second of every candidate."""
     model, personalization = CASES[case]
@@ -188,7 +219,8 @@ def measure(case: str, schedule: str, n_clients: int, repeats: int) -> dict[str,
         "optimizers": rates,
     }
     work = workload("ml-100k", personalization, clients=n_clients, model=name, train=train)
-    task, split = work.task, work.split
+    split = work.split
+    task = work.experiment.client_task(catalogue_of(split))
     shard = split.shard(np.arange(split.n_clients, dtype=np.int64))
     if task.executor() == "vmap":  # A node trains such clients by length.
         shard = shard.take(np.argsort(-shard.examples(), kind="stable"))
@@ -198,8 +230,8 @@ def measure(case: str, schedule: str, n_clients: int, repeats: int) -> dict[str,
         name: initial_local(0, name, spec, owners[str(spec.axis)])
         for name, spec in task.locals().items()
     }
-    net = network_of(work, shard)
-    clients, drawn = clients_of(work, shard)
+    net = network_of(task, shard)
+    clients, drawn = clients_of(task, shard)
     plgc = None
     if isinstance(task.personalization, PLGC):
         unit = task.personalization.unit_item_vectors(net.table)

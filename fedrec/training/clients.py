@@ -14,11 +14,12 @@ from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray, IntArray, Params, Shard, UpdateBatch, offsets_of
 
 _CHUNK_BYTES = 2**21
-"""Item rows of the pairs that are computed together: few enough to stay in the cache."""
+"""Item rows, or item vectors, of the pairs that are computed together: few enough to stay in the
+cache."""
 
 _DENSE_SHARE = 16
-"""Dense and private parameters may take so many times as much: 32 MiB of each of the few copies of
-a step."""
+"""Dense and private parameters, and features, may take so many times as much: 32 MiB of each of the
+few copies of a step."""
 
 _COPIES = 6
 """As many times as its parameters a client takes while it trains, beside its optimizer."""
@@ -133,7 +134,8 @@ def _step_bytes(task: ClientTask, shard: Shard) -> IntArray:
     if task.resources.memory is not None:
         copies, share = 1.0 + states / _COPIES, 1
     dense = (copies * task.size(*task.dense()) + task.size(*task.private())) / share
-    row = task.size(*task.tables(), *task.frozen()) + task.encodes * task.width
+    vectors = max(task.size(*task.tables()), task.encodes * task.width)
+    row = vectors + task.size(*task.frozen()) / share
     values = row * of_client + dense
     return (np.dtype(task.dtype).itemsize * values).astype(np.int64)
 

@@ -38,6 +38,7 @@ class Rows:
         of_clients: float [c, *shape], one per client.
         shared: float [*shape], the same for all.
         repeated: float [c, *shape], one per client, which the model gets once per row.
+        features: float [n_items, *shape], of which the model gets the rows of ``items``.
         vectors: float [q, d], the item vectors.
         labels: float [q], see `fedrec.models.base.Batch`; so are ``counts`` and ``context``.
         history: Of the user rows, for a model with a window: places of ``source``.
@@ -53,6 +54,7 @@ class Rows:
     of_clients: Tensors
     shared: Tensors = field(default_factory=dict)
     repeated: Tensors = field(default_factory=dict)
+    features: Tensors = field(default_factory=dict)
     vectors: Tensor | None = None
     labels: Tensor | None = None
     counts: Tensor | None = None
@@ -88,6 +90,7 @@ def compute(call: Call, rows: Rows, execution: Execution, most: int | None = Non
         vectors = (
             rows.users.new_zeros((len(rows.users), 0)) if rows.vectors is None else rows.vectors
         )
+        params |= {name: rows_of(table, rows.items) for name, table in rows.features.items()}
         return call(ModelParams({**rows.of_rows, **params}), batch, vectors)
     if n_clients == 0:
         return torch.zeros(0, dtype=torch.get_default_dtype())
@@ -111,12 +114,13 @@ def _group(call: Call, rows: Rows, group: slice, at: slice, together: bool) -> T
         for name, value in rows.repeated.items()
     }
     of_clients = {name: value[group] for name, value in rows.of_clients.items()}
-    users = rows.users[at][padded]
-    where = {"users": users - users[:, :1], "items": rows.items[at][padded]}
+    users, items = rows_of(rows.users[at], padded), rows_of(rows.items[at], padded)
+    where = {"users": users - users[:, :1], "items": items}
+    of_rows |= {name: rows_of(table, items) for name, table in rows.features.items()}
     for name in ("labels", "counts", "context"):
         column = getattr(rows, name)
         if column is not None:
-            where[name] = column[at][padded]
+            where[name] = rows_of(column[at], padded)
     if rows.labels is not None:
         within = torch.arange(padded.shape[1])
         where["real"] = within < torch.as_tensor(rows.sizes[group]).unsqueeze(1)
@@ -145,6 +149,12 @@ def _group(call: Call, rows: Rows, group: slice, at: slice, together: bool) -> T
     except ConfigError as error:
         raise ConfigError(f"model: {error}") from error
     return results.flatten(0, 1).index_select(0, place)
+
+
+def rows_of(table: Tensor, index: Tensor) -> Tensor:
+    """Return ``table[index]``, [*index.shape, ...]; several times as fast, without a gradient."""
+    rows = table.index_select(0, index.flatten())
+    return rows.reshape(*index.shape, *table.shape[1:])
 
 
 def _histories(rows: Rows, users: Tensor) -> dict[str, Tensor]:
@@ -178,6 +188,15 @@ def _histories(rows: Rows, users: Tensor) -> dict[str, Tensor]:
         "lengths": torch.as_tensor(lengths),
         **{name: laid_out(column) for name, column in columns.items() if column is not None},
     }
+
+
+def _with_item_vectors(task: ClientTask, call: Call) -> Call:
+    """Return a computation that makes the item vectors itself."""
+
+    def direct(params: ModelParams, batch: Batch, vectors: Tensor) -> Tensor:
+        return call(params, batch, task.model.item_vectors(params, batch.items))
+
+    return direct
 
 
 def encode(task: ClientTask, rows: Rows) -> Tensor:
@@ -245,8 +264,23 @@ class Forward:
         """Return the input of the model's last linear layer: float [q, d] -> float [q, h]."""
         return self._of(self.task.model.features, rows)
 
-    def trained_on(self, rows: Tensor) -> Tensor:
-        """Return the score, or the model's own loss, of what the step trains on, float [r]."""
+    @property
+    def is_direct(self) -> bool:
+        """Return whether one computation may make the item vectors of pairs and their scores.
+
+        That is where nobody asks for the vectors and no item occurs twice.
+        """
+        owners = self.step.owners
+        one_user_each = len(owners["user"].present) == len(owners["client"].present)
+        return self.task.encodes and one_user_each and self.step.scored is None
+
+    def trained_on(self, rows: Tensor | None) -> Tensor:
+        """Return the score, or the model's own loss, of what the step trains on, float [r].
+
+        Args:
+            rows: float [q, d], what the personalization made of `mixed`; None: nothing, see
+                `is_direct`.
+        """
         model = self.task.model
         call = model.loss if model.overrides("loss") else model.score
         return self._of(call, rows, trained=True)
@@ -262,17 +296,19 @@ class Forward:
         values = {n: spread(self.values[n], owners[str(specs[n].axis)]) for n in names}
         return values if at is None else {name: gather(v, at) for name, v in values.items()}
 
-    def _of(self, call: Call, rows: Tensor, trained: bool = False) -> Tensor:
+    def _of(self, call: Call, rows: Tensor | None, trained: bool = False) -> Tensor:
         """Compute the pairs; ``trained``: what the step trains on, in its order.
 
         Args:
             call: Of the model.
-            rows: float [q, d], what the personalization made of `mixed`.
+            rows: float [q, d], what the personalization made of `mixed`; None: as in `trained_on`.
             trained: Whether pairs are repeated as the step trains on them.
         """
         task, step = self.task, self.step
         vectors = rows
-        if task.encodes and not task.mixes_vectors:
+        if rows is None:
+            call = _with_item_vectors(task, call)
+        elif task.encodes and not task.mixes_vectors:
             vectors = self._encoded({**self.values, "item": rows})
         at = step.scored if trained else None
         computed = self._rows(at, vectors)
@@ -314,6 +350,7 @@ class Forward:
             rows.items[at],
             {name: gather(value, at) for name, value in rows.of_rows.items()},
             rows.of_clients,
+            features=rows.features,
             network=rows.network,
             keys=rows.keys,
         )
@@ -331,7 +368,6 @@ class Forward:
             repeated = of_users
         else:
             by_pair += of_users
-        tables |= {name: table[pairs.items] for name, table in task.frozen_tables.items()}
         user, item, client = pairs.users, pairs.items, clients.index
         if at is not None:
             tables = {name: gather(value, at) for name, value in tables.items()}
@@ -344,6 +380,7 @@ class Forward:
             tables | self.of_pairs(by_pair, at),
             {name: self.values[name] for name in (*task.dense(), *task.of_model("client"))},
             repeated={name: self.values[name] for name in repeated},
+            features=task.frozen_tables,
             vectors=vectors,
             network=task.network,
             keys=self.keys,

@@ -176,8 +176,11 @@ class _Chunk:
             The position of the client of each loss, int64 [r]; the losses; what is trained on.
         """
         task, personalization, step = self.task, self.task.personalization, forward.step
-        mixes, work = view == "mixed", forward.mixed()
-        rows, frozen, local = work, work, dict[str, Tensor]()
+        mixes = view == "mixed" and personalization.overrides("rows", "score", "loss")
+        rows: Tensor | None = None
+        local: Mapping[str, Tensor] = {}
+        if mixes or not forward.is_direct:
+            rows = work = forward.mixed()
         if mixes:
             frozen, local = self._frozen(step), forward.of_pairs(task.added())
             rows = personalization.rows(work, frozen, local, step.pairs)
@@ -209,7 +212,9 @@ class _Chunk:
             of_all = personalization.loss(work, frozen, local, step.pairs)
             total = total if of_all is None else total + of_all
         if not math.isfinite(total.item()):
-            for source, values in {f"{task.personalized}: rows": rows, **results}.items():
+            if rows is not None:
+                results = {f"{task.personalized}: rows": rows, **results}
+            for source, values in results.items():
                 if not values.isfinite().all():
                     if task.uses.loss_scale != 1:
                         raise ConfigError(f"{source} {_NOT_FINITE_IN_FP16}")
@@ -327,11 +332,16 @@ class _Chunk:
             return shared["item"]
         present, items = np.flatnonzero(rows.lengths), torch.as_tensor(rows.values)
         of_rows = {name: shared[name] for name in self.tables}
-        of_rows |= {name: table[items] for name, table in task.frozen_tables.items()}
         of_clients = {name: shared[name][torch.as_tensor(present)] for name in self.dense}
         owners = torch.as_tensor(rows.owners())
         every_row = Rows(
-            rows.lengths[present], owners, items, of_rows, of_clients, network=task.network
+            rows.lengths[present],
+            owners,
+            items,
+            of_rows,
+            of_clients,
+            features=task.frozen_tables,
+            network=task.network,
         )
         return encode(task, every_row)
 

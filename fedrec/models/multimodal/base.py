@@ -19,7 +19,7 @@ from fedrec.types import ParamSpec
 class Multimodal(Model):
     """A client model of items with frozen features; the features are never trained and never sent.
 
-    An item may lack some of them, as the catalogue says: then their vectors are 0 and their weight
+    An item may lack some of them, as the catalogue says: they are 0 there, and their weight
     goes to the others. An item without any is scored by its row of the item table alone, or 0.
 
     Args:
@@ -52,7 +52,7 @@ class Multimodal(Model):
         """Declare the features, and for each whether an item has it."""
         specs = {}
         for name in self.modalities:
-            specs[name] = ParamSpec("frozen", "item", (_width(catalogue, name),))
+            specs[name] = ParamSpec("frozen", "item", (width_of(catalogue, name),))
             specs[f"{name}.present"] = ParamSpec("frozen", "item", ())
         return specs
 
@@ -60,57 +60,85 @@ class Multimodal(Model):
         """Return 1.0 where an item has a modality and 0.0 where not, float [..., m]."""
         return torch.stack([params[f"{name}.present"] for name in self.modalities], dim=-1)
 
-    def content(self, params: ModelParams, *options: Any) -> Tensor:
-        """Return what the module, a `Content`, makes of the features of items."""
-        features = [params[name] for name in self.modalities]
-        result: Tensor = params.module(features, self.present(params), *options)
-        return result
+    def content(self, params: ModelParams, *options: Any) -> Any:
+        """Return what the module makes of the features of items, float [..., f] per modality."""
+        return params.module([params[name] for name in self.modalities], *options)
 
 
-class Content(nn.Module):
-    """A module that receives frozen features; it scales each modality to a mean row norm of 1.
+class ScaledLinear(nn.Linear):
+    """A linear layer over frozen features of several modalities, each scaled to a mean norm of 1.
 
     Without that, the modality with the larger numbers would swamp the others, in the scores and in
-    the steps of its weights.
+    the steps of its weights. The weights are scaled rather than the features, of which there are
+    more.
 
     Args:
         catalogue: The items.
-        modalities: The names of the features.
-
-    Attributes:
-        widths: The numbers of each modality.
+        modalities: The names of the features, which stand side by side.
+        width: Numbers that come out.
+        rows: Numbers of the input after the features, which are not scaled.
+        bias: Whether there is one.
     """
 
     scale: Tensor
 
-    def __init__(self, catalogue: Catalogue, modalities: Sequence[str]) -> None:
-        super().__init__()
-        self.widths = [_width(catalogue, name) for name in modalities]
-        norms = [_mean_norm(catalogue, name) for name in modalities]
-        self.register_buffer("scale", 1 / torch.tensor(norms))
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        modalities: Sequence[str],
+        width: int,
+        rows: int = 0,
+        bias: bool = True,
+    ) -> None:
+        scale = scale_of(catalogue, modalities)
+        super().__init__(len(scale) + rows, width, bias)
+        self.register_buffer("scale", torch.cat([scale, torch.ones(rows)]))
 
-    def scaled(self, features: Sequence[Tensor], present: Tensor) -> list[Tensor]:
-        """Return features of the same mean norm, 0 where an item has none: float [..., f] each.
-
-        Args:
-            features: float [..., f], per modality.
-            present: float [..., m].
-        """
-        factors = present * self.scale
-        return [rows * factors[..., m, None] for m, rows in enumerate(features)]
+    def forward(self, x: Tensor) -> Tensor:
+        """float [..., f] -> float [..., width]."""
+        return nn.functional.linear(x, self.weight * self.scale, self.bias)
 
 
-class Projections(Content):
+def two_layers(
+    catalogue: Catalogue, modalities: Sequence[str], hidden: int, width: int
+) -> nn.Module:
+    """Return two layers over the features of some modalities side by side."""
+    first = ScaledLinear(catalogue, modalities, hidden)
+    return nn.Sequential(first, nn.LeakyReLU(), nn.Linear(hidden, width))
+
+
+class Projections(nn.Module):
     """A linear map of each modality to d numbers, without bias: what is missing stays 0."""
 
     def __init__(self, catalogue: Catalogue, modalities: Sequence[str], width: int) -> None:
-        super().__init__(catalogue, modalities)
-        self.maps = nn.ModuleList(nn.Linear(f, width, bias=False) for f in self.widths)
+        super().__init__()
+        self.maps = nn.ModuleList(
+            ScaledLinear(catalogue, [name], width, bias=False) for name in modalities
+        )
 
-    def forward(self, features: Sequence[Tensor], present: Tensor) -> Tensor:
-        """float [..., f] per modality -> float [..., m, d]."""
-        rows = zip(self.maps, self.scaled(features, present), strict=True)
-        return torch.stack([linear(scaled) for linear, scaled in rows], dim=-2)
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """float [..., f] per modality -> float [..., d] per modality."""
+        return [linear(x) for linear, x in zip(self.maps, features, strict=True)]
+
+
+def scale_of(catalogue: Catalogue, modalities: Sequence[str]) -> Tensor:
+    """Return what features are multiplied with so that their mean norm is 1, float [f].
+
+    Args:
+        catalogue: The items.
+        modalities: The names of the features, which stand side by side.
+
+    Raises:
+        ConfigError: If there is no such feature, it is no vector, or no item has it.
+    """
+    of_each = []
+    for name in modalities:
+        rows = catalogue.feature(name)[catalogue.present[name]]
+        norm = float(np.linalg.norm(rows, axis=1).mean()) if len(rows) else 0.0
+        if norm == 0:
+            raise ConfigError(f"model.modalities: no item has the feature '{name}'; leave it out")
+        of_each.append(torch.full((width_of(catalogue, name),), 1 / norm))
+    return torch.cat(of_each)
 
 
 def as_masks(present: Tensor) -> list[Tensor]:
@@ -142,7 +170,12 @@ def above_zero(total: Tensor) -> Tensor:
     return total.clamp_min(torch.finfo(total.dtype).tiny)
 
 
-def _width(catalogue: Catalogue, name: str) -> int:
+def width_of(catalogue: Catalogue, name: str) -> int:
+    """Return the numbers of a feature.
+
+    Raises:
+        ConfigError: If there is no such feature, or it is no vector.
+    """
     shape = catalogue.feature(name).shape[1:]
     if len(shape) != 1:
         raise ConfigError(
@@ -150,11 +183,3 @@ def _width(catalogue: Catalogue, name: str) -> int:
             "expected one vector, as an encoder gives"
         )
     return int(shape[0])
-
-
-def _mean_norm(catalogue: Catalogue, name: str) -> float:
-    rows = catalogue.feature(name)[catalogue.present[name]]
-    norm = float(np.linalg.norm(rows, axis=1).mean()) if len(rows) else 0.0
-    if norm == 0:
-        raise ConfigError(f"model.modalities: no item has the feature '{name}'; leave it out")
-    return norm

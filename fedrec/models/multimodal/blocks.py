@@ -1,5 +1,6 @@
 """Scores of item vectors in blocks, one for each modality, weighted by what an item has."""
 
+import torch
 from torch import Tensor
 
 from fedrec.models.multimodal.base import above_zero, masked_softmax, positive_weights
@@ -36,6 +37,15 @@ def rank_blocks(users: Tensor, encoded: Tensor, logits: Tensor, present: Tensor)
     weights = positive_weights(logits)
     weighted = as_blocks(users, present.shape[-1]) * weights.unsqueeze(-1)
     return (weighted.flatten(-2) @ encoded.T) / above_zero(weights @ present.T)
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Return the inner products of rows: float [..., d] -> float [...].
+
+    Faster than `fedrec.compute.operations.row_dot`, but its bits may depend on the other rows.
+    """
+    products: Tensor = torch.linalg.vecdot(a, b)
+    return products
 
 
 def as_blocks(vectors: Tensor, count: int) -> Tensor:

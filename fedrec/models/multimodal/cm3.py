@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from fedrec.data.catalogue import Catalogue
 from fedrec.models.base import Batch
 from fedrec.models.module import ModelParams
-from fedrec.models.multimodal.base import Content, Multimodal, as_masks
-from fedrec.models.multimodal.blocks import as_blocks
+from fedrec.models.multimodal.base import Multimodal, ScaledLinear, as_masks, two_layers
+from fedrec.models.multimodal.blocks import as_blocks, dot
 from fedrec.models.multimodal.sphere import CurvePoint, Draw, bezier, unit
 from fedrec.types import ParamSpec
 
@@ -71,13 +71,14 @@ class CM3(Multimodal):
 
     def item_vectors(self, params: ModelParams, items: Tensor) -> Tensor:
         """float [q, (m + 1) d], blocks of length 1."""
-        return self.content(params)
+        vectors: Tensor = self.content(params, self.present(params))
+        return vectors
 
     def score(self, params: ModelParams, batch: Batch, vectors: Tensor) -> Tensor:
         """float [q]: the cosine over the blocks that the item has."""
         user, squares = self._users(params)
         length = (squares * self._blocks(params)).sum(-1)
-        return (user * unit(vectors)).sum(-1) * inverse_root(length)
+        return dot(user, unit(vectors)) * inverse_root(length)
 
     def rank(self, params: ModelParams, batch: Batch, encoded: Tensor) -> Tensor:
         """float [b, n_items]."""
@@ -140,7 +141,7 @@ def inverse_root(squares: Tensor) -> Tensor:
     return torch.rsqrt(squares + 1e-12)
 
 
-class SphereBlocks(Content):
+class SphereBlocks(nn.Module):
     """Two layers for each modality, and a linear projection of each for the fused block."""
 
     def __init__(
@@ -151,18 +152,17 @@ class SphereBlocks(Content):
         width: int,
         curve: Draw,
     ) -> None:
-        super().__init__(catalogue, modalities)
+        super().__init__()
         self.encoders = nn.ModuleList(
-            nn.Sequential(nn.Linear(f, hidden), nn.LeakyReLU(), nn.Linear(hidden, width))
-            for f in self.widths
+            two_layers(catalogue, [name], hidden, width) for name in modalities
         )
-        self.fused = nn.ModuleList(nn.Linear(f, width) for f in self.widths)
+        self.fused = nn.ModuleList(ScaledLinear(catalogue, [name], width) for name in modalities)
         self.curve = CurvePoint(curve)
 
     def forward(self, features: Sequence[Tensor], present: Tensor) -> Tensor:
         """float [..., f] per modality -> float [..., (m + 1) d]."""
-        rows, masks = self.scaled(features, present), as_masks(present)
-        blocks = [unit(f(x)) * m for f, x, m in zip(self.encoders, rows, masks, strict=True)]
-        points = [unit(f(x)) * m for f, x, m in zip(self.fused, rows, masks, strict=True)]
+        masks = as_masks(present)
+        blocks = [unit(f(x)) * m for f, x, m in zip(self.encoders, features, masks, strict=True)]
+        points = [unit(f(x)) * m for f, x, m in zip(self.fused, features, masks, strict=True)]
         fused = bezier(points, masks, self.curve(masks[0]))
         return torch.cat([*blocks, fused], dim=-1)

@@ -9,15 +9,15 @@ from torch import Tensor, nn
 from fedrec.data.catalogue import Catalogue
 from fedrec.models.base import Batch
 from fedrec.models.module import ModelParams
-from fedrec.models.multimodal.base import Multimodal, Projections, masked_softmax
-from fedrec.models.multimodal.blocks import as_blocks, rank_blocks, score_blocks
+from fedrec.models.multimodal.base import Multimodal, Projections, ScaledLinear, masked_softmax
+from fedrec.models.multimodal.blocks import as_blocks, dot, rank_blocks, score_blocks
 from fedrec.types import ParamSpec
 
 
 class Gate(Multimodal):
     r"""Score :math:`s_{ui} = p_u \cdot (e_i + \sum_m g_m \odot W_m f_i^m)`.
 
-    ``gate: item`` fuses in the item vector: :math:`g = \mathrm{softmax}_m (U [e_i; f_i] + c)`, a
+    ``gate: item`` fuses in the item vector: :math:`g = \mathrm{softmax}_m (U [f_i; e_i] + c)`, a
     weight for each modality and dimension, with U and c shared by all. ``gate: user`` gives each
     user the logits of one weight for each modality, which never leave its client; the item vector
     is then :math:`[e_i; W_1 f_i^1; \dots]`. Where an item lacks a modality, the others share its
@@ -56,13 +56,14 @@ class Gate(Multimodal):
     def item_vectors(self, params: ModelParams, items: Tensor) -> Tensor:
         """float [q, d]; for ``gate: user`` [q, (1 + m) d]."""
         if self.gate == "item":
-            return params["item"] + self.content(params, params["item"])
-        return torch.cat([params["item"], self.content(params).flatten(-2)], dim=-1)
+            fused: Tensor = self.content(params, self.present(params), params["item"])
+            return params["item"] + fused
+        return torch.cat([params["item"], *self.content(params)], dim=-1)
 
     def score(self, params: ModelParams, batch: Batch, vectors: Tensor) -> Tensor:
         """float [q]."""
         d, user = self.embedding_dim, params["user"]
-        score = (user * vectors[:, :d]).sum(-1)
+        score = dot(user, vectors[:, :d])
         if self.gate == "user":
             score = score + score_blocks(*self._of_user(params, vectors))
         return score
@@ -81,19 +82,20 @@ class Gate(Multimodal):
         return users, vectors[:, self.embedding_dim :], params["weights"], self.present(params)
 
 
-class Gated(Projections):
+class Gated(nn.Module):
     """Projections and the gate of an item; the gate starts with equal weights."""
 
     def __init__(self, catalogue: Catalogue, modalities: Sequence[str], width: int) -> None:
-        super().__init__(catalogue, modalities, width)
-        self.gate = nn.Linear(width + sum(self.widths), width * len(modalities))
+        super().__init__()
+        self.projections = Projections(catalogue, modalities, width)
+        outputs = width * len(modalities)
+        self.gate = ScaledLinear(catalogue, modalities, outputs, rows=width)
         nn.init.zeros_(self.gate.weight)
         nn.init.zeros_(self.gate.bias)
 
-    def forward(self, features: Sequence[Tensor], present: Tensor, rows: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, features: Sequence[Tensor], present: Tensor, rows: Tensor) -> Tensor:
         """float [..., f] per modality, with rows of the item table [..., d] -> float [..., d]."""
-        logits = self.gate(torch.cat([rows, *self.scaled(features, present)], dim=-1))
+        logits = self.gate(torch.cat([*features, rows], dim=-1))
         of_dimensions = as_blocks(logits, rows.shape[-1])
         weights = masked_softmax(of_dimensions, present.unsqueeze(-2)).transpose(-1, -2)
-        projected: Tensor = super().forward(features, present)
-        return (weights * projected).sum(-2)
+        return (weights * torch.stack(self.projections(features), dim=-2)).sum(-2)

@@ -10,7 +10,7 @@ from fedrec.data.catalogue import Catalogue
 from fedrec.models.base import Batch
 from fedrec.models.module import ModelParams
 from fedrec.models.multimodal.base import Multimodal, Projections
-from fedrec.models.multimodal.blocks import rank_blocks, score_blocks
+from fedrec.models.multimodal.blocks import dot, rank_blocks, score_blocks
 from fedrec.types import ParamSpec
 
 
@@ -50,12 +50,12 @@ class LateFusion(Multimodal):
 
     def item_vectors(self, params: ModelParams, items: Tensor) -> Tensor:
         """float [q, (1 + m) d]."""
-        return torch.cat([params["item"], self.content(params).flatten(-2)], dim=-1)
+        return torch.cat([params["item"], *self.content(params)], dim=-1)
 
     def score(self, params: ModelParams, batch: Batch, vectors: Tensor) -> Tensor:
         """float [q]."""
         d, user = self.embedding_dim, params["user"]
-        of_ids = (user[:, :d] * vectors[:, :d]).sum(-1)
+        of_ids = dot(user[:, :d], vectors[:, :d])
         return of_ids + score_blocks(
             user[:, d:], vectors[:, d:], params["weights"], self.present(params)
         )

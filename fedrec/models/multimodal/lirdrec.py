@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fedrec.data.catalogue import Catalogue
 from fedrec.models.base import Batch
 from fedrec.models.module import ModelParams
-from fedrec.models.multimodal.base import Content, Multimodal, as_masks
+from fedrec.models.multimodal.base import Multimodal, as_masks, two_layers
 from fedrec.models.multimodal.blocks import as_blocks, rank_blocks, score_blocks
 from fedrec.models.multimodal.sphere import unit
 from fedrec.types import ParamSpec
@@ -60,7 +60,8 @@ class LIRDRec(Multimodal):
 
     def item_vectors(self, params: ModelParams, items: Tensor) -> Tensor:
         """float [q, b d], blocks of length 1."""
-        return self.content(params)
+        vectors: Tensor = self.content(params, self.present(params))
+        return vectors
 
     def score(self, params: ModelParams, batch: Batch, vectors: Tensor) -> Tensor:
         """float [q]."""
@@ -84,22 +85,21 @@ class LIRDRec(Multimodal):
         return torch.cat([present, present.amax(-1, keepdim=True)], dim=-1)
 
 
-class FeatureBlocks(Content):
+class FeatureBlocks(nn.Module):
     """Two layers for each modality, and for all of them side by side."""
 
     def __init__(
         self, catalogue: Catalogue, modalities: Sequence[str], hidden: int, width: int
     ) -> None:
-        super().__init__(catalogue, modalities)
+        super().__init__()
+        inputs = [*([name] for name in modalities), modalities]
         self.encoders = nn.ModuleList(
-            nn.Sequential(nn.Linear(f, hidden), nn.LeakyReLU(), nn.Linear(hidden, width))
-            for f in (*self.widths, sum(self.widths))
+            two_layers(catalogue, names, hidden, width) for names in inputs
         )
 
     def forward(self, features: Sequence[Tensor], present: Tensor) -> Tensor:
         """float [..., f] per modality -> float [..., b d]."""
-        rows = self.scaled(features, present)
-        inputs = [*rows, torch.cat(rows, dim=-1)]
+        inputs = [*features, torch.cat([*features], dim=-1)]
         masks = [*as_masks(present), present.amax(-1, keepdim=True)]
         blocks = zip(self.encoders, inputs, masks, strict=True)
         return torch.cat([unit(encoder(x)) * mask for encoder, x, mask in blocks], dim=-1)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from fedrec.data.catalogue import Catalogue
 from fedrec.models.base import Batch
 from fedrec.models.module import ModelParams
-from fedrec.models.multimodal.base import Content, Multimodal
+from fedrec.models.multimodal.base import Multimodal, scale_of
+from fedrec.models.multimodal.blocks import dot
 from fedrec.types import ParamSpec
 
 Form = Literal["full", "cp"]
@@ -86,14 +87,14 @@ class MetaMMF(Multimodal):
 
     def score(self, params: ModelParams, batch: Batch, vectors: Tensor) -> Tensor:
         """float [q]."""
-        return (params["user"] * vectors).sum(-1)
+        return dot(params["user"], vectors)
 
     def rank(self, params: ModelParams, batch: Batch, encoded: Tensor) -> Tensor:
         """float [b, n_items]."""
         return params["user"] @ encoded.T
 
 
-class MetaFusion(Content):
+class MetaFusion(nn.Module):
     """The layers whose weights an item's features produce.
 
     Args:
@@ -105,6 +106,8 @@ class MetaFusion(Content):
         rank: Of the decomposition.
     """
 
+    scale: Tensor
+
     def __init__(
         self,
         catalogue: Catalogue,
@@ -114,18 +117,19 @@ class MetaFusion(Content):
         form: Form,
         rank: int,
     ) -> None:
-        super().__init__(catalogue, modalities)
-        sizes = [*pairwise((sum(self.widths), *widths))]
-        self.meta = nn.Linear(sum(self.widths), meta_dim)
+        super().__init__()
+        self.register_buffer("scale", scale_of(catalogue, modalities))
+        sizes = [*pairwise((len(self.scale), *widths))]
+        self.meta = nn.Linear(len(self.scale), meta_dim)
         made = [
             FullLayer(*size, meta_dim) if form == "full" else CPLayer(*size, meta_dim, rank)
             for size in sizes
         ]
         self.layers = nn.ModuleList(made)
 
-    def forward(self, features: Sequence[Tensor], present: Tensor) -> Tensor:
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
         """float [..., f] per modality -> float [..., width of the last layer]."""
-        h = torch.cat(self.scaled(features, present), dim=-1)
+        h = torch.cat([*features], dim=-1) * self.scale
         z = self.meta(h)
         for layer in self.layers:
             h = nn.functional.leaky_relu(layer(h, z))

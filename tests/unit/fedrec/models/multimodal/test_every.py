@@ -51,15 +51,6 @@ def test_ranking_is_the_scores_of_all_pairs(model: Multimodal) -> None:
 
 
 @every_model
-def test_the_numbers_of_a_missing_modality_do_not_matter(model: Multimodal) -> None:
-    catalogue = random_catalogue()
-    items = np.flatnonzero(~catalogue.present["image"])
-    params = params_of(model, catalogue, items)
-    other = params.replaced({"image": params["image"] + 5.0})
-    assert torch.equal(scores_of(model, params, items), scores_of(model, other, items))
-
-
-@every_model
 def test_the_unit_of_features_does_not_matter(model: Multimodal) -> None:
     catalogue, items = random_catalogue(), np.arange(7)
     larger = replace(catalogue, features={n: 8 * v for n, v in catalogue.features.items()})

@@ -64,13 +64,13 @@ def test_gates_of_users_by_hand() -> None:
 
 
 def test_gates_of_items_by_hand() -> None:
-    # The gate looks at the first number of the item's row alone, and gives it to the text of the
-    # first dimension; all other logits are 0.
+    # The gate looks at the first number of the item's row alone, which follows the features, and
+    # gives it to the text of the first dimension; all other logits are 0.
     model = Gate(embedding_dim=2, gate="item")
     gate = np.zeros((4, 6))
-    gate[0, 0] = 1.0
+    gate[0, 4] = 1.0
     values = {
-        **IDENTITIES,
+        **{f"projections.{name}": value for name, value in IDENTITIES.items()},
         "gate.weight": gate,
         "gate.bias": np.zeros(4),
         "item": [[np.log(3.0), 0.0], [np.log(3.0), 0.0]],
@@ -85,7 +85,10 @@ def test_gates_of_items_by_hand() -> None:
 def test_a_gate_with_its_first_values_is_the_mean() -> None:
     model, catalogue = Gate(embedding_dim=4), random_catalogue()
     params = params_of(model, catalogue, [5], {"item": np.zeros((7, 4))})
-    both = [params[f"maps.{m}.weight"] @ params[n][0] for m, n in enumerate(("text", "image"))]
+    both = [
+        params[f"projections.maps.{m}.weight"] @ params[n][0]
+        for m, n in enumerate(("text", "image"))
+    ]
     norms = [
         np.linalg.norm(catalogue.features[n][catalogue.present[n]], axis=1).mean()
         for n in ("text", "image")

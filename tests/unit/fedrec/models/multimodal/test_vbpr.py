@@ -25,8 +25,8 @@ def test_a_score_by_hand() -> None:
         "item_bias": [0.5],
         "user": [[1.0, 0.0, 1.0, -1.0]],
         "user_bias": [0.0],
-        "projection.weight": length * np.eye(2),
-        "bias.weight": [[0.1 * length, 0.0]],
+        "maps.0.weight": length * np.eye(2),
+        "content_bias": [0.1, 0.0],
     }
     score = scores_of(model, params_of(model, catalogue, [0], values), [0])
     assert score.item() == pytest.approx(1.6, abs=1e-6)
@@ -35,7 +35,7 @@ def test_a_score_by_hand() -> None:
 def test_one_pair_moves_the_projection_by_a_matrix_of_rank_one() -> None:
     model, catalogue = VBPR(embedding_dim=3, content_dim=4), random_catalogue()
     params = params_of(model, catalogue, [2])
-    weight = params["projection.weight"].requires_grad_()
+    weight = params["maps.0.weight"].requires_grad_()
     (gradient,) = torch.autograd.grad(scores_of(model, params, [2]).sum(), weight)
     assert torch.linalg.matrix_rank(gradient) == 1
 
@@ -44,7 +44,7 @@ def test_without_content_and_biases_it_is_matrix_factorisation() -> None:
     model, catalogue = VBPR(embedding_dim=3, content_dim=4), random_catalogue()
     items, user = [0, 3, 5], np.random.default_rng(2).normal(size=(3, 7))
     user[:, 3:] = 0
-    zero = {"item_bias": np.zeros(7), "user_bias": np.zeros(3), "bias.weight": np.zeros((1, 8))}
+    zero = {"item_bias": np.zeros(7), "user_bias": np.zeros(3), "content_bias": np.zeros(4)}
     params = params_of(model, catalogue, items, {"user": user, **zero})
     base = MatrixFactorization(embedding_dim=3)
     rows = {"item": params["item"], "user": params["user"][:, :3]}
