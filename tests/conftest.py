@@ -1,5 +1,6 @@
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,3 +62,15 @@ def ml100k(machine: None) -> Path:
 def small() -> Synthetic:
     """60 users in 3 taste groups, 80 items: trains in a moment, and a model can learn it."""
     return Synthetic(users=60, items=80, taste_groups=3, rank=3, interactions_per_user=15.0)
+
+
+@pytest.fixture
+def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of a user, who works there; modules that lie in it are forgotten at the end."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
