@@ -38,9 +38,10 @@ def train(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Let the users rank the catalogue, and answer with metric values."""
+    """Let the users rank, at the end after a last training, and answer with metric values."""
     request, node = _opened(message, context)
-    evaluation = node.evaluate(request, records.decode_params(message.content))
+    rank = node.end if request.end else node.evaluate
+    evaluation = rank(request, records.decode_params(message.content))
     return Message(records.encode(evaluation), reply_to=message)
 
 

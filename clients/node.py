@@ -1,36 +1,40 @@
 """A node: it hosts clients, trains and evaluates them, and answers with what may leave."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
 from math import prod
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
+from clients.failures import failing_of, line_of
+from clients.kept import KeptRounds, KeptValues
+from clients.placement import hosted_clients, training_costs
 from clients.state_store import StateStore
 from fedrec.aggregation.reduce import upload_bytes
 from fedrec.aggregation.returned import checked_sum, merged
 from fedrec.config.experiment import Experiment
-from fedrec.config.sources import place_in_plugin
 from fedrec.data.negatives import pool_excluded, popularity_weights
 from fedrec.errors import ClientFailure, FedRecError, NumericError, not_finite
-from fedrec.evaluation.evaluate import Evaluation, evaluate, merge, ranking_together
+from fedrec.evaluation.evaluate import Evaluation, Ranked, evaluate, merge, ranking_together
 from fedrec.evaluation.ranking import LEGACY_CANDIDATES, Part, legacy_candidates
 from fedrec.evaluation.rerank import FirstStage
 from fedrec.evaluation.scorer import UserScorer
 from fedrec.evaluation.slices import Slices
 from fedrec.flower.records import RoundRequest, Trained
 from fedrec.personalization.base import NoPersonalization
+from fedrec.runs.folder import BEFORE_END, LOCAL
 from fedrec.runs.prepare import OpenRun, open_run
 from fedrec.runs.tally import likely_causes
 from fedrec.seeds import Purpose, bits
-from fedrec.storage.files import write_arrays
 from fedrec.training.blocks import bounded_slices, notes_of
 from fedrec.training.clients import train_clients, training_together
 from fedrec.training.draws import Layout, capacity
+from fedrec.training.end import begin_end
 from fedrec.training.task import ClientTask
 from fedrec.types import (
     Aggregate,
@@ -40,10 +44,11 @@ from fedrec.types import (
     Params,
     Ragged,
     Shard,
-    Split,
     offsets_of,
 )
 from strategies.base import strategy_of
+
+T = TypeVar("T")
 
 _HELD_BYTES = 2**23
 """Updates that are held at once, before they are summed: few enough to stay in the cache; but not
@@ -93,21 +98,19 @@ class Node:
         compiled = task.executor() == "numba"
         self._summing = self.strategy.summing if compiled else None
         if not compiled or not isinstance(task.personalization, NoPersonalization):
-            torch.set_num_threads(
-                self._threads
-            )  # Who trains in machine code alone meets torch when ranking.
+            # Who trains in machine code alone meets torch when ranking.
+            torch.set_num_threads(self._threads)
         self.shard = shard
-        self._local = out / "local"
-        self._name = f"node-{number:03d}"
+        name = f"node-{number:03d}"
+        self._kept = KeptRounds(out / LOCAL, name)
         by_popularity = experiment.train.negative_sampling == "popularity"
         self._popularity = popularity if by_popularity else None
         self._slices, self._first_stage = slices, first_stage
         self._layout = Layout.of(self.task, shard)
-        self._owner_ids = self._layout.owner_ids()
         self._store = StateStore(
-            out / "state" / self._name,
+            out / "state" / name,
             self.task.locals(),
-            self._owner_ids,
+            self._layout.owner_ids(),
             partial(self.task.initial_private, n_items=shard.n_items),
         )
 
@@ -136,8 +139,7 @@ class Node:
         began = time.perf_counter()
         self._store.settle(request.committed, request.round, f"{request.group}.*")
         clients: IntArray = np.searchsorted(self.shard.client_ids, request.clients)
-        if self.task.executor() == "vmap":  # Clients of a chunk are filled up to equal length.
-            clients = clients[np.argsort(-self.shard.examples()[clients], kind="stable")]
+        clients = clients[self._order(clients)]
         aggregate: Aggregate | None = None
         uploaded = state_change = 0
         failures: list[FailedClient] = []
@@ -162,7 +164,7 @@ class Node:
                 try:
                     reduced, private, size = attempt(rows)
                 except Exception as error:
-                    failing = _failing(attempt, rows, error)
+                    failing = failing_of(attempt, rows, error)
                     if not failing:
                         raise
                     failures += [self._failure(request, row, why) for row, why in failing.items()]
@@ -190,25 +192,91 @@ class Node:
             ClientFailure: If a client fails.
         """
         self._store.settle(request.committed)
-        everybody: IntArray = np.searchsorted(self.shard.client_ids, request.clients)
-        offsets = offsets_of(self._private_bytes(self.task.private())[everybody])
         evaluations = []
-        for number, cut in enumerate(bounded_slices(offsets, _RANKED_BYTES)):
-            evaluations.append(self._ranked(request, params, everybody[cut]))
-            self._keep(request, everybody[cut], number)
+        for number, rows in self._ranked_together(request):
+            evaluations.append(self._named(request, "evaluate", partial(self._rank, params), rows))
+            at, names = self._layout.positions(rows), self.task.private()
+            kept = KeptValues(self.task, self.shard.take(rows), self._store.get(at, names))
+            self._kept.write(kept, request, number)
         return replace(merge(evaluations), notes=notes_of([self._ranking]))
 
-    def _ranked(self, request: RoundRequest, params: Params, rows: IntArray) -> Evaluation:
-        """Return what some clients' users rank; name the client that fails."""
+    def end(self, request: RoundRequest, params: Params) -> Evaluation:
+        """Train the phases of the end, and let the users rank before and after them.
+
+        Nothing but metric values leaves; the state of the rounds stays as it is.
+
+        Args:
+            request: The chosen round, and which clients.
+            params: The shared parameters of the chosen round.
+
+        Raises:
+            ClientFailure: If a client fails.
+            RunFolderError: If the private parameters of the round are missing or damaged.
+        """
+        task, evaluations, written = self.task.at_end(), [], 0
+        held = self._private_bytes(task, task.locals())
+        for number, rows in self._ranked_together(request):
+            kept = self._kept.read(self.task, self.shard.take(rows), request, number)
+            finish = partial(self._finish, task, request, params, kept)
+            for cut in bounded_slices(offsets_of(held[rows]), _RANKED_BYTES):
+                some = rows[cut][self._order(rows[cut])]
+                evaluation, ended = self._named(request, "train", finish, some)
+                evaluations.append(evaluation)
+                self._kept.write(ended, request, written)
+                written += 1
+        return replace(merge(evaluations), notes=notes_of([self._training, self._ranking]))
+
+    def _finish(
+        self,
+        task: ClientTask,
+        request: RoundRequest,
+        params: Params,
+        kept: KeptValues,
+        rows: IntArray,
+    ) -> tuple[Evaluation, KeptValues]:
+        """Train some clients at the end; return the ranking before and after, and their values."""
+        before = kept.take(np.searchsorted(kept.shard.client_ids, self.shard.client_ids[rows]))
+        begun = begin_end(task, before.shard, params, before.private)
+        _, private = train_clients(
+            task,
+            before.shard,
+            params,
+            begun,
+            request.round,
+            self._chunk,
+            self._popularity,
+            together=self._training,
+        )
+        after = KeptValues(task, before.shard, {name: private[name] for name in task.private()})
+        evaluation = self._evaluation(after, params)
+        as_chosen = self._evaluation(before, params).values["mixed"]
+        values: dict[Ranked, Any] = {**evaluation.values, BEFORE_END: as_chosen}
+        return replace(evaluation, values=values), after
+
+    def _ranked_together(self, request: RoundRequest) -> Iterator[tuple[int, IntArray]]:
+        """Yield clients of a request, some at a time, with the number of their file."""
+        everybody: IntArray = np.searchsorted(self.shard.client_ids, request.clients)
+        offsets = offsets_of(self._private_bytes(self.task, self.task.private())[everybody])
+        for number, cut in enumerate(bounded_slices(offsets, _RANKED_BYTES)):
+            yield number, everybody[cut]
+
+    def _named(
+        self,
+        request: RoundRequest,
+        stage: str,
+        call: Callable[[IntArray], T],
+        rows: IntArray,
+    ) -> T:
+        """Return what a call makes of some clients; name the client that fails."""
         try:
-            return self._rank(params, rows)
+            return call(rows)
         except FedRecError:
             raise
         except Exception as error:
-            failing = _failing(lambda some: self._rank(params, some), rows, error)
+            failing = failing_of(call, rows, error)
             row, cause = next(iter(failing.items()), (None, error))
             client = f"one of {len(rows)}" if row is None else str(self.shard.client_ids[row])
-            raise ClientFailure(request.round, client, "evaluate", _line(cause)) from cause
+            raise ClientFailure(request.round, client, stage, line_of(cause)) from cause
 
     def _cuts(self, rows: IntArray) -> list[IntArray]:
         """Cut clients so that little is held at once (see `_HELD_BYTES`)."""
@@ -221,20 +289,28 @@ class Node:
         else:
             budget = memory // 2
         held = np.diff(capacity(self.shard, task)) * row + dense
-        held += self._private_bytes(task.locals())
+        held += self._private_bytes(task, task.locals())
         return [rows[cut] for cut in bounded_slices(offsets_of(held[rows]), budget)]
 
-    def _private_bytes(self, names: Iterable[str]) -> IntArray:
+    def _order(self, rows: IntArray) -> IntArray:
+        """Return the order in which clients are computed, int64 [c], places among ``rows``."""
+        if self.task.executor() != "vmap":
+            return np.arange(len(rows))
+        # Clients of a chunk are filled up to equal length.
+        return np.argsort(-self.shard.examples()[rows], kind="stable")
+
+    def _private_bytes(self, task: ClientTask, names: Iterable[str]) -> IntArray:
         """Return the bytes of each client's values of some private parameters, int64 [c]."""
         total = np.zeros(self.shard.n_clients, np.int64)
+        offsets = (self._layout if task is self.task else Layout.of(task, self.shard)).offsets
         for name in names:
-            spec = self.task.locals()[name]
-            total += 4 * prod(spec.shape) * np.diff(self._layout.offsets[spec.axis or ""])
+            spec = task.locals()[name]
+            total += 4 * prod(spec.shape) * np.diff(offsets[spec.axis or ""])
         return total
 
     def _failure(self, request: RoundRequest, row: int, cause: Exception) -> FailedClient:
         """Return the failure of a client, or raise it if none may fail."""
-        client, reason = str(self.shard.client_ids[row]), _line(cause)
+        client, reason = str(self.shard.client_ids[row]), line_of(cause)
         if self.experiment.rounds.max_failures == 0:
             if isinstance(cause, NumericError):
                 raise NumericError(f"client {client}: {cause}") from cause
@@ -244,25 +320,29 @@ class Node:
         return FailedClient(client=client, reason=reason)
 
     def _rank(self, params: Params, rows: IntArray) -> Evaluation:
+        private = self._store.get(self._layout.positions(rows), self.task.private())
+        return self._evaluation(KeptValues(self.task, self.shard.take(rows), private), params)
+
+    def _evaluation(self, values: KeptValues, params: Params) -> Evaluation:
+        """Let users rank with private values of theirs."""
         torch.set_num_threads(self._threads)
-        shard, at = self.shard.take(rows), self._layout.positions(rows)
-        private = self._store.get(at, self.task.private())
-        with self.task.computing():
-            scorer = UserScorer(self.task, shard, params, private, self._first_stage)
+        task, shard = values.task, values.shard
+        with task.computing():
+            scorer = UserScorer(task, shard, params, values.private, self._first_stage)
             try:
                 return evaluate(
                     shard,
                     scorer,
                     self.experiment.evaluate.parsed(),
                     self.experiment.evaluate.block,
-                    self._candidates(shard) if self.task.protocol == "legacy" else None,
+                    self._candidates(shard) if task.protocol == "legacy" else None,
                     self._slices,
                     self._ranking,
                 )
             except NumericError as error:
-                values = (*scorer.params.values(), *scorer.local.values())
-                model = f"model {type(self.task.model).__name__}"
-                raise not_finite(f"{model}: {error}", values) from error
+                made_of = (*scorer.params.values(), *scorer.local.values())
+                model = f"model {type(task.model).__name__}"
+                raise not_finite(f"{model}: {error}", made_of) from error
 
     def _candidates(self, shard: Shard) -> Mapping[Part, Ragged]:
         """Return the 99 sampled candidates of each part that the published protocol ranks."""
@@ -276,26 +356,6 @@ class Node:
             return legacy_candidates(upper, excluded, shard.n_items, LEGACY_CANDIDATES)
 
         return {"valid": drawn(0), "test": drawn(1)}
-
-    def _keep(self, request: RoundRequest, rows: IntArray, number: int) -> None:
-        """Write the private parameters of this round beside those of the best; drop the others.
-
-        Each group of a strategy, and each cut of its clients, has a file of its own.
-        """
-        at = self._layout.positions(rows)
-        shard = self.shard.take(rows)
-        content = self._store.get(at, self.task.private())
-        content |= {"ids.user": shard.user_ids, "ids.client": shard.client_ids}
-        if "positive" in at:
-            content["ids.positive"] = self._owner_ids["positive"][at["positive"]]
-        about = {f"per.{name}": str(spec.axis) for name, spec in self.task.locals().items()}
-        name = f"{self._name}g{request.group}" if request.group else self._name
-        name += f"p{number}" if number else ""
-        path = self._local / f"{name}@{request.round}.safetensors"
-        write_arrays(path, content, {**about, "round": str(request.round)})
-        for old in self._local.glob(f"{name}@*.safetensors"):
-            if old.stem.rpartition("@")[2] not in (str(request.round), str(request.best)):
-                old.unlink()
 
 
 @lru_cache(maxsize=256)
@@ -328,59 +388,3 @@ def _opened(
     data, evaluate = opened.split, opened.experiment.evaluate
     weights, slices = popularity_weights(data), evaluate.slices_of(data)
     return opened, costs, weights, slices, evaluate.first_stage_of(data)
-
-
-def hosted_clients(costs: FloatArray, partition: int, partitions: int) -> IntArray:
-    """Return the clients that a node hosts, consecutive ones; all nodes host each client once.
-
-    Args:
-        costs: float [n_clients], what each costs to train, in any unit: nodes get equal sums, as
-            far as whole clients allow, so that they finish together.
-        partition: number of the node.
-        partitions: number of nodes, at most n_clients.
-
-    Returns:
-        int64, sorted, at least one.
-    """
-    ends = np.cumsum(costs, dtype=np.float64)
-    # A client belongs where its middle falls.
-    middle = ends - np.asarray(costs) / 2
-    wanted = ends[-1] * np.arange(1, partitions) / partitions
-    cuts = np.searchsorted(middle, wanted)
-    # Nobody stays without a client, neither in front nor at the end.
-    numbers = np.arange(1, partitions)
-    cuts = np.maximum.accumulate(np.maximum(cuts - numbers, 0)) + numbers
-    cuts = np.minimum(cuts, len(ends) - partitions + numbers)
-    bounds = [0, *cuts.tolist(), len(ends)]
-    return np.arange(bounds[partition], bounds[partition + 1], dtype=np.int64)
-
-
-def training_costs(task: ClientTask, split: Split) -> FloatArray:
-    """Return what each client costs to train: touched rows and a bit for itself, [n_clients]."""
-    n = split.train.lengths[split.clients.values]
-    rows = n * (1 + task.train.negatives) * sum(len(phase.views) for phase in task.epochs.values())
-    of_user = 8.0 + rows * task.personalization.row_cost(n)
-    return np.bincount(split.clients.owners(), of_user, split.n_clients)
-
-
-def _failing(
-    call: Callable[[IntArray], object], rows: IntArray, error: Exception
-) -> dict[int, Exception]:
-    """Return those of some clients that a call fails for on their own, found by halves."""
-    if len(rows) == 1:
-        return {int(rows[0]): error}
-    failing: dict[int, Exception] = {}
-    for some in np.array_split(rows, 2):
-        try:
-            call(some)
-        except Exception as cause:
-            failing |= _failing(call, some, cause)
-    return failing
-
-
-def _line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, FedRecError):
-        return text
-    place = place_in_plugin(error)
-    return f"{type(error).__name__}: {text}" + (f" ({place})" if place else "")

@@ -55,7 +55,14 @@ def main(grid: Grid, context: Context) -> None:
     with closing(Recorder(run, engine, observer, origin, checkpoint)) as recorder:
         params = run.task.initial_globals(split.n_items)
         strategy = FlowerStrategy(
-            experiment, params, run.task.travels(), roster, request, recorder, checkpoint
+            experiment,
+            params,
+            run.task.travels(),
+            roster,
+            request,
+            recorder,
+            checkpoint,
+            has_end=len(run.task.at_end().epochs) > 0,
         )
         strategy.start(grid)
 

@@ -26,7 +26,8 @@ from fedrec.errors import ClientFailure, EngineError, NumericError
 from fedrec.evaluation.evaluate import Evaluation, merge
 from fedrec.flower import records
 from fedrec.runs.log import Bytes, Checkpoint, RoundRecord, Seconds
-from fedrec.runs.recorder import Recorder
+from fedrec.runs.recorder import End, Recorder
+from fedrec.runs.result import of_group
 from fedrec.types import Aggregate, FailedClient, IntArray, Params
 from server.roster import Roster, cohort, deal, exchange, states_of
 from strategies.base import strategy_of
@@ -48,6 +49,7 @@ class FlowerStrategy(FlwrStrategy):
         request: Run id and folders, for every message.
         recorder: Writes the run folder, and knows the best round.
         checkpoint: Where the run continues: with the evaluation of that round; None: at its start.
+        has_end: Whether clients train once more after the last round.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class FlowerStrategy(FlwrStrategy):
         request: records.RoundRequest,
         recorder: Recorder,
         checkpoint: Checkpoint | None = None,
+        has_end: bool = False,
     ) -> None:
         self.strategy = strategy_of(experiment)
         self.recorder = recorder
@@ -67,6 +70,7 @@ class FlowerStrategy(FlwrStrategy):
         self._roster = roster
         self._request = request
         self._checkpoint = checkpoint
+        self._has_end = has_end
         self._n_clients = sum(len(node.clients) for node in roster.values())
         self._node_states = states_of(roster)
         self.params = params
@@ -111,12 +115,13 @@ class FlowerStrategy(FlwrStrategy):
                 if due and rounds.patience is not None and stale >= rounds.patience:
                     status = "early_stop"
                     break
+            end = self._end(grid) if self._has_end else None
         except KeyboardInterrupt:
             self.recorder.finish("interrupted", self.published)
             raise
         except NumericError as error:
             raise self.recorder.diverged(number, error, self.published) from error
-        self.recorder.finish(status, self.published)
+        self.recorder.finish(status, self.published, end=end)
         return Result(arrays=records.encode_params(self.params, self._allowed))
 
     def _train(self, number: int, grid: Grid) -> RoundRecord:
@@ -143,6 +148,26 @@ class FlowerStrategy(FlwrStrategy):
         seconds = record.seconds.model_copy(update={"evaluate": time.perf_counter() - began})
         simulation = Bytes(**self._simulation)
         return record.model_copy(update={"seconds": seconds, "simulation": simulation})
+
+    def _end(self, grid: Grid) -> End:
+        """Let all clients train the phases of the end, from the chosen round, and rank."""
+        began, best, self._simulation = time.perf_counter(), self.recorder.tally.best, Counter()
+        assert best is not None
+        model, everybody = self.recorder.best_model(), np.arange(self._n_clients, dtype=np.int64)
+        group_of = model.get("group", np.zeros(self._n_clients, np.int32))
+        request = replace(self._request, round=best.round, best=best.round, end=True)
+        messages = []
+        for node, hosted in deal(self._roster, everybody):
+            for group in np.unique(group_of[hosted]).tolist():
+                clients = hosted[group_of[hosted] == group]
+                content = records.encode(replace(request, group=group, clients=clients))
+                of_clients = {n: v for n, v in of_group(model, group).items() if n in self.params}
+                content[records.PARAMS] = records.encode_params(of_clients, self._allowed)
+                messages.append(Message(content, node, records.EVALUATE, group_id="end"))
+        self.aggregate_evaluate(best.round, self._exchange(grid, best.round, messages))
+        assert self._evaluation is not None
+        simulation = Bytes(**self._simulation)
+        return End(self._evaluation, time.perf_counter() - began, simulation)
 
     def configure_train(self, server_round: int, *_: Any, **__: Any) -> Iterator[Message]:
         """To each node that hosts clients of the cohort, one message for each of their groups."""

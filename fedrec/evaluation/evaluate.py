@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from fedrec.evaluation.slices import Ranking, Slices, rankings_of, sliced
 from fedrec.personalization.base import View
 from fedrec.training.blocks import Together
 from fedrec.types import FloatArray, IntArray, Ragged, Shard
+
+Ranked: TypeAlias = View | Literal["before_end"]
+"""A view; ``before_end``: the method's own before the phases at the end of a run."""
 
 _AUTO_BYTES = 16 * 2**20
 _AUTO_LEAST = 64  # users: the rows of one matrix product
@@ -45,7 +48,7 @@ class Evaluation:
     """
 
     users: IntArray
-    values: Mapping[View, Mapping[Part, FloatArray]]
+    values: Mapping[Ranked, Mapping[Part, FloatArray]]
     exposure: Mapping[int, IntArray]
     slices: tuple[str, ...] = ()
     cold_listed: Mapping[int, IntArray] = field(default_factory=dict)
@@ -57,7 +60,7 @@ class Evaluation:
         return [sliced(label, name) for name in ("", *self.slices) for label in per_user]
 
     def summarise(
-        self, metrics: Sequence[Metric], view: View = "mixed", part: Part = "test"
+        self, metrics: Sequence[Metric], view: Ranked = "mixed", part: Part = "test"
     ) -> dict[str, float]:
         """Return the metrics by label: means over the users that have items held out.
 
@@ -204,7 +207,7 @@ def evaluate(
             listed = placed.top[:, :k]
             shown[number][k] += np.bincount(listed[listed >= 0], minlength=len(shown[number][k]))
     names = () if slices is None else slices.names
-    values: dict[View, dict[Part, FloatArray]] = {}
+    values: dict[Ranked, dict[Part, FloatArray]] = {}
     for view, blocks in ranks.items():
         columns: dict[tuple[Part, str], FloatArray] = {}
         for (number, part), of_blocks in blocks.items():

@@ -49,6 +49,7 @@ class RoundRequest:
         group: of the strategy; all clients of the request are in it.
         clients: int64, the clients that are meant; not used in a roll call.
         features: the file of the features of the items; "" where there are none.
+        end: whether clients train the phases of the end before they rank; the round is the best.
     """
 
     run: str
@@ -60,6 +61,7 @@ class RoundRequest:
     group: int = 0
     clients: IntArray = field(default_factory=lambda: np.zeros(0, np.int64), compare=False)
     features: str = ""
+    end: bool = False
 
 
 @dataclass(frozen=True, slots=True)

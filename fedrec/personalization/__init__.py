@@ -6,6 +6,7 @@ from fedrec.personalization.additive import Additive
 from fedrec.personalization.base import NoPersonalization, Personalization
 from fedrec.personalization.ditto import Ditto
 from fedrec.personalization.fedrep import FedRep
+from fedrec.personalization.finetune import FineTune
 from fedrec.personalization.interpolation import Interpolation
 from fedrec.personalization.plgc.plgc import PLGC
 
@@ -17,5 +18,6 @@ PERSONALIZATIONS: Mapping[str, type[Personalization]] = {
     "fedrep": FedRep,
     "ditto": Ditto,
     "interpolation": Interpolation,
+    "finetune": FineTune,
     "additive": Additive,
 }

@@ -48,6 +48,8 @@ class Additive(Personalization):
 
     def loss(self, work: Tensor, frozen: Tensor, local: Tensors, pairs: PairBatch) -> Tensor | None:
         """Return the two terms, summed over users."""
+        if self.repulsion == self.sparsity == 0:
+            return None
         user, positive = pairs.users, pairs.labels.to(work.dtype)
         apart = (local["private_item"] - work).square().mean(-1) * positive
         apart = apart / torch.bincount(user, positive)[user].clamp_min(1)

@@ -22,6 +22,7 @@ class FedRep(Personalization):
             behind its last hidden layer, where it says which that is (`Model.features`).
         head_epochs: Local epochs of the head; None: ``train.local_epochs``.
         body_epochs: Local epochs of the rest.
+        final_epochs: Local epochs of the head at the end, with the body of the chosen round.
 
     Reference: collins2021exploiting, Algorithm 1. Its code trains 10 epochs of the head and 1 of
     the body, and heads of clients that were not drawn yet follow the averaged ones.
@@ -32,6 +33,7 @@ class FedRep(Personalization):
     heads: Literal["auto"] | tuple[str, ...] = "auto"
     head_epochs: Count | None = None
     body_epochs: int = Field(1, ge=1)
+    final_epochs: int = Field(0, ge=0)
 
     def private(
         self, specs: Mapping[str, ParamSpec], last_layer: Collection[str]
@@ -41,9 +43,13 @@ class FedRep(Personalization):
         return [n for n in names if n not in specs or specs[n].scope != "private"]
 
     def phases(self, specs: Mapping[str, ParamSpec], copies: Collection[str]) -> tuple[Phase, ...]:
-        """Return the phases of head and body; none that is empty."""
+        """Return the phases of head and body, and of the head at the end; none that is empty."""
         private = tuple(name for name, spec in specs.items() if spec.scope == "private")
         head = private if self.heads == "auto" else self.heads
         body = tuple(name for name in specs if name not in head)
-        phases = Phase(head, epochs=self.head_epochs), Phase(body, epochs=self.body_epochs)
+        phases = (
+            Phase(head, epochs=self.head_epochs),
+            Phase(body, epochs=self.body_epochs),
+            Phase(head, epochs=self.final_epochs, when="end"),
+        )
         return tuple(phase for phase in phases if phase.parameters)

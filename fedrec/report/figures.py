@@ -12,6 +12,7 @@ from fedrec.evaluation.collapse import Spectrum, learned_spectrum
 from fedrec.report.drawing import Figure, Panel, draw
 from fedrec.report.runs import Group, Run, Values, pretty_metric
 from fedrec.report.tables import Table, frame_of
+from fedrec.runs.folder import BEFORE_END
 from fedrec.runs.result import RunResult
 
 MEGA = 1e6
@@ -96,6 +97,7 @@ def _scores(panels: Sequence[Panel], groups: Sequence[Group], metric: str) -> li
         return []
     pretty = pretty_metric(metric)
     views = [view for group in groups for view in group.first.result["metrics"]["views"]]
+    views = [view for view in views if view != BEFORE_END]  # of one round alone
     titles = {
         f"valid.{metric}": f"{pretty} on the validation items chooses the round",
         f"test.{metric}": f"{pretty} on the test items, shown for inspection only",

@@ -12,6 +12,7 @@ from scipy.special import stdtrit
 from fedrec.evaluation.slices import sliced
 from fedrec.report.labels import differing
 from fedrec.report.runs import Group, Selection, Values, pretty_metric
+from fedrec.runs.folder import BEFORE_END
 
 FEW = 3
 LEVEL = 0.95
@@ -66,6 +67,8 @@ def all_results(selection: Selection, baseline: str | None = None) -> list[Table
         chosen = selection.baseline(section, baseline)
         if chosen is not None and (compared := paired(section, chosen)) is not None:
             tables.append(compared)
+        if (ended := changed_at_end(section)) is not None:
+            tables.append(ended)
         tables += all_slices(section, chosen)
     left_out = (f"left out: {reason}" for reason in selection.left_out)
     return [replace(tables[0], notes=(*tables[0].notes, *left_out)), *tables[1:]]
@@ -94,7 +97,7 @@ def results(selection: Selection, section: Sequence[Group]) -> Table:
         rows.append(row | {m: spread(group.values(f"metrics.test.{m}")) for m in metrics})
         for view in group.first.result["metrics"]["views"]:
             scores = {m: spread(group.values(f"metrics.views.{view}.{m}")) for m in metrics}
-            rows.append({"kind": "view", "Method": f"↳ {view} score alone", **scores})
+            rows.append({"kind": "view", "Method": _of_view(view), **scores})
     frame = frame_of(rows).fillna("").rename(columns={m: pretty_metric(m) for m in metrics})
     notes = [
         f"sorted by {chooser} on validation; test values are those of the round with the best "
@@ -113,6 +116,50 @@ def results(selection: Selection, section: Sequence[Group]) -> Table:
     notes += [f"{group.label}: {note}" for group in section for note in group.notes]
     title = f"Test metrics on {best.first.result['data']}, {best.protocol}"
     return Table(title, frame, 2, tuple(notes))
+
+
+def _of_view(view: str) -> str:
+    """Return what a row of another view than the method's own is called."""
+    return "↳ before the end" if view == BEFORE_END else f"↳ {view} score alone"
+
+
+def changed_at_end(section: Sequence[Group]) -> Table | None:
+    """Compare the end of each finished group with its chosen round, user by user.
+
+    Args:
+        section: Groups with the same data, split and protocol.
+
+    Returns:
+        The table, or None where no group trains at the end.
+    """
+    label, rows = section[0].first.metrics[0], []
+    metric, columns = pretty_metric(label), [f"test.{label}", f"test.{BEFORE_END}.{label}"]
+    for group in section:
+        users = group.users.reindex(columns=columns).dropna()
+        if len(users) > 1 and group.first.finished:
+            row = {
+                "kind": group.kind,
+                "Method": group.title,
+                "Before": f"{users.iloc[:, 1].mean():.4f}",
+            }
+            rows.append(row | _difference(metric, users.iloc[:, 0], users.iloc[:, 1]))
+    notes = ("paired over users, seeds averaged first, as where methods are compared",)
+    return (
+        Table(f"Test {metric} at the end against the chosen round", frame_of(rows), 1, notes)
+        if rows
+        else None
+    )
+
+
+def _difference(metric: str, values: Values, reference: Values) -> dict[str, Any]:
+    """Return the columns that compare values of users with others of theirs."""
+    mean, low, high = interval(values - reference)
+    return {
+        metric: f"{values.mean():.4f}",
+        "Difference": f"{mean:+.4f}",
+        "95 % interval": f"[{low:+.4f}, {high:+.4f}]",
+        "Result": "higher" if low > 0 else "lower" if high < 0 else "no clear difference",
+    }
 
 
 def all_slices(section: Sequence[Group], baseline: Group | None) -> list[Table]:
@@ -146,7 +193,7 @@ def slice_results(section: Sequence[Group], name: str) -> Table:
         views = {f"views.{view}": view for view in group.first.result["metrics"]["views"]}
         for part, view in {"test": "", **views}.items():
             values = group.values(f"metrics.{part}.{label}")
-            row = {"kind": "view" if view else group.kind, "Method": f"↳ {view} score alone"}
+            row = {"kind": "view" if view else group.kind, "Method": _of_view(view)}
             if not view:
                 row["Method"] = group.title
                 row[f"Validation {title}"] = spread(group.values(f"metrics.valid.{label}"))
@@ -201,16 +248,8 @@ def paired(section: Sequence[Group], baseline: Group, name: str = "") -> Table |
         elif not users["n_train"].equals(reference["n_train"]):
             refused.append(f"{group.label}: not compared, its users or their train items differ")
         else:
-            mean, low, high = interval((users - reference)[column])
-            row = {
-                "kind": group.kind,
-                "Method": group.title,
-                metric: f"{users[column].mean():.4f}",
-                "Difference": f"{mean:+.4f}",
-                "95 % interval": f"[{low:+.4f}, {high:+.4f}]",
-                "Result": "higher" if low > 0 else "lower" if high < 0 else "no clear difference",
-            }
-            rows.append(row)
+            row = {"kind": group.kind, "Method": group.title}
+            rows.append(row | _difference(metric, users[column], reference[column]))
     if not rows:
         return None
     notes = (

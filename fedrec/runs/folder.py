@@ -11,7 +11,8 @@
     per_user.parquet       one row a user: raw id, client, train items, scores at the best round
     model.safetensors      shared parameters at the best round
     checkpoint.safetensors what the server must know to continue after the latest round
-    local/node-*.safetensors   private parameters at the best round (and the latest), by node
+    local/node-*.safetensors   private parameters at the best round (and the latest), by node;
+                           with phases at the end also those after it
     state/node-*/          all private state after the latest round, as the nodes keep it
 
 Every file but the run log is replaced as a whole, so a run that is killed stays readable.
@@ -23,7 +24,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from fedrec.errors import RunFolderError
 from fedrec.storage.files import is_held, json_values, write_bytes, write_json
@@ -61,6 +62,8 @@ FORMAT = 4
 HEADER = f"# fedrec run folder, format {FORMAT}\n"
 # The statuses of a run that came to its end.
 FINISHED = ("completed", "early_stop")
+# The view, in values of users and in the result, of the ranking before the phases at the end.
+BEFORE_END: Final = "before_end"
 SECONDS_TO_END = 30.0
 LONGEST_NAME = 60
 
@@ -88,6 +91,11 @@ def default_folder(source: Any, sets: Sequence[str] = (), seed: int | None = Non
         name = f"{name[:LONGEST_NAME]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     ending = "" if seed is None else f"seed{seed}"
     return Path("runs") / "-".join(filter(None, (stem, name, ending)))
+
+
+def label_of_end(best: int) -> str:
+    """Return what files of private parameters say of the end, whose phases begin at a round."""
+    return f"{best}-end"
 
 
 def is_run_folder(path: Path) -> bool:

@@ -27,6 +27,7 @@ from fedrec.runs.folder import (
     ROUNDS,
     SPLIT,
     is_run_folder,
+    label_of_end,
     result_checksum,
     sha256_of,
 )
@@ -135,20 +136,22 @@ class RunFolder:
 
         Args:
             per: ``user``, ``client`` or ``positive``.
-            best: The best round; None: that of the result.
+            best: The best round; None: that of the result, after the phases of the end.
 
         Returns:
             ``ids.<per>``, int64 [n], and each private parameter, [n, ...]; empty where the run
             kept none.
         """
         index, folder = f"ids.{per}", self.path / LOCAL
-        best = self.result.get("best_round") if best is None else best
+        label = str(best or self.result.get("best_round"))
+        if best is None and self.result.get("end"):
+            label = label_of_end(self.result["best_round"])
         written = [n for n in self._written().get("files", {}) if n.startswith(f"{LOCAL}/")]
         there = sorted(f"{LOCAL}/{path.name}" for path in folder.glob("node-*.safetensors"))
         nodes = []
         for name in written or there:
             arrays, about = read_arrays(self.verify(name))
-            if index in arrays and about.get("round", str(best)) == str(best):
+            if index in arrays and about.get("round", label) == label:
                 names = [n for n in arrays if n == index or about.get(f"per.{n}") == per]
                 nodes.append({n: arrays[n] for n in names})
         if not nodes:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
@@ -29,11 +30,19 @@ from fedrec.runs.folder import (
     remove_unfinished,
     write_result,
 )
-from fedrec.runs.log import Checkpoint, RoundRecord, RunLog, rounds_before, write_checkpoint
+from fedrec.runs.log import (
+    Bytes,
+    Checkpoint,
+    RoundRecord,
+    RunLog,
+    rounds_before,
+    write_checkpoint,
+)
 from fedrec.runs.origin import Origin
 from fedrec.runs.prepare import OpenRun, settings_without_effect
 from fedrec.runs.provenance import commit, hardware, versions
-from fedrec.runs.tally import Tally, described, likely_causes, loss_fault
+from fedrec.runs.reader import RunFolder
+from fedrec.runs.tally import Tally, described, likely_causes, loss_fault, metrics_of
 from fedrec.storage.files import write_arrays, write_bytes
 from fedrec.types import Params, State
 
@@ -73,6 +82,21 @@ def interrupts_held_back() -> Iterator[None]:
             signal.signal(number, handler)
         if came:
             signal.raise_signal(came[0])
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """What the phases at the end of a run came to.
+
+    Args:
+        evaluation: The ranking after them; in its view ``before_end`` that of the chosen round.
+        seconds: Wall time.
+        simulation: The messages that it took.
+    """
+
+    evaluation: Evaluation
+    seconds: float
+    simulation: Bytes
 
 
 class Recorder:
@@ -188,7 +212,11 @@ class Recorder:
         return better
 
     def finish(
-        self, status: str, params: Params, tuning: Mapping[str, Any] | None = None
+        self,
+        status: str,
+        params: Params,
+        tuning: Mapping[str, Any] | None = None,
+        end: End | None = None,
     ) -> dict[str, Any]:
         """Write the result, and return it.
 
@@ -196,8 +224,10 @@ class Recorder:
             status: ``completed``, ``early_stop``, ``interrupted`` or ``diverged``.
             params: After the last round.
             tuning: How the settings of a baseline were chosen.
+            end: What the phases at the end came to; None: there are none.
         """
         run, e, rounds = self._run, self._run.experiment, self.tally.result()
+        rounds |= {} if end is None else self._ended(end)
         rounds["seconds"]["total"] = time.perf_counter() - self._began
         if run.centralised:
             rounds["clients_per_second"] = None
@@ -236,6 +266,28 @@ class Recorder:
         written = write_result(run.folder, result)
         self.close()
         return written
+
+    def best_model(self) -> Params:
+        """Return the shared parameters of the best round.
+
+        Raises:
+            RunFolderError: If they are missing or damaged.
+        """
+        assert self.tally.best is not None
+        return RunFolder(self._run.folder).model(self.tally.best.round)
+
+    def _ended(self, end: End) -> dict[str, Any]:
+        """Write the values of users after the end, and return what the result says of it."""
+        best, label = self.tally.best, self._metrics[0].label
+        assert best is not None and best.evaluation is not None
+        views = self._summary(end.evaluation)
+        self._write_per_user(end.evaluation)
+        scores = best.score("test", label), views["mixed"]["test"][label]
+        before, after = ("nothing" if score is None else f"{score:.4f}" for score in scores)
+        LOG.info(f"the end: {label} {after} on the test, {before} before")
+        about = {"round": best.round, "before": metrics_of(best.evaluation)}
+        times = {"seconds": end.seconds, "simulation": end.simulation.model_dump()}
+        return {"metrics": metrics_of(views), "end": {**about, **times}}
 
     def close(self) -> None:
         """Close the run log, also of a run that failed. A second call does nothing."""

@@ -95,6 +95,7 @@ class RunResult(RunFolder):
             return model.fit(split, self.experiment.seed, self.catalogue)
         shard = split.shard(np.arange(split.n_clients, dtype=np.int64))
         task, shared = self.experiment.client_task(self.catalogue), self.model()
+        task = task.at_end() if self.result.get("end") else task
         if task.weights != (was := self.result.get("weights", "")):
             raise RunFolderError(
                 f"{self.folder}: the frozen weights of the model are not what they were (hash "

@@ -99,22 +99,29 @@ class Tally:
 
     def result(self) -> dict[str, Any]:
         """Return what ``result.json`` says of the rounds."""
-        views = dict((self.best.evaluation if self.best else None) or {})
-        mixed = views.pop("mixed", {})
         seconds = self._sums["seconds"]
         return {
             "best_round": self.best.round if self.best else None,
             "rounds": self.rounds,
-            "metrics": {
-                "valid": dict(mixed.get("valid", {})),
-                "test": dict(mixed.get("test", {})),
-                "views": {view: dict(parts.get("test", {})) for view, parts in views.items()},
-            },
+            "metrics": metrics_of((self.best.evaluation if self.best else None) or {}),
             "seconds": {**seconds, "total": sum(seconds.values())},
             "bytes": dict(self._sums["bytes"]),
             "simulation": dict(self._sums["simulation"]),
             "clients_per_second": self._clients / seconds["train"] if seconds["train"] else None,
         }
+
+
+def metrics_of(
+    evaluation: Mapping[str, Mapping[str, Mapping[str, float | None]]],
+) -> dict[str, Any]:
+    """Return what ``result.json`` says of an evaluation: per view, per part, values by metric."""
+    views = dict(evaluation)
+    mixed = views.pop("mixed", {})
+    return {
+        "valid": dict(mixed.get("valid", {})),
+        "test": dict(mixed.get("test", {})),
+        "views": {view: dict(parts.get("test", {})) for view, parts in views.items()},
+    }
 
 
 def described(config: Mapping[str, Any], centralised: bool = False) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from fedrec.seeds import Purpose, normal
 from fedrec.training.client_rule import client_rule_of
 from fedrec.training.clients import train_clients
 from fedrec.training.draws import Layout
+from fedrec.training.end import begin_end
 from fedrec.training.settings import Train
 from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray, IntArray, Params, ParamSpec, Shard, Split
@@ -187,10 +188,8 @@ class Trial:
         _, private = train_clients(task, shard, params, self.private, 1, together)
         update, private = train_clients(task, shard, params, private, 2, together)
         after = replace(self, private=private)
-        blocks = np.split(np.arange(shard.n_users), range(together, shard.n_users, together))
-        with task.computing():
-            scorer = UserScorer(task, shard, params, private)
-            views = [{view: to_array(s).copy() for view, s in scorer(b).items()} for b in blocks]
+        ended = after._ended(together) if task.at_end().epochs else None
+        views, at_end = after._views(together), {} if ended is None else ended._views(together)
         results = {}
         for row, client in enumerate(shard.client_ids.tolist()):
             arrays = {f"private {n}": v for n, v in after.take(np.array([row])).private.items()}
@@ -200,10 +199,29 @@ class Trial:
             for numbers in (update.dense, update.metrics, update.extras):
                 arrays |= {name: np.asarray(values[row]) for name, values in numbers.items()}
             users = slice(*shard.client_offsets[row : row + 2])
-            for view in views[0]:
-                arrays[f"scores {view}"] = np.concatenate([each[view] for each in views])[users]
+            arrays |= {f"scores {view}": scores[users] for view, scores in views.items()}
+            if ended is not None:
+                of_client = ended.take(np.array([row])).private
+                arrays |= {f"private {n} at the end": value for n, value in of_client.items()}
+                arrays["scores at the end"] = at_end["mixed"][users]
             results[client] = arrays
         return results
+
+    def _ended(self, together: int) -> Self:
+        """Return the clients after the phases of the end."""
+        task, shard, params = self.task.at_end(), self.shard, self.params
+        begun = begin_end(task, shard, params, self.private)
+        _, private = train_clients(task, shard, params, begun, 2, together)
+        return replace(self, task=task, private=private)
+
+    def _views(self, together: int) -> Mapping[str, FloatArray]:
+        """Return the scores of all users, some of them at a time, per view."""
+        n_users = self.shard.n_users
+        blocks = np.split(np.arange(n_users), range(together, n_users, together))
+        with self.task.computing():
+            scorer = UserScorer(self.task, self.shard, self.params, self.private)
+            views = [{view: to_array(s).copy() for view, s in scorer(b).items()} for b in blocks]
+        return {view: np.concatenate([each[view] for each in views]) for view in views[0]}
 
     def compare(self, expected: Results, results: Results, when: str) -> None:
         """Compare what clients get, to the bit in float32 and to 1e-10 in float64.

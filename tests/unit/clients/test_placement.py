@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clients.node import hosted_clients
+from clients.placement import hosted_clients
 
 
 @given(st.lists(st.floats(0.1, 100.0), min_size=1, max_size=40), st.data())

@@ -17,9 +17,11 @@ from fedrec.personalization.additive import Additive
 from fedrec.personalization.base import NoPersonalization, Personalization, View
 from fedrec.personalization.ditto import Ditto
 from fedrec.personalization.fedrep import FedRep
+from fedrec.personalization.finetune import FineTune
 from fedrec.personalization.interpolation import Interpolation
 from fedrec.testing.trial import TRAIN, Trial, small_catalogue, small_split
 from fedrec.training.clients import train_clients
+from fedrec.training.end import begin_end
 from fedrec.training.plan import plan_training
 from fedrec.training.task import ClientTask
 from fedrec.types import Params, ParamSpec, UpdateBatch
@@ -226,6 +228,47 @@ def test_each_model_makes_as_many_steps_as_without_it(form: Personalization, epo
     assert len(list(plan.steps_of("item"))) == expected
     for copy in task.copies():
         assert len(list(plan.steps_of(copy))) == expected
+
+
+@pytest.mark.parametrize("pull", [0.0, 0.5])
+def test_fine_tuning_makes_steps_from_the_shared_model(pull: float) -> None:
+    """From w, each of K steps takes lr (v - a + pull (v - w)) off v."""
+    task = quadratic(FineTune(epochs=3, pull=pull)).at_end()
+    params, w, v = {"x": np.array(5.0)}, 5.0, 5.0
+    begun = begin_end(task, ALONE, params, {})
+    assert begun["copy.x"].tolist() == [5.0]
+    _, after = train_clients(task, ALONE, params, begun, 4)
+    for _ in range(3):
+        v -= 0.1 * (v - 2.0 + pull * (v - w))
+    assert after["copy.x"][0] == pytest.approx(v)
+
+
+def test_fine_tuning_changes_no_round() -> None:
+    settings = {"optimizers": rates(0.1), "batch_size": 2}
+    task = method_of(settings, FineTune(epochs=2), Weighted())
+    assert not task.copies()
+    assert set(task.at_end().copies().values()) == {"item", "weight"}
+    same_rounds(task, method_of(settings, None, Weighted()), {"user": "user"})
+    assert not method_of(settings, FineTune(epochs=0)).at_end().epochs
+
+
+def test_the_end_begins_with_the_values_of_the_chosen_round() -> None:
+    settings = {"optimizers": rates(0.1, {"name": "adam", "lr": 0.05})}
+    task = method_of(settings, FineTune(), Weighted()).at_end()
+    params, private = initial_state(replace(task, when="round"), SHARD)
+    begun = begin_end(task, SHARD, params, {"user": private["user"] + 1})
+    np.testing.assert_array_equal(begun["user"], private["user"] + 1)
+    np.testing.assert_array_equal(begun["copy.item"], params["item"][[0, 1, 2, 3, 4, 5, 1, 7]])
+    np.testing.assert_array_equal(begun["copy.weight"], np.tile(params["weight"], (3, 1)))
+    assert set(begun) == set(task.locals())
+    assert not begun["user/first"].any()
+
+
+def test_fedrep_ends_with_the_head_alone() -> None:
+    task = method_of({}, FedRep(final_epochs=4), Weighted())
+    assert [phase.parameters for phase in task.at_end().phases] == [("user",)]
+    assert list(task.at_end().epochs) == [2, 3, 4, 5]
+    assert not task.at_end().copies()
 
 
 def test_additive_adds_private_rows_to_shared_ones() -> None:
