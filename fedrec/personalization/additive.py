@@ -15,18 +15,13 @@ from fedrec.types import ParamSpec
 class Additive(Personalization):
     r"""The model sees :math:`C_i + D_{ui}`: a shared row and, of positives, a private one.
 
-    Both are trained on one loss. The published one is a mean (``train.reduction: mean``) and adds
-
-    .. math:: -\lambda\, \overline{(D - C)^2} + \mu\, \overline{|C|}
-
-    here over a user's positives and over all its items of a step. The first term has no lower
-    bound, and with it published values were not reached. They rest on negatives that leave out
-    held-out items (``data.protocol: legacy``): with clean ones such rows learn train items by
-    heart. The paper keeps private rows of all items and reports its best round on the test.
+    One loss trains both; the published one (``train.reduction: mean``) adds :math:`-\lambda\,
+    \overline{(D - C)^2} + \mu\, \overline{|C|}`, here over a user's positives and items of a step.
+    Its numbers rest on private rows of all items and on ``protocol: legacy``: no reference here.
 
     Args:
-        repulsion: :math:`\lambda`; published 0.1.
-        sparsity: :math:`\mu`; published 0.001.
+        repulsion: :math:`\lambda`, published as 0.1.
+        sparsity: :math:`\mu`, published as 0.001.
 
     Reference: li2024fedrap.
     """
@@ -34,7 +29,6 @@ class Additive(Personalization):
     reference: ClassVar[str] = "li2024fedrap"
     views: ClassVar[tuple[View, ...]] = ("mixed", "global")
     mixes: ClassVar[Literal["item"]] = "item"
-
     repulsion: float = Field(0.0, ge=0)
     sparsity: float = Field(0.0, ge=0)
 
@@ -51,8 +45,8 @@ class Additive(Personalization):
         if self.repulsion == self.sparsity == 0:
             return None
         user, positive = pairs.users, pairs.labels.to(work.dtype)
-        apart = (local["private_item"] - work).square().mean(-1) * positive
-        apart = apart / torch.bincount(user, positive)[user].clamp_min(1)
+        share = positive / torch.bincount(user, positive)[user].clamp_min(1)
+        apart = (local["private_item"] - work).square().mean(-1) * share
         size = work.abs().mean(-1) / torch.bincount(user)[user]
         return (self.sparsity * size - self.repulsion * apart).sum()
 
@@ -61,6 +55,6 @@ class Additive(Personalization):
     ) -> dict[View, Tensor]:
         """Return the scores with the sums of rows, and with the shared ones alone."""
         users, items, at = frozen_items.positives_of(ranking.users)
-        rows = frozen_items.table[torch.as_tensor(items)]
-        rows, base = rows + local["private_item"][torch.as_tensor(at)], ranking.scores()
+        own, base = local["private_item"][torch.as_tensor(at)], ranking.scores()
+        rows = own + frozen_items.table[torch.as_tensor(items)]
         return {"mixed": ranking.patched(base, users, items, rows), "global": base}

@@ -1,7 +1,7 @@
 """FedRep: a shared body and a head of each client's own, trained in turns."""
 
 from collections.abc import Collection, Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,9 +13,8 @@ from fedrec.types import ParamSpec
 class FedRep(Personalization):
     """In a round each client trains its head with the body fixed, then the body.
 
-    The head is private and lasts. Dense parameters of it that the model shares become private: each
-    client begins with its own values, equal to those that the server would begin with. As no phase
-    trains both, no momentum of one moves the other.
+    The head is private and lasts. Dense parameters of it that the model shares become private, and
+    begin as the server's would. As no phase trains both, no momentum of one moves the other.
 
     Args:
         heads: Names of the parameters of the head, or ``auto``: the model's private ones and those
@@ -35,6 +34,12 @@ class FedRep(Personalization):
     body_epochs: int = Field(1, ge=1)
     final_epochs: int = Field(0, ge=0)
 
+    def without_effect(self, run: Any) -> list[str]:
+        """Say that the model has no head."""
+        if len(run.task.phases) > 1:
+            return []
+        return [f"heads: {self.heads} has no effect: no parameter is private or of the last layer"]
+
     def private(
         self, specs: Mapping[str, ParamSpec], last_layer: Collection[str]
     ) -> Collection[str]:
@@ -43,9 +48,9 @@ class FedRep(Personalization):
         return [n for n in names if n not in specs or specs[n].scope != "private"]
 
     def phases(self, specs: Mapping[str, ParamSpec], copies: Collection[str]) -> tuple[Phase, ...]:
-        """Return the phases of head and body, and of the head at the end; none that is empty."""
-        private = tuple(name for name, spec in specs.items() if spec.scope == "private")
-        head = private if self.heads == "auto" else self.heads
+        """Return the phases of head and body, and of the head at the end, but empty ones."""
+        private = (name for name, spec in specs.items() if spec.scope == "private")
+        head = tuple(private) if self.heads == "auto" else self.heads
         body = tuple(name for name in specs if name not in head)
         phases = (
             Phase(head, epochs=self.head_epochs),

@@ -1,7 +1,7 @@
 """Fine-tuning: after the last round each client trains the shared model a little for itself."""
 
 from collections.abc import Collection, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor
@@ -29,6 +29,10 @@ class FineTune(Personalization):
 
     epochs: int = Field(1, ge=0)
     pull: float = Field(0.0, ge=0)
+
+    def without_effect(self, run: Any) -> list[str]:
+        """Say that nothing is trained, so nothing is pulled."""
+        return self.unused("epochs is 0", "pull") if self.epochs == 0 else []
 
     def copies(self, specs: Mapping[str, ParamSpec]) -> Collection[str]:
         """Return what is shared; private parameters are trained themselves."""

@@ -1,4 +1,4 @@
-"""Adaptive personalized federated learning: a mix of the shared model and a private one."""
+"""APFL, adaptive personalized federated learning: a mix of a shared and a private model."""
 
 from collections.abc import Collection, Mapping
 from typing import ClassVar
@@ -14,18 +14,15 @@ from fedrec.types import ParamSpec
 class Interpolation(Personalization):
     r"""APFL: each client ranks with :math:`\bar v = \alpha v + (1 - \alpha) w`.
 
-    The shared :math:`w` is trained on its own loss, as without it; the private :math:`v` on the
-    loss of the mix, in the same steps; :math:`\alpha` once in a round, at its first step:
+    In the same steps :math:`w` is trained on its own loss, as without it, and the private
+    :math:`v` on that of the mix; :math:`\alpha` once in a round, at its first step. Of item tables
+    the client's positives are copied: others have :math:`v = w`.
 
     .. math:: v \gets v - \eta\, \alpha \nabla F(\bar v), \quad
               \alpha \gets [\alpha - \eta_\alpha \langle v - w, \nabla F(\bar v) \rangle]_0^1
 
-    All that a model trains is copied, of item tables the client's positives: others have
-    :math:`v = w`. ``train.clip_norm`` clips the gradients of both losses together.
-
     Args:
-        alpha: The weight of the private model at first: 0 ranks with the shared model, 1 with a
-            private one that learns from nobody.
+        alpha: The first weight: 0 is the shared model, 1 a private one that learns from nobody.
         alpha_lr: :math:`\eta_\alpha`; 0 keeps the weight.
 
     Reference: deng2020adaptive, Algorithm 1.
@@ -40,23 +37,23 @@ class Interpolation(Personalization):
 
     def state(self, dim: int) -> Mapping[str, ParamSpec]:
         """Return ``alpha`` per client."""
-        start, trainable = self.alpha, self.alpha_lr > 0
-        return {"alpha": ParamSpec("private", "client", (), init_value=start, trainable=trainable)}
+        start, moves = self.alpha, self.alpha_lr > 0
+        return {"alpha": ParamSpec("private", "client", (), init_value=start, trainable=moves)}
 
     def copies(self, specs: Mapping[str, ParamSpec]) -> Collection[str]:
         """Return all of them."""
         return specs
 
     def phases(self, specs: Mapping[str, ParamSpec], copies: Collection[str]) -> tuple[Phase, ...]:
-        """Return one phase, of the losses of the shared model and of the mix."""
+        """Return one phase, of both losses."""
         return (Phase(views=("global", "mixed")),)
 
     def parameter(
         self, view: View, name: str, shared: Tensor, copy: Tensor, own: Tensors
     ) -> Tensor:
         """Return the mix; the private value for the view ``local``."""
-        share = own["alpha"]
-        return copy if view == "local" else share * copy + (1 - share) * shared.detach()
+        mix = own["alpha"] * copy + (1 - own["alpha"]) * shared.detach()
+        return copy if view == "local" else mix
 
     def move(self, name: str, value: Tensor, gradient: Tensor, number: int) -> Tensor:
         """Return the new weight after the first step of a round."""

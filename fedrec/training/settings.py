@@ -31,7 +31,8 @@ class Train(Section):
             in a step at most; None: any. Weight decay and the terms of a strategy are added after.
         backend: ``numba``, ``torch``, or ``auto``: numba for what it covers: ``mf`` and
             ``pfedrec``, alone or with PLGC's similarity branch, as the shipped configurations have
-            them. Both give the same values to rounding, not to the bit.
+            them, and the rounds of ``finetune``. Both give the same values to rounding, not to the
+            bit.
         weight_decay: w in w/2 * n * ||p||^2 for each trainable local parameter of a user, n the
             user's positives in the batch.
     """
@@ -59,6 +60,8 @@ class Train(Section):
         """Say that nothing decays, or that a batch holds all that any client has."""
         names = [] if run.task.trains_private else ["weight_decay"]
         lines = self.unused(NO_PRIVATE, *names)
+        if not run.task.counts_local_epochs:
+            lines += self.unused("the personalization has epochs of its own", "local_epochs")
         if run.task.model.overrides("negatives"):
             lines += self.unused("the model draws its negatives itself", "negative_sampling")
         if self.one_step(run.split):

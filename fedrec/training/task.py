@@ -16,11 +16,8 @@ from fedrec.data.catalogue import Catalogue
 from fedrec.errors import ConfigError, require
 from fedrec.models.base import Model
 from fedrec.models.check import untrained
-from fedrec.models.mf import MatrixFactorization
 from fedrec.models.module import Network
-from fedrec.models.pfedrec import PFedRec
-from fedrec.personalization.base import NoPersonalization, Personalization, Phase
-from fedrec.personalization.plgc.plgc import PLGC
+from fedrec.personalization.base import Personalization, Phase
 from fedrec.seeds import Purpose, normal
 from fedrec.training.client_rule import ClientRule
 from fedrec.training.declarations import (
@@ -29,6 +26,7 @@ from fedrec.training.declarations import (
     frozen_rows,
     name_in_messages,
 )
+from fedrec.training.numba_coverage import not_in_numba
 from fedrec.training.optimizers import Optimizers
 from fedrec.training.settings import Train
 from fedrec.types import Axis, FloatArray, IntArray, Params, ParamSpec
@@ -141,7 +139,7 @@ class ClientTask:
                 f"model: {type(model).__name__} has a window but is 'flat'; declare "
                 "execution = 'vmap' or 'loop'"
             )
-        uncovered = self._not_in_numba()
+        uncovered = not_in_numba(self)
         if backend == "numba" and uncovered:
             raise ConfigError(
                 f"train.backend: numba does not cover {uncovered}; write 'auto' or 'torch'"
@@ -150,34 +148,6 @@ class ClientTask:
             return model.execution
         require("numba", "which train.backend: torch does without")
         return "numba"
-
-    def _not_in_numba(self) -> str:
-        """Return what the numba kernel does not cover; empty if it covers all of the task."""
-        plgc, train = self.personalization, self.train
-        private = train.optimizers.private
-        covered = {
-            f"the model {type(self.model).__name__}": type(self.model)
-            in (MatrixFactorization, PFedRec),
-            f"the personalization {type(plgc).__name__}": type(plgc) in (NoPersonalization, PLGC),
-            "the strategy's client rule": self.client_rule.plain,
-            "clients of several users": not self.several_users,
-            f"train.loss: {train.loss}": train.loss == "bce",
-            "train.negative_sampling: popularity": train.negative_sampling == "uniform",
-            "train.optimizers.item but plain sgd": train.optimizers.item.plain,
-            "train.optimizers.private but adam and plain sgd": private.plain
-            or (private.name == "adam" and private.weight_decay == 0),
-            "train.clip_norm": train.clip_norm is None,
-            "train.micro_batch": train.micro_batch is None,
-        }
-        if isinstance(plgc, PLGC):
-            covered |= {
-                f"personalization.branch: {plgc.branch}": plgc.branch == "similarity",
-                f"personalization.balance: {plgc.balance}": plgc.balance in ("alignment", "fixed"),
-                f"personalization.beta: {plgc.beta}": plgc.beta == 2,
-                f"personalization.view: {plgc.view}": plgc.view != "cross",
-                f"personalization.extra_rows: {plgc.extra_rows}": plgc.extra_rows == 0,
-            }
-        return next((what for what, is_covered in covered.items() if not is_covered), "")
 
     def specs(self) -> Mapping[str, ParamSpec]:
         """Return the parameters of the model and the personalization, by name."""
@@ -225,9 +195,17 @@ class ClientTask:
         epochs = [phase for phase in self.phases for _ in range(phase.epochs or 0)]
         return dict(enumerate(epochs, start=before))
 
+    @property
+    def counts_local_epochs(self) -> bool:
+        """Whether the setting ``train.local_epochs`` says how long a phase is."""
+        return any(phase.epochs is None for phase in self._declared.phases)
+
     def at_end(self) -> "ClientTask":
         """Return what clients compute at the end of a run: no update leaves them."""
-        return replace(self, when="end", client_rule=ClientRule())
+        # That the rounds are to be numba's says nothing of the end, which numba does not cover.
+        backend = "auto" if self.train.backend == "numba" else self.train.backend
+        train = self.train.model_copy(update={"backend": backend})
+        return replace(self, when="end", client_rule=ClientRule(), train=train)
 
     def phases_of(self, name: str) -> list[Phase]:
         """Return the phases that train a parameter."""

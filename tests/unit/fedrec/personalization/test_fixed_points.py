@@ -27,7 +27,7 @@ from fedrec.training.task import ClientTask
 from fedrec.types import Params, ParamSpec, UpdateBatch
 from tests.contracts.content_models import TextAlone
 from tests.contracts.own_models import Weighted
-from tests.planted import initial_state, method_of, rates, shard_of, train
+from tests.planted import in_numba, initial_state, method_of, rates, shard_of, train
 
 SHARD = shard_of(9, [[0, 1, 4], [2, 3], [5], [1, 7]], [2, 1, 1])
 ALONE = shard_of(6, [[2]])
@@ -250,6 +250,19 @@ def test_fine_tuning_changes_no_round() -> None:
     assert set(task.at_end().copies().values()) == {"item", "weight"}
     same_rounds(task, method_of(settings, None, Weighted()), {"user": "user"})
     assert not method_of(settings, FineTune(epochs=0)).at_end().epochs
+
+
+@pytest.mark.skipif(not in_numba(NoPersonalization()), reason="needs numba")
+def test_numba_trains_the_rounds_before_fine_tuning_and_torch_the_end() -> None:
+    shard = shard_of(9, [[0, 1, 4], [2, 3], [5], [1, 7]])
+    task, plain = (
+        method_of({"backend": "numba", "optimizers": rates(0.1)}, form)
+        for form in (FineTune(), NoPersonalization())
+    )
+    assert (task.executor(), task.at_end().executor()) == ("numba", "flat")
+    np.testing.assert_array_equal(
+        train(task, shard, 2)[0]["item"], train(plain, shard, 2)[0]["item"]
+    )
 
 
 def test_the_end_begins_with_the_values_of_the_chosen_round() -> None:

@@ -107,6 +107,17 @@ SAID: dict[str, dict[str, Any]] = {
     "personalization.ema: 0.5 has no effect: balance: fixed": {
         "personalization": {"name": "plgc", "balance": "fixed", "ema": 0.5}
     },
+    "personalization.pull: 0.5 has no effect: epochs is 0": {
+        "personalization": {"name": "finetune", "epochs": 0, "pull": 0.5}
+    },
+    "personalization.heads: auto has no effect: no parameter is private or": {
+        "model": "tests.contracts.own_models:ItemsAlone",
+        "personalization": "fedrep",
+    },
+    "train.local_epochs: 3 has no effect: the personalization has epochs of its own": {
+        "train": {"local_epochs": 3},
+        "personalization": {"name": "fedrep", "head_epochs": 2},
+    },
     "personalization.extra_rows: 5 has no effect: decorrelation is 0": {
         "personalization": {"name": "plgc", "extra_rows": 5}
     },
@@ -164,6 +175,8 @@ def test_a_setting_without_effect_is_named(said: str) -> None:
         {"rounds": {"count": 6, "patience": 2}, "evaluate": {"every": 2}},
         {"personalization": {"name": "plgc", "balance": "fixed", "value": 0.3}},
         {"personalization": {"name": "plgc", "extra_rows": 5, "decorrelation": 0.1}},
+        {"train": {"local_epochs": 3}, "personalization": "fedrep"},
+        {"personalization": {"name": "finetune", "pull": 0.5}},
         {"data": {"split": {"name": "ratio", "test": 0.2}}},
         {"clients": {"by": "random", "count": 4, "seed": 3}},
         {"model": "popularity", "engine": {"name": "auto"}},
