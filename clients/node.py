@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from clients.failures import failing_of, line_of
-from clients.kept import KeptRounds, KeptValues
 from clients.placement import hosted_clients, training_costs
+from clients.private_values import EvaluatedRounds, PrivateValues
 from clients.state_store import StateStore
 from fedrec.aggregation.reduce import upload_bytes
 from fedrec.aggregation.returned import checked_sum, merged
@@ -102,7 +102,7 @@ class Node:
             torch.set_num_threads(self._threads)
         self.shard = shard
         name = f"node-{number:03d}"
-        self._kept = KeptRounds(out / LOCAL, name)
+        self._evaluated = EvaluatedRounds(out / LOCAL, name)
         by_popularity = experiment.train.negative_sampling == "popularity"
         self._popularity = popularity if by_popularity else None
         self._slices, self._first_stage = slices, first_stage
@@ -196,8 +196,8 @@ class Node:
         for number, rows in self._ranked_together(request):
             evaluations.append(self._named(request, "evaluate", partial(self._rank, params), rows))
             at, names = self._layout.positions(rows), self.task.private()
-            kept = KeptValues(self.task, self.shard.take(rows), self._store.get(at, names))
-            self._kept.write(kept, request, number)
+            values = PrivateValues(self.task, self.shard.take(rows), self._store.get(at, names))
+            self._evaluated.write(values, request, number)
         return replace(merge(evaluations), notes=notes_of([self._ranking]))
 
     def end(self, request: RoundRequest, params: Params) -> Evaluation:
@@ -216,13 +216,13 @@ class Node:
         task, evaluations, written = self.task.at_end(), [], 0
         held = self._private_bytes(task, task.locals())
         for number, rows in self._ranked_together(request):
-            kept = self._kept.read(self.task, self.shard.take(rows), request, number)
-            finish = partial(self._finish, task, request, params, kept)
+            values = self._evaluated.read(self.task, self.shard.take(rows), request, number)
+            finish = partial(self._finish, task, request, params, values)
             for cut in bounded_slices(offsets_of(held[rows]), _RANKED_BYTES):
                 some = rows[cut][self._order(rows[cut])]
                 evaluation, ended = self._named(request, "train", finish, some)
                 evaluations.append(evaluation)
-                self._kept.write(ended, request, written)
+                self._evaluated.write(ended, request, written)
                 written += 1
         return replace(merge(evaluations), notes=notes_of([self._training, self._ranking]))
 
@@ -231,11 +231,13 @@ class Node:
         task: ClientTask,
         request: RoundRequest,
         params: Params,
-        kept: KeptValues,
+        evaluated: PrivateValues,
         rows: IntArray,
-    ) -> tuple[Evaluation, KeptValues]:
+    ) -> tuple[Evaluation, PrivateValues]:
         """Train some clients at the end; return the ranking before and after, and their values."""
-        before = kept.take(np.searchsorted(kept.shard.client_ids, self.shard.client_ids[rows]))
+        before = evaluated.take(
+            np.searchsorted(evaluated.shard.client_ids, self.shard.client_ids[rows])
+        )
         begun = begin_end(task, before.shard, params, before.private)
         _, private = train_clients(
             task,
@@ -247,7 +249,7 @@ class Node:
             self._popularity,
             together=self._training,
         )
-        after = KeptValues(task, before.shard, {name: private[name] for name in task.private()})
+        after = PrivateValues(task, before.shard, {name: private[name] for name in task.private()})
         evaluation = self._evaluation(after, params)
         as_chosen = self._evaluation(before, params).values["mixed"]
         values: dict[Ranked, Any] = {**evaluation.values, BEFORE_END: as_chosen}
@@ -321,9 +323,9 @@ class Node:
 
     def _rank(self, params: Params, rows: IntArray) -> Evaluation:
         private = self._store.get(self._layout.positions(rows), self.task.private())
-        return self._evaluation(KeptValues(self.task, self.shard.take(rows), private), params)
+        return self._evaluation(PrivateValues(self.task, self.shard.take(rows), private), params)
 
-    def _evaluation(self, values: KeptValues, params: Params) -> Evaluation:
+    def _evaluation(self, values: PrivateValues, params: Params) -> Evaluation:
         """Let users rank with private values of theirs."""
         torch.set_num_threads(self._threads)
         task, shard = values.task, values.shard

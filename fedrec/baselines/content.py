@@ -124,7 +124,7 @@ class ColumnPopularity(Baseline):
         means = {value: sum(of_value) / len(of_value) for value, of_value in by_value.items()}
         scores = np.full(split.n_items, counts[counts > 0].mean(), np.float32)
         for item, of_item in enumerate(values):
-            known = [means[value] for value in sorted(of_item) if value in means]
-            if known:
-                scores[item] = sum(known) / len(known)
+            of_values = [means[value] for value in sorted(of_item) if value in means]
+            if of_values:
+                scores[item] = sum(of_values) / len(of_values)
         return lambda users: np.tile(scores, (len(users), 1))

@@ -237,14 +237,14 @@ class Block(Ranking):
         of_users = {name: private[name] for name in task.of_model("user")}
         of_clients = {name: private[name] for name in task.of_model("client")}
         dense = {name: scorer.params[name] for name in task.dense()}
-        own = {name: private[name] for name in numbers_of_clients(task)}
+        numbers = {name: private[name] for name in numbers_of_clients(task)}
         copies = {} if view == "global" else task.copies()
         for name_of_copy, name in copies.items():
             axis, copy = task.specs()[name_of_copy].axis, private[name_of_copy]
             if axis != "positive":
                 shared = dense.pop(name).expand_as(copy) if name in dense else private[name]
                 of_owners = of_users if axis == "user" else of_clients
-                of_owners[name] = value_in(task, view, name, shared, copy, own)
+                of_owners[name] = value_in(task, view, name, shared, copy, numbers)
         history = None if scorer.history is None else scorer.history.take(self.users)
         return Values(of_users, of_clients, dense, scorer.encoded, scorer.encoded, history)
 
@@ -267,7 +267,7 @@ class Block(Ranking):
             return None
         users, items, at = scorer.frozen_items.positives_of(self.users)
         user, item = torch.as_tensor(users), torch.as_tensor(items)
-        own = {name: self.private[name][user] for name in numbers_of_clients(task)}
+        numbers = {name: self.private[name][user] for name in numbers_of_clients(task)}
         rows = {
             name: value_in(
                 task,
@@ -275,7 +275,7 @@ class Block(Ranking):
                 name,
                 scorer.tables[name][item],
                 self.private[copy][torch.as_tensor(at)],
-                own,
+                numbers,
             )
             for name, copy in copied.items()
         }
@@ -349,9 +349,9 @@ class Block(Ranking):
         for name in scorer.task.of_model("positive"):
             clients = frozen_items.clients[self.users[pairs.users]]
             at = frozen_items.positives.find(clients, pairs.items)
-            own, is_positive = self.private[name], torch.as_tensor(at >= 0)
-            of_rows[name] = own.new_zeros((len(at), *own.shape[1:]))
-            of_rows[name][is_positive] = own[torch.as_tensor(at)[is_positive]]
+            of_positives, is_positive = self.private[name], torch.as_tensor(at >= 0)
+            of_rows[name] = of_positives.new_zeros((len(at), *of_positives.shape[1:]))
+            of_rows[name][is_positive] = of_positives[torch.as_tensor(at)[is_positive]]
         scores[user, item] = self._computed(
             scorer.task.model.score, values, pairs, of_rows, _SCORES, vectors
         )

@@ -97,9 +97,9 @@ class Encoder(Plugin):
         return all(path.exists() for path in self.paths().values())
 
     def located(self) -> Self:
-        """Return the same encoder with whole paths."""
-        whole = {name: path.absolute() for name, path in self.paths().items()}
-        return self.model_copy(update=whole)
+        """Return the same encoder with absolute paths."""
+        absolute = {name: path.absolute() for name, path in self.paths().items()}
+        return self.model_copy(update=absolute)
 
     def modules(self) -> tuple[str, ...]:
         """Return the modules, beside that of its class, whose source belongs to a run."""

@@ -114,8 +114,8 @@ class TextEncoder(BatchEncoder):
         """Return the text of each item: what stands in its columns, joined as sentences."""
         for column in self.columns:
             if column not in items.item_columns:
-                known = did_you_mean(column, items.item_columns)
-                hint = known or "; give a file of them with data.items"
+                hint = did_you_mean(column, items.item_columns)
+                hint = hint or "; give a file of them with data.items"
                 raise ConfigError(Fault("columns", f"the items have no column '{column}'{hint}"))
         cells = zip(*(items.item_columns[each].tolist() for each in self.columns), strict=True)
         texts = [". ".join(filter(None, map(str.strip, row))) for row in cells]

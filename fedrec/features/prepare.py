@@ -35,7 +35,7 @@ def no_report(name: str, done: int, total: int) -> None:
 def prepare_features(
     encoders: Mapping[str, Encoder],
     prepared: Path,
-    kept: Path | None = None,
+    run_copy: Path | None = None,
     report: Report = no_report,
 ) -> Path | None:
     """Make the features of the items of a split on disk, unless they were made before.
@@ -43,7 +43,7 @@ def prepare_features(
     Args:
         encoders: By name of the feature.
         prepared: The file of the split.
-        kept: A file that this returned for the same run before, where there is one.
+        run_copy: A file that this returned for the same run before, where there is one.
         report: Is told how far the encoding is.
 
     Returns:
@@ -54,16 +54,20 @@ def prepare_features(
     """
     if not encoders:
         return None
-    if kept is not None and kept.exists() and not all(each.is_here() for each in encoders.values()):
-        _say(kept)
-        LOG.info(f"features: what they are made of is gone; the run goes on with {kept}")
-        return kept
+    if (
+        run_copy is not None
+        and run_copy.exists()
+        and not all(each.is_here() for each in encoders.values())
+    ):
+        _say(run_copy)
+        LOG.info(f"features: what they are made of is gone; the run goes on with {run_copy}")
+        return run_copy
     split = open_split(prepared)
     items = Catalogue.of(split)
     prints = {name: _named(name, each.fingerprint, items) for name, each in encoders.items()}
     key = _key(encoders, prints, prepared)
     path = cache_folder() / "prepared" / f"features-{key}.safetensors"
-    for made in filter(None, (kept, path)):
+    for made in filter(None, (run_copy, path)):
         try:
             if read_arrays(made)[1]["key"] == key:  # it compares the checksum too
                 _say(made)

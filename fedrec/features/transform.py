@@ -27,7 +27,7 @@ def transform(encoded: Encoded, options: Encoder, ids: TextArray, trained: Mask)
         trained: bool [n_items]: whether an item has train interactions.
 
     Raises:
-        ConfigError: If there are fewer components than are to be kept.
+        ConfigError: If there are fewer components than are asked for.
         DataError: If there is nothing to fit on.
     """
     values, notes = np.asarray(encoded.values, np.float64), list(encoded.notes)
@@ -61,10 +61,10 @@ def _projected(values: FloatArray, fitted_on: Mask, options: Encoder) -> tuple[F
         raise DataError(
             f"{n} items have it and train interactions; pca and whiten need 2 or more to be fitted"
         )
-    kept = options.pca or width
-    if options.pca is not None and kept > min(n - 1, width):
+    n_components = options.pca or width
+    if options.pca is not None and n_components > min(n - 1, width):
         few = f"{n} items with train interactions have {min(n - 1, width)} components at most"
-        raise ConfigError(Fault("pca", f"{kept} is too many: {few}"))
+        raise ConfigError(Fault("pca", f"{n_components} is too many: {few}"))
     fitted = values[fitted_on]
     mean = fitted.mean(axis=0)
     variances, axes = np.linalg.eigh((fitted - mean).T @ (fitted - mean) / n)
@@ -72,11 +72,11 @@ def _projected(values: FloatArray, fitted_on: Mask, options: Encoder) -> tuple[F
     # An axis has no direction: its largest entry is made positive.
     largest = np.take_along_axis(axes, np.abs(axes).argmax(axis=0)[None], axis=0)
     axes = axes * np.where(largest < 0, -1.0, 1.0)
-    share = variances[:kept].sum() / max(variances.sum(), np.finfo(float).tiny)
-    projected = (values - mean) @ axes[:, :kept]
+    share = variances[:n_components].sum() / max(variances.sum(), np.finfo(float).tiny)
+    projected = (values - mean) @ axes[:, :n_components]
     if options.whiten:
-        projected /= np.sqrt(variances[:kept] + SHRINKAGE * variances.mean())
-    note = f"{kept} of {width} components hold {share:.0%} of the variance"
+        projected /= np.sqrt(variances[:n_components] + SHRINKAGE * variances.mean())
+    note = f"{n_components} of {width} components hold {share:.0%} of the variance"
     if options.pca is None:
         projected = projected @ axes.T
         note = f"{width} numbers are whitened"

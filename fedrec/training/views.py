@@ -17,7 +17,7 @@ from fedrec.training.task import ClientTask
 
 
 def value_in(
-    task: ClientTask, view: View, name: str, shared: Tensor, copy: Tensor, own: Tensors
+    task: ClientTask, view: View, name: str, shared: Tensor, copy: Tensor, of_clients: Tensors
 ) -> Tensor:
     """Return the value of a parameter in the model of a view, float [n, *shape], checked.
 
@@ -27,16 +27,16 @@ def value_in(
         name: The parameter.
         shared: float [n, *shape], the value that is not a copy.
         copy: float [n, *shape].
-        own: The personalization's own numbers, float [n].
+        of_clients: The numbers of the personalization, float [n].
     """
-    numbers = {n: value.reshape(-1, *[1] * (copy.dim() - 1)) for n, value in own.items()}
+    numbers = {n: value.reshape(-1, *[1] * (copy.dim() - 1)) for n, value in of_clients.items()}
     value = task.personalization.parameter(view, name, shared, copy, numbers)
     check_shapes(f"{task.personalized}: parameter of '{name}'", {"": value}, {"": shared})
     return value
 
 
 def numbers_of_clients(task: ClientTask) -> list[str]:
-    """Return the names of the personalization's own single numbers of each client."""
+    """Return the names of the single numbers that the personalization has of each client."""
     specs = task.specs()
     return [n for n in task.added() if specs[n].axis == "client" and not specs[n].shape]
 
@@ -62,8 +62,8 @@ def seen(forward: Forward, view: View) -> Forward:
             copy = torch.where(has_copy, spread(copy, owners), shared.detach())
         else:
             client = clients_of_owners(step, axis)
-        own = {n: gather(forward.values[n], client) for n in numbers}
-        values[name] = value_in(task, view, name, shared, copy, own)
+        of_clients = {n: gather(forward.values[n], client) for n in numbers}
+        values[name] = value_in(task, view, name, shared, copy, of_clients)
     return Forward(task, step, values, forward.keys) if copies else forward
 
 

@@ -73,7 +73,7 @@ def raw(aggregate: Aggregate | None) -> Any:
 def state_of(node: Node, round: int) -> dict[str, bytes]:
     """The local parameters of all clients after a round, through the file of the evaluation."""
     node.evaluate(request(round, committed=round), start(node))
-    arrays = load_file(next(node._kept._folder.glob(f"*@{round}.safetensors")))
+    arrays = load_file(next(node._evaluated._folder.glob(f"*@{round}.safetensors")))
     return {name: value.tobytes() for name, value in arrays.items()}
 
 
@@ -101,7 +101,7 @@ def test_a_process_that_starts_anew_goes_on_where_the_last_ended(
     for node in (whole, cut):
         node.train(request(1), start(node))
     revived = Node(
-        cut.experiment, cut.task, SHARD, cut._kept._folder.parent, 0, np.ones(12, np.int64)
+        cut.experiment, cut.task, SHARD, cut._evaluated._folder.parent, 0, np.ones(12, np.int64)
     )
     answers = [n.train(request(2), start(n)).aggregate for n in (whole, revived)]
     assert raw(answers[0]) == raw(answers[1])
@@ -143,7 +143,7 @@ def test_only_the_best_and_the_latest_evaluation_are_kept(make: Make) -> None:
     for number, best in ((1, 0), (2, 1), (3, 1), (4, 1)):
         node.train(request(number, number - 1), start(node))
         node.evaluate(request(number, number, best), start(node))
-    names = sorted(path.name for path in node._kept._folder.iterdir())
+    names = sorted(path.name for path in node._evaluated._folder.iterdir())
     assert names == ["node-000@1.safetensors", "node-000@4.safetensors"]
 
 

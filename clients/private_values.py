@@ -16,7 +16,7 @@ from fedrec.types import FloatArray, IntArray, Params, Shard
 
 
 @dataclass(frozen=True, slots=True)
-class KeptValues:
+class PrivateValues:
     """The private parameters of some clients.
 
     Args:
@@ -44,7 +44,7 @@ class KeptValues:
         return {f"ids.{axis}": values for axis, values in ids.items()}
 
 
-class KeptRounds:
+class EvaluatedRounds:
     """The files of a node; each group of a strategy, and each cut of its clients, has its own.
 
     Args:
@@ -55,7 +55,7 @@ class KeptRounds:
     def __init__(self, folder: Path, node: str) -> None:
         self._folder, self._node = folder, node
 
-    def write(self, values: KeptValues, request: RoundRequest, number: int) -> None:
+    def write(self, values: PrivateValues, request: RoundRequest, number: int) -> None:
         """Write the values of a round beside those of the best; drop those of other rounds.
 
         Args:
@@ -73,7 +73,7 @@ class KeptRounds:
 
     def read(
         self, task: ClientTask, shard: Shard, request: RoundRequest, number: int
-    ) -> KeptValues:
+    ) -> PrivateValues:
         """Return the values of a round.
 
         Args:
@@ -87,10 +87,10 @@ class KeptRounds:
         """
         path = self._path(request, number, str(request.round))
         arrays, _ = read_arrays(path)
-        for name, ids in KeptValues(task, shard, {}).ids().items():
+        for name, ids in PrivateValues(task, shard, {}).ids().items():
             if not np.array_equal(arrays.get(name, ()), ids):
                 raise RunFolderError(f"{path}: is of other clients than this node has; {RESTORE}")
-        return KeptValues(task, shard, {name: arrays[name] for name in task.private()})
+        return PrivateValues(task, shard, {name: arrays[name] for name in task.private()})
 
     def _path(self, request: RoundRequest, number: int, label: str) -> Path:
         name = f"{self._node}g{request.group}" if request.group else self._node
