@@ -1,5 +1,6 @@
 """CM3, federated: features on a sphere, items spread the less the more alike they are."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -99,13 +100,13 @@ class CM3(Multimodal):
     def similarity(self, params: ModelParams) -> Tensor:
         """Return the cosine of the frozen features that both items have, float [q, q]."""
         present = self.present(params)
-        total = torch.zeros_like(present[:, :1] * present[:, 0])
-        both = total
-        for m, name in enumerate(self.modalities):
-            rows = unit(params[name]) * present[:, m : m + 1]
-            total = total + rows @ rows.T
-            both = both + present[:, m : m + 1] * present[:, m]
-        return (total / both.clamp_min(1)).clamp(0, self.max_similarity)
+        rows = [
+            unit(params[name]) * mask
+            for name, mask in zip(self.modalities, as_masks(present), strict=True)
+        ]
+        joined = torch.cat(rows, dim=-1)
+        both = (present @ present.T).clamp_min(1)
+        return (joined @ joined.T / both).clamp(0, self.max_similarity)
 
     def _users(self, params: ModelParams) -> tuple[Tensor, Tensor]:
         """Return the weighted vectors of users, float [..., (m + 1) d], and each block's square."""
@@ -127,13 +128,13 @@ def calibrated_uniformity(vectors: Tensor, similarity: Tensor, weights: Tensor) 
         similarity: float [q, q], from 0 to 1.
         weights: float [q], how often an item counts; 0 where fewer than two items do.
     """
-    others = 1 - torch.eye(len(vectors), dtype=weights.dtype, device=weights.device)
-    pairs = weights.unsqueeze(1) * weights * others
-    distances = 2 - 2 * (vectors @ vectors.T)
-    repulsion = pairs * torch.exp(-2 * (distances - 2 + 2 * similarity))
-    n = pairs.sum()
-    mean = repulsion.sum() / n.clamp_min(1)
-    return torch.log(torch.where(n > 0, mean, torch.ones_like(mean)))
+    oneself = torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)
+    # -2 (|j - k|^2 - 2 + 2 s) is 4 (j . k - s); what is infinitely alike adds nothing.
+    apart = similarity.masked_fill(oneself, math.inf)
+    repulsion = weights @ (torch.exp(4 * (vectors @ vectors.T - apart)) @ weights)
+    pairs = weights.sum().square() - weights.square().sum()
+    mean = repulsion / pairs.clamp_min(1)
+    return torch.log(torch.where(pairs > 0, mean, torch.ones_like(mean)))
 
 
 def inverse_root(squares: Tensor) -> Tensor:
