@@ -14,7 +14,7 @@ from fedrec.config.yaml import dump_yaml, read_document, with_overrides
 from fedrec.data.base import DataSet
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.clients import Clients
-from fedrec.errors import ConfigError
+from fedrec.errors import ConfigError, did_you_mean
 from fedrec.evaluation.settings import Evaluate
 from fedrec.features.base import Encoder
 from fedrec.imports import searching
@@ -138,6 +138,15 @@ class Experiment(Section):
     @model_validator(mode="after")
     def _schedule_fits(self) -> Self:
         self.train.schedule.check(self.rounds.count)
+        return self
+
+    @model_validator(mode="after")
+    def _features_exist(self) -> Self:
+        # Before anything is encoded, which may take minutes.
+        for name in self.model.needs_features if isinstance(self.model, Model) else ():
+            if name not in self.features:
+                advice = did_you_mean(name, self.features) or "; declare it in the section features"
+                raise ValueError(f"model: the items have no feature '{name}'{advice}")
         return self
 
     def client_task(

@@ -1,7 +1,7 @@
 """What a client model declares."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -105,6 +105,11 @@ class Model(Plugin):
     def overrides(cls, method: str) -> bool:
         """Return whether it has a method of its own."""
         return getattr(cls, method) is not getattr(Model, method)
+
+    @property
+    def needs_features(self) -> Sequence[str]:
+        """Return the features of the items without which it cannot work, by name."""
+        return ()
 
     @property
     def window(self) -> int | None:

@@ -1,6 +1,6 @@
 """Items and users as text: vectors of a frozen encoder, through a small shared adaptor."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -54,6 +54,11 @@ class LLMText(Model):
     pool: Literal["mean", "attention"] = "mean"
     id_rows: bool = False
     init_std: float = Field(0.01, ge=0)
+
+    @property
+    def needs_features(self) -> Sequence[str]:
+        """Return ``feature``."""
+        return (self.feature,)
 
     @property
     def window(self) -> int:

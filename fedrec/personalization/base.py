@@ -240,6 +240,14 @@ class Personalization(Plugin):
         """Return whether it has a method of its own among some; what is not needed is left out."""
         return any(getattr(cls, name) is not getattr(Personalization, name) for name in methods)
 
+    @property
+    def changes_score(self) -> bool:
+        """Return whether `score` may return another score than the model's.
+
+        A model with a loss of its own does not train scores, so both together are refused.
+        """
+        return self.overrides("score")
+
     def state(self, dim: int) -> Mapping[str, ParamSpec]:
         """Return the private parameters it adds to an item table of width ``dim``; default none."""
         return {}

@@ -51,7 +51,7 @@ class Declared:
 _DECLARED: OrderedDict[Hashable, Declared] = OrderedDict()
 """The last few declarations: a module is built once in a process, for all of its tasks."""
 
-_REMEMBERED = 8
+_REMEMBERED = 2
 
 
 def declared(
@@ -128,6 +128,11 @@ def _declare(
                     f"items have {came}"
                 )
     width = check_model(model, specs, network)
+    if personalization.changes_score and model.overrides("loss"):
+        raise ConfigError(
+            f"{personalized} changes the score, but {source} has a loss of its own, which does not "
+            "use it; with PLGC set mode: decoupled or branch: table"
+        )
     mixed = width
     if personalization.mixes == "item":
         if "item" not in specs:

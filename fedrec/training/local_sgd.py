@@ -186,20 +186,14 @@ class _Chunk:
             rows = personalization.rows(work, frozen, local, step.pairs)
             check_shapes(f"{task.personalized}: rows", {"": rows}, {"": work})
         score = result = forward.trained_on(rows)
-        has_loss = task.model.overrides("loss")
-        if mixes:
+        if mixes and personalization.changes_score:
             of_scores, index = local, step.pairs.index
             if step.scored is not None:
                 index = index[step.scored]
                 of_scores = forward.of_pairs(task.added(), step.scored)
             score = personalization.score(result, of_scores, index, prepared)
-        if has_loss and score is not result:
-            raise ConfigError(
-                f"{task.personalized} changes the score, but the model {type(task.model).__name__} "
-                "has a loss of its own, which does not use it; with PLGC set mode: decoupled or "
-                "branch: table"
-            )
-        model = f"model {type(task.model).__name__}: {'loss' if has_loss else 'score'}"
+        method = "loss" if task.model.overrides("loss") else "score"
+        model = f"model {type(task.model).__name__}: {method}"
         results = {model: result, f"{task.personalized}: score": score}
         for source, values in results.items():
             check_shapes(source, {"": values}, {"": step.is_positive})

@@ -102,19 +102,18 @@ def close(tmp_path: Path, document: dict[str, Any]) -> None:
     assert set(ours) == set(theirs)
     for name, value in ours.items():
         np.testing.assert_allclose(value, theirs[name], rtol=0, atol=1e-5, err_msg=name)
-    pd.testing.assert_frame_equal(*clients)
+    pd.testing.assert_frame_equal(clients[0], clients[1])
 
 
 @pytest.fixture
 def content(tmp_path: Path) -> dict[str, Any]:
     """Features of the items of `DOCUMENT`, from a file."""
-    rng = np.random.default_rng(0)
-    arrays = {name: rng.normal(size=(40, 6)).astype(np.float32) for name in ("text", "image")}
-    np.savez(tmp_path / "made.npz", ids=np.arange(40), **arrays)
+    text, image = np.random.default_rng(0).normal(size=(2, 40, 6)).astype(np.float32)
+    np.savez(tmp_path / "made.npz", ids=np.arange(40), text=text, image=image)
     path = str(tmp_path / "made.npz")
     return {
         name: {"name": "file", "path": path, "by_row": False, "ids": "ids", "array": name}
-        for name in arrays
+        for name in ("text", "image")
     }
 
 

@@ -48,6 +48,11 @@ class Multimodal(Model):
             )
         return value
 
+    @property
+    def needs_features(self) -> Sequence[str]:
+        """Return ``modalities``."""
+        return self.modalities
+
     def frozen(self, catalogue: Catalogue) -> dict[str, ParamSpec]:
         """Declare the features, and for each whether an item has it."""
         specs = {}

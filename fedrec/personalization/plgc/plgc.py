@@ -98,6 +98,11 @@ class PLGC(Personalization):
     on: Literal["vectors", "item"] = "vectors"
 
     @property
+    def changes_score(self) -> bool:
+        """Return whether the local branch is part of what is trained, beside the item vectors."""
+        return self.branch == "similarity" and self.mode == "joint"
+
+    @property
     def mixes(self) -> Literal["vectors", "item"]:
         """Return ``on``."""
         return self.on
@@ -180,7 +185,7 @@ class PLGC(Personalization):
 
     def score(self, base: Tensor, local: Tensors, index: Tensor, prepared: Any) -> Tensor:
         """Return the scores with the local branch added, in the joint similarity branch."""
-        if self.branch == "table" or self.mode == "decoupled":
+        if not self.changes_score:
             return base
         sums: KernelSums = prepared[1]
         return base + local["lambda"] * (self.tau * sums.rows[index])
