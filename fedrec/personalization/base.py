@@ -77,6 +77,9 @@ class FrozenItems:
 class Forward(Protocol):
     """The model at the current parameters, as a function of the item vectors of the pairs."""
 
+    def mixed(self) -> Tensor:
+        """Return the client's copy of what is mixed, float [q, d], see `Personalization.mixes`."""
+
     def score(self, rows: Tensor) -> Tensor:
         """Return the score of each pair, float [q], from item vectors, float [q, d]."""
 
@@ -311,7 +314,6 @@ class Personalization(Plugin):
 
     def after_epoch(
         self,
-        work: Tensor,
         frozen: Tensor,
         local: Tensors,
         state: Tensors,
@@ -322,8 +324,7 @@ class Personalization(Plugin):
         """Return new values of parameters after a local epoch; no gradient.
 
         Args:
-            work: As for `rows`, for all pairs of the epoch.
-            frozen: Likewise.
+            frozen: As for `rows`, for all pairs of the epoch.
             local: Likewise.
             state: The same parameters, one value per owner: user, client or positive.
             pairs: The pairs of the epoch.

@@ -262,7 +262,8 @@ class Forward:
 
     def features(self, rows: Tensor) -> Tensor:
         """Return the input of the model's last linear layer: float [q, d] -> float [q, h]."""
-        return self._of(self.task.model.features, rows)
+        model = self.task.model
+        return self._of(model.features, rows) if model.overrides("features") else rows
 
     @property
     def is_direct(self) -> bool:

@@ -221,7 +221,6 @@ class _Chunk:
         with torch.no_grad():
             forward = self._forward(every_pair, None)
             changed = self.task.personalization.after_epoch(
-                forward.mixed(),
                 self._frozen(every_pair),
                 forward.of_pairs(self.task.added()),
                 {name: values.private[name] for name in self.task.added()},
@@ -234,7 +233,8 @@ class _Chunk:
     def outcome(self, loss: Tensor) -> tuple[UpdateBatch, dict[str, FloatArray]]:
         """Return what the round changed."""
         task, plan, values = self.task, self.plan, self.values
-        if task.personalization.overrides("after_round"):
+        of_positives = any(task.specs()[name].axis == "positive" for name in task.added())
+        if of_positives and task.personalization.overrides("after_round"):
             positives = positives_of_clients(plan.shard)
             at = torch.as_tensor(plan.rows.find(positives.owners(), positives.values))
             change = (self._mixed(values.shared) - self._mixed(values.start))[at]

@@ -202,7 +202,6 @@ class PLGC(Personalization):
 
     def after_epoch(
         self,
-        work: Tensor,
         frozen: Tensor,
         local: Tensors,
         state: Tensors,
@@ -213,15 +212,15 @@ class PLGC(Personalization):
         """Return the new weight of each user, smoothed."""
         if self.balance == "fixed":
             return {}
-        labels = pairs.labels.to(work.dtype)
+        labels = pairs.labels.to(frozen.dtype)
         error = labels
         if self.balance == "residual":
-            base = forward.score(self.rows(work, frozen, local, pairs))
+            base = forward.score(self.rows(forward.mixed(), frozen, local, pairs))
             error = sigmoid(self.score(base, local, pairs.index, prepared)) - labels
         aim = balance.target(self.balance, labels, error, pairs.offsets)
         of_frozen = balance.branch_sizes(self.balance, forward.features(frozen), aim, pairs.offsets)
         if self.branch == "table":
-            rows = forward.features(work + local["residual"])
+            rows = forward.features(forward.mixed() + local["residual"])
             of_local = balance.branch_sizes(self.balance, rows, aim, pairs.offsets)
         else:
             kernel, sums = prepared
@@ -234,9 +233,7 @@ class PLGC(Personalization):
         return {"lambda": torch.where(is_present, self.ema * old + (1 - self.ema) * share, old)}
 
     def after_round(self, change: Tensor, state: Tensors) -> Tensors:
-        """Table branch: the residual takes up the round's change, and fades."""
-        if self.branch == "similarity":
-            return {}
+        """Let the residual of the table branch take up the round's change, and fade."""
         return {"residual": self.persistence * (state["residual"] + change)}
 
     @property

@@ -31,7 +31,7 @@ RETURNED: list[tuple[str, Any]] = [
     ("rows", lambda self, work, *_: work.mean(0, keepdim=True)),
     ("score", lambda self, base, *_: base.sum()),
     ("score", lambda self, base, *_: base[:1]),
-    ("after_epoch", lambda self, work, *_: {"nose": work}),
+    ("after_epoch", lambda self, frozen, *_: {"nose": frozen}),
     ("after_epoch", lambda self, *_: {"user": torch.zeros(2, 128)}),
     ("after_epoch", lambda self, *_: {"mood": torch.zeros(1)}),
     ("after_round", lambda self, change, _: {"nose": change}),
