@@ -36,8 +36,8 @@ class MetaMMF(Multimodal):
     graph of users and items (the paper's second variant), since no client knows one.
 
     Args:
-        layers: widths of the layers between the features and the last, whose width is
-            ``embedding_dim``.
+        layers: widths of the layers between the features and the last.
+        content_dim: k, width of the last layer; None: ``embedding_dim``.
         meta_dim: s, numbers of z.
         form: of the layers.
         cp_rank: R, of the decomposition.
@@ -47,6 +47,7 @@ class MetaMMF(Multimodal):
 
     reference: ClassVar[str] = "liu2023dynamic"
     layers: tuple[int, ...] = (64,)
+    content_dim: int | None = Field(None, ge=1)
     meta_dim: int = Field(5, ge=1)
     form: Form = "cp"
     cp_rank: int = Field(8, ge=1)
@@ -67,22 +68,22 @@ class MetaMMF(Multimodal):
 
     def build(self, catalogue: Catalogue) -> nn.Module:
         """Return the fusion."""
-        widths = (*self.layers, self.embedding_dim)
+        widths = (*self.layers, self.content_dim or self.embedding_dim)
         return MetaFusion(
             catalogue, self.modalities, widths, self.meta_dim, self.form, self.cp_rank
         )
 
     def params(self, catalogue: Catalogue) -> Mapping[str, ParamSpec]:
-        """``item`` [d] per item; ``user`` [2 d] per user."""
-        d = self.embedding_dim
+        """``item`` [d] per item; ``user`` [d + k] per user."""
+        d, k = self.embedding_dim, self.content_dim or self.embedding_dim
         return {
             "item": ParamSpec("shared", "item", (d,), init_std=self.init_std),
-            "user": ParamSpec("private", "user", (2 * d,), init_std=self.init_std),
+            "user": ParamSpec("private", "user", (d + k,), init_std=self.init_std),
             **self.frozen(catalogue),
         }
 
     def item_vectors(self, params: ModelParams, items: Tensor) -> Tensor:
-        """float [q, 2 d]."""
+        """float [q, d + k]."""
         return torch.cat([params["item"], self.content(params)], dim=-1)
 
     def score(self, params: ModelParams, batch: Batch, vectors: Tensor) -> Tensor:
