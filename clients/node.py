@@ -27,6 +27,7 @@ from fedrec.evaluation.scorer import UserScorer
 from fedrec.evaluation.slices import Slices
 from fedrec.flower.records import RoundRequest, Trained
 from fedrec.personalization.base import NoPersonalization
+from fedrec.ragged import Ragged, offsets_of
 from fedrec.runs.folder import BEFORE_END, LOCAL
 from fedrec.runs.prepare import OpenRun, open_run
 from fedrec.runs.tally import likely_causes
@@ -36,16 +37,7 @@ from fedrec.training.clients import train_clients, training_together
 from fedrec.training.draws import Layout, capacity
 from fedrec.training.end import begin_end
 from fedrec.training.task import ClientTask
-from fedrec.types import (
-    Aggregate,
-    FailedClient,
-    FloatArray,
-    IntArray,
-    Params,
-    Ragged,
-    Shard,
-    offsets_of,
-)
+from fedrec.types import Aggregate, FailedClient, FloatArray, IntArray, Params, Shard
 from strategies.base import strategy_of
 
 T = TypeVar("T")

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.ragged import IntArray as IntArray
-from fedrec.ragged import Ragged as Ragged
-from fedrec.ragged import offsets_of as offsets_of
+from fedrec.ragged import Ragged
 
 FloatArray: TypeAlias = NDArray[Any]
 TextArray: TypeAlias = NDArray[Any]

@@ -15,13 +15,14 @@ from fedrec.models.base import Model
 from fedrec.models.mf import MatrixFactorization
 from fedrec.models.module import ModelParams, Network
 from fedrec.personalization.base import NoPersonalization, Personalization
+from fedrec.ragged import Ragged, offsets_of
 from fedrec.testing.trial import Trial
 from fedrec.training.client_rule import ClientRule
 from fedrec.training.clients import train_clients
 from fedrec.training.draws import capacity
 from fedrec.training.settings import Train
 from fedrec.training.task import ClientTask
-from fedrec.types import FloatArray, IntArray, Params, Ragged, Shard, UpdateBatch, offsets_of
+from fedrec.types import FloatArray, IntArray, Params, Shard, UpdateBatch
 
 __all__ = [
     "catalogue_of",

@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 from fedrec.evaluation.ranking import Part
-from fedrec.types import Ragged, Shard, offsets_of
+from fedrec.ragged import Ragged, offsets_of
+from fedrec.types import Shard
 
 
 def ragged(rows: list[list[int]]) -> Ragged:

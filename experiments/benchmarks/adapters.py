@@ -42,11 +42,12 @@ from fedrec.models.language.prompts import Prompts
 from fedrec.models.language.template import Template
 from fedrec.models.language.weights import load
 from fedrec.personalization.base import NoPersonalization
+from fedrec.ragged import Ragged, offsets_of
 from fedrec.training.clients import train_clients
 from fedrec.training.plan import plan_training
 from fedrec.training.settings import Train
 from fedrec.training.task import ClientTask
-from fedrec.types import Params, Ragged, Shard, offsets_of
+from fedrec.types import Params, Shard
 
 WORDS = [f"w{number}" for number in range(400)]
 TEMPLATE = Template(text="seen {history} next {candidate} answer", entry=" {item}")

@@ -9,11 +9,12 @@ import torch
 from fedrec.models.mf import MatrixFactorization
 from fedrec.personalization.base import NoPersonalization, Personalization
 from fedrec.personalization.plgc.plgc import PLGC
+from fedrec.ragged import Ragged, offsets_of
 from fedrec.training.clients import train_clients
 from fedrec.training.draws import Layout
 from fedrec.training.settings import Train
 from fedrec.training.task import ClientTask, initial_local
-from fedrec.types import Ragged, Shard, offsets_of
+from fedrec.types import Shard
 
 __all__ = ["seconds"]
 

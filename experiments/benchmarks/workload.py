@@ -16,8 +16,9 @@ from fedrec.data.prepare import save_split, split_of
 from fedrec.data.synthetic import Synthetic
 from fedrec.data.tabular import Frame
 from fedrec.errors import ConfigError, DataError, did_you_mean
+from fedrec.ragged import Ragged, offsets_of
 from fedrec.training.task import ClientTask
-from fedrec.types import IntArray, Ragged, Split, offsets_of
+from fedrec.types import IntArray, Split
 
 __all__ = [
     "DATA",

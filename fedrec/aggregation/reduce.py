@@ -19,7 +19,8 @@ from fedrec.aggregation.fixed_point import (
     to_fixed,
     total_of,
 )
-from fedrec.types import Aggregate, FloatArray, Params, Ragged, RowBlock, UpdateBatch, offsets_of
+from fedrec.ragged import Ragged, offsets_of
+from fedrec.types import Aggregate, FloatArray, Params, RowBlock, UpdateBatch
 
 Weighting = Literal["uniform", "examples"]
 """Whether every client counts the same, or by its number of train examples."""

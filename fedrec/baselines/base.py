@@ -10,7 +10,8 @@ import numpy as np
 from fedrec.data.catalogue import Catalogue
 from fedrec.errors import require
 from fedrec.plugins import Plugin
-from fedrec.types import FloatArray, IntArray, Ragged, Split
+from fedrec.ragged import Ragged
+from fedrec.types import FloatArray, IntArray, Split
 
 Scorer: TypeAlias = Callable[[IntArray], FloatArray]
 """From user indices, int64 [b], to their scores for the whole catalogue, float32 [b, n_items]."""

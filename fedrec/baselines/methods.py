@@ -11,8 +11,9 @@ from fedrec.baselines.base import Baseline, Scorer, TunableBaseline, interaction
 from fedrec.compute.operations import padded_mm
 from fedrec.data.catalogue import Catalogue
 from fedrec.errors import ConfigError
+from fedrec.ragged import Ragged
 from fedrec.seeds import Purpose, normal, uniform
-from fedrec.types import FloatArray, IntArray, Ragged, Split
+from fedrec.types import FloatArray, IntArray, Split
 
 
 class Popularity(Baseline):

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from fedrec.compute.operations import MM_ROWS
-from fedrec.types import FloatArray, IntArray, Ragged, offsets_of
+from fedrec.ragged import Ragged, offsets_of
+from fedrec.types import FloatArray, IntArray
 
 Tensors: TypeAlias = Mapping[str, Tensor]
 """Named tensors, one entry per parameter."""

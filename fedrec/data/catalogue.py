@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.errors import ConfigError, did_you_mean
+from fedrec.ragged import Ragged
 from fedrec.storage.files import checksum_of
-from fedrec.types import FloatArray, IntArray, Ragged, Split, TextArray
+from fedrec.types import FloatArray, IntArray, Split, TextArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)

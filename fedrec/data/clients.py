@@ -10,7 +10,8 @@ from pydantic import Field, model_validator
 from fedrec.data.ids import hash_ids, mix_seed
 from fedrec.errors import ConfigError, did_you_mean, require
 from fedrec.plugins import Section
-from fedrec.types import FloatArray, IntArray, Interactions, Ragged, offsets_of
+from fedrec.ragged import Ragged, offsets_of
+from fedrec.types import FloatArray, IntArray, Interactions
 
 RANK, STEPS = 16, 50
 

@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from fedrec.ragged import Ragged, offsets_of
 from fedrec.seeds import Purpose, bits
-from fedrec.types import IntArray, Ragged, Shard, offsets_of
+from fedrec.types import IntArray, Shard
 
 
 def latest(shard: Shard, n: int) -> Ragged:

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.types import IntArray, TextArray, offsets_of
+from fedrec.ragged import offsets_of
+from fedrec.types import IntArray, TextArray
 
 HashArray = NDArray[np.uint64]
 

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.errors import DataError
-from fedrec.types import IntArray, Ragged, Shard, Split, offsets_of
+from fedrec.ragged import Ragged, offsets_of
+from fedrec.types import IntArray, Shard, Split
 
 Protocol: TypeAlias = Literal["clean", "legacy"]
 

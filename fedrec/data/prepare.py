@@ -27,6 +27,7 @@ from fedrec.data.split import (
 )
 from fedrec.data.textfile import unpacked_name
 from fedrec.errors import DataError, FedRecError, RunFolderError
+from fedrec.ragged import Ragged, offsets_of
 from fedrec.storage.files import (
     cache_folder,
     checksum_of,
@@ -35,7 +36,7 @@ from fedrec.storage.files import (
     write_arrays,
     writing,
 )
-from fedrec.types import IntArray, Interactions, Ragged, Split, offsets_of
+from fedrec.types import IntArray, Interactions, Split
 
 FORMAT = 4
 RAGGED = ("train", "valid", "test", "clients")

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from fedrec.data.base import DataSet, SplitBy
 from fedrec.data.ids import hash_ids, mix_seed
 from fedrec.errors import DataError
-from fedrec.types import FloatArray, IntArray, Interactions, Split, offsets_of
+from fedrec.ragged import offsets_of
+from fedrec.types import FloatArray, IntArray, Interactions, Split
 
 Mask: TypeAlias = NDArray[np.bool_]
 Subsets: TypeAlias = NDArray[np.int8]

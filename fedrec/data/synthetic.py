@@ -7,7 +7,8 @@ import numpy as np
 from pydantic import Field
 
 from fedrec.data.base import DataSet
-from fedrec.types import FloatArray, IntArray, Interactions, offsets_of
+from fedrec.ragged import offsets_of
+from fedrec.types import FloatArray, IntArray, Interactions
 
 FORMAT = 1
 MIN_PER_USER = 3

@@ -12,7 +12,8 @@ from fedrec.evaluation.counting_numba import WIDTH, count_reaching
 from fedrec.evaluation.ranking import Part, Placed, Scores, check_nan, mask_of
 from fedrec.evaluation.scorer import Block, UserScorer
 from fedrec.personalization.base import Branches, View
-from fedrec.types import FloatArray, IntArray, Ragged, Shard
+from fedrec.ragged import Ragged
+from fedrec.types import FloatArray, IntArray, Shard
 
 _GROUP = 1 << 15
 """Users that share what the scores of items cost."""

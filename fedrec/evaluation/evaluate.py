@@ -19,8 +19,9 @@ from fedrec.evaluation.ranking import PARTS, Part, Placed, Scores, place_by_defi
 from fedrec.evaluation.scorer import UserScorer
 from fedrec.evaluation.slices import Ranking, Slices, rankings_of, sliced
 from fedrec.personalization.base import View
+from fedrec.ragged import Ragged
 from fedrec.training.blocks import Together
-from fedrec.types import FloatArray, IntArray, Ragged, Shard
+from fedrec.types import FloatArray, IntArray, Shard
 
 Ranked: TypeAlias = View | Literal["before_end"]
 """A view; ``before_end``: the method's own before the phases at the end of a run."""

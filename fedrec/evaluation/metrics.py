@@ -11,7 +11,8 @@ from pydantic import Field
 
 from fedrec.errors import ConfigError
 from fedrec.plugins import Plugin, lookup, name_of
-from fedrec.types import FloatArray, IntArray, Ragged
+from fedrec.ragged import Ragged
+from fedrec.types import FloatArray, IntArray
 
 
 class Metric(Plugin):

@@ -15,7 +15,8 @@ from fedrec.compute.device import to_array
 from fedrec.data.negatives import uniform_negatives
 from fedrec.errors import ConfigError, NumericError
 from fedrec.personalization.base import View
-from fedrec.types import FloatArray, IntArray, Ragged, offsets_of
+from fedrec.ragged import Ragged, offsets_of
+from fedrec.types import FloatArray, IntArray
 
 Part: TypeAlias = Literal["valid", "test"]
 PARTS: tuple[Part, ...] = get_args(Part)

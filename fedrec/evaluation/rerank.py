@@ -11,7 +11,8 @@ from torch import Tensor
 from fedrec.baselines.base import Baseline, Scorer
 from fedrec.errors import ConfigError
 from fedrec.plugins import Section, lookup
-from fedrec.types import IntArray, Ragged, Split
+from fedrec.ragged import Ragged
+from fedrec.types import IntArray, Split
 
 
 class Rerank(Section):

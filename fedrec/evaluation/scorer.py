@@ -17,11 +17,12 @@ from fedrec.evaluation.rerank import FirstStage, reranked
 from fedrec.models.base import Batch
 from fedrec.models.module import ModelParams
 from fedrec.personalization.base import Branches, Ranking, View
+from fedrec.ragged import Ragged
 from fedrec.training.clients import frozen_items_of, tensors_of
 from fedrec.training.forward import Call, Rows, compute, encode, encode_catalogue
 from fedrec.training.task import ClientTask
 from fedrec.training.views import numbers_of_clients, value_in
-from fedrec.types import IntArray, Params, Ragged, Shard
+from fedrec.types import IntArray, Params, Shard
 
 _SCORES = 1 << 18
 """Scores that a model which is not ``flat`` computes at once, which bounds the memory."""

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedrec.evaluation.ranking import PARTS, Part, Scores, mask_of
-from fedrec.types import IntArray, Ragged, Shard, Split
+from fedrec.ragged import Ragged
+from fedrec.types import IntArray, Shard, Split
 
 Slice: TypeAlias = Literal["head", "tail", "cold", "cold_among_all"]
 SLICES: tuple[Slice, ...] = get_args(Slice)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from fedrec.data.catalogue import Catalogue
 from fedrec.models.module import ModelParams
 from fedrec.plugins import Defaults, Plugin
-from fedrec.types import IntArray, ParamSpec, Ragged
+from fedrec.ragged import Ragged
+from fedrec.types import IntArray, ParamSpec
 
 Execution: TypeAlias = Literal["flat", "vmap", "loop"]
 """How clients may be computed together, see `Model`."""

@@ -13,7 +13,8 @@ from fedrec.personalization.phases import COPY as COPY
 from fedrec.personalization.phases import Phase as Phase
 from fedrec.personalization.phases import View as View
 from fedrec.plugins import Plugin
-from fedrec.types import FloatArray, IntArray, ParamSpec, Ragged, Shard
+from fedrec.ragged import Ragged
+from fedrec.types import FloatArray, IntArray, ParamSpec, Shard
 
 
 @dataclass(frozen=True, slots=True)

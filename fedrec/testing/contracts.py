@@ -29,21 +29,12 @@ from fedrec.models.base import Model
 from fedrec.models.module import ModelParams
 from fedrec.personalization.base import Personalization
 from fedrec.plugins import Plugin
+from fedrec.ragged import Ragged, offsets_of
 from fedrec.testing.encoders import ENCODER_CONTRACTS
 from fedrec.testing.trial import Trial, as_bytes, require, small_split
 from fedrec.training.clients import train_clients
 from fedrec.training.draws import Layout
-from fedrec.types import (
-    Aggregate,
-    FloatArray,
-    IntArray,
-    Interactions,
-    Params,
-    Ragged,
-    Split,
-    State,
-    offsets_of,
-)
+from fedrec.types import Aggregate, FloatArray, IntArray, Interactions, Params, Split, State
 
 Contract: TypeAlias = Callable[[Any], None]
 """Raises an error if a plug-in breaks it, `unittest.SkipTest` if it does not apply."""

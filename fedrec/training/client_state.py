@@ -11,11 +11,11 @@ from torch import Tensor
 
 from fedrec.compute.device import to_array
 from fedrec.errors import check_shapes
+from fedrec.ragged import offsets_of
 from fedrec.training.client_rule import SEEN_ITEMS, ClientUpdate, ParamView
 from fedrec.training.draws import capacity, seen_items
 from fedrec.training.plan import TrainingPlan
 from fedrec.training.task import ClientTask
-from fedrec.types import offsets_of
 
 
 class ClientState:

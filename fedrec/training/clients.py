@@ -5,13 +5,14 @@ import torch
 
 from fedrec.aggregation.reduce import Summing, joined
 from fedrec.personalization.base import FrozenItems
+from fedrec.ragged import offsets_of
 from fedrec.training.blocks import Together, bounded_slices
 from fedrec.training.draws import Layout, positives_of_clients, seen_items
 from fedrec.training.forward import encode_catalogue
 from fedrec.training.local_sgd import train_chunk
 from fedrec.training.plan import plan_training
 from fedrec.training.task import ClientTask
-from fedrec.types import FloatArray, IntArray, Params, Shard, UpdateBatch, offsets_of
+from fedrec.types import FloatArray, IntArray, Params, Shard, UpdateBatch
 
 _CHUNK_BYTES = 2**21
 """Item rows, or item vectors, of the pairs that are computed together: few enough to stay in the

@@ -11,10 +11,11 @@ from fedrec.data.history import latest
 from fedrec.data.negatives import pool_excluded, popularity_negatives, uniform_negatives
 from fedrec.errors import ConfigError, DataError
 from fedrec.models.base import Model
+from fedrec.ragged import Ragged, offsets_of
 from fedrec.seeds import Purpose, bits
 from fedrec.training.client_rule import SEEN_ITEMS
 from fedrec.training.task import ClientTask
-from fedrec.types import FloatArray, IntArray, Params, Ragged, Shard, offsets_of
+from fedrec.types import FloatArray, IntArray, Params, Shard
 
 _32 = np.uint64(32)
 

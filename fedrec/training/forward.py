@@ -15,9 +15,10 @@ from fedrec.errors import ConfigError
 from fedrec.models.base import Batch, Execution, History
 from fedrec.models.module import ModelParams, Network
 from fedrec.models.side_by_side import side_by_side
+from fedrec.ragged import offsets_of
 from fedrec.training.plan import Owners, Step
 from fedrec.training.task import ClientTask
-from fedrec.types import FloatArray, IntArray, offsets_of
+from fedrec.types import FloatArray, IntArray
 
 _ENCODED = 4096
 """Items whose vectors are computed together."""

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from fedrec.compute.batch import Histories
 from fedrec.compute.device import to_array
+from fedrec.ragged import Ragged, offsets_of
 from fedrec.training.plan import Owners, Step
-from fedrec.types import IntArray, ParamSpec, Ragged, offsets_of
+from fedrec.types import IntArray, ParamSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,10 @@ import torch
 from fedrec.compute.batch import Histories, PairBatch
 from fedrec.compute.device import to_array
 from fedrec.personalization.base import Phase
+from fedrec.ragged import Ragged, offsets_of
 from fedrec.training.draws import Draws, draw_round, positives_of_clients, trained_positives
 from fedrec.training.task import ClientTask
-from fedrec.types import IntArray, Ragged, Shard, offsets_of
+from fedrec.types import IntArray, Shard
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,8 @@ from fedrec.data import Synthetic
 from fedrec.data.catalogue import Catalogue
 from fedrec.evaluation.metrics import NDCG, ExposureMetric, Gini, HitRate, PerUserMetric
 from fedrec.plugins import Plugin
-from fedrec.types import (
-    FloatArray,
-    IntArray,
-    Interactions,
-    Ragged,
-    Split,
-)
+from fedrec.ragged import Ragged
+from fedrec.types import FloatArray, IntArray, Interactions, Split
 
 __all__ = ["BROKEN_ALONE"]
 

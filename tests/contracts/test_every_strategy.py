@@ -15,12 +15,13 @@ from fedrec.aggregation.returned import checked_apply, checked_broadcast, checke
 from fedrec.errors import ProtocolError
 from fedrec.flower.records import Trained, decode, encode, encode_params
 from fedrec.plugins import name_of, table
+from fedrec.ragged import offsets_of
 from fedrec.runs.result import of_group
 from fedrec.testing.trial import as_bytes
 from fedrec.training.clients import train_clients
 from fedrec.training.optimizers import Optimizers
 from fedrec.training.task import ClientTask
-from fedrec.types import Aggregate, FloatArray, IntArray, Params, RowBlock, UpdateBatch, offsets_of
+from fedrec.types import Aggregate, FloatArray, IntArray, Params, RowBlock, UpdateBatch
 from strategies import STRATEGIES, Strategy
 from tests.contracts.every_option import EARLY, strategies_of
 from tests.contracts.own_models import BiasedMF

@@ -19,7 +19,8 @@ from fedrec.models.language.template import Template
 from fedrec.models.language.weights import Precision, folder_of, load
 from fedrec.models.module import ModelParams
 from fedrec.plugins import Defaults
-from fedrec.types import ParamSpec, Ragged
+from fedrec.ragged import Ragged
+from fedrec.types import ParamSpec
 
 
 class LLMPrompt(Model):

@@ -9,7 +9,8 @@ import numpy as np
 from fedrec.data.catalogue import Catalogue
 from fedrec.errors import ConfigError, did_you_mean
 from fedrec.models.language.template import Template, fields_of, filled
-from fedrec.types import IntArray, Ragged, offsets_of
+from fedrec.ragged import Ragged, offsets_of
+from fedrec.types import IntArray
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,9 @@ from fedrec.personalization.base import (
 from fedrec.personalization.plgc import balance
 from fedrec.personalization.plgc.decorrelation import cross_view, single_view
 from fedrec.personalization.plgc.similarity import CatalogueSimilarity, Kernel, KernelSums
+from fedrec.ragged import Ragged, offsets_of
 from fedrec.seeds import Purpose, bits
-from fedrec.types import FloatArray, IntArray, ParamSpec, Ragged, Shard, offsets_of
+from fedrec.types import FloatArray, IntArray, ParamSpec, Shard
 
 
 class PLGC(Personalization):

@@ -10,7 +10,8 @@ from fedrec.compute.batch import PairBatch, Tiles, blocks_of
 from fedrec.compute.device import to_array
 from fedrec.compute.operations import MM_INNER, MM_ROWS, PaddedRows, bag_sum, contiguous_sum
 from fedrec.personalization.base import FrozenItems
-from fedrec.types import IntArray, Ragged, offsets_of
+from fedrec.ragged import Ragged, offsets_of
+from fedrec.types import IntArray
 
 COLUMNS = 128
 """Items of the catalogue whose similarities are held at once."""

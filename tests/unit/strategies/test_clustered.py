@@ -8,16 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrec.types import (
-    Aggregate,
-    FloatArray,
-    IntArray,
-    Params,
-    RowBlock,
-    State,
-    UpdateBatch,
-    offsets_of,
-)
+from fedrec.ragged import offsets_of
+from fedrec.types import Aggregate, FloatArray, IntArray, Params, RowBlock, State, UpdateBatch
 from strategies import Clustered, FedAvg
 
 N, D = 12, 3

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrec.flower.grid import claim_identity
-from fedrec.types import FloatArray, Params, RowBlock, UpdateBatch, offsets_of
+from fedrec.ragged import offsets_of
+from fedrec.types import FloatArray, Params, RowBlock, UpdateBatch
 from strategies import FedAvg, Krum, Median, Strategy
 
 N, D = 5, 3

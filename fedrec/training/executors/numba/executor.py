@@ -18,12 +18,13 @@ from fedrec.models.mf import MatrixFactorization
 from fedrec.models.pfedrec import PFedRec
 from fedrec.personalization.base import NoPersonalization
 from fedrec.personalization.plgc.plgc import PLGC
+from fedrec.ragged import Ragged
 from fedrec.training.draws import capacity
 from fedrec.training.executors.numba import kernel
 from fedrec.training.executors.numba.kernel import Data, Local, Optimizer, Settings, Sums
 from fedrec.training.settings import Train
 from fedrec.training.task import ClientTask, initial_local
-from fedrec.types import FloatArray, Params, Ragged, RowBlock, RowSums, Shard, UpdateBatch
+from fedrec.types import FloatArray, Params, RowBlock, RowSums, Shard, UpdateBatch
 
 
 def train_numba(

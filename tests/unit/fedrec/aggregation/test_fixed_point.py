@@ -20,7 +20,8 @@ from fedrec.aggregation.fixed_point import (
     total_of,
 )
 from fedrec.errors import NumericError
-from fedrec.types import FloatArray, RowBlock, offsets_of
+from fedrec.ragged import offsets_of
+from fedrec.types import FloatArray, RowBlock
 
 finite = st.floats(-1e6, 1e6, width=32)
 

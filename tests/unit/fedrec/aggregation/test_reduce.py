@@ -17,7 +17,8 @@ from fedrec.aggregation.reduce import (
     reduce_sums,
 )
 from fedrec.errors import NumericError
-from fedrec.types import FloatArray, RowBlock, UpdateBatch, offsets_of
+from fedrec.ragged import offsets_of
+from fedrec.types import FloatArray, RowBlock, UpdateBatch
 from strategies import FedAvg
 
 N_ITEMS, DIM = 6, 2

@@ -14,8 +14,9 @@ from fedrec.baselines.methods import EASE, ImplicitALS, ItemKNN, Popularity, Ran
 from fedrec.data.catalogue import Catalogue
 from fedrec.errors import ConfigError, MissingExtra
 from fedrec.evaluation.settings import Evaluate
+from fedrec.ragged import Ragged, offsets_of
 from fedrec.runs.baseline import evaluate_scorer
-from fedrec.types import FloatArray, Ragged, Split, offsets_of
+from fedrec.types import FloatArray, Split
 
 BASELINES = (
     Popularity(),

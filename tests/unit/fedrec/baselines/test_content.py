@@ -15,8 +15,9 @@ from fedrec.config.experiment import Experiment
 from fedrec.data.catalogue import Catalogue
 from fedrec.errors import ConfigError
 from fedrec.evaluation.settings import Evaluate
+from fedrec.ragged import Ragged
 from fedrec.runs.baseline import chance_levels, evaluate_scorer, tune
-from fedrec.types import FloatArray, Ragged, Split
+from fedrec.types import FloatArray, Split
 from tests.planted import ragged
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from fedrec.data.split import check_split
 from fedrec.errors import DataError
-from fedrec.types import Ragged, Split, offsets_of
+from fedrec.ragged import Ragged, offsets_of
+from fedrec.types import Split
 
 
 def ragged(*rows: list[int]) -> Ragged:

@@ -12,7 +12,8 @@ from fedrec.data.negatives import (
     uniform_negatives,
 )
 from fedrec.errors import DataError
-from fedrec.types import IntArray, Ragged, Split, offsets_of
+from fedrec.ragged import Ragged, offsets_of
+from fedrec.types import IntArray, Split
 
 
 def ragged(rows: list[list[int]]) -> Ragged:

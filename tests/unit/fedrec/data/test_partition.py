@@ -11,7 +11,8 @@ from fedrec.data.clients import Clients, assign_clients, clients_of, taste_group
 from fedrec.data.prepare import split_of
 from fedrec.data.split import TEST, hold_out
 from fedrec.errors import ConfigError, MissingExtra
-from fedrec.types import Interactions, Ragged, Split
+from fedrec.ragged import Ragged
+from fedrec.types import Interactions, Split
 
 PLANTED = Synthetic(users=120, items=60, taste_groups=4, rank=4, sharpness=3, noise=0.02)
 

@@ -11,8 +11,9 @@ from fedrec.data import Synthetic
 from fedrec.data.clients import Clients
 from fedrec.data.prepare import open_split, prepare, save_split, split_of, version_of
 from fedrec.errors import DataError, RunFolderError
+from fedrec.ragged import Ragged
 from fedrec.storage.files import cache_folder
-from fedrec.types import Interactions, Ragged, Split
+from fedrec.types import Interactions, Split
 
 MADE = Synthetic(users=30, items=40)
 

@@ -19,7 +19,8 @@ from fedrec.evaluation.evaluate import (
 from fedrec.evaluation.metrics import ExposureMetric, Metric, PerUserMetric, parse_metric
 from fedrec.evaluation.ranking import PARTS, mask_of, ranks_of, top_k
 from fedrec.personalization.base import View
-from fedrec.types import FloatArray, IntArray, Ragged, Shard
+from fedrec.ragged import Ragged
+from fedrec.types import FloatArray, IntArray, Shard
 from tests.planted import shard_of
 from tests.rankings import World, ragged, worlds
 

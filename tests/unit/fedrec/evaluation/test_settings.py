@@ -10,7 +10,8 @@ from fedrec.evaluation.evaluate import evaluate
 from fedrec.evaluation.metrics import parse_metric
 from fedrec.evaluation.ranking import PARTS
 from fedrec.evaluation.settings import Evaluate, cutoff_warnings
-from fedrec.types import Ragged, Split
+from fedrec.ragged import Ragged
+from fedrec.types import Split
 from tests.planted import ragged
 from tests.rankings import World, worlds
 

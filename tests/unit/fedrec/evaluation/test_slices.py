@@ -18,9 +18,10 @@ from fedrec.evaluation.ranking import PARTS, Part
 from fedrec.evaluation.settings import Evaluate
 from fedrec.evaluation.slices import SLICES, Slice, Slices, list_lengths, rankings_of
 from fedrec.personalization.base import View
+from fedrec.ragged import Ragged
 from fedrec.runs.baseline import chance_levels, evaluate_scorer, slice_sizes
 from fedrec.runs.prepare import OpenRun
-from fedrec.types import FloatArray, IntArray, Ragged, Shard, Split
+from fedrec.types import FloatArray, IntArray, Shard, Split
 from tests.planted import ragged
 from tests.rankings import World, worlds
 

@@ -11,11 +11,12 @@ from fedrec.errors import ConfigError
 from fedrec.models.base import Batch
 from fedrec.models.module import ModelParams
 from fedrec.personalization.base import Personalization, Phase, View
+from fedrec.ragged import Ragged
 from fedrec.training.client_rule import ClientRule
 from fedrec.training.clients import train_clients
 from fedrec.training.draws import capacity, draw_round
 from fedrec.training.task import ClientTask
-from fedrec.types import Params, ParamSpec, Ragged, UpdateBatch
+from fedrec.types import Params, ParamSpec, UpdateBatch
 from strategies.fedprox import FedProx
 from strategies.scaffold import Scaffold
 from tests.contracts.own_models import BiasedMF, Weighted

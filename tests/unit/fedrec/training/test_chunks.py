@@ -15,9 +15,9 @@ from fedrec.errors import EngineError
 from fedrec.models.base import Batch
 from fedrec.models.mf import MatrixFactorization
 from fedrec.models.module import ModelParams
+from fedrec.ragged import offsets_of
 from fedrec.training.blocks import bounded_slices
 from fedrec.training.clients import train_clients, training_together
-from fedrec.types import offsets_of
 from tests.planted import initial_state, method_of, rates, shard_of
 
 OUT = ("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried",)

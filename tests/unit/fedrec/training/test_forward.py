@@ -10,8 +10,8 @@ from fedrec.compute.batch import Histories
 from fedrec.errors import ConfigError
 from fedrec.models.base import Batch
 from fedrec.models.module import ModelParams
+from fedrec.ragged import Ragged, offsets_of
 from fedrec.training.forward import Rows, compute
-from fedrec.types import Ragged, offsets_of
 
 
 def weigh(params: ModelParams, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,8 @@ from ir_measures import RR, R, Success, nDCG
 from fedrec.errors import ConfigError
 from fedrec.evaluation.evaluate import per_user_values
 from fedrec.evaluation.metrics import METRICS, ExposureMetric, PerUserMetric, parse_metric
-from fedrec.types import FloatArray, Ragged, offsets_of
+from fedrec.ragged import Ragged, offsets_of
+from fedrec.types import FloatArray
 
 N_ITEMS = 40
 PER_USER = [name for name, metric in METRICS.items() if issubclass(metric, PerUserMetric)]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrec.personalization.plgc.decorrelation import cross_view, single_view
-from fedrec.types import offsets_of
+from fedrec.ragged import offsets_of
 
 
 @st.composite

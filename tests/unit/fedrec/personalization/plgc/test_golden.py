@@ -14,12 +14,13 @@ from fedrec.models.mf import MatrixFactorization
 from fedrec.personalization.base import FrozenItems
 from fedrec.personalization.plgc.decorrelation import single_view
 from fedrec.personalization.plgc.plgc import PLGC
+from fedrec.ragged import Ragged
 from fedrec.training.draws import Draws, positives_of_clients
 from fedrec.training.local_sgd import train_chunk
 from fedrec.training.plan import TrainingPlan, plan_training
 from fedrec.training.settings import Train
 from fedrec.training.task import ClientTask
-from fedrec.types import Params, Ragged, Shard, UpdateBatch
+from fedrec.types import Params, Shard, UpdateBatch
 from tests.planted import rates, shard_of
 
 TABLE = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [-1.0, 1.0]])
