@@ -16,7 +16,7 @@ SHAPES = {"embedding_dim": 5, "modalities": ("text", "image")}
 FORMS: list[Multimodal] = [
     LateFusion(**SHAPES, weights="shared"),
     Gate(**SHAPES, gate="user"),
-    MetaMMF(**SHAPES, form="full", layers=()),
+    MetaMMF(**SHAPES, form="full", layers=(), content_dim=3),
     CM3(**SHAPES, curve="uniform"),
     VBPR(embedding_dim=5, modalities=("text",)),
     CM3(embedding_dim=5, modalities=("text", "image", "sound")),
