@@ -8,7 +8,8 @@ Run::
     python experiments/tune.py experiments/ml-100k/mf.yaml --grid train.weight_decay=0.1,0.2 \
         --grid strategy.server_lr=0.005,0.01 --seeds 0 --jobs 2 --out tuning/mf
 
-A combination whose folder is finished already is not run again.
+A combination whose folder holds the same experiment, finished, is not run again. One that diverges
+is left out.
 """
 
 import argparse
@@ -23,7 +24,10 @@ from statistics import mean
 from typing import Any
 
 from fedrec import load_experiment, run
-from fedrec.errors import ConfigError, FedRecError
+from fedrec.config.experiment import Experiment, recorded_experiment
+from fedrec.config.yaml import parse_yaml
+from fedrec.errors import ConfigError, FedRecError, NumericError
+from fedrec.runs.folder import FINISHED
 
 
 def combinations(grid: Sequence[str]) -> list[tuple[str, ...]]:
@@ -33,7 +37,8 @@ def combinations(grid: Sequence[str]) -> list[tuple[str, ...]]:
         key, equals, values = entry.partition("=")
         if not equals:
             raise ConfigError(f"--grid {entry}: expected dotted.key=value,value")
-        choices.append([f"{key}={value}" for value in values.split(",")])
+        parsed = [v if isinstance(v, str) else json.dumps(v) for v in parse_yaml(f"[{values}]")]
+        choices.append([f"{key}={value}" for value in parsed])
     return list(itertools.product(*choices))
 
 
@@ -42,11 +47,23 @@ def one(config: str, sets: tuple[str, ...], seed: int, out: str) -> dict[str, An
     os.environ["OMP_NUM_THREADS"] = "1"
     name = "_".join([*(each.replace("/", "-") for each in sets), f"seed={seed}"])
     folder = Path(out) / name
-    if not (folder / "result.json").exists():
-        experiment = load_experiment(config, [*sets, f"seed={seed}", "engine.name=serial"])
-        run(experiment, out=folder, overwrite=True)
+    experiment = load_experiment(config, [*sets, f"seed={seed}", "engine.name=serial"])
+    if not _is_done(folder, experiment):
+        try:
+            run(experiment, out=folder, overwrite=True)
+        except NumericError as error:  # the table says so; the other combinations go on
+            return {"status": f"diverged: {error}"}
     result: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     return result
+
+
+def _is_done(folder: Path, experiment: Experiment) -> bool:
+    """Return whether the folder holds the finished run of this very experiment."""
+    if not (folder / "result.json").exists():
+        return False
+    same = recorded_experiment(folder / "config.yaml").to_yaml() == experiment.to_yaml()
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    return same and result["status"] in FINISHED
 
 
 def main() -> None:
@@ -56,8 +73,9 @@ def main() -> None:
     parser.add_argument("--grid", action="append", default=[], metavar="key=a,b")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--out", default="tuning")
+    parser.add_argument("--out", help="default: tuning/ and the name of the configuration")
     chosen = parser.parse_args()
+    chosen.out = chosen.out or f"tuning/{Path(chosen.config).stem}"
     settings = combinations(chosen.grid)
     load_experiment(chosen.config, settings[0])
     metric = load_experiment(chosen.config).evaluate.chooser
@@ -68,17 +86,23 @@ def main() -> None:
         for (sets, seed), future in zip(tasks, futures, strict=True):
             result = future.result()
             rows[sets].append(result)
+            if "metrics" not in result:
+                print(f"{' '.join(sets)} seed {seed}: {result['status']}", flush=True)
+                continue
             valid = result["metrics"]["valid"][metric]
             print(
                 f"{' '.join(sets)} seed {seed}: valid {metric} {valid:.4f}, round "
                 f"{result['best_round']} of {result['rounds']}, {result['seconds']['total']:.0f} s",
                 flush=True,
             )
-    scores = {sets: mean(r["metrics"]["valid"][metric] for r in rows[sets]) for sets in settings}
+    finished = [sets for sets in settings if all("metrics" in run for run in rows[sets])]
+    if not finished:
+        raise FedRecError("every combination diverged; lower the rates")
+    scores = {sets: mean(r["metrics"]["valid"][metric] for r in rows[sets]) for sets in finished}
     best = max(scores, key=lambda sets: scores[sets])
     test = mean(result["metrics"]["test"][metric] for result in rows[best])
     print(f"best on validation: {' '.join(best)}: valid {scores[best]:.4f}, test {test:.4f}")
-    table = [{"settings": sets, "valid": scores[sets], "runs": rows[sets]} for sets in settings]
+    table = [{"settings": sets, "valid": scores.get(sets), "runs": rows[sets]} for sets in settings]
     Path(chosen.out, "tuning.json").write_text(json.dumps(table, indent=1), encoding="utf-8")
 
 

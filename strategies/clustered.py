@@ -13,7 +13,8 @@ from fedrec.aggregation.reduce import (
     sorted_by_client,
     stepped,
 )
-from fedrec.errors import require
+from fedrec.errors import ConfigError, require
+from fedrec.plugins import name_of
 from fedrec.seeds import Purpose, bits
 from fedrec.types import Aggregate, FloatArray, IntArray, Params, UpdateBatch
 from strategies.base import Averaging, State
@@ -56,6 +57,11 @@ class Clustered(Averaging):
     def without_effect(self, run: Any) -> list[str]:
         """Say that one group is no grouping, or that the run ends before there are groups."""
         lines, count = super().without_effect(run), run.experiment.rounds.count
+        if "item" not in run.task.tables():
+            raise ConfigError(
+                f"strategy.{name_of('strategies', self)}: groups clients by what they change of "
+                f"item rows, and {type(run.task.model).__name__} has none; take another strategy"
+            )
         if self.clusters == 1:
             lines.append("clusters: 1 has no effect: this is fedavg; raise it, or take fedavg")
         elif self.warmup >= count:

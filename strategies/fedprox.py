@@ -33,11 +33,10 @@ class FedProx(Averaging):
         lines = super().without_effect(run)
         if self.mu == 0:
             return [*lines, "mu: 0 has no effect: this is fedavg; raise it, or take fedavg"]
-        train = run.experiment.train
-        if train.local_epochs == 1 and train.one_step(run.split):
+        if run.task.shared_epochs == 1 and run.experiment.train.one_step(run):
             lines.append(
                 f"mu: {self.mu:g} has no effect: clients make one step per round, which starts "
-                "where the proximal term is zero; raise train.local_epochs or lower "
+                "where the proximal term is zero; train what is shared for more epochs or lower "
                 "train.batch_size"
             )
         return lines

@@ -36,7 +36,7 @@ class Rowwise(Strategy):
     def without_effect(self, run: Any) -> list[str]:
         """Say that rounds have too few clients for the rule, or touch most items too rarely."""
         cohort, train = run.experiment.rounds.clients_of(run.split.n_clients), run.experiment.train
-        pairs = run.split.train.lengths * (1 + train.negatives * train.local_epochs)
+        pairs = run.split.train.lengths * (1 + train.negatives * run.task.shared_epochs)
         touched = np.minimum(pairs, run.split.n_items).sum() / run.split.n_items
         each = min(cohort, touched * cohort / run.split.n_clients)
         if each >= self.least:
@@ -51,12 +51,11 @@ class Rowwise(Strategy):
 
     @abstractmethod
     def choose(self, rows: FloatArray) -> FloatArray:
-        """Return the change of g items, float64 [g, n]; here the median over the clients.
+        """Return the change of g items, float64 [g, n].
 
         Args:
             rows: float64 [g, m, n], n numbers of m clients for g items.
         """
-        return np.asarray(np.median(rows, axis=1))
 
     def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
         """Return the parameters after one step along the chosen changes."""
@@ -78,6 +77,11 @@ class Rowwise(Strategy):
         return state, stepped(params, change, self.server_lr)
 
 
+def median_of(rows: FloatArray) -> FloatArray:
+    """Return the coordinate-wise median over clients, float64 [g, m, n] -> [g, n]."""
+    return np.asarray(np.median(rows, axis=1))
+
+
 class Median(Rowwise):
     r"""Every coordinate of an item's row takes the median over the clients that touched the item.
 
@@ -96,7 +100,7 @@ class Median(Rowwise):
 
     def choose(self, rows: FloatArray) -> FloatArray:
         """Return the coordinate-wise median over the clients."""
-        return super().choose(rows)
+        return median_of(rows)
 
 
 class Krum(Rowwise):
@@ -131,7 +135,7 @@ class Krum(Rowwise):
     def choose(self, rows: FloatArray) -> FloatArray:
         """Return the mean change of the clients with the lowest scores, item by item."""
         if rows.shape[1] < self.least:
-            return super().choose(rows)
+            return median_of(rows)
         # One item at a time: the distances of m clients take m * m numbers.
         return np.stack([self._krum(of_item) for of_item in rows])
 

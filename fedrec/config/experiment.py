@@ -178,9 +178,12 @@ class Experiment(Section):
     def without_effect(self, run: Any) -> list[str]:
         """Say which features the model does not read; of a module nobody knows what it reads."""
         model = self.model
-        if not isinstance(model, Model) or type(model).build is not Model.build:
+        if not isinstance(model, Model):
+            return []
+        if type(model).build is not Model.build and not model.needs_features:
             return []
         read = {name.removesuffix(".present") for name in run.task.frozen()}
+        read |= {*model.needs_features}
         why = f"has no effect: {type(model).__name__} reads no feature of that name"
         return [f"features.{name}: {why}" for name in self.features if name not in read]
 

@@ -25,8 +25,8 @@ class ArrayFile(Encoder):
     Args:
         path: the file.
         array: its name in the file; None: the file holds one.
-        ids: the name of the array of raw ids, text or whole numbers, in the same order; or the
-            path of a ``.npy`` file, or of a text file with an id in each line.
+        ids: the name of the array of raw ids, text or whole numbers, in the same order.
+        ids_file: in its place a ``.npy`` file of ids, or a text file with an id in each line.
         mask: the name of an array that says which rows hold something; None: all.
         by_row: there are no ids: the rows are those of all items, sorted by raw id.
     """
@@ -34,13 +34,14 @@ class ArrayFile(Encoder):
     path: Path
     array: str | None = None
     ids: str | None = None
+    ids_file: Path | None = None
     mask: str | None = None
     by_row: bool = False
 
     @model_validator(mode="after")
     def _knows_the_items(self) -> Self:
-        if self.by_row == (self.ids is not None):
-            raise ValueError("ids: name the array of the raw ids, or set by_row: true, not both")
+        if self.by_row + (self.ids is not None) + (self.ids_file is not None) != 1:
+            raise ValueError("ids: name the array of the raw ids, or give ids_file or by_row: true")
         return self
 
     def content(self, items: Catalogue) -> str:
@@ -92,7 +93,7 @@ class ArrayFile(Encoder):
                 )
             return values, np.where(is_there, np.arange(len(values)), -1), 0
         ids = self._ids(arrays)
-        _check_length(self.path, f"ids '{self.ids}'", ids, values)
+        _check_length(self.path, f"ids '{self.ids or self.ids_file}'", ids, values)
         rows = {each: row for row, each in enumerate(ids.tolist())}
         if len(rows) < len(ids):
             twice = next(each for row, each in enumerate(ids.tolist()) if rows[each] != row)
@@ -108,18 +109,20 @@ class ArrayFile(Encoder):
 
     def _ids(self, arrays: dict[str, Any]) -> FloatArray:
         """Return the raw ids as texts, without white space."""
-        name = self.ids or ""
-        path = Path(name)
-        if name in arrays or not path.is_file():
-            ids = _named(arrays, name, "ids", self.path)
+        path = self.ids_file
+        if path is None:
+            ids = _named(arrays, self.ids or "", "ids", self.path)
         elif path.suffix == ".npy":
             ids = next(iter(_arrays(path).values()))
         else:
-            ids = np.array(path.read_text(encoding="utf-8").split("\n"))
+            try:
+                ids = np.array(path.read_text(encoding="utf-8").split("\n"))
+            except OSError as error:
+                raise DataError(f"{path}: {error.strerror}; set ids_file") from error
             ids = ids[:-1] if ids[-1] == "" else ids
         if ids.dtype.kind not in "iuUS" or ids.ndim != 1:
             raise DataError(
-                f"{self.path}: ids '{name}' are {ids.dtype} {list(ids.shape)}, expected text or "
+                f"{path or self.path}: ids are {ids.dtype} {list(ids.shape)}, expected text or "
                 "whole numbers in one row"
             )
         return np.array([each.strip() for each in ids.astype(np.str_).tolist()], object)

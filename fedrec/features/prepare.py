@@ -156,7 +156,7 @@ def _save(path: Path, key: str, split: Split, encoded: Mapping[str, Encoded]) ->
 
 def feature_lines(features: Path | None) -> list[str]:
     """Return a line about each feature of a file of `prepare_features`: what it has and lacks."""
-    lines: list[str] = [] if features is None else json.loads(read_arrays(features)[1]["lines"])
+    lines: list[str] = [] if features is None else json.loads(map_arrays(features)[1]["lines"])
     return lines
 
 

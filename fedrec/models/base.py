@@ -96,6 +96,8 @@ class Model(Plugin):
     # Whether a history, see `window`, must be in time; if not, it is in a fixed random order where
     # the data has no times.
     needs_times: ClassVar[bool] = True
+    # Whether `loss` is a sum over pairs, so that a step may be cut into `train.micro_batch` pairs.
+    sums_over_pairs: ClassVar[bool] = True
     # What trains matrix factorisation well: one step per client and round, Adam over their sum.
     defaults: ClassVar[Defaults] = {
         "strategy": {"name": "fedadam", "average": "sum", "server_lr": 0.005},

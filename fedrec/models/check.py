@@ -73,16 +73,16 @@ def untrained(model: Model, specs: Mapping[str, ParamSpec], network: Network | N
     return [
         f"params: '{name}' has no effect: no score depends on it, so it is never trained"
         for name, spec in specs.items()
-        if used and spec.trainable and spec.scope != "frozen" and name not in used
+        if used is not None and spec.trainable and spec.scope != "frozen" and name not in used
     ]
 
 
 def used_by(
     model: Model, specs: Mapping[str, ParamSpec], network: Network | None, method: str
-) -> frozenset[str]:
+) -> frozenset[str] | None:
     """Return the names of the trainable parameters that what a method returns depends on.
 
-    None where that fails: the client that trains meets the error, and names it.
+    Returns None where the method fails on made-up pairs.
 
     Args:
         model: The model.
@@ -92,7 +92,9 @@ def used_by(
     """
     given = TrialPairs(model, specs, network, 2, trained=True)
     result = _trained(model, method, given)
-    if result is None or not result.requires_grad:
+    if isinstance(result, Exception):
+        return None
+    if not result.requires_grad:
         return frozenset()
     by_name = gradients(result.sum(), given.params)
     return frozenset(name for name, gradient in by_name.items() if gradient is not None)
@@ -101,7 +103,12 @@ def used_by(
 def _check_gradients(source: str, model: Model, method: str, given: TrialPairs) -> None:
     """Check that what is trained has gradients that clients can send."""
     result, network = _trained(model, method, given), given.params.network
-    if result is None or not result.requires_grad:
+    if isinstance(result, Exception):
+        reason = f"{type(result).__name__}: {result}"
+        raise ConfigError(f"{source}: {method} fails where gradients are wanted ({reason})") from (
+            result
+        )
+    if not result.requires_grad:
         raise ConfigError(f"{source}: {method} {UNTRAINED}")
     try:
         with nullcontext() if network is None else network.closed():
@@ -116,18 +123,15 @@ def _check_gradients(source: str, model: Model, method: str, given: TrialPairs) 
             )
 
 
-def _trained(model: Model, method: str, given: TrialPairs) -> Tensor | None:
-    """Return what is trained, made of parameters that are.
-
-    None if that fails: the client that trains meets the error, and names it.
-    """
+def _trained(model: Model, method: str, given: TrialPairs) -> Tensor | Exception:
+    """Return what is trained, made of parameters that are; or why that fails."""
     try:
         with given.params as params:
             result: Tensor = model.item_vectors(params, given.items)
             if method != "item_vectors":
                 result = getattr(model, method)(params, given.batch(result), result)
-    except Exception:
-        return None
+    except Exception as error:  # the values are made up; callers say what follows
+        return error
     return result
 
 

@@ -69,7 +69,7 @@ def with_drawn_dropout(module: nn.Module, draws: Draws) -> nn.Module:
     if type(module) is nn.Dropout:
         return DrawnDropout(module.p, next(numbers), draws)
     for parent in list(module.modules()):
-        for name, child in parent.named_children():
+        for name, child in list(parent._modules.items()):  # also of one module in two places
             if type(child) is nn.Dropout:
                 setattr(parent, name, DrawnDropout(child.p, next(numbers), draws))
     return module

@@ -32,7 +32,7 @@ class MatrixFactorization(Model):
     init_std: float = Field(0.01, ge=0)
 
     def params(self, catalogue: Catalogue) -> Mapping[str, ParamSpec]:
-        """``item`` [d] per item, global; ``user`` [d] per user, local."""
+        """``item`` [d] per item, shared; ``user`` [d] per user, private."""
         shape = (self.embedding_dim,)
         return {
             "item": ParamSpec("shared", "item", shape, init_std=self.init_std),

@@ -23,7 +23,7 @@ class PFedRec(Model):
     start from different values (the code copies one); head and table step together (the code
     steps the head, then the table); by itself the ranking takes the fresh global table with the
     private head (the paper ranks with the table that the client has just tuned: PLGC with
-    ``local: table`` keeps such a one). One start of N(0, 1) item vectors, as in the code, is
+    ``branch: table`` keeps such a one). One start of N(0, 1) item vectors, as in the code, is
     ``init_std: 1``.
 
     Args:
@@ -43,7 +43,7 @@ class PFedRec(Model):
     head_std: float = Field(0.01, ge=0)
 
     def params(self, catalogue: Catalogue) -> Mapping[str, ParamSpec]:
-        """``item`` [d] per item, global; ``head`` [d] and ``bias`` [] per user, local."""
+        """``item`` [d] per item, shared; ``head`` [d] and ``bias`` [] per user, private."""
         shape = (self.embedding_dim,)
         return {
             "item": ParamSpec("shared", "item", shape, init_std=self.init_std),

@@ -38,7 +38,8 @@ def weights_of(task: ClientTask, step: Step) -> Tensor | None:
     train = task.train
     if train.reduction == "sum":
         return None
-    rows = positives_of(step, "client") * (train.negatives + (train.loss == "bce"))
+    counts_positives = train.loss == "bce" or task.model.overrides("loss")
+    rows = positives_of(step, "client") * (train.negatives + counts_positives)
     return torch.as_tensor(1.0 / np.maximum(rows, 1))
 
 

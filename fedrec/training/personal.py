@@ -61,7 +61,8 @@ def personal(
     last_layer: list[str] = []
     if personalization.overrides("private") and model.overrides("features"):
         method = "loss" if model.overrides("loss") else "score"
-        used = used_by(model, specs, network, method) - used_by(model, specs, network, "features")
+        used = _used_by(source, model, specs, network, method)
+        used -= _used_by(source, model, specs, network, "features")
         last_layer = [name for name in specs if name in used and specs[name].axis is None]
     chosen = named(f"{source}: private", personalization.private(specs, last_layer), specs)
     for name in chosen:
@@ -87,8 +88,24 @@ def personal(
     }
     encoding = frozenset[str]()
     if model.overrides("item_vectors") and (chosen or copies):
-        encoding = used_by(model, specs, network, "item_vectors")
+        encoding = _used_by(source, model, specs, network, "item_vectors")
     return Personal(specs, copies, of_copies, chosen, encoding)
+
+
+def _used_by(
+    source: str,
+    model: Model,
+    specs: Mapping[str, ParamSpec],
+    network: Network | None,
+    method: str,
+) -> frozenset[str]:
+    names = used_by(model, specs, network, method)
+    if names is None:
+        raise ConfigError(
+            f"{source}: must know which parameters {method} of {type(model).__name__} depends on, "
+            "but it fails on made-up pairs; let it work on any values of the declared shapes"
+        )
+    return names
 
 
 def checked_phases(

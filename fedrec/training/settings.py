@@ -33,8 +33,8 @@ class Train(Section):
             ``pfedrec``, alone or with PLGC's similarity branch, as the shipped configurations have
             them, and the rounds of ``finetune``. Both give the same values to rounding, not to the
             bit.
-        weight_decay: w in w/2 * n * ||p||^2 for each trainable local parameter of a user, n the
-            user's positives in the batch.
+        weight_decay: w in w/2 * n * ||p||^2 for each trainable private parameter of a user, n the
+            user's positives in the batch; ``reduction: mean`` divides it too.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {
@@ -64,23 +64,28 @@ class Train(Section):
             lines += self.unused("the personalization has epochs of its own", "local_epochs")
         if run.task.model.overrides("negatives"):
             lines += self.unused("the model draws its negatives itself", "negative_sampling")
-        if self.one_step(run.split):
+        if run.task.model.overrides("loss"):
+            lines += self.unused("the model has a loss of its own", "loss")
+        if self.one_step(run):
             lines += self.unused("no client has more train items", "batch_size")
-        if self.micro_batch is not None and self.micro_batch >= self.most_pairs(run.split):
+        if self.micro_batch is not None and self.micro_batch >= self.most_pairs(run):
             lines += self.unused("no client has more pairs in a step", "micro_batch")
         return lines
 
-    def most_pairs(self, split: Any) -> int:
+    def most_pairs(self, run: Any) -> int:
         """Return how many pairs a client has in a step at most."""
-        longest = self.longest(split)
+        longest = self.longest(run)
         positives = longest if self.batch_size == "full" else min(longest, self.batch_size)
         return positives * (1 + self.negatives)
 
-    def longest(self, split: Any) -> int:
-        """Return how many train items the client has that has most."""
+    def longest(self, run: Any) -> int:
+        """Return how many positives the client trains on that trains on most."""
+        split, window = run.split, run.task.model.window
         lengths = split.train.lengths[split.clients.values]
+        if window is not None:
+            lengths = np.minimum(lengths, window)
         return int(np.bincount(split.clients.owners(), lengths).max(initial=0))
 
-    def one_step(self, split: Any) -> bool:
+    def one_step(self, run: Any) -> bool:
         """Return whether every client makes one step per local epoch."""
-        return self.batch_size == "full" or self.batch_size >= self.longest(split)
+        return self.batch_size == "full" or self.batch_size >= self.longest(run)

@@ -70,10 +70,16 @@ class ClientTask:
         """Check what is declared.
 
         Raises:
-            ConfigError: If a declaration makes no sense, the model declares no item table, or two
-                parts use one name.
+            ConfigError: If a declaration makes no sense, two parts use one name, or an option does
+                not fit the model.
         """
         _ = self._declared
+        if self.train.micro_batch is not None and not self.model.sums_over_pairs:
+            raise ConfigError(
+                f"train.micro_batch: the loss of {type(self.model).__name__} compares all pairs of "
+                "a step, so it cannot be added up from parts; leave micro_batch out, or lower "
+                "train.batch_size"
+            )
         if self.client_rule.needs_sgd:
             self._check_sgd()
 
@@ -194,6 +200,12 @@ class ClientTask:
         before = 0 if self.when == "round" else len(replace(self, when="round").epochs)
         epochs = [phase for phase in self.phases for _ in range(phase.epochs or 0)]
         return dict(enumerate(epochs, start=before))
+
+    @property
+    def shared_epochs(self) -> int:
+        """Return how many local epochs of a round train something shared."""
+        shared = {name for name, spec in self.specs().items() if spec.scope == "shared"}
+        return sum(not shared.isdisjoint(each.parameters or ()) for each in self.epochs.values())
 
     @property
     def counts_local_epochs(self) -> bool:

@@ -22,6 +22,7 @@ __all__ = [
     "LoopMF",
     "Routed",
     "SmallNet",
+    "SquaredErrors",
     "VmapNet",
     "Weighted",
 ]
@@ -186,3 +187,13 @@ class Fussy(MatrixFactorization):
         if self.how == "raise" and bool(broken.any()):
             raise RuntimeError("the model does not like\nthis user")
         return torch.where(broken, torch.full_like(plain, torch.nan), plain)
+
+
+class SquaredErrors(MatrixFactorization):
+    """Matrix factorisation with a loss of its own that is no sum over pairs."""
+
+    sums_over_pairs: ClassVar[bool] = False
+
+    def loss(self, params: ModelParams, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
+        assert batch.labels is not None
+        return (self.score(params, batch, vectors) - batch.labels) ** 2

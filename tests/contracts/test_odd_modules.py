@@ -155,9 +155,17 @@ def weight_norm() -> nn.Module:
 
 
 Build = Callable[[], nn.Module]
+
+
+def dropped_twice() -> nn.Module:
+    drop = nn.Dropout(0.1)
+    return nn.Sequential(nn.Linear(16, 8), drop, nn.Linear(8, 8), drop, nn.Linear(8, 1))
+
+
 WORK: dict[str, Build] = {
     "tied": tied,
     "used twice": used_twice,
+    "one dropout in two places": dropped_twice,
     "nothing to train": lambda: nn.Sequential(nn.Linear(16, 1)).requires_grad_(False),
     "lists of parameters": lists,
     "a scalar": lambda: Of(lambda m, x: m.by * x.mean(1, True), by=nn.Parameter(torch.ones(()))),

@@ -108,6 +108,15 @@ def test_cut_histories_and_empty_texts_are_counted(folder: Path, tmp_path: Path)
     assert re.search(rf"prompts of [1-{USERS}] of {USERS} users leave out the oldest", said[1])
 
 
+def test_adapters_of_a_bfloat16_base_are_trained_in_float32(folder: Path, tmp_path: Path) -> None:
+    run = fedrec.run(
+        load_experiment(document(folder), {"model.precision": "bfloat16"}), out=tmp_path
+    )
+    sent = load_file(run.folder / "model.safetensors")
+    assert {value.dtype.name for value in sent.values()} == {"float32"}
+    assert any(value.any() for value in sent.values())
+
+
 @pytest.mark.slow
 def test_serial_and_ray_agree(folder: Path, tmp_path: Path) -> None:
     one = go(folder, tmp_path / "serial", nodes=2)

@@ -80,6 +80,8 @@ def adapt(model: Any, adapters: Adapters) -> None:
     )
     inject_adapter_in_model(options, model)
     for name, value in model.named_parameters():
+        if "lora_" in name:  # trained and summed in float32, whatever the base has
+            value.data = value.data.float()
         value.requires_grad_("lora_B" in name or ("lora_A" in name and adapters.train == "both"))
 
 

@@ -65,6 +65,11 @@ class Multimodal(Model):
         """Return 1.0 where an item has a modality and 0.0 where not, float [..., m]."""
         return torch.stack([params[f"{name}.present"] for name in self.modalities], dim=-1)
 
+    def present_blocks(self, params: ModelParams) -> Tensor:
+        """Return the same with a block more, which any modality makes, float [..., m + 1]."""
+        present = self.present(params)
+        return torch.cat([present, present.amax(-1, keepdim=True)], dim=-1)
+
     def content(self, params: ModelParams, *options: Any) -> Any:
         """Return what the module makes of the features of items, float [..., f] per modality."""
         return params.module([params[name] for name in self.modalities], *options)

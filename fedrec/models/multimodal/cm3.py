@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -49,11 +49,21 @@ class CM3(Multimodal):
     """
 
     reference: ClassVar[str] = "zhou2025cm3"
+    sums_over_pairs: ClassVar[bool] = False
     init_std: float = Field(0.1, gt=0)
     hidden_dim: int = Field(64, ge=1)
     gamma: float = Field(0.5, ge=0)
     max_similarity: float = Field(1.0, ge=0, le=1)
     curve: Draw = "arcsine"
+
+    def without_effect(self, run: Any) -> list[str]:
+        """Say that there is no curve, or no uniformity."""
+        lines = super().without_effect(run)
+        if len(self.modalities) == 1:
+            lines += self.unused("one modality is not fused", "curve")
+        if self.gamma == 0:
+            lines += self.unused("gamma is 0", "max_similarity")
+        return lines
 
     def build(self, catalogue: Catalogue) -> nn.Module:
         """Return the encoders of the blocks."""
@@ -78,13 +88,13 @@ class CM3(Multimodal):
     def score(self, params: ModelParams, batch: Batch, vectors: Tensor) -> Tensor:
         """float [q]: the cosine over the blocks that the item has."""
         user, squares = self._users(params)
-        length = (squares * self._blocks(params)).sum(-1)
+        length = (squares * self.present_blocks(params)).sum(-1)
         return dot(user, unit(vectors)) * inverse_root(length)
 
     def rank(self, params: ModelParams, batch: Batch, encoded: Tensor) -> Tensor:
         """float [b, n_items]."""
         user, squares = self._users(params)
-        return (user @ unit(encoded).T) * inverse_root(squares @ self._blocks(params).T)
+        return (user @ unit(encoded).T) * inverse_root(squares @ self.present_blocks(params).T)
 
     def loss(self, params: ModelParams, batch: Batch, vectors: Tensor) -> Tensor:
         """float [q]: the alignment of each positive, and the negatives' shares of uniformity."""
@@ -113,11 +123,6 @@ class CM3(Multimodal):
         weights = torch.softmax(params["weights"], dim=-1)
         blocks = as_blocks(params["user"], weights.shape[-1]) * weights.unsqueeze(-1)
         return blocks.flatten(-2), blocks.square().sum(-1)
-
-    def _blocks(self, params: ModelParams) -> Tensor:
-        """Return which blocks items have, float [..., m + 1]."""
-        present = self.present(params)
-        return torch.cat([present, present.amax(-1, keepdim=True)], dim=-1)
 
 
 def calibrated_uniformity(vectors: Tensor, similarity: Tensor, weights: Tensor) -> Tensor:

@@ -65,11 +65,15 @@ class LIRDRec(Multimodal):
 
     def score(self, params: ModelParams, batch: Batch, vectors: Tensor) -> Tensor:
         """float [q]."""
-        return score_blocks(params["user"], vectors, self.logits(params), self._blocks(params))
+        return score_blocks(
+            params["user"], vectors, self.logits(params), self.present_blocks(params)
+        )
 
     def rank(self, params: ModelParams, batch: Batch, encoded: Tensor) -> Tensor:
         """float [b, n_items]."""
-        return rank_blocks(params["user"], encoded, self.logits(params), self._blocks(params))
+        return rank_blocks(
+            params["user"], encoded, self.logits(params), self.present_blocks(params)
+        )
 
     def logits(self, params: ModelParams) -> Tensor:
         """Return what the softmax of the weights is taken of, float [..., b]."""
@@ -78,11 +82,6 @@ class LIRDRec(Multimodal):
         hidden = torch.einsum("...bd,bdh->...bh", blocks, params["general_first"])
         general = (nn.functional.leaky_relu(hidden) * last).sum(-1)
         return general + params["weights"]
-
-    def _blocks(self, params: ModelParams) -> Tensor:
-        """Return which blocks items have, float [..., b]."""
-        present = self.present(params)
-        return torch.cat([present, present.amax(-1, keepdim=True)], dim=-1)
 
 
 class FeatureBlocks(nn.Module):

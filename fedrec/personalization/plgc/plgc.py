@@ -111,7 +111,7 @@ class PLGC(Personalization):
     def without_effect(self, run: Any) -> list[str]:
         """Say which options belong to another branch, balance or loss."""
         if self.branch == "table":
-            names = ("mode", "tau", "beta", "centre", "history_cap")
+            names = ("mode", "tau", "beta", "centre", "history_cap", "per")
             lines = self.unused("it belongs to branch: similarity", *names)
         else:
             lines = self.unused("it belongs to branch: table", "persistence")
@@ -120,8 +120,16 @@ class PLGC(Personalization):
         else:
             lines += self.unused(f"balance: {self.balance} sets the weight itself", "value")
         if self.decorrelation == 0:
-            lines += self.unused("decorrelation is 0", "view", "gamma", "extra_rows")
+            lines += self.unused("decorrelation is 0", "view", "gamma")
+            if self.balance == "fixed":
+                lines += self.unused("decorrelation is 0, balance: fixed", "extra_rows")
+        elif not self._is_cross:
+            lines += self.unused("it belongs to view: cross", "gamma")
         return lines
+
+    @property
+    def _is_cross(self) -> bool:
+        return self.view == "cross" or (self.view == "auto" and self.branch == "table")
 
     @property
     def random_rows(self) -> int:
@@ -195,8 +203,7 @@ class PLGC(Personalization):
         """Return the decorrelation of each user's rows, weighted and summed."""
         if self.decorrelation == 0:
             return None
-        cross = self.view == "cross" or (self.view == "auto" and self.branch == "table")
-        if not cross:
+        if not self._is_cross:
             return self.decorrelation * single_view(work, pairs.offsets)
         mixed = self.rows(work, frozen, local, pairs)
         return self.decorrelation * cross_view(mixed, frozen, self.gamma, pairs.offsets)

@@ -41,12 +41,12 @@ def test_rows_are_found_by_raw_id(tmp_path: Path, name: str, ids: str) -> None:
         if name == "a.npy" or (name == "a.safetensors" and ids == "text"):
             return  # such a file cannot hold such ids
         arrays = {"rows": ROWS, "ids": IDS.astype(np.str_) if ids == "text" else IDS}
-        given = "ids"
+        given = {"ids": "ids"}
     else:
-        arrays, given = {"rows": ROWS}, str(tmp_path / ids)
+        arrays, given = {"rows": ROWS}, {"ids_file": str(tmp_path / ids)}
         np.save(tmp_path / "ids.npy", IDS)
         (tmp_path / "ids.txt").write_text("\n".join(map(str, IDS)) + "\n", encoding="utf-8")
-    values, present, notes = encoded(written(tmp_path / name, **arrays), ids=given)
+    values, present, notes = encoded(written(tmp_path / name, **arrays), **given)
     assert values.tolist() == EXPECTED
     assert values.dtype == np.float32
     assert present == [True, True, False, True, True]
@@ -107,5 +107,5 @@ def test_files_that_hold_no_arrays_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"ids": "ids", "by_row": True}])
 def test_how_rows_belong_to_items_is_said_once(options: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"^ids: name the array of the raw ids, or set by_row"):
+    with pytest.raises(ConfigError, match=r"^ids: name the array of the raw ids, or give ids_file or by_row"):
         ArrayFile.model_validate({"path": "a.npy", **options})

@@ -118,8 +118,28 @@ SAID: dict[str, dict[str, Any]] = {
         "train": {"local_epochs": 3},
         "personalization": {"name": "fedrep", "head_epochs": 2},
     },
-    "personalization.extra_rows: 5 has no effect: decorrelation is 0": {
-        "personalization": {"name": "plgc", "extra_rows": 5}
+    "personalization.extra_rows: 5 has no effect: decorrelation is 0, balance: fixed": {
+        "personalization": {"name": "plgc", "extra_rows": 5, "balance": "fixed"}
+    },
+    "personalization.gamma: 0.1 has no effect: it belongs to view: cross": {
+        "personalization": {"name": "plgc", "gamma": 0.1, "decorrelation": 0.1}
+    },
+    "personalization.per: row has no effect: it belongs to branch: similarity": {
+        "personalization": {"name": "plgc", "branch": "table", "per": "row"}
+    },
+    "strategy.mu: 0.01 has no effect: clients make one step per round": {
+        "train": {"local_epochs": 3},
+        "model": "neumf",
+        "personalization": "fedrep",
+        "strategy": {"name": "fedprox", "mu": 0.01},
+    },
+    "train.batch_size: 9 has no effect": {
+        "model": {"name": "sasrec", "max_len": 3},
+        "train": {"batch_size": 9},
+    },
+    "train.loss: bpr has no effect: the model has a loss of its own": {
+        "model": "tests.contracts.own_models:SquaredErrors",
+        "train": {"loss": "bpr"},
     },
     "personalization.tau: 2.0 has no effect: it belongs to branch: similarity": {
         "personalization": {"name": "plgc", "branch": "table", "tau": 2.0}
@@ -175,6 +195,7 @@ def test_a_setting_without_effect_is_named(said: str) -> None:
         {"rounds": {"count": 6, "patience": 2}, "evaluate": {"every": 2}},
         {"personalization": {"name": "plgc", "balance": "fixed", "value": 0.3}},
         {"personalization": {"name": "plgc", "extra_rows": 5, "decorrelation": 0.1}},
+        {"personalization": {"name": "plgc", "extra_rows": 5}},
         {"train": {"local_epochs": 3}, "personalization": "fedrep"},
         {"personalization": {"name": "finetune", "pull": 0.5}},
         {"data": {"split": {"name": "ratio", "test": 0.2}}},

@@ -12,6 +12,7 @@ from fedrec.models.pfedrec import PFedRec
 from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.training.task import ClientTask
 from strategies import FedProx, Scaffold
+from tests.contracts.own_models import SquaredErrors
 from tests.planted import method_of
 
 pytest.importorskip("numba", reason="needs the extra 'sim'")
@@ -68,3 +69,9 @@ def test_clients_of_several_users_are_for_the_generic_path() -> None:
     assert executor(by="random", count=3) == "flat"
     with pytest.raises(ConfigError, match="clients of several users"):
         replace(task_of("numba"), several_users=True).executor()
+
+
+def test_micro_batches_are_refused_for_a_loss_over_all_pairs() -> None:
+    assert task_of("torch", {"micro_batch": None}, model=SquaredErrors()).model
+    with pytest.raises(ConfigError, match="compares all pairs of a step"):
+        task_of("torch", {"micro_batch": 4}, model=SquaredErrors())
