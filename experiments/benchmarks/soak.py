@@ -1,6 +1,6 @@
 """Does memory grow with the rounds? Many rounds on Ray, the memory of all processes, a line fitted.
 
-    python experiments/soak.py [--rounds 200] [--out experiments/soak]
+    python experiments/benchmarks/soak.py [--rounds 200] [--out FOLDER]
 
 Samples the proportional set size of our processes (the driver and Ray's actors) every few rounds,
 Ray's daemons apart, and writes soak.json and soak.png. The growth is the median slope between any

@@ -31,7 +31,8 @@ class Engine(Section):
     GPU. ``precision`` changes what is computed.
 
     Args:
-        name: ``ray``, ``serial``, ``flower``, or ``auto``: Ray where it is installed.
+        name: ``ray``, ``serial``, ``flower``, or ``auto``: Ray where it is installed and saves more
+            time than its start costs, else ``serial``, also where there is a GPU for the model.
         workers: processes, or ``auto``: one per core.
         nodes: logical nodes among which the clients are dealt, or ``auto``: one per worker.
         address: of a running Ray cluster (``ray`` only); None starts one on this machine.

@@ -107,5 +107,7 @@ def test_files_that_hold_no_arrays_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"ids": "ids", "by_row": True}])
 def test_how_rows_belong_to_items_is_said_once(options: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"^ids: name the array of the raw ids, or give ids_file or by_row"):
+    with pytest.raises(
+        ConfigError, match=r"^ids: name the array of the raw ids, or give ids_file or by_row"
+    ):
         ArrayFile.model_validate({"path": "a.npy", **options})
