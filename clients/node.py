@@ -84,7 +84,7 @@ class Node:
         self.strategy = strategy_of(experiment)
         self.task = task
         self._threads = experiment.engine.threads
-        self._chunk = experiment.engine.clients_together(task.uses.device)
+        self._chunk = experiment.engine.clients_together(task.resources_used.device)
         self._training = training_together()
         self._ranking = ranking_together()
         compiled = task.executor() == "numba"
@@ -101,7 +101,7 @@ class Node:
         self._layout = Layout.of(self.task, shard)
         self._store = StateStore(
             out / "state" / name,
-            self.task.locals(),
+            self.task.stored_specs(),
             self._layout.owner_ids(),
             partial(self.task.initial_private, n_items=shard.n_items),
         )
@@ -115,7 +115,7 @@ class Node:
         Raises:
             RunFolderError: If a file of the state is damaged.
         """
-        return self._store.verify(committed) if self.task.locals() else None
+        return self._store.verify(committed) if self.task.stored_specs() else None
 
     def train(self, request: RoundRequest, params: Params) -> Trained:
         """Train the clients of a request and reduce their updates; their new state is staged.
@@ -206,7 +206,7 @@ class Node:
             RunFolderError: If the private parameters of the round are missing or damaged.
         """
         task, evaluations, written = self.task.at_end(), [], 0
-        held = self._private_bytes(task, task.locals())
+        held = self._private_bytes(task, task.stored_specs())
         for number, rows in self._ranked_together(request):
             values = self._evaluated.read(self.task, self.shard.take(rows), request, number)
             finish = partial(self._finish, task, request, params, values)
@@ -283,7 +283,7 @@ class Node:
         else:
             budget = memory // 2
         held = np.diff(capacity(self.shard, task)) * row + dense
-        held += self._private_bytes(task, task.locals())
+        held += self._private_bytes(task, task.stored_specs())
         return [rows[cut] for cut in bounded_slices(offsets_of(held[rows]), budget)]
 
     def _order(self, rows: IntArray) -> IntArray:
@@ -298,7 +298,7 @@ class Node:
         total = np.zeros(self.shard.n_clients, np.int64)
         offsets = (self._layout if task is self.task else Layout.of(task, self.shard)).offsets
         for name in names:
-            spec = task.locals()[name]
+            spec = task.stored_specs()[name]
             total += 4 * prod(spec.shape) * np.diff(offsets[spec.axis or ""])
         return total
 

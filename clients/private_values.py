@@ -64,7 +64,7 @@ class EvaluatedRounds:
             number: Of the cut.
         """
         label = label_of_end(request.round) if request.end else str(request.round)
-        about = {f"per.{name}": str(spec.axis) for name, spec in values.task.locals().items()}
+        about = {f"per.{name}": str(spec.axis) for name, spec in values.task.stored_specs().items()}
         content: dict[str, FloatArray] = {**values.private, **values.ids()}
         write_arrays(self._path(request, number, label), content, {**about, "round": label})
         for old in self._folder.glob(self._path(request, number, "*").name):

@@ -45,7 +45,7 @@ def open_task(folder: Path, client_ids: IntArray) -> Task:
     shard = split.shard(client_ids)
     local = {
         name: initial_local(task.seed, name, spec, shard.user_ids)
-        for name, spec in task.locals().items()
+        for name, spec in task.stored_specs().items()
     }
     return Task(task, shard, task.initial_globals(split.n_items), local)
 

@@ -174,7 +174,7 @@ def _alone(work: Workload, bench: EngineBench) -> RoundTimes:
     shards = [few.split.shard(np.array([client])) for client in range(n)]
     locals_ = [
         {name: initial_local(method.seed, name, spec, s.user_ids) for name, spec in specs.items()}
-        for specs in (method.locals(),)
+        for specs in (method.stored_specs(),)
         for s in shards
     ]
     times = []

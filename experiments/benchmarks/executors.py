@@ -228,7 +228,7 @@ def measure(case: str, schedule: str, n_clients: int, repeats: int) -> dict[str,
     params = task.initial_globals(shard.n_items)
     local = {
         name: initial_local(0, name, spec, owners[str(spec.axis)])
-        for name, spec in task.locals().items()
+        for name, spec in task.stored_specs().items()
     }
     net = network_of(task, shard)
     clients, drawn = clients_of(task, shard)

@@ -100,7 +100,7 @@ class Federation:
         owners = Layout.of(task, shard).owner_ids()
         private = {
             name: initial_local(task.seed, name, spec, owners[spec.axis or ""])
-            for name, spec in task.locals().items()
+            for name, spec in task.stored_specs().items()
         }
         update, _ = train_clients(task, shard, self.shared(task), private, round, chunk)
         return update

@@ -41,7 +41,7 @@ def seconds(length: int, personalization: Personalization, users: int, repeats: 
     owners = Layout.of(task, shard).owner_ids()
     local = {
         name: initial_local(0, name, spec, owners[spec.axis or ""])
-        for name, spec in task.locals().items()
+        for name, spec in task.stored_specs().items()
     }
     params, laps = task.initial_globals(N_ITEMS), []
     for number in range(1, repeats + 2):

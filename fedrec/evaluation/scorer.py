@@ -184,7 +184,7 @@ class Block(Ranking):
             float [b, c] per view.
         """
         scorer = self.scorer
-        added = {name: self.private[name] for name in scorer.task.added()}
+        added = {name: self.private[name] for name in scorer.task.personalization_params()}
         ranking = replace(self, items=items)
         task, like = scorer.task, np.broadcast_to(0, (len(self.users), len(items)))
         scores = task.personalization.rank(scorer.frozen_items, added, ranking)

@@ -6,12 +6,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 
-from fedrec.errors import DataError, require
+from fedrec.errors import DataError
 from fedrec.features.batches import Batch, EncodeBatch, TextEncoder
-from fedrec.features.weights import Packaged, hash_of, quiet
 from fedrec.plugins import Count
+from fedrec.pretrained import Packaged, hash_of, quiet, read_pretrained
 from fedrec.types import FloatArray
 
 HASHED = {".json", ".safetensors", ".txt", ".model"}
@@ -37,7 +36,6 @@ class Transformer(TextEncoder):
 
     def load(self) -> EncodeBatch:
         """Return the function that encodes texts."""
-        require("transformers", "which encodes texts,", "text")
         tokenizer, model = _loaded(self.folder())
         places = getattr(model.config, "max_position_embeddings", self.max_tokens)
         limit = min(self.max_tokens, tokenizer.model_max_length, places)
@@ -135,27 +133,8 @@ def _loaded(folder: Path) -> tuple[Any, Any]:
     Raises:
         DataError: If they cannot be read, or weights are missing.
     """
-    from transformers import AutoModel, AutoTokenizer
-
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            model, about = AutoModel.from_pretrained(
-                folder,
-                dtype=torch.float32,
-                local_files_only=True,
-                use_safetensors=True,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise DataError(f"{folder}: cannot be read as a model of transformers: {reason}") from error
-    lacking = {*about["missing_keys"], *map(str, about["mismatched_keys"])}
-    absent = sorted(name for name in lacking if not name.startswith(UNUSED))
-    if absent:
-        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
-        raise DataError(f"{folder}: its weights lack {absent[0]}{more}")
+    tokenizer, model = read_pretrained(folder, "AutoModel", torch.float32, "text", UNUSED)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     model = model.get_encoder() if model.config.is_encoder_decoder else model
-    return tokenizer, model.eval()
+    return tokenizer, model

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from fedrec.models.base import Model
 from fedrec.models.language.llm_prompt import LLMPrompt
-from fedrec.models.llm_text import LLMText
+from fedrec.models.language.llm_text import LLMText
 from fedrec.models.mf import MatrixFactorization
 from fedrec.models.multimodal import CM3, VBPR, Gate, LateFusion, LIRDRec, MetaMMF
 from fedrec.models.neumf import NeuMF
@@ -12,10 +12,16 @@ from fedrec.models.pfedrec import PFedRec
 from fedrec.models.sasrec import SASRec
 
 __all__ = [
+    "CM3",
     "MODELS",
+    "VBPR",
+    "Gate",
+    "LIRDRec",
     "LLMPrompt",
     "LLMText",
+    "LateFusion",
     "MatrixFactorization",
+    "MetaMMF",
     "Model",
     "NeuMF",
     "PFedRec",

@@ -106,7 +106,7 @@ class RunResult(RunFolder):
         private = {axis: self.local(axis) for axis in ("user", "client", "positive")}
         local: dict[str, FloatArray] = {}
         for name in task.private():
-            axis = task.locals()[name].axis or ""
+            axis = task.stored_specs()[name].axis or ""
             arrays = private[axis]
             if name not in arrays:
                 raise RunFolderError(

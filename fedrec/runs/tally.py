@@ -197,8 +197,8 @@ def likely_causes(experiment: Experiment, task: ClientTask) -> str:
 
 def _suspects(experiment: Experiment, task: ClientTask) -> dict[str, float]:
     unused = {
-        "train.optimizers.shared.lr": set(task.globals()) <= set(task.tables()),
-        "train.optimizers.private.lr": not task.locals(),
+        "train.optimizers.shared.lr": set(task.shared_specs()) <= set(task.tables()),
+        "train.optimizers.private.lr": not task.stored_specs(),
     }
     settings = flatten(experiment.model_dump(mode="json"))
     return {

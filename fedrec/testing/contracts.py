@@ -106,7 +106,7 @@ def private_values_are_the_clients_own(plugin: Any) -> None:
 def private_values_are_not_sent(plugin: Any) -> None:
     """Send no private parameter."""
     task = Trial.of(plugin).task
-    both = sorted(set(task.locals()) & set(task.travels()))
+    both = sorted(set(task.stored_specs()) & set(task.travels()))
     require(not both, f"{both} stay on the client, and are sent; choose other names")
 
 

@@ -162,13 +162,13 @@ class Trial:
         owners = Layout.of(task, shard).owner_ids()
         private = {
             name: task.initial_private(name, owners[spec.axis or ""], shard.n_items)
-            for name, spec in task.locals().items()
+            for name, spec in task.stored_specs().items()
         }
         return cls(task, shard, task.initial_globals(shard.n_items), private)
 
     def take(self, clients: IntArray) -> Self:
         """Return the trial of some clients: int64 [c], rows of the shard, in that order."""
-        at, specs = Layout.of(self.task, self.shard).positions(clients), self.task.locals()
+        at, specs = Layout.of(self.task, self.shard).positions(clients), self.task.stored_specs()
         private = {name: v[at[specs[name].axis or ""]] for name, v in self.private.items()}
         return replace(self, shard=self.shard.take(clients), private=private)
 

@@ -40,7 +40,9 @@ class ClientState:
         self.optimizers = task.optimizers(plan.round)
         self.row_client = torch.as_tensor(plan.rows.owners())
         self.touched = {name: plan.touched(name) for name in task.tables()}
-        self.steps = {name: torch.zeros(n_clients, dtype=torch.float64) for name in task.globals()}
+        self.steps = {
+            name: torch.zeros(n_clients, dtype=torch.float64) for name in task.shared_specs()
+        }
         for name, steps in self.steps.items():
             for step in plan.steps_of(name):
                 steps[torch.as_tensor(step.owners["client"].present)] += 1
@@ -52,7 +54,7 @@ class ClientState:
         row_items = torch.as_tensor(plan.rows.values)
         self.down: dict[str, Tensor] = {}
         self.memory: dict[str, Tensor] = {}
-        for name, spec in task.globals().items():
+        for name, spec in task.shared_specs().items():
             by_row = spec.axis == "item"
             for key in (f"{name}/{kind}" for kind in rule.down):
                 value = params[key]

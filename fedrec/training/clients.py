@@ -92,7 +92,9 @@ def _train(
     def train(rows: slice) -> tuple[UpdateBatch, dict[str, FloatArray]]:
         clients = np.arange(rows.start, rows.stop)
         subset, at = shard.take(clients), layout.positions(clients)
-        before = {name: local[name][at[spec.axis or ""]] for name, spec in task.locals().items()}
+        before = {
+            name: local[name][at[spec.axis or ""]] for name, spec in task.stored_specs().items()
+        }
         plan = plan_training(task, subset, round, popularity, seen_items(task, subset, before))
         frozen_items = frozen_items_of(task, subset, table, unit_item_vectors)
         return train_chunk(task, plan, frozen_items, tensors, tensors_of(before, task.dtype))
@@ -110,7 +112,7 @@ def _train(
     trained = [result for rows in cuts for result in together.compute(rows, train, named)]
     private = [values for _, values in trained]
     return joined([update for update, _ in trained]), {
-        name: np.concatenate([values[name] for values in private]) for name in task.locals()
+        name: np.concatenate([values[name] for values in private]) for name in task.stored_specs()
     }
 
 

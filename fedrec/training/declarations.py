@@ -15,7 +15,12 @@ from fedrec.models.base import Model
 from fedrec.models.check import check_model
 from fedrec.models.module import Network
 from fedrec.personalization.base import Personalization, Phase
-from fedrec.training.personal import Personal, checked_phases, named, personal
+from fedrec.training.personal import (
+    PersonalizedSpecs,
+    checked_names,
+    checked_phases,
+    personalized_specs,
+)
 from fedrec.types import Axis, FloatArray, ParamSpec
 
 _WORDS: Mapping[str, tuple[str | None, ...]] = {
@@ -44,7 +49,7 @@ class Declared:
     network: Network | None
     width: int
     sent: frozenset[str]
-    personal: Personal
+    personal: PersonalizedSpecs
     phases: tuple[Phase, ...]
 
 
@@ -144,7 +149,7 @@ def _declare(
     if network is not None and dtype == "float64":
         network.module.double()
     sent = frozenset(name for name, spec in specs.items() if spec.scope == "shared")
-    kept = personal(personalized, model, personalization, specs, network)
+    kept = personalized_specs(personalized, model, personalization, specs, network)
     specs = {**kept.specs, **kept.of_copies}
     added = personalization.state(mixed)
     check_specs(personalized, added, ("private",))
@@ -154,7 +159,7 @@ def _declare(
             f"{personalized} and the model both declare '{both[0]}'; rename one of them"
         )
     specs = {**specs, **added}
-    named(f"{personalized}: moves", personalization.moves, added)
+    checked_names(f"{personalized}: moves", personalization.moves, added)
     phases = checked_phases(personalized, personalization, specs, tuple(kept.copies))
     return Declared(specs, tuple(added), network, width, sent, kept, phases)
 

@@ -182,7 +182,7 @@ class Layout:
             "positive": positives.offsets,
             "seen_item": capacity(shard, task),
         }
-        axes = {spec.axis for spec in task.locals().values()}
+        axes = {spec.axis for spec in task.stored_specs().values()}
         return cls(shard, {a: o for a, o in offsets.items() if a in axes}, positives)
 
     def positions(self, clients: IntArray) -> dict[str, IntArray]:

@@ -21,7 +21,7 @@ def begin_end(task: ClientTask, shard: Shard, params: Params, private: Params) -
     """
     layout, begun = Layout.of(task, shard), dict[str, FloatArray]()
     owners = {axis: int(offsets[-1]) for axis, offsets in layout.offsets.items()}
-    for name, spec in task.locals().items():
+    for name, spec in task.stored_specs().items():
         axis, original = spec.axis or "", task.copies().get(name)
         if name in task.private() and name in private:
             begun[name] = private[name]

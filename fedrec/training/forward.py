@@ -328,7 +328,7 @@ class Forward:
 
     def _computed(self, call: Callable[[], Tensor]) -> Tensor:
         """Return what the model makes in the precision of the task, as float32."""
-        with self.task.uses.autocast():
+        with self.task.resources_used.autocast():
             result = call()
         return result.float() if result.dtype in (torch.bfloat16, torch.float16) else result
 

@@ -26,10 +26,10 @@ from fedrec.training.draws import positives_of_clients
 from fedrec.training.forward import Forward, Rows, encode
 from fedrec.training.local_values import Gradients, LocalValues
 from fedrec.training.losses import losses_of, weights_of
-from fedrec.training.micro_batches import Part, added_up, parts_of, whole
+from fedrec.training.micro_batches import MicroBatch, parts_of, summed_gradients, whole_step
 from fedrec.training.plan import Epoch, Step, TrainingPlan
 from fedrec.training.task import ClientTask
-from fedrec.training.views import penalties, seen
+from fedrec.training.views import forward_in_view, penalties
 from fedrec.types import FloatArray, IntArray, RowBlock, UpdateBatch
 
 _NOT_FINITE_IN_FP16 = (
@@ -101,14 +101,14 @@ class _Chunk:
             gradients = self._gradients(forward, prepared, weights, loss)
         else:
             parts = self._gradients_of_parts(step, number, prepared, weights, loss)
-            gradients = added_up(step, self.task.specs(), parts)
+            gradients = summed_gradients(step, self.task.specs(), parts)
         if train.clip_norm is not None:
             gradients = clipped(step, gradients, self.task.specs(), train.clip_norm)
         self.values.step(step, gradients, weights)
 
     def _gradients_of_parts(
         self, step: Step, number: int, prepared: Any, weights: Tensor | None, loss: Tensor
-    ) -> Iterator[tuple[Part, Gradients]]:
+    ) -> Iterator[tuple[MicroBatch, Gradients]]:
         """Yield the gradients of a step's micro-batches; their sum is that of the step."""
         task, size = self.task, self.task.train.micro_batch
         assert size is not None
@@ -123,12 +123,12 @@ class _Chunk:
         forward = self._forward(step, number)
         terms = self._penalties(forward)
         if task.personalization.overrides("loss") and "mixed" in self.views:
-            mixed = seen(forward, "mixed")
-            local = mixed.of_pairs(task.added())
+            mixed = forward_in_view(forward, "mixed")
+            local = mixed.of_pairs(task.personalization_params())
             of_all = task.personalization.loss(mixed.mixed(), self._frozen(step), local, step.pairs)
             terms += [] if of_all is None else [of_all]
         if terms:
-            yield whole(step), _gradients(terms, forward)
+            yield whole_step(step), _gradients(terms, forward)
 
     def _gradients(
         self,
@@ -151,7 +151,7 @@ class _Chunk:
         step = forward.step
         totals = [] if not together else self._penalties(forward)
         for view in self.views:
-            model = seen(forward, view)
+            model = forward_in_view(forward, view)
             client, losses, total = self._losses(model, view, prepared, weights, together)
             totals.append(total)
         present = torch.as_tensor(step.owners["client"].present)
@@ -182,7 +182,7 @@ class _Chunk:
         if mixes or not forward.is_direct:
             rows = work = forward.mixed()
         if mixes:
-            frozen, local = self._frozen(step), forward.of_pairs(task.added())
+            frozen, local = self._frozen(step), forward.of_pairs(task.personalization_params())
             rows = personalization.rows(work, frozen, local, step.pairs)
             check_shapes(f"{task.personalized}: rows", {"": rows}, {"": work})
         score = result = forward.trained_on(rows)
@@ -190,7 +190,7 @@ class _Chunk:
             of_scores, index = local, step.pairs.index
             if step.scored is not None:
                 index = index[step.scored]
-                of_scores = forward.of_pairs(task.added(), step.scored)
+                of_scores = forward.of_pairs(task.personalization_params(), step.scored)
             score = personalization.score(result, of_scores, index, prepared)
         method = "loss" if task.model.overrides("loss") else "score"
         model = f"model {type(task.model).__name__}: {method}"
@@ -210,7 +210,7 @@ class _Chunk:
                 results = {f"{task.personalized}: rows": rows, **results}
             for source, values in results.items():
                 if not values.isfinite().all():
-                    if task.uses.loss_scale != 1:
+                    if task.resources_used.loss_scale != 1:
                         raise ConfigError(f"{source} {_NOT_FINITE_IN_FP16}")
                     raise not_finite(f"{source} is not finite", forward.values.values())
         return client, losses, total
@@ -222,8 +222,8 @@ class _Chunk:
             forward = self._forward(every_pair, None)
             changed = self.task.personalization.after_epoch(
                 self._frozen(every_pair),
-                forward.of_pairs(self.task.added()),
-                {name: values.private[name] for name in self.task.added()},
+                forward.of_pairs(self.task.personalization_params()),
+                {name: values.private[name] for name in self.task.personalization_params()},
                 every_pair.pairs,
                 prepared,
                 forward,
@@ -233,13 +233,15 @@ class _Chunk:
     def outcome(self, loss: Tensor) -> tuple[UpdateBatch, dict[str, FloatArray]]:
         """Return what the round changed."""
         task, plan, values = self.task, self.plan, self.values
-        of_positives = any(task.specs()[name].axis == "positive" for name in task.added())
+        of_positives = any(
+            task.specs()[name].axis == "positive" for name in task.personalization_params()
+        )
         if of_positives and task.personalization.overrides("after_round"):
             positives = positives_of_clients(plan.shard)
             at = torch.as_tensor(plan.rows.find(positives.owners(), positives.values))
             change = (self._mixed(values.shared) - self._mixed(values.start))[at]
             change[at < 0] = 0
-            added = {n: values.private[n] for n in task.added()}
+            added = {n: values.private[n] for n in task.personalization_params()}
             self._set_added("after_round", task.personalization.after_round(change, added))
         if values.state is None:
             updates = {n: ClientUpdate(v - values.start[n]) for n, v in values.shared.items()}
@@ -277,7 +279,7 @@ class _Chunk:
 
     def _set_added(self, method: str, changed: Mapping[str, Tensor]) -> None:
         """Set the personalization's parameters that one of its methods returned."""
-        added = {name: self.values.private[name] for name in self.task.added()}
+        added = {name: self.values.private[name] for name in self.task.personalization_params()}
         check_shapes(f"{self.task.personalized}: {method}", {**added, **changed}, added)
         self.values.private |= changed
 
@@ -343,7 +345,7 @@ class _Chunk:
 def _gradients(terms: Sequence[Tensor], forward: Forward) -> Gradients:
     """Return the gradients of a sum of terms by what a step trains; None: it has none."""
     leaves = {name: value for name, value in forward.values.items() if value.requires_grad}
-    scale = forward.task.uses.loss_scale
+    scale = forward.task.resources_used.loss_scale
     terms = terms if scale == 1 else [term * scale for term in terms]
     gradients = torch.autograd.grad(terms, [*leaves.values()], allow_unused=True)
     by_name = dict(zip(leaves, gradients, strict=True))

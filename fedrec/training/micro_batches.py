@@ -16,7 +16,7 @@ from fedrec.types import IntArray, ParamSpec
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class MicroBatch:
     """Some pairs of a step, as a step.
 
     Args:
@@ -34,7 +34,7 @@ class Part:
         return self.pairs if axis == "item" else self.owners[axis or "client"]
 
 
-def parts_of(step: Step, size: int, by_positive: bool) -> Iterator[Part]:
+def parts_of(step: Step, size: int, by_positive: bool) -> Iterator[MicroBatch]:
     """Cut a step so that no client has more than so many pairs in a part, where it can be cut.
 
     Args:
@@ -59,16 +59,16 @@ def parts_of(step: Step, size: int, by_positive: bool) -> Iterator[Part]:
         yield _of_positives(step, chosen) if by_positive else _of_pairs(step, chosen)
 
 
-def whole(step: Step) -> Part:
+def whole_step(step: Step) -> MicroBatch:
     """Return a step as the only part of it."""
     owners = {axis: torch.arange(len(each.present)) for axis, each in step.owners.items()}
-    return Part(step, torch.arange(len(step.local_rows)), owners)
+    return MicroBatch(step, torch.arange(len(step.local_rows)), owners)
 
 
-def added_up(
+def summed_gradients(
     step: Step,
     specs: Mapping[str, ParamSpec],
-    gradients: Iterable[tuple[Part, Mapping[str, Tensor | None]]],
+    gradients: Iterable[tuple[MicroBatch, Mapping[str, Tensor | None]]],
 ) -> dict[str, Tensor | None]:
     """Add up the gradients of parts to those of the step, by name; None: no part has one.
 
@@ -98,7 +98,7 @@ def _ranks(clients: IntArray) -> IntArray:
     return ranks
 
 
-def _of_pairs(step: Step, at: IntArray) -> Part:
+def _of_pairs(step: Step, at: IntArray) -> MicroBatch:
     """Return the part with some pairs, int64 [q], ascending."""
     batch, rows = step.pairs, torch.as_tensor(at)
     owners, places = {}, {}
@@ -126,10 +126,10 @@ def _of_pairs(step: Step, at: IntArray) -> Part:
     if step.scored is None:
         is_positive, n_negative = step.is_positive[rows], step.n_negative[rows]
         part = replace(part, is_positive=is_positive, n_negative=n_negative)
-    return Part(part, rows, places)
+    return MicroBatch(part, rows, places)
 
 
-def _of_positives(step: Step, positives: IntArray) -> Part:
+def _of_positives(step: Step, positives: IntArray) -> MicroBatch:
     """Return the part with some positives, int64 [p], their negatives and their histories."""
     assert step.asked is not None
     batch, asked = step.pairs, to_array(step.asked)[positives]

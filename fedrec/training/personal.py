@@ -21,7 +21,7 @@ _AXES: Mapping[Axis | None, Axis] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Personal:
+class PersonalizedSpecs:
     """What is private to clients, and when it is trained.
 
     Args:
@@ -39,13 +39,13 @@ class Personal:
     item_vectors: frozenset[str]
 
 
-def personal(
+def personalized_specs(
     source: str,
     model: Model,
     personalization: Personalization,
     specs: Mapping[str, ParamSpec],
     network: Network | None,
-) -> Personal:
+) -> PersonalizedSpecs:
     """Return what a personalization keeps of a model's parameters on the client.
 
     Args:
@@ -64,7 +64,7 @@ def personal(
         used = _used_by(source, model, specs, network, method)
         used -= _used_by(source, model, specs, network, "features")
         last_layer = [name for name in specs if name in used and specs[name].axis is None]
-    chosen = named(f"{source}: private", personalization.private(specs, last_layer), specs)
+    chosen = checked_names(f"{source}: private", personalization.private(specs, last_layer), specs)
     for name in chosen:
         if specs[name].scope != "shared" or specs[name].axis is not None:
             raise ConfigError(
@@ -80,7 +80,7 @@ def personal(
         for name, spec in specs.items()
         if spec.trainable and spec.scope != "frozen" and spec.axis in _AXES
     }
-    names = named(f"{source}: copies", personalization.copies(copyable), copyable)
+    names = checked_names(f"{source}: copies", personalization.copies(copyable), copyable)
     copies = {COPY + name: name for name in names}
     of_copies = {
         copy: replace(specs[name], scope="private", axis=_AXES[specs[name].axis])
@@ -89,7 +89,7 @@ def personal(
     encoding = frozenset[str]()
     if model.overrides("item_vectors") and (chosen or copies):
         encoding = _used_by(source, model, specs, network, "item_vectors")
-    return Personal(specs, copies, of_copies, chosen, encoding)
+    return PersonalizedSpecs(specs, copies, of_copies, chosen, encoding)
 
 
 def _used_by(
@@ -137,7 +137,7 @@ def checked_phases(
         private = {name: spec for name, spec in trained.items() if spec.scope == "private"}
         known = trained if phase.when == "round" else private
         names = tuple(known) if phase.parameters is None else phase.parameters
-        names = named(source, names, known)
+        names = checked_names(source, names, known)
         views = [view for view in phase.views if view not in get_args(View)]
         if views or not phase.views:
             raise ConfigError(
@@ -154,7 +154,7 @@ def checked_phases(
     return tuple(checked)
 
 
-def named(source: str, names: Iterable[str], known: Collection[str]) -> tuple[str, ...]:
+def checked_names(source: str, names: Iterable[str], known: Collection[str]) -> tuple[str, ...]:
     """Return names, each once.
 
     Raises:

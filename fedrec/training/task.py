@@ -114,10 +114,10 @@ class ClientTask:
                 for key in self.remembered(name):
                     scalar = key == "steps"
                     private[f"{name}/{key}"] = replace(like, shape=()) if scalar else like
-        return {**private, **self.client_rule.state(self.globals())}
+        return {**private, **self.client_rule.state(self.shared_specs())}
 
     @cached_property
-    def uses(self) -> Resources:
+    def resources_used(self) -> Resources:
         """Return what it computes with: the CPU, in float32, for what is ``flat`` and for numba."""
         if self.executor() in ("vmap", "loop"):
             return self.resources
@@ -127,8 +127,8 @@ class ClientTask:
     def computing(self) -> Iterator[None]:
         """Compute on the device: what is created lies there, and so does the module."""
         if self.network is not None:
-            self.network.move(self.uses.device)
-        with self.uses.computing():
+            self.network.move(self.resources_used.device)
+        with self.resources_used.computing():
             yield
 
     def executor(self) -> Executor:
@@ -242,7 +242,7 @@ class ClientTask:
             owners: int64 [n], the ids of its owners, as `fedrec.training.draws.Layout` has them.
             n_items: Size of the catalogue.
         """
-        spec, original = self.locals()[name], self.copies().get(name, name)
+        spec, original = self.stored_specs()[name], self.copies().get(name, name)
         if original not in self._declared.sent:
             return initial_local(self.seed, original, spec, owners)
         at = owners % n_items if spec.axis == "positive" else 0 * owners
@@ -264,7 +264,7 @@ class ClientTask:
         """Return the length of an item vector."""
         return self._declared.width
 
-    def globals(self) -> Mapping[str, ParamSpec]:
+    def shared_specs(self) -> Mapping[str, ParamSpec]:
         """Return what is shared: item tables and dense parameters."""
         return {n: s for n, s in self.specs().items() if s.scope == "shared"}
 
@@ -280,7 +280,7 @@ class ClientTask:
 
     def travels(self) -> tuple[str, ...]:
         """Return the names of all that may be on the wire."""
-        return (*self.globals(), *self.client_rule.travels(self.globals()))
+        return (*self.shared_specs(), *self.client_rule.travels(self.shared_specs()))
 
     def optimizers(self, round: int) -> Optimizers:
         """Return the optimizers with the rates of a round."""
@@ -288,7 +288,7 @@ class ClientTask:
 
     def tables(self) -> tuple[str, ...]:
         """Return the names of the item tables."""
-        return tuple(n for n, s in self.globals().items() if s.axis == "item")
+        return tuple(n for n, s in self.shared_specs().items() if s.axis == "item")
 
     def frozen(self) -> tuple[str, ...]:
         """Return the names of the features of items that the model uses."""
@@ -299,7 +299,10 @@ class ClientTask:
         """Return those features, float [n_items, *shape]."""
         kind = getattr(torch, self.dtype)
         rows = {name: frozen_rows(self.catalogue, name) for name in self.frozen()}
-        return {n: torch.tensor(v, dtype=kind, device=self.uses.device) for n, v in rows.items()}
+        return {
+            n: torch.tensor(v, dtype=kind, device=self.resources_used.device)
+            for n, v in rows.items()
+        }
 
     @property
     def encodes(self) -> bool:
@@ -343,22 +346,22 @@ class ClientTask:
 
     def of_model(self, axis: Axis) -> list[str]:
         """Return the names of the model's private parameters of an axis."""
-        others = {*self.added(), *self.copies()}
+        others = {*self.personalization_params(), *self.copies()}
         private = [name for name in self.private() if name not in others]
         return [name for name in private if self.specs()[name].axis == axis]
 
-    def added(self) -> tuple[str, ...]:
+    def personalization_params(self) -> tuple[str, ...]:
         """Return the names of the personalization's own, without copies."""
         return self._declared.added
 
-    def locals(self) -> Mapping[str, ParamSpec]:
+    def stored_specs(self) -> Mapping[str, ParamSpec]:
         """Return what stays: private parameters, their optimizer's state, the rule's memory."""
         return self._locals
 
     def initial_globals(self, n_items: int) -> Params:
         """Return the shared parameters before the first round, float32, equal everywhere."""
         values = {}
-        for name, spec in self.globals().items():
+        for name, spec in self.shared_specs().items():
             owners = np.arange(n_items if spec.axis == "item" else 1, dtype=np.int64)
             drawn = _draw(self.seed, Purpose.INIT_GLOBAL, name, spec, owners)
             values[name] = drawn if spec.axis == "item" else drawn[0]

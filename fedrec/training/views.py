@@ -38,10 +38,12 @@ def value_in(
 def numbers_of_clients(task: ClientTask) -> list[str]:
     """Return the names of the single numbers that the personalization has of each client."""
     specs = task.specs()
-    return [n for n in task.added() if specs[n].axis == "client" and not specs[n].shape]
+    return [
+        n for n in task.personalization_params() if specs[n].axis == "client" and not specs[n].shape
+    ]
 
 
-def seen(forward: Forward, view: View) -> Forward:
+def forward_in_view(forward: Forward, view: View) -> Forward:
     """Return a model on the pairs of a step, with the values of a view.
 
     Args:

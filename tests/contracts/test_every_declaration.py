@@ -114,7 +114,7 @@ def test_every_value_is_trained_and_no_other_client_is_needed_for_it(
     params, local = initial_state(task, SHARD)
     update, after = train_clients(task, SHARD, params, local, 1, chunk=3)
     layout = Layout.of(task, SHARD)
-    for param, spec in task.locals().items():
+    for param, spec in task.stored_specs().items():
         assert len(after[param]) == layout.offsets[str(spec.axis)][-1]
     assert (after[name] != local[name]).all()
     for client in range(SHARD.n_clients):

@@ -26,7 +26,7 @@ FORMS: list[Personalization] = [
 def test_it_works_with_a_model_that_is_computed_client_by_client(form: Personalization) -> None:
     method = method_of({"optimizers": rates(0.05), "batch_size": 2}, form, SmallNet())
     params, updates, local = train(method, SHARD, rounds=2)
-    assert set(updates[0].tables) | set(updates[0].dense) == set(method.globals())
+    assert set(updates[0].tables) | set(updates[0].dense) == set(method.shared_specs())
     views = UserScorer(method, SHARD, params, local)(np.array([0, 1, 3]))
     assert set(views) == set(form.views)
     assert all(bool(torch.isfinite(scores).all()) for scores in views.values())

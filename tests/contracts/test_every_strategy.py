@@ -243,7 +243,7 @@ def test_the_wire_keeps_every_bit(name: str) -> None:
 def test_a_local_name_cannot_be_sent(name: str, kind: Literal["rows", "dense"]) -> None:
     _, task, aggregate = trained(name)
     allowed = set(task.travels())
-    secret = set(task.locals()) - allowed
+    secret = set(task.stored_specs()) - allowed
     assert {"user", "client_bias", "user/first"} <= secret
     content = encode(Trained(aggregate), allowed)
     parts = {

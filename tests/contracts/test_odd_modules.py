@@ -365,7 +365,10 @@ def test_what_cannot_work_is_refused_in_one_line(model: Model, says: str) -> Non
 
 def test_a_parameter_of_a_module_may_be_private_and_one_without_use_is_named() -> None:
     task = Trial.of(Halved()).task
-    assert {n for n in task.locals() if n.startswith(("both", "own"))} == {"own.weight", "own.bias"}
+    assert {n for n in task.stored_specs() if n.startswith(("both", "own"))} == {
+        "own.weight",
+        "own.bias",
+    }
     assert task.specs()["own.weight"].axis == "client"
     assert {line.split("'")[1] for line in task.untrained()} == {"none.weight", "none.bias"}
     failed = {name for verdict, name, _ in check(Halved()) if verdict == "failed"}

@@ -100,7 +100,7 @@ def slow_client(
     """One client of one or several users, as a reader of the definitions would train it."""
     kind = torch.float64 if task.dtype == "float64" else torch.float32
     train, plgc = task.train, task.personalization
-    specs = {n: s for n, s in task.specs().items() if n not in task.added()}
+    specs = {n: s for n, s in task.specs().items() if n not in task.personalization_params()}
     shared = {n: torch.tensor(np.array(v), dtype=kind).requires_grad_() for n, v in params.items()}
     frozen = shared["item"].detach().clone()
     own: dict[str, list[Tensor]] = {}

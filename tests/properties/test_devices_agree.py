@@ -102,7 +102,7 @@ def test_training_and_ranking_are_the_same(model: str, form: str, train: str, de
     expected = trial.results()
     with device() as name:
         moved = on(name, trial)
-        assert moved.task.uses.device == name
+        assert moved.task.resources_used.device == name
         trial.compare(expected, moved.results(), f"on {name}")
 
 
@@ -123,7 +123,7 @@ def test_a_flat_model_stays_on_the_cpu() -> None:
     trial = Trial.of(MatrixFactorization(embedding_dim=8))
     with other_device() as name:
         moved = on(name, trial)
-        assert moved.task.uses.device == "cpu"
+        assert moved.task.resources_used.device == "cpu"
         trial.compare(trial.results(), moved.results(), "flat")
 
 

@@ -71,7 +71,9 @@ def of_client(trial: Trial, row: int, view: str) -> tuple[Trial, Params, Params]
             params[name] = share * own[0] + (1 - share) * params[name]
         else:
             private[name] = share * own + (1 - share) * private[name]
-    for name in set(private) & set(replace(task, personalization=NoPersonalization()).globals()):
+    for name in set(private) & set(
+        replace(task, personalization=NoPersonalization()).shared_specs()
+    ):
         params[name] = private.pop(name)[0]
     return alone, params, private
 

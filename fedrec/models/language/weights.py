@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
-from safetensors import SafetensorError
 
-from fedrec.errors import ConfigError, did_you_mean, require
-from fedrec.features.weights import Packaged, quiet
+from fedrec.errors import ConfigError, DataError, did_you_mean, require
 from fedrec.plugins import expand_path
+from fedrec.pretrained import Packaged, quiet, read_pretrained
 from fedrec.storage.files import cache_folder, writing
 
 LOG = logging.getLogger("fedrec")
@@ -72,26 +71,12 @@ def load(folder: Path, precision: Precision) -> tuple[Any, Any]:
         ConfigError: If the folder holds something else, or a part of its weights is missing.
         MissingExtra: If transformers is not installed.
     """
-    require("transformers", "for language models", "llm")
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    problem = f"model.base: {folder} cannot be read as a causal language model"
     try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            model, about = AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=getattr(torch, precision),
-                local_files_only=True,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ConfigError(f"{problem}: {str(error).strip().splitlines()[0]}") from error
-    absent = sorted({*about["missing_keys"], *map(str, about["mismatched_keys"])})
-    if absent:
-        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
-        raise ConfigError(f"{problem}: its weights lack {absent[0]}{more}")
-    return model.eval().requires_grad_(False), tokenizer
+        dtype = getattr(torch, precision)
+        tokenizer, model = read_pretrained(folder, "AutoModelForCausalLM", dtype, "llm")
+    except DataError as error:
+        raise ConfigError(f"model.base: {error}") from error
+    return model.requires_grad_(False), tokenizer
 
 
 def _convert(base: str, folder: Path) -> None:

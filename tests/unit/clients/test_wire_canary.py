@@ -190,8 +190,8 @@ def test_no_local_name_is_in_any_message(tapped: tuple[Experiment, Tap]) -> None
     """Of SCAFFOLD's control variates the name travels, the local values do not (see below)."""
     experiment, grid = tapped
     task = experiment.client_task()
-    allowed, shared = set(task.travels()), set(task.globals())
-    secret = set(task.locals()) - allowed
+    allowed, shared = set(task.travels()), set(task.shared_specs())
+    secret = set(task.stored_specs()) - allowed
     assert {"canary", "user", "user/first"} <= secret
     for kind, content, raw in grid.sent:
         for record in content.array_records.values():

@@ -198,5 +198,5 @@ def fill(dtype: str) -> None:
     shard = Shard(4, one, item.offsets, one, item, nothing, nothing)
     model, plain = MatrixFactorization(embedding_dim=2), NoPersonalization()
     task = ClientTask(model, plain, Train(), 0, dtype=dtype)
-    local = {name: initial_local(0, name, spec, one) for name, spec in task.locals().items()}
+    local = {name: initial_local(0, name, spec, one) for name, spec in task.stored_specs().items()}
     train_numba(task, shard, task.initial_globals(4), local, 1)

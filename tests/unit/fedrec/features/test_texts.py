@@ -117,7 +117,7 @@ def test_what_is_wrong_with_the_folder_is_said(folder: Path, tmp_path: Path) -> 
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
     values = load_file(copy / "model.safetensors")
     (copy / "model.safetensors").write_bytes(b"broken")
-    with pytest.raises(DataError, match=r"cannot be read as a model of transformers") as raised:
+    with pytest.raises(DataError, match=r"cannot be read as AutoModel of transformers") as raised:
         tiny(copy).load()
     assert "\n" not in str(raised.value)
     del values["model.norm.weight"]

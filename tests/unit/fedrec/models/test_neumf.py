@@ -98,7 +98,7 @@ def test_a_private_network_is_the_clients_own(head: Literal["shared", "private"]
     assert len(network) == 6
     where = {(s.scope, s.axis) for s in network.values()}
     assert where == ({("shared", None)} if head == "shared" else {("private", "client")})
-    assert set(task.globals()) == {"item"} | (set(network) if head == "shared" else set())
+    assert set(task.shared_specs()) == {"item"} | (set(network) if head == "shared" else set())
 
 
 def test_weights_start_as_glorot_says_and_biases_from_0() -> None:

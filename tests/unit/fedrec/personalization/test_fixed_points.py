@@ -273,7 +273,7 @@ def test_the_end_begins_with_the_values_of_the_chosen_round() -> None:
     np.testing.assert_array_equal(begun["user"], private["user"] + 1)
     np.testing.assert_array_equal(begun["copy.item"], params["item"][[0, 1, 2, 3, 4, 5, 1, 7]])
     np.testing.assert_array_equal(begun["copy.weight"], np.tile(params["weight"], (3, 1)))
-    assert set(begun) == set(task.locals())
+    assert set(begun) == set(task.stored_specs())
     assert not begun["user/first"].any()
 
 

@@ -147,7 +147,7 @@ def test_a_copy_steps_as_its_parameter_does(optimizer: Mapping[str, Any]) -> Non
     np.testing.assert_allclose(moved["copy.weight"], update.dense["weight"], rtol=1e-4, atol=1e-7)
     np.testing.assert_allclose(after["copy.user"], expected["user"], rtol=1e-5)
     # Of copies of what is shared nothing is remembered from round to round.
-    remembered = {name for name in task.locals() if "/" in name}
+    remembered = {name for name in task.stored_specs() if "/" in name}
     assert remembered == {
         f"{n}/{key}" for n in ("user", "copy.user") for key in ("first", "second", "steps")
     }

@@ -49,7 +49,7 @@ def test_what_is_no_model_is_refused_in_one_line(tiny: Path, tmp_path: Path) -> 
     with pytest.raises(ConfigError, match=r"weights lack model\.layers\.1\.mlp\.up_proj\.weight"):
         load(tiny, "float32")
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(ConfigError, match="cannot be read as a causal language model") as caught:
+    with pytest.raises(ConfigError, match="cannot be read as AutoModelForCausalLM") as caught:
         load(tiny, "float32")
     assert "\n" not in str(caught.value)
 

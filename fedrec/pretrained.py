@@ -1,4 +1,4 @@
-"""Weights of pretrained encoders: where they lie, and whether they are the known ones."""
+"""Pretrained weights: where they lie, whether they are the expected ones, and how they are read."""
 
 import hashlib
 import importlib.util
@@ -6,13 +6,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from fedrec.errors import DataError, MissingExtra
+import torch
+from safetensors import SafetensorError
+
+from fedrec.errors import DataError, MissingExtra, require
 
 
 @dataclass(frozen=True, slots=True)
 class Packaged:
-    """Files of an encoder that a distribution on the package index carries.
+    """Files of a model that a distribution on the package index carries.
 
     Args:
         install: What to install, without its dependencies: they are not needed to read the files.
@@ -70,6 +74,46 @@ def hash_of(paths: Iterable[Path]) -> str:
     """Return a hash of the names and contents of some files."""
     lines = (f"{path.name} {sha256_of(path)}" for path in paths)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def read_pretrained(
+    folder: Path, auto: str, dtype: torch.dtype, extra: str, unused: str | None = None
+) -> tuple[Any, Any]:
+    """Return the tokenizer of a Hugging Face folder, and its model in evaluation mode.
+
+    Args:
+        folder: What ``save_pretrained`` of both wrote.
+        auto: The class of transformers that reads the model, such as ``AutoModel``.
+        dtype: Of the weights.
+        extra: Which extra of fedrec brings transformers.
+        unused: How the names of weights begin that may be missing; None: none may.
+
+    Raises:
+        DataError: If they cannot be read, or weights are missing.
+        MissingExtra: If transformers is not installed.
+    """
+    require("transformers", "for models of Hugging Face", extra)
+    import transformers
+
+    try:
+        with quiet():
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            model, about = getattr(transformers, auto).from_pretrained(
+                folder,
+                dtype=dtype,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise DataError(f"{folder}: cannot be read as {auto} of transformers: {reason}") from error
+    lacking = {*about["missing_keys"], *map(str, about["mismatched_keys"])}
+    absent = sorted(name for name in lacking if unused is None or not name.startswith(unused))
+    if absent:
+        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+        raise DataError(f"{folder}: its weights lack {absent[0]}{more}")
+    return tokenizer, model.eval()
 
 
 @contextmanager
