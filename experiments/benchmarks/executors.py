@@ -33,8 +33,9 @@ from fedrec.compute.operations import row_dot
 from fedrec.data.catalogue import Catalogue
 from fedrec.models.base import Batch, Model
 from fedrec.models.module import ModelParams
-from fedrec.models.multimodal import VBPR, MetaMMF
+from fedrec.models.multimodal import VBPR, LIRDRec, MetaMMF
 from fedrec.models.multimodal.base import Multimodal
+from fedrec.models.multimodal.sphere import unit
 from fedrec.models.neumf import NeuMF
 from fedrec.models.sasrec import SASRec
 from fedrec.personalization.plgc.plgc import PLGC
@@ -79,6 +80,7 @@ CASES: Mapping[str, tuple[str, str]] = {
     "neumf-loop": ("experiments.benchmarks.executors:LoopNeuMF", "none"),
     "vbpr": ("vbpr", "none"),
     "metammf": ("metammf", "none"),
+    "lirdrec": ("lirdrec", "none"),
 }
 SCHEDULES: Mapping[str, Mapping[str, Any]] = {
     "full": {"local_epochs": 1, "batch_size": "full"},
@@ -147,6 +149,17 @@ def network_of(task: ClientTask, shard: Shard) -> bare.Network:
                 static, a, b, c = (w[f"layers_{number}_{n}"] for n in ("static", "a", "b", "c"))
                 h = torch.nn.functional.leaky_relu(h @ static + ((h @ a) * (z @ c.T)) @ b)
             return torch.cat([rows, h], 1) @ user
+        if isinstance(model, LIRDRec):
+            x, blocks = inputs["content"], len(model.modalities) + 1
+            vectors = []
+            for number, part in enumerate([*x.chunk(len(model.modalities), 1), x]):
+                hidden = torch.nn.functional.leaky_relu(_linear(w, f"encoders_{number}_0", part))
+                vectors.append(unit(_linear(w, f"encoders_{number}_2", hidden)))
+            users = user[:-blocks].reshape(blocks, -1)
+            general = torch.einsum("bd,bdh->bh", users, w["general_first"])
+            general = (torch.nn.functional.leaky_relu(general) * w["general_last"]).sum(-1)
+            shares = (general + user[-blocks:]).softmax(-1)
+            return torch.cat(vectors, 1) @ (shares.unsqueeze(-1) * users).flatten()
         assert isinstance(model, NeuMF)
         d = model.embedding_dim
         x = torch.cat([user[d:].expand(len(rows), d), rows[:, d:]], 1)
@@ -154,7 +167,8 @@ def network_of(task: ClientTask, shard: Shard) -> bare.Network:
             x = torch.relu(_linear(w, f"tower_{2 * number}", x))
         return _linear(w, "last", torch.cat([user[:d] * rows[:, :d], x], 1)).squeeze(1)
 
-    joined = torch.cat(tables, 1), torch.cat(users or [torch.zeros(shard.n_users, 1)], 1)
+    none = torch.zeros(shard.n_items, 0)
+    joined = torch.cat([*tables, none], 1), torch.cat(users or [torch.zeros(shard.n_users, 1)], 1)
     return bare.Network(scores, weights, *joined, isinstance(model, SASRec), content)
 
 
@@ -234,9 +248,9 @@ def measure(case: str, schedule: str, n_clients: int, repeats: int) -> dict[str,
     clients, drawn = clients_of(task, shard)
     plgc = None
     if isinstance(task.personalization, PLGC):
-        unit = task.personalization.unit_item_vectors(net.table)
-        assert unit is not None
-        plgc = bare.Plgc(unit, task.personalization.tau, task.personalization.decorrelation)
+        unit_items = task.personalization.unit_item_vectors(net.table)
+        assert unit_items is not None
+        plgc = bare.Plgc(unit_items, task.personalization.tau, task.personalization.decorrelation)
 
     chunk = work.experiment.engine.clients_together("cpu")
 

@@ -140,14 +140,16 @@ class Experiment(Section):
         self.train.schedule.check(self.rounds.count)
         return self
 
-    @model_validator(mode="after")
-    def _features_exist(self) -> Self:
-        # Before anything is encoded, which may take minutes.
+    def check_features(self) -> None:
+        """Check, before anything is encoded, that there are the features that the model needs.
+
+        Raises:
+            ConfigError: If one is not declared.
+        """
         for name in self.model.needs_features if isinstance(self.model, Model) else ():
             if name not in self.features:
                 advice = did_you_mean(name, self.features) or "; declare it in the section features"
-                raise ValueError(f"model: the items have no feature '{name}'{advice}")
-        return self
+                raise ConfigError(f"model: the items have no feature '{name}'{advice}")
 
     def client_task(
         self, catalogue: Catalogue | None = None, resources: Resources | None = None

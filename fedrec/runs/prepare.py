@@ -214,6 +214,7 @@ def open_experiment(
     if federated:
         resolve_engine(experiment.engine)
         check_packages()
+    experiment.check_features()
     kept_split, kept_features = (None if kept is None else kept / n for n in (SPLIT, FEATURES))
     prepared = prepare(experiment.data, experiment.clients, kept_split)
     split = open_split(prepared)
