@@ -151,15 +151,15 @@ def network_of(task: ClientTask, shard: Shard) -> bare.Network:
             return torch.cat([rows, h], 1) @ user
         if isinstance(model, LIRDRec):
             x, blocks = inputs["content"], len(model.modalities) + 1
-            vectors = []
+            of_blocks = []
             for number, part in enumerate([*x.chunk(len(model.modalities), 1), x]):
                 hidden = torch.nn.functional.leaky_relu(_linear(w, f"encoders_{number}_0", part))
-                vectors.append(unit(_linear(w, f"encoders_{number}_2", hidden)))
+                of_blocks.append(unit(_linear(w, f"encoders_{number}_2", hidden)))
             users = user[:-blocks].reshape(blocks, -1)
             general = torch.einsum("bd,bdh->bh", users, w["general_first"])
             general = (torch.nn.functional.leaky_relu(general) * w["general_last"]).sum(-1)
             shares = (general + user[-blocks:]).softmax(-1)
-            return torch.cat(vectors, 1) @ (shares.unsqueeze(-1) * users).flatten()
+            return torch.cat(of_blocks, 1) @ (shares.unsqueeze(-1) * users).flatten()
         assert isinstance(model, NeuMF)
         d = model.embedding_dim
         x = torch.cat([user[d:].expand(len(rows), d), rows[:, d:]], 1)
