@@ -344,6 +344,11 @@ class Personalization(Plugin):
         return {}
 
     @property
+    def acts_after_round(self) -> bool:
+        """Return whether `after_round` is called; its ``change`` costs two passes over items."""
+        return self.overrides("after_round")
+
+    @property
     def by_columns(self) -> bool:
         """Return whether ranking is faster some items at a time, for all users.
 

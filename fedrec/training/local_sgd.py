@@ -233,10 +233,7 @@ class _Chunk:
     def outcome(self, loss: Tensor) -> tuple[UpdateBatch, dict[str, FloatArray]]:
         """Return what the round changed."""
         task, plan, values = self.task, self.plan, self.values
-        of_positives = any(
-            task.specs()[name].axis == "positive" for name in task.personalization_params()
-        )
-        if of_positives and task.personalization.overrides("after_round"):
+        if task.personalization.acts_after_round:
             positives = positives_of_clients(plan.shard)
             at = torch.as_tensor(plan.rows.find(positives.owners(), positives.values))
             change = (self._mixed(values.shared) - self._mixed(values.start))[at]

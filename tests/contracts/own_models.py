@@ -196,4 +196,4 @@ class SquaredErrors(MatrixFactorization):
 
     def loss(self, params: ModelParams, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
         assert batch.labels is not None
-        return (self.score(params, batch, vectors) - batch.labels) ** 2
+        return 0.01 * (self.score(params, batch, vectors) - batch.labels) ** 2

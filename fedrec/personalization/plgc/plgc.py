@@ -245,6 +245,11 @@ class PLGC(Personalization):
         return {"residual": self.persistence * (state["residual"] + change)}
 
     @property
+    def acts_after_round(self) -> bool:
+        """Return whether there is a residual, which takes up the round's change."""
+        return self.branch == "table"
+
+    @property
     def by_columns(self) -> bool:
         """Return whether users share the similarities of items."""
         return self.branch == "similarity"
