@@ -76,7 +76,7 @@ MISTAKES: dict[str, tuple[str, dict[str, Any]]] = {
     "complex": ("score returns", from_score(lambda p, v: product(p, v).to(torch.complex64))),
     "detached": ("score depends on no", from_score(lambda p, v: product(p, v).detach())),
     "by numpy": (
-        "score depends on no",
+        "score fails where gradients are wanted",
         from_score(lambda p, v: torch.from_numpy(v.numpy().sum(-1))),
     ),
     "in place": ("score changes", from_score(in_place)),
