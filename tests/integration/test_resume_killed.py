@@ -103,9 +103,10 @@ def test_a_kill_in_the_first_round_is_survived(
 def test_a_run_that_is_under_way_is_not_continued(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
-    process = start("long.yaml", "--out", "run", "--set", "rounds.count=100000")
+    endless = ("--set", "rounds.count=100000", "--set", "rounds.patience=null")
+    process = start("long.yaml", "--out", "run", *endless)
     await_rounds(process, tmp_path / "run", 1)
-    other = start("--resume", "run", "--accept-other-code", "--set", "rounds.count=100000")
+    other = start("--resume", "run", "--accept-other-code", *endless)
     _, errors = other.communicate(timeout=60)
     assert other.returncode == 2
     assert "under way in another process" in errors
