@@ -48,8 +48,8 @@ def held_out_pairs(split: Split, users: int) -> tuple[IntArray, IntArray]:
     rows, items = np.flatnonzero(shard.valid.lengths > 0)[:users], []
     for row in rows:
         parts = (shard.train, shard.valid, shard.test)
-        known = np.concatenate([part.row(row) for part in parts])
-        others = np.setdiff1d(np.arange(split.n_items), known)
+        items_of_user = np.concatenate([part.row(row) for part in parts])
+        others = np.setdiff1d(np.arange(split.n_items), items_of_user)
         items.append([rng.choice(shard.valid.row(row)), rng.choice(others)])
     return rows, np.array(items)
 

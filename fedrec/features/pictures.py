@@ -15,7 +15,7 @@ from fedrec.data.catalogue import Catalogue
 from fedrec.errors import DataError, require
 from fedrec.features.batches import Batch, BatchEncoder, Contents, EncodeBatch
 from fedrec.plugins import Count
-from fedrec.pretrained import Packaged
+from fedrec.storage.pretrained import Packaged
 from fedrec.types import FloatArray
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}

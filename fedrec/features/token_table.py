@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 from fedrec.errors import DataError, require
 from fedrec.features.batches import Batch, EncodeBatch, TextEncoder
-from fedrec.pretrained import Packaged, hash_of
+from fedrec.storage.pretrained import Packaged, hash_of
 from fedrec.types import FloatArray
 
 

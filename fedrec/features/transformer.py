@@ -10,7 +10,7 @@ import torch
 from fedrec.errors import DataError
 from fedrec.features.batches import Batch, EncodeBatch, TextEncoder
 from fedrec.plugins import Count
-from fedrec.pretrained import Packaged, hash_of, quiet, read_pretrained
+from fedrec.storage.pretrained import Packaged, hash_of, quiet, read_pretrained
 from fedrec.types import FloatArray
 
 HASHED = {".json", ".safetensors", ".txt", ".model"}

@@ -149,19 +149,19 @@ def _declare(
     if network is not None and dtype == "float64":
         network.module.double()
     sent = frozenset(name for name, spec in specs.items() if spec.scope == "shared")
-    kept = personalized_specs(personalized, model, personalization, specs, network)
-    specs = {**kept.specs, **kept.of_copies}
+    personal = personalized_specs(personalized, model, personalization, specs, network)
+    specs = {**personal.specs, **personal.of_copies}
     added = personalization.state(mixed)
     check_specs(personalized, added, ("private",))
-    both = [name for name in kept.copies if name in kept.specs]
+    both = [name for name in personal.copies if name in personal.specs]
     if both := both + [name for name in added if name in specs]:
         raise ConfigError(
             f"{personalized} and the model both declare '{both[0]}'; rename one of them"
         )
     specs = {**specs, **added}
     checked_names(f"{personalized}: moves", personalization.moves, added)
-    phases = checked_phases(personalized, personalization, specs, tuple(kept.copies))
-    return Declared(specs, tuple(added), network, width, sent, kept, phases)
+    phases = checked_phases(personalized, personalization, specs, tuple(personal.copies))
+    return Declared(specs, tuple(added), network, width, sent, personal, phases)
 
 
 def frozen_rows(catalogue: Catalogue, name: str) -> FloatArray:

@@ -312,8 +312,8 @@ class ClientTask:
     @cached_property
     def own_encoder(self) -> tuple[str, ...]:
         """The dense parameters of item vectors that became private: each client has its own."""
-        kept = self._declared.personal
-        return tuple(name for name in kept.became_private if name in kept.item_vectors)
+        personal = self._declared.personal
+        return tuple(n for n in personal.became_private if n in personal.item_vectors)
 
     @cached_property
     def copied_encoder(self) -> bool:

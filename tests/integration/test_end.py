@@ -67,13 +67,13 @@ def test_clients_rank_with_what_they_trained(
     private = {"user": plain.local("user")["user"]}
     begun = begin_end(task, shard, params, private)
     _, after = train_clients(task, shard, params, begun, plain.result["best_round"])
-    kept = {per: fine.local(per) for per in ("user", "positive")}
-    np.testing.assert_array_equal(kept["user"]["user"], after["user"])
-    np.testing.assert_array_equal(kept["positive"]["copy.item"], after["copy.item"])
+    stored = {per: fine.local(per) for per in ("user", "positive")}
+    np.testing.assert_array_equal(stored["user"]["user"], after["user"])
+    np.testing.assert_array_equal(stored["positive"]["copy.item"], after["copy.item"])
     scores = UserScorer(task, shard, params, after)(np.array([0]))["mixed"][0].numpy()
     first = fine.recommend(str(split.user_ids[0]), k=1)[0]
-    known = np.concatenate([split.train.row(0), split.valid.row(0)])
-    scores[known] = -np.inf
+    masked = np.concatenate([split.train.row(0), split.valid.row(0)])
+    scores[masked] = -np.inf
     assert first.item == split.item_ids[scores.argmax()]
     assert first.score == pytest.approx(float(scores.max()))
 

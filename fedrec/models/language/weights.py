@@ -10,8 +10,8 @@ import torch
 
 from fedrec.errors import ConfigError, DataError, did_you_mean, require
 from fedrec.plugins import expand_path
-from fedrec.pretrained import Packaged, quiet, read_pretrained
 from fedrec.storage.files import cache_folder, writing
+from fedrec.storage.pretrained import Packaged, quiet, read_pretrained
 
 LOG = logging.getLogger("fedrec")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fedrec.errors import DataError, MissingExtra
-from fedrec.pretrained import Packaged
+from fedrec.storage.pretrained import Packaged
 
 CONTENT = b"numbers"
 
