@@ -32,7 +32,7 @@ def roll_call(message: Message, context: Context) -> Message:
 def train(message: Message, context: Context) -> Message:
     """Train the clients that are meant, and answer with the sum of their updates."""
     request, node = _opened(message, context)
-    trained = node.train(request, records.decode_params(message.content))
+    trained = node.train(request, records.decode_down(message.content))
     return Message(records.encode(trained, node.task.travels()), reply_to=message)
 
 
@@ -41,7 +41,7 @@ def evaluate(message: Message, context: Context) -> Message:
     """Let the users rank, at the end after a last training, and answer with metric values."""
     request, node = _opened(message, context)
     rank = node.end if request.end else node.evaluate
-    evaluation = rank(request, records.decode_params(message.content))
+    evaluation = rank(request, records.decode_down(message.content))
     return Message(records.encode(evaluation), reply_to=message)
 
 

@@ -15,6 +15,7 @@ from clients.failures import failing_of, line_of
 from clients.placement import hosted_clients, training_costs
 from clients.private_values import EvaluatedRounds, PrivateValues
 from clients.state_store import StateStore
+from fedrec.aggregation.mix import clients_alike
 from fedrec.aggregation.reduce import upload_bytes
 from fedrec.aggregation.returned import checked_sum, merged
 from fedrec.config.experiment import Experiment
@@ -37,7 +38,7 @@ from fedrec.training.clients import train_clients, training_together
 from fedrec.training.draws import Layout, capacity
 from fedrec.training.end import begin_end
 from fedrec.training.task import ClientTask
-from fedrec.types import Aggregate, FailedClient, FloatArray, IntArray, Params, Shard
+from fedrec.types import Aggregate, Down, FailedClient, FloatArray, IntArray, Params, Shard
 from strategies.base import strategy_of
 
 T = TypeVar("T")
@@ -117,68 +118,70 @@ class Node:
         """
         return self._store.verify(committed) if self.task.stored_specs() else None
 
-    def train(self, request: RoundRequest, params: Params) -> Trained:
-        """Train the clients of a request and reduce their updates; their new state is staged.
+    def train(self, request: RoundRequest, down: Down) -> Trained:
+        """Train the clients of a request; stage their new private state.
 
         Args:
-            request: Which round, and which clients.
-            params: The shared parameters, and what the strategy sends beside them.
+            request: Which round, which clients, and the group of each.
+            down: What the clients receive, in the order of the request.
 
         Raises:
             ClientFailure: If a client fails and none may.
             NumericError: If a client's update is not finite and no client may fail.
         """
         began = time.perf_counter()
-        self._store.settle(request.committed, request.round, f"{request.group}.*")
-        clients: IntArray = np.searchsorted(self.shard.client_ids, request.clients)
-        clients = clients[self._order(clients)]
-        aggregate: Aggregate | None = None
-        uploaded = state_change = 0
+        self._store.settle(request.committed)
+        aggregates: dict[int, Aggregate] = {}
+        uploaded = state_change = number = 0
         failures: list[FailedClient] = []
 
         def attempt(rows: IntArray) -> tuple[Aggregate, dict[str, FloatArray], int]:
+            places = np.searchsorted(request.clients, self.shard.client_ids[rows])
             update, private = train_clients(
                 self.task,
                 self.shard.take(rows),
-                params,
+                down.shared,
                 self._store.get(self._layout.positions(rows)),
                 request.round,
                 self._chunk,
                 self._popularity,
                 self._summing,
                 self._training,
+                down.take(places).own,
             )
             reduced = checked_sum(self.strategy, "reduce", len(rows), update)
             return reduced, private, upload_bytes(update)
 
-        for number, rows in enumerate(self._cuts(clients)):
-            while len(rows):
-                try:
-                    reduced, private, size = attempt(rows)
-                except Exception as error:
-                    failing = failing_of(attempt, rows, error)
-                    if not failing:
-                        raise
-                    failures += [self._failure(request, row, why) for row, why in failing.items()]
-                    rows = rows[~np.isin(rows, list(failing))]
-                else:
-                    aggregate = merged(self.strategy, aggregate, reduced)
-                    uploaded += size
-                    at, group = self._layout.positions(rows), f"{request.group}.{number}"
-                    state_change += self._store.stage(request.round, at, private, group)
-                    break
+        for group in np.unique(request.groups).tolist():
+            clients = self._rows(request.clients[request.groups == group])
+            for rows in self._cuts(clients[self._order(clients)]):
+                while len(rows):
+                    try:
+                        reduced, private, size = attempt(rows)
+                    except Exception as error:
+                        failing = failing_of(attempt, rows, error)
+                        if not failing:
+                            raise
+                        failures += [self._failure(request, *each) for each in failing.items()]
+                        rows = rows[~np.isin(rows, list(failing))]
+                    else:
+                        before = aggregates.get(group)
+                        aggregates[group] = merged(self.strategy, before, reduced)
+                        uploaded += size
+                        at = self._layout.positions(rows)
+                        state_change += self._store.stage(request.round, at, private, str(number))
+                        number += 1
+                        break
         seconds = time.perf_counter() - began
         notes = notes_of([self._training])
-        return Trained(
-            aggregate, tuple(failures), request.group, uploaded, seconds, state_change, notes
-        )
+        return Trained(aggregates, tuple(failures), uploaded, seconds, state_change, notes)
 
-    def evaluate(self, request: RoundRequest, params: Params) -> Evaluation:
+    def evaluate(self, request: RoundRequest, down: Down) -> Evaluation:
         """Let the users of a request's clients rank the catalogue; keep their private parameters.
 
         Args:
             request: Which round, and which clients.
-            params: The shared parameters after the round.
+            down: What the clients receive, in the order of the request.
 
         Raises:
             ClientFailure: If a client fails.
@@ -186,20 +189,22 @@ class Node:
         self._store.settle(request.committed)
         evaluations = []
         for number, rows in self._ranked_together(request):
-            evaluations.append(self._named(request, "evaluate", partial(self._rank, params), rows))
+            for alike, params in self._alike(request, down, rows):
+                rank = partial(self._rank, params)
+                evaluations.append(self._named(request, "evaluate", rank, alike))
             at, names = self._layout.positions(rows), self.task.private()
             values = PrivateValues(self.task, self.shard.take(rows), self._store.get(at, names))
             self._evaluated.write(values, request, number)
         return replace(merge(evaluations), notes=notes_of([self._ranking]))
 
-    def end(self, request: RoundRequest, params: Params) -> Evaluation:
+    def end(self, request: RoundRequest, down: Down) -> Evaluation:
         """Train the phases of the end, and let the users rank before and after them.
 
         Nothing but metric values leaves; the state of the rounds stays as it is.
 
         Args:
             request: The chosen round, and which clients.
-            params: The shared parameters of the chosen round.
+            down: What the clients received in the chosen round, in the order of the request.
 
         Raises:
             ClientFailure: If a client fails.
@@ -207,16 +212,29 @@ class Node:
         """
         task, evaluations, written = self.task.at_end(), [], 0
         held = self._private_bytes(task, task.stored_specs())
-        for number, rows in self._ranked_together(request):
-            values = self._evaluated.read(self.task, self.shard.take(rows), request, number)
-            finish = partial(self._finish, task, request, params, values)
-            for cut in bounded_slices(offsets_of(held[rows]), _RANKED_BYTES):
-                some = rows[cut][self._order(rows[cut])]
-                evaluation, ended = self._named(request, "train", finish, some)
-                evaluations.append(evaluation)
-                self._evaluated.write(ended, request, written)
-                written += 1
+        for number, ranked in self._ranked_together(request):
+            values = self._evaluated.read(self.task, self.shard.take(ranked), request, number)
+            for rows, params in self._alike(request, down, ranked):
+                finish = partial(self._finish, task, request, params, values)
+                for cut in bounded_slices(offsets_of(held[rows]), _RANKED_BYTES):
+                    some = rows[cut][self._order(rows[cut])]
+                    evaluation, ended = self._named(request, "train", finish, some)
+                    evaluations.append(evaluation)
+                    self._evaluated.write(ended, request, written)
+                    written += 1
         return replace(merge(evaluations), notes=notes_of([self._training, self._ranking]))
+
+    def _alike(
+        self, request: RoundRequest, down: Down, rows: IntArray
+    ) -> Iterator[tuple[IntArray, Params]]:
+        """Yield those of some clients that receive the same values, with all that they receive."""
+        places = np.searchsorted(request.clients, self.shard.client_ids[rows])
+        for alike, params in clients_alike(down.take(places), len(rows)):
+            yield rows[alike], params
+
+    def _rows(self, clients: IntArray) -> IntArray:
+        """Return the rows of some clients in the shard, int64 [c]."""
+        return np.searchsorted(self.shard.client_ids, clients)
 
     def _finish(
         self,
@@ -249,7 +267,7 @@ class Node:
 
     def _ranked_together(self, request: RoundRequest) -> Iterator[tuple[int, IntArray]]:
         """Yield clients of a request, some at a time, with the number of their file."""
-        everybody: IntArray = np.searchsorted(self.shard.client_ids, request.clients)
+        everybody = self._rows(request.clients)
         offsets = offsets_of(self._private_bytes(self.task, self.task.private())[everybody])
         for number, cut in enumerate(bounded_slices(offsets, _RANKED_BYTES)):
             yield number, everybody[cut]

@@ -45,7 +45,7 @@ class PrivateValues:
 
 
 class EvaluatedRounds:
-    """The files of a node; each group of a strategy, and each cut of its clients, has its own.
+    """The files of a node; each cut of its clients has its own.
 
     Args:
         folder: ``local`` of the run folder.
@@ -60,7 +60,7 @@ class EvaluatedRounds:
 
         Args:
             values: Of some clients.
-            request: Names the round, the best one and the group.
+            request: Names the round and the best one.
             number: Of the cut.
         """
         label = label_of_end(request.round) if request.end else str(request.round)
@@ -79,7 +79,7 @@ class EvaluatedRounds:
         Args:
             task: What was trained.
             shard: The clients.
-            request: Names the round and the group.
+            request: Names the round.
             number: Of the cut.
 
         Raises:
@@ -93,6 +93,5 @@ class EvaluatedRounds:
         return PrivateValues(task, shard, {name: arrays[name] for name in task.private()})
 
     def _path(self, request: RoundRequest, number: int, label: str) -> Path:
-        name = f"{self._node}g{request.group}" if request.group else self._node
-        name += f"p{number}" if number else ""
+        name = self._node + (f"p{number}" if number else "")
         return self._folder / f"{name}@{label}.safetensors"

@@ -80,15 +80,15 @@ class StateStore:
         round: int,
         at: Mapping[str, IntArray],
         values: Mapping[str, FloatArray],
-        group: str = "0",
+        part: str = "0",
     ) -> int:
-        """Keep a round's values beside the committed ones; replaces what the group had staged.
+        """Keep a round's values beside the committed ones.
 
         Args:
             round: The round.
             at: Positions, as for `get`.
             values: Per name, [n, *shape].
-            group: Some of the round's clients, which are staged one group after the other.
+            part: Names these clients among the round's, which are staged one part after the other.
 
         Returns:
             What the checksum of the state changes by, once the values are committed.
@@ -97,17 +97,15 @@ class StateStore:
         for name, spec in self._specs.items():
             content[f"value.{name}"] = np.asarray(values[name], spec.dtype, order="C")
         changes = self._changes(content)
-        path = self._folder / f"staged@{round}@{group}.safetensors"
+        path = self._folder / f"staged@{round}@{part}.safetensors"
         write_arrays(path, content, {_SUMS: json.dumps(changes)}, durable=False)
         return sum(changes.values()) % _MODULUS
 
-    def settle(self, committed: int, current: int | None = None, repeated: str = "") -> None:
+    def settle(self, committed: int) -> None:
         """Commit what is staged if the server applied that round; drop it otherwise.
 
         Args:
             committed: The last round that the server applied.
-            current: The round under way, whose other groups may be staged already.
-            repeated: Groups that are trained now, as a pattern such as ``0.*``: dropped too.
 
         Raises:
             ProtocolError: If a round is missing between the state and the server.
@@ -123,10 +121,8 @@ class StateStore:
         if applied > last:
             # Files go after this: a process that dies before does the same again.
             self._write_mark(applied, sums)
-        for path, round in self._staged():
-            again = path.match(f"staged@*@{repeated}.safetensors")
-            if round <= committed or round != current or again:
-                path.unlink()
+        for path, _ in self._staged():
+            path.unlink()
         if applied > committed:
             raise ProtocolError(
                 f"{self._folder}: the private state is of round {applied}, the server's of round "

@@ -6,7 +6,7 @@ table shows validation alone; the test values of the best combination come last.
 Run::
 
     python experiments/tune.py experiments/ml-100k/mf.yaml --grid train.weight_decay=0.1,0.2 \
-        --grid strategy.server_lr=0.005,0.01 --seeds 0 --jobs 2 --out tuning/mf
+        --grid strategy.server_optimizer.lr=0.005,0.01 --seeds 0 --jobs 2 --out tuning/mf
 
 A combination whose folder holds the same experiment, finished, is not run again. One that diverges
 is left out.

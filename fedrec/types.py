@@ -297,6 +297,41 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
+class Mix:
+    """A shared parameter of which clients have different values: weighted sums of base values.
+
+    Args:
+        bases: float32 [k, *shape], the base values of the parameter.
+        weights: float32 [c, k], of each client; see `fedrec.aggregation.mix`.
+    """
+
+    bases: FloatArray
+    weights: FloatArray
+
+    def take(self, clients: IntArray) -> Mix:
+        """Return the mix of some clients: int64 [c], rows of ``weights``."""
+        return Mix(self.bases, self.weights[clients])
+
+
+@dataclass(frozen=True, slots=True)
+class Down:
+    """What the server sends to some clients.
+
+    Args:
+        shared: What all of them receive: shared parameters, float32, by name, and under
+            ``NAME/KIND`` what a client rule asks for beside each.
+        own: The other shared parameters, of which clients receive different values.
+    """
+
+    shared: Params
+    own: Mapping[str, Mix] = field(default_factory=dict)
+
+    def take(self, clients: IntArray) -> Down:
+        """Return what some of the clients receive: int64 [c], their places."""
+        return Down(self.shared, {name: mix.take(clients) for name, mix in self.own.items()})
+
+
+@dataclass(frozen=True, slots=True)
 class FailedClient:
     """A client (an id, or a description of a group) that failed in a round, and why, in a line."""
 

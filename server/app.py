@@ -61,6 +61,7 @@ def main(grid: Grid, context: Context) -> None:
             roster,
             request,
             recorder,
+            run.catalogue,
             checkpoint,
             has_end=len(run.task.at_end().epochs) > 0,
         )

@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, Message
+from flwr.app import Message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 from flwr.serverapp.strategy import Strategy as FlwrStrategy
 
+from fedrec.aggregation.mix import packed, unpacked
 from fedrec.aggregation.reduce import download_bytes, metric_sums
 from fedrec.aggregation.returned import (
     checked_apply,
@@ -21,14 +22,16 @@ from fedrec.aggregation.returned import (
     checked_init,
     merged,
 )
+from fedrec.compute.context import RoundContext
 from fedrec.config.experiment import Experiment
+from fedrec.data.catalogue import Catalogue
 from fedrec.errors import ClientFailure, EngineError, NumericError
 from fedrec.evaluation.evaluate import Evaluation, merge
 from fedrec.flower import records
 from fedrec.runs.log import Bytes, Checkpoint, RoundRecord, Seconds
 from fedrec.runs.recorder import End, Recorder
-from fedrec.runs.result import of_group
-from fedrec.types import Aggregate, FailedClient, IntArray, Params
+from fedrec.training.client_rule import client_rule_of
+from fedrec.types import Aggregate, Down, FailedClient, IntArray, Params
 from server.roster import Roster, cohort, deal, exchange, states_of
 from strategies.base import strategy_of
 
@@ -48,6 +51,7 @@ class FlowerStrategy(FlwrStrategy):
         roster: Who hosts whom.
         request: Run id and folders, for every message.
         recorder: Writes the run folder, and knows the best round.
+        catalogue: What is known of the items.
         checkpoint: Where the run continues: with the evaluation of that round; None: at its start.
         has_end: Whether clients train once more after the last round.
     """
@@ -60,6 +64,7 @@ class FlowerStrategy(FlwrStrategy):
         roster: Roster,
         request: records.RoundRequest,
         recorder: Recorder,
+        catalogue: Catalogue,
         checkpoint: Checkpoint | None = None,
         has_end: bool = False,
     ) -> None:
@@ -73,13 +78,16 @@ class FlowerStrategy(FlwrStrategy):
         self._has_end = has_end
         self._n_clients = sum(len(node.clients) for node in roster.values())
         self._node_states = states_of(roster)
+        self._catalogue = catalogue
+        self._round, self._cohort = 0, np.zeros(0, np.int64)
         self.params = params
-        self.state = checked_init(self.strategy, params, self._n_clients)
+        self._rule = client_rule_of(self.strategy)
+        self.state = checked_init(self.strategy, params, self._context(0))
         if checkpoint is not None:
             self.params, self.state = checkpoint.params, checkpoint.state
+            self._round = checkpoint.record.round
         self._bytes: Counter[str] = Counter()
         self._simulation: Counter[str] = Counter()
-        self._sent: dict[tuple[int, bool], tuple[ArrayRecord, int]] = {}
         self._aggregates: dict[int, Aggregate] = {}
         self._failures: list[FailedClient] = []
         self._told: set[str] = set()
@@ -89,7 +97,11 @@ class FlowerStrategy(FlwrStrategy):
     @property
     def published(self) -> Params:
         """What the run leaves behind as its model."""
-        return self.strategy.published(self.state, self.params, self._n_clients)
+        return packed(self.strategy.published(self.state, self.params, self._context(self._round)))
+
+    def _context(self, round: int) -> RoundContext:
+        seed, items = self._experiment.seed, self._catalogue
+        return RoundContext(seed, round, self._n_clients, items.n_items, self._cohort, items)
 
     def start(self, grid: Grid, *_: Any, **__: Any) -> Result:
         """Run the rounds of the experiment; Flower's other arguments are not used.
@@ -153,32 +165,44 @@ class FlowerStrategy(FlwrStrategy):
         """Let all clients train the phases of the end, from the chosen round, and rank."""
         began, best, self._simulation = time.perf_counter(), self.recorder.tally.best, Counter()
         assert best is not None
-        model, everybody = self.recorder.best_model(), np.arange(self._n_clients, dtype=np.int64)
-        group_of = model.get("group", np.zeros(self._n_clients, np.int32))
+        everybody = np.arange(self._n_clients, dtype=np.int64)
+        model = unpacked(self.recorder.best_model())
         request = replace(self._request, round=best.round, best=best.round, end=True)
-        messages = []
-        for node, hosted in deal(self._roster, everybody):
-            for group in np.unique(group_of[hosted]).tolist():
-                clients = hosted[group_of[hosted] == group]
-                content = records.encode(replace(request, group=group, clients=clients))
-                of_clients = {n: v for n, v in of_group(model, group).items() if n in self.params}
-                content[records.PARAMS] = records.encode_params(of_clients, self._allowed)
-                messages.append(Message(content, node, records.EVALUATE, group_id="end"))
+        messages = self._addressed(records.EVALUATE, request, everybody, model)
         self.aggregate_evaluate(best.round, self._exchange(grid, best.round, messages))
         assert self._evaluation is not None
         simulation = Bytes(**self._simulation)
         return End(self._evaluation, time.perf_counter() - began, simulation)
 
     def configure_train(self, server_round: int, *_: Any, **__: Any) -> Iterator[Message]:
-        """To each node that hosts clients of the cohort, one message for each of their groups."""
+        """To each node that hosts clients of the cohort, one message."""
         size = self._experiment.rounds.clients_of(self._n_clients)
         chosen = cohort(self._experiment.seed, server_round, self._n_clients, size)
-        return self._messages(records.TRAIN, server_round, chosen)
+        self._round, self._cohort = server_round, chosen
+        context = self._context(server_round)
+        down = checked_broadcast(
+            self.strategy, self._rule, self.state, self.params, chosen, context
+        )
+        best = self.recorder.tally.best
+        request = replace(
+            self._request,
+            round=server_round,
+            committed=server_round - 1,
+            best=best.round if best else 0,
+        )
+        self._bytes["down"] += download_bytes(down) * len(chosen)
+        return self._addressed(records.TRAIN, request, chosen, down)
 
     def configure_evaluate(self, server_round: int, *_: Any, **__: Any) -> Iterator[Message]:
         """As for training, but all clients are meant: all of them rank."""
         everybody = np.arange(self._n_clients, dtype=np.int64)
-        return self._messages(records.EVALUATE, server_round, everybody)
+        best = self.recorder.tally.best
+        best_round = best.round if best else 0
+        request = replace(
+            self._request, round=server_round, committed=server_round, best=best_round
+        )
+        down = self.strategy.published(self.state, self.params, self._context(server_round))
+        return self._addressed(records.EVALUATE, request, everybody, down)
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[None, None]:
         """Merge the nodes' answers, group by group, and apply the strategy.
@@ -192,18 +216,17 @@ class FlowerStrategy(FlwrStrategy):
         self._failures = []
         for reply in replies:
             trained = records.decode(reply.content, records.Trained)
-            node, group = reply.metadata.src_node_id, trained.group
+            node = reply.metadata.src_node_id
             self._failures += trained.failures
             self._tell(trained.notes)
             self._bytes["up"] += trained.uploaded
             busy[node] += trained.seconds
-            if trained.aggregate is not None:
-                number = str(self._roster[node].partition)
-                if number in self._node_states:
-                    checksum = (self._node_states[number][1] + trained.state_change) % 2**64
-                    self._node_states[number] = (server_round, checksum)
-                before = aggregates.get(group)
-                aggregates[group] = merged(self.strategy, before, trained.aggregate)
+            number = str(self._roster[node].partition)
+            if trained.aggregates and number in self._node_states:
+                checksum = (self._node_states[number][1] + trained.state_change) % 2**64
+                self._node_states[number] = (server_round, checksum)
+            for group, aggregate in trained.aggregates.items():
+                aggregates[group] = merged(self.strategy, aggregates.get(group), aggregate)
         self._idle = max(busy.values()) - sum(busy.values()) / len(busy) if busy else 0.0
         most = self._experiment.rounds.max_failures
         if len(self._failures) > most:
@@ -214,10 +237,10 @@ class FlowerStrategy(FlwrStrategy):
         if not aggregates:
             raise EngineError(f"round {server_round}: no client of the cohort succeeded")
         self._aggregates = dict(sorted(aggregates.items()))
+        context = self._context(server_round)
         self.state, self.params = checked_apply(
-            self.strategy, self.state, self.params, self._aggregates, server_round
+            self.strategy, self.state, self.params, self._aggregates, context
         )
-        self._sent.clear()
         return None, None
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> None:
@@ -235,35 +258,17 @@ class FlowerStrategy(FlwrStrategy):
     def summary(self) -> None:
         """Flower prints one here; the run folder holds it instead."""
 
-    def _messages(self, kind: str, number: int, clients: IntArray) -> Iterator[Message]:
-        training, best = kind == records.TRAIN, self.recorder.tally.best
-        committed = number - 1 if training else number
-        best_round = best.round if best else 0
-        request = replace(self._request, round=number, committed=committed, best=best_round)
+    def _addressed(
+        self, kind: str, request: records.RoundRequest, clients: IntArray, down: Down
+    ) -> Iterator[Message]:
+        """Yield one message for each node that hosts some of the clients, int64 [c], sorted."""
+        broadcast = records.Broadcast(down, self._allowed)
+        groups = checked_groups(self.strategy, self.state, clients)
         for node, hosted in deal(self._roster, clients):
-            groups = checked_groups(self.strategy, self.state, hosted)
-            for group in np.unique(groups).tolist():
-                chosen = hosted[groups == group]
-                params, size = self._encoded(group, training)
-                if training:
-                    self._bytes["down"] += size * len(chosen)
-                content = records.encode(replace(request, group=group, clients=chosen))
-                content[records.PARAMS] = params
-                yield Message(content, node, kind, group_id=str(number))
-
-    def _encoded(self, group: int, training: bool) -> tuple[ArrayRecord, int]:
-        """Encode what a client of a group receives, once for all; to rank it receives less.
-
-        Returns:
-            The arrays, and their bytes by `fedrec.aggregation.reduce.download_bytes`.
-        """
-        beside = training and bool(self.strategy.client_rule.down)
-        if (group, beside) not in self._sent:
-            sent = checked_broadcast(self.strategy, self.state, self.params, group)
-            wanted = sent if beside else {name: sent[name] for name in self.params}
-            encoded = records.encode_params(wanted, self._allowed)
-            self._sent[group, beside] = encoded, download_bytes(wanted)
-        return self._sent[group, beside]
+            at = np.searchsorted(clients, hosted)
+            content = records.encode(replace(request, clients=hosted, groups=groups[at]))
+            content[records.PARAMS] = broadcast.record(at)
+            yield Message(content, node, kind, group_id=str(request.round))
 
     def _exchange(self, grid: Grid, number: int, messages: Iterable[Message]) -> list[Message]:
         sent = list(messages)

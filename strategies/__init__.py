@@ -1,18 +1,20 @@
-"""How updates become the next global parameters. Pure functions on arrays; one file each."""
+"""How updates become the next global parameters.
+
+A strategy is composed of a client rule, an aggregation and a server optimizer, or is a class of its
+own. All work on values: no transport, no clock.
+"""
 
 from collections.abc import Mapping
 
 from strategies.base import Strategy
 from strategies.clustered import Clustered
-from strategies.fedadam import FedAdam
-from strategies.fedavg import FedAvg
-from strategies.fedprox import FedProx
-from strategies.robust import Krum, Median
-from strategies.scaffold import Scaffold
+from strategies.composed import Composed
+from strategies.presets import FedAdam, FedAvg, FedProx, Krum, Median, Scaffold
 
 __all__ = [
     "STRATEGIES",
     "Clustered",
+    "Composed",
     "FedAdam",
     "FedAvg",
     "FedProx",

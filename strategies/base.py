@@ -1,8 +1,8 @@
 """What a strategy is: a value that turns updates into the next global parameters.
 
-A strategy is pure: no transport, no clock, no randomness of its own. The server calls `init`,
-`groups`, `broadcast`, `merge` and `apply`; `reduce` runs on the nodes, so that one sum
-travels and not each client's update. `client_rule` is what it asks of local training.
+A strategy is pure: no transport, no clock, and no randomness but that of the `RoundContext`. The
+server calls `init`, `groups`, `broadcast`, `merge` and `apply`; `reduce` runs on the nodes, so that
+one sum travels and not each client's update.
 """
 
 from __future__ import annotations
@@ -12,79 +12,66 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 import numpy as np
-from pydantic import Field
 
-from fedrec.aggregation.reduce import (
-    Average,
-    Summing,
-    Weighting,
-    keep_each,
-    mean_update,
-    merge,
-    reduce_sums,
-    stepped,
-)
-from fedrec.errors import ConfigError, NumericError
+from fedrec.aggregation.reduce import Summing, keep_each, merge, reduce_sums
+from fedrec.compute.context import RoundContext
+from fedrec.errors import ConfigError
 from fedrec.plugins import Defaults, Plugin
-from fedrec.training.client_rule import ClientRule
-from fedrec.types import Aggregate, IntArray, Params, State, UpdateBatch
+from fedrec.types import Aggregate, Down, IntArray, Params, State, UpdateBatch
 
 if TYPE_CHECKING:
     from fedrec.config.experiment import Experiment
 
-__all__ = ["Averaging", "State", "Strategy", "strategy_of"]
+Payload = Literal["shared", "group", "client"]
 
 
 class Strategy(Plugin):
-    """Base of all strategies.
+    """Base of all strategies; `strategies.composed.Composed` is made of interchangeable parts.
+
+    A strategy may have an attribute or a property ``client_rule``, a
+    `fedrec.training.client_rule.ClientRule`; without it clients train plainly.
 
     Attributes:
         needs: ``sums`` if it can work on sums of updates, ``each`` if it needs every client's.
+        payload: Who receives values of its own in `broadcast`: nobody (``shared``), groups of
+            clients (``group``), or each client (``client``).
     """
 
     needs: ClassVar[Literal["sums", "each"]] = "sums"
+    payload: ClassVar[Payload] = "shared"
 
     # Plain steps along the sum of a client's gradients: dense layers diverge at the rate of 1 that
     # serves the rows of an item table.
     defaults: ClassVar[Defaults] = {"train": {"optimizers": {"shared": {"lr": 0.01}}}}
-
-    renamed: ClassVar[Mapping[str, str]] = {
-        "denominator": "strategy.average: per_row, cohort or sum"
-    }
-
-    weighting: Weighting = "uniform"
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
         """Refuse a class that needs what there is not, or publishes what is not ranked with."""
         if cls.needs not in ("sums", "each"):
             raise ConfigError(f"strategy {cls.__qualname__}: expected needs = 'sums' or 'each'")
+        if cls.payload not in ("shared", "group", "client"):
+            raise ConfigError(
+                f"strategy {cls.__qualname__}: expected payload = 'shared', 'group' or 'client'"
+            )
         if cls.published is not Strategy.published:
             raise ConfigError(
                 f"strategy {cls.__qualname__}: leave out published: a run leaves behind what its "
-                "clients rank with, which groups and broadcast say"
+                "clients rank with, which broadcast says"
             )
 
-    @property
-    def _summed(self) -> Summing:
-        return Summing(self.weighting)
-
-    @property
-    def client_rule(self) -> ClientRule:
-        """What it asks of the clients' training; plain training by default."""
-        return ClientRule()
-
-    def init(self, params: Params, n_clients: int) -> State:
+    def init(self, params: Params, context: RoundContext) -> State:
         """Return the state before the first round; empty by default.
 
         Args:
             params: The initial global parameters.
-            n_clients: All clients of the run.
+            context: The run, before its first round.
         """
         return State()
 
     def groups(self, state: State, client_ids: IntArray) -> IntArray:
         """Return the group of each client, int64 [c] from 0; by default all are in group 0.
+
+        Updates are summed by group.
 
         Args:
             state: From `init` or the last round.
@@ -92,45 +79,40 @@ class Strategy(Plugin):
         """
         return np.zeros(len(client_ids), np.int64)
 
-    def broadcast(self, state: State, params: Params, group: int) -> Params:
-        """Return what the clients of a group are sent to train or rank with.
+    def broadcast(
+        self, state: State, params: Params, client_ids: IntArray, context: RoundContext
+    ) -> Down:
+        """Return what some clients are sent to train or rank with; by default the parameters.
 
         Args:
             state: From `init` or the last round.
             params: The shared parameters.
-            group: Of `groups`.
+            client_ids: int64 [c], sorted.
+            context: The round.
 
         Returns:
-            Every shared parameter and whatever `client_rule` asks to have sent down.
+            Every shared parameter, and whatever the client rule asks to have sent beside them.
         """
-        return params
+        return Down(params)
 
     @final
-    def published(self, state: State, params: Params, n_clients: int) -> Params:
-        """Return what a run leaves behind as its model: all that is needed to rank.
-
-        With groups: the parameters of group g under ``NAME@g``, and ``group`` int32 [n_clients].
+    def published(self, state: State, params: Params, context: RoundContext) -> Down:
+        """Return what a run leaves behind as its model: all that clients need to rank.
 
         Args:
             state: After the last round.
             params: The shared parameters.
-            n_clients: All clients.
+            context: The round.
         """
-        group = self.groups(state, np.arange(n_clients, dtype=np.int64))
-        if not group.any():
-            sent = self.broadcast(state, params, 0)
-            return {name: sent[name] for name in params}
-        model = {**params, "group": group.astype(np.int32)}
-        for number in np.unique(group).tolist():
-            sent = self.broadcast(state, params, number)
-            model |= {f"{name}@{number}": sent[name] for name in params}
-        return model
+        everybody = np.arange(context.n_clients, dtype=np.int64)
+        sent = self.broadcast(state, params, everybody, context)
+        return Down({n: v for n, v in sent.shared.items() if n in params}, sent.own)
 
     @property
     def summing(self) -> Summing | None:
         """How rows may be summed as soon as they are trained; None if `reduce` is to see them."""
         sees_rows = self.needs == "each" or type(self).reduce is not Strategy.reduce
-        return None if sees_rows else self._summed
+        return None if sees_rows else Summing()
 
     def reduce(self, batch: UpdateBatch) -> Aggregate:
         """Sum some clients' updates, or keep each; runs on the node.
@@ -138,72 +120,29 @@ class Strategy(Plugin):
         Raises:
             NumericError: If an update is not finite or a sum overflows.
         """
-        if self.needs == "sums":
-            return reduce_sums(batch, self._summed)
-        rows = {name: block.values for name, block in batch.tables.items()}
-        for name, values in {**rows, **batch.dense}.items():
-            if not np.isfinite(values).all():
-                raise NumericError(f"the update of '{name}' is not finite")
-        return keep_each(batch)
+        return keep_each(batch) if self.needs == "each" else reduce_sums(batch, Summing())
 
     def merge(self, a: Aggregate, b: Aggregate) -> Aggregate:
         """Join two aggregates; associative and commutative, bit for bit."""
         return merge(a, b)
 
-    def apply_groups(
-        self, state: State, params: Params, aggregates: Mapping[int, Aggregate]
-    ) -> tuple[State, Params]:
-        """Return the next state and shared parameters, from the aggregate of each group.
-
-        Args:
-            state: From `init` or the last round.
-            params: The shared parameters.
-            aggregates: Per group that had clients in the round. By default there is one, group 0.
-
-        Raises:
-            ConfigError: If there are several groups, and the strategy does not define this.
-        """
-        if len(aggregates) > 1:
-            raise ConfigError(
-                f"strategy: {type(self).__name__} has clients in {len(aggregates)} groups, but no "
-                "apply_groups of its own; define it"
-            )
-        (aggregate,) = aggregates.values()
-        return self.apply(state, params, aggregate)
-
     @abstractmethod
-    def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
+    def apply(
+        self,
+        state: State,
+        params: Params,
+        aggregates: Mapping[int, Aggregate],
+        context: RoundContext,
+    ) -> tuple[State, Params]:
         """Return the next state and shared parameters; the arguments stay as they are.
 
         Args:
             state: From `init` or the last round.
             params: The shared parameters, float32.
-            aggregate: All updates of the round.
+            aggregates: The updates of each group that had clients in the round; by default there
+                is one group, 0.
+            context: The round.
         """
-
-
-class Averaging(Strategy):
-    """Base of strategies that work on the mean, or the sum, of the clients' changes.
-
-    By default it is taken as a step.
-    """
-
-    average: Average = "per_row"
-    server_lr: float = Field(1.0, gt=0)
-
-    def without_effect(self, run: Any) -> list[str]:
-        """Say that weights are not used where updates are only added up."""
-        added_up = self.average == "sum"
-        return self.unused("updates are added up unweighted", "weighting") if added_up else []
-
-    @property
-    def _summed(self) -> Summing:
-        return Summing(self.weighting, weighted=self.average != "sum")
-
-    def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
-        """Return the parameters after one step along the mean change."""
-        change = mean_update(params, aggregate, self.average)
-        return state, stepped(params, change, self.server_lr)
 
 
 def strategy_of(experiment: Experiment) -> Strategy:

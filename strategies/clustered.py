@@ -2,25 +2,29 @@
 
 import warnings
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from fedrec.aggregation.reduce import (
+    Average,
+    Summing,
+    Weighting,
     mean_update,
     reduce_sums,
     sorted_by_client,
     stepped,
 )
+from fedrec.compute.context import RoundContext
 from fedrec.errors import ConfigError, require
 from fedrec.plugins import name_of
 from fedrec.seeds import Purpose, bits
-from fedrec.types import Aggregate, FloatArray, IntArray, Params, UpdateBatch
-from strategies.base import Averaging, State
+from fedrec.types import Aggregate, Down, FloatArray, IntArray, Mix, Params, State, UpdateBatch
+from strategies.base import Payload, Strategy
 
 
-class Clustered(Averaging):
+class Clustered(Strategy):
     r"""Federated averaging within groups of clients that pull the items in like directions.
 
     For ``warmup`` rounds all clients train the same parameters, and the server keeps a sketch of
@@ -38,7 +42,7 @@ class Clustered(Averaging):
         warmup: rounds before the groups are made.
         share: s, how much a group takes from everybody's mean.
         buckets: size of the sketch, in item rows.
-        average: ``per_row``, ``cohort`` or ``sum``; see `strategies.fedavg.FedAvg`.
+        average: ``per_row``, ``cohort`` or ``sum``; see `strategies.aggregations.mean.Mean`.
         weighting: ``uniform``, or ``examples``: by number of train examples.
         server_lr: :math:`\eta`.
 
@@ -47,16 +51,22 @@ class Clustered(Averaging):
     """
 
     reference: ClassVar[str] = "sattler2020clustered"
-    needs = "each"
+    needs: ClassVar[Literal["sums", "each"]] = "each"
+    payload: ClassVar[Payload] = "group"
 
     clusters: int = Field(4, ge=1)
     warmup: int = Field(20, ge=1)
     share: float = Field(0.5, ge=0, le=1)
     buckets: int = Field(16, ge=1)
+    average: Average = "per_row"
+    weighting: Weighting = "uniform"
+    server_lr: float = Field(1.0, gt=0)
 
     def without_effect(self, run: Any) -> list[str]:
         """Say that one group is no grouping, or that the run ends before there are groups."""
-        lines, count = super().without_effect(run), run.experiment.rounds.count
+        lines, count = [], run.experiment.rounds.count
+        if self.average == "sum":
+            lines = self.unused("updates are added up unweighted", "weighting")
         if "item" not in run.task.tables():
             raise ConfigError(
                 f"strategy.{name_of('strategies', self)}: groups clients by what they change of "
@@ -71,61 +81,66 @@ class Clustered(Averaging):
             )
         return lines
 
-    def init(self, params: Params, n_clients: int) -> State:
+    def init(self, params: Params, context: RoundContext) -> State:
         """Return a state without groups.
 
         Until there are groups, ``sketches``, float32 [n_clients, b, ...], holds the summed changes
-        of each client's item rows, in b buckets. Then the parameters of group g stand under
-        ``g/NAME``. ``group`` is int64 [n_clients].
+        of each client's item rows, in b buckets. Then the parameters of all k groups stand under
+        ``groups/NAME``, [k, ...]. ``group`` is int64 [n_clients].
         """
-        shape = (n_clients, self.buckets, *params["item"].shape[1:])
-        arrays = {
-            "sketches": np.zeros(shape, np.float32),
-            "group": np.zeros(n_clients, np.int64),
-        }
-        return State(arrays, {"rounds": 0})
+        shape = (context.n_clients, self.buckets, *params["item"].shape[1:])
+        sketches, group = np.zeros(shape, np.float32), np.zeros(context.n_clients, np.int64)
+        return State({"sketches": sketches, "group": group})
 
     def groups(self, state: State, client_ids: IntArray) -> IntArray:
         """Return the group of each client; 0 for all during the warm-up."""
         return np.asarray(state.arrays["group"][client_ids])
 
-    def broadcast(self, state: State, params: Params, group: int) -> Params:
-        """Return the group's parameters; everybody's during the warm-up."""
-        return params if "sketches" in state.arrays else state.below(f"{group}/")
+    def broadcast(
+        self, state: State, params: Params, client_ids: IntArray, context: RoundContext
+    ) -> Down:
+        """Return the parameters of each client's group; everybody's during the warm-up."""
+        if "sketches" in state.arrays:
+            return Down(params)
+        bases = state.below("groups/")
+        k = len(next(iter(bases.values())))
+        weights = np.eye(k, dtype=np.float32)[self.groups(state, client_ids)]
+        return Down({}, {name: Mix(values, weights) for name, values in bases.items()})
 
-    def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
-        """Apply a round in which all clients are in one group."""
-        return self.apply_groups(state, params, {0: aggregate})
-
-    def apply_groups(
-        self, state: State, params: Params, aggregates: Mapping[int, Aggregate]
+    def apply(
+        self,
+        state: State,
+        params: Params,
+        aggregates: Mapping[int, Aggregate],
+        context: RoundContext,
     ) -> tuple[State, Params]:
         """Step everybody's parameters, and those of each group; make the groups in their round."""
         batches = {g: p.each for g, p in sorted(aggregates.items()) if p.each is not None}
         everybody = sorted_by_client(list(batches.values()))
         shared = self._mean(params, everybody)
-        after = stepped(params, shared, self.server_lr)
-        values, group = {"rounds": state.values["rounds"] + 1}, state.arrays["group"]
-        of_group = {}
+        after, group = stepped(params, shared, self.server_lr), state.arrays["group"]
         if "sketches" in state.arrays:
             sketches = state.arrays["sketches"].copy()
             sketches[everybody.client_ids] += self._sketch(everybody)
-            if values["rounds"] < self.warmup:
-                return State({"sketches": sketches, "group": group}, values), after
+            if context.round < self.warmup:
+                return State({"sketches": sketches, "group": group}), after
             group = _kmeans(sketches.reshape(len(sketches), -1), self.clusters)
-            of_group = dict.fromkeys(np.unique(group).tolist(), after)
+            of_groups = [after] * (int(group.max(initial=0)) + 1)
         else:
-            for number in np.unique(group).tolist():
+            before, of_groups = state.below("groups/"), []
+            for number in range(len(next(iter(before.values())))):
                 change = {name: self.share * shared[name] for name in shared}
                 if number in batches:
                     mean = self._mean(params, batches[number])
                     change = {n: (1 - self.share) * mean[n] + change[n] for n in shared}
-                of_group[number] = stepped(state.below(f"{number}/"), change, self.server_lr)
-        arrays = {f"{g}/{name}": array for g, p in of_group.items() for name, array in p.items()}
-        return State({"group": group, **arrays}, values), after
+                of_group = {name: values[number] for name, values in before.items()}
+                of_groups.append(stepped(of_group, change, self.server_lr))
+        arrays = {f"groups/{name}": np.stack([p[name] for p in of_groups]) for name in params}
+        return State({"group": group, **arrays}), after
 
-    def _mean(self, params: Params, batch: UpdateBatch) -> Mapping[str, FloatArray]:
-        return mean_update(params, reduce_sums(batch, self._summed), self.average)
+    def _mean(self, params: Params, batch: UpdateBatch) -> Params:
+        summing = Summing(self.weighting, weighted=self.average != "sum")
+        return mean_update(params, reduce_sums(batch, summing), self.average)
 
     def _sketch(self, batch: UpdateBatch) -> FloatArray:
         """Add every row to a bucket with a sign, both hashed by item: float32 [c, b, ...]."""

@@ -210,7 +210,7 @@ def _experiment(
                 **train,
             },
             "personalization": dict(personalization),
-            "strategy": {"name": "fedadam", "average": "sum", "server_lr": 0.005},
+            "strategy": {"name": "fedadam", "server_optimizer": {"lr": 0.005}},
         }
     )
 

@@ -20,7 +20,7 @@ from fedrec.aggregation.fixed_point import (
     total_of,
 )
 from fedrec.ragged import Ragged, offsets_of
-from fedrec.types import Aggregate, FloatArray, Params, RowBlock, UpdateBatch
+from fedrec.types import Aggregate, Down, FloatArray, IntArray, Params, RowBlock, UpdateBatch
 
 Weighting = Literal["uniform", "examples"]
 """Whether every client counts the same, or by its number of train examples."""
@@ -153,20 +153,24 @@ def joined(batches: Sequence[UpdateBatch]) -> UpdateBatch:
 def sorted_by_client(batches: Sequence[UpdateBatch]) -> UpdateBatch:
     """Return updates of different clients as one batch, in the order of the client ids."""
     batch = joined(batches)
-    by_client = np.argsort(batch.client_ids, kind="stable")
+    return taken(batch, np.argsort(batch.client_ids, kind="stable"))
+
+
+def taken(batch: UpdateBatch, clients: IntArray) -> UpdateBatch:
+    """Return the updates of some clients: int64 [c], their places in the batch, in any order."""
     tables = {}
     for name, block in batch.tables.items():
-        at = Ragged(block.offsets, block.ids).positions(by_client)
-        offsets = offsets_of(np.diff(block.offsets)[by_client])
+        at = Ragged(block.offsets, block.ids).positions(clients)
+        offsets = offsets_of(np.diff(block.offsets)[clients])
         tables[name] = RowBlock(offsets, block.ids[at], block.values[at])
 
     def columns(values: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
-        return {name: value[by_client] for name, value in values.items()}
+        return {name: value[clients] for name, value in values.items()}
 
     return UpdateBatch(
         batch.round,
-        batch.client_ids[by_client],
-        batch.weight[by_client],
+        batch.client_ids[clients],
+        batch.weight[clients],
         tables,
         columns(batch.dense),
         columns(batch.metrics),
@@ -217,6 +221,13 @@ def mean_update(params: Params, aggregate: Aggregate, average: Average) -> Mappi
     return change
 
 
+def touched_rows(aggregate: Aggregate) -> Mapping[str, IntArray]:
+    """Return the rows of each item table that somebody changed, int64 [m], sorted."""
+    if aggregate.each is None:
+        return aggregate.ids
+    return {name: np.unique(block.ids) for name, block in aggregate.each.tables.items()}
+
+
 def stepped(params: Params, change: Mapping[str, FloatArray], rate: float) -> Params:
     """Return the shared parameters after a step: ``params + rate * change``, float32.
 
@@ -254,11 +265,12 @@ def upload_bytes(update: UpdateBatch) -> int:
     return total
 
 
-def download_bytes(params: Params) -> int:
+def download_bytes(down: Down) -> int:
     """Count the bytes that the server sends to one client to train with: every value as float32.
 
     Args:
-        params: What the strategy broadcasts to the client: the shared parameters, dense, and what
-            it sends beside them.
+        down: What the strategy broadcasts: the shared parameters, dense, and what it sends beside
+            them. Of base values a client receives the sum that is its own.
     """
-    return sum(VALUE_BYTES * np.asarray(value).size for value in params.values())
+    shared = sum(VALUE_BYTES * np.asarray(value).size for value in down.shared.values())
+    return shared + sum(VALUE_BYTES * prod(mix.bases.shape[1:]) for mix in down.own.values())

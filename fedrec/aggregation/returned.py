@@ -6,21 +6,24 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from fedrec.compute.context import RoundContext
 from fedrec.errors import ConfigError, check_same, not_finite
 from fedrec.plugins import name_of
-from fedrec.types import Aggregate, IntArray, Params, State
+from fedrec.types import Aggregate, Down, IntArray, Params, State
 
 Strategy: TypeAlias = Any
 """A `strategies.Strategy`; this package lies below those that define strategies."""
+ClientRule: TypeAlias = Any
+"""A `fedrec.training.client_rule.ClientRule`, of which the same holds."""
 
 
-def checked_init(strategy: Strategy, params: Params, n_clients: int) -> State:
+def checked_init(strategy: Strategy, params: Params, context: RoundContext) -> State:
     """Return `Strategy.init`.
 
     Raises:
         ConfigError: If it is no state that a checkpoint can keep.
     """
-    return _state(f"{_named(strategy)}: init", strategy.init(params, n_clients))
+    return _state(f"{_named(strategy)}: init", strategy.init(params, context))
 
 
 def checked_apply(
@@ -28,37 +31,62 @@ def checked_apply(
     state: State,
     params: Params,
     aggregates: Mapping[int, Aggregate],
-    round: int,
+    context: RoundContext,
 ) -> tuple[State, Params]:
-    """Return `Strategy.apply_groups`.
+    """Return `Strategy.apply`.
 
     Raises:
         ConfigError: If it is not a state and parameters with the names, shapes and types of
-            ``params``; names the round.
+            ``params``, or clients are in several groups of which the strategy knows nothing; names
+            the round.
         NumericError: If a parameter is not finite, as large ones make it.
     """
     where = f"{_named(strategy)}: apply"
-    returned: Any = strategy.apply_groups(state, params, aggregates)
+    returned: Any = strategy.apply(state, params, aggregates, context)
     is_pair = isinstance(returned, tuple) and len(returned) == 2
-    _require(is_pair, f"round {round}, {where}", returned, "(state, parameters)")
-    after = _params(f"round {round}, {where}", returned[1], params)
+    _require(is_pair, f"round {context.round}, {where}", returned, "(state, parameters)")
+    after = _params(f"round {context.round}, {where}", returned[1], params)
     _check_finite(where, after, state, params)
-    return _state(f"round {round}, {where}", returned[0]), after
+    return _state(f"round {context.round}, {where}", returned[0]), after
 
 
-def checked_broadcast(strategy: Strategy, state: State, params: Params, group: int) -> Params:
+def checked_broadcast(
+    strategy: Strategy,
+    rule: ClientRule,
+    state: State,
+    params: Params,
+    client_ids: IntArray,
+    context: RoundContext,
+) -> Down:
     """Return `Strategy.broadcast`.
 
     Raises:
         ConfigError: If it is not the parameters and what the client rule asks for, each of its
-            shape and type.
+            shape and type, or some are of the clients' own and the strategy's ``payload`` does not
+            say so.
         NumericError: If a value is not finite.
     """
-    where, down = f"{_named(strategy)}: broadcast", strategy.client_rule.down
-    beside = {f"{name}/{kind}": value for name, value in params.items() for kind in down}
-    sent = _params(where, strategy.broadcast(state, params, group), {**params, **beside})
-    _check_finite(where, sent, state, params)
-    return sent
+    where = f"{_named(strategy)}: broadcast"
+    beside = {f"{name}/{kind}": value for name, value in params.items() for kind in rule.down}
+    returned: Any = strategy.broadcast(state, params, client_ids, context)
+    _require(isinstance(returned, Down), where, returned, "a Down")
+    down: Down = returned
+    if down.own and strategy.payload == "shared":
+        raise ConfigError(
+            f"{where} returned values of clients' own, but payload is 'shared'; declare payload = "
+            "'group' or 'client'"
+        )
+    bases = {}
+    for name, mix in down.own.items():
+        expected = f"{len(client_ids)} rows of weights for the base values of '{name}'"
+        weights = np.asarray(mix.weights)
+        fits = weights.shape == (len(client_ids), len(mix.bases))
+        _require(fits and weights.dtype == np.float32, where, weights, f"{expected}, float32")
+        bases[name] = mix.bases[0]
+        _check_finite(where, {name: mix.bases, f"weights of {name}": weights}, state, params)
+    shared = _params(where, {**down.shared, **bases}, {**params, **beside})
+    _check_finite(where, shared, state, params)
+    return down
 
 
 def checked_sum(strategy: Strategy, method: str, clients: int, *arguments: Any) -> Aggregate:

@@ -172,6 +172,7 @@ class Experiment(Section):
             self.seed,
             self.data.protocol,
             client_rule=client_rule_of(self.strategy),
+            payload=getattr(self.strategy, "payload", "shared"),
             several_users=self.clients.by != "user",
             catalogue=catalogue or Catalogue.empty(),
             resources=resources or Resources(),
@@ -313,5 +314,14 @@ def _merged(below: Mapping[str, Any], above: Any) -> Any:
     merged = {key: value for key, value in below.items() if key not in replaced}
     for key, value in written.items():
         inner = merged.get(key)
-        merged[key] = _merged(inner, value) if isinstance(inner, Mapping) else value
+        joins = isinstance(inner, Mapping) and not _is_other(f"{key}s", inner, value)
+        merged[key] = _merged(inner, value) if isinstance(inner, Mapping) and joins else value
     return merged
+
+
+def _is_other(kind: str, below: Mapping[str, Any], above: Any) -> bool:
+    """Return whether two values name different plug-ins of a kind."""
+    written = as_mapping(above)
+    if not isinstance(written, Mapping) or not {"name"} <= {*written} & {*below}:
+        return False
+    return _class_of(kind, written) is not _class_of(kind, below)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from pydantic import GetCoreSchemaHandler
@@ -21,10 +21,16 @@ class PluginField:
     Args:
         kind: The table of plug-ins, see `fedrec.plugins.table`.
         default: The name where none is given.
+        options: Of the plug-in of that name, where nothing else is written.
     """
 
     kind: str
     default: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def make(self) -> Any:
+        """Return the default plug-in."""
+        return lookup(self.kind, self.default).model_validate(self.options)
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
@@ -54,7 +60,9 @@ class PluginField:
             raise ValueError(message)
         if isinstance(value, Plugin):
             return value
-        return plugin.model_validate({k: v for k, v in options.items() if k != "name"})
+        usual = self.options if plugin is lookup(self.kind, self.default or name) else {}
+        written = {key: each for key, each in options.items() if key != "name"}
+        return plugin.model_validate({**usual, **written})
 
     def _write(self, plugin: Plugin) -> dict[str, Any]:
         return {"name": name_of(self.kind, plugin), **plugin.model_dump(mode="json")}

@@ -2,7 +2,7 @@
 
 A request and the shared parameters go down; a sum of updates, every update or metric values come
 up. A message holds one value: its arrays stand in an array record under their place in the value,
-such as ``Trained:aggregate:sums:item``, and all else is JSON. A parameter that the experiment does
+such as ``Trained:aggregates:0:sums:item``, and all else is JSON. A parameter that the experiment does
 not declare as shared cannot be encoded, so a private one cannot leave its client by mistake.
 """
 
@@ -14,10 +14,12 @@ from typing import Any, TypeVar
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
+from fedrec.aggregation.mix import WEIGHTS, packed, unpacked
 from fedrec.errors import ProtocolError
 from fedrec.evaluation.evaluate import Evaluation
 from fedrec.types import (
     Aggregate,
+    Down,
     FailedClient,
     FloatArray,
     IntArray,
@@ -46,8 +48,8 @@ class RoundRequest:
         round: the round.
         committed: the last round that the server completed.
         best: the best round so far, by validation.
-        group: of the strategy; all clients of the request are in it.
         clients: int64, the clients that are meant; not used in a roll call.
+        groups: int64, the group of each in the strategy; the updates of each group are summed.
         features: the file of the features of the items; "" where there are none.
         end: whether clients train the phases of the end before they rank; the round is the best.
     """
@@ -58,8 +60,8 @@ class RoundRequest:
     round: int = 0
     committed: int = 0
     best: int = 0
-    group: int = 0
     clients: IntArray = field(default_factory=lambda: np.zeros(0, np.int64), compare=False)
+    groups: IntArray = field(default_factory=lambda: np.zeros(0, np.int64), compare=False)
     features: str = ""
     end: bool = False
 
@@ -93,18 +95,16 @@ class Trained:
     """What a node replies to a training request.
 
     Args:
-        aggregate: the reduced updates, or None if no client succeeded.
+        aggregates: per group of the strategy, the reduced updates of the clients that succeeded.
         failures: the clients that failed.
-        group: the group of the strategy that they are in.
         uploaded: bytes that the clients send, see `fedrec.aggregation.reduce.upload_bytes`.
         seconds: how long the node worked.
         state_change: what the checksum of the clients' private state changes by.
         notes: what the user should know, a line each.
     """
 
-    aggregate: Aggregate | None
+    aggregates: Mapping[int, Aggregate]
     failures: tuple[FailedClient, ...] = ()
-    group: int = 0
     uploaded: int = 0
     seconds: float = field(default=0.0, compare=False)
     state_change: int = 0
@@ -169,8 +169,34 @@ def decode(content: RecordDict, kind: type[T]) -> T:
     return value
 
 
+class Broadcast:
+    """What the server sends to clients, encoded once for all nodes.
+
+    Args:
+        down: What the clients receive, and of whom.
+        allowed: As for `encode`.
+
+    Raises:
+        ProtocolError: If another name is among them.
+    """
+
+    def __init__(self, down: Down, allowed: Iterable[str]) -> None:
+        _check([*down.shared, *down.own], set(allowed))
+        self._down = down
+        weights = [name for name in packed(down) if name.endswith(WEIGHTS)]
+        self._shared = _record({n: v for n, v in packed(down).items() if n not in weights})
+
+    def record(self, clients: IntArray) -> ArrayRecord:
+        """Return the record for some of the clients: int64 [c], their places among them."""
+        if not self._down.own:
+            return self._shared
+        weights = packed(Down({}, self._down.take(clients).own))
+        of_clients = _record({n: v for n, v in weights.items() if n.endswith(WEIGHTS)})
+        return ArrayRecord({**dict(self._shared.items()), **dict(of_clients.items())})
+
+
 def encode_params(params: Params, allowed: Iterable[str]) -> ArrayRecord:
-    """Encode the shared parameters, once for all nodes.
+    """Encode shared parameters that all clients receive.
 
     Args:
         params: Named arrays.
@@ -179,20 +205,19 @@ def encode_params(params: Params, allowed: Iterable[str]) -> ArrayRecord:
     Raises:
         ProtocolError: If another name is among them.
     """
-    _check(params, set(allowed))
-    return _record(params)
+    return Broadcast(Down(params), allowed).record(np.zeros(0, np.int64))
 
 
-def decode_params(content: RecordDict) -> dict[str, FloatArray]:
-    """Return the shared parameters of a message.
+def decode_down(content: RecordDict) -> Down:
+    """Return what the clients of a message receive.
 
     Raises:
-        ProtocolError: If there are none.
+        ProtocolError: If there is nothing.
     """
     record = content.get(PARAMS)
     if not isinstance(record, ArrayRecord):
         raise ProtocolError("the message holds no shared parameters")
-    return {str(name): array.numpy() for name, array in record.items()}
+    return unpacked({str(name): array.numpy() for name, array in record.items()})
 
 
 def byte_count(message: Message) -> int:

@@ -100,7 +100,7 @@ class Model(Plugin):
     sums_over_pairs: ClassVar[bool] = True
     # What trains matrix factorisation well: one step per client and round, Adam over their sum.
     defaults: ClassVar[Defaults] = {
-        "strategy": {"name": "fedadam", "average": "sum", "server_lr": 0.005},
+        "strategy": {"name": "fedadam", "server_optimizer": {"name": "adam", "lr": 0.005}},
         "rounds": {"count": 500},
     }
 

@@ -36,7 +36,7 @@ class NeuMF(Model):
     reference: ClassVar[str] = "he2017neural"
     execution = "vmap"
     defaults: ClassVar[Defaults] = {
-        "strategy": {"name": "fedadam", "average": "sum", "server_lr": 0.005},
+        "strategy": {"name": "fedadam", "server_optimizer": {"name": "adam", "lr": 0.005}},
         "rounds": {"count": 400, "cohort_fraction": 0.5},
         "evaluate": {"every": 10},
     }

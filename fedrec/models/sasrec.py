@@ -46,7 +46,7 @@ class SASRec(Model):
     reference: ClassVar[str] = "kang2018selfattentive"
     execution = "vmap"
     defaults: ClassVar[Defaults] = {
-        "strategy": {"name": "fedadam", "average": "sum", "server_lr": 0.002},
+        "strategy": {"name": "fedadam", "server_optimizer": {"name": "adam", "lr": 0.002}},
         "rounds": {"count": 1000, "cohort_fraction": 0.15},
         "evaluate": {"every": 20},
     }

@@ -312,7 +312,7 @@ class Recorder:
         notes.append(
             f"{chosen} has {label} {near[0]:.4f}, and ranking by popularity has {near[1]:.4f}: the "
             "model has learnt little beyond which items are popular; train longer (rounds.count, "
-            "rounds.patience) or change the rates (train.optimizers, strategy.server_lr)"
+            "rounds.patience) or change the rates (train.optimizers, strategy)"
         )
         tied = tied_scores(self._run.experiment, self._run.split)
         if all(best.score("test", metric) == value for metric, value in tied.items()):

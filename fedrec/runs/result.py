@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from fedrec.aggregation.mix import clients_alike, unpacked
 from fedrec.baselines.base import Baseline, Scorer
 from fedrec.compute.device import to_array
 from fedrec.config.experiment import Experiment, recorded_experiment
@@ -28,9 +29,6 @@ from fedrec.types import FloatArray, IntArray, Params
 if TYPE_CHECKING:
     import pandas as pd
 
-# Where a strategy keeps clients in groups, those of group g rank with the parameters ``NAME@g``,
-# and ``group``, int32 [n_clients], says who is where. Otherwise all clients share one set.
-GROUP = "@"
 # Users that are ranked at once.
 BLOCK = 256
 # Users among whose ids one that is like a misspelt id is looked for.
@@ -125,7 +123,7 @@ class RunResult(RunFolder):
 
             return of_users
 
-        score = by_group(shared, shard.client_ids[shard.client_of_user()], scorer)
+        score = by_values(shared, shard.client_ids[shard.client_of_user()], scorer)
         return lambda users: score(row[users])
 
     def recommend(self, user: str | float, k: int = 10) -> list[Recommendation]:
@@ -277,24 +275,12 @@ def load(folder: str | Path) -> RunResult:
     return RunResult(expand_path(folder))
 
 
-def of_group(model: Params, group: int) -> Params:
-    """Return the shared parameters that the clients of a group rank with.
-
-    Args:
-        model: What a run leaves behind.
-        group: Number of the group; without groups, any.
-    """
-    suffix = f"{GROUP}{group}"
-    of_group = {name.removesuffix(suffix): v for name, v in model.items() if name.endswith(suffix)}
-    return of_group or model
-
-
-def by_group(
+def by_values(
     model: Params,
     clients: IntArray,
     make: Callable[[Params], Callable[[IntArray], FloatArray]],
 ) -> Callable[[IntArray], FloatArray]:
-    """Return a function of some rows, in which each row has the parameters of its client's group.
+    """Return a function of some rows, in which each row has the parameters of its client.
 
     Args:
         model: What a run leaves behind.
@@ -302,14 +288,15 @@ def by_group(
         make: From parameters to such a function: of rows, int64 [b], at least one, to
             float [b, ...].
     """
-    if not any(GROUP in name for name in model):
+    down = unpacked(model)
+    if not down.own:
         return make(model)
-    group = model["group"][clients]
-    scorers = {number: make(of_group(model, number)) for number in np.unique(group).tolist()}
 
     def score(rows: IntArray) -> FloatArray:
-        places = {number: np.flatnonzero(group[rows] == number) for number in scorers}
-        scores = [scorers[number](rows[at]) for number, at in places.items() if len(at)]
-        return np.concatenate(scores)[np.argsort(np.concatenate(list(places.values())))]
+        scores, places = [], []
+        for alike, params in clients_alike(down.take(clients[rows]), len(rows)):
+            scores.append(make(params)(rows[alike]))
+            places.append(alike)
+        return np.concatenate(scores)[np.argsort(np.concatenate(places))]
 
     return score

@@ -19,7 +19,7 @@ from fedrec.testing.contracts import (
     Contract,
 )
 from fedrec.testing.trial import require
-from fedrec.training.client_rule import ClientRule, client_rule_of
+from fedrec.training.client_rule import client_rule_of
 
 
 class Contracts:
@@ -58,8 +58,9 @@ def contracts_of(plugin: Plugin) -> list[Contract]:
     contracts += (
         each for base in CONTRACTS if isinstance(plugin, base) for each in CONTRACTS[base]
     )
-    if hasattr(plugin, "apply_groups"):  # a strategy, whose base class is above this package
-        asks = client_rule_of(plugin) != ClientRule()
+    if hasattr(plugin, "broadcast"):  # a strategy, whose base class is above this package
+        rule = client_rule_of(plugin)
+        asks = not rule.plain or rule.proximal > 0
         contracts += (*STRATEGY_CONTRACTS, *(CLIENT_RULE_CONTRACTS if asks else ()))
     if len(contracts) == 1:
         raise ConfigError(

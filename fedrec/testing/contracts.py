@@ -32,7 +32,7 @@ from fedrec.plugins import Plugin
 from fedrec.ragged import Ragged, offsets_of
 from fedrec.testing.encoders import ENCODER_CONTRACTS
 from fedrec.testing.trial import Trial, as_bytes, require, small_split
-from fedrec.training.clients import train_clients
+from fedrec.training.client_rule import client_rule_of
 from fedrec.training.draws import Layout
 from fedrec.types import Aggregate, FloatArray, IntArray, Interactions, Params, Split, State
 
@@ -161,8 +161,9 @@ def ranking_is_scoring(plugin: Any) -> None:
 def parameters_keep_their_form(strategy: Strategy) -> None:
     """Return a state for files, and parameters of their names and shapes, float32 and finite."""
     state, params = _play(strategy, [CLIENTS])
-    for group in np.unique(checked_groups(strategy, state, CLIENTS)).tolist():
-        checked_broadcast(strategy, state, params, group)
+    context, rule = Trial.of(strategy).context(3), client_rule_of(strategy)
+    checked_groups(strategy, state, CLIENTS)
+    checked_broadcast(strategy, rule, state, params, CLIENTS, context)
 
 
 def nodes_host_any_clients(strategy: Strategy) -> None:
@@ -184,12 +185,13 @@ def a_checkpoint_keeps_the_state(strategy: Strategy) -> None:
 def applying_changes_no_argument(strategy: Strategy) -> None:
     """Change no argument while reducing, merging and applying."""
     trial, (state, params) = Trial.of(strategy), _play(strategy, [CLIENTS])
-    update, _ = train_clients(trial.task, trial.shard, trial.params, trial.private, 1)
+    update, _ = trial.train(1)
     arguments = [update, state, params, strategy.reduce(update), strategy.reduce(update)]
     before = as_bytes(arguments)
     strategy.reduce(update)
     strategy.merge(*arguments[-2:])
-    strategy.apply_groups(state, params, {strategy.groups(state, CLIENTS[:1])[0]: arguments[-1]})
+    group = int(strategy.groups(state, CLIENTS[:1])[0])
+    strategy.apply(state, params, {group: arguments[-1]}, trial.context(3))
     require(as_bytes(arguments) == before, "reduce, merge or apply changes its arguments")
 
 
@@ -348,17 +350,18 @@ def _play(
     """
     trial = Trial.of(strategy)
     params = trial.task.initial_globals(trial.shard.n_items)
-    state = checked_init(strategy, params, len(CLIENTS))
+    state, rule = checked_init(strategy, params, trial.context(0)), client_rule_of(strategy)
     for number in (1, 2):
-        aggregates: dict[int, Aggregate] = {}
+        context, aggregates = trial.context(number), dict[int, Aggregate]()
+        down = checked_broadcast(strategy, rule, state, params, CLIENTS, context)
+        trial = replace(trial, down=down)
         for clients in nodes:
             groups = checked_groups(strategy, state, clients)
             for group in np.unique(groups).tolist():
                 some = trial.take(clients[groups == group])
-                sent = checked_broadcast(strategy, state, params, group)
-                update, _ = train_clients(trial.task, some.shard, sent, some.private, number)
+                update, _ = some.train(number)
                 reduced = checked_sum(strategy, "reduce", some.shard.n_clients, update)
                 aggregates[group] = merged(strategy, aggregates.get(group), reduced)
-        state, params = checked_apply(strategy, state, params, aggregates, number)
+        state, params = checked_apply(strategy, state, params, aggregates, context)
         strategy = type(strategy)(**dict(strategy)) if resumed else strategy
     return state, params

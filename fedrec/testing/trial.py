@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedrec.aggregation.returned import checked_broadcast, checked_init
+from fedrec.compute.context import RoundContext
 from fedrec.compute.device import to_array
 from fedrec.compute.operations import row_dot
 from fedrec.data.catalogue import Catalogue
@@ -28,7 +29,7 @@ from fedrec.training.draws import Layout
 from fedrec.training.end import begin_end
 from fedrec.training.settings import Train
 from fedrec.training.task import ClientTask
-from fedrec.types import FloatArray, IntArray, Params, ParamSpec, Shard, Split
+from fedrec.types import Down, FloatArray, IntArray, Params, ParamSpec, Shard, Split, UpdateBatch
 
 # Per client id, every array that two rounds of training and a ranking give it.
 Results: TypeAlias = Mapping[int, Mapping[str, FloatArray]]
@@ -135,6 +136,7 @@ class Trial:
     shard: Shard
     params: Params
     private: Params
+    down: Down
 
     @classmethod
     def of(cls, plugin: Any, dtype: str = "") -> Self:
@@ -148,13 +150,18 @@ class Trial:
         form = plugin if isinstance(plugin, Personalization) else Personalization()
         dtype = dtype or ("float32" if model.execution == "flat" else "float64")
         rule, items = client_rule_of(plugin), small_catalogue(model)
-        task = ClientTask(model, form, TRAIN, 0, "clean", dtype, rule, catalogue=items)
+        payload: Any = getattr(plugin, "payload", "shared")
+        task = ClientTask(
+            model, form, TRAIN, 0, "clean", dtype, rule, payload=payload, catalogue=items
+        )
         split = small_split()
         trial = cls.before(task, split.shard(np.arange(split.n_clients)))
         if not hasattr(plugin, "broadcast"):
             return trial
-        state = checked_init(plugin, trial.params, split.n_clients)
-        return replace(trial, params=checked_broadcast(plugin, state, trial.params, 0))
+        context, clients = trial.context(0), trial.shard.client_ids
+        state = checked_init(plugin, trial.params, context)
+        sent = checked_broadcast(plugin, rule, state, trial.params, clients, context)
+        return replace(trial, down=sent)
 
     @classmethod
     def before(cls, task: ClientTask, shard: Shard) -> Self:
@@ -164,13 +171,21 @@ class Trial:
             name: task.initial_private(name, owners[spec.axis or ""], shard.n_items)
             for name, spec in task.stored_specs().items()
         }
-        return cls(task, shard, task.initial_globals(shard.n_items), private)
+        params = task.initial_globals(shard.n_items)
+        return cls(task, shard, params, private, Down(params))
+
+    def context(self, round: int) -> RoundContext:
+        """Return the context of a round in which all clients take part."""
+        shard = self.shard
+        n, n_items = small_split().n_clients, shard.n_items
+        return RoundContext(0, round, n, n_items, shard.client_ids, self.task.catalogue)
 
     def take(self, clients: IntArray) -> Self:
         """Return the trial of some clients: int64 [c], rows of the shard, in that order."""
         at, specs = Layout.of(self.task, self.shard).positions(clients), self.task.stored_specs()
         private = {name: v[at[specs[name].axis or ""]] for name, v in self.private.items()}
-        return replace(self, shard=self.shard.take(clients), private=private)
+        down = self.down.take(clients)
+        return replace(self, shard=self.shard.take(clients), private=private, down=down)
 
     def with_model(self, **attributes: Any) -> Self:
         """Return the trial with a model of a class derived from its own."""
@@ -178,17 +193,24 @@ class Trial:
         derived = type(kind)(kind.__name__, (kind,), {"__module__": __name__, **attributes})
         return replace(self, task=replace(self.task, model=derived(**dict(self.task.model))))
 
+    def train(self, round: int, together: int = 64) -> tuple[UpdateBatch, dict[str, FloatArray]]:
+        """Train a round; return the updates and the private values after it."""
+        down = self.down
+        return train_clients(
+            self.task, self.shard, down.shared, self.private, round, together, own=down.own
+        )
+
     def results(self, together: int = 64) -> Results:
         """Train two rounds and rank.
 
         Args:
             together: Clients that are trained, and users that are ranked, in one computation.
         """
-        task, shard, params = self.task, self.shard, self.params
-        _, private = train_clients(task, shard, params, self.private, 1, together)
-        update, private = train_clients(task, shard, params, private, 2, together)
+        shard = self.shard
+        _, private = self.train(1, together)
+        update, private = replace(self, private=private).train(2, together)
         after = replace(self, private=private)
-        ended = after._ended(together) if task.at_end().epochs else None
+        ended = after._ended(together) if self.task.at_end().epochs else None
         views, at_end = after._views(together), {} if ended is None else ended._views(together)
         results = {}
         for row, client in enumerate(shard.client_ids.tolist()):

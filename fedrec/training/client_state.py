@@ -13,7 +13,7 @@ from fedrec.compute.device import to_array
 from fedrec.errors import check_shapes
 from fedrec.ragged import offsets_of
 from fedrec.training.client_rule import SEEN_ITEMS, ClientUpdate, ParamView
-from fedrec.training.draws import capacity, seen_items
+from fedrec.training.draws import capacity, remembered_items
 from fedrec.training.plan import TrainingPlan
 from fedrec.training.task import ClientTask
 
@@ -47,9 +47,9 @@ class ClientState:
             for step in plan.steps_of(name):
                 steps[torch.as_tensor(step.owners["client"].present)] += 1
         self.remembered = torch.zeros(0, dtype=torch.int64)
-        if SEEN_ITEMS in local:
-            items = seen_items(task, plan.shard, {SEEN_ITEMS: to_array(local[SEEN_ITEMS])})
-            assert items is not None
+        ids = {n: to_array(v) for n, v in local.items() if n == SEEN_ITEMS}
+        items = remembered_items(task, plan.shard, ids)
+        if items is not None:
             self.remembered = torch.as_tensor(plan.rows.find(items.owners(), items.values))
         row_items = torch.as_tensor(plan.rows.values)
         self.down: dict[str, Tensor] = {}
@@ -64,14 +64,21 @@ class ClientState:
                 self.memory[key] = local[key]
                 if by_row:
                     on_rows = local[key].new_zeros((len(row_items), *local[key].shape[1:]))
-                    on_rows[self.remembered] = local[key][local[SEEN_ITEMS] >= 0]
+                    used = local[SEEN_ITEMS] >= 0 if SEEN_ITEMS in local else slice(None)
+                    on_rows[self.remembered] = local[key][used]
                     self.memory[key] = on_rows
 
     @property
-    def most_steps(self) -> Tensor:
-        """The steps in which each client trains what is shared, float64 [c]."""
+    def is_idle(self) -> Tensor:
+        """Whether each client trains nothing that is shared, bool [c]."""
         none = torch.zeros(self.plan.shard.n_clients, dtype=torch.float64)
-        return torch.stack([none, *self.steps.values()]).amax(0)
+        return torch.stack([none, *self.steps.values()]).amax(0) == 0
+
+    def extras(self) -> Mapping[str, Tensor]:
+        """Return what the rule wants summed with the clients' weights."""
+        specs = self.task.specs()
+        rates = {name: self.optimizers.of(specs[name]).lr for name in self.steps}
+        return self.task.client_rule.extras(self.steps, rates)
 
     def gradient_terms(
         self,
@@ -122,12 +129,16 @@ class ClientState:
             for kind, remembered in update.memory.items()
         }
         if SEEN_ITEMS not in self.local:
-            return memory
+            tables = self.task.tables()
+            return {
+                name: value[self.remembered] if name.rpartition("/")[0] in tables else value
+                for name, value in memory.items()
+            }
         plan = self.plan
         before = torch.zeros(len(self.row_client), dtype=torch.bool)
         before[self.remembered] = True
         touched = torch.stack(list(self.touched.values())).any(0)
-        chosen = touched | (before & (self.most_steps == 0)[self.row_client])
+        chosen = touched | (before & self.is_idle[self.row_client])
         owner = to_array(self.row_client[chosen])
         lengths = np.bincount(owner, minlength=plan.shard.n_clients)
         within = np.arange(len(owner)) - offsets_of(lengths)[owner]
@@ -153,7 +164,17 @@ class ClientState:
             steps=self._of_clients(name, self.steps[name].clamp_min(1).to(value.dtype), value),
             rate=self.optimizers.of(self.task.specs()[name]).lr,
             touched=self.touched[name].reshape(trained.shape) if by_row else trained,
+            remembered=self._is_remembered(name).reshape(trained.shape),
         )
+
+    def _is_remembered(self, name: str) -> Tensor:
+        """Return whether the memory of a row lasts, bool [n]: all but rows of no train item."""
+        n = len(self.row_client) if name in self.task.tables() else self.plan.shard.n_clients
+        lasts = torch.ones(n, dtype=torch.bool)
+        if name in self.task.tables() and self.task.client_rule.remembers == "positives":
+            lasts = torch.zeros(n, dtype=torch.bool)
+            lasts[self.remembered] = True
+        return lasts
 
     def _of_clients(self, name: str, values: Tensor, like: Tensor) -> Tensor:
         """Return each client's value once for each of its rows of a parameter."""

@@ -1,18 +1,21 @@
 """Training and ranking for the clients of a node: chunk by chunk, from and to plain arrays."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import torch
 
-from fedrec.aggregation.reduce import Summing, joined
+from fedrec.aggregation.mix import clients_alike, rows_of, values_of
+from fedrec.aggregation.reduce import Summing, joined, taken
 from fedrec.personalization.base import FrozenItems
 from fedrec.ragged import offsets_of
 from fedrec.training.blocks import Together, bounded_slices
-from fedrec.training.draws import Layout, positives_of_clients, seen_items
+from fedrec.training.draws import Layout, positives_of_clients, remembered_items
 from fedrec.training.forward import encode_catalogue
 from fedrec.training.local_sgd import train_chunk
 from fedrec.training.plan import plan_training
 from fedrec.training.task import ClientTask
-from fedrec.types import FloatArray, IntArray, Params, Shard, UpdateBatch
+from fedrec.types import Down, FloatArray, IntArray, Mix, Params, Shard, UpdateBatch
 
 _CHUNK_BYTES = 2**21
 """Item rows, or item vectors, of the pairs that are computed together: few enough to stay in the
@@ -36,6 +39,7 @@ def train_clients(
     popularity: IntArray | None = None,
     summing: Summing | None = None,
     together: Together | None = None,
+    own: Mapping[str, Mix] | None = None,
 ) -> tuple[UpdateBatch, dict[str, FloatArray]]:
     """Train clients for a round.
 
@@ -53,6 +57,8 @@ def train_clients(
         summing: How changed rows will be summed, if nobody wants to see them before; numba then
             sums them itself, others do not care.
         together: Remembers how many clients fit in memory; None: nobody does.
+        own: The shared parameters of which these clients, in their order, received different
+            values; None: there are none.
 
     Returns:
         The updates, and the new private parameters in the same order.
@@ -60,6 +66,28 @@ def train_clients(
     Raises:
         EngineError: If a client does not fit in memory even alone.
     """
+    of_rows = task.payload == "client" and not task.needs_tables
+    if own and not of_rows:
+        # Some clients at a time, which have received the same values.
+        trained, clients, layout = [], [], Layout.of(task, shard)
+        for alike, received in clients_alike(Down(params, own), shard.n_clients):
+            at = layout.positions(alike)
+            specs = task.stored_specs()
+            before = {name: local[name][at[spec.axis or ""]] for name, spec in specs.items()}
+            trained.append(
+                train_clients(
+                    task,
+                    shard.take(alike),
+                    received,
+                    before,
+                    round,
+                    chunk,
+                    popularity,
+                    together=together,
+                )
+            )
+            clients.append(alike)
+        return _in_order(task, shard, trained, np.concatenate(clients))
     if task.executor() == "numba":
         from fedrec.compute.numba_compiler import build
         from fedrec.training.executors.numba.executor import train_numba
@@ -68,7 +96,31 @@ def train_clients(
         return train_numba(task, shard, params, local, round, summing)
     with task.computing():
         together = training_together() if together is None else together
-        return _train(task, shard, params, local, round, chunk, popularity, together)
+        return _train(task, shard, params, local, round, chunk, popularity, together, own or {})
+
+
+def _in_order(
+    task: ClientTask,
+    shard: Shard,
+    trained: Sequence[tuple[UpdateBatch, dict[str, FloatArray]]],
+    clients: IntArray,
+) -> tuple[UpdateBatch, dict[str, FloatArray]]:
+    """Return what clients came to, in the order of the shard.
+
+    Args:
+        task: What was trained.
+        shard: The clients.
+        trained: Their updates and private parameters, some of them at a time.
+        clients: int64 [c], the rows of the shard in the order in which they were trained.
+    """
+    back = np.argsort(clients)
+    layout = Layout.of(task, shard.take(clients))
+    at, specs = layout.positions(back), task.stored_specs()
+    private = {
+        name: np.concatenate([values[name] for _, values in trained])[at[spec.axis or ""]]
+        for name, spec in specs.items()
+    }
+    return taken(joined([update for update, _ in trained]), back), private
 
 
 def _train(
@@ -80,6 +132,7 @@ def _train(
     chunk: int,
     popularity: IntArray | None,
     together: Together,
+    own: Mapping[str, Mix],
 ) -> tuple[UpdateBatch, dict[str, FloatArray]]:
     """Train clients on torch; for the arguments see `train_clients`."""
     tensors = tensors_of(params, task.dtype)
@@ -95,9 +148,18 @@ def _train(
         before = {
             name: local[name][at[spec.axis or ""]] for name, spec in task.stored_specs().items()
         }
-        plan = plan_training(task, subset, round, popularity, seen_items(task, subset, before))
+        plan = plan_training(
+            task, subset, round, popularity, remembered_items(task, subset, before)
+        )
         frozen_items = frozen_items_of(task, subset, table, unit_item_vectors)
-        return train_chunk(task, plan, frozen_items, tensors, tensors_of(before, task.dtype))
+        received = {}
+        for name, mix in own.items():
+            by_row = name in task.tables()
+            owners, items = clients[plan.rows.owners()], plan.rows.values
+            received[name] = rows_of(mix, owners, items) if by_row else values_of(mix, clients)
+        values = {**tensors, **tensors_of(received, task.dtype)}
+        private = tensors_of(before, task.dtype)
+        return train_chunk(task, plan, frozen_items, values, private, own)
 
     def named(row: int) -> str:
         users = slice(*shard.client_offsets[row : row + 2])

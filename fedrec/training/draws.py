@@ -228,8 +228,14 @@ def capacity(shard: Shard, task: ClientTask) -> IntArray:
     return offsets_of(np.minimum(total, shard.n_items))
 
 
-def seen_items(task: ClientTask, shard: Shard, local: Params) -> Ragged | None:
-    """Return the items that clients remember, one row per client, sorted; None without memory."""
+def remembered_items(task: ClientTask, shard: Shard, local: Params) -> Ragged | None:
+    """Return the items whose rows the client rule remembers, one row per client, sorted.
+
+    None where it remembers none.
+    """
+    rule = task.client_rule
+    if rule.memory and rule.remembers == "positives" and task.tables():
+        return positives_of_clients(shard)
     if SEEN_ITEMS not in local:
         return None
     places = capacity(shard, task)

@@ -6,7 +6,7 @@ plain SGD on the touched rows is exact. A step costs what its pairs cost.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,7 @@ def train_chunk(
     frozen_items: FrozenItems,
     params: Mapping[str, Tensor],
     local: Mapping[str, Tensor],
+    own: Collection[str] = (),
 ) -> tuple[UpdateBatch, dict[str, FloatArray]]:
     """Train some clients for a round.
 
@@ -53,12 +54,15 @@ def train_chunk(
         params: The shared parameters: tables float [n_items, *shape], dense float [*shape]; and
             what the strategy sent beside them.
         local: The private parameters of the clients, as `fedrec.training.draws.Layout` says.
+        own: Names of shared parameters of which clients received different values. Of these,
+            ``params`` holds the local rows of tables, and of dense ones a value per client.
 
     Returns:
         The updates, with the loss summed over the positives of the last local epoch, and the new
         private parameters.
     """
-    chunk = _Chunk(task, plan, frozen_items, params, local)
+    values = LocalValues(task, plan, params, local, own)
+    chunk = _Chunk(task, plan, frozen_items, values)
     loss = torch.zeros(plan.shard.n_clients, dtype=torch.float64)
     for epoch in plan.epochs:
         chunk.begin(epoch)
@@ -80,12 +84,11 @@ class _Chunk:
         task: ClientTask,
         plan: TrainingPlan,
         frozen_items: FrozenItems,
-        params: Mapping[str, Tensor],
-        local: Mapping[str, Tensor],
+        values: LocalValues,
     ) -> None:
         self.task, self.plan, self.frozen_items = task, plan, frozen_items
         self.tables, self.dense = task.tables(), task.dense()
-        self.values = LocalValues(task, plan, params, local)
+        self.values = values
         self.epoch, self.views = 0, tuple[View, ...]()
 
     def begin(self, epoch: Epoch) -> None:
@@ -246,7 +249,7 @@ class _Chunk:
         else:
             updates = dict(values.state.finish(values.shared, values.start))
             values.private |= values.state.remember(updates)
-            extras = task.client_rule.extras(values.state.most_steps, values.optimizers)
+            extras = values.state.extras()
         examples, tables = plan.shard.examples(), {}
         for name in self.tables:
             rows, chosen = plan.rows, self._uploaded(name)

@@ -26,8 +26,10 @@ class LocalValues:
     Args:
         task: Model, personalization, optimizers.
         plan: The round of the clients.
-        params: The shared parameters, and what the strategy sent beside them.
+        params: The shared parameters, and what the strategy sent beside them. Those of which
+            clients have different values stand as in `start`, by the names in ``own``.
         local: The private parameters.
+        own: Names of shared parameters of which clients received different values.
 
     Attributes:
         start: The shared values as the round began: of item tables the local rows, float
@@ -45,12 +47,19 @@ class LocalValues:
         plan: TrainingPlan,
         params: Mapping[str, Tensor],
         local: Mapping[str, Tensor],
+        own: Collection[str] = (),
     ) -> None:
         row_items, n_clients = torch.as_tensor(plan.rows.values), plan.shard.n_clients
         self.task, self.plan = task, plan
         self.row_client = torch.as_tensor(plan.rows.owners())
-        self.start = {n: params[n].index_select(0, row_items) for n in task.tables()}
-        self.start |= {n: params[n].expand(n_clients, *params[n].shape) for n in task.dense()}
+        shared = {name: value for name, value in params.items() if name not in own}
+        self.start = {name: params[name] for name in own}
+        self.start |= {
+            n: shared[n].index_select(0, row_items) for n in task.tables() if n in shared
+        }
+        self.start |= {
+            n: shared[n].expand(n_clients, *shared[n].shape) for n in task.dense() if n in shared
+        }
         self.shared = dict(self.start)
         self.private = {name: value.clone() for name, value in local.items()}
         self.received = {name: {**self.start, **local}[name] for name in task.copies().values()}

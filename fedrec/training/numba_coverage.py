@@ -24,6 +24,7 @@ def not_in_numba(task: ClientTask) -> str:
         f"the model {type(model).__name__}": type(model) in (MatrixFactorization, PFedRec),
         f"the personalization {type(form).__name__}": type(form) in forms,
         "the strategy's client rule": task.client_rule.plain,
+        "a strategy that sends each client values of its own": task.payload != "client",
         "clients of several users": not task.several_users,
         f"train.loss: {train.loss}": train.loss == "bce",
         "train.negative_sampling: popularity": train.negative_sampling == "uniform",

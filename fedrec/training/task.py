@@ -48,6 +48,7 @@ class ClientTask:
         protocol: ``clean`` or ``legacy``.
         dtype: of all arithmetic; float64 is for tests.
         client_rule: What the strategy asks of the client.
+        payload: Who receives values of its own, see `strategies.base.Strategy`.
         several_users: Whether a client may hold more than one user.
         catalogue: The items; without any for a model that does not look at them.
         when: Whether it is trained in a round, or at the end of the run.
@@ -61,6 +62,7 @@ class ClientTask:
     protocol: Literal["clean", "legacy"] = "clean"
     dtype: str = "float32"
     client_rule: ClientRule = field(default_factory=ClientRule)
+    payload: Literal["shared", "group", "client"] = "shared"
     several_users: bool = False
     catalogue: Catalogue = field(default_factory=Catalogue.empty)
     when: Literal["round", "end"] = "round"
@@ -114,7 +116,7 @@ class ClientTask:
                 for key in self.remembered(name):
                     scalar = key == "steps"
                     private[f"{name}/{key}"] = replace(like, shape=()) if scalar else like
-        return {**private, **self.client_rule.state(self.shared_specs())}
+        return {**private, **self.client_rule.private(self.shared_specs())}
 
     @cached_property
     def resources_used(self) -> Resources:
@@ -258,6 +260,13 @@ class ClientTask:
     def weights(self) -> str:
         """Return the hash of the weights that stay frozen; "" for a model without any."""
         return "" if self.network is None else self.network.frozen_hash
+
+    @property
+    def needs_tables(self) -> bool:
+        """Return whether training looks at all rows of what a client received."""
+        form = self.personalization
+        encodes = self.mixes_vectors and form.needs_frozen_items
+        return encodes or form.overrides("unit_item_vectors")
 
     @property
     def width(self) -> int:

@@ -19,7 +19,7 @@ SMALL: dict[str, Any] = merged(
     {
         "data": {**BASE["data"], "users": 24, "items": 30},
         "personalization": PLGC,
-        "strategy": {"name": "fedadam", "server_lr": 0.05},
+        "strategy": {"name": "fedadam", "server_optimizer": {"lr": 0.05}},
         "rounds": {"count": ROUNDS, "cohort_fraction": 0.5},
         "evaluate": {"every": 2, "metrics": ["ndcg@5", "hit_rate@5", "coverage@5"]},
         "engine": {"name": "serial", "nodes": 2},

@@ -90,7 +90,7 @@ def test_all_levels_are_there() -> None:
     assert {"seed", "train.optimizers.private.lr", "data.split.seed", "data.columns.user"} <= {
         *KEYS
     }
-    assert {"personalization.tau", "strategy.server_lr", "engine.nodes"} <= {*KEYS}
+    assert {"personalization.tau", "strategy.server_optimizer.lr", "engine.nodes"} <= {*KEYS}
 
 
 def test_every_fault_is_a_line(command: Fedrec) -> None:

@@ -32,7 +32,7 @@ DOCUMENT: dict[str, Any] = {
     "evaluate": {"every": 2, "metrics": ["ndcg@5", "hit_rate@5"]},
 }
 STRATEGIES: dict[str, dict[str, Any]] = {
-    "scaffold": {"server_lr": 5.0},
+    "scaffold": {"server_optimizer": {"lr": 5.0}},
     "median": {},
     "clustered": {"clusters": 2, "warmup": 2, "share": 0.2},
 }

@@ -264,7 +264,7 @@ def test_the_planted_ranking_is_recovered(tmp_path: Path) -> None:
         data=data,
         model={"name": "mf", "embedding_dim": 16, "init_std": 0.01},
         train={"optimizers": rates(1.0, {"lr": 0.05}), "weight_decay": 0.2},
-        strategy={"name": "fedadam", "server_lr": 0.05},
+        strategy={"name": "fedadam", "server_optimizer": {"lr": 0.05}},
         rounds={"count": 60},
         evaluate={"every": 10},
     )

@@ -60,7 +60,7 @@ def test_sparse_scaffold_is_the_papers(
     shard: Shard, seed: int, batch: int | str, warmup: int | None
 ) -> None:
     """Three rounds with changing cohorts: same table, same c, same c_u, to float32's rounding."""
-    strategy = Scaffold(server_lr=0.7)
+    strategy = Scaffold(server_optimizer={"lr": 0.7})
     task = method_of(
         {
             "batch_size": batch,

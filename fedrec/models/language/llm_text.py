@@ -43,7 +43,7 @@ class LLMText(Model):
     execution = "vmap"
     needs_times: ClassVar[bool] = False
     defaults: ClassVar[Defaults] = {
-        "strategy": {"name": "fedadam", "average": "sum", "server_lr": 0.002},
+        "strategy": {"name": "fedadam", "server_optimizer": {"name": "adam", "lr": 0.002}},
         "rounds": {"count": 300, "cohort_fraction": 0.15},
         "evaluate": {"every": 20},
     }

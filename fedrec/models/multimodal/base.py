@@ -30,7 +30,7 @@ class Multimodal(Model):
 
     execution: ClassVar[Execution] = "vmap"
     defaults: ClassVar[Defaults] = {
-        "strategy": {"name": "fedadam", "average": "sum", "server_lr": 0.005},
+        "strategy": {"name": "fedadam", "server_optimizer": {"name": "adam", "lr": 0.005}},
         "rounds": {"count": 400, "cohort_fraction": 0.1},
         "evaluate": {"every": 10},
     }

@@ -22,7 +22,7 @@ MINIMAL = {"data": {"name": "synthetic", "users": 50}}
 def test_the_defaults() -> None:
     experiment = load_experiment(MINIMAL)
     assert isinstance(experiment.model, MatrixFactorization)
-    assert experiment.strategy == FedAdam(server_lr=0.005)
+    assert experiment.strategy == FedAdam(server_optimizer={"lr": 0.005})
     assert (
         experiment.personalization
         == load_experiment({**MINIMAL, "personalization": "none"}).personalization
@@ -54,7 +54,7 @@ def test_set_takes_dotted_keys_and_yaml_values() -> None:
     assert experiment.data.split.name == "ratio"
     assert experiment.rounds.patience is None
     assert experiment.evaluate.metrics == ("mrr", "recall@3")
-    assert experiment.strategy == FedAdam(beta1=0.5, server_lr=0.005)
+    assert experiment.strategy == FedAdam(server_optimizer={"beta1": 0.5, "lr": 0.005})
     assert experiment.personalization == PLGC(tau=2)
 
 

@@ -84,7 +84,7 @@ def test_the_csv_holds_the_numbers_of_the_results(make: Maker, tmp_path: Path) -
         assert frame[column][0] == pytest.approx(fmean(values), rel=1e-12)
         assert frame[f"{column} sd"][0] == pytest.approx(stdev(values), rel=1e-12)
     assert np.isnan(frame["test.ndcg@10 sd"][1]) and np.isnan(frame["test.local.ndcg@10"][1])
-    assert list(frame["strategy.server_lr"]) == [0.01, 0.5]
+    assert list(frame["strategy.server_optimizer.lr"]) == [0.01, 0.5]
     assert "interrupted at round 20" in frame["warnings"][1]
 
 
@@ -298,14 +298,14 @@ def test_each_slice_has_a_table_with_chance_and_a_paired_comparison(
 ) -> None:
     slices = ["tail", "cold"]
     paths = [make_sliced(make, "a", slices), make_sliced(make, "b", slices, 2.0, server_lr=0.5)]
-    tables = all_results(load(paths), "server_lr=0.01")
+    tables = all_results(load(paths), "server_optimizer.lr=0.01")
     assert [table.title.partition(" (")[0] for table in tables] == [
         "Test metrics on ml-100k, leave one out, clean protocol, full ranking of warm items",
-        "Test NDCG@10 against server_lr=0.01",
+        "Test NDCG@10 against server_optimizer.lr=0.01",
         "Test metrics of tail items among warm items on ml-100k, leave one out, clean protocol",
-        "Test NDCG@10 of tail items among warm items against server_lr=0.01",
+        "Test NDCG@10 of tail items among warm items against server_optimizer.lr=0.01",
         "Test metrics of cold items among themselves on ml-100k, leave one out, clean protocol",
-        "Test NDCG@10 of cold items among themselves against server_lr=0.01",
+        "Test NDCG@10 of cold items among themselves against server_optimizer.lr=0.01",
     ]
     tail = tables[2].frame
     assert list(tail["NDCG@10"]) == ["0.0400", "0.0400", "0.0200", "0.0200", "0.0100"]

@@ -49,7 +49,7 @@ def test_an_absurd_rate_stops_the_run_and_is_named(model: str, rate: float, tmp_
         )
     message = str(raised.value)
     assert f"train.optimizers.item.lr {rate:g}" in message
-    assert "strategy.server_lr 1" in message
+    assert "strategy.server_optimizer.lr 1" in message
     assert "\n" not in message
     has = {"mf": "private", "pfedrec": "private", "sasrec": "shared"}
     lacks = {"mf": "shared", "pfedrec": "shared", "sasrec": "private"}
@@ -172,7 +172,10 @@ def test_a_loss_that_is_not_finite_is_a_fault(loss: float) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"strategy": {"name": "fedadam", "server_lr": 1e6}}, "lower strategy.server_lr 1e+06 ("),
+        (
+            {"strategy": {"name": "fedadam", "server_optimizer": {"lr": 1e6}}},
+            "lower strategy.server_optimizer.lr 1e+06 (",
+        ),
         (
             {"train": {"optimizers": {"item": {"lr": 1e6}}}},
             "lower train.optimizers.item.lr 1e+06 (",

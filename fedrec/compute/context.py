@@ -1,0 +1,57 @@
+"""What a strategy, a selection or a transform knows of the round in which it is called."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrec.seeds import Purpose, bits, uniform
+from fedrec.types import FloatArray, IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class RoundContext:
+    """Where a run stands, and random numbers that depend on nothing else.
+
+    Args:
+        seed: Of the run.
+        round: The round; 0 before the first.
+        n_clients: All clients of the run.
+        n_items: Size of the catalogue.
+        cohort: int64, the clients of the round, sorted. Empty before the first round, and on a
+            node, which does not know who else takes part.
+        catalogue: The `fedrec.data.catalogue.Catalogue`; None where nobody reads the items.
+    """
+
+    seed: int
+    round: int
+    n_clients: int
+    n_items: int
+    cohort: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+    catalogue: Any = None
+
+    def bits(self, name: str, owner: IntArray, draw: IntArray) -> NDArray[np.uint64]:
+        """Return 64 hashed bits per draw, uint64 [n].
+
+        Args:
+            name: What the draws are for; each plug-in has names of its own.
+            owner: int64 [n], whose draw it is: a client, an item.
+            draw: int64 [n], which of the owner's draws, below 2**32.
+        """
+        return bits(self._seed(name), Purpose.PLUGIN, self.round, owner, draw)
+
+    def uniform(self, name: str, owner: IntArray, draw: IntArray) -> FloatArray:
+        """Return numbers in (0, 1), float64 [n]; arguments as for `bits`."""
+        return uniform(self._seed(name), Purpose.PLUGIN, self.round, owner, draw)
+
+    def generator(self, name: str) -> np.random.Generator:
+        """Return a generator for draws that belong to the round and to no single owner."""
+        return np.random.default_rng([self._seed(name), self.round])
+
+    def _seed(self, name: str) -> int:
+        hashed = hashlib.sha256(f"{self.seed}/{name}".encode()).digest()
+        return int.from_bytes(hashed[:8], "little") >> 1

@@ -1,0 +1,44 @@
+"""The mean of the clients' changes (McMahan et al., 2017), over the rows of item tables."""
+
+from typing import Any, ClassVar
+
+from fedrec.aggregation.reduce import Average, Summing, Weighting, mean_update
+from fedrec.compute.context import RoundContext
+from fedrec.types import Aggregate, Params, State
+from strategies.aggregations.base import Aggregation
+
+
+class Mean(Aggregation):
+    r"""The weighted mean of the clients' changes, or their sum.
+
+    .. math:: \Delta = \frac{\sum_u w_u \Delta_u}{\text{divisor}}
+
+    Args:
+        average: What is divided by: ``per_row`` (the weight of the clients that touched the row, so
+            that an item that few clients know still moves), ``cohort`` (the weight of all clients
+            of the round, as published) or ``sum`` (nothing).
+        weighting: ``uniform``, or ``examples``: by number of train examples.
+
+    Reference: mcmahan2017communication, Algorithm 1.
+    """
+
+    reference: ClassVar[str] = "mcmahan2017communication"
+
+    average: Average = "per_row"
+    weighting: Weighting = "uniform"
+
+    def without_effect(self, run: Any) -> list[str]:
+        """Say that weights are not used where updates are only added up."""
+        added_up = self.average == "sum"
+        return self.unused("updates are added up unweighted", "weighting") if added_up else []
+
+    @property
+    def sums(self) -> Summing:
+        """How changes are summed."""
+        return Summing(self.weighting, weighted=self.average != "sum")
+
+    def change(
+        self, state: State, params: Params, aggregate: Aggregate, context: RoundContext
+    ) -> tuple[State, Params]:
+        """Return the mean change."""
+        return state, mean_update(params, aggregate, self.average)

@@ -1,0 +1,54 @@
+"""FedNova's normalised updates (Wang et al., 2020)."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from fedrec.aggregation.fixed_point import from_fixed
+from fedrec.compute.context import RoundContext
+from fedrec.training.client_rule import ClientRule, ClientUpdate, ParamView
+from fedrec.types import Aggregate, Params, State
+
+_STEPS = "steps/"
+
+
+class NormalisedUpdates(ClientRule):
+    r"""Clients send their change per step, so that those with many steps have no more say.
+
+    .. math:: x \leftarrow x + \Big( \sum_u p_u a_u \Big) \sum_u p_u \frac{\Delta_u}{a_u}
+
+    :math:`a_u` is the client's number of steps, the weight of plain SGD in the paper;
+    :math:`p_u` is its weight in the mean. A client's number of steps is the same for every row of
+    a table, whichever rows a step touches.
+
+    Reference: wang2020fednova, equation 8.
+    """
+
+    reference: ClassVar[str] = "wang2020fednova"
+    needs_sgd: ClassVar[bool] = True
+    needs_average: ClassVar[tuple[str, ...]] = ("cohort", "per_row")
+
+    def finalize(self, view: ParamView) -> ClientUpdate:
+        """Return the change per step."""
+        return ClientUpdate((view.value - view.start) / view.steps)
+
+    def extras(
+        self, steps: Mapping[str, Tensor], rates: Mapping[str, float]
+    ) -> Mapping[str, Tensor]:
+        """Return the steps of each client, for each shared parameter."""
+        return {_STEPS + name: count for name, count in steps.items()}
+
+    def applied(
+        self,
+        state: State,
+        params: Params,
+        change: Params,
+        aggregate: Aggregate,
+        context: RoundContext,
+    ) -> tuple[State, Params]:
+        """Multiply the mean change per step by the mean number of steps."""
+        weight = from_fixed(np.array(aggregate.weight))
+        steps = {n: from_fixed(np.array(aggregate.extras[_STEPS + n])) / weight for n in change}
+        return state, {name: value * steps[name] for name, value in change.items()}

@@ -1,0 +1,124 @@
+"""A strategy made of three parts: what clients do, how updates are joined, how the server steps."""
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from fedrec.aggregation.reduce import Summing, touched_rows
+from fedrec.compute.context import RoundContext
+from fedrec.config.fields import PluginField
+from fedrec.plugins import name_of
+from fedrec.training.client_rule import ClientRule
+from fedrec.types import Aggregate, Down, IntArray, Params, State, UpdateBatch
+from strategies.aggregations.base import Aggregation
+from strategies.aggregations.mean import Mean
+from strategies.base import Strategy
+from strategies.client_rules.plain import Plain
+from strategies.server_optimizers.base import ServerOptimizer
+from strategies.server_optimizers.sgd import SGD
+
+_RULE, _AGGREGATION, _OPTIMIZER = "client_rule/", "aggregation/", "server_optimizer/"
+
+
+class Composed(Strategy):
+    r"""A client rule, an aggregation and a server optimizer; any of them with any other.
+
+    In a round the clients train by the rule, their changes become one change :math:`\Delta` by the
+    aggregation, the rule may correct it, and the optimizer makes a step along it.
+
+    Args:
+        client_rule: What clients do besides plain training.
+        aggregation: How the clients' changes become one.
+        server_optimizer: How the server steps along it.
+    """
+
+    renamed: ClassVar[Mapping[str, str]] = {
+        "average": "strategy.aggregation.average",
+        "denominator": "strategy.aggregation.average",
+        "weighting": "strategy.aggregation.weighting",
+        "mu": "strategy.client_rule.mu",
+        "byzantine": "strategy.aggregation.byzantine",
+        "select": "strategy.aggregation.select",
+        "server_lr": "strategy.server_optimizer.lr",
+        "beta1": "strategy.server_optimizer.beta1",
+        "beta2": "strategy.server_optimizer.beta2",
+        "tau": "strategy.server_optimizer.tau",
+        "bias_correction": "strategy.server_optimizer.bias_correction",
+    }
+
+    client_rule: Annotated[ClientRule, PluginField("client_rules", "none")] = Field(
+        default_factory=Plain
+    )
+    aggregation: Annotated[Aggregation, PluginField("aggregations", "mean")] = Field(
+        default_factory=Mean
+    )
+    server_optimizer: Annotated[ServerOptimizer, PluginField("server_optimizers", "sgd")] = Field(
+        default_factory=SGD
+    )
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        wanted, joint = self.client_rule.needs_average, self.aggregation
+        average = joint.average if isinstance(joint, Mean) else None
+        if wanted and average not in wanted:
+            rule, came = self.client_rule, name_of("aggregations", joint)
+            raise ValueError(
+                f"aggregation: the client rule {name_of('client_rules', rule)} needs the mean with "
+                f"average: {' or '.join(wanted)}, got {came if average is None else average}"
+            )
+        return self
+
+    @property
+    def summing(self) -> Summing | None:
+        """How the aggregation sums rows."""
+        return self.aggregation.summing
+
+    def init(self, params: Params, context: RoundContext) -> State:
+        """Return the states of the three parts, each under its name."""
+        parts = {
+            _RULE: self.client_rule.init(params, context),
+            _AGGREGATION: self.aggregation.init(params, context),
+            _OPTIMIZER: self.server_optimizer.init(params),
+        }
+        return _joined(parts)
+
+    def broadcast(
+        self, state: State, params: Params, client_ids: IntArray, context: RoundContext
+    ) -> Down:
+        """Return the parameters, and what the client rule sends beside them."""
+        return Down({**params, **self.client_rule.sent(_part(state, _RULE), params)})
+
+    def reduce(self, batch: UpdateBatch) -> Aggregate:
+        """Return what the aggregation makes of some clients' updates."""
+        return self.aggregation.reduce(batch)
+
+    def apply(
+        self,
+        state: State,
+        params: Params,
+        aggregates: Mapping[int, Aggregate],
+        context: RoundContext,
+    ) -> tuple[State, Params]:
+        """Return the state and parameters after one step of the server optimizer."""
+        (aggregate,) = aggregates.values()
+        joint, change = self.aggregation.change(
+            _part(state, _AGGREGATION), params, aggregate, context
+        )
+        rule, change = self.client_rule.applied(
+            _part(state, _RULE), params, change, aggregate, context
+        )
+        touched = touched_rows(aggregate)
+        memory, after = self.server_optimizer.step(
+            _part(state, _OPTIMIZER), params, change, touched
+        )
+        return _joined({_RULE: rule, _AGGREGATION: joint, _OPTIMIZER: memory}), after
+
+
+def _part(state: State, prefix: str) -> State:
+    return State(state.below(prefix), state.values.get(prefix, {}))
+
+
+def _joined(parts: Mapping[str, State]) -> State:
+    arrays = {p + name: value for p, part in parts.items() for name, value in part.arrays.items()}
+    return State(arrays, {p: dict(part.values) for p, part in parts.items() if part.values})
