@@ -15,9 +15,9 @@ from clients.failures import failing_of, line_of
 from clients.placement import hosted_clients, training_costs
 from clients.private_values import EvaluatedRounds, PrivateValues
 from clients.state_store import StateStore
+from clients.training import NodeTraining, order_of
 from fedrec.aggregation.mix import clients_alike
-from fedrec.aggregation.reduce import upload_bytes
-from fedrec.aggregation.returned import checked_sum, merged
+from fedrec.compute.context import RoundContext
 from fedrec.config.experiment import Experiment
 from fedrec.data.negatives import pool_excluded, popularity_weights
 from fedrec.errors import ClientFailure, FedRecError, NumericError, not_finite
@@ -31,26 +31,16 @@ from fedrec.personalization.base import NoPersonalization
 from fedrec.ragged import Ragged, offsets_of
 from fedrec.runs.folder import BEFORE_END, LOCAL
 from fedrec.runs.prepare import OpenRun, open_run
-from fedrec.runs.tally import likely_causes
 from fedrec.seeds import Purpose, bits
 from fedrec.training.blocks import bounded_slices, notes_of
 from fedrec.training.clients import train_clients, training_together
-from fedrec.training.draws import Layout, capacity
+from fedrec.training.draws import Layout
 from fedrec.training.end import begin_end
 from fedrec.training.task import ClientTask
-from fedrec.types import Aggregate, Down, FailedClient, FloatArray, IntArray, Params, Shard
+from fedrec.types import Down, FloatArray, IntArray, Params, Shard
 from strategies.base import strategy_of
 
 T = TypeVar("T")
-
-_HELD_BYTES = 2**23
-"""Updates that are held at once, before they are summed: few enough to stay in the cache; but not
-less than `_HELD_TABLES` times the tables, or merging the sums would cost more than making them."""
-
-_HELD_TABLES = 4
-
-_SUMMED_BYTES = 2**29
-"""`_HELD_BYTES` where rows are summed on the way: held only if it turns out they have no sum."""
 
 _RANKED_BYTES = 2**26
 """Private parameters of the clients whose users rank together; ranking holds them a few times."""
@@ -65,6 +55,7 @@ class Node:
         shard: The hosted clients.
         out: The run folder; private state lies in ``state/`` and ``local/`` below it.
         number: of the node.
+        n_clients: Of the run, on all nodes.
         popularity: int64 [n_items], weights for popularity sampling.
         slices: What the evaluation measures apart.
         first_stage: Whose candidates are ranked; None: the whole catalogue.
@@ -77,6 +68,7 @@ class Node:
         shard: Shard,
         out: Path,
         number: int,
+        n_clients: int,
         popularity: IntArray,
         slices: Slices | None = None,
         first_stage: FirstStage | None = None,
@@ -85,27 +77,37 @@ class Node:
         self.strategy = strategy_of(experiment)
         self.task = task
         self._threads = experiment.engine.threads
-        self._chunk = experiment.engine.clients_together(task.resources_used.device)
-        self._training = training_together()
+        self.chunk = experiment.engine.clients_together(task.resources_used.device)
+        self.together = training_together()
         self._ranking = ranking_together()
         compiled = task.executor() == "numba"
-        self._summing = self.strategy.summing if compiled else None
+        sees_updates = any(transform.sees_updates for transform in experiment.transforms)
+        in_kernel = compiled and not sees_updates and experiment.attack is None
+        self.summing = self.strategy.summing if in_kernel else None
         if not compiled or not isinstance(task.personalization, NoPersonalization):
             # Who trains in machine code alone meets torch when ranking.
             torch.set_num_threads(self._threads)
-        self.shard = shard
+        self.shard, self.n_clients = shard, n_clients
+        attack = experiment.attack
+        none = np.zeros(0, np.int64)
+        self.attackers = none if attack is None else attack.attackers(self.context(0))
         name = f"node-{number:03d}"
         self._evaluated = EvaluatedRounds(out / LOCAL, name)
         by_popularity = experiment.train.negative_sampling == "popularity"
-        self._popularity = popularity if by_popularity else None
+        self.popularity = popularity if by_popularity else None
         self._slices, self._first_stage = slices, first_stage
-        self._layout = Layout.of(self.task, shard)
-        self._store = StateStore(
+        self.layout = Layout.of(self.task, shard)
+        self.store = StateStore(
             out / "state" / name,
             self.task.stored_specs(),
-            self._layout.owner_ids(),
+            self.layout.owner_ids(),
             partial(self.task.initial_private, n_items=shard.n_items),
         )
+
+    def context(self, round: int) -> RoundContext:
+        """Return the context of a round as a node has it."""
+        n_items, items = self.shard.n_items, self.task.catalogue
+        return RoundContext(self.task.seed, round, self.n_clients, n_items, catalogue=items)
 
     def state(self, committed: int) -> tuple[int, int] | None:
         """Return the round and the checksum of the private state; None where there is none.
@@ -116,7 +118,7 @@ class Node:
         Raises:
             RunFolderError: If a file of the state is damaged.
         """
-        return self._store.verify(committed) if self.task.stored_specs() else None
+        return self.store.verify(committed) if self.task.stored_specs() else None
 
     def train(self, request: RoundRequest, down: Down) -> Trained:
         """Train the clients of a request; stage their new private state.
@@ -130,51 +132,14 @@ class Node:
             NumericError: If a client's update is not finite and no client may fail.
         """
         began = time.perf_counter()
-        self._store.settle(request.committed)
-        aggregates: dict[int, Aggregate] = {}
-        uploaded = state_change = number = 0
-        failures: list[FailedClient] = []
-
-        def attempt(rows: IntArray) -> tuple[Aggregate, dict[str, FloatArray], int]:
-            places = np.searchsorted(request.clients, self.shard.client_ids[rows])
-            update, private = train_clients(
-                self.task,
-                self.shard.take(rows),
-                down.shared,
-                self._store.get(self._layout.positions(rows)),
-                request.round,
-                self._chunk,
-                self._popularity,
-                self._summing,
-                self._training,
-                down.take(places).own,
-            )
-            reduced = checked_sum(self.strategy, "reduce", len(rows), update)
-            return reduced, private, upload_bytes(update)
-
+        self.store.settle(request.committed)
+        training = NodeTraining(self, request, down)
         for group in np.unique(request.groups).tolist():
-            clients = self._rows(request.clients[request.groups == group])
-            for rows in self._cuts(clients[self._order(clients)]):
-                while len(rows):
-                    try:
-                        reduced, private, size = attempt(rows)
-                    except Exception as error:
-                        failing = failing_of(attempt, rows, error)
-                        if not failing:
-                            raise
-                        failures += [self._failure(request, *each) for each in failing.items()]
-                        rows = rows[~np.isin(rows, list(failing))]
-                    else:
-                        before = aggregates.get(group)
-                        aggregates[group] = merged(self.strategy, before, reduced)
-                        uploaded += size
-                        at = self._layout.positions(rows)
-                        state_change += self._store.stage(request.round, at, private, str(number))
-                        number += 1
-                        break
-        seconds = time.perf_counter() - began
-        notes = notes_of([self._training])
-        return Trained(aggregates, tuple(failures), uploaded, seconds, state_change, notes)
+            clients = self.rows(request.clients[request.groups == group])
+            attacks = np.isin(self.shard.client_ids[clients], self.attackers)
+            training.train(group, clients[~attacks])
+            training.train(group, clients[attacks], attack=True)
+        return training.trained(time.perf_counter() - began)
 
     def evaluate(self, request: RoundRequest, down: Down) -> Evaluation:
         """Let the users of a request's clients rank the catalogue; keep their private parameters.
@@ -186,14 +151,15 @@ class Node:
         Raises:
             ClientFailure: If a client fails.
         """
-        self._store.settle(request.committed)
+        self.store.settle(request.committed)
         evaluations = []
         for number, rows in self._ranked_together(request):
-            for alike, params in self._alike(request, down, rows):
+            honest = rows[~np.isin(self.shard.client_ids[rows], self.attackers)]
+            for alike, params in self._alike(request, down, honest):
                 rank = partial(self._rank, params)
                 evaluations.append(self._named(request, "evaluate", rank, alike))
-            at, names = self._layout.positions(rows), self.task.private()
-            values = PrivateValues(self.task, self.shard.take(rows), self._store.get(at, names))
+            at, names = self.layout.positions(rows), self.task.private()
+            values = PrivateValues(self.task, self.shard.take(rows), self.store.get(at, names))
             self._evaluated.write(values, request, number)
         return replace(merge(evaluations), notes=notes_of([self._ranking]))
 
@@ -211,18 +177,18 @@ class Node:
             RunFolderError: If the private parameters of the round are missing or damaged.
         """
         task, evaluations, written = self.task.at_end(), [], 0
-        held = self._private_bytes(task, task.stored_specs())
+        held = self.private_bytes(task, task.stored_specs())
         for number, ranked in self._ranked_together(request):
             values = self._evaluated.read(self.task, self.shard.take(ranked), request, number)
             for rows, params in self._alike(request, down, ranked):
                 finish = partial(self._finish, task, request, params, values)
                 for cut in bounded_slices(offsets_of(held[rows]), _RANKED_BYTES):
-                    some = rows[cut][self._order(rows[cut])]
+                    some = rows[cut][order_of(self.task, self.shard, rows[cut])]
                     evaluation, ended = self._named(request, "train", finish, some)
                     evaluations.append(evaluation)
                     self._evaluated.write(ended, request, written)
                     written += 1
-        return replace(merge(evaluations), notes=notes_of([self._training, self._ranking]))
+        return replace(merge(evaluations), notes=notes_of([self.together, self._ranking]))
 
     def _alike(
         self, request: RoundRequest, down: Down, rows: IntArray
@@ -232,7 +198,7 @@ class Node:
         for alike, params in clients_alike(down.take(places), len(rows)):
             yield rows[alike], params
 
-    def _rows(self, clients: IntArray) -> IntArray:
+    def rows(self, clients: IntArray) -> IntArray:
         """Return the rows of some clients in the shard, int64 [c]."""
         return np.searchsorted(self.shard.client_ids, clients)
 
@@ -255,9 +221,9 @@ class Node:
             params,
             begun,
             request.round,
-            self._chunk,
-            self._popularity,
-            together=self._training,
+            self.chunk,
+            self.popularity,
+            together=self.together,
         )
         after = PrivateValues(task, before.shard, {name: private[name] for name in task.private()})
         evaluation = self._evaluation(after, params)
@@ -267,8 +233,8 @@ class Node:
 
     def _ranked_together(self, request: RoundRequest) -> Iterator[tuple[int, IntArray]]:
         """Yield clients of a request, some at a time, with the number of their file."""
-        everybody = self._rows(request.clients)
-        offsets = offsets_of(self._private_bytes(self.task, self.task.private())[everybody])
+        everybody = self.rows(request.clients)
+        offsets = offsets_of(self.private_bytes(self.task, self.task.private())[everybody])
         for number, cut in enumerate(bounded_slices(offsets, _RANKED_BYTES)):
             yield number, everybody[cut]
 
@@ -290,49 +256,17 @@ class Node:
             client = f"one of {len(rows)}" if row is None else str(self.shard.client_ids[row])
             raise ClientFailure(request.round, client, stage, line_of(cause)) from cause
 
-    def _cuts(self, rows: IntArray) -> list[IntArray]:
-        """Cut clients so that little is held at once (see `_HELD_BYTES`)."""
-        task = self.task
-        row, dense = (4 * task.size(*names) for names in (task.tables(), task.dense()))
-        memory = task.resources.memory
-        if memory is None:
-            size = _HELD_BYTES if self._summing is None else _SUMMED_BYTES
-            budget = max(size, _HELD_TABLES * self.shard.n_items * row)
-        else:
-            budget = memory // 2
-        held = np.diff(capacity(self.shard, task)) * row + dense
-        held += self._private_bytes(task, task.stored_specs())
-        return [rows[cut] for cut in bounded_slices(offsets_of(held[rows]), budget)]
-
-    def _order(self, rows: IntArray) -> IntArray:
-        """Return the order in which clients are computed, int64 [c], places among ``rows``."""
-        if self.task.executor() != "vmap":
-            return np.arange(len(rows))
-        # Clients of a chunk are filled up to equal length.
-        return np.argsort(-self.shard.examples()[rows], kind="stable")
-
-    def _private_bytes(self, task: ClientTask, names: Iterable[str]) -> IntArray:
+    def private_bytes(self, task: ClientTask, names: Iterable[str]) -> IntArray:
         """Return the bytes of each client's values of some private parameters, int64 [c]."""
         total = np.zeros(self.shard.n_clients, np.int64)
-        offsets = (self._layout if task is self.task else Layout.of(task, self.shard)).offsets
+        offsets = (self.layout if task is self.task else Layout.of(task, self.shard)).offsets
         for name in names:
             spec = task.stored_specs()[name]
             total += 4 * prod(spec.shape) * np.diff(offsets[spec.axis or ""])
         return total
 
-    def _failure(self, request: RoundRequest, row: int, cause: Exception) -> FailedClient:
-        """Return the failure of a client, or raise it if none may fail."""
-        client, reason = str(self.shard.client_ids[row]), line_of(cause)
-        if self.experiment.rounds.max_failures == 0:
-            if isinstance(cause, NumericError):
-                raise NumericError(f"client {client}: {cause}") from cause
-            raise ClientFailure(request.round, client, "train", reason) from cause
-        if isinstance(cause, NumericError):
-            reason += f"; {likely_causes(self.experiment, self.task)}"
-        return FailedClient(client=client, reason=reason)
-
     def _rank(self, params: Params, rows: IntArray) -> Evaluation:
-        private = self._store.get(self._layout.positions(rows), self.task.private())
+        private = self.store.get(self.layout.positions(rows), self.task.private())
         return self._evaluation(PrivateValues(self.task, self.shard.take(rows), private), params)
 
     def _evaluation(self, values: PrivateValues, params: Params) -> Evaluation:
@@ -386,7 +320,10 @@ def open_node(
     opened, costs, popularity, slices, first_stage = _opened(run, out, split, features, device)
     shard = opened.split.shard(hosted_clients(costs, partition, partitions))
     experiment, task, folder = opened.experiment, opened.task, opened.folder
-    return Node(experiment, task, shard, folder, partition, popularity, slices, first_stage)
+    n_clients = opened.split.n_clients
+    return Node(
+        experiment, task, shard, folder, partition, n_clients, popularity, slices, first_stage
+    )
 
 
 @lru_cache(maxsize=1)

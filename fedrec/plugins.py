@@ -9,7 +9,7 @@ may lie beside the experiment or in the working folder.
 
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, ValuesView
 from functools import cache
 from importlib.metadata import entry_points
 from inspect import isabstract
@@ -27,6 +27,7 @@ CORE_TABLES = {
     "models": ("fedrec.models:MODELS", "fedrec.baselines:BASELINES"),
     "personalization": ("fedrec.personalization:PERSONALIZATIONS",),
     "metrics": ("fedrec.evaluation.metrics:METRICS",),
+    "transforms": ("fedrec.transforms:TRANSFORMS",),
 }
 OURS = ("fedrec", "strategies", "clients", "server")
 """The packages that come with fedrec."""
@@ -140,7 +141,8 @@ class Section(BaseModel):
         lines = self.without_effect(run)
         for name in (each for each in type(self).model_fields if each not in but):
             value = getattr(self, name)
-            below = value if isinstance(value, Mapping) else {"": value}
+            below = dict(enumerate(value)) if isinstance(value, tuple) else value
+            below = below if isinstance(below, Mapping) else {"": value}
             for key, section in below.items():
                 if isinstance(section, Section):
                     of_section = section.all_without_effect(run)
@@ -194,6 +196,17 @@ class Plugin(Section):
 
     reference: ClassVar[str] = ""
     defaults: ClassVar[Defaults] = {}
+
+
+def plugins_in(section: Section) -> Iterator[Plugin]:
+    """Yield the plug-ins in the fields of a section, and in theirs."""
+    for _, value in section:
+        below = value.values() if isinstance(value, Mapping) else value
+        for each in below if isinstance(below, tuple | ValuesView) else (value,):
+            if isinstance(each, Plugin):
+                yield each
+            if isinstance(each, Section):
+                yield from plugins_in(each)
 
 
 def as_mapping(value: Any) -> Any:
@@ -265,8 +278,9 @@ def table(kind: str) -> Mapping[str, type[Plugin]]:
     """Return all plug-ins of a kind: fedrec's own and those of installed distributions.
 
     Args:
-        kind: ``data``, ``features``, ``models``, ``personalization``, ``metrics`` or
-            ``strategies``.
+        kind: ``data``, ``features``, ``models``, ``personalization``, ``metrics``,
+            ``transforms``, or of the strategies: ``strategies``, ``client_rules``,
+            ``aggregations``, ``server_optimizers``.
 
     Raises:
         ConfigError: If two distributions bring the same name.

@@ -290,6 +290,16 @@ class State:
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def joined(cls, parts: Mapping[str, State]) -> State:
+        """Return one state of several, each below its name; `part` takes one out again."""
+        arrays = {f"{p}/{n}": v for p, part in parts.items() for n, v in part.arrays.items()}
+        return cls(arrays, {p: dict(part.values) for p, part in parts.items() if part.values})
+
+    def part(self, name: str) -> State:
+        """Return the state that `joined` put below a name; empty if there was none."""
+        return State(self.below(f"{name}/"), self.values.get(name, {}))
+
     def below(self, prefix: str) -> dict[str, NDArray[Any]]:
         """Return the arrays whose names begin with a prefix, by the rest of their names."""
         names = [name for name in self.arrays if name.startswith(prefix)]

@@ -62,6 +62,7 @@ def main(grid: Grid, context: Context) -> None:
             request,
             recorder,
             run.catalogue,
+            split,
             checkpoint,
             has_end=len(run.task.at_end().epochs) > 0,
         )

@@ -14,12 +14,19 @@ from flwr.serverapp.strategy import Result
 from flwr.serverapp.strategy import Strategy as FlwrStrategy
 
 from fedrec.aggregation.mix import packed, unpacked
-from fedrec.aggregation.reduce import download_bytes, metric_sums
+from fedrec.aggregation.reduce import (
+    download_bytes,
+    metric_sums,
+    sorted_by_client,
+    taken,
+    upload_bytes,
+)
 from fedrec.aggregation.returned import (
     checked_apply,
     checked_broadcast,
     checked_groups,
     checked_init,
+    checked_sum,
     merged,
 )
 from fedrec.compute.context import RoundContext
@@ -28,14 +35,27 @@ from fedrec.data.catalogue import Catalogue
 from fedrec.errors import ClientFailure, EngineError, NumericError
 from fedrec.evaluation.evaluate import Evaluation, merge
 from fedrec.flower import records
+from fedrec.ragged import Ragged
 from fedrec.runs.log import Bytes, Checkpoint, RoundRecord, Seconds
 from fedrec.runs.recorder import End, Recorder
 from fedrec.training.client_rule import client_rule_of
-from fedrec.types import Aggregate, Down, FailedClient, IntArray, Params
+from fedrec.transforms.pipeline import transformed
+from fedrec.types import (
+    Aggregate,
+    Down,
+    FailedClient,
+    IntArray,
+    Params,
+    Split,
+    State,
+    UpdateBatch,
+)
 from server.roster import Roster, cohort, deal, exchange, states_of
 from strategies.base import strategy_of
 
 LOG = logging.getLogger("fedrec")
+_STRATEGY, _ATTACK = "strategy", "attack"
+"""Parts of the state of a checkpoint."""
 
 
 class FlowerStrategy(FlwrStrategy):
@@ -52,6 +72,7 @@ class FlowerStrategy(FlwrStrategy):
         request: Run id and folders, for every message.
         recorder: Writes the run folder, and knows the best round.
         catalogue: What is known of the items.
+        split: The data, of which attackers take what they are said to know.
         checkpoint: Where the run continues: with the evaluation of that round; None: at its start.
         has_end: Whether clients train once more after the last round.
     """
@@ -65,6 +86,7 @@ class FlowerStrategy(FlwrStrategy):
         request: records.RoundRequest,
         recorder: Recorder,
         catalogue: Catalogue,
+        split: Split,
         checkpoint: Checkpoint | None = None,
         has_end: bool = False,
     ) -> None:
@@ -83,8 +105,13 @@ class FlowerStrategy(FlwrStrategy):
         self.params = params
         self._rule = client_rule_of(self.strategy)
         self.state = checked_init(self.strategy, params, self._context(0))
+        attack = experiment.attack
+        self._attackers_state = State()
+        if attack is not None:
+            self._attackers_state = attack.init(split, self._context(0))
         if checkpoint is not None:
-            self.params, self.state = checkpoint.params, checkpoint.state
+            self.params, self.state = checkpoint.params, checkpoint.state.part(_STRATEGY)
+            self._attackers_state = checkpoint.state.part(_ATTACK)
             self._round = checkpoint.record.round
         self._bytes: Counter[str] = Counter()
         self._simulation: Counter[str] = Counter()
@@ -101,7 +128,8 @@ class FlowerStrategy(FlwrStrategy):
 
     def _context(self, round: int) -> RoundContext:
         seed, items = self._experiment.seed, self._catalogue
-        return RoundContext(seed, round, self._n_clients, items.n_items, self._cohort, items)
+        n, cohort = self._n_clients, self._cohort
+        return RoundContext(seed, round, n, items.n_items, cohort, catalogue=items)
 
     def start(self, grid: Grid, *_: Any, **__: Any) -> Result:
         """Run the rounds of the experiment; Flower's other arguments are not used.
@@ -119,7 +147,8 @@ class FlowerStrategy(FlwrStrategy):
                 else:
                     record = self._train(number, grid)
                     states = self._node_states
-                    self.recorder.checkpoint(record, self.params, self.state, due, states)
+                    state = State.joined({_STRATEGY: self.state, _ATTACK: self._attackers_state})
+                    self.recorder.checkpoint(record, self.params, state, due, states)
                 if due:
                     record = self._rank(record, grid)
                 self.recorder.record(record, self._evaluation if due else None, self.published)
@@ -212,6 +241,7 @@ class FlowerStrategy(FlwrStrategy):
             EngineError: If no client succeeded.
         """
         aggregates: dict[int, Aggregate] = {}
+        attackers: list[UpdateBatch] = []
         busy: defaultdict[int, float] = defaultdict(float)
         self._failures = []
         for reply in replies:
@@ -227,6 +257,8 @@ class FlowerStrategy(FlwrStrategy):
                 self._node_states[number] = (server_round, checksum)
             for group, aggregate in trained.aggregates.items():
                 aggregates[group] = merged(self.strategy, aggregates.get(group), aggregate)
+            if trained.attackers is not None:
+                attackers.append(trained.attackers)
         self._idle = max(busy.values()) - sum(busy.values()) / len(busy) if busy else 0.0
         most = self._experiment.rounds.max_failures
         if len(self._failures) > most:
@@ -234,14 +266,37 @@ class FlowerStrategy(FlwrStrategy):
             client = first.client + (f" (and {more} more)" if more else "")
             reason = f"{first.reason}; rounds.max_failures is {most}"
             raise ClientFailure(server_round, client, "train", reason)
+        if attackers:
+            self._rewrite(sorted_by_client(attackers), aggregates)
         if not aggregates:
             raise EngineError(f"round {server_round}: no client of the cohort succeeded")
-        self._aggregates = dict(sorted(aggregates.items()))
         context = self._context(server_round)
+        for transform in self._experiment.transforms:
+            for group, aggregate in aggregates.items():
+                aggregates[group] = transform.on_aggregate(aggregate, context)
+        self._aggregates = dict(sorted(aggregates.items()))
         self.state, self.params = checked_apply(
             self.strategy, self.state, self.params, self._aggregates, context
         )
         return None, None
+
+    def _rewrite(self, pool: UpdateBatch, aggregates: dict[int, Aggregate]) -> None:
+        """Let the attackers of the round rewrite their updates, and sum them with the others'."""
+        attack, context = self._experiment.attack, self._context(self._round)
+        assert attack is not None
+        self._attackers_state, update = attack.rewrite(
+            self._attackers_state, pool, self.params, context
+        )
+        _, behind = self._experiment.transforms_around()
+        nothing = Ragged(np.zeros(len(update.client_ids) + 1, np.int64), np.zeros(0, np.int64))
+        update, _ = transformed(behind, update, {}, nothing, context)
+        self._bytes["up"] += upload_bytes(update)
+        groups = checked_groups(self.strategy, self.state, update.client_ids)
+        for group in np.unique(groups).tolist():
+            of_group = taken(update, np.flatnonzero(groups == group))
+            n = len(of_group.client_ids)
+            aggregate = checked_sum(self.strategy, "reduce", n, of_group)
+            aggregates[group] = merged(self.strategy, aggregates.get(group), aggregate)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> None:
         """Join the nodes' metric values, user by user."""

@@ -18,7 +18,7 @@ from strategies.client_rules.plain import Plain
 from strategies.server_optimizers.base import ServerOptimizer
 from strategies.server_optimizers.sgd import SGD
 
-_RULE, _AGGREGATION, _OPTIMIZER = "client_rule/", "aggregation/", "server_optimizer/"
+_RULE, _AGGREGATION, _OPTIMIZER = "client_rule", "aggregation", "server_optimizer"
 
 
 class Composed(Strategy):
@@ -81,13 +81,13 @@ class Composed(Strategy):
             _AGGREGATION: self.aggregation.init(params, context),
             _OPTIMIZER: self.server_optimizer.init(params),
         }
-        return _joined(parts)
+        return State.joined(parts)
 
     def broadcast(
         self, state: State, params: Params, client_ids: IntArray, context: RoundContext
     ) -> Down:
         """Return the parameters, and what the client rule sends beside them."""
-        return Down({**params, **self.client_rule.sent(_part(state, _RULE), params)})
+        return Down({**params, **self.client_rule.sent(state.part(_RULE), params)})
 
     def reduce(self, batch: UpdateBatch) -> Aggregate:
         """Return what the aggregation makes of some clients' updates."""
@@ -103,22 +103,11 @@ class Composed(Strategy):
         """Return the state and parameters after one step of the server optimizer."""
         (aggregate,) = aggregates.values()
         joint, change = self.aggregation.change(
-            _part(state, _AGGREGATION), params, aggregate, context
+            state.part(_AGGREGATION), params, aggregate, context
         )
         rule, change = self.client_rule.applied(
-            _part(state, _RULE), params, change, aggregate, context
+            state.part(_RULE), params, change, aggregate, context
         )
         touched = touched_rows(aggregate)
-        memory, after = self.server_optimizer.step(
-            _part(state, _OPTIMIZER), params, change, touched
-        )
-        return _joined({_RULE: rule, _AGGREGATION: joint, _OPTIMIZER: memory}), after
-
-
-def _part(state: State, prefix: str) -> State:
-    return State(state.below(prefix), state.values.get(prefix, {}))
-
-
-def _joined(parts: Mapping[str, State]) -> State:
-    arrays = {p + name: value for p, part in parts.items() for name, value in part.arrays.items()}
-    return State(arrays, {p: dict(part.values) for p, part in parts.items() if part.values})
+        memory, after = self.server_optimizer.step(state.part(_OPTIMIZER), params, change, touched)
+        return State.joined({_RULE: rule, _AGGREGATION: joint, _OPTIMIZER: memory}), after

@@ -24,6 +24,7 @@ class RoundContext:
         n_items: Size of the catalogue.
         cohort: int64, the clients of the round, sorted. Empty before the first round, and on a
             node, which does not know who else takes part.
+        targets: int64, sorted, the items of ``evaluate.targets``, which attacks promote.
         catalogue: The `fedrec.data.catalogue.Catalogue`; None where nobody reads the items.
     """
 
@@ -32,6 +33,7 @@ class RoundContext:
     n_clients: int
     n_items: int
     cohort: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+    targets: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
     catalogue: Any = None
 
     def bits(self, name: str, owner: IntArray, draw: IntArray) -> NDArray[np.uint64]:

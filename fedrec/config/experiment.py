@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from fedrec.baselines.base import Baseline
 from fedrec.compute.device import Resources
 from fedrec.config.engine import Engine
-from fedrec.config.fields import PluginField, PluginsField
+from fedrec.config.fields import PluginField, PluginListField, PluginsField
 from fedrec.config.yaml import dump_yaml, read_document, with_overrides
 from fedrec.data.base import DataSet
 from fedrec.data.catalogue import Catalogue
@@ -32,6 +32,8 @@ from fedrec.plugins import (
 from fedrec.training.client_rule import client_rule_of
 from fedrec.training.settings import Train
 from fedrec.training.task import ClientTask
+from fedrec.transforms.attack import Attack
+from fedrec.transforms.base import Transform
 
 COHORT = {"cohort_size", "cohort_fraction"}
 
@@ -126,6 +128,7 @@ class Experiment(Section):
     strategy: Annotated[Plugin, PluginField("strategies", "fedavg")] = Field(
         default_factory=lambda: lookup("strategies", "fedavg")(), validate_default=True
     )
+    transforms: Annotated[tuple[Transform, ...], PluginListField("transforms")] = ()
     rounds: Rounds = Rounds()
     evaluate: Evaluate = Evaluate()
     engine: Engine = Engine()
@@ -139,6 +142,42 @@ class Experiment(Section):
     def _schedule_fits(self) -> Self:
         self.train.schedule.check(self.rounds.count)
         return self
+
+    @model_validator(mode="after")
+    def _transforms_fit(self) -> Self:
+        attacks = [each for each in self.transforms if isinstance(each, Attack)]
+        if len(attacks) > 1:
+            raise ValueError(f"transforms: expected one attack, got {len(attacks)}")
+        encodes = ""
+        for place, transform in enumerate(self.transforms):
+            if encodes and transform.sees_updates:
+                raise ValueError(
+                    f"transforms: {encodes} says in which form values travel, so no transform that "
+                    "changes values may follow; put it last"
+                )
+            encodes = encodes or type(transform).__name__ * transform.encodes
+            behind = attacks and transform not in attacks and place > self._place_of_attack
+            if behind and transform.overrides("remembering"):
+                raise ValueError(
+                    f"transforms: attackers remember nothing of {type(transform).__name__}; put it "
+                    "before the attack"
+                )
+        return self
+
+    @property
+    def attack(self) -> Attack | None:
+        """The attack among the transforms; None: all clients are honest."""
+        return next((each for each in self.transforms if isinstance(each, Attack)), None)
+
+    @property
+    def _place_of_attack(self) -> int:
+        places = (at for at, each in enumerate(self.transforms) if isinstance(each, Attack))
+        return next(places, len(self.transforms))
+
+    def transforms_around(self) -> tuple[tuple[Transform, ...], tuple[Transform, ...]]:
+        """Return the transforms before an attack and those behind it; all before it without one."""
+        at = self._place_of_attack
+        return self.transforms[:at], self.transforms[at + 1 :]
 
     def check_features(self) -> None:
         """Check, before anything is encoded, that there are the features that the model needs.
@@ -173,6 +212,7 @@ class Experiment(Section):
             self.data.protocol,
             client_rule=client_rule_of(self.strategy),
             payload=getattr(self.strategy, "payload", "shared"),
+            transforms=self.transforms,
             several_users=self.clients.by != "user",
             catalogue=catalogue or Catalogue.empty(),
             resources=resources or Resources(),

@@ -92,3 +92,26 @@ class PluginsField(PluginField):
 
     def _write(self, plugins: Any) -> dict[str, Any]:
         return {name: super(PluginsField, self)._write(each) for name, each in plugins.items()}
+
+
+@dataclass(frozen=True)
+class PluginListField(PluginField):
+    """Marks a field that holds plug-ins in an order."""
+
+    def _read(self, value: Any, bases: tuple[Any, ...]) -> Any:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"expected a list of plug-ins, got {shown(value)}")
+        plugins, faults = [], []
+        for place, each in enumerate(value):
+            try:
+                plugins.append(super()._read(each, get_args(bases[0]) or bases[:1]))
+            except ConfigError as error:
+                faults += [Fault(f"{place}.{where}".rstrip("."), f) for where, f in error.faults]
+            except ValueError as error:
+                faults.append(Fault(str(place), str(error)))
+        if faults:
+            raise ConfigError(*faults)
+        return tuple(plugins)
+
+    def _write(self, plugins: Any) -> Any:
+        return [super(PluginListField, self)._write(each) for each in plugins]

@@ -8,7 +8,7 @@ import json
 import linecache
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from traceback import walk_tb
 from types import FunctionType, ModuleType
@@ -16,10 +16,9 @@ from typing import Any
 
 from fedrec.config.experiment import Experiment
 from fedrec.errors import ConfigError
-from fedrec.plugins import OURS, Plugin
+from fedrec.plugins import OURS, Plugin, Section, plugins_in
 from fedrec.storage.files import cache_folder, write_text
 
-FIELDS = ("data", "model", "personalization", "strategy")
 CONSTANTS = (int, float, str, bool, type(None))
 
 
@@ -33,8 +32,7 @@ def sources_of(experiment: Experiment) -> dict[str, str]:
         The text by path, relative to the folder that Python imports from; empty where all plug-ins
         are fedrec's own.
     """
-    plugins = [getattr(experiment, name) for name in FIELDS]
-    plugins += (*experiment.features.values(), *experiment.evaluate.parsed())
+    plugins = [*plugins_in(experiment), *experiment.evaluate.parsed()]
     classes = [base for plugin in plugins for base in type(plugin).__mro__]
     waiting = [base.__module__ for base in classes if issubclass(base, Plugin)]
     waiting += (module for each in experiment.features.values() for module in each.modules())
@@ -92,15 +90,23 @@ def with_importable_plugins(experiment: Experiment) -> Experiment:
         ConfigError: If a class is defined inside a function, or one of a script uses something
             else that the script defines.
     """
-    values = {field: getattr(experiment, field) for field in FIELDS}
-    changed: dict[str, Any] = {
-        field: _with_importable_class(plugin, field) for field, plugin in values.items()
-    }
-    changed["features"] = {
-        name: _with_importable_class(encoder, f"features.{name}")
-        for name, encoder in experiment.features.items()
-    }
-    return experiment.model_copy(update=changed)
+    converted: Experiment = _converted(experiment, "")
+    return converted
+
+
+def _converted(value: Any, field: str) -> Any:
+    """Return a value in which every plug-in, at any depth, is one that others can import."""
+    if isinstance(value, Section):
+        inner = {name: _converted(each, f"{field}.{name}") for name, each in value}
+        changed = {name: each for name, each in inner.items() if each is not getattr(value, name)}
+        value = value.model_copy(update=changed) if changed else value
+        where = field.removeprefix(".")
+        return _with_importable_class(value, where) if isinstance(value, Plugin) else value
+    if isinstance(value, Mapping) and any(isinstance(each, Plugin) for each in value.values()):
+        return {name: _converted(each, f"{field}.{name}") for name, each in value.items()}
+    if isinstance(value, tuple) and any(isinstance(each, Plugin) for each in value):
+        return tuple(_converted(each, f"{field}.{at}") for at, each in enumerate(value))
+    return value
 
 
 def _with_importable_class(plugin: Plugin, field: str) -> Plugin:

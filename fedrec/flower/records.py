@@ -2,8 +2,8 @@
 
 A request and the shared parameters go down; a sum of updates, every update or metric values come
 up. A message holds one value: its arrays stand in an array record under their place in the value,
-such as ``Trained:aggregates:0:sums:item``, and all else is JSON. A parameter that the experiment does
-not declare as shared cannot be encoded, so a private one cannot leave its client by mistake.
+such as ``Trained:aggregates:0:sums:item``, and all else is JSON. A parameter that the experiment
+does not declare as shared cannot be encoded, so a private one cannot leave its client by mistake.
 """
 
 import json
@@ -96,6 +96,7 @@ class Trained:
 
     Args:
         aggregates: per group of the strategy, the reduced updates of the clients that succeeded.
+        attackers: the updates of attackers, which are not reduced yet; None: there are none.
         failures: the clients that failed.
         uploaded: bytes that the clients send, see `fedrec.aggregation.reduce.upload_bytes`.
         seconds: how long the node worked.
@@ -109,6 +110,7 @@ class Trained:
     seconds: float = field(default=0.0, compare=False)
     state_change: int = 0
     notes: tuple[str, ...] = field(default=(), compare=False)
+    attackers: UpdateBatch | None = None
 
 
 _KINDS = {

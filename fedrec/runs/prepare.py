@@ -1,5 +1,7 @@
 """A run as its processes know it, and how it is made ready: experiment, data, engine, folder."""
 
+import hashlib
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,6 +13,7 @@ from uuid import uuid4
 from weakref import WeakValueDictionary
 
 from fedrec.baselines.base import Baseline
+from fedrec.compute.context import RoundContext
 from fedrec.compute.device import Resources, check_device, described, gpu_bytes, sees_gpu
 from fedrec.compute.numba_compiler import build, is_built
 from fedrec.config.engine import Engine
@@ -18,7 +21,7 @@ from fedrec.config.experiment import Experiment, load_experiment
 from fedrec.config.sources import sources_of, with_importable_plugins
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.negatives import pool_excluded
-from fedrec.data.prepare import open_split, prepare
+from fedrec.data.prepare import open_split, prepare, save_split
 from fedrec.errors import ConfigError, require
 from fedrec.evaluation.evaluate import check_cutoffs
 from fedrec.evaluation.ranking import check_candidates
@@ -35,13 +38,21 @@ from fedrec.runs.folder import (
     create,
     default_folder,
 )
-from fedrec.storage.files import write_bytes, write_text
+from fedrec.storage.files import write_bytes, write_text, writing
 from fedrec.training.draws import check_order
 from fedrec.training.task import ClientTask, Executor
 from fedrec.types import Split
 
 # Sections that a centralised baseline does not use.
-FEDERATED = ("train", "personalization", "strategy", "rounds", "clients", "engine")
+FEDERATED = (
+    "train",
+    "personalization",
+    "strategy",
+    "transforms",
+    "rounds",
+    "clients",
+    "engine",
+)
 # An experiment, its sections as a mapping, or the path of its YAML file.
 Source: TypeAlias = Experiment | Mapping[str, Any] | str | Path
 LOG = logging.getLogger("fedrec")
@@ -220,6 +231,8 @@ def open_experiment(
     split = open_split(prepared)
     if prepared == kept_split:
         LOG.info(f"{split.name}: the data is gone; the run goes on with its copy, {kept_split}")
+    elif any(transform.overrides("on_data") for transform in experiment.transforms):
+        prepared, split = _with_transforms(experiment, prepared, split)
     _check_sizes(experiment, split)
     LOG.info(
         f"{split.name}: {split.n_users} users, {split.n_items} items, "
@@ -240,6 +253,19 @@ def open_experiment(
     # Workers have devices of their own.
     device = engine.device if engine.name == "serial" else "cpu"
     return OpenRun(folder, experiment, prepared, split, engine, features, device=device)
+
+
+def _with_transforms(experiment: Experiment, prepared: Path, split: Split) -> tuple[Path, Split]:
+    """Return the data as transforms change it, in a file beside that of the prepared data."""
+    for transform in experiment.transforms:
+        context = RoundContext(experiment.seed, 0, split.n_clients, split.n_items)
+        split = transform.on_data(split, context)
+    settings = experiment.model_dump(mode="json", include={"transforms", "evaluate", "seed"})
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    path = prepared.with_name(f"{prepared.stem}-{key}{prepared.suffix}")
+    with writing(path):
+        save_split(split, path)
+    return path, open_split(path)
 
 
 def find_config(config: Path) -> Path:

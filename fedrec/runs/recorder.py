@@ -19,7 +19,7 @@ from fedrec.config.experiment import Experiment
 from fedrec.errors import NumericError
 from fedrec.evaluation.evaluate import Evaluation
 from fedrec.features.prepare import feature_lines
-from fedrec.plugins import Plugin
+from fedrec.plugins import Plugin, plugins_in
 from fedrec.runs.baseline import chance_levels, popularity_scores, slice_sizes, tied_scores
 from fedrec.runs.folder import (
     FINISHED,
@@ -362,7 +362,7 @@ class Recorder:
         plugins: list[Plugin] = [e.data, e.model]
         if not self._run.centralised:
             keys.add("beutel2020flower")
-            plugins += [e.personalization, e.strategy]
+            plugins += [e.personalization, e.strategy, *plugins_in(e.strategy), *e.transforms]
         return sorted(keys.union(plugin.reference for plugin in plugins if plugin.reference))
 
 

@@ -178,7 +178,8 @@ class Trial:
         """Return the context of a round in which all clients take part."""
         shard = self.shard
         n, n_items = small_split().n_clients, shard.n_items
-        return RoundContext(0, round, n, n_items, shard.client_ids, self.task.catalogue)
+        items = self.task.catalogue
+        return RoundContext(0, round, n, n_items, shard.client_ids, catalogue=items)
 
     def take(self, clients: IntArray) -> Self:
         """Return the trial of some clients: int64 [c], rows of the shard, in that order."""

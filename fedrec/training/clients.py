@@ -119,6 +119,7 @@ def _in_order(
     private = {
         name: np.concatenate([values[name] for _, values in trained])[at[spec.axis or ""]]
         for name, spec in specs.items()
+        if name in trained[0][1]
     }
     return taken(joined([update for update, _ in trained]), back), private
 

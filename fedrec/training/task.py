@@ -29,6 +29,8 @@ from fedrec.training.declarations import (
 from fedrec.training.numba_coverage import not_in_numba
 from fedrec.training.optimizers import Optimizers
 from fedrec.training.settings import Train
+from fedrec.transforms.base import Transform
+from fedrec.transforms.pipeline import memory_specs
 from fedrec.types import Axis, FloatArray, IntArray, Params, ParamSpec
 
 Executor: TypeAlias = Literal["numba", "flat", "vmap", "loop"]
@@ -49,6 +51,7 @@ class ClientTask:
         dtype: of all arithmetic; float64 is for tests.
         client_rule: What the strategy asks of the client.
         payload: Who receives values of its own, see `strategies.base.Strategy`.
+        transforms: What is done to its update.
         several_users: Whether a client may hold more than one user.
         catalogue: The items; without any for a model that does not look at them.
         when: Whether it is trained in a round, or at the end of the run.
@@ -63,6 +66,7 @@ class ClientTask:
     dtype: str = "float32"
     client_rule: ClientRule = field(default_factory=ClientRule)
     payload: Literal["shared", "group", "client"] = "shared"
+    transforms: tuple[Transform, ...] = ()
     several_users: bool = False
     catalogue: Catalogue = field(default_factory=Catalogue.empty)
     when: Literal["round", "end"] = "round"
@@ -116,7 +120,8 @@ class ClientTask:
                 for key in self.remembered(name):
                     scalar = key == "steps"
                     private[f"{name}/{key}"] = replace(like, shape=()) if scalar else like
-        return {**private, **self.client_rule.private(self.shared_specs())}
+        rule = self.client_rule.private(self.shared_specs())
+        return {**private, **rule, **memory_specs(self.transforms, self.shared_specs())}
 
     @cached_property
     def resources_used(self) -> Resources:
@@ -219,7 +224,7 @@ class ClientTask:
         # That the rounds are to be numba's says nothing of the end, which numba does not cover.
         backend = "auto" if self.train.backend == "numba" else self.train.backend
         train = self.train.model_copy(update={"backend": backend})
-        return replace(self, when="end", client_rule=ClientRule(), train=train)
+        return replace(self, when="end", client_rule=ClientRule(), transforms=(), train=train)
 
     def phases_of(self, name: str) -> list[Phase]:
         """Return the phases that train a parameter."""

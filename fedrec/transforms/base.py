@@ -1,0 +1,96 @@
+"""What a transform is: it changes a client's update on its way to the server.
+
+An experiment lists its transforms in order, and they compose with any strategy. `on_update` runs on
+the node, before updates are summed; `on_aggregate` runs on the server, before the strategy applies
+the sum.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from fedrec.compute.context import RoundContext
+from fedrec.errors import ConfigError
+from fedrec.plugins import Plugin
+from fedrec.ragged import Ragged
+from fedrec.types import Aggregate, Params, ParamSpec, Split, UpdateBatch
+
+
+class Transform(Plugin):
+    """Base of all transforms; by itself it changes nothing.
+
+    Attributes:
+        encodes: Whether it changes the type or the form in which values travel. No transform that
+            changes values may stand behind it.
+    """
+
+    encodes: ClassVar[bool] = False
+
+    @classmethod
+    def overrides(cls, *methods: str) -> bool:
+        """Return whether it has a method of its own among some; what is not needed is left out."""
+        return any(getattr(cls, name) is not getattr(Transform, name) for name in methods)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        """Refuse two methods that do the same."""
+        if cls.overrides("on_update") and cls.overrides("remembering"):
+            raise ConfigError(
+                f"transform {cls.__qualname__}: defines on_update and remembering; remembering "
+                "alone is called where it is defined"
+            )
+
+    @property
+    def sees_updates(self) -> bool:
+        """Whether it looks at clients' updates one by one."""
+        return self.overrides("on_update", "remembering")
+
+    def on_data(self, split: Split, context: RoundContext) -> Split:
+        """Return the data that clients have; once, before the run.
+
+        Args:
+            split: The prepared data.
+            context: The run, before its first round; the clients are those of ``split``.
+        """
+        return split
+
+    def on_update(self, batch: UpdateBatch, context: RoundContext) -> UpdateBatch:
+        """Return the updates that some clients send; runs on the node.
+
+        What becomes of a client must not depend on the others.
+
+        Args:
+            batch: The updates, as the transforms before this one left them.
+            context: The round.
+        """
+        return batch
+
+    def memory(self, specs: Mapping[str, ParamSpec]) -> Mapping[str, ParamSpec]:
+        """Return private parameters that `remembering` uses; none by default.
+
+        Args:
+            specs: Of the shared parameters.
+
+        Returns:
+            Per name, a private parameter of the axis ``client`` or ``positive``, not trained.
+        """
+        return {}
+
+    def remembering(
+        self, batch: UpdateBatch, memory: Params, positives: Ragged, context: RoundContext
+    ) -> tuple[UpdateBatch, Params]:
+        """Return the updates that some clients send, and what they remember; runs on the node.
+
+        It is called in place of `on_update`.
+
+        Args:
+            batch: The updates, as the transforms before this one left them.
+            memory: Per name of `memory`, float32: of the axis ``client`` [c, *shape], of the axis
+                ``positive`` [n_positives, *shape], client after client.
+            positives: One row per client: its train items, the owners of ``positive``.
+            context: The round.
+        """
+        return self.on_update(batch, context), memory
+
+    def on_aggregate(self, aggregate: Aggregate, context: RoundContext) -> Aggregate:
+        """Return the aggregate that the strategy applies; runs on the server, for each group."""
+        return aggregate

@@ -1,0 +1,58 @@
+"""A list of transforms, in which each has its own memory."""
+
+from collections.abc import Mapping, Sequence
+
+from fedrec.compute.context import RoundContext
+from fedrec.errors import check_shapes
+from fedrec.ragged import Ragged
+from fedrec.transforms.base import Transform
+from fedrec.types import FloatArray, Params, ParamSpec, UpdateBatch
+
+
+def memory_specs(
+    transforms: Sequence[Transform], specs: Mapping[str, ParamSpec]
+) -> dict[str, ParamSpec]:
+    """Return the private parameters of all transforms, by ``transforms/PLACE/NAME``.
+
+    Args:
+        transforms: The list.
+        specs: Of the shared parameters.
+    """
+    return {
+        f"{_prefix(place)}{name}": spec
+        for place, transform in enumerate(transforms)
+        for name, spec in transform.memory(specs).items()
+    }
+
+
+def transformed(
+    transforms: Sequence[Transform],
+    batch: UpdateBatch,
+    private: Params,
+    positives: Ragged,
+    context: RoundContext,
+) -> tuple[UpdateBatch, dict[str, FloatArray]]:
+    """Return updates after all transforms, and the private parameters that changed.
+
+    Args:
+        transforms: The list.
+        batch: The updates of some clients.
+        private: The private parameters of these clients, with those of `memory_specs`.
+        positives: One row per client: its train items.
+        context: The round.
+    """
+    changed: dict[str, FloatArray] = {}
+    for place, transform in enumerate(transforms):
+        if not transform.overrides("remembering"):
+            batch = transform.on_update(batch, context)
+            continue
+        prefix = _prefix(place)
+        memory = {n.removeprefix(prefix): v for n, v in private.items() if n.startswith(prefix)}
+        batch, after = transform.remembering(batch, memory, positives, context)
+        check_shapes(f"transform {type(transform).__name__}: memory", after, memory)
+        changed |= {f"{prefix}{name}": value for name, value in after.items()}
+    return batch, changed
+
+
+def _prefix(place: int) -> str:
+    return f"transforms/{place}/"
