@@ -50,6 +50,25 @@ class RoundContext:
         """Return numbers in (0, 1), float64 [n]; arguments as for `bits`."""
         return uniform(self._seed(name), Purpose.PLUGIN, self.round, owner, draw)
 
+    def words(self, name: str, owner: int, n: int) -> NDArray[np.uint64]:
+        """Return many random words of one owner at once, uint64 [n]; faster than `bits`.
+
+        Args:
+            name: What they are for.
+            owner: A client or an item, below 2**40.
+            n: How many.
+        """
+        key = [self._seed(name), (self.round << 40) | owner]
+        return np.random.Philox(key=np.array(key, np.uint64)).random_raw(n)
+
+    def normal(self, name: str, owner: int, n: int) -> FloatArray:
+        """Return standard normal numbers of one owner, float32 [n], by Box and Muller."""
+        halves = self.words(name, owner, (n + 1) // 2).view(np.uint32).reshape(-1, 2)
+        uniform = (halves.astype(np.float64) + 0.5) * 2.0**-32
+        radius, angle = np.sqrt(-2.0 * np.log(uniform[:, 0])), 2.0 * np.pi * uniform[:, 1]
+        pairs = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
+        return np.asarray(pairs.ravel()[:n], np.float32)
+
     def generator(self, name: str) -> np.random.Generator:
         """Return a generator for draws that belong to the round and to no single owner."""
         return np.random.default_rng([self._seed(name), self.round])

@@ -3,5 +3,10 @@
 from collections.abc import Mapping
 
 from fedrec.transforms.base import Transform
+from fedrec.transforms.clip import Clip
+from fedrec.transforms.gaussian import Gaussian
 
-TRANSFORMS: Mapping[str, type[Transform]] = {}
+TRANSFORMS: Mapping[str, type[Transform]] = {
+    "clip": Clip,
+    "gaussian": Gaussian,
+}

@@ -1,0 +1,69 @@
+"""Clipping: the norm of what a client sends is bounded."""
+
+from dataclasses import replace
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from fedrec.compute.context import RoundContext
+from fedrec.transforms.base import Transform
+from fedrec.types import FloatArray, UpdateBatch
+
+
+class Clip(Transform):
+    r"""Shortens what is longer than a bound: :math:`\Delta \min(1, C / \lVert \Delta \rVert)`.
+
+    What a client rule sends beside a parameter stays as it is.
+
+    Args:
+        norm: C.
+        per: ``update``: the norm is that of all that a client sends; or ``row``: of each item's
+            row by itself, and of each dense parameter.
+
+    Reference: mcmahan2018learning, section 2.
+    """
+
+    reference: ClassVar[str] = "mcmahan2018learning"
+
+    norm: float = Field(gt=0)
+    per: Literal["update", "row"] = "update"
+
+    def on_update(self, batch: UpdateBatch, context: RoundContext) -> UpdateBatch:
+        """Return the clipped updates."""
+        n = len(batch.client_ids)
+        tables = {name: block for name, block in batch.tables.items() if "/" not in name}
+        dense = {name: value for name, value in batch.dense.items() if "/" not in name}
+        owners = {
+            **{name: np.repeat(np.arange(n), np.diff(b.offsets)) for name, b in tables.items()},
+            **dict.fromkeys(dense, np.arange(n)),
+        }
+        values = {**{name: block.values for name, block in tables.items()}, **dense}
+        squares = {name: _squares(value) for name, value in values.items()}
+        if self.per == "update":
+            total = np.zeros(n)
+            for name, each in squares.items():
+                total += np.bincount(owners[name], each, n)  # in the order of the rows
+            squares = {name: total[owner] for name, owner in owners.items()}
+        clipped = {name: _shortened(v, squares[name], self.norm) for name, v in values.items()}
+        blocks = {name: replace(block, values=clipped[name]) for name, block in tables.items()}
+        return replace(
+            batch,
+            tables={**batch.tables, **blocks},
+            dense={**batch.dense, **{name: clipped[name] for name in dense}},
+        )
+
+
+def _squares(values: FloatArray) -> FloatArray:
+    """Return the squared norm of each row, float64 [n]."""
+    return np.square(values.reshape(len(values), -1), dtype=np.float64).sum(1)
+
+
+def _shortened(values: FloatArray, squares: FloatArray, norm: float) -> FloatArray:
+    """Return rows with a norm, given by its square, of at most a bound."""
+    factor = np.ones(len(values), np.float32)
+    long = np.flatnonzero(squares > norm**2)
+    factor[long] = norm / np.sqrt(squares[long])
+    if not len(long):
+        return values
+    return np.asarray(values * factor.reshape(-1, *[1] * (values.ndim - 1)), values.dtype)
