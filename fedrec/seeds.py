@@ -37,6 +37,7 @@ class Purpose(IntEnum):
     HISTORY_ORDER = 10
     SKETCH = 11
     DROPOUT = 12
+    TARGETS = 14
 
 
 def philox(words: list[NDArray[np.uint64]], k0: int, k1: int) -> list[NDArray[np.uint64]]:
