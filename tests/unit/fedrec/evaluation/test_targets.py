@@ -139,7 +139,7 @@ def test_unpopular_targets_are_of_the_lowest_tenth(
     split, n = split_with_counts(counts), data.draw(st.integers(1, len(pool)))
 
     def drawn(count: int) -> set[int]:
-        chosen = Evaluate(targets={"choose": "unpopular", "count": count})  # type: ignore[arg-type]
+        chosen = Evaluate(targets={"choose": "unpopular", "count": count})
         items = chosen.targets_of(split, seed).tolist()
         assert items == sorted({*items}) and len(items) == count
         return {*items}
