@@ -229,7 +229,7 @@ class MRR(PerUserMetric):
 
 
 class ExposureRate(TargetMetric):
-    r"""Share of the target items that stand in the top k of a user who has none of them.
+    r"""Share of the target items a user does not have that stand in its top k.
 
     .. math:: \mathrm{ER}@k(u) = \frac{|\{i \in T_u : r_{ui} \le k\}|}{|T_u|}
 

@@ -31,7 +31,8 @@ class Evaluate(Section):
             ``data.split.cold_items``, the metrics without a slice rank warm items among warm
             items. A mean leaves out users without held-out items in the slice.
         targets: the items whose exposure ``er@10`` measures, and which attacks promote: a list of
-            raw ids, or how they are drawn, ``{choose: unpopular, count: 1}``.
+            raw ids, or how they are drawn, ``{choose: unpopular, count: 1}``. All users rank them,
+            also those that have nothing held out.
         rerank: candidates that are scored, and where they come from; None: the whole catalogue.
         choose_on: the slice in which the first metric chooses the round, and the settings of a
             baseline, on validation; None: the first metric without a slice chooses.
