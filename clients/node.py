@@ -59,6 +59,7 @@ class Node:
         popularity: int64 [n_items], weights for popularity sampling.
         slices: What the evaluation measures apart.
         first_stage: Whose candidates are ranked; None: the whole catalogue.
+        targets: int64 [t], sorted, the items whose exposure is measured.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Node:
         popularity: IntArray,
         slices: Slices | None = None,
         first_stage: FirstStage | None = None,
+        targets: IntArray | None = None,
     ) -> None:
         self.experiment = experiment
         self.strategy = strategy_of(experiment)
@@ -95,7 +97,7 @@ class Node:
         self._evaluated = EvaluatedRounds(out / LOCAL, name)
         by_popularity = experiment.train.negative_sampling == "popularity"
         self.popularity = popularity if by_popularity else None
-        self._slices, self._first_stage = slices, first_stage
+        self._slices, self._first_stage, self._targets = slices, first_stage, targets
         self.layout = Layout.of(self.task, shard)
         self.store = StateStore(
             out / "state" / name,
@@ -284,6 +286,7 @@ class Node:
                     self._candidates(shard) if task.protocol == "legacy" else None,
                     self._slices,
                     self._ranking,
+                    self._targets,
                 )
             except NumericError as error:
                 made_of = (*scorer.params.values(), *scorer.local.values())
@@ -317,23 +320,22 @@ def open_node(
     Raises:
         ConfigError: If torch does not see the device.
     """
-    opened, costs, popularity, slices, first_stage = _opened(run, out, split, features, device)
+    opened, costs, of_all = _opened(run, out, split, features, device)
     shard = opened.split.shard(hosted_clients(costs, partition, partitions))
     experiment, task, folder = opened.experiment, opened.task, opened.folder
     n_clients = opened.split.n_clients
-    return Node(
-        experiment, task, shard, folder, partition, n_clients, popularity, slices, first_stage
-    )
+    return Node(experiment, task, shard, folder, partition, n_clients, *of_all)
 
 
 @lru_cache(maxsize=1)
 def _opened(
     run: str, out: str, split: str, features: str, device: str
-) -> tuple[OpenRun, FloatArray, IntArray, Slices | None, FirstStage | None]:
+) -> tuple[OpenRun, FloatArray, tuple[IntArray, Slices | None, FirstStage | None, IntArray]]:
     """Return what all nodes of a run share: it, costs of clients, and as `Node` has it."""
     catalogue = Path(features) if features else None
     opened = open_run(run, Path(out), Path(split), catalogue, device)
     costs = training_costs(opened.task, opened.split)
     data, evaluate = opened.split, opened.experiment.evaluate
     weights, slices = popularity_weights(data), evaluate.slices_of(data)
-    return opened, costs, weights, slices, evaluate.first_stage_of(data)
+    targets = evaluate.targets_of(data, opened.experiment.seed)
+    return opened, costs, (weights, slices, evaluate.first_stage_of(data), targets)

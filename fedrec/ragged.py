@@ -87,6 +87,11 @@ class Ragged:
         return Ragged(offsets, np.asarray(self.values[self.positions(rows)]))
 
 
+def empty_rows(n: int) -> Ragged:
+    """Return n rows without values."""
+    return Ragged(np.zeros(n + 1, np.int64), np.zeros(0, np.int64))
+
+
 def _consecutive(rows: IntArray) -> bool:
     n = len(rows)
     return n > 0 and rows[-1] - rows[0] == n - 1 and bool((rows[1:] - rows[:-1] == 1).all())

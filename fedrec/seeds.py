@@ -38,6 +38,7 @@ class Purpose(IntEnum):
     SKETCH = 11
     DROPOUT = 12
     PLUGIN = 13
+    TARGETS = 14
 
 
 def philox(words: list[NDArray[np.uint64]], k0: int, k1: int) -> list[NDArray[np.uint64]]:

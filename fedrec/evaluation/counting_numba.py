@@ -1,7 +1,8 @@
 """Ranks and top lists from the scores of some items, in machine code.
 
-The scores of the held-out items are known before, so what reaches them is counted, and no row of
-scores is kept. The readable reference is `fedrec.evaluation.ranking.place_by_definition`.
+The scores of the held-out and of the target items are known before, so what reaches them is
+counted, and no row of scores is kept. The readable reference is
+`fedrec.evaluation.ranking.place_by_definition`.
 """
 
 import numpy as np
@@ -14,9 +15,22 @@ WIDTH = 128
 
 @compiled
 def count_reaching(
-    scores, branch, first_item, first_user, excluded, valid, test, targets, counts, lists, diverged
+    scores,
+    branch,
+    first_item,
+    first_user,
+    excluded,
+    valid,
+    test,
+    targets,
+    goals,
+    counts,
+    lists,
+    diverged,
 ):
     """Count the items that reach the held-out items of some users; merge the top lists.
+
+    Items reach a target item as well, and it reaches itself and the other targets.
 
     Args:
         scores: float [v, b, c], of neighbouring users and items; [1, b, c] of the view ``global``
@@ -29,14 +43,15 @@ def count_reaching(
             which of them comes next, int64 [u], which is moved on.
         valid: offsets of the validation items, int64 [u + 1].
         test: (offsets, items, at), as for ``excluded``: the test items.
-        targets: float [v, n] for the validation and for the test items: their scores.
+        targets: offsets of the target items, int64 [u + 1].
+        goals: float [v, n] for the validation, the test and the target items: their scores.
         counts: int64 [v, n], likewise: added to.
         lists: (scores, items, lengths): the top lists of the first view, float and int64 [u, k],
             best first, and how long they are, -1 where none is wanted.
         diverged: bool [u], set for a user that has a score that is NaN.
     """
     # Items that do not compete become NaN: no comparison with it holds.
-    rows = np.empty((len(targets[0]), WIDTH), scores.dtype)
+    rows = np.empty((len(goals[0]), WIDTH), scores.dtype)
     for i in range(scores.shape[1]):
         u = first_user + i
         at_excluded, at_test = excluded[2][u], test[2][u]
@@ -54,11 +69,12 @@ def count_reaching(
                 if _nans(row) > WIDTH - width:
                     diverged[u] = True
                 next_excluded = _mask(row, first, excluded[1], at_excluded, end_excluded)
-                _count(row, targets[0][view], valid[u], valid[u + 1], counts[0][view])
+                _count(row, goals[0][view], valid[u], valid[u + 1], counts[0][view])
+                _count(row, goals[2][view], targets[u], targets[u + 1], counts[2][view])
                 if view == 0 and lists[2][u] >= 0:
                     lists[2][u] = _merge(row, first, lists[0][u], lists[1][u], lists[2][u])
                 next_test = _mask(row, first, test[1], at_test, end_test)
-                _count(row, targets[1][view], test[0][u], end_test, counts[1][view])
+                _count(row, goals[1][view], test[0][u], end_test, counts[1][view])
             at_excluded, at_test = next_excluded, next_test
         excluded[2][u], test[2][u] = at_excluded, at_test
 
@@ -102,12 +118,12 @@ def _mask(row, first, items, at, end):
 
 
 @compiled
-def _count(row, targets, start, end, counts):
-    """Add to the counts of some held-out items how many of the row reach their scores."""
+def _count(row, goals, start, end, counts):
+    """Add to the counts of some items how many of the row reach their scores."""
     for place in range(start, end):
-        count, target = np.int32(0), targets[place]
+        count, goal = np.int32(0), goals[place]
         for j in range(WIDTH):
-            count += np.int32(row[j] >= target)
+            count += np.int32(row[j] >= goal)
         counts[place] += count
 
 

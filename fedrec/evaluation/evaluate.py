@@ -14,10 +14,17 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from fedrec.errors import ConfigError
-from fedrec.evaluation.metrics import ExposureMetric, Metric, PerUserMetric
+from fedrec.evaluation.metrics import (
+    ExposureMetric,
+    Metric,
+    PerUserMetric,
+    RankMetric,
+    TargetMetric,
+)
 from fedrec.evaluation.ranking import PARTS, Part, Placed, Scores, place_by_definition
 from fedrec.evaluation.scorer import UserScorer
 from fedrec.evaluation.slices import Ranking, Slices, rankings_of, sliced
+from fedrec.evaluation.targets import eligible_targets
 from fedrec.personalization.base import View
 from fedrec.ragged import Ragged
 from fedrec.training.blocks import Together
@@ -37,8 +44,9 @@ class Evaluation:
     Args:
         users: int64 [u], the users, sorted and distinct.
         values: per view and part, float64 [u, m], one column per per-user metric, in the order
-            of the metrics, and then as many for each slice; NaN for a user that has nothing held
-            out in that part and slice.
+            of the metrics, then as many for each slice, and for the part ``test`` one per metric
+            of targets; NaN for a user that has nothing held out in that part and slice, or none
+            of the targets to be shown.
         exposure: per cut-off k, int64 [n_items]: in how many top-k lists each item stands (view
             ``mixed``, part ``test``, only users that have test items). With slices, of warm items
             alone.
@@ -55,10 +63,12 @@ class Evaluation:
     cold_listed: Mapping[int, IntArray] = field(default_factory=dict)
     notes: tuple[str, ...] = field(default=(), compare=False)
 
-    def labels(self, metrics: Sequence[Metric]) -> list[str]:
-        """Return the labels of the columns of ``values``."""
+    def labels(self, metrics: Sequence[Metric], part: Part = "test") -> list[str]:
+        """Return the labels of the columns of ``values`` of a part."""
         per_user = [metric.label for metric in metrics if isinstance(metric, PerUserMetric)]
-        return [sliced(label, name) for name in ("", *self.slices) for label in per_user]
+        of_targets = [metric.label for metric in metrics if isinstance(metric, TargetMetric)]
+        labels = [sliced(label, name) for name in ("", *self.slices) for label in per_user]
+        return labels + of_targets * (part == "test")
 
     def summarise(
         self, metrics: Sequence[Metric], view: Ranked = "mixed", part: Part = "test"
@@ -68,17 +78,18 @@ class Evaluation:
         Args:
             metrics: as given to `evaluate`.
             view: which of the scores.
-            part: which of the held-out parts. Measures of exposure exist for the view ``mixed``
-                and the part ``test`` alone, and of the slices for ``cold_among_all`` alone:
-                ``cold_share@k``, the share of cold items in the lists.
+            part: which of the held-out parts. Metrics of targets exist for the part ``test``
+                alone; measures of exposure for the view ``mixed`` and the part ``test``, and of
+                the slices for ``cold_among_all``: ``cold_share@k``, the share of cold items in
+                the lists.
 
         Returns:
             A value per label, those of slices last; NaN where no user has anything held out.
         """
-        columns = dict(zip(self.labels(metrics), self.values[view][part].T, strict=True))
+        columns = dict(zip(self.labels(metrics, part), self.values[view][part].T, strict=True))
         summary = dict[str, float]()
         for metric in metrics:
-            if isinstance(metric, PerUserMetric):
+            if isinstance(metric, RankMetric) and metric.label in columns:
                 summary[metric.label] = _mean(columns.pop(metric.label))
             elif isinstance(metric, ExposureMetric) and (view, part) == ("mixed", "test"):
                 exposure = _read_only(self.exposure[metric.depth])
@@ -125,16 +136,22 @@ def block_users(block: int | Literal["auto"], n_items: int) -> int:
     return max(_AUTO_LEAST, _AUTO_BYTES // (4 * max(n_items, 1)))
 
 
-def per_user_values(ranks: Ragged, metrics: Sequence[Metric], users: IntArray) -> FloatArray:
-    """Compute the values of the per-user metrics among some metrics.
+def per_user_values(
+    ranks: Ragged,
+    metrics: Sequence[Metric],
+    users: IntArray,
+    of: Literal["held-out", "target"] = "held-out",
+) -> FloatArray:
+    """Compute the values of the metrics, among some, that are of the ranks of some items.
 
     Args:
-        ranks: one row per user, the ranks of its held-out items.
-        metrics: any metrics; others than per-user metrics are passed over.
+        ranks: one row per user, the ranks of its items.
+        metrics: any metrics; those of other items are passed over, and those of no ranks.
         users: int64 [b], the users, to name one.
+        of: which of its items.
 
     Returns:
-        float64 [b, m], NaN for a user without held-out items.
+        float64 [b, m], NaN for a user without such items.
 
     Raises:
         ConfigError: If a metric returns another shape than one finite number per user.
@@ -142,9 +159,10 @@ def per_user_values(ranks: Ragged, metrics: Sequence[Metric], users: IntArray) -
 
     def user(at: int) -> str:
         number, places = users[has_some][at], ", ".join(map(str, some.row(at).tolist()))
-        return f"user {number}, counted from 0, whose held-out items have the ranks {places}"
+        return f"user {number}, counted from 0, whose {of} items have the ranks {places}"
 
-    per_user = [metric for metric in metrics if isinstance(metric, PerUserMetric)]
+    kind = TargetMetric if of == "target" else PerUserMetric
+    per_user = [metric for metric in metrics if isinstance(metric, kind)]
     ranks = ranks.sorted()
     values = np.full((len(ranks), len(per_user)), np.nan)
     has_some = ranks.lengths > 0
@@ -170,11 +188,12 @@ def evaluate(
     candidates: Mapping[Part, Ragged] | None = None,
     slices: Slices | None = None,
     together: Together | None = None,
+    targets: IntArray | None = None,
 ) -> Evaluation:
     """Let the users of a shard rank the catalogue.
 
-    Besides the scores of one block it holds the ranks of the held-out items of all users, and
-    their metric values.
+    Besides the scores of one block it holds the ranks of the held-out and the target items of all
+    users, and their metric values.
 
     Args:
         shard: the users and their items, one user at least.
@@ -187,23 +206,32 @@ def evaluate(
             ones (protocol ``legacy``); None: the whole catalogue.
         slices: what to measure apart; then warm items are ranked among warm items.
         together: remembers how many users fit in memory; None: nobody does.
+        targets: int64 [t], sorted, whose ranks the metrics of targets measure, warm items with
+            slices. Without such a metric they are not looked at.
 
     Raises:
         NumericError: If a score is NaN.
-        ValueError: If there are no users.
+        ValueError: If there are no users, or a metric lacks its targets.
     """
     if shard.n_users == 0:
         raise ValueError("there is nobody to evaluate")
+    eligible = None
+    if any(isinstance(metric, TargetMetric) for metric in metrics):
+        if targets is None:
+            raise ValueError("a metric of targets is given, and no targets")
+        eligible = eligible_targets(shard, targets)
     cutoffs = {metric.depth for metric in metrics if isinstance(metric, ExposureMetric)}
-    rankings = rankings_of(shard, slices)
+    rankings = rankings_of(shard, slices, eligible)
     shown = [{k: np.zeros(len(each.items), np.int64) for k in cutoffs} for each in rankings]
     ranks: dict[View, dict[tuple[int, Part], list[IntArray]]] = {}
+    of_targets: dict[View, list[IntArray]] = {}
     together, longest = together or ranking_together(), max([0, *cutoffs])
     every_placed = _placed(shard, rankings, score, block, candidates, longest, together)
     for number, placed in every_placed:
         for view, of_view in placed.ranks.items():
             for part, of_part in of_view.items():
                 ranks.setdefault(view, {}).setdefault((number, part), []).append(of_part)
+            of_targets.setdefault(view, []).append(placed.targets[view])
         for k in cutoffs if rankings[number].lists else ():
             listed = placed.top[:, :k]
             shown[number][k] += np.bincount(listed[listed >= 0], minlength=len(shown[number][k]))
@@ -220,6 +248,10 @@ def evaluate(
             part: np.concatenate([columns[part, name] for name in ("", *names)], axis=1)
             for part in PARTS
         }
+        if rankings[0].targets is not None:
+            rows = Ragged(rankings[0].targets.offsets, np.concatenate(of_targets[view]))
+            exposed = per_user_values(rows, metrics, shard.user_ids, "target")
+            values[view]["test"] = np.concatenate([values[view]["test"], exposed], axis=1)
     cold_listed = {}
     if slices is not None and "cold_among_all" in names:
         for k, exposure in shown[-1].items():
@@ -236,7 +268,7 @@ def _placed(
     k: int,
     together: Together,
 ) -> Iterator[tuple[int, Placed]]:
-    """Yield where the held-out items of some users stand, user after user, per ranking."""
+    """Yield where the items of some users stand, user after user, per ranking."""
     size = block_users(block, shard.n_items)
     is_compiled = not candidates and find_spec("numba") is not None
     if is_compiled:
@@ -246,10 +278,14 @@ def _placed(
         is_alone = len(rankings) == 1 and len(rankings[0].items) == shard.n_items
         shares = shard.n_users > size and is_alone
         if shares and isinstance(score, UserScorer) and score.by_columns:
-            yield from ((0, placed) for placed in place_by_columns(score, shard, k))
+            targets = rankings[0].targets
+            yield from ((0, placed) for placed in place_by_columns(score, shard, k, targets))
             return
-    # Scores of who has nothing held out would be for nothing; of nobody there are no views.
-    everybody = np.flatnonzero((shard.valid.lengths + shard.test.lengths) > 0)
+    # Scores of who has nothing to be ranked would be for nothing; of nobody there are no views.
+    n_ranked = shard.valid.lengths + shard.test.lengths
+    if rankings[0].targets is not None:
+        n_ranked += rankings[0].targets.lengths
+    everybody = np.flatnonzero(n_ranked)
     everybody = everybody if len(everybody) else np.arange(1)
 
     def ranked(at: slice) -> list[tuple[int, Placed]]:
@@ -257,13 +293,14 @@ def _placed(
         views = score(rows)
         for number, ranking in enumerate(rankings):
             train, valid, test = ranking.take(rows)
+            targets = None if ranking.targets is None else ranking.targets.take(rows)
             columns = {view: ranking.columns(scores) for view, scores in views.items()}
             depth = k if ranking.lists else 0
             if is_compiled:
-                placed = place_by_rows(columns, train, valid, test, depth)
+                placed = place_by_rows(columns, train, valid, test, depth, targets)
             else:
                 compete = {part: each.take(rows) for part, each in (candidates or {}).items()}
-                placed = place_by_definition(columns, train, valid, test, depth, compete)
+                placed = place_by_definition(columns, train, valid, test, depth, compete, targets)
             every_placed.append((number, placed))
         return every_placed
 

@@ -64,16 +64,20 @@ class Metric(Plugin):
             )
 
 
-class PerUserMetric(Metric):
-    """One value per user; the metric is their mean."""
+class RankMetric(Metric):
+    """One value per user, from the ranks of some items; the metric is their mean."""
 
     @abstractmethod
     def per_user(self, ranks: Ragged) -> FloatArray:
         """Return the value of each user, float64 [n].
 
         Args:
-            ranks: one row per user that has held-out items: their ranks (from 1), sorted.
+            ranks: one row per user that has such items: their ranks (from 1), sorted.
         """
+
+
+class PerUserMetric(RankMetric):
+    """One value per user, from the ranks of the held-out items."""
 
     def chance(self, left: IntArray, held_out: IntArray) -> FloatArray:
         """Return the expected value of each user under random scores, float64 [n].
@@ -86,6 +90,15 @@ class PerUserMetric(Metric):
             NaN where it is not known, as for a metric that does not override this.
         """
         return np.full(len(left), np.nan)
+
+
+class TargetMetric(RankMetric):
+    """One value per user, from the ranks of the items of ``evaluate.targets``.
+
+    Those of a user are the targets that are in none of its train, validation and test items; a
+    user without any does not count. They are ranked as for the test: among all items but the
+    user's train and validation items. So it has values for the part ``test`` alone.
+    """
 
 
 class ExposureMetric(Metric):
@@ -149,8 +162,7 @@ class Recall(PerUserMetric):
 
     def per_user(self, ranks: Ragged) -> FloatArray:
         """Return from 0 to 1 for each user, float64 [n]."""
-        hits = np.bincount(ranks.owners(), ranks.values <= self.depth, len(ranks))
-        return hits / ranks.lengths
+        return _share_of_top(ranks, self.depth)
 
     def chance(self, left: IntArray, held_out: IntArray) -> FloatArray:
         """Return the share of the list in what is ranked, float64 [n]."""
@@ -216,6 +228,30 @@ class MRR(PerUserMetric):
         return expected
 
 
+class ExposureRate(TargetMetric):
+    r"""Share of the target items a user does not have that stand in its top k.
+
+    .. math:: \mathrm{ER}@k(u) = \frac{|\{i \in T_u : r_{ui} \le k\}|}{|T_u|}
+
+    with :math:`r_{ui}` the rank, from 1, of item i of the targets :math:`T_u` that are not among
+    the user's items. What an attack that promotes items wants to raise; compare it with that of
+    the same run without attack.
+
+    Reference: rong2022fedrecattack.
+    """
+
+    reference: ClassVar[str] = "rong2022fedrecattack"
+
+    def per_user(self, ranks: Ragged) -> FloatArray:
+        """Return from 0 to 1 for each user, float64 [n]."""
+        return _share_of_top(ranks, self.depth)
+
+
+def _share_of_top(ranks: Ragged, k: int) -> FloatArray:
+    """Return the share of each row that is at most k, float64 [n]."""
+    return np.asarray(np.bincount(ranks.owners(), ranks.values <= k, len(ranks)) / ranks.lengths)
+
+
 def _all_below(left: IntArray, held_out: IntArray, k: int) -> Iterator[FloatArray]:
     r"""Yield the chance that all held-out items of a random ranking stand below rank r.
 
@@ -269,5 +305,6 @@ METRICS: Mapping[str, type[Metric]] = {
     "mrr": MRR,
     "coverage": Coverage,
     "gini": Gini,
+    "er": ExposureRate,
 }
 """All measures by the name under which the configuration finds them."""

@@ -36,10 +36,12 @@ class Placed:
         ranks: per view and part, int64 [held out]: the rank of each held-out item, user after user.
         top: int64 [b, k], by the view ``mixed``: the top list of each user that has test items,
             padded with -1; only -1 for the others.
+        targets: per view, int64 [targets]: the rank of each target item, user after user.
     """
 
     ranks: Mapping[View, Mapping[Part, IntArray]]
     top: IntArray
+    targets: Mapping[View, IntArray]
 
 
 def place_by_definition(
@@ -49,8 +51,12 @@ def place_by_definition(
     test: Ragged,
     k: int = 0,
     candidates: Mapping[Part, Ragged] | None = None,
+    targets: Ragged | None = None,
 ) -> Placed:
-    """Rank the held-out items of some users, and list what stands first.
+    """Rank the held-out items and the target items of some users, and list what stands first.
+
+    A target is ranked among the items that are left for the test, test items among them, and
+    competes with these as any other item does.
 
     Args:
         views: per view, float [b, n_items]; infinite values are fine.
@@ -60,6 +66,8 @@ def place_by_definition(
         k: length of the top lists; 0 for none.
         candidates: per part one row per user: the only items that compete with the held-out
             ones; None: all.
+        targets: one row per user: target items, none of them among its others; None: there are
+            none.
 
     Raises:
         NumericError: If a score is NaN.
@@ -77,7 +85,12 @@ def place_by_definition(
     }
     top = top_k(views["mixed"], excluded["test"], k)
     top[test.lengths == 0] = -1
-    return Placed(ranks, top)
+    if targets is None:
+        return Placed(ranks, top, {view: np.empty(0, np.int64) for view in views})
+    of_targets = {
+        view: ranks_of(scores, targets, excluded["test"]).values for view, scores in views.items()
+    }
+    return Placed(ranks, top, of_targets)
 
 
 def mask_of(part: Part, train: Ragged, valid: Ragged) -> Ragged:

@@ -1,17 +1,18 @@
 """The section ``evaluate`` of an experiment."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from fedrec.evaluation.metrics import Metric, PerUserMetric, parse_metric
+from fedrec.evaluation.metrics import Metric, PerUserMetric, TargetMetric, parse_metric
 from fedrec.evaluation.ranking import LEGACY_CANDIDATES
 from fedrec.evaluation.rerank import FirstStage, Rerank
 from fedrec.evaluation.slices import Slice, Slices, list_lengths, sliced
-from fedrec.plugins import Count, Section
-from fedrec.types import Split
+from fedrec.evaluation.targets import DrawnTargets, items_named
+from fedrec.plugins import Count, Section, shown
+from fedrec.types import IntArray, Split
 
 
 class Evaluate(Section):
@@ -20,7 +21,7 @@ class Evaluate(Section):
     Args:
         every: rounds between evaluations; the last round is always evaluated.
         metrics: such as ``ndcg@10``, ``hit_rate@10``, ``recall@20``, ``mrr``, ``coverage@10``.
-            The first chooses the round, on validation.
+            The first chooses the round, on validation. ``er@10`` needs ``targets``.
         slices: held-out items that are measured apart, for validation and test, with labels such
             as ``ndcg@10[tail]``: ``head`` (of the fifth of the items with the most train items),
             ``tail`` (of the others that are trained on), ``cold`` (those that nobody trains on,
@@ -29,6 +30,9 @@ class Evaluate(Section):
             the share of cold items in the lists). With any slice, or with
             ``data.split.cold_items``, the metrics without a slice rank warm items among warm
             items. A mean leaves out users without held-out items in the slice.
+        targets: the items whose exposure ``er@10`` measures, and which attacks promote: a list of
+            raw ids, or how they are drawn, ``{choose: unpopular, count: 1}``. All users rank them,
+            also those that have nothing held out.
         rerank: candidates that are scored, and where they come from; None: the whole catalogue.
         choose_on: the slice in which the first metric chooses the round, and the settings of a
             baseline, on validation; None: the first metric without a slice chooses.
@@ -49,6 +53,7 @@ class Evaluate(Section):
         "gini@10",
     )
     slices: tuple[Slice, ...] = ()
+    targets: tuple[str, ...] | DrawnTargets | None = None
     rerank: Rerank | None = None
     choose_on: Slice | None = None
     block: Count | Literal["auto"] = "auto"
@@ -64,6 +69,8 @@ class Evaluate(Section):
                 f"slices: {', '.join(sorted(cold))} have no items: somebody trains on each; set "
                 "data.split.cold_items"
             )
+        if self.targets is not None and not self.target_metrics:
+            lines.append("targets: has no effect: no metric measures them; add er@10 to metrics")
         if self.rerank is not None and self.rerank.n >= run.split.n_items:
             lines.append(
                 f"rerank.n: {self.rerank.n} has no effect: the catalogue has {run.split.n_items} "
@@ -86,6 +93,11 @@ class Evaluate(Section):
         if not value:
             raise ValueError("expected at least one metric; the first chooses the round")
         parsed = [parse_metric(label) for label in value]
+        if isinstance(parsed[0], TargetMetric):
+            raise ValueError(
+                f"the first metric chooses the round on validation, where {value[0]} has no value; "
+                "put another first, such as ndcg@10"
+            )
         if not isinstance(parsed[0], PerUserMetric):
             raise ValueError(
                 f"the first metric chooses the round and must be per user, not {value[0]}"
@@ -104,6 +116,34 @@ class Evaluate(Section):
             raise ValueError(f"'{twice}' is given twice; leave one of them out")
         return value
 
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _ids_or_how_to_draw(cls, value: Any) -> Any:
+        if value is None or isinstance(value, DrawnTargets):
+            return value
+        if isinstance(value, Mapping):
+            return DrawnTargets.model_validate(value)
+        if not isinstance(value, list | tuple) or not value:
+            raise ValueError(
+                f"expected item ids, as in [12, 40], or {{choose: unpopular}}, got {shown(value)}"
+            )
+        for each in value:
+            if not isinstance(each, str | int) or isinstance(each, bool):
+                raise ValueError(f"expected an item id as text or number, got {shown(each)}")
+        ids = tuple(map(str, value))
+        if len({*ids}) < len(ids):
+            raise ValueError(f"'{max(ids, key=ids.count)}' is given twice; leave one of them out")
+        return ids
+
+    @model_validator(mode="after")
+    def _measures_targets_that_are_there(self) -> Self:
+        if self.target_metrics and self.targets is None:
+            raise ValueError(
+                f"metrics: {self.target_metrics[0]} measures the exposure of target items; name "
+                "them in evaluate.targets, as item ids or {choose: unpopular}"
+            )
+        return self
+
     @model_validator(mode="after")
     def _chooses_on_a_slice(self) -> Self:
         if self.choose_on is not None and self.choose_on not in self.slices:
@@ -118,6 +158,25 @@ class Evaluate(Section):
     def parsed(self) -> tuple[Metric, ...]:
         """Return the metrics as values."""
         return tuple(parse_metric(label) for label in self.metrics)
+
+    @property
+    def target_metrics(self) -> tuple[str, ...]:
+        """Return the labels of the metrics that measure the targets."""
+        return tuple(each.label for each in self.parsed() if isinstance(each, TargetMetric))
+
+    def targets_of(self, split: Split, seed: int) -> IntArray:
+        """Return the target items, int64 [t], sorted; of no length where none are given.
+
+        Args:
+            split: the data.
+            seed: of the run, for targets that are drawn.
+
+        Raises:
+            ConfigError: If the data does not have them, or not as many.
+        """
+        if isinstance(self.targets, DrawnTargets):
+            return self.targets.draw(split, seed)
+        return items_named(split, self.targets or ())
 
     def slices_of(self, split: Split) -> Slices | None:
         """Return the slices of a split; None where all its items are ranked together."""

@@ -77,6 +77,7 @@ class Ranking:
             what is no slice; None: all items.
         parts: for which they have them.
         lists: whether it matters what leads the lists.
+        targets: one row per user: its target items; None: none have their ranks here.
     """
 
     items: IntArray
@@ -86,6 +87,7 @@ class Ranking:
     slices: Mapping[str, Mask | None]
     parts: tuple[Part, ...] = PARTS
     lists: bool = False
+    targets: Ragged | None = None
 
     def columns(self, scores: Scores) -> Scores:
         """Return the scores of the items, float [b, n], among those of all items."""
@@ -120,28 +122,33 @@ class Ranking:
         return replaced if chosen is None else replaced.where(chosen[rows.values])
 
 
-def rankings_of(rows: Split | Shard, slices: Slices | None) -> list[Ranking]:
+def rankings_of(
+    rows: Split | Shard, slices: Slices | None, targets: Ragged | None = None
+) -> list[Ranking]:
     """Return the rankings that every user makes; the first is the one without slices.
 
     Args:
         rows: the users and their items.
         slices: what is measured; None: all items are ranked together, and no slice is measured.
+        targets: one row per user: target items, warm ones with slices; they have their ranks in
+            the first ranking.
     """
-    everything = np.arange(rows.n_items)
+    everything, parts = np.arange(rows.n_items), (rows.train, rows.valid, rows.test)
     if slices is None:
-        return [Ranking(everything, rows.train, rows.valid, rows.test, {"": None}, lists=True)]
+        return [Ranking(everything, *parts, {"": None}, lists=True, targets=targets)]
     warm = np.flatnonzero(~slices.is_cold)
     of_warm: dict[str, Mask | None] = {"": None}
     for name in slices.names:
         if name in ("head", "tail"):
             of_warm[name] = slices.items(name)[warm]
-    rankings = [Ranking(warm, *_among(rows, warm), of_warm, lists=True)]
+    if targets is not None:
+        targets = _within(targets, _places(rows.n_items, warm))
+    rankings = [Ranking(warm, *_among(rows, warm), of_warm, lists=True, targets=targets)]
     if "cold" in slices.names:
         for part in PARTS:
             pool = slices.pools[part]
             rankings.append(Ranking(pool, *_among(rows, pool), {"cold": None}, (part,)))
     if "cold_among_all" in slices.names:
-        parts = rows.train, rows.valid, rows.test
         of_all = {"cold_among_all": slices.is_cold}
         rankings.append(Ranking(everything, *parts, of_all, lists=True))
     return rankings
@@ -171,11 +178,17 @@ def list_lengths(
 
 def _among(rows: Split | Shard, items: IntArray) -> tuple[Ragged, Ragged, Ragged]:
     """Return train, validation and test rows as places among some items, the others left out."""
-    places = np.full(rows.n_items, -1, np.int64)
+    places = _places(rows.n_items, items)
+    return _within(rows.train, places), _within(rows.valid, places), _within(rows.test, places)
+
+
+def _places(n_items: int, items: IntArray) -> IntArray:
+    """Return where each item of the catalogue stands among some, -1 for the others."""
+    places = np.full(n_items, -1, np.int64)
     places[items] = np.arange(len(items))
+    return places
 
-    def within(part: Ragged) -> Ragged:
-        values = places[part.values]
-        return Ragged(part.offsets, values).where(values >= 0)
 
-    return within(rows.train), within(rows.valid), within(rows.test)
+def _within(part: Ragged, places: IntArray) -> Ragged:
+    values = places[part.values]
+    return Ragged(part.offsets, values).where(values >= 0)

@@ -44,6 +44,7 @@ with _no_user_settings() as folder:
     from matplotlib.axes import Axes
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure as Canvas
+    from matplotlib.ticker import LogLocator
 
     mpl.get_configdir()  # where it cannot be written, the only warning comes now
     mpl.get_cachedir()
@@ -59,6 +60,7 @@ GREYS: tuple[Style, ...] = tuple({"color": "#5b626d", "linestyle": dashes} for d
 BASELINES = 3
 MARKS_PER_LINE = 6
 MAX_POINTS = 400
+MANY_STEPS = 100.0  # an axis from 1 to so many has ticks between the powers of ten
 SAME = 0.004  # of the height of a drawing: closer lines cover each other
 FILE = Path(__file__).with_name("figures.mplstyle")
 
@@ -140,28 +142,88 @@ def draw(
     Returns:
         The figure, or None where no method has a line.
     """
-    canvases = {}
     covered: list[str] = []
+
+    def drawn(axes: Axes, part: Panel) -> bool:
+        lines = [(group.label, style, line(group)) for group, style in part.methods]
+        lines = [each for each in lines if len(each[2])]
+        if not any(len(values) > 1 or "marker" in style for _, style, values in lines):
+            return False
+        for labels in plot(axes, lines, steps):
+            covered.append(f"{part.title}: ".removeprefix(": ") + " = ".join(labels))
+        return True
+
+    drawings = _panelled(parts, drawn, settings)
+    if covered:
+        caption += f" Lines that cover each other: {'; '.join(covered)}."
+    return Figure(title, caption, drawings) if drawings else None
+
+
+def draw_points(
+    title: str,
+    caption: str,
+    parts: Sequence[Panel],
+    x: Callable[[Group], float],
+    y: Callable[[Group], Values],
+    **settings: Any,
+) -> Figure | None:
+    """Draw one point per method, with the standard deviation of y, over a logarithmic x.
+
+    Args:
+        title: Of the figure.
+        caption: Of the figure.
+        parts: The panels. One without a point is left out.
+        x: Returns where the point stands; a method without a positive x has none, and a centralised
+            baseline is drawn across.
+        y: Returns the values of each seed.
+        settings: Of the axes, as `matplotlib.axes.Axes.set` takes them, ``xlim`` among them.
+
+    Returns:
+        The figure, or None where no method has a point.
+    """
+    low, high = settings["xlim"] or (1.0, 1.0)
+    steps = (1, 2, 5) if high < MANY_STEPS * low else (1,)
+
+    def drawn(axes: Axes, part: Panel) -> bool:
+        has_points = False
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=steps))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("")
+        axes.margins(y=0.15)
+        for group, style in part.methods:
+            at, values = x(group), y(group)
+            if group.centralised and len(values):
+                axes.axhline(values.mean(), color=style["color"], linestyle=style["linestyle"])
+            elif at > 0 and len(values):
+                spread = values.std() if len(values) > 1 else None
+                axes.errorbar(at, values.mean(), spread, **style, capsize=3)
+                has_points = True
+        return has_points
+
+    drawings = _panelled(parts, drawn, settings)
+    return Figure(title, caption, drawings) if drawings else None
+
+
+def _panelled(
+    parts: Sequence[Panel], drawn: Callable[[Axes, Panel], bool], settings: Mapping[str, Any]
+) -> tuple[tuple[str, str], ...]:
+    """Return title and image of each panel that something was drawn in, at the same scale of y."""
+    canvases = {}
     with mpl.rc_context(fname=FILE):
         for part in parts:
-            lines = [(group.label, style, line(group)) for group, style in part.methods]
-            lines = [each for each in lines if len(each[2])]
-            if not any(len(values) > 1 or "marker" in style for _, style, values in lines):
-                continue
-            canvases[part.title] = canvas = Canvas()
+            canvas = Canvas()
             axes = canvas.subplots()
-            for labels in plot(axes, lines, steps):
-                covered.append(f"{part.title}: ".removeprefix(": ") + " = ".join(labels))
+            if not drawn(axes, part):
+                continue
+            canvases[part.title] = canvas
             axes.set(**settings)
             if settings["xlabel"] == "round":
                 axes.locator_params(axis="x", nbins=6, integer=True)
         limits = [canvas.axes[0].get_ylim() for canvas in canvases.values()]
         for canvas in canvases.values():
             canvas.axes[0].set_ylim(min(limits)[0], max(high for _, high in limits))
-        drawings = tuple((name, _image(canvas)) for name, canvas in canvases.items())
-    if covered:
-        caption += f" Lines that cover each other: {'; '.join(covered)}."
-    return Figure(title, caption, drawings) if drawings else None
+        return tuple((name, _image(canvas)) for name, canvas in canvases.items())
 
 
 def plot(

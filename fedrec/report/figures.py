@@ -9,13 +9,14 @@ import pandas as pd
 
 from fedrec.errors import FedRecError
 from fedrec.evaluation.collapse import Spectrum, learned_spectrum
-from fedrec.report.drawing import Figure, Panel, draw
+from fedrec.report.drawing import Figure, Panel, draw, draw_points
 from fedrec.report.runs import Group, Run, Values, pretty_metric
 from fedrec.report.tables import Table, frame_of
 from fedrec.runs.folder import BEFORE_END
 from fedrec.runs.result import RunResult
 
-MEGA = 1e6
+KILO, MEGA = 1e3, 1e6
+MARGIN = 2.0
 BINS = 24
 FIFTHS = 5
 COLLAPSED = 2.0
@@ -56,6 +57,7 @@ def all_figures(
             xlim=(0, None),
             ylim=(0, None),
         ),
+        *_by_message(panels, groups, metric),
         draw(
             "How much each user relies on the local part",
             "Users of all seeds at their best round.",
@@ -117,6 +119,44 @@ def _by_traffic(group: Group, column: str) -> Values:
         return NOTHING
     sent = (log["bytes.up"] + log["bytes.down"]).cumsum() / MEGA
     return log[column].set_axis(sent).dropna() if sent.any() else NOTHING
+
+
+def _by_message(
+    panels: Sequence[Panel], groups: Sequence[Group], metric: str
+) -> list[Figure | None]:
+    """Draw the test score against what a client sends and receives, and against what it sends."""
+    pretty = pretty_metric(metric)
+    caption = (
+        "Mean over seeds and clients of the bytes of a round in which a client takes part; the "
+        "score is that of the round that validation chose, with its standard deviation over seeds. "
+        "Centralised baselines are drawn across."
+    )
+    figures = []
+    for ways, title in (
+        (("up", "down"), "What the score costs each client"),
+        (("up",), "What the score costs each client to send"),
+    ):
+        sizes = [_kilobytes(group, ways) for group in groups]
+        sent = [size for size in sizes if size > 0]
+        figures.append(
+            draw_points(
+                title,
+                caption,
+                panels,
+                partial(_kilobytes, ways=ways),
+                lambda group: group.values(f"metrics.test.{metric}"),
+                xlabel=f"{' and '.join(ways)} per client and round (kB)",
+                ylabel=f"test {pretty}",
+                xlim=(min(sent) / MARGIN, max(sent) * MARGIN) if sent else None,
+                ylim=(0, None),
+            )
+        )
+    return figures
+
+
+def _kilobytes(group: Group, ways: Sequence[str]) -> float:
+    """Return what a client sends (``up``) and receives (``down``) in a round; NaN if not known."""
+    return float(sum(group.values(f"bytes_per_client.{way}").mean() for way in ways)) / KILO
 
 
 def _mixing_weights(group: Group) -> Values:

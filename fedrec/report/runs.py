@@ -28,7 +28,7 @@ Values: TypeAlias = "pd.Series[float]"
 SHOWN = (SPLIT, PER_USER, MODEL, LOCAL)
 """What a report shows besides configuration, log and result."""
 NOT_COMPARED = ("seed", "engine")
-PRETTY = {"ndcg": "NDCG", "hit_rate": "HR", "mrr": "MRR"}
+PRETTY = {"ndcg": "NDCG", "hit_rate": "HR", "mrr": "MRR", "er": "ER"}
 
 
 def pretty_metric(label: str) -> str:

@@ -27,6 +27,8 @@ COSTS = {
     "clients_per_second": "Clients/s",
     "bytes.up": "Up",
     "bytes.down": "Down",
+    "bytes_per_client.up": "Up per client",
+    "bytes_per_client.down": "Down per client",
 }
 SLICES = {
     "head": "head items among warm items",
@@ -318,7 +320,7 @@ def costs(groups: Sequence[Group]) -> Table:
         rows.append(row)
     note = (
         "wall time; clients trained per second of training; what all clients send (up) "
-        "and receive (down) to train, over the whole run"
+        "and receive (down) to train, over the whole run, and each per round it takes part in"
     )
     return Table("Cost of one run", frame_of(rows), 2, (note,))
 
@@ -349,7 +351,7 @@ def runs(groups: Sequence[Group]) -> Table:
 
 
 def _amount(key: str, value: float) -> str:
-    if key.startswith("bytes."):
+    if key.startswith("bytes"):
         return decimal(round(value))
     return f"{value:,.1f}" if key.startswith("seconds.") else f"{value:,.0f}"
 

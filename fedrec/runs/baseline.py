@@ -144,7 +144,11 @@ def slice_sizes(evaluate: Evaluate, split: Split) -> dict[str, dict[str, Any]]:
 
 
 def evaluate_scorer(
-    scorer: Scorer, split: Split, settings: Evaluate, metrics: Sequence[Metric] | None = None
+    scorer: Scorer,
+    split: Split,
+    settings: Evaluate,
+    metrics: Sequence[Metric] | None = None,
+    targets: IntArray | None = None,
 ) -> Evaluation:
     """Let all users rank the catalogue by the scores of a centralised method.
 
@@ -154,6 +158,7 @@ def evaluate_scorer(
         settings: how it is evaluated.
         metrics: measured instead of all that the settings name, and of no slice but the one that
             chooses.
+        targets: int64 [t], sorted, for metrics of target items.
 
     Raises:
         ConfigError: If its ``fit`` gave no function, or its scores have a wrong shape or are NaN.
@@ -180,7 +185,7 @@ def evaluate_scorer(
         slices = replace(slices, names=(settings.choose_on,) if settings.choose_on else ())
     measured = settings.parsed() if metrics is None else metrics
     try:
-        return evaluate(shard, scores, measured, settings.block, slices=slices)
+        return evaluate(shard, scores, measured, settings.block, slices=slices, targets=targets)
     except NumericError as error:
         # A function within ``fit`` is named after its class.
         name = getattr(scorer, "__qualname__", type(scorer).__name__).partition(".")[0]

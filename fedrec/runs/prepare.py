@@ -25,6 +25,7 @@ from fedrec.data.prepare import open_split, prepare, save_split
 from fedrec.errors import ConfigError, require
 from fedrec.evaluation.evaluate import check_cutoffs
 from fedrec.evaluation.ranking import check_candidates
+from fedrec.evaluation.slices import Slices
 from fedrec.features.prepare import Report, no_report, open_catalogue, prepare_features
 from fedrec.flower.launch import own_device, resolve_engine
 from fedrec.flower.processes import check_packages
@@ -297,6 +298,7 @@ def _check_sizes(experiment: Experiment, split: Split) -> None:
         )
     n_ranked = int((~slices.is_cold).sum()) if slices else split.n_items
     check_cutoffs(experiment.evaluate.parsed(), n_ranked)
+    _check_targets(experiment, split, slices)
     experiment.rounds.clients_of(split.n_clients)
     nodes = experiment.engine.nodes
     if isinstance(nodes, int) and nodes > split.n_clients:
@@ -310,6 +312,22 @@ def _check_sizes(experiment: Experiment, split: Split) -> None:
         )
     if legacy:
         check_candidates(pool_excluded(split, "legacy"), split.n_items)
+
+
+def _check_targets(experiment: Experiment, split: Split, slices: Slices | None) -> None:
+    targets = experiment.evaluate.targets_of(split, experiment.seed)
+    for label in experiment.evaluate.target_metrics:
+        if experiment.data.protocol == "legacy":
+            raise ConfigError(
+                f"evaluate.metrics: {label} ranks the whole catalogue, and data.protocol legacy 99 "
+                "sampled candidates; use clean"
+            )
+        cold = targets if slices is None else targets[slices.is_cold[targets]]
+        if slices is not None and len(cold):
+            raise ConfigError(
+                f"evaluate.targets: nobody trains on item '{split.item_ids[cold[0]]}', and with "
+                f"slices {label} ranks warm items among warm items; name others"
+            )
 
 
 def choose_engine(experiment: Experiment, split: Split, executor: Executor) -> tuple[Engine, str]:

@@ -18,6 +18,7 @@ import numpy as np
 from fedrec.config.experiment import Experiment
 from fedrec.errors import NumericError
 from fedrec.evaluation.evaluate import Evaluation
+from fedrec.evaluation.targets import eligible_targets
 from fedrec.features.prepare import feature_lines
 from fedrec.plugins import Plugin, plugins_in
 from fedrec.runs.baseline import chance_levels, popularity_scores, slice_sizes, tied_scores
@@ -253,6 +254,7 @@ class Recorder:
             "warnings": [*settings_without_effect(run), *notes],
             "reference": {n: scores for n, scores in references.items() if scores},
             **({"slices": sizes} if (sizes := slice_sizes(e.evaluate, run.split)) else {}),
+            **self._targets(),
             **({} if tuning is None else {"tuning": tuning}),
             "engine": self._engine,
             "versions": versions(),
@@ -341,7 +343,6 @@ class Recorder:
         import pyarrow.parquet as pq
 
         split, users = self._run.split, evaluation.users
-        labels = evaluation.labels(self._metrics)
         client = np.empty(split.n_users, np.int64)
         client[split.clients.values] = split.clients.owners()
         columns: dict[str, Any] = {
@@ -352,10 +353,20 @@ class Recorder:
         for view, parts in evaluation.values.items():
             middle = "" if view == "mixed" else f"{view}."
             for part, values in parts.items():
+                labels = evaluation.labels(self._metrics, part)
                 columns |= {f"{part}.{middle}{m}": values[:, at] for at, m in enumerate(labels)}
         sink = pa.BufferOutputStream()
         pq.write_table(pa.table(columns), sink, write_page_checksum=True)
         write_bytes(self._run.folder / PER_USER, sink.getvalue().to_pybytes())
+
+    def _targets(self) -> dict[str, Any]:
+        """Return what the result says of target items: their raw ids, and who may be shown one."""
+        split, experiment = self._run.split, self._run.experiment
+        targets = experiment.evaluate.targets_of(split, experiment.seed)
+        if not len(targets):
+            return {}
+        users = np.count_nonzero(eligible_targets(split, targets).lengths)
+        return {"targets": {"items": split.item_ids[targets].tolist(), "users": users}}
 
     def _citations(self) -> list[str]:
         e, keys = self._run.experiment, {"krichene2020sampled"}

@@ -279,7 +279,9 @@ def _run_baseline(run: OpenRun, observer: Observer) -> None:
     with closing(Recorder(run, engine, observer)) as recorder:
         scorer = model.fit(run.split, run.experiment.seed, run.catalogue)
         fitted = time.perf_counter()
-        evaluation = evaluate_scorer(scorer, run.split, run.experiment.evaluate)
+        settings = run.experiment.evaluate
+        targets = settings.targets_of(run.split, run.experiment.seed)
+        evaluation = evaluate_scorer(scorer, run.split, settings, targets=targets)
         seconds = Seconds(train=fitted - began, evaluate=time.perf_counter() - fitted)
         record = RoundRecord(round=0, clients=run.split.n_clients, seconds=seconds)
         recorder.record(record, evaluation, {})

@@ -52,7 +52,7 @@ class Tally:
         self._metric = metric
         self._popularity = popularity
         self._lowest_loss = math.inf
-        self._clients = 0
+        self._clients = self._failures = 0
         self.best: RoundRecord | None = None
         self.stale = 0
         self.losses: list[float] = []
@@ -69,6 +69,7 @@ class Tally:
         """Add a round; return whether it is the best so far."""
         self.rounds = record.round
         self._clients += record.clients
+        self._failures += len(record.failures)
         for name, sums in self._sums.items():
             for key in sums:
                 sums[key] += getattr(getattr(record, name), key)
@@ -99,13 +100,16 @@ class Tally:
 
     def result(self) -> dict[str, Any]:
         """Return what ``result.json`` says of the rounds."""
-        seconds = self._sums["seconds"]
+        seconds, sent = self._sums["seconds"], self._sums["bytes"]
+        # A client that fails has received and sends nothing.
+        times = {"up": self._clients, "down": self._clients + self._failures}
         return {
             "best_round": self.best.round if self.best else None,
             "rounds": self.rounds,
             "metrics": metrics_of((self.best.evaluation if self.best else None) or {}),
             "seconds": {**seconds, "total": sum(seconds.values())},
-            "bytes": dict(self._sums["bytes"]),
+            "bytes": dict(sent),
+            "bytes_per_client": {way: sent[way] / n if n else None for way, n in times.items()},
             "simulation": dict(self._sums["simulation"]),
             "clients_per_second": self._clients / seconds["train"] if seconds["train"] else None,
         }

@@ -23,7 +23,7 @@ from fedrec.data.catalogue import Catalogue
 from fedrec.data.split import check_interactions
 from fedrec.data.tabular import Frame
 from fedrec.evaluation.evaluate import per_user_values
-from fedrec.evaluation.metrics import ExposureMetric, Metric
+from fedrec.evaluation.metrics import ExposureMetric, Metric, TargetMetric
 from fedrec.features.base import Encoder
 from fedrec.models.base import Model
 from fedrec.models.module import ModelParams
@@ -335,7 +335,8 @@ def _ranks(rng: np.random.Generator, n: int) -> IntArray:
 
 def _per_user(metric: Metric, rows: Sequence[IntArray]) -> FloatArray:
     ranks = Ragged(offsets_of(np.array([len(row) for row in rows])), np.concatenate(rows))
-    return per_user_values(ranks, [metric], np.arange(len(rows)))[:, 0]
+    users, is_of_targets = np.arange(len(rows)), isinstance(metric, TargetMetric)
+    return per_user_values(ranks, [metric], users, "target" if is_of_targets else "held-out")[:, 0]
 
 
 def _play(

@@ -21,7 +21,8 @@ from fedrec.training.task import ClientTask
 from fedrec.types import Params, ParamSpec, Shard
 from tests.planted import initial_state, method_of, shard_of
 
-METRICS = tuple(parse_metric(label) for label in ("ndcg@3", "mrr", "coverage@2", "gini@5"))
+METRICS = tuple(map(parse_metric, ("ndcg@3", "mrr", "coverage@2", "gini@5", "er@2", "er@4")))
+TARGETS = np.array([0, 2, 5])
 
 
 def federation(seed: int, n_users: int, n_items: int) -> Shard:
@@ -49,8 +50,8 @@ def both_ways(
     """Rank by columns, as one block does not hold all users, and all users in one block."""
     scorer = UserScorer(task, shard, params, local)
     assert scorer.by_columns
-    by_columns = evaluate(shard, scorer, METRICS, block=1)
-    return by_columns, evaluate(shard, scorer, METRICS, block=shard.n_users)
+    by_columns = evaluate(shard, scorer, METRICS, block=1, targets=TARGETS)
+    return by_columns, evaluate(shard, scorer, METRICS, block=shard.n_users, targets=TARGETS)
 
 
 def assert_same(one: Evaluation, two: Evaluation) -> None:
@@ -92,10 +93,10 @@ def test_groups_and_blocks_of_users_change_nothing(monkeypatch: pytest.MonkeyPat
     task = method_of({}, PLGC(), MatrixFactorization(embedding_dim=32, init_std=0.1))
     params, local = initial_state(task, shard)
     scorer = UserScorer(task, shard, with_ties(params, 40), local)
-    together = evaluate(shard, scorer, METRICS, block=1)
+    together = evaluate(shard, scorer, METRICS, block=1, targets=TARGETS)
     monkeypatch.setattr(counting, "_GROUP", 130)
     monkeypatch.setattr(counting, "_CACHED_USERS", 50)
-    assert_same(together, evaluate(shard, scorer, METRICS, block=1))
+    assert_same(together, evaluate(shard, scorer, METRICS, block=1, targets=TARGETS))
 
 
 def test_scores_that_are_not_numbers_are_counted_by_user() -> None:
@@ -106,7 +107,8 @@ def test_scores_that_are_not_numbers_are_counted_by_user() -> None:
     broken = local["user"].copy()
     broken[[1, 4]] = np.nan
     with pytest.raises(NumericError, match="2 of 5 users"):
-        evaluate(shard, UserScorer(task, shard, params, {**local, "user": broken}), METRICS, 1)
+        scorer = UserScorer(task, shard, params, {**local, "user": broken})
+        evaluate(shard, scorer, METRICS, 1, targets=TARGETS)
 
 
 class _ByPositive(MatrixFactorization):

@@ -140,6 +140,10 @@ def make(tmp_path: Path) -> Maker:
             "seconds": {"train": 25.2, "evaluate": 9.6, "total": 36.4 + seed},
             "clients_per_second": 4490.0,
             "bytes": {"up": 51_720_000, "down": 55_560_000},
+            "bytes_per_client": {
+                "up": 0.0 if centralised else 1077.5,
+                "down": 0.0 if centralised else 1157.5,
+            },
             "engine": {"name": "ray", "workers": 2, "nodes": 2},
             "versions": {"python": "3.11.2", "torch": "2.13.0", "flwr": "1.41.0"},
             "commit": "0123456789abcdef0123456789abcdef01234567+dirty",

@@ -178,6 +178,21 @@ def test_many_methods_are_divided_over_panels_with_one_legend(many: list[Path]) 
     assert [heading.text for heading in figure.iter("h4")] == [part.title for part in parts]
 
 
+def test_each_method_with_traffic_is_a_point_and_each_baseline_a_line(several: list[Path]) -> None:
+    selection = load(several)
+    section = next(s for s in selection.sections if any(g.centralised for g in s))
+    every = figures.all_figures(drawing.panels(section), {})
+    both, up = (figure for figure in every if "costs each client" in figure.title)
+    ((_, image),) = both.drawings
+    svg = ElementTree.fromstring(base64.b64decode(image.partition(",")[2]))
+    ids = [element.get("id", "") for element in svg.iter()]
+    # Of the three federated groups, the unfinished one has no score; of one seed there is no bar.
+    assert sum(each.startswith("LineCollection") for each in ids) == 2
+    assert image != up.drawings[0][1] and up.title.endswith("to send")
+    alone = [group for group in section if group.centralised]
+    assert not any("costs" in f.title for f in figures.all_figures(drawing.panels(alone), {}))
+
+
 @pytest.mark.parametrize("number", [2, 3, 5])
 def test_lines_that_cover_each_other_are_all_seen_and_named(number: int) -> None:
     axes = drawing.Canvas().subplots()

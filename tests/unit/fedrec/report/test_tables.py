@@ -167,6 +167,7 @@ def test_costs_are_means_over_seeds(make: Maker) -> None:
     row = costs(load([make("a", seed=0), make("b", seed=2)]).groups).frame.iloc[0]
     assert row["Total s"] == "37.4"
     assert (row["Up"], row["Down"]) == ("51.7 MB", "55.6 MB")
+    assert (row["Up per client"], row["Down per client"]) == ("1.1 kB", "1.2 kB")
     assert (row["Engine"], row["Workers"], row["Nodes"]) == ("ray", "2", "2")
 
 

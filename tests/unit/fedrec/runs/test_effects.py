@@ -75,6 +75,9 @@ SAID: dict[str, dict[str, Any]] = {
     "train.optimizers.shared.name: adamw has no effect: the model shares nothing but": {
         "train": {"optimizers": {"shared": "adamw"}},
     },
+    "evaluate.targets: has no effect: no metric measures them; add er@10": {
+        "evaluate": {"targets": {"choose": "random"}},
+    },
     "train.schedule.warmup: 9 has no effect: it belongs to wsd": {
         "train": {"schedule": {"warmup": 9}},
     },

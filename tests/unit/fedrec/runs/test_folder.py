@@ -32,6 +32,7 @@ def round_line(round: int, valid: float) -> dict[str, object]:
     return {
         "round": round,
         "clients": 4,
+        "failures": [{"client": "7", "reason": "no memory"}],
         "seconds": {"train": 2.0, "evaluate": 1.0},
         "bytes": {"up": 10, "down": 20},
         "evaluation": {"mixed": parts, "local": parts},
@@ -166,6 +167,7 @@ def test_an_interrupted_run_is_read_from_its_rounds(
     assert result["metrics"]["views"] == {"local": {"mrr": 0.2}}
     assert result["seed"] == 3
     assert result["bytes"] == {"up": 40, "down": 80}
+    assert result["bytes_per_client"] == {"up": 40 / 16, "down": 80 / 20}
     assert result["seconds"] == {"train": 8.0, "evaluate": 4.0, "total": 12.0}
     assert result["clients_per_second"] == 2.0
 

@@ -131,6 +131,7 @@ def test_the_result_has_all_its_keys(tmp_path: Path, split: Split) -> None:
     assert outcome["seconds"]["total"] >= 0
     assert outcome["clients_per_second"] == 10.0
     assert outcome["bytes"] == {"up": 20, "down": 200}
+    assert outcome["bytes_per_client"] == {"up": 2.0, "down": 20.0}
     assert outcome["protocol"] == "clean"
     assert outcome["ranking"] == "full"
     assert (outcome["clients"], outcome["users"], outcome["items"]) == (5, 12, 20)
