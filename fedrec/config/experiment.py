@@ -28,6 +28,7 @@ from fedrec.plugins import (
     as_mapping,
     expand_path,
     lookup,
+    name_of,
 )
 from fedrec.training.client_rule import client_rule_of
 from fedrec.training.settings import Train
@@ -148,14 +149,15 @@ class Experiment(Section):
         attacks = [each for each in self.transforms if isinstance(each, Attack)]
         if len(attacks) > 1:
             raise ValueError(f"transforms: expected one attack, got {len(attacks)}")
-        encodes = ""
+        stage, last = 0, ""
         for place, transform in enumerate(self.transforms):
-            if encodes and transform.sees_updates:
+            if transform.stage < stage or transform.stage == stage > 0:
                 raise ValueError(
-                    f"transforms: {encodes} says in which form values travel, so no transform that "
-                    "changes values may follow; put it last"
+                    f"transforms: {name_of('transforms', transform)} may not follow {last}: first "
+                    "those that change values, then one that sends fewer, then one that narrows "
+                    "their type"
                 )
-            encodes = encodes or type(transform).__name__ * transform.encodes
+            stage, last = transform.stage, name_of("transforms", transform)
             behind = attacks and transform not in attacks and place > self._place_of_attack
             if behind and transform.overrides("remembering"):
                 raise ValueError(

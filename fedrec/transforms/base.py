@@ -6,7 +6,7 @@ the sum.
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from fedrec.compute.context import RoundContext
 from fedrec.errors import ConfigError
@@ -19,11 +19,11 @@ class Transform(Plugin):
     """Base of all transforms; by itself it changes nothing.
 
     Attributes:
-        encodes: Whether it changes the type or the form in which values travel. No transform that
-            changes values may stand behind it.
+        stage: 0 if it changes values, 1 if it sends fewer numbers, 2 if it changes the type in which
+            they travel. Stages follow each other, and there is one transform of stage 1 and of 2.
     """
 
-    encodes: ClassVar[bool] = False
+    stage: ClassVar[Literal[0, 1, 2]] = 0
 
     @classmethod
     def overrides(cls, *methods: str) -> bool:

@@ -56,7 +56,8 @@ class Clip(Transform):
 
 def _squares(values: FloatArray) -> FloatArray:
     """Return the squared norm of each row, float64 [n]."""
-    return np.square(values.reshape(len(values), -1), dtype=np.float64).sum(1)
+    squares = np.square(values.reshape(len(values), -1), dtype=np.float64)
+    return np.asarray(squares.sum(1))
 
 
 def _shortened(values: FloatArray, squares: FloatArray, norm: float) -> FloatArray:

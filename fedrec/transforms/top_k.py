@@ -1,0 +1,110 @@
+"""Top-k sparsification with error feedback."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from fedrec.compute.context import RoundContext
+from fedrec.ragged import Ragged, offsets_of
+from fedrec.transforms.base import Transform
+from fedrec.types import FloatArray, Params, ParamSpec, RowBlock, UpdateBatch
+
+
+class TopK(Transform):
+    r"""A client sends its largest values alone, and adds what it did not send to the next update.
+
+    Of each parameter a client sends the share of values with the largest absolute value, of equal
+    ones the first. What it remembers of an item table are rows of its train items; what it does
+    not send of other rows, which it met as negatives, is lost. What a client rule sends beside a
+    parameter is sent in full.
+
+    Args:
+        share: Of values that are sent, at least one.
+        error_feedback: Whether what is not sent is remembered.
+
+    Reference: stich2018sparsified, Algorithm 1.
+    """
+
+    reference: ClassVar[str] = "stich2018sparsified"
+    stage: ClassVar[Literal[0, 1, 2]] = 1
+
+    share: float = Field(0.1, gt=0, le=1)
+    error_feedback: bool = True
+
+    def memory(self, specs: Mapping[str, ParamSpec]) -> Mapping[str, ParamSpec]:
+        """Return what is not sent yet of each shared parameter."""
+        return {
+            name: ParamSpec(
+                "private",
+                "positive" if spec.axis == "item" else "client",
+                spec.shape,
+                trainable=False,
+            )
+            for name, spec in specs.items()
+            if self.error_feedback
+        }
+
+    def remembering(
+        self, batch: UpdateBatch, memory: Params, positives: Ragged, context: RoundContext
+    ) -> tuple[UpdateBatch, Params]:
+        """Return what is sent, and what is not sent yet."""
+        tables, dense, coded, after = dict(batch.tables), {}, dict(batch.coded), dict(memory)
+        one_each = np.arange(len(batch.client_ids) + 1)
+        for name, block in batch.tables.items():
+            if "/" in name:
+                continue
+            values = block.values
+            if name in memory:
+                rows = Ragged(block.offsets, block.ids)
+                at = rows.find(positives.owners(), positives.values)
+                place = np.flatnonzero(at >= 0)
+                values = values.copy()
+                values[at[place]] += memory[name][place]
+            is_sent = self._largest(values, block.offsets)
+            sent = np.where(is_sent, values, np.float32(0))
+            tables[name] = _without_rows(replace(block, values=sent, sparse=True), is_sent)
+            if name in memory:
+                rest = memory[name].copy()
+                rest[place] = (values - sent)[at[place]]
+                after[name] = rest
+        for name, value in batch.dense.items():
+            if "/" in name:
+                dense[name] = value
+                continue
+            total = value + memory[name] if name in memory else value
+            sent = np.where(self._largest(total, one_each), total, np.float32(0))
+            ids = np.zeros(len(batch.client_ids), np.int64)
+            coded[name] = RowBlock(one_each, ids, sent, sparse=True)
+            if name in memory:
+                after[name] = total - sent
+        return replace(batch, tables=tables, dense=dense, coded=coded), after
+
+    def _largest(self, values: FloatArray, offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which values are sent, bool of their shape; rows lie client after client."""
+        size = np.abs(values.reshape(len(values), -1))
+        chosen = np.ones(size.shape, np.bool_)
+        for start, stop in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
+            of_client = size[start:stop].ravel()
+            n = max(1, round(self.share * len(of_client)))
+            if n >= len(of_client):
+                continue
+            least = np.partition(of_client, len(of_client) - n)[len(of_client) - n]
+            above = of_client > least
+            equal = np.flatnonzero(of_client == least)[: n - int(above.sum())]
+            above[equal] = True
+            chosen[start:stop] = above.reshape(-1, size.shape[1])
+        return chosen.reshape(values.shape)
+
+
+def _without_rows(block: RowBlock, is_sent: NDArray[np.bool_]) -> RowBlock:
+    """Return a block without the rows of which nothing is sent."""
+    chosen = is_sent.reshape(len(is_sent), -1).any(1)
+    if chosen.all():
+        return block
+    owners = Ragged(block.offsets, block.ids).owners()[chosen]
+    offsets = offsets_of(np.bincount(owners, minlength=len(block.offsets) - 1))
+    return replace(block, offsets=offsets, ids=block.ids[chosen], values=block.values[chosen])
