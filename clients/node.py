@@ -15,7 +15,7 @@ from clients.failures import failing_of, line_of
 from clients.placement import hosted_clients, training_costs
 from clients.private_values import EvaluatedRounds, PrivateValues
 from clients.state_store import StateStore
-from fedrec.aggregation.reduce import upload_bytes
+from fedrec.aggregation.codec import payload_bytes
 from fedrec.aggregation.returned import checked_sum, merged
 from fedrec.config.experiment import Experiment
 from fedrec.data.negatives import pool_excluded, popularity_weights
@@ -148,8 +148,11 @@ class Node:
                 self._summing,
                 self._training,
             )
-            reduced = checked_sum(self.strategy, "reduce", len(rows), update)
-            return reduced, private, upload_bytes(update)
+            # Updates that the server receives one by one stay as they travel.
+            each = self.strategy.needs == "each"
+            sent = update if each else update.decoded()
+            reduced = checked_sum(self.strategy, "reduce", len(rows), sent)
+            return reduced, private, int(payload_bytes(update).sum())
 
         for number, rows in enumerate(self._cuts(clients)):
             while len(rows):
