@@ -2,8 +2,10 @@
 
 A request and the shared parameters go down; a sum of updates, every update or metric values come
 up. A message holds one value: its arrays stand in an array record under their place in the value,
-such as ``Trained:aggregate:sums:item``, and all else is JSON. A parameter that the experiment does
-not declare as shared cannot be encoded, so a private one cannot leave its client by mistake.
+such as ``Trained:aggregate:sums:item``, and all else is JSON. Updates of single clients travel as
+their payloads (`fedrec.aggregation.codec`), all in one array, and are decoded to plain values. A
+parameter that the experiment does not declare as shared cannot be encoded, so a private one cannot
+leave its client by mistake.
 """
 
 import json
@@ -14,6 +16,8 @@ from typing import Any, TypeVar
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
+from fedrec.aggregation import codec
+from fedrec.aggregation.codec import ParamLayout, Payloads
 from fedrec.errors import ProtocolError
 from fedrec.evaluation.evaluate import Evaluation
 from fedrec.types import (
@@ -22,7 +26,6 @@ from fedrec.types import (
     FloatArray,
     IntArray,
     Params,
-    RowBlock,
     UpdateBatch,
 )
 
@@ -96,7 +99,7 @@ class Trained:
         aggregate: the reduced updates, or None if no client succeeded.
         failures: the clients that failed.
         group: the group of the strategy that they are in.
-        uploaded: bytes that the clients send, see `fedrec.aggregation.reduce.upload_bytes`.
+        uploaded: bytes that the clients send, see `fedrec.aggregation.codec.payload_bytes`.
         seconds: how long the node worked.
         state_change: what the checksum of the clients' private state changes by.
         notes: what the user should know, a line each.
@@ -119,8 +122,8 @@ _KINDS = {
         Trained,
         Evaluation,
         Aggregate,
-        UpdateBatch,
-        RowBlock,
+        Payloads,
+        ParamLayout,
         FailedClient,
     )
 }
@@ -203,13 +206,15 @@ def byte_count(message: Message) -> int:
 def _take_apart(value: Any, place: str, arrays: dict[str, FloatArray], allowed: set[str]) -> Any:
     """Return a value as JSON, and add its arrays to ``arrays``: int64 as int32 where it fits."""
     if isinstance(value, np.ndarray):
-        short = value.astype(np.int32) if value.dtype == np.int64 else value
-        arrays[place] = short if np.array_equal(short, value) else value
+        arrays[place] = value
+        if value.dtype == np.int64 and np.array_equal(short := value.astype(np.int32), value):
+            arrays[place] = short
         return {"array": place, "dtype": value.dtype.str}
     if isinstance(value, Aggregate):
         _check([*value.sums, *value.ids, *value.row_weight], allowed)
     if isinstance(value, UpdateBatch):
-        _check([*value.tables, *value.dense], allowed)
+        _check([*value.tables, *value.dense, *value.coded], allowed)
+        value = codec.encode(value)
     if is_dataclass(value):
         names = [each.name for each in fields(value)]
         inner = {n: _take_apart(getattr(value, n), f"{place}:{n}", arrays, allowed) for n in names}
@@ -232,7 +237,8 @@ def _put_together(tree: Any, arrays: Mapping[str, Array]) -> Any:
     if "items" in tree:
         return {key: _put_together(each, arrays) for key, each in tree["items"]}
     inner = {name: _put_together(each, arrays) for name, each in tree["fields"].items()}
-    return _KINDS[tree["kind"]](**inner)
+    value = _KINDS[tree["kind"]](**inner)
+    return codec.decode(value).decoded() if isinstance(value, Payloads) else value
 
 
 def _check(names: Iterable[str], allowed: set[str]) -> None:
