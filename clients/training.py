@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clients.failures import failing_of, line_of
-from fedrec.aggregation.reduce import joined, upload_bytes
+from fedrec.aggregation.codec import payload_bytes
+from fedrec.aggregation.reduce import joined
 from fedrec.aggregation.returned import checked_sum, merged
 from fedrec.errors import ClientFailure, NumericError
 from fedrec.flower.records import RoundRequest, Trained
@@ -74,8 +75,9 @@ class NodeTraining:
                 private |= changed
             if attack:
                 return update, private, 0
-            reduced = checked_sum(node.strategy, "reduce", len(rows), update)
-            return reduced, private, upload_bytes(update)
+            sent = update if node.strategy.sees_each else update.decoded()
+            reduced = checked_sum(node.strategy, "reduce", len(rows), sent)
+            return reduced, private, int(payload_bytes(update).sum())
 
         for rows in self._cuts(clients[order_of(node.task, node.shard, clients)]):
             while len(rows):

@@ -13,13 +13,12 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 from flwr.serverapp.strategy import Strategy as FlwrStrategy
 
+from fedrec.aggregation.codec import payload_bytes
 from fedrec.aggregation.mix import packed, unpacked
 from fedrec.aggregation.reduce import (
     download_bytes,
     metric_sums,
     sorted_by_client,
-    taken,
-    upload_bytes,
 )
 from fedrec.aggregation.returned import (
     checked_apply,
@@ -290,10 +289,11 @@ class FlowerStrategy(FlwrStrategy):
         _, behind = self._experiment.transforms_around()
         nothing = Ragged(np.zeros(len(update.client_ids) + 1, np.int64), np.zeros(0, np.int64))
         update, _ = transformed(behind, update, {}, nothing, context)
-        self._bytes["up"] += upload_bytes(update)
+        self._bytes["up"] += int(payload_bytes(update).sum())
+        update = update.decoded()
         groups = checked_groups(self.strategy, self.state, update.client_ids)
         for group in np.unique(groups).tolist():
-            of_group = taken(update, np.flatnonzero(groups == group))
+            of_group = update.take(np.flatnonzero(groups == group))
             n = len(of_group.client_ids)
             aggregate = checked_sum(self.strategy, "reduce", n, of_group)
             aggregates[group] = merged(self.strategy, aggregates.get(group), aggregate)

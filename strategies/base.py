@@ -109,18 +109,26 @@ class Strategy(Plugin):
         return Down({n: v for n, v in sent.shared.items() if n in params}, sent.own)
 
     @property
+    def sees_each(self) -> bool:
+        """Whether the server receives every client's update, in the form in which it travels."""
+        return self.needs == "each"
+
+    @property
     def summing(self) -> Summing | None:
         """How rows may be summed as soon as they are trained; None if `reduce` is to see them."""
-        sees_rows = self.needs == "each" or type(self).reduce is not Strategy.reduce
+        sees_rows = self.sees_each or type(self).reduce is not Strategy.reduce
         return None if sees_rows else Summing()
 
     def reduce(self, batch: UpdateBatch) -> Aggregate:
         """Sum some clients' updates, or keep each; runs on the node.
 
+        Args:
+            batch: The updates; their values are float32, or encoded where `sees_each` holds.
+
         Raises:
             NumericError: If an update is not finite or a sum overflows.
         """
-        return keep_each(batch) if self.needs == "each" else reduce_sums(batch, Summing())
+        return keep_each(batch) if self.sees_each else reduce_sums(batch, Summing())
 
     def merge(self, a: Aggregate, b: Aggregate) -> Aggregate:
         """Join two aggregates; associative and commutative, bit for bit."""

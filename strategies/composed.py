@@ -70,6 +70,11 @@ class Composed(Strategy):
         return self
 
     @property
+    def sees_each(self) -> bool:
+        """Whether the aggregation needs every client's update."""
+        return self.aggregation.needs == "each"
+
+    @property
     def summing(self) -> Summing | None:
         """How the aggregation sums rows."""
         return self.aggregation.summing

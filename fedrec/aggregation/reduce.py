@@ -19,7 +19,8 @@ from fedrec.aggregation.fixed_point import (
     to_fixed,
     total_of,
 )
-from fedrec.ragged import Ragged, offsets_of
+from fedrec.errors import NumericError
+from fedrec.ragged import offsets_of
 from fedrec.types import Aggregate, Down, FloatArray, IntArray, Params, RowBlock, UpdateBatch
 
 Weighting = Literal["uniform", "examples"]
@@ -65,7 +66,7 @@ def reduce_sums(batch: UpdateBatch, summing: Summing) -> Aggregate:
     Raises:
         NumericError: If an update is not finite or a sum overflows.
     """
-    everybody = np.zeros(len(batch.client_ids), np.int64)
+    batch, everybody = batch.decoded(), np.zeros(len(batch.client_ids), np.int64)
     weight, factors = summing.weights(batch.weight), summing.factors(batch.weight)
     factor = None if (factors == 1.0).all() else factors
     rows = {name: (given.ids, given.sums, given.weight) for name, given in batch.summed.items()}
@@ -90,7 +91,17 @@ def reduce_sums(batch: UpdateBatch, summing: Summing) -> Aggregate:
 
 
 def keep_each(batch: UpdateBatch) -> Aggregate:
-    """Keep the updates of some clients as they are, in the order of the client ids."""
+    """Keep the updates of some clients as they travel, in the order of the client ids.
+
+    They are decoded when the server reads the message that carries them (`fedrec.flower.records`).
+
+    Raises:
+        NumericError: If a value that travels in another form than float32 is not finite.
+    """
+    for name, block in {**batch.tables, **batch.coded}.items():
+        plain = block.decoded()
+        if plain is not block and not np.isfinite(plain.values).all():
+            raise NumericError(f"the update of '{name}' is not finite")
     weight, each = total_of(to_fixed(batch.weight, "weight"), "weight"), sorted_by_client([batch])
     return Aggregate(len(batch.client_ids), weight, {}, {}, {}, {}, _metric_totals(batch), {}, each)
 
@@ -124,58 +135,45 @@ def merge(a: Aggregate, b: Aggregate) -> Aggregate:
 
 
 def joined(batches: Sequence[UpdateBatch]) -> UpdateBatch:
-    """Return updates of different clients as one batch, in the order given."""
+    """Return updates of different clients, in one form, as one batch, in the order given."""
     first = batches[0]
 
     def columns(kind: str) -> dict[str, FloatArray]:
         values = [getattr(batch, kind) for batch in batches]
         return {name: np.concatenate([each[name] for each in values]) for name in values[0]}
 
-    tables = {}
-    for name in first.tables:
-        blocks = [batch.tables[name] for batch in batches]
-        tables[name] = RowBlock(
-            offsets_of(np.concatenate([np.diff(block.offsets) for block in blocks])),
-            np.concatenate([block.ids for block in blocks]),
-            np.concatenate([block.values for block in blocks]),
-        )
+    def rows(kind: str) -> dict[str, RowBlock]:
+        blocks = [getattr(batch, kind) for batch in batches]
+        return {name: _joined_rows([each[name] for each in blocks]) for name in blocks[0]}
+
     return UpdateBatch(
         round=first.round,
         client_ids=np.concatenate([batch.client_ids for batch in batches]),
         weight=np.concatenate([batch.weight for batch in batches]),
-        tables=tables,
+        tables=rows("tables"),
         dense=columns("dense"),
         metrics=columns("metrics"),
         extras=columns("extras"),
+        coded=rows("coded"),
+    )
+
+
+def _joined_rows(blocks: Sequence[RowBlock]) -> RowBlock:
+    scales = [block.scale for block in blocks if block.scale is not None]
+    return RowBlock(
+        offsets_of(np.concatenate([np.diff(block.offsets) for block in blocks])),
+        np.concatenate([block.ids for block in blocks]),
+        np.concatenate([block.values for block in blocks]),
+        np.concatenate(scales) if scales else None,
+        blocks[0].basis,
+        blocks[0].sparse,
     )
 
 
 def sorted_by_client(batches: Sequence[UpdateBatch]) -> UpdateBatch:
     """Return updates of different clients as one batch, in the order of the client ids."""
     batch = joined(batches)
-    return taken(batch, np.argsort(batch.client_ids, kind="stable"))
-
-
-def taken(batch: UpdateBatch, clients: IntArray) -> UpdateBatch:
-    """Return the updates of some clients: int64 [c], their places in the batch, in any order."""
-    tables = {}
-    for name, block in batch.tables.items():
-        at = Ragged(block.offsets, block.ids).positions(clients)
-        offsets = offsets_of(np.diff(block.offsets)[clients])
-        tables[name] = RowBlock(offsets, block.ids[at], block.values[at])
-
-    def columns(values: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
-        return {name: value[clients] for name, value in values.items()}
-
-    return UpdateBatch(
-        batch.round,
-        batch.client_ids[clients],
-        batch.weight[clients],
-        tables,
-        columns(batch.dense),
-        columns(batch.metrics),
-        columns(batch.extras),
-    )
+    return batch.take(np.argsort(batch.client_ids, kind="stable"))
 
 
 def _metric_totals(batch: UpdateBatch) -> dict[str, int]:
@@ -241,28 +239,8 @@ def stepped(params: Params, change: Mapping[str, FloatArray], rate: float) -> Pa
     }
 
 
-VALUE_BYTES = ID_BYTES = 4
-"""Of a float32 value, and of the int32 id of an item's row."""
-
-
-def upload_bytes(update: UpdateBatch) -> int:
-    """Count the bytes that the clients of a batch send to the server, each in its own message.
-
-    A client sends the change of every item row that it touched, as float32 values with the row's
-    id (int32), and the change of every dense parameter, as float32. What a strategy's client rule
-    sends beside a parameter counts likewise. Framing does not count: names, shapes, offsets, the
-    client's id, its number of examples and its loss. Neither does it matter on which node a client
-    is simulated, or that a node sums the updates of its clients before it answers.
-
-    Args:
-        update: The updates of some clients, as they were trained.
-    """
-    total = sum(VALUE_BYTES * change.size for change in update.dense.values())
-    for block in update.tables.values():
-        total += ID_BYTES * len(block.ids) + VALUE_BYTES * block.values.size
-    for rows in update.summed.values():
-        total += rows.uploaded * (ID_BYTES + VALUE_BYTES * prod(rows.sums.shape[1:]))
-    return total
+VALUE_BYTES = 4
+"""Of a float32 value."""
 
 
 def download_bytes(down: Down) -> int:

@@ -158,12 +158,13 @@ class Experiment(Section):
                     "their type"
                 )
             stage, last = transform.stage, name_of("transforms", transform)
-            behind = attacks and transform not in attacks and place > self._place_of_attack
-            if behind and transform.overrides("remembering"):
+            if attacks and place > self._place_of_attack and transform.remembers:
                 raise ValueError(
-                    f"transforms: attackers remember nothing of {type(transform).__name__}; put it "
-                    "before the attack"
+                    f"transforms: attackers remember nothing of {last}; set error_feedback: false, "
+                    "or put it before the attack"
                 )
+            if attacks and place < self._place_of_attack and transform.stage > 0:
+                raise ValueError(f"transforms: {last} encodes updates; put it behind the attack")
         return self
 
     @property

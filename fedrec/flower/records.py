@@ -2,8 +2,10 @@
 
 A request and the shared parameters go down; a sum of updates, every update or metric values come
 up. A message holds one value: its arrays stand in an array record under their place in the value,
-such as ``Trained:aggregates:0:sums:item``, and all else is JSON. A parameter that the experiment
-does not declare as shared cannot be encoded, so a private one cannot leave its client by mistake.
+such as ``Trained:aggregates:0:sums:item``, and all else is JSON. Updates of single clients travel
+as their payloads (`fedrec.aggregation.codec`), all in one array, and are decoded to plain values. A
+parameter that the experiment does not declare as shared cannot be encoded, so a private one cannot
+leave its client by mistake.
 """
 
 import json
@@ -14,6 +16,8 @@ from typing import Any, TypeVar
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
+from fedrec.aggregation import codec
+from fedrec.aggregation.codec import ParamLayout, Payloads
 from fedrec.aggregation.mix import WEIGHTS, packed, unpacked
 from fedrec.errors import ProtocolError
 from fedrec.evaluation.evaluate import Evaluation
@@ -24,7 +28,6 @@ from fedrec.types import (
     FloatArray,
     IntArray,
     Params,
-    RowBlock,
     UpdateBatch,
 )
 
@@ -98,7 +101,7 @@ class Trained:
         aggregates: per group of the strategy, the reduced updates of the clients that succeeded.
         attackers: the updates of attackers, which are not reduced yet; None: there are none.
         failures: the clients that failed.
-        uploaded: bytes that the clients send, see `fedrec.aggregation.reduce.upload_bytes`.
+        uploaded: bytes that the clients send, see `fedrec.aggregation.codec.payload_bytes`.
         seconds: how long the node worked.
         state_change: what the checksum of the clients' private state changes by.
         notes: what the user should know, a line each.
@@ -121,8 +124,8 @@ _KINDS = {
         Trained,
         Evaluation,
         Aggregate,
-        UpdateBatch,
-        RowBlock,
+        Payloads,
+        ParamLayout,
         FailedClient,
     )
 }
@@ -230,13 +233,15 @@ def byte_count(message: Message) -> int:
 def _take_apart(value: Any, place: str, arrays: dict[str, FloatArray], allowed: set[str]) -> Any:
     """Return a value as JSON, and add its arrays to ``arrays``: int64 as int32 where it fits."""
     if isinstance(value, np.ndarray):
-        short = value.astype(np.int32) if value.dtype == np.int64 else value
-        arrays[place] = short if np.array_equal(short, value) else value
+        arrays[place] = value
+        if value.dtype == np.int64 and np.array_equal(short := value.astype(np.int32), value):
+            arrays[place] = short
         return {"array": place, "dtype": value.dtype.str}
     if isinstance(value, Aggregate):
         _check([*value.sums, *value.ids, *value.row_weight], allowed)
     if isinstance(value, UpdateBatch):
-        _check([*value.tables, *value.dense], allowed)
+        _check([*value.tables, *value.dense, *value.coded], allowed)
+        value = codec.encode(value)
     if is_dataclass(value):
         names = [each.name for each in fields(value)]
         inner = {n: _take_apart(getattr(value, n), f"{place}:{n}", arrays, allowed) for n in names}
@@ -259,7 +264,8 @@ def _put_together(tree: Any, arrays: Mapping[str, Array]) -> Any:
     if "items" in tree:
         return {key: _put_together(each, arrays) for key, each in tree["items"]}
     inner = {name: _put_together(each, arrays) for name, each in tree["fields"].items()}
-    return _KINDS[tree["kind"]](**inner)
+    value = _KINDS[tree["kind"]](**inner)
+    return codec.decode(value).decoded() if isinstance(value, Payloads) else value
 
 
 def _check(names: Iterable[str], allowed: set[str]) -> None:

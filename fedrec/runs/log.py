@@ -57,8 +57,9 @@ class RoundRecord(_Record):
         failures: Clients that failed.
         loss: Mean training loss per example, or None.
         seconds: Wall time.
-        bytes: What the clients send and receive to train, each in its own message, before framing
-            (`fedrec.aggregation.reduce`); the same for any number of nodes and workers.
+        bytes: What the clients send and receive to train, each in its own message, before framing:
+            up, the length of each client's payload (`fedrec.aggregation.codec`); down, every value
+            as float32. The same for any number of nodes and workers.
         simulation: The messages that the server and the nodes of the simulation exchange, for
             training and evaluation.
         evaluation: Per view (``mixed``, ``global``, ``local``), per part (``valid``, ``test``),

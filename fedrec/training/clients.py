@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from fedrec.aggregation.mix import clients_alike, rows_of, values_of
-from fedrec.aggregation.reduce import Summing, joined, taken
+from fedrec.aggregation.reduce import Summing, joined
 from fedrec.personalization.base import FrozenItems
 from fedrec.ragged import offsets_of
 from fedrec.training.blocks import Together, bounded_slices
@@ -121,7 +121,7 @@ def _in_order(
         for name, spec in specs.items()
         if name in trained[0][1]
     }
-    return taken(joined([update for update, _ in trained]), back), private
+    return joined([update for update, _ in trained]).take(back), private
 
 
 def _train(

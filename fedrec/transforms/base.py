@@ -19,8 +19,8 @@ class Transform(Plugin):
     """Base of all transforms; by itself it changes nothing.
 
     Attributes:
-        stage: 0 if it changes values, 1 if it sends fewer numbers, 2 if it changes the type in which
-            they travel. Stages follow each other, and there is one transform of stage 1 and of 2.
+        stage: 0 if it changes values, 1 if it sends fewer numbers, 2 if it narrows their type.
+            Stages follow each other, with at most one transform of stage 1 and one of stage 2.
     """
 
     stage: ClassVar[Literal[0, 1, 2]] = 0
@@ -38,6 +38,11 @@ class Transform(Plugin):
                 f"transform {cls.__qualname__}: defines on_update and remembering; remembering "
                 "alone is called where it is defined"
             )
+
+    @property
+    def remembers(self) -> bool:
+        """Whether clients remember something of it from round to round."""
+        return self.overrides("memory")
 
     @property
     def sees_updates(self) -> bool:

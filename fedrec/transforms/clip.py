@@ -56,8 +56,8 @@ class Clip(Transform):
 
 def _squares(values: FloatArray) -> FloatArray:
     """Return the squared norm of each row, float64 [n]."""
-    squares = np.square(values.reshape(len(values), -1), dtype=np.float64)
-    return np.asarray(squares.sum(1))
+    squares = np.square(values, dtype=np.float64)
+    return np.asarray(squares.sum(axis=tuple(range(1, values.ndim))))
 
 
 def _shortened(values: FloatArray, squares: FloatArray, norm: float) -> FloatArray:

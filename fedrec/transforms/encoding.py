@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 

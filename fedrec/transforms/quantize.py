@@ -29,7 +29,12 @@ class Quantize(Encoding):
     rounding: Literal["stochastic", "nearest"] = "stochastic"
 
     def rounded(
-        self, steps: FloatArray, name: str, block: RowBlock, clients: IntArray, context: RoundContext
+        self,
+        steps: FloatArray,
+        name: str,
+        block: RowBlock,
+        clients: IntArray,
+        context: RoundContext,
     ) -> FloatArray:
         """Return whole numbers next to the given ones, float32, of the shape of the rows."""
         if self.rounding == "nearest":
@@ -73,8 +78,8 @@ class Int8(Quantize):
         self, name: str, block: RowBlock, clients: IntArray, context: RoundContext
     ) -> RowBlock:
         """Return rows of int8 with their scales."""
-        flat = block.values.reshape(len(block.values), -1)
-        largest = np.abs(flat).max(axis=1, initial=0).astype(np.float32)
+        axes = tuple(range(1, block.values.ndim))
+        largest = np.abs(block.values).max(axis=axes, initial=0).astype(np.float32)
         _check(name, float(largest.max(initial=0)), 127 * _LARGEST, "int8")
         wanted = largest / np.float32(127)
         scale = wanted.astype(np.float16)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import prod
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -34,6 +35,11 @@ class TopK(Transform):
 
     share: float = Field(0.1, gt=0, le=1)
     error_feedback: bool = True
+
+    @property
+    def remembers(self) -> bool:
+        """Whether there is error feedback."""
+        return self.error_feedback
 
     def memory(self, specs: Mapping[str, ParamSpec]) -> Mapping[str, ParamSpec]:
         """Return what is not sent yet of each shared parameter."""
@@ -85,7 +91,7 @@ class TopK(Transform):
 
     def _largest(self, values: FloatArray, offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which values are sent, bool of their shape; rows lie client after client."""
-        size = np.abs(values.reshape(len(values), -1))
+        size = np.abs(values.reshape(len(values), prod(values.shape[1:])))
         chosen = np.ones(size.shape, np.bool_)
         for start, stop in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
             of_client = size[start:stop].ravel()
@@ -102,7 +108,7 @@ class TopK(Transform):
 
 def _without_rows(block: RowBlock, is_sent: NDArray[np.bool_]) -> RowBlock:
     """Return a block without the rows of which nothing is sent."""
-    chosen = is_sent.reshape(len(is_sent), -1).any(1)
+    chosen = is_sent.any(axis=tuple(range(1, is_sent.ndim)))
     if chosen.all():
         return block
     owners = Ragged(block.offsets, block.ids).owners()[chosen]

@@ -1,5 +1,6 @@
 """What every strategy of the table must keep."""
 
+import re
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -252,6 +253,7 @@ def test_a_local_name_cannot_be_sent(name: str, kind: Literal["rows", "dense"]) 
         for key in record
         for part in (*str(key).split(":"), str(key).rpartition("/")[0])
     }
+    parts |= set(re.findall('"([^"]*)"', str(content.config_records["rest"]["json"])))
     assert parts & allowed
     assert not parts & secret
     params = task.initial_globals(SHARD.n_items)

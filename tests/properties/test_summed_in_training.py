@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedrec.aggregation.codec import payload_bytes
 from fedrec.errors import NumericError
 from fedrec.models.pfedrec import PFedRec
 from fedrec.training.clients import train_clients
@@ -51,8 +52,25 @@ def test_the_sums_are_those_of_the_rows(
     summed, later = train_clients(method, shard, params, local, 1, summing=strategy.summing)
     assert {*summed.summed, *summed.tables} == set(rows.tables)
     assert raw_partial(strategy.reduce(summed)) == raw_partial(strategy.reduce(rows))
+    assert payload_bytes(summed).tolist() == payload_bytes(rows).tolist()
     assert raw(rows, after) == raw(rows, later)
     assert summed.metrics["loss"].tobytes() == rows.metrics["loss"].tobytes()
+
+
+@pytest.mark.parametrize("n_items", [40, 700, 40_000])
+def test_the_bytes_of_clients_are_counted_in_machine_code_as_in_torch(n_items: int) -> None:
+    """Bitmaps, and gaps of one, two and three bytes."""
+    rng = np.random.default_rng(0)
+    sizes = [n_items // 4, n_items // 80 + 1, 12, 3, 2, 1, 1, 1]
+    rows = [sorted(rng.choice(n_items, size, replace=False).tolist()) for size in sizes]
+    shard, counted = shard_of(n_items, rows), {}
+    for backend in ("numba", "torch"):
+        task = method_of({"backend": backend})
+        params, local = initial_state(task, shard)
+        update, _ = train_clients(task, shard, params, local, 1, summing=FedAvg().summing)
+        assert bool(update.summed) == (backend == "numba")
+        counted[backend] = payload_bytes(update).tolist()
+    assert counted["numba"] == counted["torch"]
 
 
 def trained(rows: list[list[int]], lr: float = 0.1) -> UpdateBatch:

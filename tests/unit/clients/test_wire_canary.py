@@ -1,5 +1,6 @@
 """No local parameter leaves its client: every byte of every message is searched for them."""
 
+import re
 import struct
 from collections.abc import Iterable
 from dataclasses import replace
@@ -198,6 +199,8 @@ def test_no_local_name_is_in_any_message(tapped: tuple[Experiment, Tap]) -> None
             assert not {str(key) for key in record} & secret
             assert not {str(key).rpartition("/")[0] for key in record} & secret
             assert not {place for key in record for place in str(key).split(":")} & secret
+        for rest in content.config_records.values():
+            assert not set(re.findall('"([^"]*)"', str(rest["json"]))) & secret
         if "params" in content.array_records:
             expected = allowed if kind == "train" else shared
             assert set(content.array_records["params"]) == expected

@@ -66,8 +66,7 @@ def train_numba(
         items, most_terms = np.flatnonzero(sums.counts), int(sums.counts.max())
         check_terms(float(sums.peak.max().view(np.float64)), "item", most_terms)
         check_terms(float(sums.weight.max()), "weight", most_terms)
-        uploaded = int(sums.counts.sum())
-        summed["item"] = RowSums(items, sums.total[items], sums.heavy[items], uploaded)
+        summed["item"] = RowSums(items, sums.total[items], sums.heavy[items], sums.uploaded)
     metrics = {"loss": loss, "examples": examples}
     update = UpdateBatch(round, shard.client_ids, examples, tables, {}, metrics, {}, summed)
     return update, _split(task, state, local)
@@ -83,6 +82,7 @@ def _sums(summing: Summing | None, examples: FloatArray, table: FloatArray) -> S
         heavy=np.zeros(n, np.int64),
         counts=np.zeros(n, np.int64),
         peak=np.zeros(d, np.int64),
+        uploaded=np.zeros(len(examples), np.int64),
     )
 
 

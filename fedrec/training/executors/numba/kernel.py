@@ -48,14 +48,15 @@ empty without the similarity branch.
 Local = namedtuple("Local", "users first second steps weight")
 """What is changed in place: vectors and moments float [u, h], steps and lambda float [u]."""
 
-Sums = namedtuple("Sums", "factor weight total heavy counts peak")
+Sums = namedtuple("Sums", "factor weight total heavy counts peak uploaded")
 """Where the clients' changes are added up, exactly; without rows in ``total``: nowhere.
 
 ``factor`` float64 [c], what a client's changes are multiplied by before they are rounded;
 ``weight`` int64 [c]. ``total`` int64 [n_items, d], ``heavy`` int64 [n_items]: the sums and the
 weights of who is in them; ``counts`` int64 [n_items]: how many are. ``peak`` int64 [d], the largest
 absolute terms, by their bits: those of floats from 0, as whole numbers, have the order of the
-floats; then comes inf, then NaN.
+floats; then comes inf, then NaN. ``uploaded`` int64 [c]: the bytes of each client's ids and values
+in its payload.
 """
 
 Pairs = namedtuple("Pairs", "rows up down")
@@ -151,6 +152,7 @@ def train(data, local, settings, sums, ids, change, offsets, losses):
                 now[a] -= frozen[a]
         if summing:
             _add_client(work, items, u, sums)
+            sums.uploaded[u] = _id_bytes(items) + work.size * work.itemsize
         else:
             at += count
         offsets[u + 1] = at
@@ -286,3 +288,24 @@ def _add_client(change, items, c, sums):
             x = np.rint(np.float64(row[a]) * factor)
             into[a] += np.int64(x)
             peak[a] = max(peak[a], np.float64(abs(x)).view(np.int64))
+
+
+@compiled
+def _id_bytes(items):
+    """Return the bytes of a client's ids, sorted, as `fedrec.aggregation.positions` writes them."""
+    if len(items) == 0:
+        return 1
+    bitmap = (items[-1] >> 3) + 1
+    size = bitmap
+    if len(items) < bitmap:
+        gaps = len(items) + _more_bytes(items[0])
+        for p in range(1, len(items)):
+            gaps += _more_bytes(items[p] - items[p - 1] - 1)
+        size = min(gaps, bitmap)
+    return size + 1 + _more_bytes(size)
+
+
+@inlined
+def _more_bytes(number):
+    """Return how many bytes a number takes beyond the first."""
+    return (number >= 2**7) + (number >= 2**14) + (number >= 2**21) + (number >= 2**28)

@@ -13,12 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_equal
 
+from fedrec.aggregation.codec import payload_bytes
+from fedrec.aggregation.reduce import keep_each
 from fedrec.errors import ProtocolError
 from fedrec.evaluation.evaluate import Evaluation
 from fedrec.flower import records
 from fedrec.flower.grid import claim_identity
 from fedrec.flower.records import RollCall, RoundRequest, Trained
-from fedrec.types import Aggregate, FailedClient, FloatArray
+from fedrec.testing.trial import as_bytes
+from fedrec.types import Aggregate, FailedClient, FloatArray, RowBlock, UpdateBatch
 
 words = st.text(min_size=1, max_size=20)
 numbers = st.integers(0, 2**31)
@@ -97,6 +100,42 @@ def test_training_replies(aggregate: Aggregate | None, failures: list[FailedClie
     for part in (decoded.aggregate.ids, decoded.aggregate.sums, decoded.aggregate.row_weight):
         assert all(value.dtype == np.int64 for value in part.values())
     assert decoded.aggregate.sums["constant"].shape == ()
+
+
+FORMS: dict[str, dict[str, Any]] = {
+    "float32": {"values": np.linspace(-1, 1, 6, dtype=np.float32).reshape(3, 2)},
+    "float16": {"values": np.linspace(-1, 1, 6, dtype=np.float16).reshape(3, 2)},
+    "int8": {
+        "values": np.arange(6, dtype=np.int8).reshape(3, 2),
+        "scale": np.array([0.5, 2, 0.1], np.float16),
+    },
+    "low rank": {"values": np.ones((3, 1), np.float32), "basis": np.ones((1, 2), np.float32)},
+    "sparse": {"values": np.eye(3, 9, dtype=np.float32), "sparse": True},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_updates_of_clients_travel_as_their_payloads(form: str) -> None:
+    table = RowBlock(np.array([0, 2, 2, 3]), np.array([1, 4, 0]), **FORMS[form])
+    body = RowBlock(np.arange(4), np.zeros(3, np.int64), **FORMS[form])
+    batch = UpdateBatch(
+        5,
+        np.array([2, 3, 7]),
+        np.ones(3),
+        {"item": table},
+        {"constant": np.array([1, np.inf, -0.0], np.float32)},
+        {"loss": np.arange(3.0)},
+        {"drift": np.arange(3.0)},
+        coded={"head": body},
+    )
+    content = records.encode(Trained(keep_each(batch)), GLOBAL)
+    payload = content.array_records["arrays"]["Trained:aggregate:each:content"].numpy()
+    assert payload.nbytes == payload_bytes(batch).sum()
+    aggregate = records.decode(wire(content), Trained).aggregate
+    assert aggregate is not None
+    assert as_bytes(aggregate.each) == as_bytes(batch.decoded())
+    with pytest.raises(ProtocolError, match="'head' may not leave its client"):
+        records.encode(Trained(keep_each(batch)), ("item", "constant"))
 
 
 @settings(deadline=None)
