@@ -19,6 +19,7 @@ from fedrec.aggregation.fixed_point import (
     to_fixed,
     total_of,
 )
+from fedrec.errors import NumericError
 from fedrec.ragged import Ragged, offsets_of
 from fedrec.types import Aggregate, Down, FloatArray, IntArray, Params, RowBlock, UpdateBatch
 
@@ -90,7 +91,15 @@ def reduce_sums(batch: UpdateBatch, summing: Summing) -> Aggregate:
 
 
 def keep_each(batch: UpdateBatch) -> Aggregate:
-    """Keep the updates of some clients as they are, in the order of the client ids."""
+    """Keep the updates of some clients as they are, in the order of the client ids.
+
+    Raises:
+        NumericError: If an update is not finite.
+    """
+    rows = {name: block.values for name, block in batch.tables.items()}
+    for name, values in {**rows, **batch.dense, **batch.extras}.items():
+        if not np.isfinite(values).all():
+            raise NumericError(f"the update of '{name}' is not finite")
     weight, each = total_of(to_fixed(batch.weight, "weight"), "weight"), sorted_by_client([batch])
     return Aggregate(len(batch.client_ids), weight, {}, {}, {}, {}, _metric_totals(batch), {}, each)
 
