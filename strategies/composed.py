@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from fedrec.aggregation.reduce import Summing, touched_rows
 from fedrec.compute.context import RoundContext
 from fedrec.config.fields import PluginField
+from fedrec.errors import ConfigError
 from fedrec.plugins import name_of
 from fedrec.training.client_rule import ClientRule
 from fedrec.types import Aggregate, Down, IntArray, Params, State, UpdateBatch
@@ -105,7 +106,16 @@ class Composed(Strategy):
         aggregates: Mapping[int, Aggregate],
         context: RoundContext,
     ) -> tuple[State, Params]:
-        """Return the state and parameters after one step of the server optimizer."""
+        """Return the state and parameters after one step of the server optimizer.
+
+        Raises:
+            ConfigError: If a class derived from this one has groups, but no ``apply`` for them.
+        """
+        if len(aggregates) > 1:
+            raise ConfigError(
+                f"strategy {name_of('strategies', self)}: has clients in {len(aggregates)} groups, "
+                "but no apply of its own; define it"
+            )
         (aggregate,) = aggregates.values()
         joint, change = self.aggregation.change(
             state.part(_AGGREGATION), params, aggregate, context

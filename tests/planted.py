@@ -22,7 +22,7 @@ from fedrec.training.clients import train_clients
 from fedrec.training.draws import capacity
 from fedrec.training.settings import Train
 from fedrec.training.task import ClientTask
-from fedrec.types import FloatArray, IntArray, Params, Shard, UpdateBatch
+from fedrec.types import Down, FloatArray, IntArray, Params, Shard, UpdateBatch
 
 __all__ = [
     "catalogue_of",
@@ -140,7 +140,7 @@ def places(task: ClientTask, shard: Shard) -> Ragged:
 
 def split_state(task: ClientTask, shard: Shard, local: Params, clients: IntArray) -> Params:
     """The local parameters of some clients."""
-    return Trial(task, shard, {}, local).take(clients).private
+    return Trial(task, shard, {}, local, Down({})).take(clients).private
 
 
 def train(

@@ -96,11 +96,12 @@ def keep_each(batch: UpdateBatch) -> Aggregate:
     They are decoded when the server reads the message that carries them (`fedrec.flower.records`).
 
     Raises:
-        NumericError: If a value that travels in another form than float32 is not finite.
+        NumericError: If a value is not finite.
     """
-    for name, block in {**batch.tables, **batch.coded}.items():
-        plain = block.decoded()
-        if plain is not block and not np.isfinite(plain.values).all():
+    blocks = {name: block.decoded().values for name, block in batch.tables.items()}
+    blocks |= {name: block.decoded().values for name, block in batch.coded.items()}
+    for name, values in {**blocks, **batch.dense, **batch.extras}.items():
+        if not np.isfinite(values).all():
             raise NumericError(f"the update of '{name}' is not finite")
     weight, each = total_of(to_fixed(batch.weight, "weight"), "weight"), sorted_by_client([batch])
     return Aggregate(len(batch.client_ids), weight, {}, {}, {}, {}, _metric_totals(batch), {}, each)

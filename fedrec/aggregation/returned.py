@@ -9,7 +9,7 @@ import numpy as np
 from fedrec.compute.context import RoundContext
 from fedrec.errors import ConfigError, check_same, not_finite
 from fedrec.plugins import name_of
-from fedrec.types import Aggregate, Down, IntArray, Params, State
+from fedrec.types import Aggregate, Down, IntArray, Mix, Params, State
 
 Strategy: TypeAlias = Any
 """A `strategies.Strategy`; this package lies below those that define strategies."""
@@ -37,8 +37,7 @@ def checked_apply(
 
     Raises:
         ConfigError: If it is not a state and parameters with the names, shapes and types of
-            ``params``, or clients are in several groups of which the strategy knows nothing; names
-            the round.
+            ``params``; names the round.
         NumericError: If a parameter is not finite, as large ones make it.
     """
     where = f"{_named(strategy)}: apply"
@@ -78,6 +77,9 @@ def checked_broadcast(
         )
     bases = {}
     for name, mix in down.own.items():
+        _require(isinstance(mix, Mix), where, mix, f"a Mix as '{name}'")
+        if not len(mix.bases):
+            raise ConfigError(f"{where} returned no base values of '{name}', expected one or more")
         expected = f"{len(client_ids)} rows of weights for the base values of '{name}'"
         weights = np.asarray(mix.weights)
         fits = weights.shape == (len(client_ids), len(mix.bases))

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -26,6 +26,10 @@ class ServerOptimizer(Plugin):
 
     lr: float = Field(1.0, gt=0)
     moments: Literal["dense", "lazy"] = "dense"
+
+    def without_effect(self, run: Any) -> list[str]:
+        """Say that rows which nobody touched stay anyway where nothing is remembered."""
+        return [] if self.memory else self.unused("nothing is remembered of a row", "moments")
 
     @property
     def memory(self) -> tuple[str, ...]:

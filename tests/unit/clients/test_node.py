@@ -1,6 +1,8 @@
 """A node: what it trains it can train again, and a client that fails takes nobody with it."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,13 @@ import pytest
 from safetensors.numpy import load_file
 
 from clients.node import Node
+from fedrec.aggregation.mix import values_of
 from fedrec.config.experiment import Experiment
 from fedrec.data.catalogue import Catalogue
 from fedrec.errors import ClientFailure, ConfigError
-from fedrec.flower.records import RoundRequest
+from fedrec.flower.records import RoundRequest, Trained
 from fedrec.training.task import initial_local
-from fedrec.types import Aggregate, IntArray, Params, Shard
+from fedrec.types import Aggregate, Down, IntArray, Mix, Shard
 from tests.contracts.own_models import Fussy
 from tests.planted import catalogue_of, rates, shard_of
 
@@ -46,7 +49,7 @@ def make(tmp_path: Path) -> Make:
         popularity = np.ones(shard.n_items, np.int64)
         experiment = Experiment.model_validate(document)
         task = experiment.client_task(catalogue_of(shard.n_items))
-        return Node(experiment, task, shard, out, 0, popularity)
+        return Node(experiment, task, shard, out, 0, SHARD.n_clients, popularity)
 
     return build
 
@@ -55,15 +58,19 @@ def request(
     round: int, committed: int | None = None, best: int = 0, clients: IntArray = EVERYBODY
 ) -> RoundRequest:
     last_committed = round - 1 if committed is None else committed
-    return RoundRequest("run", "", "", round, last_committed, best, clients=clients)
+    groups = np.zeros_like(clients)
+    return RoundRequest("run", "", "", round, last_committed, best, clients, groups)
 
 
-def start(node: Node) -> Params:
-    return node.task.initial_globals(SHARD.n_items)
+def start(node: Node) -> Down:
+    return Down(node.task.initial_globals(SHARD.n_items))
 
 
-def raw(aggregate: Aggregate | None) -> Any:
-    assert aggregate is not None
+def raw(trained: Trained) -> Any:
+    return raw_sum(trained.aggregates[0])
+
+
+def raw_sum(aggregate: Aggregate) -> Any:
     reply: dict[str, Any] = {"clients": aggregate.clients, "metrics": dict(aggregate.metrics)}
     for part in ("ids", "sums", "row_weight"):
         reply[part] = {name: v.tobytes() for name, v in getattr(aggregate, part).items()}
@@ -81,9 +88,9 @@ def test_a_round_that_is_repeated_has_the_same_bits(make: Make) -> None:
     node = make()
     first = node.train(request(1), start(node))
     again = node.train(request(1), start(node))
-    assert raw(again.aggregate) == raw(first.aggregate)
+    assert raw(again) == raw(first)
     second = node.train(request(2), start(node))
-    assert raw(second.aggregate) != raw(first.aggregate)
+    assert raw(second) != raw(first)
 
 
 def test_a_round_that_was_not_taken_leaves_no_trace(make: Make) -> None:
@@ -101,9 +108,9 @@ def test_a_process_that_starts_anew_goes_on_where_the_last_ended(
     for node in (whole, cut):
         node.train(request(1), start(node))
     revived = Node(
-        cut.experiment, cut.task, SHARD, cut._evaluated._folder.parent, 0, np.ones(12, np.int64)
+        cut.experiment, cut.task, SHARD, cut._evaluated._folder.parent, 0, 4, np.ones(12, np.int64)
     )
-    answers = [n.train(request(2), start(n)).aggregate for n in (whole, revived)]
+    answers = [n.train(request(2), start(n)) for n in (whole, revived)]
     assert raw(answers[0]) == raw(answers[1])
 
 
@@ -124,18 +131,52 @@ def test_clients_that_stay_at_home_keep_their_state(make: Make) -> None:
 @pytest.mark.parametrize("cuts", [[1], [2], [1, 3]])
 def test_nodes_sum_up_to_one_node(make: Make, cuts: list[int]) -> None:
     whole = make()
-    expected = [whole.train(request(r), start(whole)).aggregate for r in (1, 2)]
+    expected = [whole.train(request(r), start(whole)) for r in (1, 2)]
     nodes = [make(SHARD.take(part)) for part in np.split(np.arange(4), cuts)]
     for number in (1, 2):
         answers = [
-            n.train(request(number, clients=n.shard.client_ids), start(n)).aggregate for n in nodes
+            n.train(request(number, clients=n.shard.client_ids), start(n)).aggregates[0]
+            for n in nodes
         ]
-        merged = answers[0]
-        for answer in answers[1:]:
-            assert merged is not None
-            assert answer is not None
-            merged = whole.strategy.merge(merged, answer)
-        assert raw(merged) == raw(expected[number - 1])
+        assert raw_sum(reduce(whole.strategy.merge, answers)) == raw(expected[number - 1])
+
+
+def test_clients_of_a_group_are_summed_apart(make: Make) -> None:
+    """In one message; each group as if it had been asked for alone."""
+    node, asked = make(), request(1)
+    together = node.train(replace(asked, groups=np.array([2, 0, 2, 5])), start(node))
+    assert list(together.aggregates) == [0, 2, 5]
+    for group, members in {0: [1], 2: [0, 2], 5: [3]}.items():
+        alone = make()
+        expected = alone.train(request(1, clients=EVERYBODY[members]), start(alone))
+        assert raw_sum(together.aggregates[group]) == raw(expected)
+    assert state_of(node, 1) == state_of(trained_once(make()), 1)
+
+
+def trained_once(node: Node) -> Node:
+    node.train(request(1), start(node))
+    return node
+
+
+def test_clients_train_and_rank_with_values_of_their_own(make: Make) -> None:
+    """As those do who are sent the same values alone."""
+    node = make()
+    table = start(node).shared["item"]
+    bases = np.stack([table, table[::-1]])
+    weights = np.array([[1, 0], [0, 1], [0.5, 0.5], [0, 1]], np.float32)
+    down = Down({}, {"item": Mix(bases, weights)})
+    groups = np.arange(4)
+    together = node.train(replace(request(1), groups=groups), down)
+    ranked = node.evaluate(request(1, committed=1), down)
+    for client in range(4):
+        alone, one = make(), EVERYBODY[[client]]
+        own = Down({"item": values_of(down.own["item"], one)[0]})
+        expected = alone.train(request(1, clients=one), own)
+        assert raw_sum(together.aggregates[client]) == raw(expected)
+        scores = alone.evaluate(request(1, committed=1, clients=one), own)
+        for part, values in scores.values["mixed"].items():
+            at = np.isin(ranked.users, scores.users)
+            np.testing.assert_array_equal(ranked.values["mixed"][part][at], values)
 
 
 def test_only_the_best_and_the_latest_evaluation_are_kept(make: Make) -> None:
@@ -186,7 +227,7 @@ def test_the_others_train_on_with_the_same_bits(
     assert failure.client == str(client)
     assert failure.reason.startswith(REASONS[how])
     assert expected.failures == ()
-    assert raw(reply.aggregate) == raw(expected.aggregate)
+    assert raw(reply) == raw(expected)
     assert state_of(node, 1) == state_of(healthy, 1)
 
 
@@ -206,14 +247,14 @@ def test_a_node_whose_only_client_fails_answers_without_sums(make: Make, how: st
     (failure,) = reply.failures
     assert failure.client == "2"
     assert failure.reason.startswith(REASONS[how])
-    assert reply.aggregate is None
+    assert not reply.aggregates
 
 
 def test_a_client_that_cannot_rank_is_named(make: Make) -> None:
     node = make(model={"name": "tests.contracts.own_models:BiasedMF"}, personalization="none")
-    params = {**start(node), "constant": np.zeros((7, 7), np.float32)}
+    params = {**start(node).shared, "constant": np.zeros((7, 7), np.float32)}
     with pytest.raises(ClientFailure, match=r"^round 2, client 0, evaluate: RuntimeError: "):
-        node.evaluate(request(2, 0), params)
+        node.evaluate(request(2, 0), Down(params))
 
 
 def test_a_baseline_has_no_node(make: Make) -> None:

@@ -174,14 +174,12 @@ def test_a_death_after_the_mark_changes_nothing(tmp_path: Path) -> None:
 OTHERS = {"user": np.array([0, 2]), "client": np.array([0, 3]), "positive": np.array([1, 2])}
 
 
-def test_groups_of_a_round_are_staged_one_by_one_and_taken_together(tmp_path: Path) -> None:
+def test_parts_of_a_round_are_staged_one_by_one_and_taken_together(tmp_path: Path) -> None:
     store = opened(tmp_path)
-    store.settle(0, current=1)
-    store.stage(1, SOME, values(SOME, 7.0), group="0")
-    store.settle(0, current=1)  # the message for the next group comes while the first is staged
-    store.stage(1, OTHERS, values(OTHERS, 8.0), group="2")
+    store.stage(1, SOME, values(SOME, 7.0), part="0")
+    store.stage(1, OTHERS, values(OTHERS, 8.0), part="1")
     assert committed(store) == 0
-    store.settle(1, current=2)
+    store.settle(1)
     user_values = store.get(EVERYBODY)["user"]
     assert (user_values[SOME["user"]] == 7.0).all()
     assert (user_values[OTHERS["user"]] == 8.0).all()
@@ -189,42 +187,22 @@ def test_groups_of_a_round_are_staged_one_by_one_and_taken_together(tmp_path: Pa
     assert not list((tmp_path / "node").glob("staged*"))
 
 
-def test_a_round_that_is_repeated_replaces_each_group(tmp_path: Path) -> None:
+def test_a_round_that_is_repeated_drops_every_part(tmp_path: Path) -> None:
     store = opened(tmp_path)
-    for fill in (7.0, 9.0):
-        for group, at in {"0.0": SOME, "0.1": OTHERS}.items():
-            store.settle(0, current=1)
-            store.stage(1, at, values(at, fill), group)
-    store.settle(1)
-    user_values = store.get(EVERYBODY)["user"]
-    assert (user_values[[1, 4, 0, 2]] == 9.0).all()
-
-
-def test_what_a_repeated_round_unstages_is_dropped(tmp_path: Path) -> None:
-    store = opened(tmp_path)
-    store.stage(1, SOME, values(SOME, 7.0), "0.0")
-    store.stage(1, OTHERS, values(OTHERS, 7.0), "1.0")
     before = store.get(SOME)["user"]
-    store.settle(0, 1, "0.*")
+    store.stage(1, SOME, values(SOME, 7.0), part="0")
+    store.stage(1, OTHERS, values(OTHERS, 7.0), part="1")
+    store.settle(0)  # with the message that comes again
+    store.stage(1, OTHERS, values(OTHERS, 9.0), part="0")
     store.settle(1)
     assert (store.get(SOME)["user"] == before).all()
-    assert (store.get(OTHERS)["user"] == 7.0).all()
+    assert (store.get(OTHERS)["user"] == 9.0).all()
 
 
-def test_groups_of_a_round_that_was_not_taken_are_dropped(tmp_path: Path) -> None:
+def test_a_death_between_two_parts_is_made_good(tmp_path: Path) -> None:
     store = opened(tmp_path)
-    before = raw(store)
-    store.stage(3, SOME, values(SOME, 7.0), group="0")
-    store.stage(3, OTHERS, values(OTHERS, 7.0), group="1")
-    store.settle(2, current=4)
-    store.settle(4)
-    assert raw(store) == before
-
-
-def test_a_death_between_two_groups_is_made_good(tmp_path: Path) -> None:
-    store = opened(tmp_path)
-    store.stage(1, SOME, values(SOME, 7.0), group="0")
-    store.stage(1, OTHERS, values(OTHERS, 8.0), group="1")
+    store.stage(1, SOME, values(SOME, 7.0), part="0")
+    store.stage(1, OTHERS, values(OTHERS, 8.0), part="1")
     shutil.copytree(tmp_path / "node", tmp_path / "dead" / "node")
     store.settle(1)
     # Dead after the mark, before the files went: they are removed.

@@ -17,6 +17,7 @@ import clients.app
 import server.app
 from clients.node import Node
 from fedrec.aggregation.fixed_point import from_fixed, to_fixed
+from fedrec.compute.context import RoundContext
 from fedrec.config.experiment import Experiment
 from fedrec.flower.grid import SerialGrid
 from fedrec.flower.records import RoundRequest, encode
@@ -24,7 +25,7 @@ from fedrec.personalization.base import NoPersonalization
 from fedrec.runs.prepare import prepare_run
 from fedrec.training.draws import capacity
 from fedrec.training.task import ClientTask
-from fedrec.types import Shard
+from fedrec.types import Down, Shard
 from tests.planted import catalogue_of, rates, shard_of
 
 CANARY = 12345.678
@@ -232,20 +233,22 @@ def test_of_control_variates_only_summed_differences_are_sent(count: int, tmp_pa
     }
     experiment = Experiment.model_validate(document)
     task = experiment.client_task(catalogue_of(8))
-    node = Node(experiment, task, shard, tmp_path, 0, np.ones(8, np.int64))
+    node = Node(experiment, task, shard, tmp_path, 0, 3, np.ones(8, np.int64))
     strategy = node.strategy
     params = task.initial_globals(8)
-    state, cohort = strategy.init(params, 3), np.arange(count, dtype=np.int64)
+    cohort = np.arange(count, dtype=np.int64)
+    context = RoundContext(0, 0, 3, 8, cohort)
+    state = strategy.init(params, context)
     before = np.zeros((3, 8, 4))
     for number in (1, 2, 3):
-        sent = strategy.broadcast(state, params, 0)
-        request = RoundRequest("run", "", "", number, committed=number - 1, clients=cohort)
-        trained = node.train(request, sent)
-        node.evaluate(replace(request, committed=number), params)
+        context = replace(context, round=number)
+        sent = strategy.broadcast(state, params, cohort, context)
+        asked = RoundRequest("run", "", "", number, number - 1, 0, cohort, np.zeros_like(cohort))
+        trained = node.train(asked, sent)
+        node.evaluate(replace(asked, committed=number), Down(params))
         after = own_controls(tmp_path, task, shard)
         raw = recorddict_to_proto(encode(trained, task.travels())).SerializeToString()
-        aggregate = trained.aggregate
-        assert aggregate is not None
+        aggregate = trained.aggregates[0]
         summed = np.zeros((8, 4))
         summed[aggregate.ids["item/control"]] = from_fixed(aggregate.sums["item/control"])
         difference = after - before
@@ -255,15 +258,15 @@ def test_of_control_variates_only_summed_differences_are_sent(count: int, tmp_pa
                 for kind in (row.astype(np.float32), row, to_fixed(row, "c_u")):
                     assert kind.tobytes() not in raw
         before = after
-        assert strategy.needs == "sums"
-        state, params = strategy.apply(state, params, aggregate)
+        assert aggregate.each is None
+        state, params = strategy.apply(state, params, trained.aggregates, context)
 
 
 def own_controls(out: Path, task: ClientTask, shard: Shard) -> np.ndarray[Any, Any]:
     """float64 [clients, items, d]: what every client remembers, 0 where nothing."""
     places = capacity(shard, task)
     items = np.load(out / "state/node-000/seen.items.npy")
-    values = np.load(out / "state/node-000/item.own_control.npy")
+    values = np.load(out / "state/node-000/item.client_control.npy")
     controls = np.zeros((shard.n_clients, shard.n_items, values.shape[1]))
     owner = np.repeat(np.arange(shard.n_clients), np.diff(places))
     controls[owner[items >= 0], items[items >= 0]] = values[items >= 0]

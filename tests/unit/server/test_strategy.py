@@ -56,14 +56,14 @@ class Toy:
         failures = tuple(
             FailedClient(client=str(c), reason="no power") for c in clients if c in failed
         )
-        aggregate: Aggregate | None = None
+        aggregates: dict[int, Aggregate] = {}
         if len(well):
             n = len(well)
             block = RowBlock(np.arange(n + 1), np.zeros(n, np.int64), np.ones((n, 1), np.float32))
             metrics = {"loss": np.full(n, 0.5), "examples": np.ones(n)}
             update = UpdateBatch(request.round, well, np.ones(n), {"item": block}, {}, metrics)
-            aggregate = FedAvg(average="sum").reduce(update)
-        trained = records.Trained(aggregate, failures, uploaded=8 * len(well))
+            aggregates[0] = FedAvg(aggregation={"average": "sum"}).reduce(update)
+        trained = records.Trained(aggregates, failures, uploaded=8 * len(well))
         content = records.encode(trained, ["item"])
         return Message(content, reply_to=message)
 
@@ -81,7 +81,7 @@ def run(toy: Toy, out: Path, count: int = 6, every: int = 1, **rounds: Any) -> F
     experiment = Experiment.model_validate(
         {
             "data": {"name": "synthetic", "users": N_CLIENTS, "items": N_ITEMS, "taste_groups": 2},
-            "strategy": {"name": "fedavg", "average": "sum"},
+            "strategy": {"name": "fedavg", "aggregation": {"average": "sum"}},
             "rounds": {"count": count, "patience": None, **rounds},
             "evaluate": {"metrics": ["mrr"], "every": every},
         }

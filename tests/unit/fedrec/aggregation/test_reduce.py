@@ -11,11 +11,13 @@ from fedrec.aggregation.reduce import (
     Average,
     Summing,
     Weighting,
+    keep_each,
     mean_update,
     merge,
     metric_sums,
     reduce_sums,
 )
+from fedrec.compute.context import RoundContext
 from fedrec.errors import NumericError
 from fedrec.ragged import offsets_of
 from fedrec.types import FloatArray, RowBlock, UpdateBatch
@@ -109,8 +111,10 @@ def test_the_cohort_mean_is_flowers(batch: UpdateBatch) -> None:
         metrics = MetricRecord({"num-examples": int(weight)})
         replies.append(RecordDict({"arrays": arrays, "metrics": metrics}))
     theirs = aggregate_arrayrecords(replies, "num-examples")
-    ours = FedAvg(average="cohort", weighting="examples")
-    _, params = ours.apply(ours.init(PARAMS, 8), PARAMS, ours.reduce(batch))
+    ours = FedAvg(aggregation={"average": "cohort", "weighting": "examples"})
+    context = RoundContext(0, 1, 8, N_ITEMS)
+    state = ours.init(PARAMS, context)
+    _, params = ours.apply(state, PARAMS, {0: ours.reduce(batch)}, context)
     for name, value in params.items():
         expected = theirs[name].numpy()
         np.testing.assert_allclose(value, expected, rtol=2e-7, atol=2e-7, err_msg=name)
@@ -143,8 +147,9 @@ def test_nobody_touched_anything() -> None:
 def test_an_update_that_is_not_finite_is_an_error() -> None:
     block = RowBlock(np.array([0, 1]), np.array([2]), np.array([[np.nan, 0.0]]))
     batch = UpdateBatch(1, np.arange(1), np.ones(1), {"item": block}, {})
-    with pytest.raises(NumericError, match="'item' is not finite"):
-        reduce_sums(batch, Summing("uniform"))
+    for reduce in (lambda: reduce_sums(batch, Summing("uniform")), lambda: keep_each(batch)):
+        with pytest.raises(NumericError, match="'item' is not finite"):
+            reduce()
 
 
 def test_too_many_examples_for_fixed_point_are_an_error() -> None:

@@ -1,8 +1,9 @@
 """What a strategy returns is checked at once, and the message names the strategy."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -16,26 +17,46 @@ from fedrec.aggregation.returned import (
     checked_sum,
     merged,
 )
+from fedrec.compute.context import RoundContext
 from fedrec.errors import ConfigError, FedRecError, NumericError
 from fedrec.training.client_rule import ClientRule, client_rule_of
-from fedrec.types import Aggregate, FloatArray, IntArray, Params, State
+from fedrec.types import Aggregate, Down, FloatArray, IntArray, Mix, Params, State
 from strategies import FedAvg
+from strategies.base import Payload
+from strategies.client_rules.scaffold import ControlVariates
 
 ITEM: FloatArray = np.ones((3, 2), np.float32)
 PARAMS: Params = {"item": ITEM, "scale": np.array(0.5, np.float32)}
 
 
+CLIENTS = np.arange(3)
+
+
+def in_round(number: int) -> RoundContext:
+    return RoundContext(0, number, 4, 3)
+
+
 class Returning(FedAvg):
     """Returns what the test asks for, from each of its methods."""
 
-    def init(self, params: Params, n_clients: int) -> State:
+    payload: ClassVar[Payload] = "client"
+
+    def init(self, params: Params, context: RoundContext) -> State:
         return RETURNED["init"] if "init" in RETURNED else State()
 
-    def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
+    def apply(
+        self,
+        state: State,
+        params: Params,
+        aggregates: Mapping[int, Aggregate],
+        context: RoundContext,
+    ) -> tuple[State, Params]:
         return RETURNED["apply"](params) if "apply" in RETURNED else (state, params)
 
-    def broadcast(self, state: State, params: Params, group: int) -> Params:
-        return RETURNED["broadcast"](params) if "broadcast" in RETURNED else params
+    def broadcast(
+        self, state: State, params: Params, client_ids: IntArray, context: RoundContext
+    ) -> Down:
+        return RETURNED["broadcast"](params) if "broadcast" in RETURNED else Down(params)
 
     def groups(self, state: State, client_ids: IntArray) -> IntArray:
         chosen = RETURNED.get("groups", np.zeros_like)
@@ -43,7 +64,6 @@ class Returning(FedAvg):
 
 
 RETURNED: dict[str, Any] = {}
-MISTYPED: dict[str, Any] = {"memory": "seen"}
 
 CHANGES: list[tuple[str, Callable[[Params], Any], str]] = [
     (
@@ -71,7 +91,6 @@ CHANGES: list[tuple[str, Callable[[Params], Any], str]] = [
     ("added", lambda p: {**p, "more": p["item"]}, r"returned 'more' .*, expected nothing"),
     ("nan", lambda p: {**p, "item": p["item"] * np.float32(np.nan)}, r"'item' that is not finite"),
     ("inf", lambda p: {**p, "item": p["item"] + np.float32(np.inf)}, r"'item' that is not finite"),
-    ("none", lambda p: None, r"returned None, expected parameters by name"),
 ]
 changed = pytest.mark.parametrize(
     ("change", "said"), [each[1:] for each in CHANGES], ids=[each[0] for each in CHANGES]
@@ -87,11 +106,17 @@ def returned() -> dict[str, Any]:
 @changed
 def test_parameters(change: Callable[[Params], Any], said: str, returned: dict[str, Any]) -> None:
     returned["apply"] = lambda params: (State(), change(params))
-    returned["broadcast"] = change
+    returned["broadcast"] = lambda params: Down(change(params))
     with pytest.raises(FedRecError, match=rf"^(round 7, )?strategy \S+Returning: apply .*{said}"):
-        checked_apply(Returning(), State(), PARAMS, {0: None}, 7)  # type: ignore[dict-item]
+        checked_apply(Returning(), State(), PARAMS, {}, in_round(7))
     with pytest.raises(FedRecError, match=rf"^strategy \S+Returning: broadcast .*{said}"):
-        checked_broadcast(Returning(), State(), PARAMS, 0)
+        sent(PARAMS)
+
+
+def sent(params: Params, rule: ClientRule | None = None) -> Down:
+    return checked_broadcast(
+        Returning(), rule or ClientRule(), State(), params, CLIENTS, in_round(1)
+    )
 
 
 @pytest.mark.parametrize(
@@ -111,17 +136,20 @@ def test_a_state_that_no_checkpoint_can_keep(
 ) -> None:
     returned["init"] = state
     with pytest.raises(ConfigError, match=rf"^strategy \S+Returning: init returned .*{said}"):
-        checked_init(Returning(), PARAMS, 4)
+        checked_init(Returning(), PARAMS, in_round(0))
     returned["apply"] = lambda params: (state, params)
     with pytest.raises(ConfigError, match=rf"^round 1, strategy \S+Returning: apply .*{said}"):
-        checked_apply(Returning(), State(), PARAMS, {0: None}, 1)  # type: ignore[dict-item]
+        checked_apply(Returning(), State(), PARAMS, {}, in_round(1))
 
 
 @pytest.mark.parametrize("pair", [None, State(), (State(),), [State(), PARAMS]])
 def test_apply_returns_a_pair(pair: Any, returned: dict[str, Any]) -> None:
     returned["apply"] = lambda _: pair
     with pytest.raises(ConfigError, match=r"apply returned \w+, expected \(state, parameters\)"):
-        checked_apply(Returning(), State(), PARAMS, {0: None}, 1)  # type: ignore[dict-item]
+        checked_apply(Returning(), State(), PARAMS, {}, in_round(1))
+    returned["apply"] = lambda _: (State(), pair)
+    with pytest.raises(ConfigError, match=r"apply returned \w+, expected parameters by name"):
+        checked_apply(Returning(), State(), PARAMS, {}, in_round(1))
 
 
 def test_what_is_well_formed_passes(returned: dict[str, Any]) -> None:
@@ -129,7 +157,7 @@ def test_what_is_well_formed_passes(returned: dict[str, Any]) -> None:
     step: dict[str, Any] = {"step": np.int64(3)}
     after: dict[str, Any] = {"item": ITEM * 2, "scale": np.float32(0.25)}
     returned["apply"] = lambda _: (State(step, {"name": "x"}), after)
-    state, params = checked_apply(Returning(), State(), PARAMS, {0: None}, 1)  # type: ignore[dict-item]
+    state, params = checked_apply(Returning(), State(), PARAMS, {}, in_round(1))
     assert state.arrays["step"].shape == params["scale"].shape == ()
     assert params["scale"] == np.float32(0.25)
 
@@ -137,7 +165,7 @@ def test_what_is_well_formed_passes(returned: dict[str, Any]) -> None:
 @pytest.mark.parametrize("method", ["apply", "broadcast"])
 def test_a_run_stops_there(method: str, returned: dict[str, Any], tmp_path: Path) -> None:
     _, change, said = CHANGES[0]
-    returned[method] = (lambda p: (State(), change(p))) if method == "apply" else change
+    returned[method] = lambda p: (State(), change(p)) if method == "apply" else Down(change(p))
     experiment = {
         "data": {"name": "synthetic", "users": 8, "items": 12, "taste_groups": 2},
         "model": {"name": "mf", "embedding_dim": 2},
@@ -185,39 +213,91 @@ def test_a_sum_is_one_of_all_its_clients(returned: Any) -> None:
             checked_sum(odd, "reduce", 3, None)
 
 
-@pytest.mark.parametrize("attributes", [{"needs": "eahc"}, {"published": lambda *_: {}}])
+@pytest.mark.parametrize(
+    "attributes", [{"needs": "eahc"}, {"payload": "clients"}, {"published": lambda *_: {}}]
+)
 def test_a_class_that_declares_what_cannot_be_is_refused(attributes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"^strategy Odd: "):
         type("Odd", (FedAvg,), {"__module__": __name__, **attributes})
 
 
+@pytest.mark.parametrize("rule", [None, "prox", ClientRule], ids=str)
+@pytest.mark.parametrize("proximal", [np.nan, -1.0, np.inf])
+def test_a_client_rule(rule: Any, proximal: float) -> None:
+    odd = type("Odd", (ClientRule,), {"proximal": property(lambda _: proximal), "__module__": __name__})()
+    for each in (rule, odd):
+        strategy = SimpleNamespace(client_rule=each)
+        with pytest.raises(ConfigError, match=r"^strategy SimpleNamespace: client_rule is "):
+            client_rule_of(strategy)
+
+
 @pytest.mark.parametrize(
-    "rule",
-    [
-        None,
-        "prox",
-        ClientRule,
-        ClientRule(np.nan),
-        ClientRule(-1.0),
-        ClientRule(**MISTYPED),
-    ],
-    ids=str,
+    "attributes", [{"memory": "seen"}, {"up": "up"}, {"down": "x"}, {"remembers": "all"}], ids=str
 )
-def test_a_client_rule(rule: Any) -> None:
-    odd = type(
-        "Odd", (FedAvg,), {"__module__": __name__, "client_rule": property(lambda _: rule)}
-    )()
-    with pytest.raises(ConfigError, match=r"^strategy Odd: client_rule returned "):
-        client_rule_of(odd)
+def test_a_client_rule_that_declares_what_cannot_be_is_refused(attributes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"^client rule Odd: "):
+        type("Odd", (ClientRule,), {"__module__": __name__, **attributes})
 
 
 def test_large_parameters_are_a_matter_of_rates(returned: dict[str, Any]) -> None:
-    returned["broadcast"] = lambda params: {
-        name: value + np.float32(np.inf) for name, value in params.items()
-    }
+    returned["broadcast"] = lambda params: Down(
+        {name: value + np.float32(np.inf) for name, value in params.items()}
+    )
     for size, error in ((1e3, ConfigError), (1e20, NumericError)):
         with pytest.raises(error, match="not finite"):
-            checked_broadcast(Returning(), State(), {"item": ITEM * np.float32(size)}, 0)
+            sent({"item": ITEM * np.float32(size)})
+
+
+# Values of clients' own -----------------------------------------------------------------------
+
+BASES, WEIGHTS = np.stack([ITEM, 2 * ITEM]), np.eye(3, 2, dtype=np.float32)
+
+
+def test_what_a_client_rule_asks_for_is_sent(returned: dict[str, Any]) -> None:
+    beside = {f"{name}/control": value for name, value in PARAMS.items()}
+    returned["broadcast"] = lambda params: Down({**params, **beside})
+    assert set(sent(PARAMS, ControlVariates()).shared) == {*PARAMS, *beside}
+    returned.clear()
+    with pytest.raises(ConfigError, match=r"broadcast returned nothing, expected 'item/control'"):
+        sent(PARAMS, ControlVariates())
+
+
+def test_values_of_clients_own_stand_for_the_shared_ones(returned: dict[str, Any]) -> None:
+    shared = {"scale": PARAMS["scale"]}
+    returned["broadcast"] = lambda _: Down(shared, {"item": Mix(BASES, WEIGHTS)})
+    assert sent(PARAMS).own["item"].bases is BASES
+    undeclared = type("Undeclared", (Returning,), {"payload": "shared", "__module__": __name__})()
+    with pytest.raises(ConfigError, match=r"Undeclared: broadcast .*payload is 'shared'; declare"):
+        checked_broadcast(undeclared, ClientRule(), State(), PARAMS, CLIENTS, in_round(1))
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        (Mix(BASES, WEIGHTS[:2]), r"float32 \[2, 2\], expected 3 rows of weights"),
+        (Mix(BASES, WEIGHTS[:, :1]), r"float32 \[3, 1\], expected 3 rows of weights"),
+        (Mix(BASES, WEIGHTS.astype(np.float64)), r"float64 \[3, 2\], expected .*, float32"),
+        (Mix(BASES[:0], WEIGHTS[:, :0]), r"no base values of 'item'"),
+        (Mix(BASES[:, :2], WEIGHTS), r"'item' float32 \[2, 2\], expected 'item' float32 \[3, 2"),
+        (Mix(BASES.astype(np.float64), WEIGHTS), r"'item' float64"),
+        (Mix(BASES * np.float32(np.nan), WEIGHTS), r"'item' that is not finite"),
+        (Mix(BASES, WEIGHTS + np.float32(np.inf)), r"'weights of item' that is not finite"),
+        (BASES, r"float32 \[2, 3, 2\], expected a Mix as 'item'"),
+        (None, r"None, expected a Mix as 'item'"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_mixture_fits(own: Any, said: str, returned: dict[str, Any]) -> None:
+    returned["broadcast"] = lambda _: Down({"scale": PARAMS["scale"]}, {"item": own})
+    with pytest.raises(ConfigError, match=rf"^strategy \S+Returning: broadcast returned .*{said}"):
+        sent(PARAMS)
+
+
+@pytest.mark.parametrize("down", [None, PARAMS, (PARAMS, {})], ids=str)
+def test_broadcast_returns_what_is_sent(down: Any, returned: dict[str, Any]) -> None:
+    returned["broadcast"] = lambda _: down
+    with pytest.raises(ConfigError, match=r"broadcast returned \w+, expected a Down"):
+        sent(PARAMS)
 
 
 def test_groups_of_any_whole_numbers(returned: dict[str, Any]) -> None:

@@ -44,7 +44,7 @@ def test_set_takes_dotted_keys_and_yaml_values() -> None:
             "rounds.patience=null",
             "evaluate.metrics=[mrr, recall@3]",
             "strategy=fedadam",
-            "strategy.beta1=0.5",
+            "strategy.server_optimizer.beta1=0.5",
             "personalization={name: plgc, tau: 2}",
         ],
     )
@@ -119,8 +119,9 @@ experiments = st.fixed_dictionaries(
         "strategy": st.fixed_dictionaries(
             {
                 "name": st.sampled_from(["fedavg", "fedadam"]),
-                "average": st.sampled_from(["per_row", "cohort", "sum"]),
-                "server_lr": numbers,
+                "client_rule": st.sampled_from(["none", {"name": "proximal", "mu": 0.5}]),
+                "aggregation": st.sampled_from(["median", {"average": "sum"}, {"name": "mean"}]),
+                "server_optimizer": st.fixed_dictionaries({"lr": numbers}),
             }
         ),
         "rounds": st.fixed_dictionaries({"cohort_fraction": st.none() | st.floats(0.01, 1)}),
@@ -164,8 +165,8 @@ def test_python_takes_what_yaml_takes() -> None:
     named = load_experiment({**sections, "engine": {"name": "serial"}})
     assert Experiment(**sections) == Experiment.model_validate(sections) == named
     assert Experiment(**{**sections, "model": MatrixFactorization, "strategy": FedAdam()}) == named
-    changed = load_experiment(named, {"strategy.beta1": 0.5, "engine": "ray", "seed": 3})
-    again = load_experiment(sections, ["strategy.beta1=0.5", "engine=ray", "seed=3"])
+    changed = load_experiment(named, {"strategy.server_optimizer.beta1": 0.5, "engine": "ray", "seed": 3})
+    again = load_experiment(sections, ["strategy.server_optimizer.beta1=0.5", "engine=ray", "seed=3"])
     assert changed == again
     assert (named.seed, changed.seed, changed.engine.name) == (0, 3, "ray")
 

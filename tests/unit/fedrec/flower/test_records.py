@@ -21,7 +21,7 @@ from fedrec.flower import records
 from fedrec.flower.grid import claim_identity
 from fedrec.flower.records import RollCall, RoundRequest, Trained
 from fedrec.testing.trial import as_bytes
-from fedrec.types import Aggregate, FailedClient, FloatArray, RowBlock, UpdateBatch
+from fedrec.types import Aggregate, Down, FailedClient, FloatArray, Mix, RowBlock, UpdateBatch
 
 words = st.text(min_size=1, max_size=20)
 numbers = st.integers(0, 2**31)
@@ -29,6 +29,7 @@ ids = st.sets(st.integers(0, 2**40), max_size=6).map(lambda s: np.array(sorted(s
 requests = st.builds(
     RoundRequest, run=words, out=words, split=words, round=numbers, committed=numbers, best=numbers
 )
+groups = st.dictionaries(st.integers(0, 2**31 - 1), st.deferred(lambda: aggregates()), max_size=2)
 
 
 def wire(content: RecordDict) -> RecordDict:
@@ -66,10 +67,10 @@ GLOBAL = ("item", "bias", "head", "constant")
 @settings(deadline=None)
 @given(requests, ids)
 def test_requests(request: RoundRequest, clients: FloatArray) -> None:
-    content = records.encode(replace(request, clients=clients))
+    content = records.encode(replace(request, clients=clients, groups=clients % 3))
     decoded = records.decode(wire(content), RoundRequest)
     assert decoded == request
-    assert_equal(decoded.clients, clients)
+    assert_equal((decoded.clients, decoded.groups), (clients, clients % 3))
 
 
 @settings(deadline=None)
@@ -84,22 +85,20 @@ def test_roll_calls(clients: FloatArray, code: str, number: int, state: Any) -> 
 
 @settings(deadline=None)
 @given(
-    st.none() | aggregates(),
+    groups,
     st.lists(st.builds(FailedClient, client=words, reason=words), max_size=3),
 )
-def test_training_replies(aggregate: Aggregate | None, failures: list[FailedClient]) -> None:
-    trained = Trained(aggregate, tuple(failures))
+def test_training_replies(sums: dict[int, Aggregate], failures: list[FailedClient]) -> None:
+    trained = Trained(sums, tuple(failures))
     decoded = records.decode(wire(records.encode(trained, GLOBAL)), Trained)
     assert decoded.failures == trained.failures
-    if aggregate is None:
-        assert decoded.aggregate is None
-        return
-    assert decoded.aggregate is not None
-    for name in Aggregate.__dataclass_fields__:
-        assert_equal(getattr(decoded.aggregate, name), getattr(aggregate, name))
-    for part in (decoded.aggregate.ids, decoded.aggregate.sums, decoded.aggregate.row_weight):
-        assert all(value.dtype == np.int64 for value in part.values())
-    assert decoded.aggregate.sums["constant"].shape == ()
+    assert list(decoded.aggregates) == list(sums)
+    for group, aggregate in decoded.aggregates.items():
+        for name in Aggregate.__dataclass_fields__:
+            assert_equal(getattr(aggregate, name), getattr(sums[group], name))
+        for part in (aggregate.ids, aggregate.sums, aggregate.row_weight):
+            assert all(value.dtype == np.int64 for value in part.values())
+        assert aggregate.sums["constant"].shape == ()
 
 
 FORMS: dict[str, dict[str, Any]] = {
@@ -123,19 +122,19 @@ def test_updates_of_clients_travel_as_their_payloads(form: str) -> None:
         np.array([2, 3, 7]),
         np.ones(3),
         {"item": table},
-        {"constant": np.array([1, np.inf, -0.0], np.float32)},
+        {"constant": np.array([1, 2, -0.0], np.float32)},
         {"loss": np.arange(3.0)},
         {"drift": np.arange(3.0)},
         coded={"head": body},
     )
-    content = records.encode(Trained(keep_each(batch)), GLOBAL)
-    payload = content.array_records["arrays"]["Trained:aggregate:each:content"].numpy()
+    content = records.encode(Trained({0: keep_each(batch)}), GLOBAL)
+    payload = content.array_records["arrays"]["Trained:aggregates:0:each:content"].numpy()
     assert payload.nbytes == payload_bytes(batch).sum()
     aggregate = records.decode(wire(content), Trained).aggregate
     assert aggregate is not None
     assert as_bytes(aggregate.each) == as_bytes(batch.decoded())
     with pytest.raises(ProtocolError, match="'head' may not leave its client"):
-        records.encode(Trained(keep_each(batch)), ("item", "constant"))
+        records.encode(Trained({0: keep_each(batch)}), ("item", "constant"))
 
 
 @settings(deadline=None)
@@ -167,7 +166,7 @@ def test_evaluations(seed: int, users: int) -> None:
 def test_parameters_keep_shape_type_and_bits(shape: tuple[int, ...], kind: type) -> None:
     value: FloatArray = np.arange(int(np.prod(shape)), dtype=kind).reshape(shape)
     content = RecordDict({"params": records.encode_params({"head": value}, GLOBAL)})
-    decoded = records.decode_params(wire(content))["head"]
+    decoded = records.decode_down(wire(content)).shared["head"]
     assert (decoded.shape, decoded.dtype) == (value.shape, value.dtype)
     assert decoded.tobytes() == value.tobytes()
 
@@ -175,23 +174,48 @@ def test_parameters_keep_shape_type_and_bits(shape: tuple[int, ...], kind: type)
 def test_a_view_that_is_not_contiguous_arrives_whole() -> None:
     value = np.arange(12.0).reshape(3, 4).T
     content = RecordDict({"params": records.encode_params({"head": value}, GLOBAL)})
-    assert_equal(records.decode_params(wire(content))["head"], value)
+    assert_equal(records.decode_down(wire(content)).shared["head"], value)
+
+
+@settings(deadline=None)
+@given(data=st.data())
+def test_clients_receive_their_own_values(data: st.DataObject) -> None:
+    """Of what is shared every bit; of what is a client's own its weights, and the base values."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    n, k = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 3))
+    own = {
+        "item": Mix(rng.random((k, 4, 2), np.float32), rng.random((n, k), np.float32)),
+        "constant": Mix(rng.random(2, np.float32), rng.random((n, 2), np.float32)),
+    }
+    down = Down({"head": rng.random(3, np.float32)}, own)
+    places = np.array(sorted(data.draw(st.sets(st.integers(0, n - 1)))), np.int64)
+    record = records.Broadcast(down, GLOBAL).record(places)
+    received = records.decode_down(wire(RecordDict({records.PARAMS: record})))
+    assert as_bytes(received) == as_bytes(down.take(places))
 
 
 @pytest.mark.parametrize("name", ["user", "lambda", "user/first", "item/sums"])
 def test_a_local_name_cannot_go_down(name: str) -> None:
-    with pytest.raises(ProtocolError, match=rf"'{name}' may not leave its client.*constant, head"):
-        records.encode_params({"item": np.ones((1, 1)), name: np.ones(1)}, GLOBAL)
+    params = {"item": np.ones((1, 1))}
+    own = {name: Mix(np.ones((1, 1)), np.ones((1, 1)))}
+    for send in (
+        lambda: records.encode_params({**params, name: np.ones(1)}, GLOBAL),
+        lambda: records.Broadcast(Down(params, own), GLOBAL),
+    ):
+        with pytest.raises(
+            ProtocolError, match=rf"'{name}' may not leave its client.*constant, head"
+        ):
+            send()
 
 
 @pytest.mark.parametrize("name", ["user", "lambda", "user/first"])
 def test_a_local_name_cannot_go_up(name: str) -> None:
     aggregate = Aggregate(1, 1, {}, {name: np.ones(1, np.int64)}, {}, {name: 32})
     with pytest.raises(ProtocolError, match=f"'{name}' may not leave its client"):
-        records.encode(Trained(aggregate), GLOBAL)
+        records.encode(Trained({0: aggregate}), GLOBAL)
     hidden = replace(aggregate, sums={}, scale={}, row_weight={name: np.ones(1, np.int64)})
     with pytest.raises(ProtocolError, match=f"'{name}' may not leave its client"):
-        records.encode(Trained(hidden), GLOBAL)
+        records.encode(Trained({7: hidden}), GLOBAL)
 
 
 def test_bytes_are_those_of_the_content() -> None:
@@ -228,7 +252,7 @@ def test_a_message_that_is_not_what_it_must_be_is_named(content: RecordDict) -> 
     ):
         records.decode(content, RoundRequest)
     with pytest.raises(ProtocolError, match="holds no shared parameters"):
-        records.decode_params(content)
+        records.decode_down(content)
 
 
 def test_what_was_read_is_gone_without_the_garbage_collector() -> None:
@@ -236,14 +260,14 @@ def test_what_was_read_is_gone_without_the_garbage_collector() -> None:
     claim_identity()
     rows = np.arange(3)
     aggregate = Aggregate(1, 1, {"item": rows}, {"item": rows}, {"item": rows}, {"item": 32})
-    content = records.encode(Trained(aggregate), GLOBAL)
+    content = records.encode(Trained({0: aggregate}), GLOBAL)
     content[records.PARAMS] = records.encode_params({"item": np.zeros((9, 2))}, GLOBAL)
     there = [weakref.ref(record) for record in content.values()]
     gc.disable()
     try:
         records.byte_count(Message(content, 1, records.TRAIN))
         records.decode(content, Trained)
-        records.decode_params(content)
+        records.decode_down(content)
         del content
         assert [each() for each in there] == [None] * len(there)
     finally:

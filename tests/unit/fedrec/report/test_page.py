@@ -236,10 +236,10 @@ def test_a_collapsed_table_is_named(make: Maker) -> None:
     (section,) = load([healthy, flat]).sections
     spectra = figures.spectra(section)
     table = figures.collapse(section, spectra)
-    assert table.title == "Collapsed: server_lr=0.5"
+    assert table.title == "Collapsed: lr=0.5"
     assert dict(zip(table.frame["Method"], table.frame["Collapsed"], strict=True)) == {
-        "server_optimizer.lr=0.01": "no",
-        "server_lr=0.5": "yes",
+        "lr=0.01": "no",
+        "lr=0.5": "yes",
     }
     drawn = figures.all_figures(drawing.panels(section), spectra)
     assert any("dimensions the item table uses" in figure.title for figure in drawn)
@@ -251,8 +251,8 @@ def test_a_run_whose_table_cannot_be_read_is_not_called_sound(make: Maker) -> No
     (section,) = load(paths).sections
     table = figures.collapse(section, figures.spectra(section))
     assert dict(zip(table.frame["Method"], table.frame["Collapsed"], strict=True)) == {
-        "server_optimizer.lr=0.01": "no",
-        "server_lr=0.5 [warning]": "not known",
+        "lr=0.01": "no",
+        "lr=0.5 [warning]": "not known",
     }
     assert any("model.safetensors" in note for note in table.notes)
     assert "not known" in page.render(load(paths))

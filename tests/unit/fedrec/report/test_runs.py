@@ -21,7 +21,7 @@ def test_seeds_of_one_experiment_are_one_group(make: Maker) -> None:
 
 def test_a_changed_setting_is_another_group_that_says_so(make: Maker) -> None:
     groups = load([make("a"), make("b", server_lr=0.5)]).groups
-    assert [group.label for group in groups] == ["server_lr=0.01", "server_lr=0.5"]
+    assert [group.label for group in groups] == ["lr=0.01", "lr=0.5"]
 
 
 def test_an_interrupted_seed_is_in_no_mean(make: Maker) -> None:

@@ -224,7 +224,7 @@ def test_users_with_other_train_items_are_not_compared(make: Maker) -> None:
     (section,) = selection.sections
     table = paired(section, selection.groups[0])
     assert table is not None
-    assert list(table.frame["Method"]) == ["server_lr=0.7"]
+    assert list(table.frame["Method"]) == ["lr=0.7"]
     assert any("train items differ" in note for note in table.notes)
 
 
@@ -299,14 +299,14 @@ def test_each_slice_has_a_table_with_chance_and_a_paired_comparison(
 ) -> None:
     slices = ["tail", "cold"]
     paths = [make_sliced(make, "a", slices), make_sliced(make, "b", slices, 2.0, server_lr=0.5)]
-    tables = all_results(load(paths), "server_optimizer.lr=0.01")
+    tables = all_results(load(paths), "lr=0.01")
     assert [table.title.partition(" (")[0] for table in tables] == [
         "Test metrics on ml-100k, leave one out, clean protocol, full ranking of warm items",
-        "Test NDCG@10 against server_optimizer.lr=0.01",
+        "Test NDCG@10 against lr=0.01",
         "Test metrics of tail items among warm items on ml-100k, leave one out, clean protocol",
-        "Test NDCG@10 of tail items among warm items against server_optimizer.lr=0.01",
+        "Test NDCG@10 of tail items among warm items against lr=0.01",
         "Test metrics of cold items among themselves on ml-100k, leave one out, clean protocol",
-        "Test NDCG@10 of cold items among themselves against server_optimizer.lr=0.01",
+        "Test NDCG@10 of cold items among themselves against lr=0.01",
     ]
     tail = tables[2].frame
     assert list(tail["NDCG@10"]) == ["0.0400", "0.0400", "0.0200", "0.0200", "0.0100"]

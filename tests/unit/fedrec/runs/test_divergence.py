@@ -43,7 +43,7 @@ def test_an_absurd_rate_stops_the_run_and_is_named(model: str, rate: float, tmp_
             experiment(
                 model=model,
                 train={"optimizers": rates, "local_epochs": 2},
-                strategy={"name": "fedavg", "average": "sum"},
+                strategy={"name": "fedavg", "aggregation": {"average": "sum"}},
             ),
             out=tmp_path / "run",
         )
@@ -181,7 +181,10 @@ def test_a_loss_that_is_not_finite_is_a_fault(loss: float) -> None:
             "lower train.optimizers.item.lr 1e+06 (",
         ),
         ({"model": {"name": "mf", "init_std": 1e6}}, "lower model.init_std 1e+06 (default 0.01);"),
-        ({"strategy": {"name": "fedprox", "mu": 1e6}}, "lower strategy.mu 1e+06 (default 0.01);"),
+        (
+            {"strategy": {"name": "fedprox", "client_rule": {"mu": 1e6}}},
+            "lower strategy.client_rule.mu 1e+06 (default 0.01);",
+        ),
         ({"train": {"weight_decay": 1e6}}, "lower train.weight_decay 1e+06 (default 0.1);"),
         ({"personalization": {"name": "plgc", "tau": 1e6}}, "lower personalization.tau 1e+06 ("),
         ({}, "lower the rates: train.optimizers.item.lr"),

@@ -29,8 +29,13 @@ def warned(**changes: Any) -> list[str]:
 
 
 SAID: dict[str, dict[str, Any]] = {
-    "strategy.mu: 0.01 has no effect: clients make one step": {"strategy": "fedprox"},
-    "strategy.mu: 0 has no effect: this is fedavg": {"strategy": {"name": "fedprox", "mu": 0}},
+    "strategy.client_rule.mu: 0.01 has no effect: clients make one step": {"strategy": "fedprox"},
+    "strategy.client_rule.mu: 0 has no effect: clients train plainly": {
+        "strategy": {"name": "fedprox", "client_rule": {"mu": 0}}
+    },
+    "strategy.server_optimizer.moments: lazy has no effect: nothing is remembered of a row": {
+        "strategy": {"name": "fedavg", "server_optimizer": {"moments": "lazy"}}
+    },
     "strategy.clusters: 1 has no effect: this is fedavg": {
         "strategy": {"name": "clustered", "clusters": 1}
     },
@@ -38,21 +43,21 @@ SAID: dict[str, dict[str, Any]] = {
         "strategy": "clustered",
         "rounds": {"count": 20},
     },
-    "strategy.name: median has no effect: it takes 3 clients, and a round has 2": {
+    "strategy.aggregation.name: median has no effect: it takes 3 clients, and a round has 2": {
         "strategy": "median",
         "rounds": {"cohort_size": 2},
     },
-    "strategy.name: krum has no effect: it takes 5 clients": {
+    "strategy.aggregation.name: krum has no effect: it takes 5 clients": {
         "strategy": "krum",
         "rounds": {"cohort_size": 4},
     },
-    "strategy.name: krum has no effect on most items: it takes 9 clients": {
-        "strategy": {"name": "krum", "byzantine": 3},
+    "strategy.aggregation.name: krum has no effect on most items: it takes 9 clients": {
+        "strategy": {"name": "krum", "aggregation": {"byzantine": 3}},
         "rounds": {"cohort_size": 11},
         "train": {"negatives": 1},
     },
-    "strategy.weighting: examples has no effect": {
-        "strategy": {"name": "fedavg", "average": "sum", "weighting": "examples"}
+    "strategy.aggregation.weighting: examples has no effect": {
+        "strategy": {"name": "fedavg", "aggregation": {"average": "sum", "weighting": "examples"}}
     },
     "train.weight_decay: 0.1 has no effect: the model has no private": {
         "model": "sasrec",
@@ -130,11 +135,11 @@ SAID: dict[str, dict[str, Any]] = {
     "personalization.per: row has no effect: it belongs to branch: similarity": {
         "personalization": {"name": "plgc", "branch": "table", "per": "row"}
     },
-    "strategy.mu: 0.01 has no effect: clients make one step per round": {
+    "strategy.client_rule.mu: 0.01 has no effect: clients make one step per round": {
         "train": {"local_epochs": 3},
         "model": "neumf",
         "personalization": "fedrep",
-        "strategy": {"name": "fedprox", "mu": 0.01},
+        "strategy": "fedprox",
     },
     "train.batch_size: 9 has no effect": {
         "model": {"name": "sasrec", "max_len": 3},
@@ -185,7 +190,8 @@ def test_a_setting_without_effect_is_named(said: str) -> None:
         {"strategy": "clustered", "rounds": {"count": 21}},
         {"strategy": "fedprox", "train": {"local_epochs": 2}},
         {"strategy": "fedprox", "train": {"batch_size": 2}},
-        {"strategy": {"name": "fedavg", "weighting": "examples"}},
+        {"strategy": {"name": "fedavg", "aggregation": {"weighting": "examples"}}},
+        {"strategy": {"server_optimizer": {"name": "adam", "moments": "lazy"}}},
         {"train": {"weight_decay": 0.1}},
         {"train": {"batch_size": 2}},
         {"train": {"micro_batch": 2}},

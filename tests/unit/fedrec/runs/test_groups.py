@@ -1,4 +1,4 @@
-"""Each client is ranked for with the parameters of its own group."""
+"""Each client is ranked for with the values that it received."""
 
 from collections.abc import Callable
 
@@ -6,44 +6,32 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedrec.runs.result import by_group, of_group
-from fedrec.types import FloatArray, IntArray, Params
+from fedrec.aggregation.mix import packed
+from fedrec.runs.result import by_values
+from fedrec.types import Down, FloatArray, IntArray, Mix, Params
 
-PLAIN: Params = {"item": np.array([[7.0]]), "group/of": np.array(1.0)}
-MODEL: Params = {
-    **{"item": np.array([0.0]), "head": np.array([9.0])},
-    **{f"item@{g}": np.array([10.0 * g]) for g in (0, 2, 12)},
-    **{f"head@{g}": np.array([10.0 * g + 1]) for g in (0, 2, 12)},
-    "group": np.array([2, 0, 12, 2], np.int32),
-}
-
-
-def test_without_groups_all_share_one_set() -> None:
-    assert of_group(PLAIN, 0) is PLAIN
-    assert of_group(PLAIN, 5) is PLAIN
+CLIENTS = np.array([3, 1, 1, 0, 2, 3])
+"""Of each row."""
+SHARED: Params = {"head": np.array([7.0], np.float32)}
+ITEMS = Mix(
+    np.array([[0.0], [10.0], [40.0]], np.float32),
+    np.array([[0, 1, 0], [1, 0, 0], [0.5, 0.25, 0.25], [0, 1, 0]], np.float32),
+)
 
 
-def test_a_group_has_all_names_with_its_own_values() -> None:
-    for group in (0, 2, 12):
-        assert {n: float(v[0]) for n, v in of_group(MODEL, group).items()} == {
-            "item": 10.0 * group,
-            "head": 10.0 * group + 1,
-        }
+def make(params: Params) -> Callable[[IntArray], FloatArray]:
+    def score(rows: IntArray) -> FloatArray:
+        numbers = [np.full(len(rows), params[name][0]) for name in ("item", "head")]
+        return np.stack([*numbers, rows], axis=1)
+
+    return score
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=9))
 def test_every_row_is_answered_in_its_place(rows: list[int]) -> None:
-    clients = np.array([3, 1, 1, 0, 2, 3])
-
-    def make(params: Params) -> Callable[[IntArray], FloatArray]:
-        def score(at: IntArray) -> FloatArray:
-            return np.stack([params["item"][0] + 0.0 * at, at], axis=1)
-
-        return score
-
     chosen = np.array(rows, np.int64)
-    group = MODEL["group"][clients]
-    scores = by_group(MODEL, clients, make)(chosen)
-    assert scores.tolist() == [[10.0 * group[row], row] for row in rows]
-    alone = by_group({"item": np.array([7.0])}, clients, make)(chosen)
-    assert alone.tolist() == [[7.0, row] for row in rows]
+    own = by_values(packed(Down(SHARED, {"item": ITEMS})), CLIENTS, make)(chosen)
+    expected = np.array([10.0, 0.0, 12.5, 10.0])[CLIENTS[chosen]]
+    assert own.tolist() == [[value, 7.0, row] for value, row in zip(expected, rows, strict=True)]
+    alike = by_values({**SHARED, "item": np.array([1.0])}, CLIENTS, make)(chosen)
+    assert alike.tolist() == [[1.0, 7.0, row] for row in rows]

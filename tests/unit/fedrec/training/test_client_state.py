@@ -1,7 +1,7 @@
 """What clients remember of the rows they touched: there is room for it, and it comes back."""
 
 import itertools
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.training.client_rule import SEEN_ITEMS, ClientRule, ClientUpdate, ParamView
 from fedrec.training.client_state import ClientState
 from fedrec.training.clients import train_clients
-from fedrec.training.draws import capacity, seen_items
+from fedrec.training.draws import capacity, positives_of_clients, remembered_items
 from fedrec.training.plan import TrainingPlan, plan_training
 from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray, IntArray, Params, Shard
@@ -40,11 +40,16 @@ TRAINS = st.fixed_dictionaries(
 class Diary(ClientRule):
     """Remembers where each row stood at the end of the last round it was touched in."""
 
+    memory: ClassVar[tuple[str, ...]] = ("end",)
+
     def finalize(self, view: ParamView) -> ClientUpdate:
         return ClientUpdate(view.value - view.start, memory={"end": view.value})
 
 
-DIARY = Diary(memory=("end",))
+class LastingDiary(Diary):
+    """Remembers it for good, of train items."""
+
+    remembers: ClassVar[Literal["seen", "positives"]] = "positives"
 
 
 def touched_in(work: TrainingPlan) -> list[set[int]]:
@@ -108,17 +113,17 @@ def test_the_room_is_that_of_the_positives_and_all_draws() -> None:
 @settings(max_examples=30, deadline=None)
 @given(shard=federations(several=True), data=st.data())
 def test_the_empty_room_is_left_out(shard: Shard, data: st.DataObject) -> None:
-    task = method_of()
+    task = method_of(client_rule=Diary())
     offsets = capacity(shard, task)
     items, rows = np.full(offsets[-1], -1, np.int32), []
     for start, end in itertools.pairwise(offsets):
         some = st.sets(st.integers(0, shard.n_items - 1), max_size=int(end - start))
         rows.append(sorted(data.draw(some)))
         items[start : start + len(rows[-1])] = rows[-1]
-    seen = seen_items(task, shard, {SEEN_ITEMS: items})
+    seen = remembered_items(task, shard, {SEEN_ITEMS: items})
     assert seen is not None
     assert [seen.row(k).tolist() for k in range(shard.n_clients)] == rows
-    assert seen_items(task, shard, {}) is None
+    assert remembered_items(task, shard, {}) is None
 
 
 # There and back --------------------------------------------------------------------------------
@@ -136,7 +141,7 @@ def test_what_is_remembered_is_recalled(
 ) -> None:
     """Rounds with changing cohorts: the rows of a client's last round, their bits, nothing else."""
     shard = with_idle(shard, idle)
-    task = method_of(train, model=BiasedMF(), client_rule=DIARY)
+    task = method_of(train, model=BiasedMF(), client_rule=Diary())
     params, local = initial_state(task, shard)
     expected: dict[str, list[dict[int, FloatArray]]] = {
         name: [{} for _ in range(shard.n_clients)] for name in ("item", "item_bias")
@@ -167,6 +172,36 @@ def test_what_is_remembered_is_recalled(
                     np.testing.assert_allclose(near, np.ravel(expected_row[item]), atol=1e-6)
 
 
+@settings(max_examples=25, deadline=None)
+@given(shard=federations(several=True), train=TRAINS, seed=st.integers(0, 99))
+def test_what_is_remembered_of_train_items_lasts(
+    shard: Shard, train: dict[str, Any], seed: int
+) -> None:
+    """Whoever stays away for some rounds forgets nothing; of other items nothing is remembered."""
+    task = method_of(train, model=BiasedMF(), client_rule=LastingDiary())
+    params, local = initial_state(task, shard)
+    assert SEEN_ITEMS not in local
+    positives = positives_of_clients(shard)
+    rng = np.random.default_rng(seed)
+    for number in (1, 2, 3):
+        rows = np.sort(rng.permutation(shard.n_clients)[: rng.integers(1, shard.n_clients + 1)])
+        before, (part, private) = local, (shard.take(rows), split_state(task, shard, local, rows))
+        update, after = train_clients(task, part, params, private, number)
+        local = put_back(task, shard, local, rows, after)
+        for name, block in update.tables.items():
+            expected = before[f"{name}/end"].copy()
+            for row, client in enumerate(rows):
+                at = slice(block.offsets[row], block.offsets[row + 1])
+                ends = dict(
+                    zip(block.ids[at], params[name][block.ids[at]] + block.values[at], strict=True)
+                )
+                for place, item in zip(
+                    positives.positions(np.array([client])), positives.row(client), strict=True
+                ):
+                    expected[place] = ends[item]
+            np.testing.assert_allclose(local[f"{name}/end"], expected, atol=1e-6)
+
+
 def with_idle(shard: Shard, count: int) -> Shard:
     """The shard with some more clients, of one user each, that hold nothing to train on."""
     rows = [shard.train.row(k).tolist() for k in range(shard.n_users)]
@@ -175,7 +210,7 @@ def with_idle(shard: Shard, count: int) -> Shard:
 
 
 def work_of(task: ClientTask, shard: Shard, local: Params, round: int) -> TrainingPlan:
-    return plan_training(task, shard, round, remembered=seen_items(task, shard, local))
+    return plan_training(task, shard, round, remembered=remembered_items(task, shard, local))
 
 
 def tensors(params: Params) -> dict[str, torch.Tensor]:

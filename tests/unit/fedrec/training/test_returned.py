@@ -1,7 +1,7 @@
 """Names and shapes that a personalization or a client rule returns are checked where they arise."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -89,12 +89,15 @@ def test_what_is_not_finite_is_the_code_of_who_returned_it(method: str) -> None:
 )
 def test_a_client_rule(update: Any) -> None:
     class Odd(ClientRule):
+        up: ClassVar[tuple[str, ...]] = ("up",)
+        memory: ClassVar[tuple[str, ...]] = ("kept",)
+
         def finalize(self, view: Any) -> ClientUpdate:
             result: ClientUpdate = update(view.value - view.start)
             return result
 
     with pytest.raises(ConfigError, match=r"^client rule: finalize of 'item': .*expected "):
-        run(client_rule=Odd(up=("up",), memory=("kept",)))
+        run(client_rule=Odd())
 
 
 def test_a_term_of_another_shape() -> None:
