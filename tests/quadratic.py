@@ -145,6 +145,20 @@ class Federation:
             self.strategy, self.state, self.params, {0: total}, context
         )
 
-    def constants(self) -> tuple[FloatArray, FloatArray]:
-        """Return the curvature of each client's pair, float64 [c]; and minima, [c, d]."""
-        return np.exp(self.private["log_curvature"]), self.private["minimum"]
+    def curvatures(self, full_batch: bool) -> FloatArray:
+        """Return those of a step's loss by ``level``, float64 [c]; a batch is all pairs, or one."""
+        of_pair = np.exp(self.private["log_curvature"])
+        return of_pair * self.shard.examples() if full_batch else of_pair
+
+    def level(self, weights: FloatArray) -> FloatArray:
+        """Return the mean of the clients' minima of ``level``, with weights float64 [c]."""
+        return np.asarray(weights @ self.private["minimum"] / weights.sum())
+
+    def best_table(self) -> FloatArray:
+        """Return the item table with the smallest sum of all clients' losses."""
+        clients, items = self.shard.train.owners(), self.shard.train.values
+        curvature = np.exp(self.private["log_curvature"])[clients, None]
+        table, total = np.zeros((self.shard.n_items, WIDTH)), np.zeros((self.shard.n_items, 1))
+        np.add.at(table, items, curvature * self.private["item_minimum"])
+        np.add.at(total, items, curvature)
+        return np.divide(table, total, out=table, where=total > 0)
