@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from strategies.base import Strategy
 from strategies.clustered import Clustered
 from strategies.composed import Composed
-from strategies.presets import FedAdam, FedAvg, FedProx, Krum, Median, Scaffold
+from strategies.presets import FedAdam, FedAvg, FedDyn, FedNova, FedProx, Krum, Median, Scaffold
 
 __all__ = [
     "STRATEGIES",
@@ -17,6 +17,8 @@ __all__ = [
     "Composed",
     "FedAdam",
     "FedAvg",
+    "FedDyn",
+    "FedNova",
     "FedProx",
     "Krum",
     "Median",
@@ -28,6 +30,8 @@ STRATEGIES: Mapping[str, type[Strategy]] = {
     "clustered": Clustered,
     "fedadam": FedAdam,
     "fedavg": FedAvg,
+    "feddyn": FedDyn,
+    "fednova": FedNova,
     "fedprox": FedProx,
     "krum": Krum,
     "median": Median,

@@ -60,13 +60,24 @@ class Composed(Strategy):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        wanted, joint = self.client_rule.needs_average, self.aggregation
-        average = joint.average if isinstance(joint, Mean) else None
-        if wanted and average not in wanted:
-            rule, came = self.client_rule, name_of("aggregations", joint)
+        rule, joint = self.client_rule, self.aggregation
+        named = f"the client rule {name_of('client_rules', rule)}"
+        mean, wanted = joint if isinstance(joint, Mean) else None, rule.needs_average
+        if wanted and (mean is None or mean.average not in wanted):
+            came = name_of("aggregations", joint) if mean is None else f"average: {mean.average}"
             raise ValueError(
-                f"aggregation: the client rule {name_of('client_rules', rule)} needs the mean with "
-                f"average: {' or '.join(wanted)}, got {came if average is None else average}"
+                f"aggregation: {named} needs the mean with average: {' or '.join(wanted)}, got "
+                f"{came}; write {{name: mean, average: {wanted[0]}}}"
+            )
+        if rule.needs_equal_weights and mean is not None and mean.weighting != "uniform":
+            raise ValueError(
+                f"aggregation: {named} needs every client to count the same, got weighting: "
+                f"{mean.weighting}; write weighting: uniform"
+            )
+        if rule.moves_every_row and self.server_optimizer.moments == "lazy":
+            raise ValueError(
+                f"server_optimizer: {named} also moves rows that nobody touched in a round, which "
+                "moments: lazy leaves where they are; write moments: dense"
             )
         return self
 

@@ -13,6 +13,8 @@ from strategies.server_optimizers.base import ServerOptimizer
 
 _PROXIMAL = PluginField("client_rules", "proximal")
 _SCAFFOLD = PluginField("client_rules", "scaffold")
+_DYNAMIC = PluginField("client_rules", "feddyn")
+_NORMALISED = PluginField("client_rules", "fednova")
 _SUM = PluginField("aggregations", "mean", {"average": "sum"})
 _OVER_COHORT = PluginField("aggregations", "mean", {"average": "cohort"})
 _MEDIAN = PluginField("aggregations", "median")
@@ -40,6 +42,29 @@ class FedAdam(Composed):
 
     aggregation: Annotated[Aggregation, _SUM] = Field(default_factory=_SUM.make)
     server_optimizer: Annotated[ServerOptimizer, _ADAM] = Field(default_factory=_ADAM.make)
+
+
+class FedDyn(Composed):
+    """Federated averaging of clients whose regularisation follows how far they have gone.
+
+    Reference: acar2021feddyn, Algorithm 1.
+    """
+
+    reference: ClassVar[str] = "acar2021feddyn"
+
+    client_rule: Annotated[ClientRule, _DYNAMIC] = Field(default_factory=_DYNAMIC.make)
+    aggregation: Annotated[Aggregation, _OVER_COHORT] = Field(default_factory=_OVER_COHORT.make)
+
+
+class FedNova(Composed):
+    """Federated averaging of the clients' changes per step.
+
+    Reference: wang2020fednova, section 5.
+    """
+
+    reference: ClassVar[str] = "wang2020fednova"
+
+    client_rule: Annotated[ClientRule, _NORMALISED] = Field(default_factory=_NORMALISED.make)
 
 
 class FedProx(Composed):

@@ -49,6 +49,10 @@ class Engine(Section):
             summed, such as ``2GiB``; counted are parameters, their gradients and optimizers, not
             what the model holds within. None: little on the CPU, where the cache is the limit, and
             a quarter of a GPU.
+        state_limit: what all clients may remember between rounds, on disk, such as ``2GiB``: their
+            private values, those of their optimizer, of the strategy's client rule and of
+            transforms; a run that needs more is refused before it begins. Nodes stage the values of
+            a round, and copy those that are ranked with, beside it.
         start_timeout: seconds that a Ray worker may wait for its cores and start (``ray`` only);
             before it gives up, a line says what it waits for.
         chunk: clients trained in one computation at most, or ``auto``: 64, on a GPU 512.
@@ -64,6 +68,7 @@ class Engine(Section):
     threads: int = Field(1, ge=1)
     precision: Precision = "float32"
     memory: Annotated[Annotated[int, Field(ge=2**20)] | None, BeforeValidator(_bytes)] = None
+    state_limit: Annotated[int, Field(ge=0), BeforeValidator(_bytes)] = 16 * 2**30
     start_timeout: float = Field(300.0, gt=0)
     chunk: Count | Literal["auto"] = "auto"
 

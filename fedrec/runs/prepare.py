@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 from uuid import uuid4
 from weakref import WeakValueDictionary
 
+import numpy as np
+
 from fedrec.baselines.base import Baseline
 from fedrec.compute.context import RoundContext
 from fedrec.compute.device import Resources, check_device, described, gpu_bytes, sees_gpu
@@ -39,6 +41,7 @@ from fedrec.runs.folder import (
     create,
     default_folder,
 )
+from fedrec.runs.state_size import check_state
 from fedrec.storage.files import write_bytes, write_text, writing
 from fedrec.training.draws import check_order
 from fedrec.training.task import ClientTask, Executor
@@ -242,7 +245,10 @@ def open_experiment(
     features = prepare_features(experiment.features, prepared, kept_features, report)
     if not federated:
         return OpenRun(folder, experiment, prepared, split, features=features)
-    executor = experiment.client_task(open_catalogue(split, features)).executor()
+    task = experiment.client_task(open_catalogue(split, features))
+    everybody = split.shard(np.arange(split.n_clients))
+    check_state(task, everybody, experiment.engine.state_limit)
+    executor = task.executor()
     if executor == "numba" and not is_built():
         LOG.info("compiling the training kernel, once on a machine (about half a minute)")
         build()

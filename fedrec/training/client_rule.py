@@ -50,8 +50,8 @@ class ClientUpdate:
     Args:
         change: float [n, *shape], what is uploaded.
         up: per name of `ClientRule.up`, float [n, *shape], what is uploaded beside it.
-        memory: per name of `ClientRule.memory`, float [n, *shape], what the client remembers. Of an
-            item table, only the rows touched in this round are remembered.
+        memory: per name of `ClientRule.memory`, float [n, *shape], what the client remembers; of
+            an item table, of the rows that `ClientRule.remembers` says.
     """
 
     change: Tensor
@@ -79,6 +79,8 @@ class ClientRule(Plugin):
             gradient, as where it divides by steps times rate.
         needs_average: What the changes must be divided by for `applied` to be right, see
             `fedrec.aggregation.reduce.Average`; none: any aggregation will do.
+        needs_equal_weights: Whether it is right only where every client counts the same.
+        moves_every_row: Whether `applied` also changes rows that no client of the round touched.
     """
 
     down: ClassVar[tuple[str, ...]] = ()
@@ -87,6 +89,8 @@ class ClientRule(Plugin):
     remembers: ClassVar[Literal["seen", "positives"]] = "seen"
     needs_sgd: ClassVar[bool] = False
     needs_average: ClassVar[tuple[str, ...]] = ()
+    needs_equal_weights: ClassVar[bool] = False
+    moves_every_row: ClassVar[bool] = False
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:

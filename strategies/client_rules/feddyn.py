@@ -38,6 +38,8 @@ class DynamicRegularisation(ClientRule):
     memory: ClassVar[tuple[str, ...]] = (_OF_CLIENT,)
     remembers: ClassVar[Literal["seen", "positives"]] = "positives"
     needs_average: ClassVar[tuple[str, ...]] = ("cohort",)
+    needs_equal_weights: ClassVar[bool] = True
+    moves_every_row: ClassVar[bool] = True
 
     alpha: float = Field(0.01, gt=0)
 

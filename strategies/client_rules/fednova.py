@@ -23,7 +23,7 @@ class NormalisedUpdates(ClientRule):
     :math:`p_u` is its weight in the mean. A client's number of steps is the same for every row of
     a table, whichever rows a step touches.
 
-    Reference: wang2020fednova, equation 8.
+    Reference: wang2020fednova, section 5.
     """
 
     reference: ClassVar[str] = "wang2020fednova"

@@ -39,6 +39,8 @@ class ControlVariates(ClientRule):
     memory: ClassVar[tuple[str, ...]] = (_OF_CLIENT,)
     needs_sgd: ClassVar[bool] = True
     needs_average: ClassVar[tuple[str, ...]] = ("cohort",)
+    needs_equal_weights: ClassVar[bool] = True
+    moves_every_row: ClassVar[bool] = True
 
     def gradient_term(self, view: ParamView) -> Tensor:
         """Return ``c - c_u``."""

@@ -32,6 +32,39 @@ SETTINGS: Mapping[str, tuple[list[str], list[str]]] = {
         ["model={name: popularity}", "data.protocol=legacy"],
         ["data.protocol", "clean"],
     ),
+    "memory of a client rule above the limit": (
+        ["strategy.name=scaffold", "engine.state_limit=20KiB"],
+        [
+            "engine.state_limit",
+            "more than 20 KiB",
+            "for the client rule",
+            "fednova, or raise the limit",
+        ],
+    ),
+    "private values above the limit": (
+        [
+            "model.embedding_dim=4096",
+            "train.optimizers.private.name=sgd",
+            "engine.state_limit=100KiB",
+        ],
+        [
+            "engine.state_limit",
+            "would remember 640 KiB, more than 100",
+            "for the model: take a smaller model",
+        ],
+    ),
+    "copies above the limit": (
+        ["personalization=ditto", "engine.state_limit=0"],
+        ["engine.state_limit", "more than 0 KiB", "for the personalization"],
+    ),
+    "memory of an optimizer above the limit": (
+        ["train.optimizers.private.name=adam", "engine.state_limit=1KiB"],
+        ["engine.state_limit", "optimizer of private values", "train.optimizers.private.name: sgd"],
+    ),
+    "no number of bytes": (
+        ["engine.state_limit=2GB"],
+        ["engine.state_limit", "500MiB or 2GiB", "2GB"],
+    ),
     "no cluster": (
         ["engine={name: ray, address: '127.0.0.1:1'}"],
         ["127.0.0.1:1", "Connection refused", "serial"],

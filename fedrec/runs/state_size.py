@@ -1,0 +1,68 @@
+"""How much all clients will remember, known before a run begins."""
+
+from collections import Counter
+from math import prod
+
+import numpy as np
+
+from fedrec.errors import ConfigError
+from fedrec.training.draws import Layout
+from fedrec.training.task import ClientTask
+from fedrec.transforms.pipeline import memory_specs
+from fedrec.types import Shard
+
+_WAYS_OUT = {
+    "the client rule": "take a client rule without memory: none, proximal or fednova",
+    "the transforms": "leave out the transform that remembers",
+    "the personalization": "take another personalization, or a smaller model",
+    "the optimizer of private values": "write train.optimizers.private.name: sgd",
+    "the model": "take a smaller model",
+}
+
+
+def state_bytes(task: ClientTask, shard: Shard) -> Counter[str]:
+    """Return the bytes of the private state of some clients, by the part that it belongs to.
+
+    Args:
+        task: What they train.
+        shard: The clients.
+    """
+    shared = task.shared_specs()
+    rule, transforms = task.client_rule.private(shared), memory_specs(task.transforms, shared)
+    personal = {*task.personalization_params(), *task.copies()}
+    owners, sizes = Layout.of(task, shard).offsets, Counter[str]()
+    for name, spec in task.stored_specs().items():
+        part = "the optimizer of private values"
+        if name in rule:
+            part = "the client rule"
+        elif name in transforms:
+            part = "the transforms"
+        elif name in task.private():
+            part = "the personalization" if name in personal else "the model"
+        of_owner = np.dtype(spec.dtype).itemsize * prod(spec.shape)
+        sizes[part] += int(owners[str(spec.axis)][-1]) * of_owner
+    return sizes
+
+
+def check_state(task: ClientTask, shard: Shard, limit: int) -> None:
+    """Check that what all clients will remember is within ``engine.state_limit``, in bytes.
+
+    Raises:
+        ConfigError: Naming the size, the part that most of it belongs to, and what to do.
+    """
+    sizes = state_bytes(task, shard)
+    if sizes.total() > limit:
+        part, most = sizes.most_common(1)[0]
+        raise ConfigError(
+            f"engine.state_limit: clients would remember {_shown(sizes.total())}, more than "
+            f"{_shown(limit)}; {_shown(most)} of it for {part}: {_WAYS_OUT[part]}, or raise the "
+            "limit"
+        )
+
+
+def _shown(size: int) -> str:
+    """Return a number of bytes as text, such as ``1.5 GiB``."""
+    for unit, factor in (("KiB", 2**10), ("MiB", 2**20)):
+        if size < 1000 * factor:
+            return f"{size / factor:.3g} {unit}"
+    return f"{size / 2**30:.1f} GiB"
