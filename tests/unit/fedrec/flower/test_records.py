@@ -130,7 +130,7 @@ def test_updates_of_clients_travel_as_their_payloads(form: str) -> None:
     content = records.encode(Trained({0: keep_each(batch)}), GLOBAL)
     payload = content.array_records["arrays"]["Trained:aggregates:0:each:content"].numpy()
     assert payload.nbytes == payload_bytes(batch).sum()
-    aggregate = records.decode(wire(content), Trained).aggregate
+    aggregate = records.decode(wire(content), Trained).aggregates[0]
     assert aggregate is not None
     assert as_bytes(aggregate.each) == as_bytes(batch.decoded())
     with pytest.raises(ProtocolError, match="'head' may not leave its client"):
