@@ -250,11 +250,12 @@ class FlowerStrategy(FlwrStrategy):
             self._tell(trained.notes)
             self._bytes["up"] += trained.uploaded
             busy[node] += trained.seconds
-            number = str(self._roster[node].partition)
-            if trained.aggregates and number in self._node_states:
+            partition = self._roster[node].partition
+            if trained.aggregates and (number := str(partition)) in self._node_states:
                 checksum = (self._node_states[number][1] + trained.state_change) % 2**64
                 self._node_states[number] = (server_round, checksum)
             for group, aggregate in trained.aggregates.items():
+                group = partition if self.strategy.by_node else group
                 aggregates[group] = merged(self.strategy, aggregates.get(group), aggregate)
             if trained.attackers is not None:
                 attackers.append(trained.attackers)
