@@ -137,9 +137,18 @@ class Flower(Strategy):
         return () if module.partition(".")[0] == "flwr" else (module,)
 
     def without_effect(self, run: Any) -> list[str]:
-        """Say that results depend on the number of nodes."""
+        """Say that results depend on the number of nodes.
+
+        Raises:
+            ConfigError: If attackers, which nodes do not average, are to be in a node's mean.
+        """
         if self.unit == "client":
             return []
+        if run.experiment.attack is not None:
+            raise ConfigError(
+                "strategy.unit: node does not go with an attack, which rewrites the updates of "
+                "single clients; write unit: client"
+            )
         nodes = run.experiment.engine.nodes
         return [
             f"unit: node makes the result depend on the number of nodes (engine.nodes: {nodes}): "
