@@ -161,6 +161,11 @@ class Flower(Strategy):
         return self.unit == "node"
 
     @property
+    def sees_each(self) -> bool:
+        """Whether the unit is the client."""
+        return not self.by_node
+
+    @property
     def summing(self) -> Summing | None:
         """How a node averages its clients; None where each is sent."""
         return Summing("examples") if self.by_node else None

@@ -69,7 +69,10 @@ def test_what_the_server_is_told_is_said_once(
         ({"name": "loss", "candidates": 4}, r"candidates: 4, expected from 5.*to 24, all clients"),
         ({"name": "loss", "candidates": 25}, r"candidates: 25, expected from 5.*to 24"),
         ({"name": "activity", "alpha": -1}, r"rounds\.selection\.alpha: expected 0 or more"),
-        ({"name": "fedrec.models.mf:MatrixFactorization"}, r"rounds\.selection: is not a selection"),
+        (
+            {"name": "fedrec.models.mf:MatrixFactorization"},
+            r"rounds\.selection: is not a selection",
+        ),
     ],
 )
 def test_a_bad_selection_is_one_line(selection: Any, said: str, tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from flwr.serverapp.strategy import FedAvg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrec.aggregation.reduce import taken
 from fedrec.aggregation.returned import checked_apply, checked_init
 from fedrec.compute.context import RoundContext
 from fedrec.errors import ConfigError
@@ -82,7 +81,7 @@ def apply(
 def dealt(batch: UpdateBatch, owner: Iterable[int]) -> list[UpdateBatch]:
     """The clients on nodes; in each the last come first."""
     owners: IntArray = np.array(list(owner))
-    return [taken(batch, np.flatnonzero(owners == node)[::-1]) for node in np.unique(owners)]
+    return [batch.take(np.flatnonzero(owners == node)[::-1]) for node in np.unique(owners)]
 
 
 # What they make of a round --------------------------------------------------------------------
@@ -144,7 +143,7 @@ def test_krum_takes_over_one_client_whole(batch: UpdateBatch) -> None:
     _, params = apply(flower("Krum", num_malicious_nodes=1), [batch])
     of_clients = []
     for row in range(len(batch.client_ids)):
-        _, alone = apply(flower("FedAvg"), [taken(batch, np.array([row]))])
+        _, alone = apply(flower("FedAvg"), [batch.take(np.array([row]))])
         of_clients.append(alone)
     assert any(all(np.array_equal(params[n], one[n]) for n in PARAMS) for one in of_clients)
 

@@ -96,7 +96,9 @@ def test_of_candidates_the_highest_loss_is_taken() -> None:
     selection = Loss(candidates=d)
     state = State({"loss": np.arange(n, 0, -1.0)})
     ranks = range(1, n - d + 2)
-    probability = {(r - 1,): comb(n - r, d - 1) / comb(n, d) for r in ranks}
+    probability: dict[tuple[int, ...], float] = {
+        (r - 1,): comb(n - r, d - 1) / comb(n, d) for r in ranks
+    }
     assert fits(chosen(selection, state, n, 1), probability)
 
 
