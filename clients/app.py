@@ -24,6 +24,7 @@ def roll_call(message: Message, context: Context) -> Message:
         node.state(request.committed),
         node.task.catalogue.hash,
         node.task.weights,
+        node.examples(),
     )
     return Message(records.encode(answer), reply_to=message)
 

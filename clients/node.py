@@ -39,6 +39,7 @@ from fedrec.training.end import begin_end
 from fedrec.training.task import ClientTask
 from fedrec.types import Down, FloatArray, IntArray, Params, Shard
 from strategies.base import strategy_of
+from strategies.selections.base import selection_of
 
 T = TypeVar("T")
 
@@ -121,6 +122,11 @@ class Node:
             RunFolderError: If a file of the state is damaged.
         """
         return self.store.verify(committed) if self.task.stored_specs() else None
+
+    def examples(self) -> IntArray:
+        """Return the train items of each client, int64 [c]; [0] unless the selection needs them."""
+        needed = "examples" in selection_of(self.experiment).needs
+        return self.shard.examples().astype(np.int64) if needed else np.zeros(0, np.int64)
 
     def train(self, request: RoundRequest, down: Down) -> Trained:
         """Train the clients of a request; stage their new private state.

@@ -20,6 +20,7 @@ from fedrec.training.draws import capacity, positives_of_clients
 from fedrec.training.task import ClientTask
 from fedrec.transforms.pipeline import transformed
 from fedrec.types import Aggregate, Down, FailedClient, FloatArray, IntArray, Shard, UpdateBatch
+from strategies.selections.base import selection_of
 
 if TYPE_CHECKING:
     from clients.node import Node
@@ -48,6 +49,7 @@ class NodeTraining:
         self._aggregates: dict[int, Aggregate] = {}
         self._attackers: list[UpdateBatch] = []
         self._failures: list[FailedClient] = []
+        self._losses: list[tuple[IntArray, FloatArray]] = []
         self._uploaded = self._state_change = self._staged = 0
 
     def train(self, group: int, clients: IntArray, attack: bool = False) -> None:
@@ -66,23 +68,26 @@ class NodeTraining:
         before, behind = node.experiment.transforms_around()
         transforms = before if attack else (*before, *behind)
 
-        def attempt(rows: IntArray) -> tuple[UpdateBatch | Aggregate, dict[str, FloatArray], int]:
+        def attempt(
+            rows: IntArray,
+        ) -> tuple[UpdateBatch | Aggregate, dict[str, FloatArray], int, FloatArray]:
             update, private = self._update(rows)
+            losses = update.metrics["loss"] / np.maximum(update.metrics["examples"], 1.0)
             if transforms:
                 positives = positives_of_clients(node.shard.take(rows))
                 context = node.context(self._request.round)
                 update, changed = transformed(transforms, update, private, positives, context)
                 private |= changed
             if attack:
-                return update, private, 0
+                return update, private, 0, losses
             sent = update if node.strategy.sees_each else update.decoded()
             reduced = checked_sum(node.strategy, "reduce", len(rows), sent)
-            return reduced, private, int(payload_bytes(update).sum())
+            return reduced, private, int(payload_bytes(update).sum()), losses
 
         for rows in self._cuts(clients[order_of(node.task, node.shard, clients)]):
             while len(rows):
                 try:
-                    result, private, uploaded = attempt(rows)
+                    result, private, uploaded, losses = attempt(rows)
                 except Exception as error:
                     failing = failing_of(attempt, rows, error)
                     if not failing:
@@ -96,6 +101,7 @@ class NodeTraining:
                 else:
                     self._attackers.append(result)
                 self._uploaded += uploaded
+                self._losses.append((node.shard.client_ids[rows], losses))
                 at, round = node.layout.positions(rows), self._request.round
                 self._state_change += node.store.stage(round, at, private, str(self._staged))
                 self._staged += 1
@@ -103,6 +109,8 @@ class NodeTraining:
 
     def trained(self, seconds: float) -> Trained:
         """Return the reply, given how long the node worked."""
+        needed = "loss" in selection_of(self._node.experiment).needs
+        told = self._losses if needed else []
         return Trained(
             self._aggregates,
             tuple(self._failures),
@@ -111,6 +119,8 @@ class NodeTraining:
             self._state_change,
             notes_of([self._node.together]),
             joined(self._attackers) if self._attackers else None,
+            np.concatenate([np.zeros(0, np.int64), *(clients for clients, _ in told)]),
+            np.concatenate([np.zeros(0), *(losses for _, losses in told)]),
         )
 
     def _update(self, rows: IntArray) -> tuple[UpdateBatch, dict[str, FloatArray]]:

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from pydantic.fields import FieldInfo
 
 from fedrec.config.experiment import Experiment
+from fedrec.config.fields import PluginField
 from fedrec.models.base import Model
 from fedrec.plugins import Plugin, Section, table
 
@@ -75,6 +76,14 @@ def sections_in(section: type[Section]) -> Iterator[tuple[str, type[Section]]]:
                 yield name, kind
 
 
+def parts_in(section: type[Section]) -> Iterator[tuple[str, str]]:
+    """Yield the options of a section that name a plug-in, each with its table."""
+    for name, field in section.model_fields.items():
+        for mark in field.metadata:
+            if _is_part(mark):
+                yield name, mark.kind
+
+
 def summary_of(section: type[Section]) -> str:
     """Return the first paragraph of a docstring."""
     return markdown(" ".join(inspect.cleandoc(section.__doc__ or "").split("\n\n")[0].split()))
@@ -113,10 +122,11 @@ def _inline(value: Any) -> str:
 
 def text() -> str:
     """Return the whole page."""
-    parts, done = [HEAD], set[type[Section]]()
+    parts, done, nested = [HEAD], set[type[Section]](), dict[str, str]()
 
     def add(level: str, title: str, section: type[Section], hidden: frozenset[str]) -> None:
         parts.append(described(f"{level} {title}", section, hidden))
+        nested.update((kind, part) for part, kind in parts_in(section))
         inner(level + "#", section)
 
     def inner(level: str, section: type[Section]) -> None:
@@ -140,10 +150,21 @@ def text() -> str:
                 add("###", f"`{plugin}`", section, common)
         elif inspect.isclass(field.annotation) and issubclass(field.annotation, Section):
             add("##", f"`{name}`", field.annotation, frozenset())
+        else:
+            nested.update({each.kind: name for each in field.metadata if _is_part(each)})
+    for kind, name in nested.items():
+        parts.append(f"## `{name}`: {kind.replace('_', ' ')}\n\n")
+        for plugin, section in table(kind).items():
+            if _is_ours(section):
+                add("###", f"`{plugin}`", section, frozenset())
     parts.append("## Metrics\n\n`evaluate.metrics` names them, such as `ndcg@10`.\n\n")
     for name, metric in table("metrics").items():
         parts.append(f"- `{name}`: {summary_of(metric)}\n")
     return "".join(parts)
+
+
+def _is_part(mark: Any) -> bool:
+    return isinstance(mark, PluginField)
 
 
 def _is_ours(plugin: type[Plugin]) -> bool:

@@ -197,6 +197,10 @@ class Plugin(Section):
     reference: ClassVar[str] = ""
     defaults: ClassVar[Defaults] = {}
 
+    def modules(self) -> tuple[str, ...]:
+        """Return the modules, beside that of its class, whose source belongs to a run."""
+        return ()
+
 
 def plugins_in(section: Section) -> Iterator[Plugin]:
     """Yield the plug-ins in the fields of a section, and in theirs."""

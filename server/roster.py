@@ -1,4 +1,4 @@
-"""Which clients take part, and which node hosts them. Node ids go no further than this file."""
+"""Which node hosts which clients. Node ids go no further than this file."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,6 @@ from flwr.serverapp import Grid
 
 from fedrec.errors import EngineError, RunFolderError
 from fedrec.flower import records
-from fedrec.seeds import Purpose, bits
 from fedrec.types import IntArray
 
 # What each node of a run, by its id, has answered; in the order of the clients they host.
@@ -39,15 +38,6 @@ def deal(roster: Roster, cohort: IntArray) -> list[tuple[int, IntArray]]:
     hosted = [(node, answer.clients) for node, answer in roster.items()]
     dealt = [(node, np.intersect1d(ids, cohort, assume_unique=True)) for node, ids in hosted]
     return [(node, clients) for node, clients in dealt if len(clients)]
-
-
-def cohort(seed: int, round: int, n_clients: int, size: int) -> IntArray:
-    """Draw the clients of a round, uniformly without replacement; int64 [size], sorted."""
-    everyone = np.arange(n_clients, dtype=np.int64)
-    if size >= n_clients:
-        return everyone
-    keys = bits(seed, Purpose.COHORT, round, everyone, np.zeros(1, np.int64))
-    return np.sort(np.argpartition(keys, size - 1)[:size]).astype(np.int64)
 
 
 def call_roll(

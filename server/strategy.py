@@ -49,11 +49,12 @@ from fedrec.types import (
     State,
     UpdateBatch,
 )
-from server.roster import Roster, cohort, deal, exchange, states_of
+from server.cohorts import Cohorts
+from server.roster import Roster, deal, exchange, states_of
 from strategies.base import strategy_of
 
 LOG = logging.getLogger("fedrec")
-_STRATEGY, _ATTACK = "strategy", "attack"
+_STRATEGY, _ATTACK, _SELECTION = "strategy", "attack", "selection"
 """Parts of the state of a checkpoint."""
 
 
@@ -104,6 +105,7 @@ class FlowerStrategy(FlwrStrategy):
         self.params = params
         self._rule = client_rule_of(self.strategy)
         self.state = checked_init(self.strategy, params, self._context(0))
+        self._cohorts = Cohorts(experiment, roster, self._context(0))
         attack = experiment.attack
         self._attackers_state = State()
         if attack is not None:
@@ -111,6 +113,7 @@ class FlowerStrategy(FlwrStrategy):
         if checkpoint is not None:
             self.params, self.state = checkpoint.params, checkpoint.state.part(_STRATEGY)
             self._attackers_state = checkpoint.state.part(_ATTACK)
+            self._cohorts.state = checkpoint.state.part(_SELECTION)
             self._round = checkpoint.record.round
         self._bytes: Counter[str] = Counter()
         self._simulation: Counter[str] = Counter()
@@ -146,8 +149,7 @@ class FlowerStrategy(FlwrStrategy):
                 else:
                     record = self._train(number, grid)
                     states = self._node_states
-                    state = State.joined({_STRATEGY: self.state, _ATTACK: self._attackers_state})
-                    self.recorder.checkpoint(record, self.params, state, due, states)
+                    self.recorder.checkpoint(record, self.params, self._parts(), due, states)
                 if due:
                     record = self._rank(record, grid)
                 self.recorder.record(record, self._evaluation if due else None, self.published)
@@ -164,10 +166,19 @@ class FlowerStrategy(FlwrStrategy):
         self.recorder.finish(status, self.published, end=end)
         return Result(arrays=records.encode_params(self.params, self._allowed))
 
+    def _parts(self) -> State:
+        """Return all that the server remembers beside the parameters."""
+        states = {_ATTACK: self._attackers_state, _SELECTION: self._cohorts.state}
+        return State.joined({_STRATEGY: self.state, **states})
+
     def _train(self, number: int, grid: Grid) -> RoundRecord:
         """Train and aggregate a round; return its record before its evaluation."""
         began = time.perf_counter()
         self._bytes, self._simulation = Counter(), Counter()
+        self._round, self._cohort = number, np.zeros(0, np.int64)
+        self._cohort = self._cohorts.choose(self._context(number))
+        if not len(self._cohort):
+            return RoundRecord(round=number, clients=0)
         self.aggregate_train(number, self._exchange(grid, number, self.configure_train(number)))
         sums = metric_sums(self._aggregates.values())
         return RoundRecord(
@@ -204,10 +215,7 @@ class FlowerStrategy(FlwrStrategy):
 
     def configure_train(self, server_round: int, *_: Any, **__: Any) -> Iterator[Message]:
         """To each node that hosts clients of the cohort, one message."""
-        size = self._experiment.rounds.clients_of(self._n_clients)
-        chosen = cohort(self._experiment.seed, server_round, self._n_clients, size)
-        self._round, self._cohort = server_round, chosen
-        context = self._context(server_round)
+        chosen, context = self._cohort, self._context(server_round)
         down = checked_broadcast(
             self.strategy, self._rule, self.state, self.params, chosen, context
         )
@@ -242,19 +250,22 @@ class FlowerStrategy(FlwrStrategy):
         aggregates: dict[int, Aggregate] = {}
         attackers: list[UpdateBatch] = []
         busy: defaultdict[int, float] = defaultdict(float)
+        answers: list[records.Trained] = []
         self._failures = []
         for reply in replies:
             trained = records.decode(reply.content, records.Trained)
+            answers.append(trained)
             node = reply.metadata.src_node_id
             self._failures += trained.failures
             self._tell(trained.notes)
             self._bytes["up"] += trained.uploaded
             busy[node] += trained.seconds
-            number = str(self._roster[node].partition)
-            if trained.aggregates and number in self._node_states:
+            partition = self._roster[node].partition
+            if trained.aggregates and (number := str(partition)) in self._node_states:
                 checksum = (self._node_states[number][1] + trained.state_change) % 2**64
                 self._node_states[number] = (server_round, checksum)
             for group, aggregate in trained.aggregates.items():
+                group = partition if self.strategy.by_node else group
                 aggregates[group] = merged(self.strategy, aggregates.get(group), aggregate)
             if trained.attackers is not None:
                 attackers.append(trained.attackers)
@@ -273,6 +284,7 @@ class FlowerStrategy(FlwrStrategy):
         for transform in self._experiment.transforms:
             for group, aggregate in aggregates.items():
                 aggregates[group] = transform.on_aggregate(aggregate, context)
+        self._cohorts.learn(answers, context)
         self._aggregates = dict(sorted(aggregates.items()))
         self.state, self.params = checked_apply(
             self.strategy, self.state, self.params, self._aggregates, context

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from strategies.base import Strategy
 from strategies.clustered import Clustered
 from strategies.composed import Composed
+from strategies.flower import Flower
 from strategies.presets import FedAdam, FedAvg, FedDyn, FedNova, FedProx, Krum, Median, Scaffold
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "FedDyn",
     "FedNova",
     "FedProx",
+    "Flower",
     "Krum",
     "Median",
     "Scaffold",
@@ -33,6 +35,7 @@ STRATEGIES: Mapping[str, type[Strategy]] = {
     "feddyn": FedDyn,
     "fednova": FedNova,
     "fedprox": FedProx,
+    "flower": Flower,
     "krum": Krum,
     "median": Median,
     "scaffold": Scaffold,

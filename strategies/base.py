@@ -114,6 +114,15 @@ class Strategy(Plugin):
         return self.needs == "each"
 
     @property
+    def by_node(self) -> bool:
+        """Whether updates are kept apart by node and not by group; no by default.
+
+        Then `apply` receives the updates of each node by its number, and results depend on the
+        number of nodes.
+        """
+        return False
+
+    @property
     def summing(self) -> Summing | None:
         """How rows may be summed as soon as they are trained; None if `reduce` is to see them."""
         sees_rows = self.sees_each or type(self).reduce is not Strategy.reduce

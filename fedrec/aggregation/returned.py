@@ -15,6 +15,8 @@ Strategy: TypeAlias = Any
 """A `strategies.Strategy`; this package lies below those that define strategies."""
 ClientRule: TypeAlias = Any
 """A `fedrec.training.client_rule.ClientRule`, of which the same holds."""
+Selection: TypeAlias = Any
+"""A `strategies.selections.Selection`, likewise."""
 
 
 def checked_init(strategy: Strategy, params: Params, context: RoundContext) -> State:
@@ -122,6 +124,34 @@ def checked_groups(strategy: Strategy, state: State, clients: IntArray) -> IntAr
     expected = f"a whole number from 0 below 2**31 for each of {len(clients)} clients"
     _require(fits, f"{_named(strategy)}: groups", groups, expected)
     return np.asarray(groups, np.int64)
+
+
+def checked_choice(
+    selection: Selection, state: State, size: int, context: RoundContext
+) -> IntArray:
+    """Return what a selection chooses, int64.
+
+    Raises:
+        ConfigError: If it is not the sorted ids of different clients; names the round.
+    """
+    chosen: Any = selection.choose(state, size, context)
+    is_array = isinstance(chosen, np.ndarray) and chosen.dtype.kind in "iu" and chosen.ndim == 1
+    fits = is_array and (np.diff(chosen) > 0).all()
+    fits = fits and (not len(chosen) or (chosen[0] >= 0 and chosen[-1] < context.n_clients))
+    where = f"round {context.round}, selection {name_of('selections', selection)}: choose"
+    expected = f"sorted whole numbers from 0 below {context.n_clients}, each once"
+    _require(bool(fits), where, chosen, expected)
+    return np.asarray(chosen, np.int64)
+
+
+def checked_state(selection: Selection, method: str, state: State, context: RoundContext) -> State:
+    """Return the state that a method of a selection returned.
+
+    Raises:
+        ConfigError: If it is no state that a checkpoint can keep; names the round.
+    """
+    name = name_of("selections", selection)
+    return _state(f"round {context.round}, selection {name}: {method}", state)
 
 
 def _require(fits: bool, where: str, returned: Any, expected: str, name: str = "") -> None:

@@ -50,6 +50,7 @@ class Rounds(Section):
             None: never. As long as the best is not 5 % above popularity, where most models pause,
             an evaluation whose training loss has fallen by 1 % starts the count anew.
         max_failures: clients that may fail in a round before the run stops.
+        selection: how the clients of a round are chosen.
     """
 
     count: int = Field(100, ge=1)
@@ -57,6 +58,9 @@ class Rounds(Section):
     cohort_fraction: float | None = Field(None, gt=0, le=1)
     patience: int | None = Field(15, ge=1)
     max_failures: int = Field(0, ge=0)
+    selection: Annotated[Plugin, PluginField("selections", "uniform")] = Field(
+        default_factory=lambda: lookup("selections", "uniform")(), validate_default=True
+    )
 
     def clients_of(self, n_clients: int) -> int:
         """Return how many clients take part in a round.
@@ -130,7 +134,7 @@ class Experiment(Section):
         default_factory=lambda: lookup("strategies", "fedavg")(), validate_default=True
     )
     transforms: Annotated[tuple[Transform, ...], PluginListField("transforms")] = ()
-    rounds: Rounds = Rounds()
+    rounds: Rounds = Field(default_factory=Rounds)
     evaluate: Evaluate = Evaluate()
     engine: Engine = Engine()
 

@@ -35,7 +35,7 @@ def sources_of(experiment: Experiment) -> dict[str, str]:
     plugins = [*plugins_in(experiment), *experiment.evaluate.parsed()]
     classes = [base for plugin in plugins for base in type(plugin).__mro__]
     waiting = [base.__module__ for base in classes if issubclass(base, Plugin)]
-    waiting += (module for each in experiment.features.values() for module in each.modules())
+    waiting += (module for plugin in plugins for module in plugin.modules())
     installed = {Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib")}
     texts: dict[str, str] = {}
     while waiting:

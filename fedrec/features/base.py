@@ -101,10 +101,6 @@ class Encoder(Plugin):
         absolute = {name: path.absolute() for name, path in self.paths().items()}
         return self.model_copy(update=absolute)
 
-    def modules(self) -> tuple[str, ...]:
-        """Return the modules, beside that of its class, whose source belongs to a run."""
-        return ()
-
     def paths(self) -> dict[str, Path]:
         """Return the settings that are paths."""
         return {name: value for name, value in self if isinstance(value, Path)}

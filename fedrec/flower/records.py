@@ -82,6 +82,7 @@ class RollCall:
             None where they have none.
         catalogue: hash of the items that it knows, with their features.
         weights: hash of the weights of its model that stay frozen.
+        examples: int64, the train items of each client, if the selection needs them.
     """
 
     clients: IntArray
@@ -91,6 +92,7 @@ class RollCall:
     state: tuple[int, int] | None = None
     catalogue: str = ""
     weights: str = ""
+    examples: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,8 @@ class Trained:
         seconds: how long the node worked.
         state_change: what the checksum of the clients' private state changes by.
         notes: what the user should know, a line each.
+        clients: int64 [c], the clients that succeeded, if the selection needs their losses.
+        losses: float64 [c], the mean training loss of each of them.
     """
 
     aggregates: Mapping[int, Aggregate]
@@ -114,6 +118,8 @@ class Trained:
     state_change: int = 0
     notes: tuple[str, ...] = field(default=(), compare=False)
     attackers: UpdateBatch | None = None
+    clients: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+    losses: FloatArray = field(default_factory=lambda: np.zeros(0))
 
 
 _KINDS = {

@@ -374,6 +374,7 @@ class Recorder:
         if not self._run.centralised:
             keys.add("beutel2020flower")
             plugins += [e.personalization, e.strategy, *plugins_in(e.strategy), *e.transforms]
+            plugins += plugins_in(e.rounds)
         return sorted(keys.union(plugin.reference for plugin in plugins if plugin.reference))
 
 

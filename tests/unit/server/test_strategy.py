@@ -19,9 +19,9 @@ from fedrec.runs.log import Bytes, read_log
 from fedrec.runs.prepare import OpenRun
 from fedrec.runs.recorder import Recorder
 from fedrec.types import Aggregate, FailedClient, FloatArray, RowBlock, UpdateBatch
-from server.roster import cohort
 from server.strategy import FlowerStrategy
 from strategies import FedAvg
+from strategies.selections.uniform import cohort
 
 N_CLIENTS, N_NODES, N_ITEMS = 6, 3, 20
 HOSTED = np.array_split(np.arange(N_CLIENTS), N_NODES)

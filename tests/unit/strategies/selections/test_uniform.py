@@ -8,7 +8,7 @@ from scipy import stats
 
 from fedrec.config.experiment import Rounds
 from fedrec.errors import ConfigError
-from server.roster import cohort
+from strategies.selections.uniform import cohort
 
 
 @given(st.integers(0, 2**63 - 1), st.integers(1, 10**6), st.integers(1, 300), st.data())
@@ -37,6 +37,12 @@ def test_rounds_and_seeds_draw_anew() -> None:
     first = cohort(0, 1, 1000, 100)
     assert not np.array_equal(first, cohort(0, 2, 1000, 100))
     assert not np.array_equal(first, cohort(1, 1, 1000, 100))
+
+
+def test_draws_are_part_of_every_result() -> None:
+    """Other numbers here mean that every run with a cohort changes."""
+    assert cohort(0, 1, 100, 8).tolist() == [45, 48, 49, 60, 76, 79, 89, 95]
+    assert cohort(2**62 + 7, 300, 1000, 4).tolist() == [197, 566, 745, 917]
 
 
 def test_every_client_is_as_likely() -> None:

@@ -1,0 +1,57 @@
+"""The clients of each round: what a selection chooses, is told and remembers."""
+
+import logging
+from collections.abc import Iterable
+
+import numpy as np
+
+from fedrec.aggregation.returned import checked_choice, checked_state
+from fedrec.compute.context import RoundContext
+from fedrec.config.experiment import Experiment
+from fedrec.flower.records import Trained
+from fedrec.types import IntArray
+from server.roster import Roster
+from strategies.selections.base import TOLD, selection_of
+
+LOG = logging.getLogger("fedrec")
+
+
+class Cohorts:
+    """Chooses the clients of each round by ``rounds.selection``.
+
+    Args:
+        experiment: What is run.
+        roster: Who hosts whom, and what nodes have told.
+        context: The run, before its first round.
+
+    Attributes:
+        state: What the selection remembers; part of the checkpoint.
+    """
+
+    def __init__(self, experiment: Experiment, roster: Roster, context: RoundContext) -> None:
+        self._selection = selection_of(experiment)
+        self._size = experiment.rounds.clients_of(context.n_clients)
+        for need in self._selection.needs:
+            LOG.info(f"rounds.selection: the server is told {TOLD[need]}")
+        examples = np.zeros(0, np.int64)
+        if "examples" in self._selection.needs:
+            examples = np.zeros(context.n_clients, np.int64)
+            for answer in roster.values():
+                examples[answer.clients] = answer.examples
+        self.state = checked_state(
+            self._selection, "init", self._selection.init(examples, context), context
+        )
+
+    def choose(self, context: RoundContext) -> IntArray:
+        """Return the clients of a round, int64, sorted."""
+        return checked_choice(self._selection, self.state, self._size, context)
+
+    def learn(self, answers: Iterable[Trained], context: RoundContext) -> None:
+        """Let the selection remember the losses of a round, if it is told them."""
+        if "loss" not in self._selection.needs:
+            return
+        told = list(answers)
+        clients = np.concatenate([each.clients for each in told])
+        losses, order = np.concatenate([each.losses for each in told]), np.argsort(clients)
+        state = self._selection.learned(self.state, clients[order], losses[order], context)
+        self.state = checked_state(self._selection, "learned", state, context)
