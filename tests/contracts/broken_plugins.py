@@ -22,7 +22,6 @@ from fedrec.types import (
     Aggregate,
     Down,
     IntArray,
-    Mix,
     Params,
     ParamSpec,
     State,
@@ -30,7 +29,6 @@ from fedrec.types import (
 )
 from strategies import FedAvg, Strategy
 from strategies.aggregations.mean import Mean
-from strategies.base import Payload
 from strategies.server_optimizers.sgd import SGD
 from tests.contracts.broken_alone import BROKEN_ALONE
 from tests.contracts.own_encoders import BROKEN_ENCODERS
@@ -285,19 +283,6 @@ class Partly(FedAvg):
         self, state: State, params: Params, client_ids: IntArray, context: RoundContext
     ) -> Down:
         return Down({name: value for name, value in params.items() if name != "item"})
-
-
-class Favouring(FedAvg):
-    """Sends clients mixtures that depend on who else is asked."""
-
-    payload: ClassVar[Payload] = "client"
-
-    def broadcast(
-        self, state: State, params: Params, client_ids: IntArray, context: RoundContext
-    ) -> Down:
-        shared = {name: value for name, value in params.items() if name != "item"}
-        weights = np.linspace(0, 1, len(client_ids), dtype=np.float32)[:, None]
-        return Down(shared, {"item": Mix(params["item"][None], weights)})
 
 
 class Scattered(FedAvg):

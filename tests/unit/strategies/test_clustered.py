@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrec.aggregation.mix import values_of
-from fedrec.aggregation.reduce import taken
 from fedrec.compute.context import RoundContext
 from fedrec.ragged import offsets_of
 from fedrec.types import (
@@ -70,7 +69,7 @@ def step(
     """One round: an aggregate for each group."""
     group = strategy.groups(state, batch.client_ids)
     aggregates: dict[int, Aggregate] = {
-        g: strategy.reduce(taken(batch, np.flatnonzero(group == g)))
+        g: strategy.reduce(batch.take(np.flatnonzero(group == g)))
         for g in np.unique(group).tolist()
     }
     return strategy.apply(state, params, aggregates, in_round(number))
@@ -156,7 +155,9 @@ def grouped(request: pytest.FixtureRequest) -> tuple[Clustered, State, Params, F
     """Two groups of opposite clients, made after one round, and the directions."""
     directions = np.where(np.arange(8)[:, None] % 2 == 1, 1.0, -1.0) * np.ones((1, D))
     strategy = Clustered(clusters=2, warmup=1, share=request.param, server_lr=0.5)
-    state, params = step(strategy, strategy.init(START, in_round(0, 8)), START, update(range(8), directions))
+    state, params = step(
+        strategy, strategy.init(START, in_round(0, 8)), START, update(range(8), directions)
+    )
     return strategy, state, params, directions
 
 
@@ -173,7 +174,7 @@ def test_a_group_follows_itself_and_everybody_by_its_share(
     plain = FedAvg(server_optimizer={"lr": 0.5})
 
     def mean(rows: IntArray) -> dict[str, FloatArray]:
-        aggregates = {0: plain.reduce(taken(batch, rows))}
+        aggregates = {0: plain.reduce(batch.take(rows))}
         return changes(params, plain.apply(State(), params, aggregates, in_round(2))[1])
 
     group, share = strategy.groups(state, np.arange(8)), strategy.share
@@ -263,7 +264,8 @@ def test_the_sketches_of_the_rounds_add_up() -> None:
         state, params = step(strategy, state, params, batch, number)
         seen.append(state.arrays["sketches"])
     apart = [
-        step(strategy, strategy.init(START, in_round(0, 5)), START, b)[0].arrays["sketches"] for b in batches
+        step(strategy, strategy.init(START, in_round(0, 5)), START, b)[0].arrays["sketches"]
+        for b in batches
     ]
     for (before, after), alone in zip(pairwise(seen), apart, strict=True):
         np.testing.assert_allclose(after - before, alone, atol=1e-5)
