@@ -312,7 +312,8 @@ def _check(
     """Check that a plug-in keeps what fedrec relies on, such as equal results in any chunks.
 
     PLUGIN is module:Class, file.py:Class or a name such as mf: a model, personalization, strategy,
-    data set, metric or baseline. Exits with 1 if a check failed.
+    part of a strategy, data set, metric or baseline. Where several tables have a name, the table
+    can be said: aggregations/median. Exits with 1 if a check failed.
     """
     from fedrec.testing import check, load_plugin
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from pydantic import GetCoreSchemaHandler
+from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
 from fedrec.errors import ConfigError, Fault, did_you_mean
@@ -66,6 +67,11 @@ class PluginField:
 
     def _write(self, plugin: Plugin) -> dict[str, Any]:
         return {"name": name_of(self.kind, plugin), **plugin.model_dump(mode="json")}
+
+
+def is_of_plugin(field: FieldInfo) -> bool:
+    """Return whether a field of a section holds a plug-in."""
+    return any(type(each) is PluginField for each in field.metadata)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,15 @@ LASTING_GROWTH = 10.0
 LASTING = 3
 # Endings of the settings that can make training diverge.
 RATES = (".lr", ".server_lr")
-SUSPECTS = (*RATES, "_std", ".mu", "client_rule.alpha", ".weight_decay", ".decorrelation", "personalization.tau")
+SUSPECTS = (
+    *RATES,
+    "_std",
+    ".mu",
+    "client_rule.alpha",
+    ".weight_decay",
+    ".decorrelation",
+    "personalization.tau",
+)
 # A validation score below this many times popularity's is near it.
 NEAR = 1.05
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from unittest import SkipTest
 
+from fedrec.config.fields import is_of_plugin
 from fedrec.config.yaml import with_overrides
 from fedrec.errors import ConfigError, FedRecError, did_you_mean
 from fedrec.evaluation.metrics import Metric
@@ -20,6 +21,9 @@ from fedrec.testing.contracts import (
 )
 from fedrec.testing.trial import require
 from fedrec.training.client_rule import client_rule_of
+
+KINDS = (*CORE_TABLES, "strategies", "client_rules", "aggregations", "server_optimizers")
+"""The tables in which a name is looked for, in this order."""
 
 
 class Contracts:
@@ -35,7 +39,7 @@ class Contracts:
 
     def test_contract(self, contract: Contract) -> None:
         """Check that the plug-in keeps a contract."""
-        contract(_instance(self.plugin, {}))
+        contract(checked_as(_instance(self.plugin, {}), contract))
 
 
 def settings_survive_a_file(plugin: Plugin) -> None:
@@ -48,8 +52,26 @@ def settings_survive_a_file(plugin: Plugin) -> None:
         require(lookup("plug-ins", reference) is kind, f"'{reference}' is another class")
 
 
+def checked_as(plugin: Plugin, contract: Contract) -> Plugin:
+    """Return what a contract is checked of: of a part of a strategy, a strategy with that part."""
+    return plugin if contract is settings_survive_a_file else _with_strategy(plugin)
+
+
+def _with_strategy(plugin: Plugin) -> Plugin:
+    """Return a strategy whose one part is the plug-in; the plug-in where it is none."""
+    plain = table("strategies")["fedavg"]
+    fields = plain.model_fields.items()
+    parts = {name: f.annotation for name, f in fields if is_of_plugin(f)}
+    place = next((name for name, base in parts.items() if isinstance(plugin, base)), None)
+    if place is None:
+        return plugin
+    averages = getattr(plugin, "needs_average", ())
+    fitting = {"aggregation": {"average": averages[0]}} if averages else {}
+    return plain.model_validate({**fitting, place: plugin})
+
+
 def contracts_of(plugin: Plugin) -> list[Contract]:
-    """Return the contracts of a plug-in.
+    """Return the contracts of a plug-in; those of a strategy for a part of one.
 
     Raises:
         ConfigError: If it is of no kind that has contracts.
@@ -58,14 +80,16 @@ def contracts_of(plugin: Plugin) -> list[Contract]:
     contracts += (
         each for base in CONTRACTS if isinstance(plugin, base) for each in CONTRACTS[base]
     )
-    if hasattr(plugin, "broadcast"):  # a strategy, whose base class is above this package
-        rule = client_rule_of(plugin)
+    strategy = _with_strategy(plugin)
+    if hasattr(strategy, "broadcast"):  # a strategy, whose base class is above this package
+        rule = client_rule_of(strategy)
         asks = not rule.plain or rule.proximal > 0
         contracts += (*STRATEGY_CONTRACTS, *(CLIENT_RULE_CONTRACTS if asks else ()))
     if len(contracts) == 1:
         raise ConfigError(
             f"{type(plugin).__qualname__} is no model, baseline, personalization, data set, "
-            "encoder, metric or strategy; derive it from the base class of one of these"
+            "encoder, metric, strategy or part of one; derive it from the base class of one of "
+            "these"
         )
     return contracts
 
@@ -82,7 +106,7 @@ def check(plugin: Plugin) -> Iterator[tuple[str, str, str]]:
     for contract in contracts_of(plugin):
         verdict, why = "passed", ""
         try:
-            contract(plugin)
+            contract(checked_as(plugin, contract))
         except SkipTest as reason:
             verdict, why = "not applicable", str(reason)
         except Exception as error:  # what a plug-in raises can be anything
@@ -96,7 +120,8 @@ def load_plugin(reference: str, sets: Sequence[str] = ()) -> Plugin:
     """Return a plug-in.
 
     Args:
-        reference: ``package.module:Class``, ``path/to/file.py:Class`` or a name such as ``mf``.
+        reference: ``package.module:Class``, ``path/to/file.py:Class``, a name such as ``mf``, or,
+            where several tables have the name, such as ``aggregations/median``.
         sets: Its settings, as texts ``key=value``, with a value in YAML.
 
     Raises:
@@ -113,11 +138,13 @@ def load_plugin(reference: str, sets: Sequence[str] = ()) -> Plugin:
             classes = ", ".join(_classes(file)) or "none"
             raise ConfigError(f"{path}: expected {path}:Class; its classes are {classes}")
         reference = f"{file.stem}:{name}"
-    kinds = {name: kind for kind in (*CORE_TABLES, "strategies") for name in table(kind)}
+    kinds = {name: kind for kind in reversed(KINDS) for name in table(kind)}
+    kinds |= {f"{kind}/{name}": kind for kind in KINDS for name in table(kind)}
     if not path and reference not in kinds:
         raise ConfigError(f"'{reference}' is no plug-in{did_you_mean(reference, kinds)}")
     with searching([file.parent if file.suffix == ".py" else Path()]):
-        plugin = lookup(kinds.get(reference, "plug-ins"), reference)
+        name = reference if path else reference.rpartition("/")[2]
+        plugin = lookup(kinds.get(reference, "plug-ins"), name)
         try:
             return _instance(plugin, with_overrides({}, sets))
         except ConfigError as error:

@@ -1,7 +1,7 @@
 """Plug-ins that break a contract each, and the contracts that must fail for them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 from typing import Any, ClassVar, Literal
 
@@ -10,6 +10,7 @@ import torch
 from pydantic import PrivateAttr, field_validator
 
 from fedrec.compute.batch import Tensors
+from fedrec.compute.context import RoundContext
 from fedrec.data.catalogue import Catalogue
 from fedrec.models.base import Batch, Model
 from fedrec.models.mf import MatrixFactorization
@@ -19,13 +20,16 @@ from fedrec.plugins import Plugin
 from fedrec.training.client_rule import ClientRule, ClientUpdate, ParamView
 from fedrec.types import (
     Aggregate,
+    Down,
     IntArray,
     Params,
     ParamSpec,
+    State,
     UpdateBatch,
 )
 from strategies import FedAvg, Strategy
-from strategies.base import State
+from strategies.aggregations.mean import Mean
+from strategies.server_optimizers.sgd import SGD
 from tests.contracts.broken_alone import BROKEN_ALONE
 from tests.contracts.own_encoders import BROKEN_ENCODERS
 
@@ -181,58 +185,50 @@ class Crowd(Personalization):
         return {"mixed": ranking.scores() + local["mood"].mean()}
 
 
-@dataclass(frozen=True, slots=True)
-class _Telling(ClientRule):
-    up: tuple[str, ...] = ("secret",)
-    memory: tuple[str, ...] = ("secret",)
+class Telling(ClientRule):
+    """Its clients send what they are to remember."""
+
+    up: ClassVar[tuple[str, ...]] = ("secret",)
+    memory: ClassVar[tuple[str, ...]] = ("secret",)
 
     def finalize(self, view: ParamView) -> ClientUpdate:
         change = view.value - view.start
         return ClientUpdate(change, {"secret": change}, {"secret": change})
 
 
-@dataclass(frozen=True, slots=True)
-class _Silent(ClientRule):
-    up: tuple[str, ...] = ("promised",)
-
-
-class Silent(FedAvg):
+class Silent(ClientRule):
     """Its clients do not send what it declares."""
 
-    @property
-    def client_rule(self) -> ClientRule:
-        return _Silent()
+    up: ClassVar[tuple[str, ...]] = ("promised",)
 
 
-class Telling(FedAvg):
-    """Its clients send what they are to remember."""
-
-    @property
-    def client_rule(self) -> ClientRule:
-        return _Telling()
-
-
-class Doubles(FedAvg):
+class Doubles(SGD):
     """Returns float64."""
 
-    def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
-        state, params = super().apply(state, params, aggregate)
+    def step(
+        self, state: State, params: Params, change: Params, touched: Mapping[str, IntArray]
+    ) -> tuple[State, Params]:
+        state, params = super().step(state, params, change, touched)
         return state, {name: value.astype(np.float64) for name, value in params.items()}
 
 
-class Explodes(FedAvg):
+class Explodes(Mean):
     """Returns values that are not finite."""
 
-    def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
-        state, params = super().apply(state, params, aggregate)
-        return state, {**params, "item": params["item"] * np.float32(np.nan)}
+    def change(
+        self, state: State, params: Params, aggregate: Aggregate, context: RoundContext
+    ) -> tuple[State, Params]:
+        state, change = super().change(state, params, aggregate, context)
+        return state, {**change, "item": change["item"] * np.nan}
 
 
-class InPlace(FedAvg):
+class InPlace(SGD):
     """Steps the parameters where they lie."""
 
-    def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
-        state, after = super().apply(state, params, aggregate)
+    def step(
+        self, state: State, params: Params, change: Params, touched: Mapping[str, IntArray]
+    ) -> tuple[State, Params]:
+        state, after = super().step(state, params, change, touched)
         params["item"][:] = after["item"]
         return state, after
 
@@ -252,10 +248,10 @@ class Halving(FedAvg):
         return replace(both, sums={name: value // 2 for name, value in both.sums.items()})
 
 
-class Forgetting(FedAvg):
+class Forgetting(Mean):
     """Keeps what a file does not keep."""
 
-    def init(self, params: Params, n_clients: int) -> State:
+    def init(self, params: Params, context: RoundContext) -> State:
         return State({}, {"seen": (1, 2)})
 
 
@@ -264,20 +260,29 @@ class Remembering(FedAvg):
 
     _stepped: bool = PrivateAttr(default=False)
 
-    def init(self, params: Params, n_clients: int) -> State:
+    def init(self, params: Params, context: RoundContext) -> State:
         self._stepped = False
-        return State()
+        return super().init(params, context)
 
-    def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
+    def apply(
+        self,
+        state: State,
+        params: Params,
+        aggregates: Mapping[int, Aggregate],
+        context: RoundContext,
+    ) -> tuple[State, Params]:
         rate, self._stepped = 0.5 if self._stepped else 1.0, True
-        return FedAvg(server_lr=rate).apply(state, params, aggregate)
+        step = FedAvg(server_optimizer={"lr": rate})
+        return step.apply(state, params, aggregates, context)
 
 
 class Partly(FedAvg):
-    """Sends some of the parameters, and those of group 0 to all."""
+    """Sends some of the parameters."""
 
-    def broadcast(self, state: State, params: Params, group: int) -> Params:
-        return {name: value for name, value in params.items() if name != "item"}
+    def broadcast(
+        self, state: State, params: Params, client_ids: IntArray, context: RoundContext
+    ) -> Down:
+        return Down({name: value for name, value in params.items() if name != "item"})
 
 
 class Scattered(FedAvg):
@@ -294,8 +299,14 @@ class Partial(Strategy):
         aggregate = super().reduce(batch)
         return replace(aggregate, clients=aggregate.clients - 1)
 
-    def apply(self, state: State, params: Params, aggregate: Aggregate) -> tuple[State, Params]:
-        rate = np.float32(1 / aggregate.clients)
+    def apply(
+        self,
+        state: State,
+        params: Params,
+        aggregates: Mapping[int, Aggregate],
+        context: RoundContext,
+    ) -> tuple[State, Params]:
+        rate = np.float32(1 / aggregates[0].clients)
         return state, {name: value * rate for name, value in params.items()}
 
 

@@ -1,4 +1,4 @@
-"""What every strategy of the table must keep."""
+"""What every strategy must keep: those of the table, and any parts with any others."""
 
 import re
 from dataclasses import replace
@@ -12,19 +12,39 @@ from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrec.aggregation.returned import checked_apply, checked_broadcast, checked_init
+from fedrec.aggregation.mix import values_of
+from fedrec.aggregation.returned import (
+    checked_apply,
+    checked_broadcast,
+    checked_groups,
+    checked_init,
+    merged,
+)
+from fedrec.compute.context import RoundContext
 from fedrec.errors import ProtocolError
 from fedrec.flower.records import Trained, decode, encode, encode_params
 from fedrec.plugins import name_of, table
 from fedrec.ragged import offsets_of
-from fedrec.runs.result import of_group
 from fedrec.testing.trial import as_bytes
+from fedrec.training.client_rule import client_rule_of
 from fedrec.training.clients import train_clients
-from fedrec.training.optimizers import Optimizers
 from fedrec.training.task import ClientTask
-from fedrec.types import Aggregate, FloatArray, IntArray, Params, RowBlock, UpdateBatch
-from strategies import STRATEGIES, Strategy
-from tests.contracts.every_option import EARLY, strategies_of
+from fedrec.types import (
+    Aggregate,
+    Down,
+    FloatArray,
+    IntArray,
+    Params,
+    RowBlock,
+    State,
+    UpdateBatch,
+)
+from strategies import STRATEGIES, Composed, Strategy
+from strategies.aggregations import AGGREGATIONS
+from strategies.client_rules import CLIENT_RULES
+from strategies.server_optimizers import SERVER_OPTIMIZERS
+from strategies.server_optimizers.sgd import SGD
+from tests.contracts.every_option import NAMES, strategies_of
 from tests.contracts.own_models import BiasedMF
 from tests.planted import initial_state, method_of, rates, shard_of
 
@@ -35,17 +55,26 @@ PARAMS: dict[str, FloatArray] = {
     "head": np.ones((2, D), np.float32),
     "constant": np.array(0.5, np.float32),
 }
-every_strategy = pytest.mark.parametrize("name", sorted(STRATEGIES))
-averaging = pytest.mark.parametrize("name", sorted(set(STRATEGIES) - {"fedadam"}))
+every_strategy = pytest.mark.parametrize("name", NAMES)
+TABLES = {
+    "strategies": STRATEGIES,
+    "client_rules": CLIENT_RULES,
+    "aggregations": AGGREGATIONS,
+    "server_optimizers": SERVER_OPTIMIZERS,
+}
+
+
+def in_round(number: int) -> RoundContext:
+    return RoundContext(0, number, CLIENTS, N)
 
 
 def batch_of(strategy: Strategy, rows: list[list[int]], seed: int, equal: bool = False) -> Any:
     """Clients that touch these rows; equal clients have one change of a row.
 
-    What the strategy's client half uploads beside a parameter is there too.
+    What the client rule uploads beside a parameter is there too; 0 of equal clients.
     """
     rng = np.random.default_rng(seed)
-    n, half = len(rows), strategy.client_rule
+    n, rule = len(rows), client_rule_of(strategy)
     ids = np.array([item for row in rows for item in row], np.int64)
     offsets = offsets_of(np.array([len(row) for row in rows], np.int64))
 
@@ -55,36 +84,19 @@ def batch_of(strategy: Strategy, rows: list[list[int]], seed: int, equal: bool =
         return one if equal else rng.standard_normal(one.shape).astype(np.float32)
 
     tables, dense = {}, {}
-    for kind in ("", *(f"/{up}" for up in half.up)):
+    for kind in ("", *(f"/{up}" for up in rule.up)):
+        factor = np.float32(0 if equal and kind else 1)
         for name in ("item", "bias"):
-            tables[name + kind] = RowBlock(offsets, ids, values(name, ids))
+            tables[name + kind] = RowBlock(offsets, ids, values(name, ids) * factor)
         for name in ("head", "constant"):
-            dense[name + kind] = values(name, None)
+            dense[name + kind] = values(name, None) * factor
     weight = np.ones(n) if equal else rng.integers(1, 9, n).astype(float)
     metrics = {"loss": rng.random(n), "examples": weight}
     steps = torch.tensor(np.ones(n) if equal else rng.integers(1, 5, n)).double()
-    extras = {name: value.numpy() for name, value in half.extras(steps, Optimizers()).items()}
+    of_rule = rule.extras(dict.fromkeys(PARAMS, steps), dict.fromkeys(PARAMS, 0.5))
+    extras = {name: value.numpy() for name, value in of_rule.items()}
     everybody = np.arange(n, dtype=np.int64)
     return UpdateBatch(1, everybody, weight, tables, dense, metrics, extras)
-
-
-def take(batch: UpdateBatch, clients: IntArray) -> UpdateBatch:
-    """Some of the clients, in another order."""
-    tables = {}
-    for name, block in batch.tables.items():
-        parts = [np.arange(block.offsets[c], block.offsets[c + 1]) for c in clients]
-        at = np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64)
-        offsets = offsets_of(np.diff(block.offsets)[clients])
-        tables[name] = RowBlock(offsets, block.ids[at], block.values[at])
-    return replace(
-        batch,
-        client_ids=batch.client_ids[clients],
-        weight=batch.weight[clients],
-        tables=tables,
-        dense={name: value[clients] for name, value in batch.dense.items()},
-        metrics={name: value[clients] for name, value in batch.metrics.items()},
-        extras={name: value[clients] for name, value in batch.extras.items()},
-    )
 
 
 @st.composite
@@ -96,28 +108,31 @@ def played(draw: st.DrawFn, name: str, least: int = 1) -> tuple[Strategy, Update
     return strategy, batch_of(strategy, rows, draw(st.integers(0, 999)))
 
 
-def two_rounds(strategy: Strategy, nodes: list[UpdateBatch]) -> tuple[Any, Params]:
-    """As the server does it: each node answers once for each group of its clients."""
+def two_rounds(strategy: Strategy, nodes: list[UpdateBatch]) -> tuple[State, Params]:
+    """As the server does it: each node answers once, with a sum for each group of its clients."""
     params: Params = PARAMS
-    state = strategy.init(params, CLIENTS)
-    for _ in range(2):
+    state = strategy.init(params, in_round(0))
+    for number in (1, 2):
         aggregates: dict[int, Aggregate] = {}
         for batch in nodes:
-            group = strategy.groups(state, batch.client_ids)
-            for number in np.unique(group).tolist():
-                aggregate = strategy.reduce(take(batch, np.flatnonzero(group == number)))
-                others = aggregates.get(number)
-                aggregates[number] = (
-                    aggregate if others is None else strategy.merge(others, aggregate)
-                )
-        state, params = strategy.apply_groups(state, params, aggregates)
+            groups = strategy.groups(state, batch.client_ids)
+            for group in np.unique(groups).tolist():
+                aggregate = strategy.reduce(batch.take(np.flatnonzero(groups == group)))
+                aggregates[group] = merged(strategy, aggregates.get(group), aggregate)
+        state, params = strategy.apply(state, params, aggregates, in_round(number))
     return state, params
 
 
-def test_the_table_is_what_config_finds() -> None:
-    assert table("strategies") == STRATEGIES
-    for name, strategy in STRATEGIES.items():
-        assert name_of("strategies", strategy()) == name
+def one_round(strategy: Strategy, batch: UpdateBatch) -> Params:
+    state = strategy.init(PARAMS, in_round(0))
+    return strategy.apply(state, PARAMS, {0: strategy.reduce(batch)}, in_round(1))[1]
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_the_table_is_what_config_finds(kind: str) -> None:
+    assert table(kind) == TABLES[kind]
+    for name, plugin in TABLES[kind].items():
+        assert name_of(kind, plugin()) == name
 
 
 # What comes out --------------------------------------------------------------------------------
@@ -127,14 +142,35 @@ def test_the_table_is_what_config_finds() -> None:
 @settings(max_examples=10, deadline=None)
 @given(data=st.data())
 def test_what_is_published_ranks_as_what_is_sent(name: str, data: st.DataObject) -> None:
-    """The parameters of a client's group are found again in the model that a run leaves behind."""
+    """What a client receives alone is found again in the model that a run leaves behind."""
     strategy, batch = data.draw(played(name))
     state, params = two_rounds(strategy, [batch])
-    model = strategy.published(state, params, CLIENTS)
-    for group in np.unique(strategy.groups(state, np.arange(CLIENTS, dtype=np.int64))).tolist():
-        sent = strategy.broadcast(state, params, group)
-        published = of_group(model, group)
-        assert as_bytes(published) == as_bytes({n: sent[n] for n in PARAMS})
+    model = strategy.published(state, params, in_round(2))
+    for client in range(CLIENTS):
+        down = strategy.broadcast(state, params, np.array([client]), in_round(2))
+        sent, ranked = (values_in(each) for each in (down, model.take(np.array([client]))))
+        assert as_bytes(ranked) == as_bytes({n: sent[n] for n in ranked})
+        assert set(ranked) == set(PARAMS)
+
+
+def values_in(down: Down) -> dict[str, FloatArray]:
+    """All that one client receives."""
+    own = {name: values_of(mix, np.zeros(1, np.int64))[0] for name, mix in down.own.items()}
+    return {**down.shared, **own}
+
+
+@every_strategy
+@settings(max_examples=10, deadline=None)
+@given(data=st.data(), cuts=st.sets(st.integers(1, 5)), seed=st.integers(0, 99))
+def test_which_node_hosts_whom_changes_no_bit(
+    name: str, data: st.DataObject, cuts: set[int], seed: int
+) -> None:
+    strategy, batch = data.draw(played(name, least=2))
+    n = len(batch.client_ids)
+    order = np.random.default_rng(seed).permutation(n)
+    nodes = np.split(order, sorted(cut for cut in cuts if cut < n))
+    dealt = two_rounds(strategy, [batch.take(clients) for clients in nodes])
+    assert as_bytes(dealt) == as_bytes(two_rounds(strategy, [batch]))
 
 
 @every_strategy
@@ -144,24 +180,29 @@ def test_the_state_is_arrays_and_values_that_a_checkpoint_keeps(
     name: str, data: st.DataObject
 ) -> None:
     strategy, batch = data.draw(played(name))
-    checked_init(strategy, PARAMS, CLIENTS)
+    checked_init(strategy, PARAMS, in_round(0))
     state, params = two_rounds(strategy, [batch])
-    group = int(strategy.groups(state, np.zeros(1, np.int64))[0])
-    aggregates = {group: strategy.reduce(batch)}
-    state, params = checked_apply(strategy, state, params, aggregates, 3)
-    checked_broadcast(strategy, state, params, group)
+    everybody = np.arange(CLIENTS)
+    groups = checked_groups(strategy, state, everybody)
+    aggregates = {int(groups[0]): strategy.reduce(batch)}
+    state, params = checked_apply(strategy, state, params, aggregates, in_round(3))
+    rule = client_rule_of(strategy)
+    checked_broadcast(strategy, rule, state, params, everybody, in_round(4))
 
 
-@averaging
+@pytest.mark.parametrize("name", sorted({*NAMES} - {"fedadam"}))
 @settings(max_examples=10, deadline=None)
 @given(data=st.data(), count=st.integers(1, 6), seed=st.integers(0, 99))
 def test_equal_updates_give_that_update(
     name: str, data: st.DataObject, count: int, seed: int
 ) -> None:
+    """Where the server takes the mean change as a step."""
     strategy = data.draw(strategies_of(name, means=True))
+    if isinstance(strategy, Composed):
+        strategy = strategy.model_copy(update={"server_optimizer": SGD()})
     row = [0, 2, 5]
     batch = batch_of(strategy, [row] * count, seed, equal=True)
-    _, params = strategy.apply(strategy.init(PARAMS, CLIENTS), PARAMS, strategy.reduce(batch))
+    params = one_round(strategy, batch)
     for key in ("item", "bias"):
         expected = PARAMS[key].astype(np.float64)
         expected[row] += batch.tables[key].values[:3]
@@ -180,16 +221,17 @@ def test_equal_clients_are_one_client(
     strategy = data.draw(strategies_of(name, means=True))
     row = [0, 2, 5]
     many, single = (
-        strategy.apply(strategy.init(PARAMS, CLIENTS), PARAMS, strategy.reduce(batch))[1]
-        for batch in (batch_of(strategy, [row] * n, seed, equal=True) for n in (count, 1))
+        one_round(strategy, batch_of(strategy, [row] * n, seed, equal=True)) for n in (count, 1)
     )
     for key in PARAMS:
         np.testing.assert_allclose(many[key], single[key], rtol=1e-6, atol=1e-6)
 
 
 @every_strategy
-def test_no_change_is_no_change(name: str) -> None:
-    strategy = STRATEGIES[name].model_validate(EARLY.get(name, {}))
+@settings(max_examples=10, deadline=None)
+@given(data=st.data())
+def test_no_change_is_no_change(name: str, data: st.DataObject) -> None:
+    strategy = data.draw(strategies_of(name))
     still = batch_of(strategy, [[0, 1]], 0)
     zero = replace(
         still,
@@ -205,15 +247,15 @@ def test_no_change_is_no_change(name: str) -> None:
 SHARD = shard_of(9, [[0, 1, 4], [2, 3], [5], [1, 7], []], [2, 1, 1, 1])
 
 
-def trained(name: str) -> tuple[Strategy, ClientTask, Aggregate]:
+def trained(strategy: Strategy) -> tuple[ClientTask, Aggregate]:
     """What a node makes of a round of real training, with dense and local parameters."""
-    strategy = STRATEGIES[name]()
     fields = {"local_epochs": 2, "batch_size": 2, "optimizers": rates(0.1)}
-    task = method_of(fields, model=BiasedMF(), client_rule=strategy.client_rule)
+    task = method_of(fields, model=BiasedMF(), client_rule=client_rule_of(strategy))
     params, local = initial_state(task, SHARD)
-    sent = strategy.broadcast(strategy.init(params, 4), params, 0)
-    update, _ = train_clients(task, SHARD, sent, local, round=1)
-    return strategy, task, strategy.reduce(update)
+    state = strategy.init(params, in_round(0))
+    sent = strategy.broadcast(state, params, SHARD.client_ids, in_round(1))
+    update, _ = train_clients(task, SHARD, sent.shared, local, round=1)
+    return task, strategy.reduce(update)
 
 
 def through_the_wire(content: Any) -> Any:
@@ -222,45 +264,47 @@ def through_the_wire(content: Any) -> Any:
 
 
 @every_strategy
-def test_the_wire_keeps_every_bit(name: str) -> None:
-    strategy, task, aggregate = trained(name)
-    assert (aggregate.each is not None) == (strategy.needs == "each")
-    content = encode(Trained(aggregate, (), 3, 17, 0.25), task.travels())
+@settings(max_examples=5, deadline=None)
+@given(data=st.data())
+def test_the_wire_keeps_every_bit(name: str, data: st.DataObject) -> None:
+    strategy = data.draw(strategies_of(name))
+    task, aggregate = trained(strategy)
+    assert (aggregate.each is not None) == strategy.sees_each
+    content = encode(Trained({3: aggregate}, (), 17, 0.25), task.travels())
     decoded = decode(through_the_wire(content), Trained)
-    assert (decoded.group, decoded.seconds, decoded.failures) == (3, 0.25, ())
-    assert as_bytes(decoded.aggregate) == as_bytes(aggregate)
+    assert (decoded.uploaded, decoded.seconds, decoded.failures) == (17, 0.25, ())
+    assert as_bytes(decoded.aggregates) == as_bytes({3: aggregate})
     params = task.initial_globals(SHARD.n_items)
-    states = [strategy.init(params, SHARD.n_clients) for _ in range(2)]
-    assert decoded.aggregate is not None
+    states = [strategy.init(params, in_round(0)) for _ in range(2)]
     one, other = (
-        strategy.apply(state, params, p)
-        for state, p in zip(states, (aggregate, decoded.aggregate), strict=True)
+        strategy.apply(state, params, {0: p}, in_round(1))
+        for state, p in zip(states, (aggregate, decoded.aggregates[3]), strict=True)
     )
     assert as_bytes(one) == as_bytes(other)
 
 
 @every_strategy
 @pytest.mark.parametrize("kind", ["rows", "dense"])
-def test_a_local_name_cannot_be_sent(name: str, kind: Literal["rows", "dense"]) -> None:
-    _, task, aggregate = trained(name)
+@settings(max_examples=3, deadline=None)
+@given(data=st.data())
+def test_a_local_name_cannot_be_sent(
+    name: str, kind: Literal["rows", "dense"], data: st.DataObject
+) -> None:
+    task, aggregate = trained(data.draw(strategies_of(name)))
     allowed = set(task.travels())
     secret = set(task.stored_specs()) - allowed
     assert {"user", "client_bias", "user/first"} <= secret
-    content = encode(Trained(aggregate), allowed)
-    parts = {
-        part
-        for record in content.array_records.values()
-        for key in record
-        for part in (*str(key).split(":"), str(key).rpartition("/")[0])
-    }
-    parts |= set(re.findall('"([^"]*)"', str(content.config_records["rest"]["json"])))
-    assert parts & allowed
-    assert not parts & secret
+    content = encode(Trained({0: aggregate}), allowed)
+    keys = [str(key) for record in content.array_records.values() for key in record]
+    names = re.findall(r"[\w./]+", " ".join([*keys, str(content["rest"]["json"])]))
+    names += [name.rpartition("/")[0] for name in names]
+    assert allowed & {*names}
+    assert not secret & {*names}
     params = task.initial_globals(SHARD.n_items)
     with pytest.raises(ProtocolError, match="'user' may not leave its client"):
         encode_params({**params, "user": params["item"]}, allowed)
     with pytest.raises(ProtocolError, match="'user' may not leave its client"):
-        encode(Trained(smuggled(aggregate, kind)), allowed)
+        encode(Trained({0: smuggled(aggregate, kind)}), allowed)
 
 
 def smuggled(aggregate: Aggregate, kind: Literal["rows", "dense"]) -> Aggregate:

@@ -10,6 +10,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedrec.config.experiment import Experiment
+from fedrec.data.catalogue import Catalogue
 from fedrec.data.prepare import split_of
 from fedrec.errors import ClientFailure, EngineError
 from fedrec.evaluation.evaluate import Evaluation
@@ -95,6 +96,8 @@ def run(toy: Toy, out: Path, count: int = 6, every: int = 1, **rounds: Any) -> F
         {k + 1: records.RollCall(ids, "code", N_NODES, k) for k, ids in nodes},
         records.RoundRequest("run", str(out), "split"),
         Recorder(OpenRun(out, experiment, out, split), {"name": "serial"}),
+        Catalogue.of(split),
+        split,
     )
     try:
         with SerialGrid(toy.app, N_NODES) as grid:

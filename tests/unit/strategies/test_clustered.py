@@ -8,8 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedrec.aggregation.mix import values_of
+from fedrec.compute.context import RoundContext
 from fedrec.ragged import offsets_of
-from fedrec.types import Aggregate, FloatArray, IntArray, Params, RowBlock, State, UpdateBatch
+from fedrec.types import (
+    Aggregate,
+    Down,
+    FloatArray,
+    IntArray,
+    Params,
+    RowBlock,
+    State,
+    UpdateBatch,
+)
 from strategies import Clustered, FedAvg
 
 N, D = 12, 3
@@ -41,31 +52,27 @@ def update(clients: Sequence[int], directions: FloatArray, seed: int = 0) -> Upd
     return UpdateBatch(1, ids, ones, table, dense, {"loss": ones, "examples": ones})
 
 
-def some(batch: UpdateBatch, rows: IntArray) -> UpdateBatch:
-    """Some of the clients."""
-    block = batch.tables["item"]
-    at = np.concatenate([np.arange(block.offsets[r], block.offsets[r + 1]) for r in rows])
-    offsets = offsets_of(np.diff(block.offsets)[rows])
-    return UpdateBatch(
-        1,
-        batch.client_ids[rows],
-        batch.weight[rows],
-        {"item": RowBlock(offsets, block.ids[at], block.values[at])},
-        {name: value[rows] for name, value in batch.dense.items()},
-        {name: value[rows] for name, value in batch.metrics.items()},
-    )
+def in_round(number: int, n_clients: int = 8) -> RoundContext:
+    return RoundContext(0, number, n_clients, N)
+
+
+def sent(strategy: Clustered, state: State, params: Params, client: int) -> Params:
+    """What a client receives."""
+    one = np.array([client])
+    down = strategy.broadcast(state, params, one, in_round(9))
+    return {**down.shared, **{name: values_of(mix, one * 0)[0] for name, mix in down.own.items()}}
 
 
 def step(
-    strategy: Clustered, state: State, params: Params, batch: UpdateBatch
+    strategy: Clustered, state: State, params: Params, batch: UpdateBatch, number: int = 1
 ) -> tuple[State, Params]:
-    """One round: a partial for each group."""
+    """One round: an aggregate for each group."""
     group = strategy.groups(state, batch.client_ids)
     aggregates: dict[int, Aggregate] = {
-        g: strategy.reduce(some(batch, np.flatnonzero(group == g)))
+        g: strategy.reduce(batch.take(np.flatnonzero(group == g)))
         for g in np.unique(group).tolist()
     }
-    return strategy.apply_groups(state, params, aggregates)
+    return strategy.apply(state, params, aggregates, in_round(number))
 
 
 def planted(groups: int, n: int, seed: int) -> tuple[IntArray, FloatArray]:
@@ -85,12 +92,13 @@ def test_planted_groups_are_recovered(groups: int, n: int, seed: int) -> None:
     """In every round of the warm-up some clients stay away."""
     member, directions = planted(groups, n, seed)
     strategy = Clustered(clusters=groups, warmup=4, buckets=8)
-    state, params = strategy.init(START, n), START
-    for number in range(4):
+    state, params = strategy.init(START, in_round(0, n)), START
+    for number in range(1, 5):
         assert (strategy.groups(state, np.arange(n)) == 0).all()
-        assert strategy.broadcast(state, params, 0) is params
+        assert strategy.broadcast(state, params, np.arange(n), in_round(number)) == Down(params)
         clients = [c for c in range(n) if (c + number) % 3]
-        state, params = step(strategy, state, params, update(clients, directions, seed + number))
+        batch = update(clients, directions, seed + number)
+        state, params = step(strategy, state, params, batch, number)
     assert same_partition(strategy.groups(state, np.arange(n)), member)
     assert "sketches" not in state.arrays
 
@@ -98,23 +106,23 @@ def test_planted_groups_are_recovered(groups: int, n: int, seed: int) -> None:
 def test_three_groups_are_recovered_from_clients_with_different_items() -> None:
     member, directions = planted(3, 30, 1)
     strategy = Clustered(clusters=3, warmup=2)
-    state, params = strategy.init(START, 30), START
-    for number in range(2):
-        state, params = step(strategy, state, params, update(range(30), directions, number))
+    state, params = strategy.init(START, in_round(0, 30)), START
+    for number in (1, 2):
+        state, params = step(strategy, state, params, update(range(30), directions, number), number)
     assert same_partition(strategy.groups(state, np.arange(30)), member)
 
 
 def test_a_client_that_was_not_heard_is_in_group_0() -> None:
     member, directions = planted(2, 12, 0)
     strategy = Clustered(clusters=2, warmup=2)
-    state, params = strategy.init(START, 12), START
-    for number in range(2):
-        state, params = step(strategy, state, params, update(range(9), directions, number))
+    state, params = strategy.init(START, in_round(0, 12)), START
+    for number in (1, 2):
+        state, params = step(strategy, state, params, update(range(9), directions, number), number)
     group = strategy.groups(state, np.arange(12))
     assert same_partition(group[:9], member[:9])
     assert (group[9:] == 0).all()
     # It is served, too, and may train.
-    assert set(strategy.broadcast(state, params, 0)) == set(START)
+    assert set(sent(strategy, state, params, 11)) == set(START)
     later, _ = step(strategy, state, params, update([9, 10, 11], directions, 7))
     assert (strategy.groups(later, np.arange(12)) == group).all()
 
@@ -135,7 +143,7 @@ def test_alike_clients_are_no_more_groups_than_there_are_directions(clusters: in
         {"loss": ones},
     )
     strategy = Clustered(clusters=clusters, warmup=1)
-    state, _ = step(strategy, strategy.init(START, 6), START, batch)
+    state, _ = step(strategy, strategy.init(START, in_round(0, 6)), START, batch)
     assert (strategy.groups(state, np.arange(6)) == 0).all()
 
 
@@ -147,7 +155,9 @@ def grouped(request: pytest.FixtureRequest) -> tuple[Clustered, State, Params, F
     """Two groups of opposite clients, made after one round, and the directions."""
     directions = np.where(np.arange(8)[:, None] % 2 == 1, 1.0, -1.0) * np.ones((1, D))
     strategy = Clustered(clusters=2, warmup=1, share=request.param, server_lr=0.5)
-    state, params = step(strategy, strategy.init(START, 8), START, update(range(8), directions))
+    state, params = step(
+        strategy, strategy.init(START, in_round(0, 8)), START, update(range(8), directions)
+    )
     return strategy, state, params, directions
 
 
@@ -161,17 +171,18 @@ def test_a_group_follows_itself_and_everybody_by_its_share(
     strategy, state, params, directions = grouped
     batch = update(range(8), directions, seed=5)
     later, after = step(strategy, state, params, batch)
-    plain = FedAvg(server_lr=0.5)
+    plain = FedAvg(server_optimizer={"lr": 0.5})
 
     def mean(rows: IntArray) -> dict[str, FloatArray]:
-        return changes(params, plain.apply(State(), params, plain.reduce(some(batch, rows)))[1])
+        aggregates = {0: plain.reduce(batch.take(rows))}
+        return changes(params, plain.apply(State(), params, aggregates, in_round(2))[1])
 
     group, share = strategy.groups(state, np.arange(8)), strategy.share
     everybody = mean(np.arange(8))
     for name, change in changes(params, after).items():
         np.testing.assert_allclose(change, everybody[name], atol=1e-6)
-    for g in (0, 1):
-        before, following = (strategy.broadcast(s, params, g) for s in (state, later))
+    for client, g in enumerate(group.tolist()):
+        before, following = (sent(strategy, s, params, client) for s in (state, later))
         own = mean(np.flatnonzero(group == g))
         for name, change in changes(before, following).items():
             expected = (1 - share) * own[name] + share * everybody[name]
@@ -180,7 +191,8 @@ def test_a_group_follows_itself_and_everybody_by_its_share(
                 assert np.array_equal(following[name], after[name])
     if share == 0:
         signs = [
-            np.sign(changes(START, strategy.broadcast(later, after, g))["constant"]) for g in (0, 1)
+            np.sign(changes(START, sent(strategy, later, after, client))["constant"])
+            for client in (0, 1)
         ]
         assert signs[0] == -signs[1] != 0
 
@@ -192,24 +204,24 @@ def test_a_group_without_clients_in_the_round_moves_with_everybody_only(
     group = strategy.groups(state, np.arange(8))
     batch = update(np.flatnonzero(group == 1).tolist(), directions, seed=5)
     later, after = step(strategy, state, params, batch)
-    assert {name.partition("/")[0] for name in later.arrays} == {"group", "0", "1"}
-    for name, change in changes(state.below("0/"), later.below("0/")).items():
+    away = int(np.flatnonzero(group == 0)[0])
+    before, following = (sent(strategy, s, params, away) for s in (state, later))
+    for name, change in changes(before, following).items():
         expected = strategy.share * changes(params, after)[name]
         np.testing.assert_allclose(change, expected, atol=1e-6)
 
 
-def test_the_model_that_is_left_behind_has_a_set_for_each_group(
+def test_base_values_are_those_of_the_groups(
     grouped: tuple[Clustered, State, Params, FloatArray],
 ) -> None:
+    """However many clients receive them: two tables, and who has which."""
     strategy, state, params, _ = grouped
-    model = strategy.published(state, params, 8)
-    assert set(model) == {
-        *("item", "constant", "group", "item@0", "item@1", "constant@0", "constant@1")
-    }
-    assert model["group"].dtype == np.int32
-    assert np.array_equal(model["group"], strategy.groups(state, np.arange(8)))
-    before = strategy.init(START, 8)
-    assert strategy.published(before, START, 8) == START
+    group = strategy.groups(state, np.arange(8))
+    down = strategy.published(state, params, in_round(2))
+    assert (down.shared, set(down.own)) == ({}, set(START))
+    for name, mix in down.own.items():
+        assert mix.bases.shape == (2, *START[name].shape)
+        assert mix.weights.tolist() == np.eye(2)[group].tolist()
 
 
 # The sketch ----------------------------------------------------------------------------------
@@ -228,7 +240,8 @@ def test_the_sketch_keeps_inner_products_in_the_mean() -> None:
     batch = UpdateBatch(1, np.arange(2 * sets), ones, {"item": RowBlock(offsets, ids, values)}, {})
     start = {"item": np.zeros((rows * sets, D), np.float32)}
     strategy = Clustered(warmup=2, buckets=buckets)
-    state, _ = strategy.apply(strategy.init(start, 2 * sets), start, strategy.reduce(batch))
+    state = strategy.init(start, in_round(0, 2 * sets))
+    state, _ = step(strategy, state, start, batch)
     assert state.arrays["sketches"].shape == (2 * sets, buckets, D)
     of_x, of_y = (
         state.arrays["sketches"][0::2].astype(float),
@@ -245,13 +258,14 @@ def test_the_sketches_of_the_rounds_add_up() -> None:
     strategy = Clustered(warmup=9, buckets=4)
     directions = np.ones((3, D))
     batches = [update(range(3), directions, k) for k in range(3)]
-    state, params = strategy.init(START, 5), START
+    state, params = strategy.init(START, in_round(0, 5)), START
     seen = [state.arrays["sketches"]]
-    for batch in batches:
-        state, params = step(strategy, state, params, batch)
+    for number, batch in enumerate(batches, 1):
+        state, params = step(strategy, state, params, batch, number)
         seen.append(state.arrays["sketches"])
     apart = [
-        step(strategy, strategy.init(START, 5), START, b)[0].arrays["sketches"] for b in batches
+        step(strategy, strategy.init(START, in_round(0, 5)), START, b)[0].arrays["sketches"]
+        for b in batches
     ]
     for (before, after), alone in zip(pairwise(seen), apart, strict=True):
         np.testing.assert_allclose(after - before, alone, atol=1e-5)

@@ -11,6 +11,7 @@ from flwr.serverapp.strategy import Strategy as FlowerStrategy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedrec.compute.context import RoundContext
 from fedrec.flower.grid import claim_identity
 from fedrec.ragged import offsets_of
 from fedrec.types import FloatArray, Params, RowBlock, UpdateBatch
@@ -52,7 +53,13 @@ def ragged(rows: Sequence[dict[int, Sequence[float]]]) -> UpdateBatch:
 
 
 def after(strategy: Strategy, batch: UpdateBatch, start: Params) -> Params:
-    return strategy.apply(strategy.init(start, 99), start, strategy.reduce(batch))[1]
+    context = RoundContext(0, 1, 99, N)
+    state = strategy.init(start, context)
+    return strategy.apply(state, start, {0: strategy.reduce(batch)}, context)[1]
+
+
+def krum(byzantine: int, select: int = 1) -> Strategy:
+    return Krum(aggregation={"byzantine": byzantine, "select": select})
 
 
 def flowers(strategy: FlowerStrategy, models: Sequence[Params]) -> Params:
@@ -104,7 +111,7 @@ def test_the_median_is_flowers(clients: int, seed: int) -> None:
 )
 def test_krum_is_flowers_item_by_item(byzantine: int, more: int, select: int, seed: int) -> None:
     changes = draws(seed, 2 * byzantine + 3 + more)
-    params = after(Krum(byzantine=byzantine, select=select), batch_of(changes, dense=True), START)
+    params = after(krum(byzantine=byzantine, select=select), batch_of(changes, dense=True), START)
     theirs: FlowerStrategy = MultiKrum(num_malicious_nodes=byzantine, num_nodes_to_select=select)
     if select == 1:
         theirs = FlowerKrum(num_malicious_nodes=byzantine)
@@ -134,18 +141,18 @@ ROWS: list[dict[int, Sequence[float]]] = [
 def test_only_who_touched_an_item_has_a_say_in_its_median() -> None:
     params = after(Median(), ragged(ROWS), ZERO)["item"][:, 0]
     assert params.tolist() == [2.0, 5.0, 9.0, 0.0]
-    half = after(Median(server_lr=0.5), ragged(ROWS), ZERO)["item"][:, 0]
+    half = after(Median(server_optimizer={"lr": 0.5}), ragged(ROWS), ZERO)["item"][:, 0]
     assert half.tolist() == [1.0, 2.5, 4.5, 0.0]
 
 
 def test_krum_takes_the_client_in_the_crowd() -> None:
     # f = 1, m = 5: two nearest others. 0: 1 + 4, 1: 1 + 1, 2: 1 + 4, 3 and 4: far.
     rows = ragged([{0: [x]} for x in (0.0, 1.0, 2.0, 10.0, 20.0)])
-    assert after(Krum(byzantine=1), rows, ZERO)["item"][0, 0] == 1.0
-    assert after(Krum(byzantine=1, select=3), rows, ZERO)["item"][0, 0] == 1.0
+    assert after(krum(byzantine=1), rows, ZERO)["item"][0, 0] == 1.0
+    assert after(krum(byzantine=1, select=3), rows, ZERO)["item"][0, 0] == 1.0
     # All five of five: the mean, also if more are asked for than there are.
     for select in (5, 9):
-        assert after(Krum(byzantine=1, select=select), rows, ZERO)["item"][0, 0] == pytest.approx(
+        assert after(krum(byzantine=1, select=select), rows, ZERO)["item"][0, 0] == pytest.approx(
             6.6
         )
 
@@ -153,10 +160,10 @@ def test_krum_takes_the_client_in_the_crowd() -> None:
 def test_of_equal_scores_the_lowest_client_is_taken() -> None:
     # f = 0, m = 4: two nearest others; the middle two score 1 + 1 and 1 + 1.
     rows = ragged([{0: [x]} for x in (3.0, 2.0, 1.0, 0.0)])
-    assert after(Krum(byzantine=0), rows, ZERO)["item"][0, 0] == 2.0
-    assert after(Krum(byzantine=0), ragged(rows_of(rows)[::-1]), ZERO)["item"][0, 0] == 1.0
+    assert after(krum(byzantine=0), rows, ZERO)["item"][0, 0] == 2.0
+    assert after(krum(byzantine=0), ragged(rows_of(rows)[::-1]), ZERO)["item"][0, 0] == 1.0
     alike = ragged([{0: [7.0]}] * 5)
-    assert after(Krum(byzantine=1, select=2), alike, ZERO)["item"][0, 0] == 7.0
+    assert after(krum(byzantine=1, select=2), alike, ZERO)["item"][0, 0] == 7.0
 
 
 def rows_of(batch: UpdateBatch) -> list[dict[int, Sequence[float]]]:
@@ -168,7 +175,7 @@ def test_too_few_clients_for_krum_are_a_median(byzantine: int, enough: int) -> N
     values = [0.0, 0.1, 5.0, 5.1, 5.3, 5.6, 6.0]
     for m in range(1, enough + 1):
         rows = ragged([{0: [x]} for x in values[:m]])
-        params = after(Krum(byzantine=byzantine), rows, ZERO)["item"][0, 0]
+        params = after(krum(byzantine=byzantine), rows, ZERO)["item"][0, 0]
         if m < enough:
             assert params == pytest.approx(np.median(values[:m]))
         else:
@@ -202,7 +209,7 @@ def test_garbage_does_not_move_the_robust_ones_out_of_the_crowd(
     honest = np.delete(changes, liars, axis=0)
     start = {"item": np.zeros((N, D), np.float32)}
     low, high = honest.min(0) - 1e-6, honest.max(0) + 1e-6
-    for strategy in (Median(), Krum(byzantine=byzantine, select=select)):
+    for strategy in (Median(), krum(byzantine=byzantine, select=select)):
         params = after(strategy, batch_of(changes), start)["item"]
         assert ((low <= params) & (params <= high)).all(), strategy
     assert (after(FedAvg(), batch_of(changes), start)["item"] > high).all()
@@ -212,5 +219,5 @@ def test_liars_that_agree_do_not_win() -> None:
     """f clients send one and the same vector: each has only f - 1 neighbours at distance 0."""
     rows: list[dict[int, Sequence[float]]] = [{0: [x / 10]} for x in range(8)]
     rows += [{0: [50.0]}] * 3
-    value = after(Krum(byzantine=3), ragged(rows), ZERO)["item"][0, 0]
+    value = after(krum(byzantine=3), ragged(rows), ZERO)["item"][0, 0]
     assert 0.0 <= value <= 0.7

@@ -224,7 +224,9 @@ def test_a_class_that_declares_what_cannot_be_is_refused(attributes: dict[str, A
 @pytest.mark.parametrize("rule", [None, "prox", ClientRule], ids=str)
 @pytest.mark.parametrize("proximal", [np.nan, -1.0, np.inf])
 def test_a_client_rule(rule: Any, proximal: float) -> None:
-    odd = type("Odd", (ClientRule,), {"proximal": property(lambda _: proximal), "__module__": __name__})()
+    odd = type(
+        "Odd", (ClientRule,), {"proximal": property(lambda _: proximal), "__module__": __name__}
+    )()
     for each in (rule, odd):
         strategy = SimpleNamespace(client_rule=each)
         with pytest.raises(ConfigError, match=r"^strategy SimpleNamespace: client_rule is "):

@@ -165,8 +165,12 @@ def test_python_takes_what_yaml_takes() -> None:
     named = load_experiment({**sections, "engine": {"name": "serial"}})
     assert Experiment(**sections) == Experiment.model_validate(sections) == named
     assert Experiment(**{**sections, "model": MatrixFactorization, "strategy": FedAdam()}) == named
-    changed = load_experiment(named, {"strategy.server_optimizer.beta1": 0.5, "engine": "ray", "seed": 3})
-    again = load_experiment(sections, ["strategy.server_optimizer.beta1=0.5", "engine=ray", "seed=3"])
+    changed = load_experiment(
+        named, {"strategy.server_optimizer.beta1": 0.5, "engine": "ray", "seed": 3}
+    )
+    again = load_experiment(
+        sections, ["strategy.server_optimizer.beta1=0.5", "engine=ray", "seed=3"]
+    )
     assert changed == again
     assert (named.seed, changed.seed, changed.engine.name) == (0, 3, "ray")
 

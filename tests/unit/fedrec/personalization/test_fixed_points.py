@@ -19,7 +19,7 @@ from fedrec.personalization.ditto import Ditto
 from fedrec.personalization.fedrep import FedRep
 from fedrec.personalization.finetune import FineTune
 from fedrec.personalization.interpolation import Interpolation
-from fedrec.testing.trial import TRAIN, Trial, small_catalogue, small_split
+from fedrec.testing.trial import TRAIN, small_catalogue, small_split
 from fedrec.training.clients import train_clients
 from fedrec.training.end import begin_end
 from fedrec.training.plan import plan_training
@@ -27,7 +27,15 @@ from fedrec.training.task import ClientTask
 from fedrec.types import Params, ParamSpec, UpdateBatch
 from tests.contracts.content_models import TextAlone
 from tests.contracts.own_models import Weighted
-from tests.planted import in_numba, initial_state, method_of, rates, shard_of, train
+from tests.planted import (
+    in_numba,
+    initial_state,
+    method_of,
+    rates,
+    shard_of,
+    split_state,
+    train,
+)
 
 SHARD = shard_of(9, [[0, 1, 4], [2, 3], [5], [1, 7]], [2, 1, 1])
 ALONE = shard_of(6, [[2]])
@@ -187,9 +195,10 @@ def test_copies_and_heads_begin_as_what_they_stand_for() -> None:
     sent, local = initial_state(heads, SHARD)
     assert set(sent) == {"item"}
     np.testing.assert_array_equal(local["weight"], np.tile(shared["weight"], (3, 1)))
-    some = Trial(heads, SHARD, sent, local).take(np.array([1]))
+    one = np.array([1])
+    private = split_state(heads, SHARD, local, one)
     before = {name: value.copy() for name, value in local.items()}
-    _, after = train_clients(heads, some.shard, sent, some.private, 1)
+    _, after = train_clients(heads, SHARD.take(one), sent, private, 1)
     assert (after["weight"] != before["weight"][1]).all()
     np.testing.assert_array_equal(local["weight"], before["weight"])
 
@@ -200,8 +209,9 @@ def test_clients_of_fedrep_that_were_not_drawn_keep_their_first_head() -> None:
     params, local = initial_state(task, SHARD)
     first = task.initial_private("weight", np.array([2]), SHARD.n_items)
     for number in (1, 2):
-        some = Trial(task, SHARD, params, local).take(np.array([0, 1]))
-        update, _ = train_clients(task, some.shard, params, some.private, number)
+        drawn = np.array([0, 1])
+        private = split_state(task, SHARD, local, drawn)
+        update, _ = train_clients(task, SHARD.take(drawn), params, private, number)
         assert "weight" not in update.dense
     np.testing.assert_array_equal(local["weight"][2:], first)
 

@@ -17,8 +17,8 @@ from fedrec.training.clients import train_clients
 from fedrec.training.draws import capacity, draw_round
 from fedrec.training.task import ClientTask
 from fedrec.types import Params, ParamSpec, UpdateBatch
-from strategies.fedprox import FedProx
-from strategies.scaffold import Scaffold
+from strategies.client_rules.proximal import Proximal
+from strategies.client_rules.scaffold import ControlVariates
 from tests.contracts.own_models import BiasedMF, Weighted
 from tests.planted import initial_state, method_of, rates, shard_of, train
 from tests.unit.fedrec.personalization.test_fixed_points import ALONE, Quadratic
@@ -165,7 +165,7 @@ def test_clipping_bounds_the_gradient_of_what_a_phase_trains() -> None:
 
 
 def test_terms_of_a_strategy_move_what_a_phase_trains_and_nothing_else() -> None:
-    rule = FedProx(mu=0.5).client_rule
+    rule = Proximal(mu=0.5)
     form = InTurns(parts=(("user",), ("item",)))
     task = method_of(
         {"optimizers": rates(0.1), "batch_size": 2}, form, BiasedMF(), client_rule=rule
@@ -179,7 +179,7 @@ def test_terms_of_a_strategy_move_what_a_phase_trains_and_nothing_else() -> None
 
 def test_control_variates_count_the_steps_of_their_parameter() -> None:
     """SCAFFOLD divides a change by the steps that made it: 3 of the rows, 3 more of the user."""
-    rule = Scaffold().client_rule
+    rule = ControlVariates()
     form = InTurns(parts=(("user",), ("item", "item_bias", "constant")), epochs=3)
     settings = {"optimizers": rates(0.1), "local_epochs": 3}
     task = method_of(settings, form, BiasedMF(), client_rule=rule)
@@ -198,7 +198,7 @@ def test_the_end_counts_its_epochs_on_and_a_client_rule_ends_before_it() -> None
         ) -> tuple[Phase, ...]:
             return Phase(epochs=2), Phase(("user",), epochs=3, when="end")
 
-    task = method_of({}, Twice(), client_rule=ClientRule(proximal=1.0))
+    task = method_of({}, Twice(), client_rule=Proximal(mu=1.0))
     assert list(task.epochs) == [0, 1]
     assert list(task.at_end().epochs) == [2, 3, 4]
     assert task.at_end().client_rule == ClientRule()

@@ -1,11 +1,13 @@
-"""FedAvg in closed form."""
+"""The mean of the clients' changes in closed form, and the step along it."""
 
 import numpy as np
 import pytest
 
+from fedrec.compute.context import RoundContext
 from fedrec.errors import ConfigError
-from fedrec.types import RowBlock, State, UpdateBatch
+from fedrec.types import Params, RowBlock, State, UpdateBatch
 from strategies import FedAvg
+from strategies.aggregations.mean import Mean
 
 PARAMS = {"item": np.zeros((3, 1), np.float32), "head": np.zeros(1, np.float32)}
 # Two clients: both touch item 0, the second alone touches item 1, nobody item 2.
@@ -34,20 +36,24 @@ EXPECTED = {
 
 @pytest.mark.parametrize(("options", "expected"), EXPECTED.items(), ids=str)
 def test_by_hand(options: tuple[str, str], expected: tuple[list[float], float]) -> None:
-    fields = dict(zip(("average", "weighting"), options, strict=True))
-    strategy = FedAvg.model_validate(fields)
-    _, after = strategy.apply(strategy.init(PARAMS, 8), PARAMS, strategy.reduce(BATCH))
+    mean = Mean.model_validate(dict(zip(("average", "weighting"), options, strict=True)))
+    after = stepped(FedAvg(aggregation=mean))
     assert after["item"][:, 0].tolist() == expected[0]
     assert after["head"].tolist() == [expected[1]]
 
 
 def test_the_step_scales() -> None:
-    strategy = FedAvg(server_lr=0.5)
-    _, after = strategy.apply(State(), PARAMS, strategy.reduce(BATCH))
+    after = stepped(FedAvg(server_optimizer={"lr": 0.5}))
     assert after["item"][:, 0].tolist() == [0.75, 2.0, 0.0]
 
 
-@pytest.mark.parametrize("field", [{"server_lr": 0}, {"average": "median"}, {"server": 1}])
-def test_bad_options(field: dict[str, object]) -> None:
-    with pytest.raises(ConfigError):
-        FedAvg.model_validate(field)
+def stepped(strategy: FedAvg) -> Params:
+    context = RoundContext(0, 1, 8, 3)
+    state = strategy.init(PARAMS, context)
+    return strategy.apply(state, PARAMS, {0: strategy.reduce(BATCH)}, context)[1]
+
+
+def test_several_groups_need_a_rule_of_their_own() -> None:
+    strategy, aggregate = FedAvg(), FedAvg().reduce(BATCH)
+    with pytest.raises(ConfigError, match=r"fedavg: has clients in 2 groups, but no apply of its"):
+        strategy.apply(State(), PARAMS, {0: aggregate, 1: aggregate}, RoundContext(0, 1, 8, 3))
