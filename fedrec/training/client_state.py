@@ -91,13 +91,14 @@ class ClientState:
 
         They move the clients that make this step, ``present`` bool [c], and no others.
         """
-        terms = {}
+        terms, everybody = {}, bool(present.all())
         for name in names:
             value = values[name]
             term = self.task.client_rule.gradient_term(self._view(name, value, starts[name]))
             if term is not None:
                 check_shapes(f"client rule: gradient_term of '{name}'", {"": term}, {"": value})
-                terms[name] = term.masked_fill(~self._of_clients(name, present, value), 0)
+                absent = None if everybody else ~self._of_clients(name, present, value)
+                terms[name] = term if absent is None else term.masked_fill(absent, 0)
         return terms
 
     def finish(
@@ -112,6 +113,9 @@ class ClientState:
             sent = {"": update.change, **update.up}
             check_shapes(f"{source}: change and up", sent, dict.fromkeys(("", *rule.up), value))
             check_shapes(f"{source}: memory", update.memory, dict.fromkeys(rule.memory, value))
+            updates[name] = update
+            if bool((self.steps[name] > 0).all()):
+                continue
             idle = self._of_clients(name, self.steps[name] == 0, value)
             memory = {
                 kind: torch.where(idle, view.memory[kind], remembered)

@@ -37,7 +37,7 @@ def test_a_stopped_run_on_three_nodes_is_the_run_on_one(name: str, tmp_path: Pat
         for parameter in ("item", "item_bias", "constant"):
             nodes = sorted(folder.glob(f"state/*/{parameter}.{KINDS[name]}.npy"))
             remembered = sum(np.load(path).sum(0, np.float64) for path in nodes) / CLIENTS
-            held = checkpoint.state.arrays[f"client_rule/{parameter}"]
+            held = checkpoint.state.arrays[f"strategy/client_rule/{parameter}"]
             mean = held if parameter == "constant" else held.sum(0)
             assert np.abs(mean).max() > 1e-3
             np.testing.assert_allclose(mean, remembered, atol=1e-6, err_msg=parameter)
