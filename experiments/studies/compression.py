@@ -3,8 +3,8 @@
     FEDREC_DATA=DATA python experiments/studies/compression.py OUT [--jobs 2]
 
 Runs matrix factorisation with the settings of ``experiments/ml-100k/mf.yaml``, on MovieLens-100K
-and filmtrust, three seeds, once for each way in which clients send their updates. A run whose folder
-holds the same experiment, finished, is not run again. Prints a table of both data sets: bytes that
+and filmtrust, three seeds, once for each way in which clients send their updates. A run whose
+folder holds the same experiment, finished, is not run again. Prints a table of both: bytes that
 a client sends in a round, in total and as a share of float32; NDCG@10 on test at the round that
 validation chose; and the difference to float32, paired over users and averaged over the seeds,
 with its 95 % interval.

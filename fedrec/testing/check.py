@@ -61,7 +61,7 @@ def _with_strategy(plugin: Plugin) -> Plugin:
     """Return a strategy whose one part is the plug-in; the plug-in where it is none."""
     plain = table("strategies")["fedavg"]
     fields = plain.model_fields.items()
-    parts = {name: f.annotation for name, f in fields if is_of_plugin(f)}
+    parts: dict[str, Any] = {name: f.annotation for name, f in fields if is_of_plugin(f)}
     place = next((name for name, base in parts.items() if isinstance(plugin, base)), None)
     if place is None:
         return plugin
