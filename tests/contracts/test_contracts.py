@@ -1,44 +1,52 @@
 """Every plug-in of the tables, and every kind of a user's own, keeps the contracts that ship."""
 
 from collections.abc import Iterator
-from typing import Any
+from functools import partial
+from typing import Any, get_args
 
 import pytest
 
+from fedrec.aggregation.reduce import Average
 from fedrec.data import DATASETS
 from fedrec.data.base import DataSet
+from fedrec.errors import ConfigError
 from fedrec.evaluation.metrics import METRICS
 from fedrec.features import ENCODERS
 from fedrec.models import LLMPrompt, LLMText, NeuMF, SASRec
 from fedrec.personalization.plgc.plgc import PLGC
-from fedrec.plugins import CORE_TABLES, Plugin, table
+from fedrec.plugins import Plugin, table
 from fedrec.testing import Contracts, check, contracts_of, load_plugin
-from strategies import STRATEGIES
+from fedrec.testing.check import KINDS, checked_as
+from strategies import STRATEGIES, Clustered
+from strategies.aggregations import AGGREGATIONS
+from strategies.aggregations.mean import Mean
+from strategies.server_optimizers import SERVER_OPTIMIZERS
+from strategies.server_optimizers.sgd import SGD
 from tests.contracts import own_models
-from tests.contracts.every_option import EARLY, choices
+from tests.contracts.every_option import FITTING
 from tests.contracts.own_encoders import Lengths
 from tests.contracts.test_every_declaration import Added, Shifted, VmapShifted
 
 NEED_FILES = {"csv", "frame", "inter", "lists", "parquet", "ml-100k", "llm_prompt", *ENCODERS}
 SIZES = {"sasrec": ["embedding_dim=16", "max_len=20"], "llm_text": ["embedding_dim=8"]}
+TABLES = tuple(kind for kind in KINDS if kind != "transforms")
 AXES = ("user", "client", "positive")
 
 
 def of_tables() -> Iterator[Plugin]:
-    for kind in (*CORE_TABLES, "strategies"):
+    for kind in TABLES:
         for name in table(kind):
             if name not in NEED_FILES:
-                yield load_plugin(name, SIZES.get(name, ()))
+                yield load_plugin(f"{kind}/{name}", SIZES.get(name, ()))
 
 
 def with_options() -> Iterator[Plugin]:
-    """Each strategy with each average and weighting, PLGC with each branch and balance."""
-    for name, strategy in STRATEGIES.items():
-        early = EARLY.get(name, {})
-        yield strategy(**early)
-        for field in ("average", "weighting"):
-            others = choices(name, field)[1:]
-            yield from (strategy(**early, **{field: each}) for each in others)
+    """Means with each average and weighting, lazy moments, PLGC with each branch and balance."""
+    for kind in (Mean, partial(Clustered, **FITTING["clustered"])):
+        yield from (kind(average=each) for each in get_args(Average))
+        yield kind(weighting="examples")
+    yield from (of(moments="lazy") for of in SERVER_OPTIMIZERS.values())
+    yield SGD(momentum=0.5)
     for branch, balance in (
         ("similarity", "residual"),
         ("similarity", "fixed"),
@@ -74,13 +82,20 @@ PLUGINS = [*of_tables(), *with_options(), *own()]
     ],
 )
 def test_a_plugin_keeps_its_contracts(plugin: Plugin, contract: Any) -> None:
-    contract(plugin)
+    contract(checked_as(plugin, contract))
 
 
 def test_every_table_is_covered() -> None:
     in_files = {**DATASETS, **ENCODERS, "llm_prompt": LLMPrompt}
     covered = {type(plugin) for plugin in PLUGINS} | {in_files[name] for name in NEED_FILES}
-    assert covered >= {p for kind in (*CORE_TABLES, "strategies") for p in table(kind).values()}
+    assert covered >= {p for kind in TABLES for p in table(kind).values()}
+
+
+def test_a_name_of_several_tables_is_a_strategy_unless_the_table_is_said() -> None:
+    assert isinstance(load_plugin("median"), STRATEGIES["median"])
+    assert isinstance(load_plugin("aggregations/median"), AGGREGATIONS["median"])
+    with pytest.raises(ConfigError, match=r"'aggregations/medan' .*mean 'aggregations/median'"):
+        load_plugin("aggregations/medan")
 
 
 def test_a_data_set_in_files_keeps_them_too(ml100k: object) -> None:
