@@ -24,7 +24,7 @@ class LabelFlip(Attack):
     reference: ClassVar[str] = "fung2020limitations"
 
     def on_data(self, split: Split, context: RoundContext) -> Split:
-        """Return the data in which attackers have other items, fewer where there are not as many."""
+        """Return the data in which attackers have other items, as many where there are enough."""
         generator = context.generator("label-flip")
         users = np.sort(split.clients.take(self.attackers(context)).values)
         items, places = [], []

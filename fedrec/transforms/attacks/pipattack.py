@@ -113,7 +113,7 @@ def cross_entropy_gradient(
     """Return the gradient of the mean cross entropy by the weights; arguments as above."""
     error = probabilities(weights, inputs)
     error[np.arange(len(classes)), classes] -= 1.0
-    return np.einsum("nd,nc->dc", inputs, error) / len(classes)
+    return np.asarray(np.einsum("nd,nc->dc", inputs, error) / len(classes))
 
 
 def popularity_gradient(weights: FloatArray, inputs: FloatArray) -> FloatArray:
