@@ -6,6 +6,7 @@ that touched it: among those that did not, it would be zero for nearly all of th
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import prod
 from typing import TypeAlias
 
 import numpy as np
@@ -42,7 +43,7 @@ def values_of(own: FloatArray, index: IntArray) -> Values:
         own: float [n, *shape].
         index: int64 [n], what each change is of, numbered from 0.
     """
-    flat = own.reshape(len(own), -1).astype(np.float64)
+    flat = _flat(own)
     by_index = np.argsort(index, kind="stable")
     starts = np.flatnonzero(np.diff(index[by_index], prepend=-1))
     counts = np.bincount(index, minlength=1)[:, None]
@@ -79,13 +80,17 @@ def rewritten(pool: UpdateBatch, rule: Rule) -> UpdateBatch:
 
 def row_norms(block: RowBlock) -> FloatArray:
     """Return the norm of each changed row, float64 [n]."""
-    rows = block.values.reshape(len(block.ids), -1).astype(np.float64)
-    return np.asarray(np.sqrt((rows**2).sum(axis=1)))
+    return np.asarray(np.sqrt((_flat(block.values) ** 2).sum(axis=1)))
 
 
 def bounded(values: FloatArray, bound: float) -> FloatArray:
     """Return rows that are shortened to a norm where they are longer, float [n, *shape]."""
-    flat = values.reshape(len(values), -1).astype(np.float64)
+    flat = _flat(values)
     norms = np.sqrt((flat**2).sum(axis=1))
     factors = np.minimum(1.0, bound / np.maximum(norms, np.finfo(np.float64).tiny))
     return np.asarray((flat * factors[:, None]).reshape(values.shape), values.dtype)
+
+
+def _flat(values: FloatArray) -> FloatArray:
+    """Return changes as float64 [n, numbers of one], also of none."""
+    return values.reshape(len(values), prod(values.shape[1:])).astype(np.float64)

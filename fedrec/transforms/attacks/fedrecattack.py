@@ -76,8 +76,7 @@ class FedRecAttack(Injection):
                 f"transforms: FedRecAttack knows no interaction with public: {self.public:g} of "
                 f"{len(train.values)}; raise it"
             )
-        decoys = np.full((self.count(split.n_clients), 0), 0, np.int64)
-        return State({"offsets": rows.offsets, "items": rows.values, "decoys": decoys})
+        return State({"offsets": rows.offsets, "items": rows.values})
 
     def rewrite(
         self, state: State, pool: UpdateBatch, params: Params, context: RoundContext
@@ -89,10 +88,12 @@ class FedRecAttack(Injection):
         step = -self.rate * promotion_gradient(
             table, vectors, public, context.targets, self.list_length
         )
-        places = np.searchsorted(self.attackers(context), pool.client_ids)
-        decoys = self._decoys(state.arrays["decoys"], places, step, context)
-        n, n_targets = len(places), len(context.targets)
-        targets = np.broadcast_to(context.targets, (n, n_targets))
+        attackers, n_targets = self.attackers(context), len(context.targets)
+        places = np.searchsorted(attackers, pool.client_ids)
+        size = min(self.rows, len(table)) - n_targets
+        none = np.full((len(attackers), size), -1, np.int64)
+        decoys = self._decoys(state.arrays.get("decoys", none), places, step, context)
+        targets = np.broadcast_to(context.targets, (len(places), n_targets))
         rows = np.sort(np.concatenate([targets, decoys[places]], axis=1), axis=1)
         limit, sent = self.longest(pool, "item"), []
         for ids in rows:
@@ -127,9 +128,6 @@ class FedRecAttack(Injection):
         self, decoys: IntArray, places: IntArray, step: FloatArray, context: RoundContext
     ) -> IntArray:
         """Return the decoys of all attackers, int64 [attackers, k]; -1 for one without any yet."""
-        size = min(self.rows, len(step)) - len(context.targets)
-        if not decoys.shape[1]:
-            decoys = np.full((len(decoys), size), -1, np.int64)
         new = places[(decoys[places] < 0).any(axis=1)]
         norms = np.sqrt((step**2).sum(axis=1)) + _LEAST
         others = np.setdiff1d(np.arange(len(step)), context.targets)
@@ -137,7 +135,7 @@ class FedRecAttack(Injection):
         draws = context.uniform("decoys", new[:, None], others[None, :])
         times = -np.log(draws) / norms[others]
         decoys = decoys.copy()
-        decoys[new] = others[np.argsort(times, axis=1, kind="stable")[:, :size]]
+        decoys[new] = others[np.argsort(times, axis=1, kind="stable")[:, : decoys.shape[1]]]
         return decoys
 
 
