@@ -179,10 +179,10 @@ PLANTED: dict[str, Any] = {
 }
 TARGETED = ("random_shilling", "popular_shilling", "pipattack", "fedrecattack")
 STRONG: dict[str, dict[str, Any]] = {
-    "scaling": {"factor": 20.0},
+    "scaling": {"factor": 8.0},
     "gaussian_attack": {"factor": 30.0},
     "alie": {"z": 3.0},
-    "ipm": {"epsilon": 10.0},
+    "ipm": {"epsilon": 4.0},
 }
 
 
