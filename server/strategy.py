@@ -261,7 +261,8 @@ class FlowerStrategy(FlwrStrategy):
             self._tell(trained.notes)
             self._bytes["up"] += trained.uploaded
             busy[node] += trained.seconds
-            number = str(self._roster[node].partition)
+            partition = self._roster[node].partition
+            number = str(partition)
             trains = trained.aggregates or trained.attackers is not None
             if trains and number in self._node_states:
                 checksum = (self._node_states[number][1] + trained.state_change) % 2**64
@@ -305,7 +306,9 @@ class FlowerStrategy(FlwrStrategy):
         update, _ = transformed(behind, update, {}, nothing, context)
         self._bytes["up"] += int(payload_bytes(update).sum())
         update = update.decoded()
-        groups = checked_groups(self.strategy, self.state, update.client_ids)
+        groups = checked_groups(self.strategy, self.state, update.client_ids).copy()
+        for answer in self._roster.values() if self.strategy.by_node else ():
+            groups[np.isin(update.client_ids, answer.clients)] = answer.partition
         for group in np.unique(groups).tolist():
             of_group = update.take(np.flatnonzero(groups == group))
             n = len(of_group.client_ids)
