@@ -103,16 +103,6 @@ class Split:
         """Return how many users have each item among their train items, int64 [n_items]."""
         return np.bincount(self.train.values, minlength=self.n_items)
 
-    def of_clients(self, client_ids: IntArray) -> Split:
-        """Return the data of some clients, int64 [c], sorted; clients and users are renumbered."""
-        held = self.clients.take(client_ids)
-        users = np.sort(held.values)
-        clients = Ragged(held.offsets, np.searchsorted(users, held.values))
-        columns = {name: cells[users] for name, cells in self.user_columns.items()}
-        ids = self.user_ids[users]
-        rows = _rows_of(self, users)
-        return replace(self, clients=clients, user_ids=ids, user_columns=columns, **rows)
-
     def shard(self, client_ids: IntArray) -> Shard:
         """Return what some clients see.
 

@@ -13,6 +13,7 @@ from fedrec.compute.device import Resources
 from fedrec.config.engine import Engine
 from fedrec.config.fields import PluginField, PluginListField, PluginsField
 from fedrec.config.yaml import dump_yaml, read_document, with_overrides
+from fedrec.data.altered import of_clients
 from fedrec.data.base import DataSet
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.clients import Clients
@@ -35,7 +36,7 @@ from fedrec.plugins import (
 from fedrec.training.client_rule import client_rule_of
 from fedrec.training.settings import Train
 from fedrec.training.task import ClientTask
-from fedrec.transforms.attack import Attack
+from fedrec.transforms.attacks.base import Attack
 from fedrec.transforms.base import Transform
 from fedrec.types import IntArray, Split
 
@@ -190,7 +191,7 @@ class Experiment(Section):
         attackers = self.attackers_of(split)
         if not len(attackers):
             return split
-        return split.of_clients(np.setdiff1d(np.arange(split.n_clients), attackers))
+        return of_clients(split, np.setdiff1d(np.arange(split.n_clients), attackers))
 
     @property
     def _place_of_attack(self) -> int:

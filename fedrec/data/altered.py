@@ -9,6 +9,28 @@ from fedrec.ragged import Ragged, offsets_of
 from fedrec.types import FloatArray, IntArray, Split
 
 
+def of_clients(split: Split, clients: IntArray) -> Split:
+    """Return the data of some clients alone; they, and their users in turn, are renumbered.
+
+    Args:
+        split: The split.
+        clients: int64 [c], sorted.
+    """
+    shard = split.shard(clients)
+    users = shard.user_ids
+    return replace(
+        split,
+        train=shard.train,
+        valid=shard.valid,
+        test=shard.test,
+        clients=Ragged(shard.client_offsets, np.arange(len(users))),
+        timestamps=shard.timestamps,
+        ratings=shard.ratings,
+        user_ids=split.user_ids[users],
+        user_columns={name: cells[users] for name, cells in split.user_columns.items()},
+    )
+
+
 def with_clients(split: Split, train: Ragged, like: IntArray, name: str) -> Split:
     """Return a split with more clients, of one user each; they have nothing held out.
 

@@ -11,8 +11,8 @@ from fedrec.config.experiment import load_experiment
 from fedrec.data.prepare import split_of
 from fedrec.errors import ConfigError
 from fedrec.runs.reader import RunFolder
-from fedrec.transforms.attack import Attack
 from fedrec.transforms.attacks import ATTACKS
+from fedrec.transforms.attacks.base import Attack
 from tests.integration.stopped_runs import go_on, outcome
 from tests.integration.test_run_serial import BASE, merged
 

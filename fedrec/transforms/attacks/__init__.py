@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from fedrec.transforms.attack import Attack
 from fedrec.transforms.attacks.alie import Alie
+from fedrec.transforms.attacks.base import Attack
 from fedrec.transforms.attacks.fedrecattack import FedRecAttack
 from fedrec.transforms.attacks.gaussian import GaussianAttack
 from fedrec.transforms.attacks.ipm import Ipm

@@ -14,7 +14,7 @@ from fedrec.errors import ConfigError
 from fedrec.plugins import Count
 from fedrec.ragged import Ragged, offsets_of
 from fedrec.transforms.attacks.adam import fitted
-from fedrec.transforms.attacks.injection import Injection
+from fedrec.transforms.attacks.injection import Injection, random_items
 from fedrec.transforms.pool import bounded
 from fedrec.types import FloatArray, IntArray, Params, RowBlock, Split, State, UpdateBatch
 
@@ -45,7 +45,7 @@ class FedRecAttack(Injection):
         rate: What the gradient is multiplied by.
         steps: Of Adam over all public interactions in a round, one negative each.
         fit_rate: The step size of Adam.
-        row_limit: See `fedrec.transforms.attack.Attack`; the paper's is a constant norm.
+        row_limit: See `fedrec.transforms.attacks.base.Attack`; the paper's is a constant norm.
 
     Reference: rong2022fedrecattack.
     """
@@ -60,6 +60,12 @@ class FedRecAttack(Injection):
     rate: float = Field(1.0, gt=0)
     steps: Count = 5
     fit_rate: float = Field(0.01, gt=0)
+
+    def profile(
+        self, split: Split, context: RoundContext, generator: np.random.Generator
+    ) -> IntArray:
+        """Return random items, which are only what an attacker claims to have."""
+        return random_items(split, context, generator, self.rows // 2)
 
     def init(self, split: Split, context: RoundContext) -> State:
         """Return the public interactions: one row for each user with any, ``offsets``, ``items``.

@@ -1,5 +1,6 @@
 """Attackers that join as clients, with made-up data."""
 
+from abc import abstractmethod
 from typing import ClassVar
 
 import numpy as np
@@ -9,15 +10,15 @@ from fedrec.data.altered import with_clients
 from fedrec.errors import ConfigError
 from fedrec.plugins import Count
 from fedrec.ragged import Ragged
-from fedrec.transforms.attack import Attack
+from fedrec.transforms.attacks.base import Attack
 from fedrec.types import IntArray, Split
 
 
 class Injection(Attack):
     r"""Base of attacks by clients that are added, of one user each.
 
-    What these users have is a profile of ``rows`` / 2 items, drawn at random where an attack does
-    not choose them; their columns are those of honest users, drawn at random.
+    What these users have is a profile of ``rows`` / 2 items; their columns are those of honest
+    users, drawn at random.
 
     Args:
         rows: :math:`\kappa`, the rows of the item table that an attacker sends where it makes them
@@ -28,18 +29,17 @@ class Injection(Attack):
 
     rows: Count = 60
 
+    @abstractmethod
     def profile(
         self, split: Split, context: RoundContext, generator: np.random.Generator
     ) -> IntArray:
-        """Return the train items of an attacker, int64, distinct; by default no target.
+        """Return the train items of an attacker, int64 [rows // 2], distinct.
 
         Args:
             split: The data of honest clients.
             context: The run, with the targets.
             generator: For this attack; attackers take turns.
         """
-        others = np.setdiff1d(np.arange(split.n_drawn), context.targets)
-        return np.asarray(generator.choice(others, self.rows // 2, replace=False))
 
     def on_data(self, split: Split, context: RoundContext) -> Split:
         """Return the data with the attackers behind the honest clients.
@@ -60,3 +60,11 @@ class Injection(Attack):
         like = generator.choice(split.n_users, n)
         train = Ragged(np.arange(n + 1) * size, np.concatenate(profiles))
         return with_clients(split, train, like, "attacker")
+
+
+def random_items(
+    split: Split, context: RoundContext, generator: np.random.Generator, size: int
+) -> IntArray:
+    """Return items that are no targets, drawn without replacement, int64 [size]."""
+    others = np.setdiff1d(np.arange(split.n_drawn), context.targets)
+    return np.asarray(generator.choice(others, size, replace=False))

@@ -6,7 +6,7 @@ import numpy as np
 
 from fedrec.compute.context import RoundContext
 from fedrec.data.altered import with_train_items
-from fedrec.transforms.attack import Attack
+from fedrec.transforms.attacks.base import Attack
 from fedrec.types import Split
 
 

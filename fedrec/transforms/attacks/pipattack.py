@@ -9,8 +9,8 @@ from pydantic import Field
 from fedrec.compute.context import RoundContext
 from fedrec.data.altered import with_train_items
 from fedrec.plugins import Count
-from fedrec.transforms.attack import Attack
 from fedrec.transforms.attacks.adam import fitted
+from fedrec.transforms.attacks.base import Attack
 from fedrec.transforms.pool import row_norms
 from fedrec.types import FloatArray, IntArray, Params, Split, State, UpdateBatch
 

@@ -5,7 +5,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from fedrec.compute.context import RoundContext
-from fedrec.transforms.attack import Attack
+from fedrec.transforms.attacks.base import Attack
 from fedrec.transforms.pool import rewritten
 from fedrec.types import Params, State, UpdateBatch
 

@@ -5,7 +5,7 @@ from typing import ClassVar
 import numpy as np
 
 from fedrec.compute.context import RoundContext
-from fedrec.transforms.attacks.injection import Injection
+from fedrec.transforms.attacks.injection import Injection, random_items
 from fedrec.types import IntArray, Split
 
 
@@ -24,8 +24,8 @@ class RandomShilling(Injection):
         self, split: Split, context: RoundContext, generator: np.random.Generator
     ) -> IntArray:
         """Return the targets and random items."""
-        others = super().profile(split, context, generator)
-        return np.concatenate([context.targets, others[: self.rows // 2 - len(context.targets)]])
+        size = self.rows // 2 - len(context.targets)
+        return np.concatenate([context.targets, random_items(split, context, generator, size)])
 
 
 class PopularShilling(Injection):

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from fedrec.compute.context import RoundContext
 from fedrec.compute.operations import padded_mm
-from fedrec.transforms.attack import Attack
+from fedrec.transforms.attacks.base import Attack
 from fedrec.transforms.pool import bounded, rewritten, row_norms
 from fedrec.types import FloatArray, IntArray, Params, RowBlock, State, UpdateBatch
 

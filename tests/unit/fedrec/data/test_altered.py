@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrec.compute.context import RoundContext
-from fedrec.data.altered import with_clients, with_train_items
+from fedrec.data.altered import of_clients, with_clients, with_train_items
 from fedrec.data.split import check_split
 from fedrec.errors import ConfigError
 from fedrec.testing.trial import as_bytes, small_split
-from fedrec.transforms.attack import Attack
+from fedrec.transforms.attacks.base import Attack
 from fedrec.transforms.attacks.label_flip import LabelFlip
 from fedrec.transforms.attacks.pipattack import PipAttack
 from fedrec.transforms.attacks.shilling import PopularShilling, RandomShilling
@@ -56,7 +56,7 @@ def test_added_clients_stand_behind_the_honest(seed: int, share: float, popular:
     attack = (PopularShilling if popular else RandomShilling)(share=share, rows=16)
     after = altered(attack, split, seed)
     honest = np.arange(split.n_clients)
-    assert as_bytes(after.of_clients(honest)) == as_bytes(split)
+    assert as_bytes(of_clients(after, honest)) == as_bytes(of_clients(split, honest))
     added = np.arange(split.n_clients, after.n_clients)
     context = RoundContext(seed, 4, after.n_clients, after.n_items)
     assert np.array_equal(attack.attackers(context), added)
@@ -92,7 +92,7 @@ def test_converted_clients_alone_have_other_items(attack: Attack) -> None:
     after = altered(attack, split)
     context = RoundContext(0, 0, split.n_clients, split.n_items)
     honest = np.setdiff1d(np.arange(split.n_clients), attack.attackers(context))
-    assert as_bytes(after.of_clients(honest)) == as_bytes(split.of_clients(honest))
+    assert as_bytes(of_clients(after, honest)) == as_bytes(of_clients(split, honest))
     for user in split.clients.take(attack.attackers(context)).values.tolist():
         before, now = columns(split, user), columns(after, user)
         assert not len(after.valid.row(user)) and not len(after.test.row(user))
@@ -110,3 +110,15 @@ def test_all_items_but_a_few_leave_as_many_as_there_are() -> None:
     after = with_train_items(split, user, items, [split.train.offsets[4] + np.arange(3)])
     assert after.train.row(4).tolist() == [0, 1, 2]
     assert len(after.train.values) == len(after.ratings if after.ratings is not None else ())
+
+
+def test_the_data_of_some_clients_is_theirs() -> None:
+    split = full_split()
+    some = of_clients(split, np.array([1, 4, 7]))
+    users = split.clients.take(np.array([1, 4, 7]))
+    assert some.clients.lengths.tolist() == users.lengths.tolist()
+    assert some.user_ids.tolist() == split.user_ids[users.values].tolist()
+    assert [columns(some, at) for at in range(some.n_users)] == [
+        columns(split, user) for user in users.values.tolist()
+    ]
+    check_split(some)

@@ -14,10 +14,10 @@ from fedrec.compute.context import RoundContext
 from fedrec.errors import ConfigError
 from fedrec.ragged import Ragged
 from fedrec.testing.trial import as_bytes, small_split
-from fedrec.transforms.attack import Attack
 from fedrec.transforms.attacks import ATTACKS
 from fedrec.transforms.attacks.adam import fitted
 from fedrec.transforms.attacks.alie import Alie, deviations
+from fedrec.transforms.attacks.base import Attack
 from fedrec.transforms.attacks.fedrecattack import FedRecAttack, promotion_gradient
 from fedrec.transforms.attacks.gaussian import GaussianAttack
 from fedrec.transforms.attacks.ipm import Ipm
