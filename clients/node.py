@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from clients.failures import failing_of, line_of
 from clients.placement import hosted_clients, training_costs
@@ -60,7 +61,7 @@ class Node:
         popularity: int64 [n_items], weights for popularity sampling.
         slices: What the evaluation measures apart.
         first_stage: Whose candidates are ranked; None: the whole catalogue.
-        targets: int64 [t], sorted, the items whose exposure is measured.
+        targets: int64 [t], sorted, the items whose exposure is measured; None: there are none.
     """
 
     def __init__(
@@ -85,12 +86,12 @@ class Node:
         self._ranking = ranking_together()
         compiled = task.executor() == "numba"
         sees_updates = any(transform.sees_updates for transform in experiment.transforms)
-        in_kernel = compiled and not sees_updates and experiment.attack is None
-        self.summing = self.strategy.summing if in_kernel else None
+        self.summing = self.strategy.summing if compiled and not sees_updates else None
         if not compiled or not isinstance(task.personalization, NoPersonalization):
             # Who trains in machine code alone meets torch when ranking.
             torch.set_num_threads(self._threads)
         self.shard, self.n_clients = shard, n_clients
+        self._targets = np.zeros(0, np.int64) if targets is None else targets
         attack = experiment.attack
         none = np.zeros(0, np.int64)
         self.attackers = none if attack is None else attack.attackers(self.context(0))
@@ -98,7 +99,7 @@ class Node:
         self._evaluated = EvaluatedRounds(out / LOCAL, name)
         by_popularity = experiment.train.negative_sampling == "popularity"
         self.popularity = popularity if by_popularity else None
-        self._slices, self._first_stage, self._targets = slices, first_stage, targets
+        self._slices, self._first_stage = slices, first_stage
         self.layout = Layout.of(self.task, shard)
         self.store = StateStore(
             out / "state" / name,
@@ -109,8 +110,9 @@ class Node:
 
     def context(self, round: int) -> RoundContext:
         """Return the context of a round as a node has it."""
-        n_items, items = self.shard.n_items, self.task.catalogue
-        return RoundContext(self.task.seed, round, self.n_clients, n_items, catalogue=items)
+        items, targets = self.task.catalogue, self._targets
+        n, n_items = self.n_clients, self.shard.n_items
+        return RoundContext(self.task.seed, round, n, n_items, targets=targets, catalogue=items)
 
     def state(self, committed: int) -> tuple[int, int] | None:
         """Return the round and the checksum of the private state; None where there is none.
@@ -144,7 +146,7 @@ class Node:
         training = NodeTraining(self, request, down)
         for group in np.unique(request.groups).tolist():
             clients = self.rows(request.clients[request.groups == group])
-            attacks = np.isin(self.shard.client_ids[clients], self.attackers)
+            attacks = self.attack(clients)
             training.train(group, clients[~attacks])
             training.train(group, clients[attacks], attack=True)
         return training.trained(time.perf_counter() - began)
@@ -162,8 +164,8 @@ class Node:
         self.store.settle(request.committed)
         evaluations = []
         for number, rows in self._ranked_together(request):
-            honest = rows[~np.isin(self.shard.client_ids[rows], self.attackers)]
-            for alike, params in self._alike(request, down, honest):
+            honest = rows[~self.attack(rows)]
+            for alike, params in self._alike(request, down, honest) if len(honest) else ():
                 rank = partial(self._rank, params)
                 evaluations.append(self._named(request, "evaluate", rank, alike))
             at, names = self.layout.positions(rows), self.task.private()
@@ -190,12 +192,14 @@ class Node:
             values = self._evaluated.read(self.task, self.shard.take(ranked), request, number)
             for rows, params in self._alike(request, down, ranked):
                 finish = partial(self._finish, task, request, params, values)
-                for cut in bounded_slices(offsets_of(held[rows]), _RANKED_BYTES):
-                    some = rows[cut][order_of(self.task, self.shard, rows[cut])]
-                    evaluation, ended = self._named(request, "train", finish, some)
-                    evaluations.append(evaluation)
-                    self._evaluated.write(ended, request, written)
-                    written += 1
+                attack = self.attack(rows)
+                for kind in (rows[~attack], rows[attack]):
+                    for cut in bounded_slices(offsets_of(held[kind]), _RANKED_BYTES):
+                        some = kind[cut][order_of(self.task, self.shard, kind[cut])]
+                        evaluation, ended = self._named(request, "train", finish, some)
+                        evaluations += [] if self.attack(some).any() else [evaluation]
+                        self._evaluated.write(ended, request, written)
+                        written += 1
         return replace(merge(evaluations), notes=notes_of([self.together, self._ranking]))
 
     def _alike(
@@ -205,6 +209,10 @@ class Node:
         places = np.searchsorted(request.clients, self.shard.client_ids[rows])
         for alike, params in clients_alike(down.take(places), len(rows)):
             yield rows[alike], params
+
+    def attack(self, rows: IntArray) -> NDArray[np.bool_]:
+        """Return which clients, int64 [c], rows of the shard, are attackers: bool [c]."""
+        return np.isin(self.shard.client_ids[rows], self.attackers)
 
     def rows(self, clients: IntArray) -> IntArray:
         """Return the rows of some clients in the shard, int64 [c]."""
@@ -342,6 +350,5 @@ def _opened(
     opened = open_run(run, Path(out), Path(split), catalogue, device)
     costs = training_costs(opened.task, opened.split)
     data, evaluate = opened.split, opened.experiment.evaluate
-    weights, slices = popularity_weights(data), evaluate.slices_of(data)
-    targets = evaluate.targets_of(data, opened.experiment.seed)
-    return opened, costs, (weights, slices, evaluate.first_stage_of(data), targets)
+    weights, slices = popularity_weights(data), evaluate.slices_of(opened.honest)
+    return opened, costs, (weights, slices, evaluate.first_stage_of(data), opened.targets)

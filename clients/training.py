@@ -8,7 +8,7 @@ import numpy as np
 
 from clients.failures import failing_of, line_of
 from fedrec.aggregation.codec import payload_bytes
-from fedrec.aggregation.reduce import joined
+from fedrec.aggregation.reduce import Summing, joined
 from fedrec.aggregation.returned import checked_sum, merged
 from fedrec.errors import ClientFailure, NumericError
 from fedrec.flower.records import RoundRequest, Trained
@@ -71,7 +71,7 @@ class NodeTraining:
         def attempt(
             rows: IntArray,
         ) -> tuple[UpdateBatch | Aggregate, dict[str, FloatArray], int, FloatArray]:
-            update, private = self._update(rows)
+            update, private = self._update(rows, None if attack else node.summing)
             losses = update.metrics["loss"] / np.maximum(update.metrics["examples"], 1.0)
             if transforms:
                 positives = positives_of_clients(node.shard.take(rows))
@@ -123,7 +123,9 @@ class NodeTraining:
             np.concatenate([np.zeros(0), *(losses for _, losses in told)]),
         )
 
-    def _update(self, rows: IntArray) -> tuple[UpdateBatch, dict[str, FloatArray]]:
+    def _update(
+        self, rows: IntArray, summing: Summing | None
+    ) -> tuple[UpdateBatch, dict[str, FloatArray]]:
         """Return the updates of some clients, and all of their private values."""
         node, down = self._node, self._down
         places = np.searchsorted(self._request.clients, node.shard.client_ids[rows])
@@ -136,7 +138,7 @@ class NodeTraining:
             self._request.round,
             node.chunk,
             node.popularity,
-            node.summing,
+            summing,
             node.together,
             down.take(places).own,
         )

@@ -62,7 +62,7 @@ def main(grid: Grid, context: Context) -> None:
             request,
             recorder,
             run.catalogue,
-            split,
+            run.honest,
             checkpoint,
             has_end=len(run.task.at_end().epochs) > 0,
         )

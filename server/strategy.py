@@ -72,7 +72,7 @@ class FlowerStrategy(FlwrStrategy):
         request: Run id and folders, for every message.
         recorder: Writes the run folder, and knows the best round.
         catalogue: What is known of the items.
-        split: The data, of which attackers take what they are said to know.
+        split: The data of honest clients, of which attackers take what they are said to know.
         checkpoint: Where the run continues: with the evaluation of that round; None: at its start.
         has_end: Whether clients train once more after the last round.
     """
@@ -101,6 +101,7 @@ class FlowerStrategy(FlwrStrategy):
         self._n_clients = sum(len(node.clients) for node in roster.values())
         self._node_states = states_of(roster)
         self._catalogue = catalogue
+        self._targets = experiment.evaluate.targets_of(split, experiment.seed)
         self._round, self._cohort = 0, np.zeros(0, np.int64)
         self.params = params
         self._rule = client_rule_of(self.strategy)
@@ -130,8 +131,8 @@ class FlowerStrategy(FlwrStrategy):
 
     def _context(self, round: int) -> RoundContext:
         seed, items = self._experiment.seed, self._catalogue
-        n, cohort = self._n_clients, self._cohort
-        return RoundContext(seed, round, n, items.n_items, cohort, catalogue=items)
+        n, cohort, targets = self._n_clients, self._cohort, self._targets
+        return RoundContext(seed, round, n, items.n_items, cohort, targets, catalogue=items)
 
     def start(self, grid: Grid, *_: Any, **__: Any) -> Result:
         """Run the rounds of the experiment; Flower's other arguments are not used.
@@ -185,7 +186,7 @@ class FlowerStrategy(FlwrStrategy):
             round=number,
             clients=sum(aggregate.clients for aggregate in self._aggregates.values()),
             failures=tuple(self._failures),
-            loss=sums["loss"] / max(sums["examples"], 1.0),
+            loss=sums["loss"] / sums["examples"] if sums["examples"] else None,
             seconds=Seconds(train=time.perf_counter() - began, idle=self._idle),
             bytes=Bytes(**self._bytes),
             simulation=Bytes(**self._simulation),
@@ -261,7 +262,9 @@ class FlowerStrategy(FlwrStrategy):
             self._bytes["up"] += trained.uploaded
             busy[node] += trained.seconds
             partition = self._roster[node].partition
-            if trained.aggregates and (number := str(partition)) in self._node_states:
+            number = str(partition)
+            trains = trained.aggregates or trained.attackers is not None
+            if trains and number in self._node_states:
                 checksum = (self._node_states[number][1] + trained.state_change) % 2**64
                 self._node_states[number] = (server_round, checksum)
             for group, aggregate in trained.aggregates.items():
@@ -295,7 +298,7 @@ class FlowerStrategy(FlwrStrategy):
         """Let the attackers of the round rewrite their updates, and sum them with the others'."""
         attack, context = self._experiment.attack, self._context(self._round)
         assert attack is not None
-        self._attackers_state, update = attack.rewrite(
+        self._attackers_state, update = attack.sent(
             self._attackers_state, pool, self.params, context
         )
         _, behind = self._experiment.transforms_around()
@@ -303,7 +306,9 @@ class FlowerStrategy(FlwrStrategy):
         update, _ = transformed(behind, update, {}, nothing, context)
         self._bytes["up"] += int(payload_bytes(update).sum())
         update = update.decoded()
-        groups = checked_groups(self.strategy, self.state, update.client_ids)
+        groups = checked_groups(self.strategy, self.state, update.client_ids).copy()
+        for answer in self._roster.values() if self.strategy.by_node else ():
+            groups[np.isin(update.client_ids, answer.clients)] = answer.partition
         for group in np.unique(groups).tolist():
             of_group = update.take(np.flatnonzero(groups == group))
             n = len(of_group.client_ids)

@@ -4,13 +4,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from fedrec.baselines.base import Baseline
+from fedrec.compute.context import RoundContext
 from fedrec.compute.device import Resources
 from fedrec.config.engine import Engine
 from fedrec.config.fields import PluginField, PluginListField, PluginsField
 from fedrec.config.yaml import dump_yaml, read_document, with_overrides
+from fedrec.data.altered import of_clients
 from fedrec.data.base import DataSet
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.clients import Clients
@@ -33,8 +36,9 @@ from fedrec.plugins import (
 from fedrec.training.client_rule import client_rule_of
 from fedrec.training.settings import Train
 from fedrec.training.task import ClientTask
-from fedrec.transforms.attack import Attack
+from fedrec.transforms.attacks.base import Attack
 from fedrec.transforms.base import Transform
+from fedrec.types import IntArray, Split
 
 COHORT = {"cohort_size", "cohort_fraction"}
 
@@ -175,6 +179,19 @@ class Experiment(Section):
     def attack(self) -> Attack | None:
         """The attack among the transforms; None: all clients are honest."""
         return next((each for each in self.transforms if isinstance(each, Attack)), None)
+
+    def attackers_of(self, split: Split) -> IntArray:
+        """Return the clients of a split, as transforms left it, that attack; int64, sorted."""
+        if self.attack is None:
+            return np.zeros(0, np.int64)
+        return self.attack.attackers(RoundContext(self.seed, 0, split.n_clients, split.n_items))
+
+    def honest_part(self, split: Split) -> Split:
+        """Return the data of the clients that do not attack: those that rank."""
+        attackers = self.attackers_of(split)
+        if not len(attackers):
+            return split
+        return of_clients(split, np.setdiff1d(np.arange(split.n_clients), attackers))
 
     @property
     def _place_of_attack(self) -> int:

@@ -317,11 +317,15 @@ def merge(evaluations: Sequence[Evaluation]) -> Evaluation:
     """Merge evaluations of different users, in any order, into one.
 
     Args:
-        evaluations: at least one, with the same views and cut-offs.
+        evaluations: with the same views and cut-offs, but for those of nobody.
 
     Raises:
-        ValueError: If there is none, or a user occurs twice.
+        ValueError: If a user occurs twice.
     """
+    notes = tuple(dict.fromkeys(note for one in evaluations for note in one.notes))
+    evaluations = [one for one in evaluations if len(one.users)]
+    if not evaluations:
+        return Evaluation(np.zeros(0, np.int64), {}, {}, notes=notes)
     users = np.concatenate([one.users for one in evaluations])
     by_user = np.argsort(users, kind="stable")
     if np.any(np.diff(users[by_user]) == 0):
@@ -344,7 +348,7 @@ def merge(evaluations: Sequence[Evaluation]) -> Evaluation:
             k: np.sum([one.cold_listed[k] for one in evaluations], axis=0)
             for k in first.cold_listed
         },
-        notes=tuple(dict.fromkeys(note for one in evaluations for note in one.notes)),
+        notes=notes,
     )
 
 

@@ -60,8 +60,8 @@ class Evaluate(Section):
 
     def without_effect(self, run: Any) -> list[str]:
         """Say for which users a metric has the same value whatever the model."""
-        slices = self.slices_of(run.split)
-        lines = cutoff_warnings(self.parsed(), run.split, run.experiment.data.protocol, slices)
+        slices = self.slices_of(run.honest)
+        lines = cutoff_warnings(self.parsed(), run.honest, run.experiment.data.protocol, slices)
         lines = [f"metrics: {line}" for line in lines]
         cold = {"cold", "cold_among_all"} & set(self.slices)
         if slices is not None and cold and not slices.is_cold.any():
@@ -69,16 +69,18 @@ class Evaluate(Section):
                 f"slices: {', '.join(sorted(cold))} have no items: somebody trains on each; set "
                 "data.split.cold_items"
             )
-        if self.targets is not None and not self.target_metrics:
+        attack = run.experiment.attack
+        promoted = attack is not None and attack.needs_targets
+        if self.targets is not None and not self.target_metrics and not promoted:
             lines.append("targets: has no effect: no metric measures them; add er@10 to metrics")
-        if self.rerank is not None and self.rerank.n >= run.split.n_items:
+        if self.rerank is not None and self.rerank.n >= run.honest.n_items:
             lines.append(
-                f"rerank.n: {self.rerank.n} has no effect: the catalogue has {run.split.n_items} "
+                f"rerank.n: {self.rerank.n} has no effect: the catalogue has {run.honest.n_items} "
                 "items, so all are candidates"
             )
-        if run.split.n_cold and not cold:
+        if run.honest.n_cold and not cold:
             lines.append(
-                f"slices: the {run.split.n_cold} cold items are not measured; add cold or "
+                f"slices: the {run.honest.n_cold} cold items are not measured; add cold or "
                 "cold_among_all"
             )
         return lines

@@ -1,7 +1,5 @@
 """A run as its processes know it, and how it is made ready: experiment, data, engine, folder."""
 
-import hashlib
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +13,6 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from fedrec.baselines.base import Baseline
-from fedrec.compute.context import RoundContext
 from fedrec.compute.device import Resources, check_device, described, gpu_bytes, sees_gpu
 from fedrec.compute.numba_compiler import build, is_built
 from fedrec.config.engine import Engine
@@ -23,7 +20,7 @@ from fedrec.config.experiment import Experiment, load_experiment
 from fedrec.config.sources import sources_of, with_importable_plugins
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.negatives import pool_excluded
-from fedrec.data.prepare import open_split, prepare, save_split
+from fedrec.data.prepare import open_split, prepare
 from fedrec.errors import ConfigError, require
 from fedrec.evaluation.evaluate import check_cutoffs
 from fedrec.evaluation.ranking import check_candidates
@@ -42,10 +39,11 @@ from fedrec.runs.folder import (
     default_folder,
 )
 from fedrec.runs.state_size import check_state
-from fedrec.storage.files import write_bytes, write_text, writing
+from fedrec.runs.transformed import with_transforms
+from fedrec.storage.files import write_bytes, write_text
 from fedrec.training.draws import check_order
 from fedrec.training.task import ClientTask, Executor
-from fedrec.types import Split
+from fedrec.types import IntArray, Split
 
 # Sections that a centralised baseline does not use.
 FEDERATED = (
@@ -103,6 +101,21 @@ class OpenRun:
     def centralised(self) -> bool:
         """Whether one place sees all the data, as for a baseline."""
         return isinstance(self.experiment.model, Baseline)
+
+    @cached_property
+    def attackers(self) -> IntArray:
+        """The clients that attack, int64, sorted."""
+        return self.experiment.attackers_of(self.split)
+
+    @cached_property
+    def honest(self) -> Split:
+        """The data of the clients that do not attack, with numbers of their own: who ranks."""
+        return self.experiment.honest_part(self.split)
+
+    @cached_property
+    def targets(self) -> IntArray:
+        """The items of ``evaluate.targets``, int64, sorted."""
+        return self.experiment.evaluate.targets_of(self.honest, self.experiment.seed)
 
     @cached_property
     def catalogue(self) -> Catalogue:
@@ -235,8 +248,8 @@ def open_experiment(
     split = open_split(prepared)
     if prepared == kept_split:
         LOG.info(f"{split.name}: the data is gone; the run goes on with its copy, {kept_split}")
-    elif any(transform.overrides("on_data") for transform in experiment.transforms):
-        prepared, split = _with_transforms(experiment, prepared, split)
+    else:
+        prepared, split = with_transforms(experiment, prepared, split)
     _check_sizes(experiment, split)
     LOG.info(
         f"{split.name}: {split.n_users} users, {split.n_items} items, "
@@ -248,6 +261,8 @@ def open_experiment(
     task = experiment.client_task(open_catalogue(split, features))
     everybody = split.shard(np.arange(split.n_clients))
     check_state(task, everybody, experiment.engine.state_limit)
+    if experiment.attack is not None:
+        experiment.attack.check(task.shared_specs())
     executor = task.executor()
     if executor == "numba" and not is_built():
         LOG.info("compiling the training kernel, once on a machine (about half a minute)")
@@ -260,19 +275,6 @@ def open_experiment(
     # Workers have devices of their own.
     device = engine.device if engine.name == "serial" else "cpu"
     return OpenRun(folder, experiment, prepared, split, engine, features, device=device)
-
-
-def _with_transforms(experiment: Experiment, prepared: Path, split: Split) -> tuple[Path, Split]:
-    """Return the data as transforms change it, in a file beside that of the prepared data."""
-    for transform in experiment.transforms:
-        context = RoundContext(experiment.seed, 0, split.n_clients, split.n_items)
-        split = transform.on_data(split, context)
-    settings = experiment.model_dump(mode="json", include={"transforms", "evaluate", "seed"})
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-    path = prepared.with_name(f"{prepared.stem}-{key}{prepared.suffix}")
-    with writing(path):
-        save_split(split, path)
-    return path, open_split(path)
 
 
 def find_config(config: Path) -> Path:
@@ -297,14 +299,15 @@ def _check_sizes(experiment: Experiment, split: Split) -> None:
         check_order(experiment.model, split.timestamps, split.name)
     elif legacy:
         raise ConfigError("data.protocol: the baselines are measured on 'clean' only")
-    slices = experiment.evaluate.slices_of(split)
+    honest = experiment.honest_part(split)
+    slices = experiment.evaluate.slices_of(honest)
     if legacy and slices is not None:
         raise ConfigError(
             "evaluate.slices: protocol legacy ranks no slices; use data.protocol: clean"
         )
     n_ranked = int((~slices.is_cold).sum()) if slices else split.n_items
     check_cutoffs(experiment.evaluate.parsed(), n_ranked)
-    _check_targets(experiment, split, slices)
+    _check_targets(experiment, honest, slices)
     experiment.rounds.clients_of(split.n_clients)
     nodes = experiment.engine.nodes
     if isinstance(nodes, int) and nodes > split.n_clients:

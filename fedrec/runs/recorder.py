@@ -153,7 +153,7 @@ class Recorder:
     @cached_property
     def popularity(self) -> dict[str, dict[str, float]]:
         """The scores of the popularity baseline, computed when first asked for."""
-        return popularity_scores(self._run.experiment, self._run.split)
+        return popularity_scores(self._run.experiment, self._run.honest)
 
     def diverged(self, round: int, error: NumericError, params: Params) -> NumericError:
         """Write the result of a run that diverged in a round; return the error for the user."""
@@ -232,7 +232,7 @@ class Recorder:
         rounds["seconds"]["total"] = time.perf_counter() - self._began
         if run.centralised:
             rounds["clients_per_second"] = None
-        references = {"chance": chance_levels(e.evaluate, run.split)}
+        references = {"chance": chance_levels(e.evaluate, run.honest)}
         if status != "interrupted":
             references["popularity"] = self.popularity
         notes = self._notes() if status in FINISHED else []
@@ -243,7 +243,8 @@ class Recorder:
             **rounds,
             "digest": digest(params) if params else None,
             "clients": run.split.n_clients,
-            "users": run.split.n_users,
+            **({"attackers": len(run.attackers)} if len(run.attackers) else {}),
+            "users": run.honest.n_users,
             "items": run.split.n_items,
             "features": feature_lines(run.features),
             "ranking": _ranking(e),
@@ -253,7 +254,7 @@ class Recorder:
             "status": status,
             "warnings": [*settings_without_effect(run), *notes],
             "reference": {n: scores for n, scores in references.items() if scores},
-            **({"slices": sizes} if (sizes := slice_sizes(e.evaluate, run.split)) else {}),
+            **({"slices": sizes} if (sizes := slice_sizes(e.evaluate, run.honest)) else {}),
             **self._targets(),
             **({} if tuning is None else {"tuning": tuning}),
             "engine": self._engine,
@@ -316,7 +317,7 @@ class Recorder:
             "model has learnt little beyond which items are popular; train longer (rounds.count, "
             "rounds.patience) or change the rates (train.optimizers, strategy)"
         )
-        tied = tied_scores(self._run.experiment, self._run.split)
+        tied = tied_scores(self._run.experiment, self._run.honest)
         if all(best.score("test", metric) == value for metric, value in tied.items()):
             notes.append(
                 f"{chosen} ranks no test item better than scores that are all equal would: the "
@@ -361,8 +362,7 @@ class Recorder:
 
     def _targets(self) -> dict[str, Any]:
         """Return what the result says of target items: their raw ids, and who may be shown one."""
-        split, experiment = self._run.split, self._run.experiment
-        targets = experiment.evaluate.targets_of(split, experiment.seed)
+        split, targets = self._run.honest, self._run.targets
         if not len(targets):
             return {}
         users = np.count_nonzero(eligible_targets(split, targets).lengths)

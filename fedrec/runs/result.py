@@ -158,14 +158,16 @@ class RunResult(RunFolder):
         ]
 
     def recommend_all(self, k: int = 10) -> pd.DataFrame:
-        """Return the k best items of every user, train and validation items left out.
+        """Return the k best items of every honest user, train and validation items left out.
 
         One row per user and item: ``user``, ``rank`` (from 1), ``item``, ``score``; raw ids.
         """
         import pandas as pd
 
         split = self.split
-        blocks = np.array_split(np.arange(split.n_users), -(-split.n_users // BLOCK))
+        attackers = split.clients.take(self.experiment.attackers_of(split)).values
+        honest = np.setdiff1d(np.arange(split.n_users), attackers)
+        blocks = np.array_split(honest, -(-len(honest) // BLOCK))
         rows = [row for users in blocks for row in self._top(users, k)]
         frame = pd.DataFrame(rows, columns=["user", "rank", "item", "score"])
         frame["user"] = split.user_ids[frame["user"].to_numpy(np.int64)]

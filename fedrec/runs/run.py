@@ -280,8 +280,7 @@ def _run_baseline(run: OpenRun, observer: Observer) -> None:
         scorer = model.fit(run.split, run.experiment.seed, run.catalogue)
         fitted = time.perf_counter()
         settings = run.experiment.evaluate
-        targets = settings.targets_of(run.split, run.experiment.seed)
-        evaluation = evaluate_scorer(scorer, run.split, settings, targets=targets)
+        evaluation = evaluate_scorer(scorer, run.split, settings, targets=run.targets)
         seconds = Seconds(train=fitted - began, evaluate=time.perf_counter() - fitted)
         record = RoundRecord(round=0, clients=run.split.n_clients, seconds=seconds)
         recorder.record(record, evaluation, {})

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from fedrec.transforms.attacks import ATTACKS
 from fedrec.transforms.base import Transform
 from fedrec.transforms.clip import Clip
 from fedrec.transforms.gaussian import Gaussian
@@ -16,4 +17,5 @@ TRANSFORMS: Mapping[str, type[Transform]] = {
     "int8": Int8,
     "low_rank": LowRank,
     "top_k": TopK,
+    **ATTACKS,
 }

@@ -16,7 +16,7 @@ from fedrec.plugins import name_of, table
 from fedrec.ragged import Ragged, offsets_of
 from fedrec.testing.trial import as_bytes
 from fedrec.transforms import TRANSFORMS
-from fedrec.transforms.attack import Attack
+from fedrec.transforms.attacks.base import Attack
 from fedrec.transforms.base import Transform
 from fedrec.transforms.clip import Clip
 from fedrec.transforms.gaussian import Gaussian

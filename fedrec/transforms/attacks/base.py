@@ -1,0 +1,137 @@
+"""What an attack is: some clients send what serves them, not what they were asked for."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import ClassVar, final
+
+import numpy as np
+from pydantic import Field
+
+from fedrec.compute.context import RoundContext
+from fedrec.errors import ConfigError
+from fedrec.transforms.base import Transform
+from fedrec.transforms.pool import bounded, row_norms
+from fedrec.types import IntArray, Params, ParamSpec, Split, State, UpdateBatch
+
+
+class Attack(Transform):
+    """Base of all attacks.
+
+    An attack changes what attackers train on (`on_data`), or what they send (`rewrite`), or both.
+    What they send is rewritten on the server of the simulation, where the updates of all attackers
+    of the round are together: colluding attackers know each other's. Only then it is summed with
+    the others'. Attackers do not rank, so no metric counts them, nor does the training loss.
+
+    Args:
+        share: Of the honest clients, how many attackers there are: with ``added`` so many more
+            clients, else so many of them are converted, drawn with the seed of the run.
+        row_limit: The norm that a row of an attacker's update has at most, as a multiple of the
+            mean norm of the rows that the attackers of the round would have sent without it. None:
+            any.
+
+    Attributes:
+        added: Whether attackers are clients more, with data of their own, or honest clients that
+            were converted.
+        needs_targets: Whether it promotes the items of ``evaluate.targets``.
+        needs_factors: Whether it reads the item table ``item`` as the factors of items, whose
+            product with a user's vector is the score.
+    """
+
+    added: ClassVar[bool] = False
+    needs_targets: ClassVar[bool] = False
+    needs_factors: ClassVar[bool] = False
+
+    share: float = Field(0.1, gt=0, lt=1)
+    row_limit: float | None = Field(None, gt=0)
+
+    def attackers(self, context: RoundContext) -> IntArray:
+        """Return the ids of the attackers, int64, sorted; the same in every round.
+
+        Args:
+            context: Of any round; its clients are all, with those that were added.
+        """
+        everybody, n = np.arange(context.n_clients, dtype=np.int64), context.n_clients
+        if self.added:
+            honest = next(h for h in range(n, -1, -1) if h + self.count(h) <= n)
+            return everybody[honest:]
+        once = RoundContext(context.seed, 0, n, context.n_items)
+        keys = once.bits("attackers", everybody, np.zeros(1, np.int64))
+        return np.sort(np.argsort(keys, kind="stable")[: self.count(n)])
+
+    def count(self, honest: int) -> int:
+        """Return how many attackers there are among, or beside, a number of honest clients."""
+        return max(1, round(self.share * honest))
+
+    def check(self, specs: Mapping[str, ParamSpec]) -> None:
+        """Check that the model has what the attack reads.
+
+        Args:
+            specs: Of the shared parameters.
+
+        Raises:
+            ConfigError: If it has not.
+        """
+        item = specs.get("item")
+        if self.needs_factors and (item is None or item.axis != "item" or len(item.shape) != 1):
+            raise ConfigError(
+                f"transforms: {type(self).__name__} reads the item table 'item', a vector for each "
+                "item, and the model has no such shared parameter; take another model, such as mf, "
+                "or another attack"
+            )
+
+    def init(self, split: Split, context: RoundContext) -> State:
+        """Return what attackers know before the first round; nothing by default.
+
+        Args:
+            split: The data of honest clients, of which an attack takes what it is said to know,
+                such as popularity.
+            context: The run, before its first round.
+        """
+        return State()
+
+    def rewrite(
+        self, state: State, pool: UpdateBatch, params: Params, context: RoundContext
+    ) -> tuple[State, UpdateBatch]:
+        """Return what attackers know next, and what they send; nothing is rewritten by default.
+
+        Args:
+            state: From `init` or the last round with attackers.
+            pool: What the attackers of the round would have sent, honestly trained on their data,
+                sorted by client.
+            params: The shared parameters of the server.
+            context: The round.
+
+        Returns:
+            The state, and updates of the same clients.
+        """
+        return state, pool
+
+    @final
+    def sent(
+        self, state: State, pool: UpdateBatch, params: Params, context: RoundContext
+    ) -> tuple[State, UpdateBatch]:
+        """Return what `rewrite` does, within ``row_limit`` and without metrics.
+
+        Raises:
+            ConfigError: If the updates are not of the same clients.
+        """
+        state, update = self.rewrite(state, pool, params, context)
+        if not np.array_equal(update.client_ids, pool.client_ids):
+            raise ConfigError(
+                f"transforms: rewrite of {type(self).__name__} returned updates of other clients; "
+                "expected one of each attacker of the round, in their order"
+            )
+        if self.row_limit is not None:
+            tables = {
+                name: replace(block, values=bounded(block.values, self.longest(pool, name)))
+                for name, block in update.tables.items()
+            }
+            update = replace(update, tables=tables)
+        nothing = {name: np.zeros_like(values) for name, values in update.metrics.items()}
+        return state, replace(update, metrics=nothing)
+
+    def longest(self, pool: UpdateBatch, name: str) -> float:
+        """Return the norm that ``row_limit`` allows a row of a table."""
+        norms = row_norms(pool.tables[name])
+        mean = float(norms.mean()) if len(norms) else 0.0
+        return float("inf") if self.row_limit is None else self.row_limit * mean
