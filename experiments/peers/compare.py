@@ -81,7 +81,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         train={"batch_size": positives, "weight_decay": 0.0, **rates},
         negatives=NEGATIVES,
     )
-    averaging = {"name": "fedavg", "weighting": "uniform", "average": "cohort"}
+    averaging = {"name": "fedavg", "aggregation": {"average": "cohort"}}
     experiment = work.experiment.model_validate(
         {**dict(work.experiment), "strategy": averaging, "rounds": {"count": 1}}
     )

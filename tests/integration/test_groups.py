@@ -1,6 +1,5 @@
 """A strategy whose clients are in groups, from the messages to the recommendations."""
 
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,10 @@ import server.app
 from fedrec.config.experiment import Experiment, load_experiment
 from fedrec.data.prepare import split_of
 from fedrec.flower.grid import SerialGrid
-from fedrec.flower.records import RollCall, RoundRequest, decode, decode_params
+from fedrec.flower.records import RollCall, RoundRequest, Trained, decode, decode_down
 from fedrec.runs.prepare import prepare_run
 from fedrec.runs.reader import RunFolder
-from fedrec.runs.result import of_group
-from fedrec.types import IntArray
+from fedrec.types import FloatArray, IntArray
 from tests.planted import rates
 
 WARMUP, ROUNDS = 2, 5
@@ -69,7 +67,7 @@ def test_any_nodes_give_the_same_bits(runs: tuple[fedrec.RunResult, fedrec.RunRe
     assert one.result["digest"] == three.result["digest"]
     assert one.result["metrics"] == three.result["metrics"]
     models = [RunFolder(done.folder).model() for done in runs]
-    assert len(np.unique(models[0]["group"])) == 3
+    assert len(np.unique(models[0]["item@weights"], axis=0)) == 3
     assert {n: v.tobytes() for n, v in models[0].items()} == {
         n: v.tobytes() for n, v in models[1].items()
     }
@@ -94,17 +92,19 @@ def test_the_groups_have_parameters_of_their_own(
     runs: tuple[fedrec.RunResult, fedrec.RunResult],
 ) -> None:
     model = RunFolder(runs[0].folder).model()
-    tables = [of_group(model, g)["item"] for g in np.unique(model["group"]).tolist()]
-    assert all(table.shape == model["item"].shape for table in tables)
-    assert len({table.tobytes() for table in tables}) == 3
+    assert model["item@bases"].shape == (3, 50, 8)
+    assert len({table.tobytes() for table in model["item@bases"]}) == 3
+    weights = model["item@weights"]
+    assert ((weights == 1).sum(1) == 1).all() and (weights.sum(1) == 1).all()
 
 
 class Counting(SerialGrid):
-    """Keeps what was sent: kind, round, node, group, clients, item table; and who is where."""
+    """Keeps what was sent and answered: the requests, with the base tables; and who is where."""
 
     def __init__(self, n_nodes: int) -> None:
         super().__init__(clients.app.app, n_nodes)
-        self.sent: list[tuple[str, int, int, int, Any, bytes]] = []
+        self.sent: list[tuple[str, int, RoundRequest, FloatArray]] = []
+        self.trained: list[tuple[int, Trained]] = []
         self.hosted: dict[int, IntArray] = {}
 
     def send_and_receive(
@@ -115,19 +115,20 @@ class Counting(SerialGrid):
             kind, node = message.metadata.message_type, message.metadata.dst_node_id
             if kind == "query.roll_call":
                 continue
-            request = decode(message.content, RoundRequest)
-            table = decode_params(message.content)["item"].tobytes()
-            about = (kind, request.round, node, request.group, request.clients)
-            self.sent.append((*about, table))
+            request, down = decode(message.content, RoundRequest), decode_down(message.content)
+            bases = down.own["item"].bases if down.own else down.shared["item"][None]
+            self.sent.append((kind, node, request, bases))
         replies = super().send_and_receive(asked)
         for reply in replies:
-            if reply.metadata.message_type == "query.roll_call":
-                clients = decode(reply.content, RollCall).clients
-                self.hosted[reply.metadata.src_node_id] = clients
+            node, kind = reply.metadata.src_node_id, reply.metadata.message_type
+            if kind == "query.roll_call":
+                self.hosted[node] = decode(reply.content, RollCall).clients
+            if kind == "train":
+                self.trained.append((node, decode(reply.content, Trained)))
         return replies
 
 
-def test_a_node_gets_one_message_for_each_group_of_its_clients(tmp_path: Path) -> None:
+def test_a_node_gets_one_message_and_sends_a_sum_for_each_group(tmp_path: Path) -> None:
     prepared = prepare_run(experiment(3, {"by": "user"}), tmp_path / "run")
     config = {
         "experiment": str(prepared.folder / "config.yaml"),
@@ -137,32 +138,26 @@ def test_a_node_gets_one_message_for_each_group_of_its_clients(tmp_path: Path) -
     }
     with Counting(3) as grid:
         server.app.app(grid, Context(1, 0, {}, RecordDict(), dict(config)))
-    group = RunFolder(prepared.folder).model()["group"]
+    group = RunFolder(prepared.folder).model()["item@weights"].argmax(1)
+    asked = [(node, request, bases) for kind, node, request, bases in grid.sent if kind == "train"]
+    assert len(asked) == len(grid.trained) == 3 * ROUNDS
+    for (node, request, bases), (answering, trained) in zip(asked, grid.trained, strict=True):
+        assert node == answering
+        assert np.isin(request.clients, grid.hosted[node]).all()
+        grouped = request.round > WARMUP
+        expected = group[request.clients] if grouped else np.zeros_like(request.clients)
+        assert request.groups.tolist() == expected.tolist()
+        assert list(trained.aggregates) == np.unique(expected).tolist()
+        # A table for each group, once, however many clients have it.
+        assert bases.shape == (3 if grouped else 1, 50, 8)
     for number in range(1, ROUNDS + 1):
-        trained = [each for each in grid.sent if each[:2] == ("train", number)]
-        per_node = Counter(node for _, _, node, *_ in trained)
-        groups = {(node, of) for _, _, node, of, *_ in trained}
-        assert len(groups) == len(trained)
-        assert set(per_node) == {1, 2, 3}
-        if number <= WARMUP:
-            assert groups == {(1, 0), (2, 0), (3, 0)}
-        else:
-            # All of a group, on whatever node, are sent the same; each group its own.
-            tables = {of: {e[5] for e in trained if e[3] == of} for of in set(group.tolist())}
-            assert all(len(each) <= 1 for each in tables.values())
-            assert max(per_node.values()) > 1
-        meant = np.concatenate([each[4] for each in trained])
+        in_round = [(request, bases) for _, request, bases in asked if request.round == number]
+        meant = np.concatenate([request.clients for request, _ in in_round])
         assert len(np.unique(meant)) == len(meant) == 32
-        for _, _, node, of, clients_meant, _ in trained:
-            assert np.isin(clients_meant, grid.hosted[node]).all()
-            if number > WARMUP:
-                assert (group[clients_meant] == of).all()
-    ranked = [each for each in grid.sent if each[:2] == ("evaluate", ROUNDS)]
-    present = {(n, int(g)) for n, clients in grid.hosted.items() for g in np.unique(group[clients])}
-    assert {(node, of) for _, _, node, of, *_ in ranked} == present
+        assert len({bases.tobytes() for _, bases in in_round}) == 1
+    ranked = [(node, r) for kind, node, r, _ in grid.sent if kind == "evaluate"]
+    assert [node for node, request in ranked if request.round == ROUNDS] == [1, 2, 3]
     files = {path.name for path in (prepared.folder / "local").iterdir()}
-    assert files == {
-        f"node-{node - 1:03d}{f'g{of}' if of else ''}@{ROUNDS}.safetensors" for node, of in present
-    }
+    assert files == {f"node-{number:03d}@{ROUNDS}.safetensors" for number in range(3)}
     users = [load_file(prepared.folder / "local" / name)["ids.user"] for name in files]
     assert np.array_equal(np.sort(np.concatenate(users)), np.arange(40))

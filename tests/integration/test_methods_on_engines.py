@@ -69,7 +69,7 @@ def same(a: fedrec.RunResult, b: fedrec.RunResult) -> None:
     assert a.result["metrics"] == b.result["metrics"]
     assert a.result["best_round"] == b.result["best_round"]
     models = [RunFolder(each.folder).model() for each in (a, b)]
-    assert ("item@1" in models[0]) == (a.result["strategy"] == "clustered")
+    assert ("item@bases" in models[0]) == (a.result["strategy"] == "clustered")
     assert {n: v.tobytes() for n, v in models[0].items()} == {
         n: v.tobytes() for n, v in models[1].items()
     }
@@ -85,7 +85,7 @@ def test_ray_has_the_bits_of_serial(strategy: str, tmp_path: Path) -> None:
 
 
 def test_flowers_own_runtime_has_the_bits_of_serial(tmp_path: Path) -> None:
-    """With groups, so that a node gets two messages at once, and with every client's update."""
+    """With groups, which have values of their own, and with every client's update."""
     same(go(tmp_path, "clustered", "serial"), go(tmp_path, "clustered", "flower"))
 
 

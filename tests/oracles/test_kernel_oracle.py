@@ -17,11 +17,11 @@ from fedrec.models.base import Model
 from fedrec.models.pfedrec import PFedRec
 from fedrec.personalization.base import NoPersonalization, Personalization
 from fedrec.personalization.plgc.plgc import PLGC
-from fedrec.training.client_rule import ClientRule
 from fedrec.training.clients import train_clients
 from fedrec.training.plan import plan_training
 from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray, Params, Shard
+from strategies.client_rules.proximal import Proximal
 from tests.planted import (
     federations,
     in_numba,
@@ -267,7 +267,7 @@ def test_the_kernel_is_the_loop(
     dtype: str,
     kernel: str,
 ) -> None:
-    half = ClientRule(proximal=proximal)
+    half = Proximal(mu=proximal)
     if kernel == "numba":
         shard, train = one_user_each(shard), train | {"loss": "bce"}
     if dtype == "float32" and isinstance(personalization, PLGC):

@@ -7,12 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrec.training.client_rule import ClientRule
 from fedrec.training.clients import train_clients
 from fedrec.training.optimizers import Optimizer
 from fedrec.training.plan import plan_training
 from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray, Params, Shard
+from strategies.client_rules.proximal import Proximal
 from tests.contracts.own_models import BiasedMF
 from tests.planted import federations, initial_state, method_of, split_state
 
@@ -127,7 +127,7 @@ def test_every_group_steps_as_torch_optim(
     shard: Shard, train: dict[str, Any], proximal: float, seed: int
 ) -> None:
     """Two rounds from the same shared parameters; clients together against clients alone."""
-    rule = ClientRule(proximal=proximal)
+    rule = Proximal(mu=proximal)
     task = method_of(train, model=BiasedMF(), dtype="float64", seed=seed, client_rule=rule)
     params, local = initial_state(task, shard)
     rows = [np.array([row]) for row in range(shard.n_clients)]

@@ -1,14 +1,17 @@
 """SCAFFOLD as the paper writes it, on whole tables, against ours on touched rows."""
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedrec.compute.context import RoundContext
 from fedrec.training.clients import train_clients
 from fedrec.training.plan import plan_training
 from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray, IntArray, Params, Shard
-from strategies.scaffold import Scaffold
+from strategies import Scaffold
 from tests.planted import federations, initial_state, method_of, places, rates, split_state
 
 RATE, LOCAL_RATE = 0.2, 0.1
@@ -72,7 +75,8 @@ def test_sparse_scaffold_is_the_papers(
         client_rule=strategy.client_rule,
     )
     params, local = initial_state(task, shard)
-    state = strategy.init(params, shard.n_clients)
+    context = RoundContext(0, 0, shard.n_clients, shard.n_items)
+    state = strategy.init(params, context)
     local = {n: v.copy() if v.dtype == np.int32 else v.astype(float) for n, v in local.items()}
     table, control = params["item"].astype(float), np.zeros(params["item"].shape)
     own = np.zeros((shard.n_clients, *table.shape))
@@ -80,12 +84,13 @@ def test_sparse_scaffold_is_the_papers(
     rng = np.random.default_rng(seed)
     for round in (1, 2, 3):
         cohort = np.sort(rng.choice(shard.n_clients, rng.integers(1, shard.n_clients + 1), False))
-        sent = strategy.broadcast(state, params, 0)
+        context = replace(context, round=round, cohort=cohort)
+        sent = strategy.broadcast(state, params, cohort, context).shared
         update, after = train_clients(
             task, shard.take(cohort), sent, split_state(task, shard, local, cohort), round, 2
         )
         _put_back(task, shard, local, cohort, after)
-        state, params = strategy.apply(state, params, strategy.reduce(update))
+        state, params = strategy.apply(state, params, {0: strategy.reduce(update)}, context)
 
         factor = 1.0 if warmup is None else round / warmup
         moved, changed = np.zeros_like(table), np.zeros_like(table)
@@ -102,7 +107,7 @@ def test_sparse_scaffold_is_the_papers(
         control = (control + changed / shard.n_clients).astype(np.float32).astype(float)
 
         np.testing.assert_allclose(params["item"], table, atol=2e-6)
-        np.testing.assert_allclose(state.arrays["item"], control, atol=2e-6)
+        np.testing.assert_allclose(state.arrays["client_rule/item"], control, atol=2e-6)
         np.testing.assert_allclose(local["user"], users, atol=2e-6)
         np.testing.assert_allclose(_whole(task, shard, local, table.shape), own, atol=1e-5)
 
@@ -122,5 +127,5 @@ def _whole(task: ClientTask, shard: Shard, local: Params, shape: tuple[int, ...]
     for row in range(shard.n_clients):
         at = room.row(row)
         items = local["seen/items"][at]
-        dense[row][items[items >= 0]] = local["item/own_control"][at][items >= 0]
+        dense[row][items[items >= 0]] = local["item/client_control"][at][items >= 0]
     return dense

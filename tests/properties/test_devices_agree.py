@@ -21,9 +21,10 @@ from fedrec.personalization.base import Personalization
 from fedrec.personalization.plgc.decorrelation import cross_view, single_view
 from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.testing.trial import Trial
-from fedrec.training.client_rule import client_rule_of
 from fedrec.training.settings import Train
-from strategies.scaffold import Scaffold
+from fedrec.types import Down
+from strategies import Scaffold
+from strategies.client_rules.scaffold import ControlVariates
 from tests.contracts.content_models import Content, DroppingLayers, OwnLoss, TextAlone
 from tests.contracts.own_models import SmallNet
 from tests.other_device import other_device
@@ -108,11 +109,11 @@ def test_training_and_ranking_are_the_same(model: str, form: str, train: str, de
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_what_clients_remember_is_the_same(device: Any) -> None:
-    rule = client_rule_of(Scaffold())
+    rule = ControlVariates()
     trial = Trial.of(Scaffold(), "float64")
     trial = Trial.before(replace(trial.task, model=MODELS["neumf"], client_rule=rule), trial.shard)
     down = {f"{n}/{kind}": np.ones_like(v) for n, v in trial.params.items() for kind in rule.down}
-    trial = replace(trial, params={**trial.params, **down})
+    trial = replace(trial, down=Down({**trial.params, **down}))
     expected = trial.results()
     with device() as name:
         trial.compare(expected, on(name, trial).results(), f"on {name}")

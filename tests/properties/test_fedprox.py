@@ -8,12 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedrec.compute.context import RoundContext
 from fedrec.models.base import Model
 from fedrec.training.clients import train_clients
 from fedrec.training.plan import plan_training
 from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray, Params, Shard, State
 from strategies import FedAvg, FedProx
+from strategies.client_rules.proximal import Proximal
 from tests.contracts.own_models import BiasedMF
 from tests.planted import federations, initial_state, method_of, rates, split_state
 
@@ -136,7 +138,7 @@ def test_the_term_is_that_of_the_loss(
     mu: float,
     seed: int,
 ) -> None:
-    half = FedProx(mu=mu).client_rule
+    half = Proximal(mu=mu)
     check(
         method_of(train | steps, model=model, dtype="float64", seed=seed, client_rule=half),
         shard,
@@ -156,7 +158,7 @@ def test_in_machine_code_too(
 ) -> None:
     pytest.importorskip("numba", reason="needs the extra 'sim'")
     fields = train | steps | {"backend": "numba", "loss": "bce"}
-    task = method_of(fields, dtype="float64", client_rule=FedProx(mu=mu).client_rule)
+    task = method_of(fields, dtype="float64", client_rule=Proximal(mu=mu))
     assert task.executor() == "numba"
     check(task, shard, mu)
 
@@ -166,7 +168,8 @@ def bits(task: ClientTask, shard: Shard, strategy: FedAvg | FedProx) -> dict[str
     params, local = initial_state(task, shard)
     for number in (1, 2):
         update, local = train_clients(task, shard, params, local, number)
-        params = strategy.apply(State(), params, strategy.reduce(update))[1]
+        context = RoundContext(0, number, shard.n_clients, shard.n_items)
+        params = strategy.apply(State(), params, {0: strategy.reduce(update)}, context)[1]
     return {name: value.tobytes() for name, value in {**params, **local}.items()}
 
 
@@ -177,7 +180,7 @@ def test_without_the_term_it_is_federated_averaging(
 ) -> None:
     results = [
         bits(method_of(train | steps, model=BiasedMF(), client_rule=s.client_rule), shard, s)
-        for s in (FedProx(mu=0), FedAvg())
+        for s in (FedProx(client_rule={"mu": 0}), FedAvg())
     ]
     assert results[0] == results[1]
 
@@ -188,7 +191,7 @@ def test_with_one_step_the_term_is_nothing(shard: Shard, mu: float) -> None:
     train = {"optimizers": rates(0.1), "local_epochs": 1, "batch_size": "full"}
     results = [
         bits(method_of(train, client_rule=s.client_rule), shard, s)
-        for s in (FedProx(mu=mu), FedAvg())
+        for s in (FedProx(client_rule={"mu": mu}), FedAvg())
     ]
     assert results[0] == results[1]
 
@@ -205,7 +208,7 @@ def test_a_strong_term_keeps_the_rows_at_the_start(shard: Shard, mu: float) -> N
         "local_epochs": 6,
         "negatives": 2,
     }
-    task = method_of(train, dtype="float64", client_rule=FedProx(mu=mu).client_rule)
+    task = method_of(train, dtype="float64", client_rule=Proximal(mu=mu))
     params, local = initial_state(task, shard)
     update, _ = train_clients(task, shard, params, local, 1)
     block = update.tables["item"]

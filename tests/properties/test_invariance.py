@@ -12,16 +12,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedrec.compute.context import RoundContext
 from fedrec.evaluation.scorer import UserScorer
 from fedrec.models.base import Model
 from fedrec.models.mf import MatrixFactorization
 from fedrec.personalization.base import NoPersonalization, Personalization
 from fedrec.personalization.plgc.plgc import PLGC
+from fedrec.training.client_rule import client_rule_of
 from fedrec.training.clients import train_clients
 from fedrec.training.task import ClientTask
 from fedrec.types import Aggregate, FloatArray, IntArray, Params, Shard, State, UpdateBatch
-from strategies import STRATEGIES, FedAvg, Strategy
-from tests.contracts.every_option import strategies_of
+from strategies import FedAvg, Strategy
+from tests.contracts.every_option import NAMES, strategies_of
 from tests.contracts.own_models import BiasedMF, Weighted
 from tests.planted import (
     federations,
@@ -195,18 +197,22 @@ def of_nodes(
     return aggregates
 
 
+def in_round(number: int, shard: Shard) -> RoundContext:
+    return RoundContext(0, number, shard.n_clients, shard.n_items)
+
+
 @pytest.mark.parametrize("form", ["none", "kernel-extra", "table-alignment"])
 @settings(max_examples=12, deadline=None)
 @given(shard=federations(several=True), train=TRAINS, data=st.data())
 def test_any_order_and_any_nodes_give_the_same_bits(
     form: str, shard: Shard, train: dict[str, Any], data: st.DataObject
 ) -> None:
-    strategy = data.draw(st.sampled_from(sorted(STRATEGIES)).flatmap(strategies_of))
+    strategy = data.draw(st.sampled_from(NAMES).flatmap(strategies_of))
     model = data.draw(st.sampled_from([None, BiasedMF()]))
-    task = method_of(train, personal(form), model, client_rule=strategy.client_rule)
+    task = method_of(train, personal(form), model, client_rule=client_rule_of(strategy))
     initial, local = initial_state(task, shard)
-    state = strategy.init(initial, shard.n_clients)
-    params = strategy.broadcast(state, initial, 0)
+    state = strategy.init(initial, in_round(0, shard))
+    params = strategy.broadcast(state, initial, shard.client_ids, in_round(5, shard)).shared
     order = np.array(data.draw(st.permutations(range(shard.n_clients))), np.int64)
     cuts = sorted(data.draw(st.sets(st.integers(1, shard.n_clients), max_size=3)))
     nodes = [part for part in np.split(order, cuts) if len(part)]
@@ -218,7 +224,10 @@ def test_any_order_and_any_nodes_give_the_same_bits(
     assert raw_partial(merged) == raw_partial(expected)
     backwards = reduce(lambda a, b: strategy.merge(b, a), aggregates)
     assert raw_partial(backwards) == raw_partial(expected)
-    after = [strategy.apply(state, initial, aggregate)[1] for aggregate in (expected, merged)]
+    after = [
+        strategy.apply(state, initial, {0: aggregate}, in_round(5, shard))[1]
+        for aggregate in (expected, merged)
+    ]
     assert all(after[0][name].tobytes() == after[1][name].tobytes() for name in initial)
 
 
@@ -260,9 +269,10 @@ def test_weights_times_a_constant_change_no_mean(shard: Shard, factor: float) ->
     update, _ = train_clients(task, shard, params, local, 1)
     scaled = replace(update, weight=update.weight * factor)
     for average in ("per_row", "cohort"):
-        strategy = FedAvg.model_validate({"average": average, "weighting": "examples"})
+        strategy = FedAvg(aggregation={"average": average, "weighting": "examples"})
         plain, other = (
-            strategy.apply(State(), params, strategy.reduce(batch))[1] for batch in (update, scaled)
+            strategy.apply(State(), params, {0: strategy.reduce(batch)}, in_round(1, shard))[1]
+            for batch in (update, scaled)
         )
         for name in params:
             np.testing.assert_allclose(plain[name], other[name], rtol=1e-6, atol=1e-7)

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedrec.compute.context import RoundContext
 from fedrec.training.clients import train_clients
 from fedrec.training.plan import plan_training
 from fedrec.training.task import ClientTask
@@ -66,7 +67,9 @@ def federated(task: ClientTask, shard: Shard, strategy: FedAvg) -> dict[str, Flo
     """One round, through the node's and the server's half of the strategy."""
     params, local = initial_state(task, shard)
     update, after = train_clients(task, shard, params, local, round=1)
-    _, params = strategy.apply(strategy.init(params, 8), params, strategy.reduce(update))
+    context = RoundContext(0, 1, shard.n_clients, shard.n_items)
+    state = strategy.init(params, context)
+    _, params = strategy.apply(state, params, {0: strategy.reduce(update)}, context)
     return {**params, **after}
 
 
@@ -85,7 +88,7 @@ def test_one_client_is_a_centralised_step(
 ) -> None:
     one = shard.take(np.array([who % shard.n_clients]))
     kind = average.draw(st.sampled_from(["per_row", "cohort", "sum"]))
-    check(method_of(TRAIN, seed=seed), one, FedAvg(average=kind))
+    check(method_of(TRAIN, seed=seed), one, FedAvg(aggregation={"average": kind}))
 
 
 @pytest.mark.parametrize("extra", [{}, {"weight_decay": 0.2}], ids=["plain", "decay"])
@@ -96,4 +99,4 @@ def test_everybody_summed_is_a_centralised_step(
     shard: Shard, seed: int, model: BiasedMF | None, extra: dict[str, Any]
 ) -> None:
     task = method_of({**TRAIN, **extra}, model=model, seed=seed)
-    check(task, shard, FedAvg(average="sum"))
+    check(task, shard, FedAvg(aggregation={"average": "sum"}))

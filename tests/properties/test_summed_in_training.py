@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from fedrec.aggregation.codec import payload_bytes
 from fedrec.errors import NumericError
 from fedrec.models.pfedrec import PFedRec
+from fedrec.training.client_rule import client_rule_of
 from fedrec.training.clients import train_clients
 from fedrec.types import Aggregate, Shard, UpdateBatch
-from strategies import STRATEGIES, FedAvg
+from strategies import STRATEGIES, Composed, FedAvg
+from strategies.aggregations.mean import Mean
 from tests.planted import federations, initial_state, method_of, rates, shard_of
 from tests.properties.test_invariance import (
     NUMBA_FORMS,
@@ -25,9 +27,9 @@ from tests.properties.test_invariance import (
 pytest.importorskip("numba", reason="needs the extra 'sim'")
 
 AVERAGING: dict[str, dict[str, Any]] = {
-    "fedavg": {"weighting": "examples"},
-    "fedadam": {"average": "sum", "weighting": "examples"},
-    "fedprox": {"mu": 0.1},
+    "fedavg": {"aggregation": {"weighting": "examples"}},
+    "fedadam": {"aggregation": {"average": "sum", "weighting": "examples"}},
+    "fedprox": {"client_rule": {"mu": 0.1}},
 }
 
 
@@ -46,7 +48,7 @@ def test_the_sums_are_those_of_the_rows(
 ) -> None:
     strategy = STRATEGIES[name].model_validate(AVERAGING[name])
     model = PFedRec(embedding_dim=4, init_std=0.5) if own else None
-    method = method_of(train, personal(form), model, dtype, seed, strategy.client_rule)
+    method = method_of(train, personal(form), model, dtype, seed, client_rule_of(strategy))
     params, local = initial_state(method, shard)
     rows, after = train_clients(method, shard, params, local, 1)
     summed, later = train_clients(method, shard, params, local, 1, summing=strategy.summing)
@@ -91,7 +93,7 @@ def test_rows_that_cannot_be_summed_are_an_error() -> None:
         FedAvg().reduce(trained([[0]], lr=1e30))
 
 
-class Halved(FedAvg):
+class Halved(Mean):
     """Looks at every client's rows."""
 
     def reduce(self, batch: UpdateBatch) -> Aggregate:
@@ -99,11 +101,9 @@ class Halved(FedAvg):
 
 
 def test_who_reduces_in_a_way_of_its_own_gets_the_rows() -> None:
-    assert Halved().summing is None
-    assert all(
-        (strategy.needs == "each") == (strategy().summing is None)
-        for strategy in STRATEGIES.values()
-    )
+    assert Composed(aggregation=Halved()).summing is None
+    for strategy in (of_table() for of_table in STRATEGIES.values()):
+        assert (strategy.summing is None) == strategy.sees_each
 
 
 def test_kernels_without_sums_hand_over_the_rows() -> None:
