@@ -38,6 +38,11 @@ without effect is named before the first round. `seed` (default 0) decides every
 [make_configuration.py](make_configuration.py) writes this page from the docstrings.
 
 """
+PRESETS = """These are made of three parts. Each part may be replaced, or given other options, as in
+`strategy: {name: fedavg, aggregation: median, server_optimizer: {lr: 0.5}}`. The parts are
+described [below](#client_rule-client-rules).
+
+"""
 
 
 def arguments(section: type[Section]) -> dict[str, str]:
@@ -63,6 +68,10 @@ def default_of(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True)
+    for mark in field.metadata:
+        if _is_part(mark) and mark.default:
+            chosen = {"name": mark.default, **mark.options} if mark.options else mark.default
+            return f"`{_inline(chosen)}`"
     if isinstance(value, Section):
         return "see below"
     return "none" if value is None else f"`{_inline(value)}`"
@@ -96,6 +105,17 @@ def rows_of(section: type[Section], names: Collection[str]) -> list[str]:
         if name in names:
             rows.append(f"| `{name}` | {default_of(field)} | {texts.get(name, '')} |")
     return rows
+
+
+def presets_of(plugins: Mapping[str, type[Section]]) -> str:
+    """Return a table of plug-ins that are made of parts, with the parts of each."""
+    options = next(iter(plugins.values())).model_fields
+    lines = ["| name | | " + " | ".join(f"`{name}`" for name in options) + " |"]
+    lines.append("|---" * (2 + len(options)) + "|")
+    for plugin, section in plugins.items():
+        defaults = [default_of(field) for field in section.model_fields.values()]
+        lines.append(" | ".join([f"| `{plugin}`", summary_of(section), *defaults]) + " |")
+    return "\n".join([*lines, "", ""])
 
 
 def described(title: str, section: type[Section], hidden: Collection[str]) -> str:
@@ -146,8 +166,13 @@ def text() -> str:
                 parts.append("All of them take these options.\n\n")
                 parts.append("\n".join([*rows_of(base, common), "", ""]))
                 inner("###", base)
+            presets = {n: p for n, p in plugins.items() if [*p.model_fields] == _parts_of(p)}
+            if presets:
+                parts.append(PRESETS + presets_of(presets))
+                nested.update((k, part) for p in presets.values() for part, k in parts_in(p))
             for plugin, section in plugins.items():
-                add("###", f"`{plugin}`", section, common)
+                if plugin not in presets:
+                    add("###", f"`{plugin}`", section, common)
         elif inspect.isclass(field.annotation) and issubclass(field.annotation, Section):
             add("##", f"`{name}`", field.annotation, frozenset())
         else:
@@ -161,6 +186,10 @@ def text() -> str:
     for name, metric in table("metrics").items():
         parts.append(f"- `{name}`: {summary_of(metric)}\n")
     return "".join(parts)
+
+
+def _parts_of(plugin: type[Plugin]) -> list[str]:
+    return [name for name, _ in parts_in(plugin)] or [""]
 
 
 def _is_part(mark: Any) -> bool:

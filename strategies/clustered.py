@@ -42,7 +42,7 @@ class Clustered(Strategy):
         warmup: rounds before the groups are made.
         share: s, how much a group takes from everybody's mean.
         buckets: size of the sketch, in item rows.
-        average: ``per_row``, ``cohort`` or ``sum``; see `strategies.aggregations.mean.Mean`.
+        average: ``per_row``, ``cohort`` or ``sum``, as for the aggregation ``mean``.
         weighting: ``uniform``, or ``examples``: by number of train examples.
         server_lr: :math:`\eta`.
 

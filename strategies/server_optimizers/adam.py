@@ -19,7 +19,6 @@ class Adam(ServerOptimizer):
 
     Args:
         lr: :math:`\eta`.
-        moments: ``dense`` or ``lazy``, see `ServerOptimizer`.
         beta1: :math:`\beta_1`.
         beta2: :math:`\beta_2`.
         tau: :math:`\tau`; larger is closer to plain averaging.

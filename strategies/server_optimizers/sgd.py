@@ -17,7 +17,6 @@ class SGD(ServerOptimizer):
     Args:
         lr: :math:`\eta`.
         momentum: :math:`\beta`.
-        moments: ``dense`` or ``lazy``, see `ServerOptimizer`.
 
     Reference: hsu2019measuring, section 4.
     """

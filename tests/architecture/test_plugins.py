@@ -13,7 +13,14 @@ from fedrec.evaluation.metrics import Metric
 from fedrec.plugins import CORE_TABLES, Plugin, table
 from fedrec.report.citations import bibliography
 
-KINDS = (*CORE_TABLES, "strategies")
+KINDS = (
+    *CORE_TABLES,
+    "strategies",
+    "client_rules",
+    "aggregations",
+    "server_optimizers",
+    "selections",
+)
 KEY = re.compile(r"Reference: ((?:[a-z]+\d{4}[a-z]*(?:; |\.|,|$)\s?)+)", re.MULTILINE)
 
 
