@@ -262,7 +262,8 @@ def _read(folder: RunFolder) -> Run:
         _ = config["data"]["name"], config["model"]["name"]
     data = json.dumps([config["data"], result.get("users"), result.get("items")], default=str)
     users = pd.DataFrame()
-    if (folder.path / SPLIT).exists():
+    # What attackers train on differs from seed to seed.
+    if (folder.path / SPLIT).exists() and not result.get("attackers"):
         with _collected(errors):
             data = _content(folder)
     if (folder.path / PER_USER).exists():

@@ -10,6 +10,7 @@ import fedrec
 from fedrec.config.experiment import load_experiment
 from fedrec.data.prepare import split_of
 from fedrec.errors import ConfigError
+from fedrec.report.runs import load
 from fedrec.runs.reader import RunFolder
 from fedrec.transforms.attacks import ATTACKS
 from fedrec.transforms.attacks.base import Attack
@@ -98,6 +99,14 @@ def test_whoever_attacks_is_in_no_ranking(name: str, tmp_path: Path) -> None:
         assert run.result["reference"] == like["reference"]
         assert run.result["targets"] == like["targets"]
         assert run.recommend(f"attacker-{len(attackers)}")
+
+
+def test_seeds_of_an_attack_are_one_line_of_a_report(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        changes = {"transforms": attack("random_shilling"), "seed": seed, "rounds": {"count": 1}}
+        go(tmp_path / str(seed), **changes)
+    (group,) = load([tmp_path]).groups
+    assert [run.seed for run in group.runs] == [0, 1]
 
 
 def test_a_round_of_attackers_alone_has_no_loss(tmp_path: Path) -> None:
