@@ -18,15 +18,20 @@ from safetensors.numpy import load_file
 import fedrec
 from fedrec.cli.commands import main
 from fedrec.config.experiment import load_experiment
+from fedrec.plugins import table
+from strategies import STRATEGIES, Composed
 
+PRESET = re.compile(r"^\| `(\w+)` \|(.*)\|[^|]*, \d{4} \|$", re.MULTILINE)
+"""A row of the table of presets: the name, and what the parts are."""
 OUTSIDE = "tests/contracts/outside"
-MODELS, STRATEGIES = "write-a-client-model.md", "write-a-strategy.md"
+MODEL_PAGE, STRATEGY_PAGE = "write-a-client-model.md", "write-a-strategy.md"
+TABLES_PAGE = "strategies.md"
 PARTS = {"hodges_lehmann.py": 25, "shrunk.py": 25, "signum.py": 20, "onwards.py": 25}
 """How many lines a part of a strategy may have, with its imports."""
 Blocks: TypeAlias = list[tuple[str, str, str]]
 BLOCK = re.compile(r"^```(\w+) ?(\S*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
-every_page = pytest.mark.parametrize("page", [MODELS, STRATEGIES])
+every_page = pytest.mark.parametrize("page", [MODEL_PAGE, STRATEGY_PAGE])
 
 
 def blocks_of(root: Path, page: str) -> Blocks:
@@ -108,7 +113,7 @@ def test_ray_agrees_with_serial(model: str, users_folder: Path, root: Path) -> N
 
 def test_the_models_of_the_page_are_those_that_are_tested(root: Path) -> None:
     files = (root / OUTSIDE).glob("*.*")
-    shown = {name: content for _, name, content in blocks_of(root, MODELS) if name}
+    shown = {name: content for _, name, content in blocks_of(root, MODEL_PAGE) if name}
     assert shown == {path.name: path.read_text(encoding="utf-8") for path in files}
 
 
@@ -121,13 +126,40 @@ def test_outputs_are_compared() -> None:
 
 
 def test_parts_of_a_strategy_are_short(root: Path) -> None:
-    shown = {name: ast.unparse(ast.parse(text)) for _, name, text in blocks_of(root, STRATEGIES)
-             if name in PARTS}
+    shown = {
+        name: ast.unparse(ast.parse(text))
+        for _, name, text in blocks_of(root, STRATEGY_PAGE)
+        if name in PARTS
+    }
     lines = {name: sum(map(bool, text.splitlines())) for name, text in shown.items()}
     assert {name: n <= PARTS[name] for name, n in lines.items()} == dict.fromkeys(PARTS, True)
 
 
-@pytest.mark.parametrize("page", [MODELS, STRATEGIES, "strategies.md"])
+@pytest.mark.parametrize(
+    "kind",
+    ["strategies", "client_rules", "aggregations", "server_optimizers", "selections", "transforms"],
+)
+def test_every_part_of_a_strategy_is_described(kind: str, root: Path) -> None:
+    text = (root / "docs" / TABLES_PAGE).read_text(encoding="utf-8")
+    assert [name for name in table(kind) if f"`{name}`" not in text] == []
+
+
+def test_presets_are_made_of_the_parts_that_the_table_says(root: Path) -> None:
+    rows = dict(PRESET.findall((root / "docs" / TABLES_PAGE).read_text(encoding="utf-8")))
+    for name in (name for name, kind in STRATEGIES.items() if issubclass(kind, Composed)):
+        parts = [f"strategy.{part.replace(': ', '=', 1)}" for part in rows[name].split("`")[1::2]]
+        made = load_experiment({"data": "synthetic", "strategy": "fedavg"}, parts).strategy
+        assert dict(made) == dict(STRATEGIES[name]()), name
+
+
+def test_examples_of_the_tables_are_experiments(root: Path, tmp_path: Path) -> None:
+    for _, _, content in blocks_of(root, TABLES_PAGE):
+        file = tmp_path / "example.yaml"
+        file.write_text(f"data: synthetic\n{content}", encoding="utf-8")
+        load_experiment(file)
+
+
+@pytest.mark.parametrize("page", [MODEL_PAGE, STRATEGY_PAGE, TABLES_PAGE])
 def test_links_of_a_page_lead_somewhere(page: str, root: Path) -> None:
     text = (root / "docs" / page).read_text(encoding="utf-8")
     titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
