@@ -431,7 +431,7 @@ class Aggregate:
             touched the row.
         scale: per name, the exponent of two.
         metrics: per name, the summed metric, fixed point with the scale of ``metrics``.
-        extras: per name, fixed point, the sum of what the strategy's client half asked for.
+        extras: per name, fixed point, the sum of what the client rule asked for.
         each: the unreduced updates, for a strategy that needs each client's; then there are no
             sums.
     """

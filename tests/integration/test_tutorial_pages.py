@@ -1,5 +1,6 @@
-"""The page "Write a client model" does what it says: files, commands and outputs."""
+"""The tutorials do what they say: files, commands and outputs."""
 
+import ast
 import contextlib
 import io
 import re
@@ -17,16 +18,25 @@ from safetensors.numpy import load_file
 import fedrec
 from fedrec.cli.commands import main
 from fedrec.config.experiment import load_experiment
+from fedrec.plugins import table
+from strategies import STRATEGIES, Composed
 
+PRESET = re.compile(r"^\| `(\w+)` \|(.*)\|[^|]*, \d{4} \|$", re.MULTILINE)
+"""A row of the table of presets: the name, and what the parts are."""
 OUTSIDE = "tests/contracts/outside"
+MODEL_PAGE, STRATEGY_PAGE = "write-a-client-model.md", "write-a-strategy.md"
+TABLES_PAGE = "strategies.md"
+PARTS = {"hodges_lehmann.py": 25, "shrunk.py": 25, "signum.py": 20, "onwards.py": 25}
+"""How many lines a part of a strategy may have, with its imports."""
 Blocks: TypeAlias = list[tuple[str, str, str]]
 BLOCK = re.compile(r"^```(\w+) ?(\S*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
+every_page = pytest.mark.parametrize("page", [MODEL_PAGE, STRATEGY_PAGE])
 
-@pytest.fixture
-def blocks(root: Path) -> Blocks:
-    """Language, file name or "", and content of each block."""
-    return BLOCK.findall((root / "docs/write-a-client-model.md").read_text(encoding="utf-8"))
+
+def blocks_of(root: Path, page: str) -> Blocks:
+    """Return language, file name or "", and content of each block."""
+    return BLOCK.findall((root / "docs" / page).read_text(encoding="utf-8"))
 
 
 def printed(command: str) -> str:
@@ -67,9 +77,9 @@ def shows(expected: str, output: str) -> bool:
 
 
 @pytest.mark.slow
-def test_every_block_does_what_it_says(
-    blocks: list[tuple[str, str, str]], users_folder: Path
-) -> None:
+@every_page
+def test_every_block_does_what_it_says(page: str, users_folder: Path, root: Path) -> None:
+    blocks = blocks_of(root, page)
     assert {language for language, _, _ in blocks} == {"python", "yaml", "console"}
     for language, name, content in blocks:
         if language != "console":
@@ -101,9 +111,9 @@ def test_ray_agrees_with_serial(model: str, users_folder: Path, root: Path) -> N
         np.testing.assert_allclose(other[name], values, atol=1e-5, err_msg=name)
 
 
-def test_the_plugins_of_the_page_are_those_that_are_tested(blocks: Blocks, root: Path) -> None:
+def test_the_models_of_the_page_are_those_that_are_tested(root: Path) -> None:
     files = (root / OUTSIDE).glob("*.*")
-    shown = {name: content for _, name, content in blocks if name}
+    shown = {name: content for _, name, content in blocks_of(root, MODEL_PAGE) if name}
     assert shown == {path.name: path.read_text(encoding="utf-8") for path in files}
 
 
@@ -115,12 +125,47 @@ def test_outputs_are_compared() -> None:
         assert not shows(wrong, output)
 
 
-def test_links_of_the_page_lead_somewhere(root: Path) -> None:
-    text = (root / "docs/write-a-client-model.md").read_text(encoding="utf-8")
+def test_parts_of_a_strategy_are_short(root: Path) -> None:
+    shown = {
+        name: ast.unparse(ast.parse(text))
+        for _, name, text in blocks_of(root, STRATEGY_PAGE)
+        if name in PARTS
+    }
+    lines = {name: sum(map(bool, text.splitlines())) for name, text in shown.items()}
+    assert {name: n <= PARTS[name] for name, n in lines.items()} == dict.fromkeys(PARTS, True)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["strategies", "client_rules", "aggregations", "server_optimizers", "selections", "transforms"],
+)
+def test_every_part_of_a_strategy_is_described(kind: str, root: Path) -> None:
+    text = (root / "docs" / TABLES_PAGE).read_text(encoding="utf-8")
+    assert [name for name in table(kind) if f"`{name}`" not in text] == []
+
+
+def test_presets_are_made_of_the_parts_that_the_table_says(root: Path) -> None:
+    rows = dict(PRESET.findall((root / "docs" / TABLES_PAGE).read_text(encoding="utf-8")))
+    for name in (name for name, kind in STRATEGIES.items() if issubclass(kind, Composed)):
+        parts = [f"strategy.{part.replace(': ', '=', 1)}" for part in rows[name].split("`")[1::2]]
+        made = load_experiment({"data": "synthetic", "strategy": "fedavg"}, parts).strategy
+        assert dict(made) == dict(STRATEGIES[name]()), name
+
+
+def test_examples_of_the_tables_are_experiments(root: Path, tmp_path: Path) -> None:
+    for _, _, content in blocks_of(root, TABLES_PAGE):
+        file = tmp_path / "example.yaml"
+        file.write_text(f"data: synthetic\n{content}", encoding="utf-8")
+        load_experiment(file)
+
+
+@pytest.mark.parametrize("page", [MODEL_PAGE, STRATEGY_PAGE, TABLES_PAGE])
+def test_links_of_a_page_lead_somewhere(page: str, root: Path) -> None:
+    text = (root / "docs" / page).read_text(encoding="utf-8")
     titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
     for link in re.findall(r"\]\(([^)]+)\)", re.sub(r"`[^`]*`", "", text)):
         if link.startswith("#"):
             assert link[1:] in anchors, link
         else:
-            assert (root / "docs" / link).exists(), link
+            assert (root / "docs" / link.partition("#")[0]).exists(), link
