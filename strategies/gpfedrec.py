@@ -162,13 +162,13 @@ class GPFedRec(Strategy):
         clients = np.union1d(before["clients"], batch.client_ids)
         old = np.searchsorted(clients, before["clients"])
         new = np.searchsorted(clients, batch.client_ids)
-        arrays = {"tables": np.empty((len(clients), *params["item"].shape), np.float32)}
+        tables = self._received(state, params, batch.client_ids, context)
         if len(new) < len(clients):
-            arrays["tables"][old] = before["tables"]
-        arrays["tables"][new] = self._received(state, params, batch.client_ids, context)
-        owner = np.repeat(new, np.diff(block.offsets))
-        arrays["tables"][owner, block.ids] += block.values
-        compared = arrays["tables"]
+            received, tables = tables, np.empty((len(clients), *tables.shape[1:]), np.float32)
+            tables[old], tables[new] = before["tables"], received
+        tables[np.repeat(new, np.diff(block.offsets)), block.ids] += block.values
+        arrays = {"tables": tables}
+        compared = tables
         if self.similarity == "changes":
             compared = np.zeros((len(clients), *before["sketches"].shape[1:]), np.float32)
             compared[old] = before["sketches"]
@@ -176,16 +176,18 @@ class GPFedRec(Strategy):
             arrays["sketches"] = compared
         weights = self._weights(cosines(compared.reshape(len(clients), -1)))
         # In double precision, client after client.
-        mean = arrays["tables"].mean(0, dtype=np.float64).astype(np.float32)
+        mean = tables.mean(0, dtype=np.float64).astype(np.float32)
         after = State({"clients": clients, "weights": weights, **arrays})
         return after, {**_averaged(params, batch), "item": mean}
 
     def _received(
         self, state: State, params: Params, client_ids: IntArray, context: RoundContext
     ) -> FloatArray:
-        """Return the item tables that clients received, float32 [c, n_items, ...] or one of all."""
-        mix = self.broadcast(state, params, client_ids, context).own.get("item")
-        return params["item"] if mix is None else values_of(mix, np.arange(len(client_ids)))
+        """Return a copy of the item tables that clients received, float32 [c, n_items, ...]."""
+        sent = self.broadcast(state, params, client_ids, context)
+        if "item" in sent.shared:
+            return np.repeat(sent.shared["item"][None], len(client_ids), axis=0)
+        return values_of(sent.own["item"], np.arange(len(client_ids)))
 
     def _weights(self, similarity: FloatArray) -> FloatArray:
         """Return the weight of each client's table for each client, float32 [c, c]."""

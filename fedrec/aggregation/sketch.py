@@ -1,6 +1,7 @@
 """Short summaries of the rows that clients changed."""
 
 import numpy as np
+import torch
 
 from fedrec.seeds import Purpose, bits
 from fedrec.types import FloatArray, RowBlock
@@ -22,8 +23,8 @@ def count_sketch(block: RowBlock, buckets: int) -> FloatArray:
     hashed = bits(0, Purpose.SKETCH, 0, block.ids, np.zeros(len(block.ids), np.int64))
     bucket = ((hashed >> np.uint64(32)) % np.uint64(buckets)).astype(np.int64)
     sign = np.where((hashed & np.uint64(1)) == 1, np.float32(1), np.float32(-1))
-    owner = np.repeat(np.arange(n), np.diff(block.offsets))
-    sketch = np.zeros((n, buckets, *block.values.shape[1:]), np.float32)
-    shape = (-1, *[1] * (block.values.ndim - 1))
-    np.add.at(sketch, (owner, bucket), block.values * sign.reshape(shape))
-    return sketch
+    values = block.values * sign.reshape(-1, *[1] * (block.values.ndim - 1))
+    at = np.repeat(np.arange(n), np.diff(block.offsets)) * buckets + bucket
+    sketch = torch.zeros((n * buckets, *values.shape[1:]), dtype=torch.float32)
+    sketch.index_add_(0, torch.from_numpy(at), torch.from_numpy(values))
+    return np.asarray(sketch.numpy().reshape(n, buckets, *values.shape[1:]))
