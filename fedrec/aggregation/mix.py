@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
+from math import prod
 
 import numpy as np
 
@@ -25,8 +26,8 @@ _BASE_BITS, _WEIGHT_BITS = 30, 21
 _SPARSE_SHARE = 1 / 8
 """Share of weights that are not 0 below which a loop over these is faster than a product."""
 
-_BLOCK_VALUES = 2**19
-"""Base values in one product: few enough to stay in the cache."""
+_LOOP_COLUMNS, _PRODUCT_VALUES = 128, 2**19
+"""Columns in one pass of the loop, and base values in one product, that stay in the cache."""
 
 _TOGETHER_BYTES = 2**26
 """Values of clients that are formed at once where each is used alone."""
@@ -39,18 +40,12 @@ def values_of(mix: Mix, clients: IntArray) -> FloatArray:
         mix: The base values and weights.
         clients: int64 [c], rows of the weights.
     """
-    weights, c, k = _WholeWeights.of(mix, clients), len(clients), len(mix.bases)
-    if weights.sparse and mix.bases.ndim > 2:
-        m = mix.bases.shape[1]
-        places = np.arange(c * m, dtype=np.int64).reshape(c, m).T.ravel()
-        rows = weights.rows(mix.bases, np.tile(np.arange(c), m), c * np.arange(m + 1), places)
-        return rows.reshape(c, *mix.bases.shape[1:])
-    bases, everybody = mix.bases.reshape(k, -1), np.arange(c)
-    values = np.empty((c, bases.shape[1]), np.float32)
-    step = max(_BLOCK_VALUES // max(k, 1), 1)
-    for start in range(0, bases.shape[1], step):
-        columns = slice(start, start + step)
-        values[:, columns] = weights.product(everybody, bases[:, columns])
+    weights, c, size = _WholeWeights.of(mix, clients), len(clients), prod(mix.bases.shape[1:])
+    width = _LOOP_COLUMNS if weights.sparse else max(_PRODUCT_VALUES // len(mix.bases), 1)
+    blocks, everybody = -(-size // width), np.arange(c, dtype=np.int64)
+    places = everybody * size + width * np.arange(blocks)[:, None]
+    of_block = c * np.arange(blocks + 1)
+    values = weights.formed(mix, width, np.tile(everybody, blocks), of_block, places.ravel())
     return values.reshape(c, *mix.bases.shape[1:])
 
 
@@ -64,9 +59,11 @@ def rows_of(mix: Mix, clients: IntArray, items: IntArray) -> FloatArray:
     """
     present, weight_row = np.unique(clients, return_inverse=True)
     by_item = np.argsort(items, kind="stable")
-    of_item = np.searchsorted(items[by_item], np.arange(mix.bases.shape[1] + 1))
-    rows = _WholeWeights.of(mix, present).rows(mix.bases, weight_row[by_item], of_item, by_item)
-    return rows.reshape(len(items), *mix.bases.shape[2:])
+    n_items, *shape = mix.bases.shape[1:]
+    of_item = np.searchsorted(items[by_item], np.arange(n_items + 1))
+    weights, width = _WholeWeights.of(mix, present), prod(shape)
+    values = weights.formed(mix, width, weight_row[by_item], of_item, width * by_item)
+    return values.reshape(len(items), *shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,37 +100,41 @@ class _WholeWeights:
         few = np.count_nonzero(self.weights) < _SPARSE_SHARE * self.weights.size
         return few and find_spec("numba") is not None
 
-    def rows(
-        self, bases: FloatArray, clients: IntArray, of_item: IntArray, places: IntArray
+    def formed(
+        self, mix: Mix, width: int, clients: IntArray, of_block: IntArray, places: IntArray
     ) -> FloatArray:
-        """Return rows of tables, float32 [n, w].
+        """Return columns of clients' values, float32 [v].
 
         Args:
-            bases: float32 [k, m, ...], the base values.
-            clients: int64 [n], rows of the weights, those of an item after those of another.
-            of_item: int64 [m + 1], which of them are each item's.
-            places: int64 [n], where their rows stand.
+            mix: The base values.
+            width: Columns of a block; the last one may have fewer.
+            clients: int64 [n], rows of the weights, those of a block after those of another.
+            of_block: int64 [b + 1], which of them are each block's.
+            places: int64 [n], where the columns of each begin in what is returned.
         """
-        bases = bases.reshape(*bases.shape[:2], -1)
-        rows = np.empty((len(clients), bases.shape[2]), np.float32)
-        if not self.sparse:
-            for item in np.flatnonzero(np.diff(of_item)).tolist():
-                some = slice(of_item[item], of_item[item + 1])
-                rows[places[some]] = self.product(clients[some], bases[:, item])
-            return rows
-        from fedrec.aggregation.mix_numba import add_up
+        bases = mix.bases.reshape(len(mix.bases), -1)
+        lengths = np.minimum(width, bases.shape[1] - width * np.arange(len(of_block) - 1))
+        values = np.empty(int((lengths * np.diff(of_block)).sum()), np.float32)
+        if self.sparse:
+            from fedrec.aggregation.mix_numba import add_up
 
-        owner, base_of = np.nonzero(self.weights)
-        starts = offsets_of(np.bincount(owner, minlength=len(self.weights)))
-        weights = self.weights[owner, base_of]
-        where = clients, of_item, places
-        add_up(bases, self.base_scale, starts, base_of, weights, self.unit, *where, rows)
-        copies = np.flatnonzero(self.copied[clients] >= 0)
-        items = Ragged(of_item, clients).owners()[copies]
-        rows[places[copies]] = bases[self.copied[clients[copies]], items]
-        return rows
+            owner, base_of = np.nonzero(self.weights)
+            starts = offsets_of(np.bincount(owner, minlength=len(self.weights)))
+            weights = starts, base_of, self.weights[owner, base_of]
+            units = self.unit, self.copied
+            add_up(
+                bases, width, self.base_scale, weights, units, clients, of_block, places, values
+            )
+        else:
+            for block in np.flatnonzero(np.diff(of_block)).tolist():
+                at = slice(of_block[block], of_block[block + 1])
+                columns = bases[:, block * width : block * width + width]
+                values[places[at, None] + np.arange(columns.shape[1])] = self._sums(
+                    clients[at], columns
+                )
+        return values
 
-    def product(self, clients: IntArray, bases: FloatArray) -> FloatArray:
+    def _sums(self, clients: IntArray, bases: FloatArray) -> FloatArray:
         """Return sums of base values, float32 [k, w], for rows of the weights: float32 [c, w]."""
         whole = np.rint(bases.astype(np.float64) * self.base_scale)
         sums = (self.weights[clients] @ whole * self.unit[clients, None]).astype(np.float32)
