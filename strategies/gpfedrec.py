@@ -109,11 +109,11 @@ class GPFedRec(Strategy):
                 )
         return lines
 
-    def state_bytes(self, params: Params, n_clients: int) -> int:
-        """Return how large the state becomes, once every client has taken part."""
-        table = params["item"]
-        sketch = 0 if self.similarity == "tables" else self.buckets * prod(table.shape[1:])
-        return n_clients * (8 + 4 * (table.size + sketch + n_clients))
+    def state_bytes(self, shapes: Mapping[str, tuple[int, ...]], n_clients: int) -> int:
+        """Return how large the state is once every client has taken part."""
+        n_items, *shape = shapes["item"]
+        rows = n_items + (self.buckets if self.similarity == "changes" else 0)
+        return n_clients * (8 + 4 * (rows * prod(shape) + n_clients))
 
     def init(self, params: Params, context: RoundContext) -> State:
         """Return a state without clients.
