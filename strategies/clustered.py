@@ -16,10 +16,10 @@ from fedrec.aggregation.reduce import (
     sorted_by_client,
     stepped,
 )
+from fedrec.aggregation.sketch import count_sketch
 from fedrec.compute.context import RoundContext
 from fedrec.errors import ConfigError, require
 from fedrec.plugins import name_of
-from fedrec.seeds import Purpose, bits
 from fedrec.types import Aggregate, Down, FloatArray, IntArray, Mix, Params, State, UpdateBatch
 from strategies.base import Payload, Strategy
 

@@ -97,7 +97,7 @@ class _WholeWeights:
     @property
     def sparse(self) -> bool:
         """Whether a loop over the weights that are not 0 is faster than a product."""
-        few = np.count_nonzero(self.weights) < _SPARSE_SHARE * self.weights.size
+        few = bool(np.count_nonzero(self.weights) < _SPARSE_SHARE * self.weights.size)
         return few and find_spec("numba") is not None
 
     def formed(
@@ -122,9 +122,7 @@ class _WholeWeights:
             starts = offsets_of(np.bincount(owner, minlength=len(self.weights)))
             weights = starts, base_of, self.weights[owner, base_of]
             units = self.unit, self.copied
-            add_up(
-                bases, width, self.base_scale, weights, units, clients, of_block, places, values
-            )
+            add_up(bases, width, self.base_scale, weights, units, clients, of_block, places, values)
         else:
             for block in np.flatnonzero(np.diff(of_block)).tolist():
                 at = slice(of_block[block], of_block[block + 1])

@@ -30,4 +30,4 @@ def cosines(vectors: FloatArray) -> FloatArray:
         whole = np.rint(vectors[:, start : start + step].astype(np.float64) * scale)
         products += whole @ whole.T
     norms = np.sqrt(products.diagonal())
-    return products / np.maximum(np.outer(norms, norms), 1)
+    return np.asarray(products / np.maximum(np.outer(norms, norms), 1))
