@@ -26,7 +26,7 @@ _BASE_BITS, _WEIGHT_BITS = 30, 21
 _SPARSE_SHARE = 1 / 8
 """Share of weights that are not 0 below which a loop over these is faster than a product."""
 
-_LOOP_COLUMNS, _PRODUCT_VALUES = 128, 2**19
+_LOOP_COLUMNS, _PRODUCT_VALUES = 256, 2**19
 """Columns in one pass of the loop, and base values in one product, that stay in the cache."""
 
 _TOGETHER_BYTES = 2**26
@@ -124,21 +124,27 @@ class _WholeWeights:
             units = self.unit, self.copied
             add_up(bases, width, self.base_scale, weights, units, clients, of_block, places, values)
         else:
+            room = np.empty((int(np.diff(of_block).max(initial=0)), len(bases)))
             for block in np.flatnonzero(np.diff(of_block)).tolist():
                 at = slice(of_block[block], of_block[block + 1])
                 columns = bases[:, block * width : block * width + width]
                 values[places[at, None] + np.arange(columns.shape[1])] = self._sums(
-                    clients[at], columns
+                    clients[at], columns, room
                 )
         return values
 
-    def _sums(self, clients: IntArray, bases: FloatArray) -> FloatArray:
-        """Return sums of base values, float32 [k, w], for rows of the weights: float32 [c, w]."""
+    def _sums(self, clients: IntArray, bases: FloatArray, rows: FloatArray) -> FloatArray:
+        """Return sums of base values, float32 [k, w], for rows of the weights: float32 [c, w].
+
+        Room for the rows, float64 like the weights, spares allocating it for every block.
+        """
         whole = np.rint(bases.astype(np.float64) * self.base_scale)
-        sums = (self.weights[clients] @ whole * self.unit[clients, None]).astype(np.float32)
+        rows = np.take(self.weights, clients, axis=0, out=rows[: len(clients)], mode="clip")
+        sums = rows @ whole
+        sums *= self.unit[clients, None]
         copied = self.copied[clients]
         sums[copied >= 0] = bases[copied[copied >= 0]]
-        return sums
+        return sums.astype(np.float32)
 
 
 def _exponent(value: FloatArray) -> FloatArray:

@@ -119,7 +119,7 @@ def test_a_parameter_may_have_any_shape(shape: tuple[int, ...], spread: int) -> 
 @given(mix=mixes(), more=mixes())
 def test_clients_alike_are_all_clients_each_with_its_values(mix: Mix, more: Mix) -> None:
     n = min(len(mix.weights), len(more.weights))
-    down = Down({"c": np.float32(1)}, {"a": mix, "b": more}).take(np.arange(n))
+    down = Down({"c": np.array(1, np.float32)}, {"a": mix, "b": more}).take(np.arange(n))
     seen: list[int] = []
     for clients, params in clients_alike(down, n):
         seen += clients.tolist()
