@@ -34,6 +34,9 @@ _HELD_TABLES = 4
 _SUMMED_BYTES = 2**29
 """`_HELD_BYTES` where rows are summed on the way: held only if it turns out they have no sum."""
 
+_MIXED_BYTES = 2**28
+"""`_HELD_BYTES` where clients have values of their own: all base values are read for each cut."""
+
 
 class NodeTraining:
     """The training of one request.
@@ -151,6 +154,7 @@ class NodeTraining:
         memory = task.resources.memory
         if memory is None:
             size = _HELD_BYTES if node.summing is None else _SUMMED_BYTES
+            size = _MIXED_BYTES if self._down.own else size
             budget = max(size, _HELD_TABLES * node.shard.n_items * row)
         else:
             budget = memory // 2

@@ -10,6 +10,7 @@ from strategies.base import Strategy
 from strategies.clustered import Clustered
 from strategies.composed import Composed
 from strategies.flower import Flower
+from strategies.gpfedrec import GPFedRec
 from strategies.presets import FedAdam, FedAvg, FedDyn, FedNova, FedProx, Krum, Median, Scaffold
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "FedNova",
     "FedProx",
     "Flower",
+    "GPFedRec",
     "Krum",
     "Median",
     "Scaffold",
@@ -36,6 +38,7 @@ STRATEGIES: Mapping[str, type[Strategy]] = {
     "fednova": FedNova,
     "fedprox": FedProx,
     "flower": Flower,
+    "gpfedrec": GPFedRec,
     "krum": Krum,
     "median": Median,
     "scaffold": Scaffold,

@@ -68,6 +68,17 @@ class Strategy(Plugin):
         """
         return State()
 
+    def state_bytes(self, shapes: Mapping[str, tuple[int, ...]], n_clients: int) -> int:
+        """Return how many bytes the state may take; 0 by default.
+
+        A run is refused before it begins if they are more than ``engine.state_limit``.
+
+        Args:
+            shapes: Of the shared parameters, by name.
+            n_clients: All clients of the run.
+        """
+        return 0
+
     def groups(self, state: State, client_ids: IntArray) -> IntArray:
         """Return the group of each client, int64 [c] from 0; by default all are in group 0.
 

@@ -16,10 +16,10 @@ from fedrec.aggregation.reduce import (
     sorted_by_client,
     stepped,
 )
+from fedrec.aggregation.sketch import count_sketch
 from fedrec.compute.context import RoundContext
 from fedrec.errors import ConfigError, require
 from fedrec.plugins import name_of
-from fedrec.seeds import Purpose, bits
 from fedrec.types import Aggregate, Down, FloatArray, IntArray, Mix, Params, State, UpdateBatch
 from strategies.base import Payload, Strategy
 
@@ -121,7 +121,7 @@ class Clustered(Strategy):
         after, group = stepped(params, shared, self.server_lr), state.arrays["group"]
         if "sketches" in state.arrays:
             sketches = state.arrays["sketches"].copy()
-            sketches[everybody.client_ids] += self._sketch(everybody)
+            sketches[everybody.client_ids] += count_sketch(everybody.tables["item"], self.buckets)
             if context.round < self.warmup:
                 return State({"sketches": sketches, "group": group}), after
             group = _kmeans(sketches.reshape(len(sketches), -1), self.clusters)
@@ -141,18 +141,6 @@ class Clustered(Strategy):
     def _mean(self, params: Params, batch: UpdateBatch) -> Params:
         summing = Summing(self.weighting, weighted=self.average != "sum")
         return mean_update(params, reduce_sums(batch, summing), self.average)
-
-    def _sketch(self, batch: UpdateBatch) -> FloatArray:
-        """Add every row to a bucket with a sign, both hashed by item: float32 [c, b, ...]."""
-        block, n = batch.tables["item"], len(batch.client_ids)
-        hashed = bits(0, Purpose.SKETCH, 0, block.ids, np.zeros(len(block.ids), np.int64))
-        bucket = ((hashed >> np.uint64(32)) % np.uint64(self.buckets)).astype(np.int64)
-        sign = np.where((hashed & np.uint64(1)) == 1, np.float32(1), np.float32(-1))
-        owner = np.repeat(np.arange(n), np.diff(block.offsets))
-        sketch = np.zeros((n, self.buckets, *block.values.shape[1:]), np.float32)
-        shape = (-1, *[1] * (block.values.ndim - 1))
-        np.add.at(sketch, (owner, bucket), block.values * sign.reshape(shape))
-        return sketch
 
 
 def _kmeans(points: FloatArray, clusters: int) -> IntArray:

@@ -2,19 +2,35 @@
 
 A client whose weights are one 1 has that base value, bit for bit. Any other weighted sum is formed
 in whole numbers, so that it has the same bits on every node: base values are rounded to 30 bits
-below the largest of them, weights to 21 bits below their sum. A product of matrices of such
-doubles is exact in any order.
+below the largest of them, weights to 21 bits below their sum, which the rounded weights are then
+scaled to have. Sums of products of such doubles are exact in any order: so a product of matrices
+and the compiled loop over weights that are not 0 give the same.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from math import prod
 
 import numpy as np
 
+from fedrec.ragged import Ragged, offsets_of
 from fedrec.types import Down, FloatArray, IntArray, Mix, Params
 
 BASES, WEIGHTS = "@bases", "@weights"
 """Ends of the names under which `packed` puts a mix."""
 _BASE_BITS, _WEIGHT_BITS = 30, 21
+
+_SPARSE_SHARE = 1 / 8
+"""Share of weights that are not 0 below which a loop over these is faster than a product."""
+
+_LOOP_COLUMNS, _PRODUCT_VALUES = 256, 2**19
+"""Columns in one pass of the loop, and base values in one product, that stay in the cache."""
+
+_TOGETHER_BYTES = 2**26
+"""Values of clients that are formed at once where each is used alone."""
 
 
 def values_of(mix: Mix, clients: IntArray) -> FloatArray:
@@ -24,7 +40,13 @@ def values_of(mix: Mix, clients: IntArray) -> FloatArray:
         mix: The base values and weights.
         clients: int64 [c], rows of the weights.
     """
-    return _formed(mix, mix.bases, clients)
+    weights, c, size = _WholeWeights.of(mix, clients), len(clients), prod(mix.bases.shape[1:])
+    width = _LOOP_COLUMNS if weights.sparse else max(_PRODUCT_VALUES // len(mix.bases), 1)
+    blocks, everybody = -(-size // width), np.arange(c, dtype=np.int64)
+    places = everybody * size + width * np.arange(blocks)[:, None]
+    of_block = c * np.arange(blocks + 1)
+    values = weights.formed(mix, width, np.tile(everybody, blocks), of_block, places.ravel())
+    return values.reshape(c, *mix.bases.shape[1:])
 
 
 def rows_of(mix: Mix, clients: IntArray, items: IntArray) -> FloatArray:
@@ -35,27 +57,94 @@ def rows_of(mix: Mix, clients: IntArray, items: IntArray) -> FloatArray:
         clients: int64 [n], rows of the weights.
         items: int64 [n], the item of each row.
     """
-    rows = np.empty((len(items), *mix.bases.shape[2:]), np.float32)
+    present, weight_row = np.unique(clients, return_inverse=True)
     by_item = np.argsort(items, kind="stable")
-    present, starts = np.unique(items[by_item], return_index=True)
-    for item, places in zip(present.tolist(), np.split(by_item, starts[1:]), strict=True):
-        rows[places] = _formed(mix, mix.bases[:, item], clients[places])
-    return rows
+    n_items, *shape = mix.bases.shape[1:]
+    of_item = np.searchsorted(items[by_item], np.arange(n_items + 1))
+    weights, width = _WholeWeights.of(mix, present), prod(shape)
+    values = weights.formed(mix, width, weight_row[by_item], of_item, width * by_item)
+    return values.reshape(len(items), *shape)
 
 
-def _formed(mix: Mix, bases: FloatArray, clients: IntArray) -> FloatArray:
-    """Return the weighted sums of some base values, float32 [c, ...]; of all of them the scale."""
-    weights = mix.weights[clients].astype(np.float64)
-    total = np.abs(weights).sum(1)
-    copied = ((weights != 0).sum(1) == 1) & (weights.max(1, initial=0) == 1)
-    # Powers of two scale without rounding.
-    base_scale = 2.0 ** (_BASE_BITS - _exponent(np.abs(mix.bases).max(initial=0)))
-    weight_scale = 2.0 ** (_WEIGHT_BITS - _exponent(total))[:, None]
-    flat = np.rint(bases.reshape(len(bases), -1).astype(np.float64) * base_scale)
-    sums = np.rint(weights * weight_scale) @ flat / (weight_scale * base_scale)
-    values = sums.astype(np.float32).reshape(len(clients), *bases.shape[1:])
-    values[copied] = bases[weights[copied].argmax(1)]
-    return values
+@dataclass(frozen=True, slots=True)
+class _WholeWeights:
+    """Weights of some clients as whole numbers.
+
+    Args:
+        weights: float64 [c, k], whole numbers.
+        unit: float64 [c], what their products with whole base values are multiplied by.
+        base_scale: What base values are multiplied by to be whole.
+        copied: int64 [c], the base value that the client has, unchanged; -1 for none.
+    """
+
+    weights: FloatArray
+    unit: FloatArray
+    base_scale: float
+    copied: IntArray
+
+    @classmethod
+    def of(cls, mix: Mix, clients: IntArray) -> _WholeWeights:
+        weights = mix.weights[clients].astype(np.float64)
+        alone = ((weights != 0).sum(1) == 1) & (weights.max(1, initial=0) == 1)
+        total = np.abs(weights).sum(1)
+        # Powers of two scale without rounding.
+        largest = np.maximum(mix.bases.max(initial=0), -mix.bases.min(initial=0))
+        base_scale = float(2.0 ** (_BASE_BITS - _exponent(largest)))
+        whole = np.rint(weights * 2.0 ** (_WEIGHT_BITS - _exponent(total))[:, None])
+        unit = total / np.maximum(np.abs(whole).sum(1), 1) / base_scale
+        return cls(whole, unit, base_scale, np.where(alone, weights.argmax(1), -1))
+
+    @property
+    def sparse(self) -> bool:
+        """Whether a loop over the weights that are not 0 is faster than a product."""
+        few = bool(np.count_nonzero(self.weights) < _SPARSE_SHARE * self.weights.size)
+        return few and find_spec("numba") is not None
+
+    def formed(
+        self, mix: Mix, width: int, clients: IntArray, of_block: IntArray, places: IntArray
+    ) -> FloatArray:
+        """Return columns of clients' values, float32 [v].
+
+        Args:
+            mix: The base values.
+            width: Columns of a block; the last one may have fewer.
+            clients: int64 [n], rows of the weights, those of a block after those of another.
+            of_block: int64 [b + 1], which of them are each block's.
+            places: int64 [n], where the columns of each begin in what is returned.
+        """
+        bases = mix.bases.reshape(len(mix.bases), -1)
+        lengths = np.minimum(width, bases.shape[1] - width * np.arange(len(of_block) - 1))
+        values = np.empty(int((lengths * np.diff(of_block)).sum()), np.float32)
+        if self.sparse:
+            from fedrec.aggregation.mix_numba import add_up
+
+            owner, base_of = np.nonzero(self.weights)
+            starts = offsets_of(np.bincount(owner, minlength=len(self.weights)))
+            weights = starts, base_of, self.weights[owner, base_of]
+            units = self.unit, self.copied
+            add_up(bases, width, self.base_scale, weights, units, clients, of_block, places, values)
+        else:
+            room = np.empty((int(np.diff(of_block).max(initial=0)), len(bases)))
+            for block in np.flatnonzero(np.diff(of_block)).tolist():
+                at = slice(of_block[block], of_block[block + 1])
+                columns = bases[:, block * width : block * width + width]
+                values[places[at, None] + np.arange(columns.shape[1])] = self._sums(
+                    clients[at], columns, room
+                )
+        return values
+
+    def _sums(self, clients: IntArray, bases: FloatArray, rows: FloatArray) -> FloatArray:
+        """Return sums of base values, float32 [k, w], for rows of the weights: float32 [c, w].
+
+        Room for the rows, float64 like the weights, spares allocating it for every block.
+        """
+        whole = np.rint(bases.astype(np.float64) * self.base_scale)
+        rows = np.take(self.weights, clients, axis=0, out=rows[: len(clients)], mode="clip")
+        sums = rows @ whole
+        sums *= self.unit[clients, None]
+        copied = self.copied[clients]
+        sums[copied >= 0] = bases[copied[copied >= 0]]
+        return sums.astype(np.float32)
 
 
 def _exponent(value: FloatArray) -> FloatArray:
@@ -70,16 +159,20 @@ def clients_alike(down: Down, n_clients: int) -> Iterator[tuple[IntArray, Params
         down: What the clients receive.
         n_clients: How many they are.
     """
-    everybody = np.arange(n_clients, dtype=np.int64)
     if not down.own:
-        yield everybody, down.shared
+        yield np.arange(n_clients, dtype=np.int64), down.shared
         return
     weights = np.concatenate([mix.weights for mix in down.own.values()], axis=1)
-    _, kind = np.unique(weights, axis=0, return_inverse=True)
-    for number in range(int(kind.max(initial=-1)) + 1):
-        clients = np.flatnonzero(kind.ravel() == number)
-        own = {name: values_of(mix, clients[:1])[0] for name, mix in down.own.items()}
-        yield clients, {**down.shared, **own}
+    _, first, kind = np.unique(weights, axis=0, return_index=True, return_inverse=True)
+    clients = Ragged(offsets_of(np.bincount(kind.ravel())), np.argsort(kind.ravel(), kind="stable"))
+    size = sum(mix.bases[:1].nbytes for mix in down.own.values())
+    step = max(_TOGETHER_BYTES // max(size, 1), 1)
+    for start in range(0, len(first), step):
+        some = first[start : start + step]
+        own = {name: values_of(mix, some) for name, mix in down.own.items()}
+        for at in range(len(some)):
+            of_kind = {name: values[at] for name, values in own.items()}
+            yield clients.row(start + at), {**down.shared, **of_kind}
 
 
 def packed(down: Down) -> dict[str, FloatArray]:

@@ -173,8 +173,10 @@ def _joined_rows(blocks: Sequence[RowBlock]) -> RowBlock:
 
 def sorted_by_client(batches: Sequence[UpdateBatch]) -> UpdateBatch:
     """Return updates of different clients as one batch, in the order of the client ids."""
-    batch = joined(batches)
-    return batch.take(np.argsort(batch.client_ids, kind="stable"))
+    batch = batches[0] if len(batches) == 1 else joined(batches)
+    ids = batch.client_ids
+    is_sorted = bool((ids[1:] > ids[:-1]).all())
+    return batch if is_sorted else batch.take(np.argsort(ids, kind="stable"))
 
 
 def _metric_totals(batch: UpdateBatch) -> dict[str, int]:

@@ -52,7 +52,8 @@ class Engine(Section):
         state_limit: what all clients may remember between rounds, on disk, such as ``2GiB``: their
             private values, those of their optimizer, of the strategy's client rule and of
             transforms; a run that needs more is refused before it begins. Nodes stage the values of
-            a round, and copy those that are ranked with, beside it.
+            a round, and copy those that are ranked with, beside it. The same holds of what the
+            server may remember for the strategy.
         start_timeout: seconds that a Ray worker may wait for its cores and start (``ray`` only);
             before it gives up, a line says what it waits for.
         chunk: clients trained in one computation at most, or ``auto``: 64, on a GPU 512.

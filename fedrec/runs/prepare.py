@@ -38,7 +38,7 @@ from fedrec.runs.folder import (
     create,
     default_folder,
 )
-from fedrec.runs.state_size import check_state
+from fedrec.runs.state_size import check_server_state, check_state
 from fedrec.runs.transformed import with_transforms
 from fedrec.storage.files import write_bytes, write_text
 from fedrec.training.draws import check_order
@@ -261,6 +261,7 @@ def open_experiment(
     task = experiment.client_task(open_catalogue(split, features))
     everybody = split.shard(np.arange(split.n_clients))
     check_state(task, everybody, experiment.engine.state_limit)
+    check_server_state(experiment.strategy, task, split, experiment.engine.state_limit)
     if experiment.attack is not None:
         experiment.attack.check(task.shared_specs())
     executor = task.executor()

@@ -1,15 +1,20 @@
-"""How much all clients will remember, known before a run begins."""
+"""How much clients and server will remember, known before a run begins."""
 
 from collections import Counter
 from math import prod
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from fedrec.errors import ConfigError
+from fedrec.plugins import name_of
 from fedrec.training.draws import Layout
 from fedrec.training.task import ClientTask
 from fedrec.transforms.pipeline import memory_specs
-from fedrec.types import Shard
+from fedrec.types import Shard, Split
+
+Strategy: TypeAlias = Any
+"""A `strategies.Strategy`; this package lies below those that define strategies."""
 
 _WAYS_OUT = {
     "the client rule": "take a client rule without memory: none, proximal or fednova",
@@ -57,6 +62,25 @@ def check_state(task: ClientTask, shard: Shard, limit: int) -> None:
             f"engine.state_limit: clients would remember {_shown(sizes.total())}, more than "
             f"{_shown(limit)}; {_shown(most)} of it for {part}: {_WAYS_OUT[part]}, or raise the "
             "limit"
+        )
+
+
+def check_server_state(strategy: Strategy, task: ClientTask, split: Split, limit: int) -> None:
+    """Check that what the server will remember is within ``engine.state_limit``, in bytes.
+
+    Raises:
+        ConfigError: Naming the size, and what to do.
+    """
+    shapes = {
+        name: ((split.n_items,) if spec.axis == "item" else ()) + spec.shape
+        for name, spec in task.shared_specs().items()
+    }
+    size = strategy.state_bytes(shapes, split.n_clients)
+    if size > limit:
+        raise ConfigError(
+            f"engine.state_limit: the server would remember {_shown(size)} for the strategy "
+            f"{name_of('strategies', strategy)}, more than {_shown(limit)}; take another strategy, "
+            "or a smaller model, or raise the limit"
         )
 
 

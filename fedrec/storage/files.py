@@ -13,7 +13,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import platformdirs
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from fedrec.errors import DataError, FedRecError, RunFolderError
 from fedrec.plugins import expand_path
@@ -53,11 +52,16 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
         FedRecError: If the disk is full; the old content stays.
         OSError: If it cannot be written for another reason.
     """
+    _write_parts(path, [content], durable)
+
+
+def _write_parts(path: Path, parts: Iterable[bytes | memoryview], durable: bool) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with full_disk_named(path):
             with temporary.open("xb") as file:
-                file.write(content)
+                for part in parts:
+                    file.write(part)
                 if durable:
                     file.flush()
                     os.fsync(file.fileno())
@@ -125,8 +129,27 @@ def write_arrays(
     path.parent.mkdir(parents=True, exist_ok=True)
     packed = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     texts = dict(metadata or {})
-    content = save(packed, {**texts, CHECKSUM: checksum_of(packed, texts)})
-    write_bytes(path, content, durable=durable)
+    texts[CHECKSUM] = checksum_of(packed, texts)
+    _write_parts(path, _safetensors(packed, texts), durable)
+
+
+def _safetensors(
+    arrays: Mapping[str, FloatArray], texts: Mapping[str, str]
+) -> Iterator[bytes | memoryview]:
+    """Yield a safetensors file part by part: large arrays are not copied, as its library does."""
+    # Wide types first: so all values are aligned.
+    names = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
+    header: dict[str, Any] = {"__metadata__": dict(texts)}
+    end = 0
+    for name in names:
+        array = arrays[name]
+        kind = "BOOL" if array.dtype == bool else f"{array.dtype.kind.upper()}{8 * array.itemsize}"
+        start, end = end, end + array.nbytes
+        header[name] = {"dtype": kind, "shape": array.shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    yield from (arrays[name].data for name in names if arrays[name].size)
 
 
 def check_regular(path: Path) -> None:

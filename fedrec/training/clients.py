@@ -1,6 +1,7 @@
 """Training and ranking for the clients of a node: chunk by chunk, from and to plain arrays."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,10 +11,10 @@ from fedrec.aggregation.reduce import Summing, joined
 from fedrec.personalization.base import FrozenItems
 from fedrec.ragged import offsets_of
 from fedrec.training.blocks import Together, bounded_slices
-from fedrec.training.draws import Layout, positives_of_clients, remembered_items
+from fedrec.training.draws import Layout, capacity, positives_of_clients, remembered_items
 from fedrec.training.forward import encode_catalogue
 from fedrec.training.local_sgd import train_chunk
-from fedrec.training.plan import plan_training
+from fedrec.training.plan import TrainingPlan, plan_training
 from fedrec.training.task import ClientTask
 from fedrec.types import Down, FloatArray, IntArray, Mix, Params, Shard, UpdateBatch
 
@@ -27,6 +28,19 @@ few copies of a step."""
 
 _COPIES = 6
 """As many times as its parameters a client takes while it trains, beside its optimizer."""
+
+
+_FORMED_BYTES = 2**27
+"""Rows of values of clients' own that are formed together."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """What some clients train on: their plan, private parameters, and values of their own."""
+
+    plan: TrainingPlan
+    private: Params
+    received: dict[str, FloatArray]
 
 
 def train_clients(
@@ -143,24 +157,37 @@ def _train(
     unit_item_vectors = task.personalization.unit_item_vectors(table)
     layout = Layout.of(task, shard)
 
-    def train(rows: slice) -> tuple[UpdateBatch, dict[str, FloatArray]]:
-        clients = np.arange(rows.start, rows.stop)
-        subset, at = shard.take(clients), layout.positions(clients)
-        before = {
-            name: local[name][at[spec.axis or ""]] for name, spec in task.stored_specs().items()
-        }
-        plan = plan_training(
-            task, subset, round, popularity, remembered_items(task, subset, before)
-        )
-        frozen_items = frozen_items_of(task, subset, table, unit_item_vectors)
-        received = {}
+    def planned(cuts: Sequence[slice]) -> list[_Planned]:
+        """Plan clients cut by cut, and form the values of their own for all cuts together."""
+        every: list[_Planned] = []
+        for rows in cuts:
+            clients = np.arange(rows.start, rows.stop)
+            subset, at = shard.take(clients), layout.positions(clients)
+            before = {n: local[n][at[spec.axis or ""]] for n, spec in task.stored_specs().items()}
+            remembered = remembered_items(task, subset, before)
+            plan = plan_training(task, subset, round, popularity, remembered)
+            every.append(_Planned(plan, before, {}))
+        clients = np.concatenate([np.arange(rows.start, rows.stop) for rows in cuts])
+        lengths = np.concatenate([each.plan.rows.lengths for each in every])
+        items = np.concatenate([each.plan.rows.values for each in every])
         for name, mix in own.items():
-            by_row = name in task.tables()
-            owners, items = clients[plan.rows.owners()], plan.rows.values
-            received[name] = rows_of(mix, owners, items) if by_row else values_of(mix, clients)
-        values = {**tensors, **tensors_of(received, task.dtype)}
-        private = tensors_of(before, task.dtype)
-        return train_chunk(task, plan, frozen_items, values, private, own)
+            by_row, sizes = name in task.tables(), [each.plan.shard.n_clients for each in every]
+            if by_row:
+                sizes = [len(each.plan.rows.values) for each in every]
+                values = rows_of(mix, np.repeat(clients, lengths), items)
+            else:
+                values = values_of(mix, clients)
+            for each, part in zip(every, np.split(values, np.cumsum(sizes)[:-1]), strict=True):
+                each.received[name] = part
+        return every
+
+    def train(rows: slice) -> tuple[UpdateBatch, dict[str, FloatArray]]:
+        key = rows.start, rows.stop
+        each = prepared.pop(key) if key in prepared else planned([rows])[0]
+        frozen_items = frozen_items_of(task, each.plan.shard, table, unit_item_vectors)
+        values = {**tensors, **tensors_of(each.received, task.dtype)}
+        private = tensors_of(each.private, task.dtype)
+        return train_chunk(task, each.plan, frozen_items, values, private, own)
 
     def named(row: int) -> str:
         users = slice(*shard.client_offsets[row : row + 2])
@@ -172,7 +199,16 @@ def _train(
     memory = task.resources.memory
     budget = _CHUNK_BYTES if memory is None else memory // 2 // _COPIES
     cuts = bounded_slices(offsets_of(_step_bytes(task, shard)), budget, chunk)
-    trained = [result for rows in cuts for result in together.compute(rows, train, named)]
+    # To form values of their own, all base values are read: for as many clients as may be.
+    row = np.dtype(task.dtype).itemsize * task.size(*task.tables())
+    formed = row * capacity(shard, task)[[0, *(rows.stop for rows in cuts)]]
+    prepared: dict[tuple[int, int], _Planned] = {}
+    trained = []
+    for at in bounded_slices(formed, _FORMED_BYTES if own else 0):
+        keys = [(rows.start, rows.stop) for rows in cuts[at]]
+        prepared |= zip(keys, planned(cuts[at]), strict=True)
+        for rows in cuts[at]:
+            trained += together.compute(rows, train, named)
     private = [values for _, values in trained]
     return joined([update for update, _ in trained]), {
         name: np.concatenate([values[name] for values in private]) for name in task.stored_specs()

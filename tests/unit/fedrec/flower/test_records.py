@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -272,3 +272,18 @@ def test_what_was_read_is_gone_without_the_garbage_collector() -> None:
         assert [each() for each in there] == [None] * len(there)
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [np.eye(3, dtype=np.float32), np.array(2.5), np.zeros((0, 4)), np.array([True]), np.eye(2).T],
+)
+def test_an_array_travels_as_flower_encodes_it(value: FloatArray) -> None:
+    (encoded,) = records.encode_params({"item": value}, ["item"]).values()
+    expected = Array(np.asarray(value, order="C"))
+    assert (encoded.dtype, encoded.shape, encoded.stype) == (
+        expected.dtype,
+        expected.shape,
+        expected.stype,
+    )
+    assert encoded.data == expected.data

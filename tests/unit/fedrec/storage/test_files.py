@@ -4,12 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import load
 
 from fedrec.data import Synthetic
 from fedrec.data.clients import Clients
 from fedrec.data.prepare import prepare
 from fedrec.errors import FedRecError
-from fedrec.storage.files import cache_folder, checksum_of, write_bytes
+from fedrec.storage.files import cache_folder, checksum_of, write_arrays, write_bytes
 
 
 @pytest.fixture
@@ -58,3 +60,23 @@ def test_a_checksum_is_of_the_values_and_not_of_their_order_in_memory() -> None:
     assert not other.flags.c_contiguous
     assert checksum_of({"a": other}, {}) == checksum_of({"a": values}, {})
     assert checksum_of({"a": values.T}, {}) != checksum_of({"a": values}, {})
+
+
+def test_arrays_are_a_file_of_safetensors(tmp_path: Path) -> None:
+    arrays = {
+        "table": np.arange(12, dtype=np.float32).reshape(3, 4).T,
+        "flags": np.array([True, False, True]),
+        "wide": np.array([[2**40, -1]]),
+        "number": np.array(2.5),
+        "nothing": np.zeros((0, 3), np.float16),
+        "small": np.arange(5, dtype=np.uint8),
+    }
+    write_arrays(tmp_path / "a", arrays, {"round": "3"})
+    loaded = load((tmp_path / "a").read_bytes())
+    assert loaded.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert loaded[name].dtype == array.dtype
+        assert loaded[name].shape == array.shape
+        assert np.array_equal(loaded[name], array)
+    with safe_open(tmp_path / "a", "numpy") as file:
+        assert file.metadata()["round"] == "3"
