@@ -47,7 +47,7 @@ from fedrec.training.clients import train_clients
 from fedrec.training.plan import plan_training
 from fedrec.training.settings import Train
 from fedrec.training.task import ClientTask
-from fedrec.types import Params, Shard
+from fedrec.types import Down, Params, Shard
 
 WORDS = [f"w{number}" for number in range(400)]
 TEMPLATE = Template(text="seen {history} next {candidate} answer", entry=" {item}")
@@ -222,13 +222,15 @@ def train_many(count: int) -> dict[str, Any]:
             strategy="fedavg",
             engine={"chunk": 1},
         )
-        node = Node(experiment, task, shard, Path(folder) / "run", 0, np.ones(N_ITEMS, np.int64))
-        params = task.initial_globals(N_ITEMS)
-        request = RoundRequest("run", "out", "split", round=1, clients=np.arange(count))
+        popularity = np.ones(N_ITEMS, np.int64)
+        node = Node(experiment, task, shard, Path(folder) / "run", 0, count, popularity)
+        down, everybody = Down(task.initial_globals(N_ITEMS)), np.arange(count)
+        groups = np.zeros(count, np.int64)
+        request = RoundRequest("run", "out", "split", 1, clients=everybody, groups=groups)
         began = time.process_time()
-        trained = node.train(request, params)
+        trained = node.train(request, down)
         seconds = time.process_time() - began
-    assert trained.aggregate is not None and trained.aggregate.clients == count
+    assert trained.aggregates[0].clients == count
     return {
         "clients": count,
         "numbers": numbers,

@@ -187,12 +187,7 @@ def test_nodes_and_chunks_change_no_bit_and_the_seed_does(form: str, tmp_path: P
         {"train": {"optimizers": rates(1.0, {"name": "sgd", "lr": 0.1})}},
         {"clients": {"by": "taste", "count": 4}},
         {"clients": {"by": "column", "column": "taste_group"}},
-        {
-            "strategy": {
-                "name": "fedavg",
-                "aggregation": {"weighting": "examples", "average": "cohort"},
-            }
-        },
+        {"strategy": {"name": "fedavg", "aggregation": {"average": "cohort"}}},
         {"data": {**DATA, "split": {"name": "ratio", "valid": 0.0, "test": 0.2}}},
         {
             "personalization": {**PLGC, "extra_rows": 2, "decorrelation": 0.01},
