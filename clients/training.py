@@ -68,7 +68,7 @@ class NodeTraining:
 
         def attempt(rows: IntArray) -> tuple[UpdateBatch | Aggregate, dict[str, FloatArray], int]:
             update, private = self._update(rows)
-            if transforms:
+            if transforms and not update.summed:
                 positives = positives_of_clients(node.shard.take(rows))
                 context = node.context(self._request.round)
                 update, changed = transformed(transforms, update, private, positives, context)
@@ -129,6 +129,7 @@ class NodeTraining:
             node.summing,
             node.together,
             down.take(places).own,
+            node.in_kernel,
         )
         return update, {**private, **trained}
 
