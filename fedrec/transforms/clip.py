@@ -65,10 +65,13 @@ def _squares(values: FloatArray) -> FloatArray:
     rows = values.reshape(len(values), prod(values.shape[1:]))
     squares = np.empty(len(rows))
     for some in slices_of(rows):
-        columns = np.square(rows[some].T, dtype=np.float64, order="C")
+        # Column by column, because numpy adds up short rows one by one.
+        columns = np.ascontiguousarray(rows[some].T).astype(np.float64)
+        columns *= columns
         sums = np.zeros((4, columns.shape[1]))
-        for at, column in enumerate(columns):
-            sums[at % 4] += column
+        for at in range(0, len(columns), 4):
+            four = columns[at : at + 4]
+            sums[: len(four)] += four
         squares[some] = (sums[0] + sums[2]) + (sums[1] + sums[3])
     return squares
 

@@ -121,7 +121,9 @@ class Int8(Quantize):
 
     def steps(self, rows: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return the scale of each row; 0, of a row of zeros, divides as the least of float16."""
-        wanted = np.abs(rows).max(axis=1, initial=0, keepdims=True) / np.float32(127)
+        # Column by column, because numpy looks at short rows one by one.
+        largest = np.abs(np.ascontiguousarray(rows.T)).max(axis=0, initial=0)
+        wanted = largest[:, None] / np.float32(127)
         step = _steps_of_float16(wanted)
         scale = np.ceil(wanted / step) * step
         return scale, rows / np.maximum(scale, np.float32(_LEAST))
