@@ -37,6 +37,7 @@ from fedrec.training.blocks import bounded_slices, notes_of
 from fedrec.training.clients import train_clients, training_together
 from fedrec.training.draws import Layout
 from fedrec.training.end import begin_end
+from fedrec.training.numba_coverage import transforms_in_numba
 from fedrec.training.task import ClientTask
 from fedrec.types import Down, FloatArray, IntArray, Params, Shard
 from strategies.base import strategy_of
@@ -85,8 +86,9 @@ class Node:
         self.together = training_together()
         self._ranking = ranking_together()
         compiled = task.executor() == "numba"
-        sees_updates = any(transform.sees_updates for transform in experiment.transforms)
-        self.summing = self.strategy.summing if compiled and not sees_updates else None
+        self.in_kernel = tuple(each for each in experiment.transforms if each.sees_updates)
+        covered = compiled and transforms_in_numba(self.in_kernel)
+        self.summing = self.strategy.summing if covered else None
         if not compiled or not isinstance(task.personalization, NoPersonalization):
             # Who trains in machine code alone meets torch when ranking.
             torch.set_num_threads(self._threads)

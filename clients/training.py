@@ -8,7 +8,7 @@ import numpy as np
 
 from clients.failures import failing_of, line_of
 from fedrec.aggregation.codec import payload_bytes
-from fedrec.aggregation.reduce import Summing, joined
+from fedrec.aggregation.reduce import joined
 from fedrec.aggregation.returned import checked_sum, merged
 from fedrec.errors import ClientFailure, NumericError
 from fedrec.flower.records import RoundRequest, Trained
@@ -74,9 +74,9 @@ class NodeTraining:
         def attempt(
             rows: IntArray,
         ) -> tuple[UpdateBatch | Aggregate, dict[str, FloatArray], int, FloatArray]:
-            update, private = self._update(rows, None if attack else node.summing)
+            update, private = self._update(rows, sums=not attack)
             losses = update.metrics["loss"] / np.maximum(update.metrics["examples"], 1.0)
-            if transforms:
+            if transforms and not update.summed:
                 positives = positives_of_clients(node.shard.take(rows))
                 context = node.context(self._request.round)
                 update, changed = transformed(transforms, update, private, positives, context)
@@ -126,10 +126,8 @@ class NodeTraining:
             np.concatenate([np.zeros(0), *(losses for _, losses in told)]),
         )
 
-    def _update(
-        self, rows: IntArray, summing: Summing | None
-    ) -> tuple[UpdateBatch, dict[str, FloatArray]]:
-        """Return the updates of some clients, and all of their private values."""
+    def _update(self, rows: IntArray, sums: bool) -> tuple[UpdateBatch, dict[str, FloatArray]]:
+        """Return the updates of some clients, perhaps summed, and all of their private values."""
         node, down = self._node, self._down
         places = np.searchsorted(self._request.clients, node.shard.client_ids[rows])
         private = node.store.get(node.layout.positions(rows))
@@ -141,9 +139,10 @@ class NodeTraining:
             self._request.round,
             node.chunk,
             node.popularity,
-            summing,
+            node.summing if sums else None,
             node.together,
             down.take(places).own,
+            node.in_kernel if sums and node.summing is not None else (),
         )
         return update, {**private, **trained}
 

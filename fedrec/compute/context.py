@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrec.seeds import Purpose, bits, uniform
+from fedrec.seeds import Purpose, bits, uniform, words
 from fedrec.types import FloatArray, IntArray
 
 
@@ -44,35 +44,59 @@ class RoundContext:
             owner: int64 [n], whose draw it is: a client, an item.
             draw: int64 [n], which of the owner's draws, below 2**32.
         """
-        return bits(self._seed(name), Purpose.PLUGIN, self.round, owner, draw)
+        return bits(_seed(self.seed, name), Purpose.PLUGIN, self.round, owner, draw)
 
     def uniform(self, name: str, owner: IntArray, draw: IntArray) -> FloatArray:
         """Return numbers in (0, 1), float64 [n]; arguments as for `bits`."""
-        return uniform(self._seed(name), Purpose.PLUGIN, self.round, owner, draw)
+        return uniform(_seed(self.seed, name), Purpose.PLUGIN, self.round, owner, draw)
 
-    def words(self, name: str, owner: int, n: int) -> NDArray[np.uint64]:
-        """Return many random words of one owner at once, uint64 [n]; faster than `bits`.
+    def words(self, name: str, owners: IntArray, rows: IntArray, width: int) -> NDArray[np.uint64]:
+        """Return random words for rows of some owners, uint64 [sum of rows, width].
+
+        What an owner's rows get does not depend on the other owners. Faster than `bits`.
 
         Args:
             name: What they are for.
-            owner: A client or an item, below 2**40.
-            n: How many.
+            owners: int64 [c], clients or items.
+            rows: int64 [c], how many rows each has; they stand one after the other.
+            width: Words of a row.
         """
-        key = [self._seed(name), (self.round << 40) | owner]
-        return np.random.Philox(key=np.array(key, np.uint64)).random_raw(n)
+        keys = stream_keys(self.seed, self.round, name, owners)
+        return words(keys, rows * width).reshape(int(rows.sum()), width)
 
-    def normal(self, name: str, owner: int, n: int) -> FloatArray:
-        """Return standard normal numbers of one owner, float32 [n], by Box and Muller."""
-        halves = self.words(name, owner, (n + 1) // 2).view(np.uint32).reshape(-1, 2)
+    def normal(self, name: str, owners: IntArray, rows: IntArray, size: int) -> FloatArray:
+        """Return standard normal numbers, float32 [sum of rows, size], by Box and Muller.
+
+        Args:
+            name: What they are for.
+            owners: int64 [c], clients or items.
+            rows: int64 [c], how many rows each has.
+            size: Numbers of a row.
+        """
+        pairs = (size + 1) // 2
+        halves = self.words(name, owners, rows, pairs).view(np.uint32)
         uniform = (halves.astype(np.float64) + 0.5) * 2.0**-32
-        radius, angle = np.sqrt(-2.0 * np.log(uniform[:, 0])), 2.0 * np.pi * uniform[:, 1]
-        pairs = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
-        return np.asarray(pairs.ravel()[:n], np.float32)
+        radius, angle = np.sqrt(-2.0 * np.log(uniform[:, ::2])), 2.0 * np.pi * uniform[:, 1::2]
+        normal = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
+        return np.asarray(normal.reshape(uniform.shape)[:, :size], np.float32)
 
     def generator(self, name: str) -> np.random.Generator:
         """Return a generator for draws that belong to the round and to no single owner."""
-        return np.random.default_rng([self._seed(name), self.round])
+        return np.random.default_rng([_seed(self.seed, name), self.round])
 
-    def _seed(self, name: str) -> int:
-        hashed = hashlib.sha256(f"{self.seed}/{name}".encode()).digest()
-        return int.from_bytes(hashed[:8], "little") >> 1
+
+def stream_keys(seed: int, round: int, name: str, owners: IntArray) -> NDArray[np.uint64]:
+    """Return where the words of some owners begin (`fedrec.seeds.words`), uint64 [c].
+
+    Args:
+        seed: Of the run.
+        round: The round.
+        name: What the words are for.
+        owners: int64 [c], clients or items.
+    """
+    return bits(_seed(seed, name), Purpose.PLUGIN, round, owners, np.zeros(1, np.int64))
+
+
+def _seed(seed: int, name: str) -> int:
+    hashed = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return int.from_bytes(hashed[:8], "little") >> 1

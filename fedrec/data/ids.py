@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrec import seeds
 from fedrec.ragged import offsets_of
 from fedrec.types import IntArray, TextArray
 
@@ -22,17 +23,12 @@ HashArray = NDArray[np.uint64]
 
 WHOLE = re.compile(r"-?\d+", re.ASCII)
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_FIRST = np.uint64(0xBF58476D1CE4E5B9)
-_SECOND = np.uint64(0x94D049BB133111EB)
+_GOLDEN = np.uint64(seeds.GOLDEN)
 
 
 def mix(values: HashArray) -> HashArray:
     """Return uint64 [n], one output of SplitMix64 for each state (Steele, Lea and Flood 2014)."""
-    z = values + _GOLDEN
-    z = (z ^ (z >> np.uint64(30))) * _FIRST
-    z = (z ^ (z >> np.uint64(27))) * _SECOND
-    return np.asarray(z ^ (z >> np.uint64(31)))
+    return seeds.mix(values + _GOLDEN)
 
 
 def mix_seed(seed: int, *columns: HashArray) -> HashArray:

@@ -16,6 +16,7 @@ from fedrec.training.forward import encode_catalogue
 from fedrec.training.local_sgd import train_chunk
 from fedrec.training.plan import TrainingPlan, plan_training
 from fedrec.training.task import ClientTask
+from fedrec.transforms.base import Transform
 from fedrec.types import Down, FloatArray, IntArray, Mix, Params, Shard, UpdateBatch
 
 _CHUNK_BYTES = 2**21
@@ -54,6 +55,7 @@ def train_clients(
     summing: Summing | None = None,
     together: Together | None = None,
     own: Mapping[str, Mix] | None = None,
+    transforms: Sequence[Transform] = (),
 ) -> tuple[UpdateBatch, dict[str, FloatArray]]:
     """Train clients for a round.
 
@@ -73,6 +75,9 @@ def train_clients(
         together: Remembers how many clients fit in memory; None: nobody does.
         own: The shared parameters of which these clients, in their order, received different
             values; None: there are none.
+        transforms: What numba does to rows before it sums them, see
+            `fedrec.training.numba_coverage.transforms_in_numba`. What comes back as rows is not
+            transformed.
 
     Returns:
         The updates, and the new private parameters in the same order.
@@ -107,7 +112,7 @@ def train_clients(
         from fedrec.training.executors.numba.executor import train_numba
 
         build(task.dtype)
-        return train_numba(task, shard, params, local, round, summing)
+        return train_numba(task, shard, params, local, round, summing, transforms)
     with task.computing():
         together = training_together() if together is None else together
         return _train(task, shard, params, local, round, chunk, popularity, together, own or {})

@@ -1,7 +1,8 @@
-"""What the numba kernel computes, and what is left to torch."""
+"""What the numba kernel computes, and what is left to torch and numpy."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fedrec.models.mf import MatrixFactorization
@@ -9,6 +10,9 @@ from fedrec.models.pfedrec import PFedRec
 from fedrec.personalization.base import NoPersonalization
 from fedrec.personalization.finetune import FineTune
 from fedrec.personalization.plgc.plgc import PLGC
+from fedrec.transforms.base import Transform
+from fedrec.transforms.clip import Clip
+from fedrec.transforms.quantize import Float16, Int8
 
 if TYPE_CHECKING:
     from fedrec.training.task import ClientTask
@@ -43,3 +47,8 @@ def not_in_numba(task: ClientTask) -> str:
             f"personalization.extra_rows: {form.extra_rows}": form.extra_rows == 0,
         }
     return next((what for what, is_covered in covered.items() if not is_covered), "")
+
+
+def transforms_in_numba(transforms: Sequence[Transform]) -> bool:
+    """Return whether the kernel does all that some transforms do, to rows that it sums."""
+    return all(type(transform) in (Clip, Float16, Int8) for transform in transforms)

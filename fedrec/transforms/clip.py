@@ -1,6 +1,7 @@
 """Clipping: the norm of what a client sends is bounded."""
 
 from dataclasses import replace
+from math import prod
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -8,6 +9,7 @@ from pydantic import Field
 
 from fedrec.compute.context import RoundContext
 from fedrec.transforms.base import Transform
+from fedrec.transforms.encoding import slices_of
 from fedrec.types import FloatArray, UpdateBatch
 
 
@@ -55,16 +57,30 @@ class Clip(Transform):
 
 
 def _squares(values: FloatArray) -> FloatArray:
-    """Return the squared norm of each row, float64 [n]."""
-    squares = np.square(values, dtype=np.float64)
-    return np.asarray(squares.sum(axis=tuple(range(1, values.ndim))))
+    """Return the squared norm of each row, float64 [n].
+
+    Every fourth square is added up, then the four sums: the order in which
+    `fedrec.training.executors.numba.transforms` adds them.
+    """
+    rows = values.reshape(len(values), prod(values.shape[1:]))
+    squares = np.empty(len(rows))
+    for some in slices_of(rows):
+        # Column by column, because numpy adds up short rows one by one.
+        columns = np.ascontiguousarray(rows[some].T).astype(np.float64)
+        columns *= columns
+        sums = np.zeros((4, columns.shape[1]))
+        for at in range(0, len(columns), 4):
+            four = columns[at : at + 4]
+            sums[: len(four)] += four
+        squares[some] = (sums[0] + sums[2]) + (sums[1] + sums[3])
+    return squares
 
 
 def _shortened(values: FloatArray, squares: FloatArray, norm: float) -> FloatArray:
     """Return rows with a norm, given by its square, of at most a bound."""
-    factor = np.ones(len(values), np.float32)
     long = np.flatnonzero(squares > norm**2)
-    factor[long] = norm / np.sqrt(squares[long])
     if not len(long):
         return values
+    factor = np.ones(len(values), np.float32)
+    factor[long] = norm / np.sqrt(squares[long])
     return np.asarray(values * factor.reshape(-1, *[1] * (values.ndim - 1)), values.dtype)

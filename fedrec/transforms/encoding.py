@@ -1,14 +1,18 @@
 """What transforms share that change the form in which values travel."""
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.compute.context import RoundContext
 from fedrec.transforms.base import Transform
-from fedrec.types import IntArray, RowBlock, UpdateBatch
+from fedrec.types import FloatArray, IntArray, RowBlock, UpdateBatch
+
+_AT_ONCE = 2**15
 
 
 class Encoding(Transform):
@@ -34,24 +38,33 @@ class Encoding(Transform):
         dense = dict(batch.coded)
         dense |= {name: RowBlock(one_each, none, value) for name, value in batch.dense.items()}
         tables, coded = (
-            {name: self.encoded(name, block, clients, context) for name, block in blocks.items()}
+            {
+                name: self.encoded(name, _single(block), clients, context)
+                for name, block in blocks.items()
+            }
             for blocks in (batch.tables, dense)
         )
         return replace(batch, tables=tables, dense={}, coded=coded)
 
 
-def uniform16(
+def numbers16(
     name: str, block: RowBlock, clients: IntArray, context: RoundContext
-) -> NDArray[np.float32]:
-    """Return a random number in (0, 1) for each value of some clients, float32 of their shape.
+) -> NDArray[np.uint16]:
+    """Return a random number of 16 bits for each value of some clients, uint16 [n, size of a row].
 
-    They are multiples of 2**-17, so that adding one to a whole number below 128 is exact.
+    Rows of a client draw one after the other, each from words of its own.
     """
-    size = int(np.prod(block.values.shape[1:]))
-    words = [
-        context.words(name, client, -(-rows * size // 4)).view(np.uint16)[: rows * size]
-        for client, rows in zip(clients.tolist(), np.diff(block.offsets).tolist(), strict=True)
-    ]
-    numbers = np.concatenate(words) if words else np.zeros(0, np.uint16)
-    uniform = (numbers.astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-16)
-    return uniform.reshape(block.values.shape)
+    size = prod(block.values.shape[1:])
+    words = context.words(name, clients, np.diff(block.offsets), -(-size // 4))
+    return words.astype("<u8", copy=False).view("<u2")[:, :size]
+
+
+def slices_of(rows: FloatArray) -> Iterator[slice]:
+    """Yield slices of rows, [n, size], few enough that what is made of them stays in the cache."""
+    step = max(_AT_ONCE // max(rows.shape[1], 1), 1)
+    for start in range(0, len(rows), step):
+        yield slice(start, start + step)
+
+
+def _single(block: RowBlock) -> RowBlock:
+    return replace(block, values=block.values.astype(np.float32, copy=False))

@@ -1,6 +1,7 @@
 """Gaussian noise on what a client sends."""
 
 from dataclasses import replace
+from math import prod
 from typing import ClassVar
 
 import numpy as np
@@ -8,7 +9,7 @@ from pydantic import Field
 
 from fedrec.compute.context import RoundContext
 from fedrec.transforms.base import Transform
-from fedrec.types import FloatArray, UpdateBatch
+from fedrec.types import FloatArray, IntArray, UpdateBatch
 
 
 class Gaussian(Transform):
@@ -31,35 +32,16 @@ class Gaussian(Transform):
         """Return the updates with noise."""
         if self.std == 0:
             return batch
+        clients, ones = batch.client_ids, np.ones(len(batch.client_ids), np.int64)
+
+        def noisy(name: str, values: FloatArray, rows: IntArray) -> FloatArray:
+            size = prod(values.shape[1:])
+            noise = context.normal(f"gaussian {name}", clients, rows, size).reshape(values.shape)
+            return np.asarray(values + np.float32(self.std) * noise, np.float32)
+
         tables = {
-            name: replace(
-                block, values=self._noisy(name, block.values, block.offsets, batch, context)
-            )
+            name: replace(block, values=noisy(name, block.values, np.diff(block.offsets)))
             for name, block in batch.tables.items()
         }
-        one_each = np.arange(len(batch.client_ids) + 1)
-        dense = {
-            name: self._noisy(name, value, one_each, batch, context)
-            for name, value in batch.dense.items()
-        }
+        dense = {name: noisy(name, value, ones) for name, value in batch.dense.items()}
         return replace(batch, tables=tables, dense=dense)
-
-    def _noisy(
-        self,
-        name: str,
-        values: FloatArray,
-        offsets: FloatArray,
-        batch: UpdateBatch,
-        context: RoundContext,
-    ) -> FloatArray:
-        """Return rows with noise; those of client k lie between its offsets."""
-        size = int(np.prod(values.shape[1:]))
-        noise = np.concatenate(
-            [
-                context.normal(f"gaussian {name}", client, count * size)
-                for client, count in zip(
-                    batch.client_ids.tolist(), np.diff(offsets).tolist(), strict=True
-                )
-            ]
-        )
-        return np.asarray(values + np.float32(self.std) * noise.reshape(values.shape), np.float32)

@@ -59,7 +59,8 @@ class LowRank(Encoding):
 
 
 def _directions(context: RoundContext, name: str, rank: int, width: int) -> FloatArray:
-    numbers = context.normal(f"low_rank {name}", 0, rank * width).astype(np.float64)
+    nobody, rows = np.zeros(1, np.int64), np.full(1, rank)
+    numbers = context.normal(f"low_rank {name}", nobody, rows, width).astype(np.float64)
     return _orthonormal(numbers.tobytes(), rank, width)
 
 

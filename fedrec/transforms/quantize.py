@@ -1,13 +1,16 @@
 """Quantisation: values travel as float16, or as int8 with a scale for each row."""
 
+from abc import abstractmethod
 from dataclasses import replace
+from math import prod
 from typing import ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedrec.compute.context import RoundContext
 from fedrec.errors import NumericError
-from fedrec.transforms.encoding import Encoding, uniform16
+from fedrec.transforms.encoding import Encoding, numbers16, slices_of
 from fedrec.types import FloatArray, IntArray, RowBlock
 
 _LARGEST = 65504.0
@@ -19,27 +22,69 @@ _LEAST = 2.0**-24
 class Quantize(Encoding):
     """Base of transforms that round values.
 
+    Each rounds as `fedrec.training.executors.numba.transforms` does, in the same operations.
+
     Args:
         rounding: ``stochastic``: up or down at random, so that a sum over clients is right on
-            average; or ``nearest``.
+            average (to 1/65536 of a step); or ``nearest``.
     """
 
     stage: ClassVar[Literal[0, 1, 2]] = 2
+    limit: ClassVar[float]
+    scaled: ClassVar[bool] = False
+    dtype: ClassVar[type[np.generic]]
 
     rounding: Literal["stochastic", "nearest"] = "stochastic"
 
-    def rounded(
-        self,
-        steps: FloatArray,
-        name: str,
-        block: RowBlock,
-        clients: IntArray,
-        context: RoundContext,
-    ) -> FloatArray:
-        """Return whole numbers next to the given ones, float32, of the shape of the rows."""
-        if self.rounding == "nearest":
-            return np.rint(steps)
-        return np.floor(steps + uniform16(f"{type(self).__name__} {name}", block, clients, context))
+    def stream(self, name: str) -> str:
+        """Return what the random words of a parameter are drawn for."""
+        return f"{type(self).__name__} {name}"
+
+    def check(self, name: str, largest: float) -> None:
+        """Check that the largest absolute value of a parameter fits.
+
+        Raises:
+            NumericError: If it does not.
+        """
+        if not largest <= self.limit:
+            raise NumericError(
+                f"the update of '{name}' has the value {largest:.3g}, above {self.limit:.3g}, the "
+                f"largest of {type(self).__name__.lower()}; lower the rates of train.optimizers, "
+                "or put the transform clip before"
+            )
+
+    @abstractmethod
+    def steps(self, rows: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return the step of values, and how many steps each is.
+
+        Args:
+            rows: float32 [n, size].
+
+        Returns:
+            float32, [n, size] or [n, 1]; float32 [n, size].
+        """
+
+    def encoded(
+        self, name: str, block: RowBlock, clients: IntArray, context: RoundContext
+    ) -> RowBlock:
+        """Return rows in the narrow type, with their scales where they have some."""
+        rows = block.values.reshape(len(block.values), prod(block.values.shape[1:]))
+        values, scale = np.empty(rows.shape, self.dtype), np.empty(len(rows), np.float16)
+        numbers = None
+        if self.rounding == "stochastic":
+            numbers = numbers16(self.stream(name), block, clients, context)
+        self.check(name, max(float(rows.max(initial=0)), -float(rows.min(initial=0))))
+        for some in slices_of(rows):
+            step, steps = self.steps(rows[some])
+            whole = _rounded(steps, None if numbers is None else numbers[some])
+            if self.scaled:
+                scale[some] = step[:, 0]
+                np.clip(whole, -127, 127, out=whole)
+            else:
+                whole *= step
+            values[some] = whole
+        values = values.reshape(block.values.shape)
+        return replace(block, values=values, scale=scale if self.scaled else None)
 
 
 class Float16(Quantize):
@@ -49,16 +94,13 @@ class Float16(Quantize):
         rounding: ``stochastic`` or ``nearest``.
     """
 
-    def encoded(
-        self, name: str, block: RowBlock, clients: IntArray, context: RoundContext
-    ) -> RowBlock:
-        """Return rows of float16."""
-        values = block.values
-        _check(name, float(np.abs(values).max(initial=0)), _LARGEST, "float16")
-        # The step from one float16 to the next, a power of two.
-        step = np.ldexp(np.float32(1), np.maximum(np.frexp(values)[1] - 1, -14) - 10)
-        narrow = self.rounded(values / step, name, block, clients, context) * step
-        return replace(block, values=narrow.astype(np.float16))
+    limit: ClassVar[float] = _LARGEST
+    dtype: ClassVar[type[np.generic]] = np.float16
+
+    def steps(self, rows: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return the distance from one float16 to the next for each value."""
+        step = _steps_of_float16(rows)
+        return step, rows / step
 
 
 class Int8(Quantize):
@@ -73,29 +115,40 @@ class Int8(Quantize):
     """
 
     reference: ClassVar[str] = "alistarh2017qsgd"
+    limit: ClassVar[float] = 127 * _LARGEST
+    scaled: ClassVar[bool] = True
+    dtype: ClassVar[type[np.generic]] = np.int8
 
-    def encoded(
-        self, name: str, block: RowBlock, clients: IntArray, context: RoundContext
-    ) -> RowBlock:
-        """Return rows of int8 with their scales."""
-        axes = tuple(range(1, block.values.ndim))
-        largest = np.abs(block.values).max(axis=axes, initial=0).astype(np.float32)
-        _check(name, float(largest.max(initial=0)), 127 * _LARGEST, "int8")
-        wanted = largest / np.float32(127)
-        scale = wanted.astype(np.float16)
-        low = scale.astype(np.float32) < wanted
-        scale[low] = np.nextafter(scale[low], np.float16(np.inf))
-        divisor = np.maximum(scale.astype(np.float32), np.float32(_LEAST))
-        shape = (-1, *[1] * (block.values.ndim - 1))
-        steps = block.values / divisor.reshape(shape)
-        whole = self.rounded(steps, name, block, clients, context)
-        return replace(block, values=np.clip(whole, -127, 127).astype(np.int8), scale=scale)
+    def steps(self, rows: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return the scale of each row; 0, of a row of zeros, divides as the least of float16."""
+        # Column by column, because numpy looks at short rows one by one.
+        largest = np.abs(np.ascontiguousarray(rows.T)).max(axis=0, initial=0)
+        wanted = largest[:, None] / np.float32(127)
+        step = _steps_of_float16(wanted)
+        scale = np.ceil(wanted / step) * step
+        return scale, rows / np.maximum(scale, np.float32(_LEAST))
 
 
-def _check(name: str, largest: float, limit: float, kind: str) -> None:
-    """Check that a largest absolute value fits."""
-    if not largest <= limit:
-        raise NumericError(
-            f"the update of '{name}' has the value {largest:.3g}, above {limit:.3g}, the largest "
-            f"of {kind}; lower the rates of train.optimizers, or put the transform clip before"
-        )
+def _steps_of_float16(values: FloatArray) -> FloatArray:
+    """Return the distance from one float16 to the next, a power of two, at each float32."""
+    exponent = np.ascontiguousarray(values).view(np.int32) & 0x7F800000
+    np.maximum(exponent, 113 << 23, out=exponent)
+    exponent -= 10 << 23
+    return exponent.view(np.float32)
+
+
+def _rounded(steps: FloatArray, numbers: NDArray[np.uint16] | None) -> FloatArray:
+    """Return whole numbers next to some, float32; up where a random number is below the rest.
+
+    Args:
+        steps: float32 [n, size]; overwritten.
+        numbers: uint16 [n, size]; None: the nearest.
+    """
+    if numbers is None:
+        return np.rint(steps, out=steps)
+    whole = np.floor(steps)
+    steps -= whole
+    steps *= np.float32(2**16)
+    steps -= np.float32(0.5)
+    whole += numbers < steps
+    return whole

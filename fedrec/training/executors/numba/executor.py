@@ -1,6 +1,7 @@
 """The executor ``numba``: from the values of a round to the kernel's, and back."""
 
 import importlib
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cache
 from typing import Any
@@ -22,8 +23,10 @@ from fedrec.ragged import Ragged
 from fedrec.training.draws import capacity
 from fedrec.training.executors.numba import kernel
 from fedrec.training.executors.numba.kernel import Data, Local, Optimizer, Settings, Sums
+from fedrec.training.executors.numba.transforms import check_largest, steps_of
 from fedrec.training.settings import Train
 from fedrec.training.task import ClientTask, initial_local
+from fedrec.transforms.base import Transform
 from fedrec.types import FloatArray, Params, RowBlock, RowSums, Shard, UpdateBatch
 
 
@@ -34,13 +37,14 @@ def train_numba(
     local: Params,
     round: int,
     summing: Summing | None = None,
+    transforms: Sequence[Transform] = (),
 ) -> tuple[UpdateBatch, dict[str, FloatArray]]:
     """Train clients for a round; see `fedrec.training.clients.train_clients`.
 
     With ``summing``, the changed rows are added up as soon as a client is trained, while they lie
     in the cache, and the update holds them in ``summed`` instead of ``tables``; in ``tables``
     though where they are fewer than the items: a device with one user does not make sums of a
-    catalogue.
+    catalogue. Before, the kernel does to them what ``transforms`` do.
 
     Sums of products go through BLAS: with one thread its bits depend on the shapes alone, which
     are those of one client.
@@ -52,17 +56,19 @@ def train_numba(
     offsets, loss = np.zeros(shard.n_clients + 1, np.int64), np.zeros(shard.n_clients)
     most = capacity(shard, task)
     if most[-1] < len(table):
-        summing = None
+        summing, transforms = None, ()
     sums = _sums(summing, examples, table)
     bound = int(most[-1] if summing is None else np.diff(most).max(initial=0))
     # Allocated here, because numpy asks the system for large pages.
     ids, change = np.empty(bound, np.int64), np.empty((bound, table.shape[1]), dtype)
+    steps = steps_of(transforms, task.seed, round, shard.client_ids, change)
     with _blas().limit(limits=1) if settings.similarity else nullcontext():
-        kernel.train(data, state, settings, sums, ids, change, offsets, loss)
+        kernel.train(data, state, settings, sums, steps, ids, change, offsets, loss)
     tables, summed = {}, {}
     if summing is None:
         tables["item"] = RowBlock(offsets, ids[: offsets[-1]], change[: offsets[-1]])
     else:
+        check_largest(transforms, steps)
         items, most_terms = np.flatnonzero(sums.counts), int(sums.counts.max())
         check_terms(float(sums.peak.max().view(np.float64)), "item", most_terms)
         check_terms(float(sums.weight.max()), "weight", most_terms)

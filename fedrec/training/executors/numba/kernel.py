@@ -16,6 +16,7 @@ from fedrec.training.executors.numba.arithmetic import (
     weighted_total,
 )
 from fedrec.training.executors.numba.draws import collect, shuffle
+from fedrec.training.executors.numba.transforms import transform
 
 Optimizer = namedtuple("Optimizer", "adam lr beta1 beta2 epsilon decay")
 """The private optimizer: Adam or SGD, its rates, and the weight decay."""
@@ -120,7 +121,7 @@ def _scratch_for(data, settings):
 
 
 @compiled
-def train(data, local, settings, sums, ids, change, offsets, losses):
+def train(data, local, settings, sums, steps, ids, change, offsets, losses):
     """Train clients of one user each for a round.
 
     Args:
@@ -128,6 +129,8 @@ def train(data, local, settings, sums, ids, change, offsets, losses):
         local: `Local`; changed.
         settings: `Settings`.
         sums: `Sums`; changed.
+        steps: `fedrec.training.executors.numba.transforms.Steps`: what is done to the changes
+            before they are summed.
         ids: int64, as many as the rows that the clients may touch; the first [t] are filled.
         change: float [as many, d], the first [t] are filled. Where the changes are summed, both
             are scratch for one client.
@@ -151,8 +154,10 @@ def train(data, local, settings, sums, ids, change, offsets, losses):
             for a in range(d):
                 now[a] -= frozen[a]
         if summing:
+            transform(steps, u, work)
             _add_client(work, items, u, sums)
-            sums.uploaded[u] = _id_bytes(items) + work.size * work.itemsize
+            size = work.size * steps.value_bytes + count * steps.row_bytes
+            sums.uploaded[u] = _id_bytes(items) + size
         else:
             at += count
         offsets[u + 1] = at
