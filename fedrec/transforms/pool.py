@@ -6,6 +6,7 @@ that touched it: among those that did not, it would be zero for nearly all of th
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from typing import TypeAlias
 
@@ -14,48 +15,45 @@ import numpy as np
 from fedrec.types import FloatArray, IntArray, RowBlock, UpdateBatch
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Values:
     """The changes of one parameter by several attackers.
 
     Args:
         own: float [n, *shape], one change each: of a row by an attacker that touched it, or of a
             dense parameter by each attacker.
-        mean: float64 [n, *shape], the mean of the attackers that changed the same.
-        std: float64 [n, *shape], their standard deviation; 0 for what one attacker changed alone.
-        size: float64 [n], the root mean square of all numbers in their changes.
+        index: int64 [n], what each change is of, numbered from 0.
     """
 
     own: FloatArray
-    mean: FloatArray
-    std: FloatArray
-    size: FloatArray
+    index: IntArray
+
+    @cached_property
+    def mean(self) -> FloatArray:
+        """float64 [n, *shape], the mean of the attackers that changed the same."""
+        return self._mean_of(_flat(self.own))[self.index].reshape(self.own.shape)
+
+    @cached_property
+    def std(self) -> FloatArray:
+        """float64 [n, *shape], their standard deviation; 0 for what one of them changed alone."""
+        variance = self._mean_of(_flat(self.own - self.mean) ** 2)
+        return np.asarray(np.sqrt(variance)[self.index].reshape(self.own.shape))
+
+    @cached_property
+    def size(self) -> FloatArray:
+        """float64 [n], the root mean square of all numbers in their changes."""
+        return np.asarray(np.sqrt(self._mean_of(_flat(self.own) ** 2).mean(axis=1))[self.index])
+
+    def _mean_of(self, values: FloatArray) -> FloatArray:
+        """Return the means of rows that are of the same, float64 [k, ...]."""
+        by_index = np.argsort(self.index, kind="stable")
+        starts = np.flatnonzero(np.diff(self.index[by_index], prepend=-1))
+        sums = np.add.reduceat(values[by_index], starts) if len(starts) else values
+        return np.asarray(sums / np.bincount(self.index, minlength=len(sums))[:, None])
 
 
 Rule: TypeAlias = Callable[[Values], FloatArray]
 """Returns what is sent in place of each change, float [n, *shape]."""
-
-
-def values_of(own: FloatArray, index: IntArray) -> Values:
-    """Return changes with the mean and the deviation of those that belong together.
-
-    Args:
-        own: float [n, *shape].
-        index: int64 [n], what each change is of, numbered from 0.
-    """
-    flat = _flat(own)
-    by_index = np.argsort(index, kind="stable")
-    starts = np.flatnonzero(np.diff(index[by_index], prepend=-1))
-    counts = np.bincount(index, minlength=1)[:, None]
-
-    def mean_of(values: FloatArray) -> FloatArray:
-        sums = np.add.reduceat(values[by_index], starts) if len(starts) else values
-        return np.asarray(sums / counts[: len(sums)])
-
-    mean = mean_of(flat)
-    std = np.sqrt(mean_of((flat - mean[index]) ** 2))
-    size = np.sqrt(mean_of(flat**2).mean(axis=1))
-    return Values(own, mean[index].reshape(own.shape), std[index].reshape(own.shape), size[index])
 
 
 def rewritten(pool: UpdateBatch, rule: Rule) -> UpdateBatch:
@@ -67,7 +65,7 @@ def rewritten(pool: UpdateBatch, rule: Rule) -> UpdateBatch:
     """
 
     def apply(own: FloatArray, index: IntArray) -> FloatArray:
-        return np.asarray(rule(values_of(own, index)), own.dtype)
+        return np.asarray(rule(Values(own, index)), own.dtype)
 
     tables = {}
     for name, block in pool.tables.items():
