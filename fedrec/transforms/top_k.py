@@ -75,7 +75,7 @@ class TopK(Transform):
             tables[name] = _without_rows(replace(block, values=sent, sparse=True), is_sent)
             if name in memory:
                 rest = memory[name].copy()
-                rest[place] = (values - sent)[at[place]]
+                rest[place] = values[at[place]] - sent[at[place]]
                 after[name] = rest
         for name, value in batch.dense.items():
             if "/" in name:
@@ -90,8 +90,13 @@ class TopK(Transform):
         return replace(batch, tables=tables, dense=dense, coded=coded), after
 
     def _largest(self, values: FloatArray, offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return which values are sent, bool of their shape; rows lie client after client."""
-        size = np.abs(values.reshape(len(values), prod(values.shape[1:])))
+        """Return which values are sent, bool of their shape; rows lie client after client.
+
+        Absolute values have the order of their bits, in which what is not a number is the largest:
+        it is sent, and refused where it arrives.
+        """
+        single = values.reshape(len(values), prod(values.shape[1:])).astype(np.float32, copy=False)
+        size = np.abs(single).view(np.int32)
         chosen = np.ones(size.shape, np.bool_)
         for start, stop in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
             of_client = size[start:stop].ravel()
@@ -99,16 +104,18 @@ class TopK(Transform):
             if n >= len(of_client):
                 continue
             least = np.partition(of_client, len(of_client) - n)[len(of_client) - n]
-            above = of_client > least
-            equal = np.flatnonzero(of_client == least)[: n - int(above.sum())]
-            above[equal] = True
-            chosen[start:stop] = above.reshape(-1, size.shape[1])
+            is_sent = of_client >= least
+            excess = int(np.count_nonzero(is_sent)) - n
+            if excess:
+                is_sent[np.flatnonzero(of_client == least)[-excess:]] = False
+            chosen[start:stop] = is_sent.reshape(-1, size.shape[1])
         return chosen.reshape(values.shape)
 
 
 def _without_rows(block: RowBlock, is_sent: NDArray[np.bool_]) -> RowBlock:
     """Return a block without the rows of which nothing is sent."""
-    chosen = is_sent.any(axis=tuple(range(1, is_sent.ndim)))
+    chosen = np.zeros(len(is_sent), np.bool_)
+    chosen[np.flatnonzero(is_sent) // max(prod(is_sent.shape[1:]), 1)] = True
     if chosen.all():
         return block
     owners = Ragged(block.offsets, block.ids).owners()[chosen]
