@@ -13,6 +13,7 @@ from fedrec.transforms.base import Transform
 from fedrec.types import FloatArray, IntArray, RowBlock, UpdateBatch
 
 _AT_ONCE = 2**15
+"""Values of rows that are computed together."""
 
 
 class Encoding(Transform):
@@ -34,14 +35,16 @@ class Encoding(Transform):
     def on_update(self, batch: UpdateBatch, context: RoundContext) -> UpdateBatch:
         """Return the encoded updates."""
         clients = batch.client_ids
+
+        def encoded(name: str, block: RowBlock) -> RowBlock:
+            single = block.values.astype(np.float32, copy=False)
+            return self.encoded(name, replace(block, values=single), clients, context)
+
         none, one_each = np.zeros(len(clients), np.int64), np.arange(len(clients) + 1)
         dense = dict(batch.coded)
         dense |= {name: RowBlock(one_each, none, value) for name, value in batch.dense.items()}
         tables, coded = (
-            {
-                name: self.encoded(name, _single(block), clients, context)
-                for name, block in blocks.items()
-            }
+            {name: encoded(name, block) for name, block in blocks.items()}
             for blocks in (batch.tables, dense)
         )
         return replace(batch, tables=tables, dense={}, coded=coded)
@@ -64,7 +67,3 @@ def slices_of(rows: FloatArray) -> Iterator[slice]:
     step = max(_AT_ONCE // max(rows.shape[1], 1), 1)
     for start in range(0, len(rows), step):
         yield slice(start, start + step)
-
-
-def _single(block: RowBlock) -> RowBlock:
-    return replace(block, values=block.values.astype(np.float32, copy=False))

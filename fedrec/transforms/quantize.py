@@ -22,11 +22,16 @@ _LEAST = 2.0**-24
 class Quantize(Encoding):
     """Base of transforms that round values.
 
-    Each rounds as `fedrec.training.executors.numba.transforms` does, in the same operations.
+    `fedrec.training.executors.numba.transforms` rounds in the same operations.
 
     Args:
         rounding: ``stochastic``: up or down at random, so that a sum over clients is right on
             average (to 1/65536 of a step); or ``nearest``.
+
+    Attributes:
+        limit: The largest absolute value that fits.
+        scaled: Whether rows have a scale.
+        dtype: Of the values as they travel.
     """
 
     stage: ClassVar[Literal[0, 1, 2]] = 2

@@ -15,6 +15,7 @@ CLIENTS, ITEMS, DIM, ROUNDS = 18, 40, 4, 2
 
 METHODS: dict[str, dict[str, Any]] = {
     "sums in machine code": {"model": "mf", "personalization": "plgc"},
+    "transformed in machine code": {"transforms": [{"name": "clip", "norm": 0.1}, "int8"]},
     "sums in torch": {"model": "mf", "train": {"backend": "torch"}},
     "every update": {"strategy": "krum"},
     "dense parameters": {"model": "neumf"},
@@ -40,6 +41,7 @@ def test_they_do_not_depend_on_the_number_of_nodes(method: str, tmp_path: Path) 
     bytes_of = {n: result["bytes"] for n, result in results.items()}
     assert bytes_of[1] == bytes_of[4] == bytes_of[16]
     assert min(bytes_of[1].values()) > 0
+    assert results[1]["metrics"] == results[4]["metrics"] == results[16]["metrics"]
     simulated = [result["simulation"]["down"] for result in results.values()]
     assert simulated == sorted(simulated)
     assert simulated[0] < simulated[-1]

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fedrec.seeds import Purpose, bits, normal, philox, uniform
+from fedrec.seeds import words as stream
 
 KNOWN = [
     (
@@ -81,3 +82,27 @@ def test_distributions() -> None:
     for column in values.T:
         assert stats.kstest(column.astype(float), "norm").pvalue > 0.001
     assert abs(np.corrcoef(values.T)[0, 1]) < 0.03
+
+
+@given(keys=st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=5), n=st.integers(0, 40_000))
+def test_a_stream_does_not_depend_on_its_company(keys: list[int], n: int) -> None:
+    states = np.array(keys, np.uint64)
+    counts = np.array([n // (1 + at) for at in range(len(keys))])
+    alone = [stream(states[[at]], counts[[at]]) for at in range(len(keys))]
+    assert np.array_equal(stream(states, counts), np.concatenate(alone))
+
+
+def test_streams_are_uniform_and_independent() -> None:
+    """Within a word, from word to word, from owner to owner."""
+    owners, n = np.arange(200, dtype=np.int64), 2_000
+    keys = bits(7, Purpose.PLUGIN, 1, owners, np.zeros(1, np.int64))
+    numbers = stream(keys, np.full(200, n)).view(np.uint16).reshape(200, 4 * n)
+    flat = (numbers.astype(float) + 0.5) / 2**16
+    assert stats.chisquare(np.bincount(numbers.ravel() >> 8)).pvalue > 0.001
+    size = np.sqrt(flat.size)
+    assert abs(flat.mean() - 1 / 2) < 4 * np.sqrt(1 / 12) / size
+    assert abs(flat.var() - 1 / 12) < 4 * np.sqrt(1 / 180) / size
+    centred = (flat - 1 / 2) * np.sqrt(12)
+    for other in (1, 2, 3, 4, 8):
+        assert abs((centred[:, other:] * centred[:, :-other]).mean()) < 4.5 / size
+    assert abs((centred[1:] * centred[:-1]).mean()) < 4.5 / size

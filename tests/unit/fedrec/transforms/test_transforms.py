@@ -271,3 +271,10 @@ def test_transforms_survive_a_file() -> None:
     again = Experiment.model_validate(experiment.model_dump(mode="json"))
     assert again == experiment
     assert [type(each) for each in again.transforms] == [Clip, TopK, Int8]
+
+
+def test_top_k_hides_nothing_that_is_not_finite() -> None:
+    batch = batch_of([[0, 1, 2, 3]], 0)
+    batch.tables["item"].values[2, 1] = np.nan
+    with pytest.raises(NumericError, match="'item' is not finite"):
+        sums(apply([TopK(share=0.1)], batch)[0].decoded())
