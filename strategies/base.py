@@ -8,6 +8,7 @@ one sum travels and not each client's update.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 import numpy as np

@@ -115,7 +115,7 @@ class Scaffold(Composed):
 
 
 class FedDyn(Composed):
-    """Federated averaging of clients that are pulled by how far they have gone.
+    """Federated averaging of clients whose regularisation follows how far they have gone.
 
     Reference: acar2021feddyn, Algorithm 1.
     """
@@ -129,7 +129,7 @@ class FedDyn(Composed):
 class FedNova(Composed):
     """Federated averaging of the clients' changes per step.
 
-    Reference: wang2020fednova, equation 8.
+    Reference: wang2020fednova, section 5.
     """
 
     reference: ClassVar[str] = "wang2020fednova"
