@@ -445,3 +445,7 @@ class Aggregate:
     metrics: Mapping[str, int] = field(default_factory=dict)
     extras: Mapping[str, int] = field(default_factory=dict)
     each: UpdateBatch | None = None
+
+
+Aggregates: TypeAlias = Mapping[int, Aggregate]
+"""The updates of each group of a strategy that had clients in a round."""

@@ -17,7 +17,7 @@ from fedrec.aggregation.reduce import Summing, keep_each, merge, reduce_sums
 from fedrec.compute.context import RoundContext
 from fedrec.errors import ConfigError
 from fedrec.plugins import Defaults, Plugin
-from fedrec.types import Aggregate, Down, IntArray, Params, State, UpdateBatch
+from fedrec.types import Aggregate, Aggregates, Down, IntArray, Params, State, UpdateBatch
 
 if TYPE_CHECKING:
     from fedrec.config.experiment import Experiment
@@ -58,6 +58,11 @@ class Strategy(Plugin):
                 f"strategy {cls.__qualname__}: leave out published: a run leaves behind what its "
                 "clients rank with, which broadcast says"
             )
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """What clients measure for it, see `fedrec.training.task.MEASURES`; nothing by default."""
+        return ()
 
     def init(self, params: Params, context: RoundContext) -> State:
         """Return the state before the first round; empty by default.
@@ -156,11 +161,7 @@ class Strategy(Plugin):
 
     @abstractmethod
     def apply(
-        self,
-        state: State,
-        params: Params,
-        aggregates: Mapping[int, Aggregate],
-        context: RoundContext,
+        self, state: State, params: Params, aggregates: Aggregates, context: RoundContext
     ) -> tuple[State, Params]:
         """Return the next state and shared parameters; the arguments stay as they are.
 

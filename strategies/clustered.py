@@ -1,7 +1,6 @@
 """Clustered averaging: groups of clients whose updates agree, each with parameters of its own."""
 
 import warnings
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -20,7 +19,7 @@ from fedrec.aggregation.sketch import count_sketch
 from fedrec.compute.context import RoundContext
 from fedrec.errors import ConfigError, require
 from fedrec.plugins import name_of
-from fedrec.types import Aggregate, Down, FloatArray, IntArray, Mix, Params, State, UpdateBatch
+from fedrec.types import Aggregates, Down, FloatArray, IntArray, Mix, Params, State, UpdateBatch
 from strategies.base import Payload, Strategy
 
 
@@ -108,11 +107,7 @@ class Clustered(Strategy):
         return Down({}, {name: Mix(values, weights) for name, values in bases.items()})
 
     def apply(
-        self,
-        state: State,
-        params: Params,
-        aggregates: Mapping[int, Aggregate],
-        context: RoundContext,
+        self, state: State, params: Params, aggregates: Aggregates, context: RoundContext
     ) -> tuple[State, Params]:
         """Step everybody's parameters, and those of each group; make the groups in their round."""
         batches = {g: p.each for g, p in sorted(aggregates.items()) if p.each is not None}

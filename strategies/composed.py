@@ -11,7 +11,7 @@ from fedrec.config.fields import PluginField
 from fedrec.errors import ConfigError
 from fedrec.plugins import name_of
 from fedrec.training.client_rule import ClientRule
-from fedrec.types import Aggregate, Down, IntArray, Params, State, UpdateBatch
+from fedrec.types import Aggregate, Aggregates, Down, IntArray, Params, State, UpdateBatch
 from strategies.aggregations.base import Aggregation
 from strategies.aggregations.mean import Mean
 from strategies.base import Strategy
@@ -62,7 +62,8 @@ class Composed(Strategy):
     def _parts_fit(self) -> Self:
         rule, joint = self.client_rule, self.aggregation
         named = f"the client rule {name_of('client_rules', rule)}"
-        mean, wanted = joint if isinstance(joint, Mean) else None, rule.needs_average
+        sums = isinstance(joint, Mean) and joint.needs == "sums"
+        mean, wanted = joint if isinstance(joint, Mean) and sums else None, rule.needs_average
         if wanted and (mean is None or mean.average not in wanted):
             came = name_of("aggregations", joint) if mean is None else f"average: {mean.average}"
             raise ValueError(
@@ -91,6 +92,11 @@ class Composed(Strategy):
         """How the aggregation sums rows."""
         return self.aggregation.summing
 
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """What clients measure for the aggregation."""
+        return self.aggregation.measures
+
     def init(self, params: Params, context: RoundContext) -> State:
         """Return the states of the three parts, each under its name."""
         parts = {
@@ -111,11 +117,7 @@ class Composed(Strategy):
         return self.aggregation.reduce(batch)
 
     def apply(
-        self,
-        state: State,
-        params: Params,
-        aggregates: Mapping[int, Aggregate],
-        context: RoundContext,
+        self, state: State, params: Params, aggregates: Aggregates, context: RoundContext
     ) -> tuple[State, Params]:
         """Return the state and parameters after one step of the server optimizer.
 
@@ -131,9 +133,7 @@ class Composed(Strategy):
         joint, change = self.aggregation.change(
             state.part(_AGGREGATION), params, aggregate, context
         )
-        rule, change = self.client_rule.applied(
-            state.part(_RULE), params, change, aggregate, context
-        )
+        rule, change = self.client_rule.applied(state.part(_RULE), change, aggregate, context)
         touched = touched_rows(aggregate)
         memory, after = self.server_optimizer.step(state.part(_OPTIMIZER), params, change, touched)
         return State.joined({_RULE: rule, _AGGREGATION: joint, _OPTIMIZER: memory}), after

@@ -15,7 +15,7 @@ from fedrec.aggregation.reduce import Summing, keep_each, mean_update, metric_su
 from fedrec.compute.context import RoundContext
 from fedrec.errors import ConfigError, FedRecError, did_you_mean
 from fedrec.imports import find_reference
-from fedrec.types import Aggregate, FloatArray, Params, State, UpdateBatch
+from fedrec.types import Aggregate, Aggregates, FloatArray, Params, State, UpdateBatch
 from strategies.attributes import attributes_of, state_of
 from strategies.base import Strategy
 
@@ -184,11 +184,7 @@ class Flower(Strategy):
         return self._state(self._fresh(), {}, 0, 0)
 
     def apply(
-        self,
-        state: State,
-        params: Params,
-        aggregates: Mapping[int, Aggregate],
-        context: RoundContext,
+        self, state: State, params: Params, aggregates: Aggregates, context: RoundContext
     ) -> tuple[State, Params]:
         """Return what the strategy makes of the replies; the parameters as they are where nothing.
 

@@ -10,7 +10,8 @@ from fedrec.config.experiment import load_experiment
 from fedrec.data.negatives import uniform_negatives
 from fedrec.data.prepare import open_split
 from fedrec.seeds import Purpose, bits
-from fedrec.training.task import ClientTask, initial_local
+from fedrec.training.initial_values import initial_local
+from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray, IntArray, Params, Shard
 
 __all__ = ["Competitor", "Task", "negatives_of", "open_task"]

@@ -16,7 +16,7 @@ from experiments.benchmarks.rounds import MeasuredRun, run_rounds
 from experiments.benchmarks.timing import RoundTime, RoundTimes, deal, time_competitor
 from experiments.benchmarks.workload import Workload, some_clients, workload
 from fedrec.training.clients import train_clients
-from fedrec.training.task import initial_local
+from fedrec.training.initial_values import initial_local
 
 __all__ = ["EngineBench", "bench_engine"]
 

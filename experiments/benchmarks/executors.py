@@ -41,8 +41,9 @@ from fedrec.models.sasrec import SASRec
 from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.training.clients import train_clients
 from fedrec.training.draws import Layout
+from fedrec.training.initial_values import initial_local
 from fedrec.training.plan import plan_training
-from fedrec.training.task import ClientTask, initial_local
+from fedrec.training.task import ClientTask
 from fedrec.types import IntArray, ParamSpec, Shard, Split
 
 

@@ -33,8 +33,9 @@ from fedrec.personalization.base import NoPersonalization, Personalization
 from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.training.clients import train_clients
 from fedrec.training.draws import Layout
+from fedrec.training.initial_values import initial_local
 from fedrec.training.settings import Train
-from fedrec.training.task import ClientTask, initial_local
+from fedrec.training.task import ClientTask
 from fedrec.types import FloatArray, Params, Split, UpdateBatch
 
 GIB = 2**30

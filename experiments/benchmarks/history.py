@@ -12,8 +12,9 @@ from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.ragged import Ragged, offsets_of
 from fedrec.training.clients import train_clients
 from fedrec.training.draws import Layout
+from fedrec.training.initial_values import initial_local
 from fedrec.training.settings import Train
-from fedrec.training.task import ClientTask, initial_local
+from fedrec.training.task import ClientTask
 from fedrec.types import Shard
 
 __all__ = ["seconds"]

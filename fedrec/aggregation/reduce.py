@@ -66,8 +66,21 @@ def reduce_sums(batch: UpdateBatch, summing: Summing) -> Aggregate:
     Raises:
         NumericError: If an update is not finite or a sum overflows.
     """
+    return weighted_sums(batch, summing.weights(batch.weight), summing.factors(batch.weight))
+
+
+def weighted_sums(batch: UpdateBatch, weight: FloatArray, factors: FloatArray) -> Aggregate:
+    """Sum the updates of some clients, and their weights, exactly.
+
+    Args:
+        batch: The updates; what is summed already was summed in the same way.
+        weight: float64 [c], from 0, what each client adds to the weights of the sums.
+        factors: float64 [c], what each client's changes are multiplied by.
+
+    Raises:
+        NumericError: If an update is not finite or a sum overflows.
+    """
     batch, everybody = batch.decoded(), np.zeros(len(batch.client_ids), np.int64)
-    weight, factors = summing.weights(batch.weight), summing.factors(batch.weight)
     factor = None if (factors == 1.0).all() else factors
     rows = {name: (given.ids, given.sums, given.weight) for name, given in batch.summed.items()}
     for name, block in batch.tables.items():
@@ -194,24 +207,29 @@ def metric_sums(aggregates: Iterable[Aggregate]) -> dict[str, float]:
     return {name: value * 2.0**-_METRICS_SCALE for name, value in total.items()}
 
 
-def mean_update(params: Params, aggregate: Aggregate, average: Average) -> Mapping[str, FloatArray]:
+def mean_update(
+    params: Params, aggregate: Aggregate, average: Average, floor: int = 0
+) -> Mapping[str, FloatArray]:
     """Return the aggregated change of every shared parameter, dense.
 
     Args:
         params: The shared parameters, for their shapes.
         aggregate: The summed updates.
         average: See `Average`.
+        floor: With ``per_row``, a row is divided by the weight of so many clients at least, each
+            with the mean weight of the cohort.
 
     Returns:
         Per name, float64 of the parameter's shape; 0 where nobody touched a row.
     """
     # Without weight there is nothing to divide.
     cohort = float(from_fixed(np.array(aggregate.weight))) or 1.0
+    least = floor * cohort / aggregate.clients if floor else 0.0
     change: dict[str, FloatArray] = {}
     for name, value in params.items():
         total = from_fixed(aggregate.sums[name], aggregate.scale[name])
         if average == "per_row" and name in aggregate.ids:
-            touched = from_fixed(aggregate.row_weight[name])
+            touched = np.maximum(from_fixed(aggregate.row_weight[name]), least)
             total = total / touched.reshape(-1, *[1] * (total.ndim - 1))
         elif average != "sum":
             total = total / cohort
@@ -226,7 +244,8 @@ def touched_rows(aggregate: Aggregate) -> Mapping[str, IntArray]:
     """Return the rows of each item table that somebody changed, int64 [m], sorted."""
     if aggregate.each is None:
         return aggregate.ids
-    return {name: np.unique(block.ids) for name, block in aggregate.each.tables.items()}
+    tables = aggregate.each.tables
+    return {name: np.flatnonzero(np.bincount(block.ids)) for name, block in tables.items()}
 
 
 def stepped(params: Params, change: Mapping[str, FloatArray], rate: float) -> Params:

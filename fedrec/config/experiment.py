@@ -236,6 +236,7 @@ class Experiment(Section):
             self.data.protocol,
             client_rule=client_rule_of(self.strategy),
             payload=getattr(self.strategy, "payload", "shared"),
+            measures=getattr(self.strategy, "measures", ()),
             transforms=self.transforms,
             several_users=self.clients.by != "user",
             catalogue=catalogue or Catalogue.empty(),

@@ -19,6 +19,7 @@ from fedrec.testing.contracts import (
     STRATEGY_CONTRACTS,
     Contract,
 )
+from fedrec.testing.strategies import contracts_of_part
 from fedrec.testing.trial import require
 from fedrec.training.client_rule import client_rule_of
 
@@ -53,8 +54,9 @@ def settings_survive_a_file(plugin: Plugin) -> None:
 
 
 def checked_as(plugin: Plugin, contract: Contract) -> Plugin:
-    """Return what a contract is checked of: of a part of a strategy, a strategy with that part."""
-    return plugin if contract is settings_survive_a_file else _with_strategy(plugin)
+    """Return what a contract is checked of: the contracts of strategies, of one with the part."""
+    alone = contract is settings_survive_a_file or contract in contracts_of_part(plugin)
+    return plugin if alone else _with_strategy(plugin)
 
 
 def _with_strategy(plugin: Plugin) -> Plugin:
@@ -71,7 +73,7 @@ def _with_strategy(plugin: Plugin) -> Plugin:
 
 
 def contracts_of(plugin: Plugin) -> list[Contract]:
-    """Return the contracts of a plug-in; those of a strategy for a part of one.
+    """Return the contracts of a plug-in; for a part of a strategy, those of a strategy too.
 
     Raises:
         ConfigError: If it is of no kind that has contracts.
@@ -80,6 +82,7 @@ def contracts_of(plugin: Plugin) -> list[Contract]:
     contracts += (
         each for base in CONTRACTS if isinstance(plugin, base) for each in CONTRACTS[base]
     )
+    contracts += contracts_of_part(plugin)
     strategy = _with_strategy(plugin)
     if hasattr(strategy, "broadcast"):  # a strategy, whose base class is above this package
         rule = client_rule_of(strategy)

@@ -151,8 +151,9 @@ class Trial:
         dtype = dtype or ("float32" if model.execution == "flat" else "float64")
         rule, items = client_rule_of(plugin), small_catalogue(model)
         payload: Any = getattr(plugin, "payload", "shared")
+        measures: Any = getattr(plugin, "measures", ())
         task = ClientTask(
-            model, form, TRAIN, 0, "clean", dtype, rule, payload=payload, catalogue=items
+            model, form, TRAIN, 0, "clean", dtype, rule, payload, measures, catalogue=items
         )
         split = small_split()
         trial = cls.before(task, split.shard(np.arange(split.n_clients)))

@@ -148,18 +148,12 @@ class ClientRule(Plugin):
         return {}
 
     def applied(
-        self,
-        state: State,
-        params: Params,
-        change: Params,
-        aggregate: Aggregate,
-        context: RoundContext,
+        self, state: State, change: Params, aggregate: Aggregate, context: RoundContext
     ) -> tuple[State, Params]:
         """Return the next state, and the change of the shared parameters with the rule's share.
 
         Args:
             state: From `init` or the last round.
-            params: The shared parameters.
             change: Per shared parameter, float64, what the clients' changes were aggregated to.
             aggregate: The updates, with sums of ``up`` and of `extras`.
             context: The round.

@@ -63,17 +63,23 @@ def train_chunk(
     """
     values = LocalValues(task, plan, params, local, own)
     chunk = _Chunk(task, plan, frozen_items, values)
-    loss = torch.zeros(plan.shard.n_clients, dtype=torch.float64)
+    loss = before = torch.zeros(plan.shard.n_clients, dtype=torch.float64)
     for epoch in plan.epochs:
         chunk.begin(epoch)
         prepared, loss = None, torch.zeros_like(loss)
         if epoch.every_pair is not None:
             prepared = task.personalization.prepare(frozen_items, epoch.every_pair.pairs)
+        if epoch is plan.epochs[0]:
+            # A single step has the loss at the received values itself.
+            asked = "loss_before" in task.measures and len(epoch.steps) > 1
+            before = torch.zeros_like(loss) if asked else loss
+            for number, step in enumerate(epoch.steps if asked else ()):
+                chunk.train(step, number, prepared, before, moves=False)
         for number, step in enumerate(epoch.steps):
             chunk.train(step, number, prepared, loss)
         if epoch.every_pair is not None:
             chunk.after_epoch(epoch.every_pair, prepared)
-    return chunk.outcome(loss)
+    return chunk.outcome(loss, before)
 
 
 class _Chunk:
@@ -96,8 +102,18 @@ class _Chunk:
         self.epoch, self.views = epoch.number, epoch.phase.views
         self.values.begin(epoch.phase)
 
-    def train(self, step: Step, number: int, prepared: Any, loss: Tensor) -> None:
-        """Make one step of an epoch; add to the loss of each client, float64 [c]."""
+    def train(
+        self, step: Step, number: int, prepared: Any, loss: Tensor, moves: bool = True
+    ) -> None:
+        """Make one step of an epoch; add to the loss of each client, float64 [c].
+
+        Args:
+            step: The step.
+            number: Of the step in its epoch.
+            prepared: What the personalization prepared of the epoch.
+            loss: What is added to.
+            moves: Whether values are stepped.
+        """
         train, weights = self.task.train, weights_of(self.task, step)
         if train.micro_batch is None:
             forward = self._forward(step, number)
@@ -105,6 +121,8 @@ class _Chunk:
         else:
             parts = self._gradients_of_parts(step, number, prepared, weights, loss)
             gradients = summed_gradients(step, self.task.specs(), parts)
+        if not moves:
+            return
         if train.clip_norm is not None:
             gradients = clipped(step, gradients, self.task.specs(), train.clip_norm)
         self.values.step(step, gradients, weights)
@@ -233,7 +251,7 @@ class _Chunk:
             )
             self._set_added("after_epoch", changed)
 
-    def outcome(self, loss: Tensor) -> tuple[UpdateBatch, dict[str, FloatArray]]:
+    def outcome(self, loss: Tensor, before: Tensor) -> tuple[UpdateBatch, dict[str, FloatArray]]:
         """Return what the round changed."""
         task, plan, values = self.task, self.plan, self.values
         if task.personalization.acts_after_round:
@@ -257,13 +275,16 @@ class _Chunk:
             for sent, uploaded in _uploads([name], updates).items():
                 of_rows = uploaded if chosen is None else uploaded[chosen]
                 tables[sent] = RowBlock(rows.offsets, rows.values, of_rows)
+        metrics = {"loss": to_array(loss), "examples": examples}
+        if "loss_before" in task.measures:
+            metrics["loss_before"] = to_array(before) / np.maximum(examples, 1)
         update = UpdateBatch(
             round=plan.round,
             client_ids=plan.shard.client_ids,
             weight=examples,
             tables=tables,
             dense=_uploads(self.dense, updates),
-            metrics={"loss": to_array(loss), "examples": examples},
+            metrics=metrics,
             extras={name: to_array(value) for name, value in extras.items()},
         )
         return update, {name: to_array(value) for name, value in values.private.items()}

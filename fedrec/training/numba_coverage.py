@@ -29,6 +29,8 @@ def not_in_numba(task: ClientTask) -> str:
         f"the personalization {type(form).__name__}": type(form) in forms,
         "the strategy's client rule": task.client_rule.plain,
         "a strategy that sends each client values of its own": task.payload != "client",
+        "a strategy that asks for the loss before training, with several steps": not task.measures
+        or (train.local_epochs == 1 and train.batch_size == "full"),
         "clients of several users": not task.several_users,
         f"train.loss: {train.loss}": train.loss == "bce",
         "train.negative_sampling: popularity": train.negative_sampling == "uniform",

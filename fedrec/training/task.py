@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from typing import Literal, TypeAlias
-from zlib import crc32
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from fedrec.models.base import Model
 from fedrec.models.check import untrained
 from fedrec.models.module import Network
 from fedrec.personalization.base import Personalization, Phase
-from fedrec.seeds import Purpose, normal
+from fedrec.seeds import Purpose
 from fedrec.training.client_rule import ClientRule
 from fedrec.training.declarations import (
     Declared,
@@ -26,12 +25,18 @@ from fedrec.training.declarations import (
     frozen_rows,
     name_in_messages,
 )
+from fedrec.training.initial_values import draw, initial_local
 from fedrec.training.numba_coverage import not_in_numba
 from fedrec.training.optimizers import Optimizers
 from fedrec.training.settings import Train
 from fedrec.transforms.base import Transform
 from fedrec.transforms.pipeline import memory_specs
 from fedrec.types import Axis, FloatArray, IntArray, Params, ParamSpec
+
+MEASURES = ("loss_before",)
+"""What a strategy may ask clients to measure beside the loss while they train, by the name of the
+metric: the mean loss per example at the values that they received, over the draws of the first
+local epoch."""
 
 Executor: TypeAlias = Literal["numba", "flat", "vmap", "loop"]
 """``flat``, ``loop`` and ``numba`` give the same bits whichever clients are trained together;
@@ -51,6 +56,7 @@ class ClientTask:
         dtype: of all arithmetic; float64 is for tests.
         client_rule: What the strategy asks of the client.
         payload: Who receives values of its own, see `strategies.base.Strategy`.
+        measures: What clients measure for the strategy, see `MEASURES`.
         transforms: What is done to its update.
         several_users: Whether a client may hold more than one user.
         catalogue: The items; without any for a model that does not look at them.
@@ -66,6 +72,7 @@ class ClientTask:
     dtype: str = "float32"
     client_rule: ClientRule = field(default_factory=ClientRule)
     payload: Literal["shared", "group", "client"] = "shared"
+    measures: tuple[str, ...] = ()
     transforms: tuple[Transform, ...] = ()
     several_users: bool = False
     catalogue: Catalogue = field(default_factory=Catalogue.empty)
@@ -88,6 +95,11 @@ class ClientTask:
             )
         if self.client_rule.needs_sgd:
             self._check_sgd()
+        if unknown := set(self.measures) - set(MEASURES):
+            raise ConfigError(
+                f"strategy: asks clients to measure {', '.join(sorted(unknown))}, expected one of "
+                f"{', '.join(MEASURES)}"
+            )
 
     def _check_sgd(self) -> None:
         """Check that a client rule that counts on plain SGD gets it."""
@@ -224,7 +236,9 @@ class ClientTask:
         # That the rounds are to be numba's says nothing of the end, which numba does not cover.
         backend = "auto" if self.train.backend == "numba" else self.train.backend
         train = self.train.model_copy(update={"backend": backend})
-        return replace(self, when="end", client_rule=ClientRule(), transforms=(), train=train)
+        return replace(
+            self, when="end", client_rule=ClientRule(), measures=(), transforms=(), train=train
+        )
 
     def phases_of(self, name: str) -> list[Phase]:
         """Return the phases that train a parameter."""
@@ -254,7 +268,7 @@ class ClientTask:
             return initial_local(self.seed, original, spec, owners)
         at = owners % n_items if spec.axis == "positive" else 0 * owners
         drawn, index = np.unique(at, return_inverse=True)
-        return _draw(self.seed, Purpose.INIT_GLOBAL, original, spec, drawn)[index]
+        return draw(self.seed, Purpose.INIT_GLOBAL, original, spec, drawn)[index]
 
     @property
     def network(self) -> Network | None:
@@ -377,21 +391,6 @@ class ClientTask:
         values = {}
         for name, spec in self.shared_specs().items():
             owners = np.arange(n_items if spec.axis == "item" else 1, dtype=np.int64)
-            drawn = _draw(self.seed, Purpose.INIT_GLOBAL, name, spec, owners)
+            drawn = draw(self.seed, Purpose.INIT_GLOBAL, name, spec, owners)
             values[name] = drawn if spec.axis == "item" else drawn[0]
         return values
-
-
-def initial_local(seed: int, name: str, spec: ParamSpec, owners: IntArray) -> FloatArray:
-    """Return the first values of a private parameter, float32 [n, *shape], by its owners' ids."""
-    return _draw(seed, Purpose.INIT_LOCAL, name, spec, owners)
-
-
-def _draw(seed: int, purpose: Purpose, name: str, spec: ParamSpec, owners: IntArray) -> FloatArray:
-    if spec.values is not None:
-        return np.tile(spec.values, (len(owners), *[1] * len(spec.shape)))
-    values: FloatArray = np.full((len(owners), *spec.shape), spec.init_value, spec.dtype)
-    if spec.init_std > 0:
-        noise = normal(seed, purpose, owners, spec.shape, salt=crc32(name.encode()))
-        values = values + np.float32(spec.init_std) * noise
-    return values

@@ -15,9 +15,11 @@ class Aggregation(Plugin):
 
     Attributes:
         needs: ``sums`` if it can work on sums of updates, ``each`` if it needs every client's.
+        measures: What clients measure for it, see `fedrec.training.task.MEASURES`.
     """
 
     needs: ClassVar[Literal["sums", "each"]] = "sums"
+    measures: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:

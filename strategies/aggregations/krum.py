@@ -5,8 +5,9 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
+from fedrec.plugins import Count
 from fedrec.types import FloatArray
-from strategies.aggregations.row_wise import RowWise, median_of
+from strategies.aggregations.row_wise import RowWise, squared_distances
 
 
 class Krum(RowWise):
@@ -14,42 +15,53 @@ class Krum(RowWise):
 
     Of the m clients that touched an item, client u scores
     :math:`\sum_{v \in N_u} \lVert \Delta_{ui} - \Delta_{vi} \rVert^2` over its
-    :math:`m - f - 2` nearest others; the mean of the ``select`` lowest scores is taken (of equal
-    scores, the lowest client ids). Clients touch different items, so there is no distance between
-    whole updates; an item that fewer than :math:`2 f + 3` clients touched cannot be protected by
-    this rule and takes the coordinate-wise median. All dense parameters together count as one item
-    of all clients.
+    :math:`m - f - 2` nearest others; the lowest score is taken (of equal scores, the lowest client
+    id). It needs :math:`2 f + 3` clients. Clients touch different items, so a distance between
+    whole updates would say how few items they share.
 
     Args:
         byzantine: f, how many clients may send anything at all.
-        select: How many changes are averaged: 1 is Krum, more is Multi-Krum.
 
-    Reference: blanchard2017machine, sections 4 and 5.
+    Reference: blanchard2017machine, section 4.
     """
 
     reference: ClassVar[str] = "blanchard2017machine"
 
     byzantine: int = Field(1, ge=0)
-    select: int = Field(1, ge=1)
 
     @property
     def least(self) -> int:
         """2 f + 3 clients."""
         return 2 * self.byzantine + 3
 
+    def selected(self, clients: int) -> int:
+        """Return how many of the lowest scores are averaged."""
+        return 1
+
     def choose(self, rows: FloatArray) -> FloatArray:
         """Return the mean change of the clients with the lowest scores, item by item."""
-        if rows.shape[1] < self.least:
-            return median_of(rows)
-        # One item at a time: the distances of m clients take m * m numbers.
-        return np.stack([self._krum(of_item) for of_item in rows])
+        m = rows.shape[1]
+        near = np.sort(squared_distances(rows), axis=2)[:, :, : m - self.byzantine - 2]
+        scores = near.sum(2)
+        lowest = np.argsort(scores, axis=1, kind="stable")[:, : self.selected(m)]
+        chosen = np.take_along_axis(rows, np.sort(lowest, axis=1)[:, :, None], axis=1)
+        return np.asarray(chosen.mean(1, dtype=np.float64))
 
-    def _krum(self, rows: FloatArray) -> FloatArray:
-        """float64 [n] from float64 [m, n]."""
-        nearest = len(rows) - self.byzantine - 2
-        squares = (rows * rows).sum(1)
-        distance = np.maximum(squares[:, None] + squares - 2.0 * rows @ rows.T, 0.0)
-        np.fill_diagonal(distance, np.inf)
-        score = np.sort(distance, axis=1)[:, :nearest].sum(1)
-        chosen = np.sort(np.argsort(score, kind="stable")[: self.select])
-        return np.asarray(rows[chosen].mean(0))
+
+class MultiKrum(Krum):
+    """Every item's row takes the mean change of several clients whose neighbours are nearest.
+
+    Scores are those of `Krum`.
+
+    Args:
+        select: How many changes are averaged, at most m - f - 2 of m; None: as many.
+
+    Reference: blanchard2017machine, section 5.
+    """
+
+    select: Count | None = None
+
+    def selected(self, clients: int) -> int:
+        """Return how many of the lowest scores are averaged."""
+        most = clients - self.byzantine - 2
+        return most if self.select is None else min(self.select, most)

@@ -2,6 +2,8 @@
 
 from typing import Any, ClassVar
 
+from pydantic import Field
+
 from fedrec.aggregation.reduce import Average, Summing, Weighting, mean_update
 from fedrec.compute.context import RoundContext
 from fedrec.types import Aggregate, Params, State
@@ -18,6 +20,8 @@ class Mean(Aggregation):
             that an item that few clients know still moves), ``cohort`` (the weight of all clients
             of the round, as published) or ``sum`` (nothing).
         weighting: ``uniform``, or ``examples``: by number of train examples.
+        floor: With ``per_row``, a row is divided by the weight of at least so many clients (of the
+            cohort's mean weight), so that a single client does not move an item at will.
 
     Reference: mcmahan2017communication, Algorithm 1.
     """
@@ -26,11 +30,16 @@ class Mean(Aggregation):
 
     average: Average = "per_row"
     weighting: Weighting = "uniform"
+    floor: int = Field(0, ge=0)
 
     def without_effect(self, run: Any) -> list[str]:
         """Say that weights are not used where updates are only added up."""
-        added_up = self.average == "sum"
-        return self.unused("updates are added up unweighted", "weighting") if added_up else []
+        lines = []
+        if self.average == "sum":
+            lines += self.unused("updates are added up unweighted", "weighting")
+        if self.average != "per_row":
+            lines += self.unused("it belongs to average: per_row", "floor")
+        return lines
 
     @property
     def sums(self) -> Summing:
@@ -41,4 +50,4 @@ class Mean(Aggregation):
         self, state: State, params: Params, aggregate: Aggregate, context: RoundContext
     ) -> tuple[State, Params]:
         """Return the mean change."""
-        return state, mean_update(params, aggregate, self.average)
+        return state, mean_update(params, aggregate, self.average, self.floor)

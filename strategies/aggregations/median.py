@@ -11,9 +11,7 @@ class Median(RowWise):
 
     .. math:: \Delta_i = \mathrm{med} \{ \Delta_{ui} : i \in S_u \}
 
-    Clients that did not touch the item have no say: their zeros would be the median of nearly all
-    items. Dense parameters take the median over all clients of the cohort. The median of two
-    changes is their mean.
+    Clients that did not touch it have no say: their zeros would be the median of nearly all items.
 
     Reference: yin2018byzantine, Algorithm 1, option I.
     """

@@ -2,53 +2,81 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from math import prod
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
+from pydantic import Field
 
 from fedrec.compute.context import RoundContext
+from fedrec.errors import ConfigError
 from fedrec.plugins import name_of
 from fedrec.types import Aggregate, FloatArray, IntArray, Params, RowBlock, State
 from strategies.aggregations.base import Aggregation
+
+_VALUES_TOGETHER = 2**20
+"""Numbers of the items that are given to a rule at once, so that they stay in the cache."""
 
 
 class RowWise(Aggregation):
     """Applies a rule to the rows of every item, one row per client that touched it.
 
     All dense parameters together are one item, which all clients of the cohort touched. Every
-    client's update travels to the server by itself.
+    client's update travels to the server by itself, and all clients count the same: the number of
+    examples by which they could be weighted is what they say of themselves.
+
+    Args:
+        min_clients: How many clients must touch an item for the rule to be applied; more where it
+            needs more. Of fewer, no majority can be trusted.
+        below: What an item takes that fewer clients touched: the coordinate-wise ``median`` or the
+            ``mean`` of their changes, or nothing (``skip``).
     """
 
     needs: ClassVar[Literal["sums", "each"]] = "each"
 
+    min_clients: int = Field(3, ge=1)
+    below: Literal["median", "mean", "skip"] = "median"
+
     @property
     def least(self) -> int:
-        """How many clients must touch an item for the rule to have an effect."""
-        return 3
-
-    def without_effect(self, run: Any) -> list[str]:
-        """Say that rounds have too few clients for the rule, or touch most items too rarely."""
-        cohort, train = run.experiment.rounds.clients_of(run.split.n_clients), run.experiment.train
-        pairs = run.split.train.lengths * (1 + train.negatives * run.task.shared_epochs)
-        touched = np.minimum(pairs, run.split.n_items).sum() / run.split.n_items
-        each = min(cohort, touched * cohort / run.split.n_clients)
-        if each >= self.least:
-            return []
-        what, there = " on most items", f"of the {cohort} of a round about {each:.1f} train one"
-        if cohort < self.least:
-            what, there = "", f"a round has {cohort}"
-        return [
-            f"name: {name_of('aggregations', self)} has no effect{what}: it takes {self.least} "
-            f"clients, and {there}; raise rounds.cohort_size, or take another aggregation"
-        ]
+        """How many clients the rule needs; 1 by default."""
+        return 1
 
     @abstractmethod
     def choose(self, rows: FloatArray) -> FloatArray:
-        """Return the change of g items, float64 [g, n].
+        """Return the change of g items, float [g, n].
 
         Args:
-            rows: float64 [g, m, n], n numbers of m clients for g items.
+            rows: float32 [g, m, n], n numbers of m clients for g items; those of a number lie side
+                by side in memory.
         """
+
+    def without_effect(self, run: Any) -> list[str]:
+        """Say that most items are touched by too few clients for the rule.
+
+        Raises:
+            ConfigError: If a round has too few clients.
+        """
+        experiment, name = run.experiment, name_of("aggregations", self)
+        cohort, least = experiment.rounds.clients_of(run.split.n_clients), self._least
+        if cohort < least:
+            raise ConfigError(
+                f"strategy.aggregation: {name} takes {least} clients, and a round has {cohort}; "
+                "raise rounds.cohort_size, or take another aggregation"
+            )
+        why = "items that few clients touched take the median in any case"
+        lines = self.unused(why, "min_clients") if name == self.below else []
+        pairs = run.split.train.lengths * (1 + experiment.train.negatives * run.task.shared_epochs)
+        touched = np.minimum(pairs, run.split.n_items).sum() / run.split.n_items
+        each = min(cohort, touched * cohort / run.split.n_clients)
+        if each < least:
+            lines.append(
+                f"name: {name} has no effect on most items: it takes {least} clients, and of the "
+                f"{cohort} of a round about {each:.1f} train one; raise rounds.cohort_size, or "
+                "take another aggregation"
+            )
+        return lines
 
     def change(
         self, state: State, params: Params, aggregate: Aggregate, context: RoundContext
@@ -58,25 +86,52 @@ class RowWise(Aggregation):
         assert batch is not None
         change: dict[str, FloatArray] = {}
         for name in (name for name in batch.tables if name in params):
-            block = batch.tables[name]
             change[name] = np.zeros(params[name].shape, np.float64)
-            for items, rows in rows_by_item(block):
-                chosen = self.choose(rows.reshape(*rows.shape[:2], -1))
-                change[name][items] = chosen.reshape(len(items), *rows.shape[2:])
+            flat = change[name].reshape(len(change[name]), -1)
+            for items, rows in rows_by_item(batch.tables[name]):
+                flat[items] += self._joint(rows)  # to add makes 0 of -0
         dense = {name: value for name, value in batch.dense.items() if name in params}
         if dense:
             n = len(batch.client_ids)
-            flat = [np.asarray(value, np.float64).reshape(n, -1) for value in dense.values()]
-            ends = np.cumsum([values.shape[1] for values in flat])
-            joined = self.choose(np.concatenate(flat, axis=1)[None])[0]
+            columns = [np.asarray(value).reshape(n, -1) for value in dense.values()]
+            ends = np.cumsum([values.shape[1] for values in columns])
+            joined = self._joint(_by_number(np.concatenate(columns, axis=1)[None]))[0] + 0.0
             for name, values in zip(dense, np.split(joined, ends[:-1]), strict=True):
-                change[name] = values.reshape(params[name].shape)
+                change[name] = np.asarray(values, np.float64).reshape(params[name].shape)
         return state, change
+
+    @property
+    def _least(self) -> int:
+        return max(self.least, self.min_clients)
+
+    def _joint(self, rows: FloatArray) -> FloatArray:
+        """Return the change of g items, float [g, n], of rows as for `choose`."""
+        if rows.shape[1] >= self._least:
+            return self.choose(rows)
+        if self.below == "skip":
+            return np.zeros((len(rows), rows.shape[2]))
+        return median_of(rows) if self.below == "median" else rows.mean(1, dtype=np.float64)
 
 
 def median_of(rows: FloatArray) -> FloatArray:
-    """Return the coordinate-wise median over clients, float64 [g, m, n] -> [g, n]."""
-    return np.asarray(np.median(rows, axis=1))
+    """Return the coordinate-wise median over clients, float [g, m, n] -> float64 [g, n]."""
+    m = rows.shape[1]
+    middle = np.sort(rows, axis=1)[:, (m - 1) // 2 : m // 2 + 1]
+    return np.asarray(middle.mean(1, dtype=np.float64))
+
+
+def squared_distances(rows: FloatArray) -> FloatArray:
+    """Return the squared distances between clients, float [g, m, n] -> float64 [g, m, m].
+
+    Differences are squared and summed one by one: the sum of two squares less a product would lose
+    what is much smaller than the changes themselves. A client is at distance inf from itself.
+    """
+    values = torch.from_numpy(np.ascontiguousarray(rows, np.float64))
+    root = torch.cdist(values, values, compute_mode="donot_use_mm_for_euclid_dist").numpy()
+    squared = root * root
+    at = np.arange(rows.shape[1])
+    squared[:, at, at] = np.inf
+    return np.asarray(squared)
 
 
 def rows_by_item(block: RowBlock) -> Iterator[tuple[IntArray, FloatArray]]:
@@ -86,12 +141,21 @@ def rows_by_item(block: RowBlock) -> Iterator[tuple[IntArray, FloatArray]]:
         block: The changed rows of all clients, in the order of the clients.
 
     Yields:
-        items int64 [g], and float64 [g, m, ...]: the rows of the m clients that touched each, in
-        the order of the clients.
+        items int64 [g], and float [g, m, n]: the rows of the m clients that touched each, in the
+        order of the clients; those of a number lie side by side in memory.
     """
     by_item = np.argsort(block.ids, kind="stable")
     items, starts, counts = np.unique(block.ids[by_item], return_index=True, return_counts=True)
+    values = block.values.reshape(len(block.ids), prod(block.values.shape[1:]))
     for m in np.unique(counts).tolist():
-        chosen = counts == m
-        at = by_item[starts[chosen][:, None] + np.arange(m)]
-        yield items[chosen], np.asarray(block.values[at], np.float64)
+        alike = np.flatnonzero(counts == m)
+        together = max(1, _VALUES_TOGETHER // (m * max(m, values.shape[1])))
+        for start in range(0, len(alike), together):
+            chosen = alike[start : start + together]
+            at = by_item[starts[chosen][:, None] + np.arange(m)]
+            yield items[chosen], _by_number(values[at])
+
+
+def _by_number(rows: FloatArray) -> FloatArray:
+    """Return rows, [g, m, n], laid out so that to go through the clients of a number is fast."""
+    return np.ascontiguousarray(rows.transpose(0, 2, 1)).transpose(0, 2, 1)

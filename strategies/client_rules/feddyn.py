@@ -59,15 +59,10 @@ class DynamicRegularisation(ClientRule):
         return State({name: np.zeros(value.shape) for name, value in params.items()})
 
     def applied(
-        self,
-        state: State,
-        params: Params,
-        change: Params,
-        aggregate: Aggregate,
-        context: RoundContext,
+        self, state: State, change: Params, aggregate: Aggregate, context: RoundContext
     ) -> tuple[State, Params]:
         """Add the mean of what all clients have accumulated."""
-        beside = {f"{name}/{_DIFFERENCE}": value for name, value in params.items()}
+        beside = {f"{name}/{_DIFFERENCE}": value for name, value in change.items()}
         differences = mean_update(beside, aggregate, "sum")
         means = {
             name: mean + differences[f"{name}/{_DIFFERENCE}"] / context.n_clients

@@ -41,12 +41,7 @@ class NormalisedUpdates(ClientRule):
         return {_STEPS + name: count for name, count in steps.items()}
 
     def applied(
-        self,
-        state: State,
-        params: Params,
-        change: Params,
-        aggregate: Aggregate,
-        context: RoundContext,
+        self, state: State, change: Params, aggregate: Aggregate, context: RoundContext
     ) -> tuple[State, Params]:
         """Multiply the mean change per step by the mean number of steps."""
         weight = from_fixed(np.array(aggregate.weight))

@@ -70,15 +70,10 @@ class ControlVariates(ClientRule):
         return {f"{name}/{_CONTROL}": control for name, control in state.arrays.items()}
 
     def applied(
-        self,
-        state: State,
-        params: Params,
-        change: Params,
-        aggregate: Aggregate,
-        context: RoundContext,
+        self, state: State, change: Params, aggregate: Aggregate, context: RoundContext
     ) -> tuple[State, Params]:
         """Add what all rows moved by; the control variate takes up the clients' changes."""
-        beside = {f"{name}/{_CONTROL}": value for name, value in params.items()}
+        beside = {f"{name}/{_CONTROL}": value for name, value in change.items()}
         differences = mean_update(beside, aggregate, "sum")
         controls, corrected = {}, {}
         for name, control in state.arrays.items():

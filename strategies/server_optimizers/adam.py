@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import Field
 
 from fedrec.types import FloatArray
-from strategies.server_optimizers.base import ServerOptimizer
+from strategies.server_optimizers.base import STEPS, ServerOptimizer
 
 
 class Adam(ServerOptimizer):
@@ -16,6 +16,8 @@ class Adam(ServerOptimizer):
     .. math:: m \leftarrow \beta_1 m + (1 - \beta_1) \Delta, \quad
               v \leftarrow \beta_2 v + (1 - \beta_2) \Delta^2, \quad
               x \leftarrow x + \eta \frac{m}{\sqrt{v} + \tau}
+
+    m and v begin at 0; in the paper v begins at :math:`\tau^2` or more.
 
     Args:
         lr: :math:`\eta`.
@@ -41,12 +43,16 @@ class Adam(ServerOptimizer):
         return ("first", "second")
 
     def direction(
-        self, change: FloatArray, memory: Mapping[str, FloatArray], steps: FloatArray
+        self, change: FloatArray, memory: Mapping[str, FloatArray]
     ) -> tuple[FloatArray, Mapping[str, FloatArray]]:
         """Return the adapted step."""
         first = self.beta1 * memory["first"] + (1 - self.beta1) * change
-        second = self.beta2 * memory["second"] + (1 - self.beta2) * change * change
-        scale1 = 1 - self.beta1**steps if self.bias_correction else 1.0
-        scale2 = 1 - self.beta2**steps if self.bias_correction else 1.0
+        second = self.second_moment(memory["second"], change * change)
+        scale1 = 1 - self.beta1 ** memory[STEPS] if self.bias_correction else 1.0
+        scale2 = 1 - self.beta2 ** memory[STEPS] if self.bias_correction else 1.0
         step = self.lr * (first / scale1) / (np.sqrt(second / scale2) + self.tau)
         return step, {"first": first, "second": second}
+
+    def second_moment(self, second: FloatArray, square: FloatArray) -> FloatArray:
+        """Return the next v from v and the squared change."""
+        return self.beta2 * second + (1 - self.beta2) * square

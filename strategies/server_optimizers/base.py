@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from types import EllipsisType
 from typing import Any, Literal
 
 import numpy as np
@@ -10,7 +11,8 @@ from pydantic import Field
 from fedrec.plugins import Plugin
 from fedrec.types import FloatArray, IntArray, Params, State
 
-_STEPS = "steps/"
+STEPS = "steps"
+"""What is remembered beside `ServerOptimizer.memory`: how many steps were made."""
 
 
 class ServerOptimizer(Plugin):
@@ -20,7 +22,7 @@ class ServerOptimizer(Plugin):
         lr: :math:`\eta`, the step size.
         moments: What becomes of an item's row, and of what is remembered of it, in a round in which
             nobody touched it. ``dense``: it is stepped with a change of 0, so that moments decay
-            and the row goes on moving, as in the papers. ``lazy``: it stays, and rounds are counted
+            and the row goes on moving, as in the papers. ``lazy``: it stays, and steps are counted
             for each row.
     """
 
@@ -38,14 +40,14 @@ class ServerOptimizer(Plugin):
 
     @abstractmethod
     def direction(
-        self, change: FloatArray, memory: Mapping[str, FloatArray], steps: FloatArray
+        self, change: FloatArray, memory: Mapping[str, FloatArray]
     ) -> tuple[FloatArray, Mapping[str, FloatArray]]:
         """Return what is added to some values, and what is remembered of them.
 
         Args:
             change: float64 [n, ...], the joint change.
-            memory: Per name of `memory`, float64 [n, ...].
-            steps: float64 [n, 1, ...] or scalar, the steps that were made with this one.
+            memory: Per name of `memory`, float64 [n, ...]; and ``steps``, float64 [n or 1, 1, ...],
+                how many were made, with this one.
         """
 
     def init(self, params: Params) -> State:
@@ -53,8 +55,8 @@ class ServerOptimizer(Plugin):
         arrays: dict[str, FloatArray] = {}
         for name, value in params.items() if self.memory else ():
             arrays |= {f"{each}/{name}": np.zeros(value.shape) for each in self.memory}
-            counted = len(value) if self.moments == "lazy" and value.ndim else 1
-            arrays[_STEPS + name] = np.zeros(counted, np.int64)
+            counted = value.shape[:1] if self.moments == "lazy" else (1,) * min(value.ndim, 1)
+            arrays[f"{STEPS}/{name}"] = np.zeros(counted + (1,) * (value.ndim - 1))
         return State(arrays)
 
     def step(
@@ -66,32 +68,24 @@ class ServerOptimizer(Plugin):
             state: From `init` or the last step.
             params: The shared parameters.
             change: Per name, float64, the joint change.
-            touched: Per item table, int64 [m], the rows that somebody changed.
+            touched: Per item table, int64 [m], the rows that somebody touched.
         """
         arrays, after = dict(state.arrays), {}
         for name, value in params.items():
-            lazy = self.moments == "lazy" and name in touched
-            rows: IntArray | slice = touched[name] if lazy else slice(None)
-            memory = {each: arrays[f"{each}/{name}"] for each in self.memory}
-            steps: FloatArray = np.ones(1)
-            if self.memory:
-                counts = arrays[_STEPS + name].copy()
-                counts[rows if len(counts) > 1 or lazy else slice(None)] += 1
-                arrays[_STEPS + name] = counts
-                steps = (counts[rows] if lazy else counts[:1]).astype(np.float64)
-            steps = steps.reshape(-1, *[1] * max(value.ndim - 1, 0)) if value.ndim else steps[0]
-            chosen = {each: array[rows] if value.ndim else array for each, array in memory.items()}
-            of_rows = change[name][rows] if value.ndim else change[name]
-            move, remembered = self.direction(of_rows, chosen, steps)
-            after[name] = np.asarray(value, np.float32)
-            if lazy:
-                after[name] = after[name].copy()
-                after[name][rows] = value[rows] + move
-            else:
-                after[name] = np.asarray(value + move, np.float32)
-            for each, array in remembered.items():
-                arrays[f"{each}/{name}"] = array
-                if lazy:
-                    arrays[f"{each}/{name}"] = memory[each].copy()
-                    arrays[f"{each}/{name}"][rows] = array
+            rows = touched.get(name, ...) if self.moments == "lazy" else ...
+            names = [*self.memory, STEPS] if self.memory else []
+            memory = {each: arrays[f"{each}/{name}"][rows] for each in names}
+            if memory:
+                memory[STEPS] = memory[STEPS] + 1
+            move, remembered = self.direction(change[name][rows], memory)
+            after[name] = _replaced(value, rows, value[rows] + move)
+            for each, values in {**memory, **remembered}.items():
+                arrays[f"{each}/{name}"] = _replaced(arrays[f"{each}/{name}"], rows, values)
         return State(arrays), after
+
+
+def _replaced(array: FloatArray, rows: IntArray | EllipsisType, values: FloatArray) -> FloatArray:
+    """Return an array with other values in some of its rows, or in all."""
+    after = np.array(array)  # a copy; numpy makes scalars of arrays of one number
+    after[rows] = values
+    return after

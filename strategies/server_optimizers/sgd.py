@@ -31,10 +31,8 @@ class SGD(ServerOptimizer):
         return ("velocity",) if self.momentum > 0 else ()
 
     def direction(
-        self, change: FloatArray, memory: Mapping[str, FloatArray], steps: FloatArray
+        self, change: FloatArray, memory: Mapping[str, FloatArray]
     ) -> tuple[FloatArray, Mapping[str, FloatArray]]:
         """Return the step along m."""
-        if self.momentum == 0:
-            return self.lr * change, {}
-        velocity = self.momentum * memory["velocity"] + change
-        return self.lr * velocity, {"velocity": velocity}
+        velocity = self.momentum * memory["velocity"] + change if memory else change
+        return self.lr * velocity, {"velocity": velocity} if memory else {}

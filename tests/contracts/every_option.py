@@ -58,10 +58,16 @@ def parts_of(draw: st.DrawFn, kind: str, limits: Limits) -> dict[str, Any]:
 
 
 def limits_of(rule: type[Plugin], means: bool) -> Limits:
-    """What a client rule allows of the other parts; ``means``: plain sums are no mean."""
+    """What a client rule allows of the other parts.
+
+    With ``means``, what equal clients send is taken: it is not summed, no item is skipped, and no
+    row is shortened because other rows are short.
+    """
     assert issubclass(rule, ClientRule)
     averages = rule.needs_average or (("per_row", "cohort") if means else ())
     limits = {"average": averages} if averages else {}
+    if means:
+        limits |= {"below": ("median", "mean"), "per": ("update",)}
     if rule.needs_average:
         limits["aggregations"] = ("mean",)
     if rule.needs_equal_weights:

@@ -41,6 +41,7 @@ from fedrec.types import (
 )
 from strategies import STRATEGIES, Composed, Strategy
 from strategies.aggregations import AGGREGATIONS
+from strategies.aggregations.q_fair import QFair
 from strategies.client_rules import CLIENT_RULES
 from strategies.server_optimizers import SERVER_OPTIMIZERS
 from strategies.server_optimizers.sgd import SGD
@@ -91,7 +92,8 @@ def batch_of(strategy: Strategy, rows: list[list[int]], seed: int, equal: bool =
         for name in ("head", "constant"):
             dense[name + kind] = values(name, None) * factor
     weight = np.ones(n) if equal else rng.integers(1, 9, n).astype(float)
-    metrics = {"loss": rng.random(n), "examples": weight}
+    before = np.ones(n) if equal else rng.random(n)
+    metrics = {"loss": rng.random(n), "examples": weight, "loss_before": before}
     steps = torch.tensor(np.ones(n) if equal else rng.integers(1, 5, n)).double()
     of_rule = rule.extras(dict.fromkeys(PARAMS, steps), dict.fromkeys(PARAMS, 0.5))
     extras = {name: value.numpy() for name, value in of_rule.items()}
@@ -199,7 +201,9 @@ def test_equal_updates_give_that_update(
     """Where the server takes the mean change as a step."""
     strategy = data.draw(strategies_of(name, means=True))
     if isinstance(strategy, Composed):
-        strategy = strategy.model_copy(update={"server_optimizer": SGD()})
+        fair = isinstance(strategy.aggregation, QFair)
+        parts = {"server_optimizer": SGD(), **({"aggregation": QFair(q=0)} if fair else {})}
+        strategy = strategy.model_copy(update=parts)
     row = [0, 2, 5]
     batch = batch_of(strategy, [row] * count, seed, equal=True)
     params = one_round(strategy, batch)
@@ -251,6 +255,7 @@ def trained(strategy: Strategy) -> tuple[ClientTask, Aggregate]:
     """What a node makes of a round of real training, with dense and local parameters."""
     fields = {"local_epochs": 2, "batch_size": 2, "optimizers": rates(0.1)}
     task = method_of(fields, model=BiasedMF(), client_rule=client_rule_of(strategy))
+    task = replace(task, measures=strategy.measures)
     params, local = initial_state(task, SHARD)
     state = strategy.init(params, in_round(0))
     sent = strategy.broadcast(state, params, SHARD.client_ids, in_round(1))

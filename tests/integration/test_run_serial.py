@@ -15,7 +15,7 @@ from fedrec.data.prepare import open_split, split_of
 from fedrec.errors import ClientFailure, ConfigError, DataError, RunFolderError
 from fedrec.runs import prepare as prepare_module
 from fedrec.runs.log import RoundRecord, read_log
-from fedrec.training.task import initial_local
+from fedrec.training.initial_values import initial_local
 from fedrec.types import Split
 from tests.contracts.own_models import Fussy
 from tests.planted import rates

@@ -16,7 +16,7 @@ from fedrec.config.experiment import Experiment
 from fedrec.data.catalogue import Catalogue
 from fedrec.errors import ClientFailure, ConfigError
 from fedrec.flower.records import RoundRequest, Trained
-from fedrec.training.task import initial_local
+from fedrec.training.initial_values import initial_local
 from fedrec.types import Aggregate, Down, IntArray, Mix, Shard
 from tests.contracts.own_models import Fussy
 from tests.planted import catalogue_of, rates, shard_of

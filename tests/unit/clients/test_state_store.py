@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from clients.state_store import StateStore
 from fedrec.errors import ProtocolError, RunFolderError
-from fedrec.training.task import initial_local
+from fedrec.training.initial_values import initial_local
 from fedrec.types import FloatArray, IntArray, ParamSpec
 
 SPECS = {

@@ -9,10 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedrec.testing.strategies import contracts_of_part
 from fedrec.types import FloatArray, IntArray, Params
-from strategies.server_optimizers import SERVER_OPTIMIZERS, ServerOptimizer
+from strategies.server_optimizers import SERVER_OPTIMIZERS
+from strategies.server_optimizers.adagrad import Adagrad
 from strategies.server_optimizers.adam import Adam
+from strategies.server_optimizers.base import ServerOptimizer
 from strategies.server_optimizers.sgd import SGD
+from strategies.server_optimizers.yogi import Yogi
 
 N, D = 5, 3
 START: Params = {
@@ -30,7 +34,7 @@ Round = tuple[Params, IntArray]
 def rounds(draw: st.DrawFn, most: int = 5) -> list[Round]:
     rng = np.random.default_rng(draw(st.integers(0, 2**31)))
     rows = st.sets(st.integers(0, N - 1), min_size=1).map(sorted)
-    drawn = []
+    drawn = list[Round]()
     for _ in range(draw(st.integers(1, most))):
         touched = np.array(draw(rows), np.int64)
         change = {n: np.asarray(rng.standard_normal(v.shape)) for n, v in START.items()}
@@ -41,7 +45,7 @@ def rounds(draw: st.DrawFn, most: int = 5) -> list[Round]:
 
 
 @st.composite
-def optimizers(draw: st.DrawFn, **fixed: Any) -> ServerOptimizer:
+def optimizers(draw: st.DrawFn, /, **fixed: Any) -> ServerOptimizer:
     name = draw(st.sampled_from(sorted(SERVER_OPTIMIZERS)))
     options: dict[str, Any] = {"lr": draw(st.sampled_from([0.1, 1.0]))} | fixed
     if name == "sgd":
@@ -74,7 +78,7 @@ def test_adam_is_the_formula(history: list[Round]) -> None:
     adam = Adam(lr=0.1, beta1=0.8, beta2=0.95, tau=0.01)
     trained = run(adam, history)
     for name, value in START.items():
-        first, second, x = 0.0, 0.0, np.float64(value)
+        first, second, x = *np.zeros((2, *value.shape)), np.float64(value)
         for change, _ in history:
             first = 0.8 * first + 0.2 * change[name]
             second = 0.95 * second + 0.05 * change[name] ** 2
@@ -88,6 +92,29 @@ def test_with_correction_it_is_torchs_adam(history: list[Round]) -> None:
     adam = Adam(lr=0.1, beta1=0.9, beta2=0.99, tau=1e-3, bias_correction=True)
     expected = torchs(lambda p: torch.optim.Adam(p, 0.1, (0.9, 0.99), 1e-3), history)
     for name, value in run(adam, history).items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(rounds())
+def test_yogi_is_the_formula(history: list[Round]) -> None:
+    yogi = Yogi(lr=0.1, beta1=0.8, beta2=0.95, tau=0.01)
+    trained = run(yogi, history)
+    for name, value in START.items():
+        first, second, x = *np.zeros((2, *value.shape)), np.float64(value)
+        for change, _ in history:
+            square = change[name] ** 2
+            first = 0.8 * first + 0.2 * change[name]
+            second = second - 0.05 * square * np.sign(second - square)
+            x = x + 0.1 * first / (np.sqrt(second) + 0.01)
+        np.testing.assert_allclose(trained[name], x, rtol=1e-5, atol=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(rounds())
+def test_adagrad_is_torchs(history: list[Round]) -> None:
+    expected = torchs(lambda p: torch.optim.Adagrad(p, 0.1, eps=0.01), history)
+    for name, value in run(Adagrad(lr=0.1, tau=0.01), history).items():
         np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-6)
 
 
@@ -115,7 +142,7 @@ def test_lazy_rows_are_those_of_the_rounds_that_touched_them(
     optimizer = data.draw(optimizers(moments="lazy"))
     together = run(optimizer, history)
     for item in range(N):
-        of_item = [
+        of_item: list[Round] = [
             ({n: change[n][[item]] for n in TABLES}, np.zeros(1, np.int64))
             for change, touched in history
             if item in touched
@@ -166,6 +193,12 @@ def test_dense_moments_move_a_row_that_nobody_touches() -> None:
         once = run(optimizer, [(change, np.arange(N))])
         twice = run(optimizer, [(change, np.arange(N)), (still, np.array([1]))])
         assert (twice["item"] > once["item"]).all()
+
+
+@pytest.mark.parametrize("name", sorted(SERVER_OPTIMIZERS))
+def test_it_keeps_its_contracts(name: str) -> None:
+    for contract in contracts_of_part(SERVER_OPTIMIZERS[name]()):
+        contract(SERVER_OPTIMIZERS[name]())
 
 
 @pytest.mark.parametrize("name", sorted(SERVER_OPTIMIZERS))

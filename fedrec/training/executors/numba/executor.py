@@ -24,8 +24,9 @@ from fedrec.training.draws import capacity
 from fedrec.training.executors.numba import kernel
 from fedrec.training.executors.numba.kernel import Data, Local, Optimizer, Settings, Sums
 from fedrec.training.executors.numba.transforms import check_largest, steps_of
+from fedrec.training.initial_values import initial_local
 from fedrec.training.settings import Train
-from fedrec.training.task import ClientTask, initial_local
+from fedrec.training.task import ClientTask
 from fedrec.transforms.base import Transform
 from fedrec.types import FloatArray, Params, RowBlock, RowSums, Shard, UpdateBatch
 
@@ -74,6 +75,8 @@ def train_numba(
         check_terms(float(sums.weight.max()), "weight", most_terms)
         summed["item"] = RowSums(items, sums.total[items], sums.heavy[items], sums.uploaded)
     metrics = {"loss": loss, "examples": examples}
+    if "loss_before" in task.measures:  # with one step it is the loss
+        metrics["loss_before"] = loss / np.maximum(examples, 1)
     update = UpdateBatch(round, shard.client_ids, examples, tables, {}, metrics, {}, summed)
     return update, _split(task, state, local)
 

@@ -8,6 +8,7 @@ import pytest
 
 from fedrec.config.experiment import Experiment
 from fedrec.data.prepare import split_of
+from fedrec.errors import ConfigError
 from fedrec.runs.prepare import OpenRun, settings_without_effect
 from tests.integration.test_run_serial import merged
 
@@ -43,13 +44,11 @@ SAID: dict[str, dict[str, Any]] = {
         "strategy": "clustered",
         "rounds": {"count": 20},
     },
-    "strategy.aggregation.name: median has no effect: it takes 3 clients, and a round has 2": {
-        "strategy": "median",
-        "rounds": {"cohort_size": 2},
+    "strategy.aggregation.min_clients: 9 has no effect: items that few clients touched take": {
+        "strategy": {"name": "median", "aggregation": {"min_clients": 9}},
     },
-    "strategy.aggregation.name: krum has no effect: it takes 5 clients": {
-        "strategy": "krum",
-        "rounds": {"cohort_size": 4},
+    "strategy.aggregation.floor: 3 has no effect: it belongs to average: per_row": {
+        "strategy": {"name": "fedavg", "aggregation": {"average": "cohort", "floor": 3}}
     },
     "strategy.aggregation.name: krum has no effect on most items: it takes 9 clients": {
         "strategy": {"name": "krum", "aggregation": {"byzantine": 3}},
@@ -215,3 +214,27 @@ def test_a_setting_without_effect_is_named(said: str) -> None:
 )
 def test_a_setting_that_acts_is_not(changes: dict[str, Any]) -> None:
     assert warned(**changes) == []
+
+
+TOO_FEW: dict[str, dict[str, Any]] = {
+    "bulyan takes 7 clients, and a round has 6": {
+        "strategy": "bulyan",
+        "rounds": {"cohort_size": 6},
+    },
+    "bulyan takes 15 clients, and a round has 12": {
+        "strategy": {"name": "bulyan", "aggregation": {"byzantine": 3}},
+    },
+    "krum takes 5 clients, and a round has 4": {"strategy": "krum", "rounds": {"cohort_size": 4}},
+    "median takes 3 clients, and a round has 2": {
+        "strategy": "median",
+        "rounds": {"cohort_size": 2},
+    },
+}
+
+
+@pytest.mark.parametrize("line", TOO_FEW)
+def test_a_rule_that_no_round_has_clients_for_is_refused(line: str) -> None:
+    """In one line, before the first round."""
+    with pytest.raises(ConfigError) as error:
+        warned(**TOO_FEW[line])
+    assert str(error.value).startswith(f"strategy.aggregation: {line}; raise rounds.cohort_size")
