@@ -99,7 +99,7 @@ def main() -> None:
             row["NDCG@10"] = f"{mean(scores):.4f} ± {stdev(scores):.4f}"
             if way != "float32":
                 difference = users(chosen.out, data, way) - users(chosen.out, data, "float32")
-                middle, low, high = interval(difference.to_numpy())
+                middle, low, high = interval(difference)
                 row["Difference"] = f"{middle:+.4f} [{low:+.4f}, {high:+.4f}]"
             rows.append(row)
         print(f"\n{data}\n{pd.DataFrame(rows).fillna('').to_markdown(index=False)}")

@@ -69,8 +69,10 @@ def check_server_state(strategy: Strategy, task: ClientTask, split: Split, limit
     """Check that what the server will remember is within ``engine.state_limit``, in bytes.
 
     Raises:
-        ConfigError: Naming the size, and what to do.
+        ConfigError: Naming the size, and what to do; or if it is no strategy.
     """
+    if not hasattr(strategy, "state_bytes"):
+        raise ConfigError("strategy: is not a strategy of fedrec (subclass strategies.Strategy)")
     shapes = {
         name: ((split.n_items,) if spec.axis == "item" else ()) + spec.shape
         for name, spec in task.shared_specs().items()

@@ -101,7 +101,7 @@ EVERYTHING = {
     "strategy": "fedadam",
 }
 KEYS = sorted(leaves(load_experiment(EVERYTHING).model_dump(mode="json")))
-OPTIONAL = {"data.items", "evaluate.rerank"}
+OPTIONAL = {"data.items", "evaluate.rerank", "evaluate.targets"}
 """Sections that are left out by default: a mapping fits them, with keys of theirs."""
 
 

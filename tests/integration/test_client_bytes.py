@@ -64,7 +64,7 @@ def test_they_are_the_payloads_on_the_wire(
         for message, reply in zip(listed, replies, strict=True):
             if message.metadata.message_type == records.TRAIN:
                 sent["down"] += sum(nbytes(message.content["params"]).values())
-                sent["up"] += nbytes(reply.content["arrays"])["Trained:aggregate:each:content"]
+                sent["up"] += nbytes(reply.content["arrays"])["Trained:aggregates:0:each:content"]
         return replies
 
     monkeypatch.setattr(SerialGrid, "send_and_receive", counted)

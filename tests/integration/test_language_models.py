@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import fedrec
+from fedrec.aggregation.codec import VERSION_BYTES
 from fedrec.config.experiment import load_experiment
 from fedrec.data.prepare import split_of
 from fedrec.errors import ConfigError, RunFolderError
@@ -67,7 +68,8 @@ def test_only_adapters_travel_and_another_base_is_refused(folder: Path, tmp_path
     assert sum(value.size for value in sent.values()) == NUMBERS
     assert any(value.any() for value in sent.values())
     for record in run.rounds():
-        assert record.bytes.up == record.bytes.down == 5 * 4 * NUMBERS
+        assert record.bytes.down == 5 * 4 * NUMBERS
+        assert record.bytes.up == record.bytes.down + 5 * VERSION_BYTES
     best = [each.score for each in run.recommend("0", 5)]
     assert best[0] > best[1] > best[2] >= 0 > best[-1]  # candidates, then what the first stage has
     with pytest.raises(ConfigError, match=r"model\.adapters\.r is 3, was 2"):

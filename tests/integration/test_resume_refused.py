@@ -34,7 +34,10 @@ def folder(stopped_run: Path, tmp_path: Path) -> Path:
             ["train.optimizers.item.lr=0.5", "model.embedding_dim=4"],
             r"embedding_dim is 4, was 8; train.optimizers.item",
         ),
-        (["strategy={name: fedavg}"], r"run: strategy.name is 'fedavg', was 'fedadam'; a run"),
+        (
+            ["strategy={name: fedavg}"],
+            r"run: strategy.name is 'fedavg', was 'fedadam'; strategy.server_optimizer.name is",
+        ),
         (["evaluate.every=1"], r"evaluate.every is 1, was 2"),
         (["rounds.cohort_fraction=0.4"], r"rounds.cohort_fraction is 0.4, was 0.5"),
         (["data.users=25"], r"data.users is 25, was 24"),

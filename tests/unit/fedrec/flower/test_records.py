@@ -29,7 +29,6 @@ ids = st.sets(st.integers(0, 2**40), max_size=6).map(lambda s: np.array(sorted(s
 requests = st.builds(
     RoundRequest, run=words, out=words, split=words, round=numbers, committed=numbers, best=numbers
 )
-groups = st.dictionaries(st.integers(0, 2**31 - 1), st.deferred(lambda: aggregates()), max_size=2)
 
 
 def wire(content: RecordDict) -> RecordDict:
@@ -62,6 +61,7 @@ def aggregates(draw: st.DrawFn) -> Aggregate:
 
 
 GLOBAL = ("item", "bias", "head", "constant")
+groups = st.dictionaries(st.integers(0, 2**31 - 1), aggregates(), max_size=2)
 
 
 @settings(deadline=None)

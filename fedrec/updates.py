@@ -1,0 +1,134 @@
+"""What clients change in a round, before it is reduced to a `fedrec.types.Aggregate`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from fedrec.ragged import FloatArray, IntArray, Ragged
+
+
+@dataclass(frozen=True, slots=True)
+class RowBlock:
+    """Changed rows of one item table, client after client, as they travel.
+
+    Args:
+        offsets: int64 [c + 1]; client ``k`` changed rows ``offsets[k]:offsets[k + 1]``.
+        ids: int64 [n], the items, sorted within a client.
+        values: float [n, ...], the change of each row; float16 or int8 where that is sent.
+        scale: float16 [n], what the values of a row are multiplied by; None: 1. The product with
+            an int8 is exact in float32.
+        basis: float32 [r, d], what rows of r values are multiplied by, for rows of d. Both sides
+            make it from the seed, so it is not sent. None: the values are the change.
+        sparse: Whether values that are 0 are not sent.
+    """
+
+    offsets: IntArray
+    ids: IntArray
+    values: FloatArray
+    scale: FloatArray | None = None
+    basis: FloatArray | None = None
+    sparse: bool = False
+
+    def decoded(self) -> RowBlock:
+        """Return the changes as plain values: float32; the block itself where they are plain.
+
+        A row's bits do not depend on the other rows: the product with the basis is added up
+        element by element, not by a matrix product, whose bits depend on the number of rows.
+        """
+        is_narrow = self.values.dtype.itemsize < np.dtype(np.float32).itemsize
+        if not (is_narrow or self.sparse or self.scale is not None or self.basis is not None):
+            return self
+        values = self.values.astype(np.float32) if is_narrow else self.values
+        if self.scale is not None:
+            scale = self.scale.astype(np.float32).reshape(-1, *[1] * (values.ndim - 1))
+            values = np.multiply(values, scale, out=values if is_narrow else None)
+        if self.basis is not None:
+            total = np.zeros((*values.shape[:-1], self.basis.shape[1]), np.float32)
+            for k, row in enumerate(self.basis):
+                total += values[..., k : k + 1] * row
+            values = total
+        return RowBlock(self.offsets, self.ids, values)
+
+    def take(self, clients: IntArray) -> RowBlock:
+        """Return the rows of some clients, int64 [c], in the order given."""
+        rows = Ragged(self.offsets, self.ids)
+        at, chosen = rows.positions(clients), rows.take(clients)
+        scale = None if self.scale is None else self.scale[at]
+        return RowBlock(
+            chosen.offsets, chosen.values, self.values[at], scale, self.basis, self.sparse
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RowSums:
+    """Changed rows of one item table, summed over some clients: int64 fixed point.
+
+    Args:
+        ids: int64 [m], the rows that were touched, sorted.
+        sums: int64 [m, ...].
+        weight: int64 [m], summed weight of the clients that touched the row.
+        uploaded: int64 [c], the bytes of each client's ids and values in its payload, see
+            `fedrec.aggregation.codec`.
+    """
+
+    ids: IntArray
+    sums: IntArray
+    weight: IntArray
+    uploaded: IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateBatch:
+    """The updates of some clients of one round, before they are reduced.
+
+    Args:
+        round: the round.
+        client_ids: int64 [c].
+        weight: float64 [c], number of train examples of each client.
+        tables: per item table (and what a strategy uploads beside it), the changed rows.
+        dense: per dense global parameter (likewise), float [c, ...], the change.
+        metrics: per name, float64 [c] (``loss`` summed over the client's examples, ...).
+        extras: per name, float64 [c], what a strategy wants summed with the clients' weights.
+        summed: per item table that is not in ``tables``, its rows as they were summed in training.
+        coded: per dense parameter that is not in ``dense`` because its values travel in another
+            form, one row per client; the ids are 0.
+    """
+
+    round: int
+    client_ids: IntArray
+    weight: FloatArray
+    tables: Mapping[str, RowBlock]
+    dense: Mapping[str, FloatArray]
+    metrics: Mapping[str, FloatArray] = field(default_factory=dict)
+    extras: Mapping[str, FloatArray] = field(default_factory=dict)
+    summed: Mapping[str, RowSums] = field(default_factory=dict)
+    coded: Mapping[str, RowBlock] = field(default_factory=dict)
+
+    def decoded(self) -> UpdateBatch:
+        """Return the updates with plain values, see `RowBlock.decoded`."""
+        coded = {name: block.decoded().values for name, block in self.coded.items()}
+        tables = {name: block.decoded() for name, block in self.tables.items()}
+        return replace(self, tables=tables, dense={**self.dense, **coded}, coded={})
+
+    def take(self, clients: IntArray) -> UpdateBatch:
+        """Return the updates of some clients: int64 [c], their places, in the order given."""
+
+        def columns(values: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+            return {name: value[clients] for name, value in values.items()}
+
+        def rows(blocks: Mapping[str, RowBlock]) -> dict[str, RowBlock]:
+            return {name: block.take(clients) for name, block in blocks.items()}
+
+        return UpdateBatch(
+            self.round,
+            self.client_ids[clients],
+            self.weight[clients],
+            rows(self.tables),
+            columns(self.dense),
+            columns(self.metrics),
+            columns(self.extras),
+            coded=rows(self.coded),
+        )
