@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 from math import prod
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from fedrec.compute.context import RoundContext
+from fedrec.errors import ConfigError
 from fedrec.transforms.base import Transform
 from fedrec.transforms.encoding import slices_of
 from fedrec.types import FloatArray, UpdateBatch
@@ -15,8 +16,6 @@ from fedrec.types import FloatArray, UpdateBatch
 
 class Clip(Transform):
     r"""Shortens what is longer than a bound: :math:`\Delta \min(1, C / \lVert \Delta \rVert)`.
-
-    What a client rule sends beside a parameter stays as it is.
 
     Args:
         norm: C.
@@ -30,6 +29,15 @@ class Clip(Transform):
 
     norm: float = Field(gt=0)
     per: Literal["update", "row"] = "update"
+
+    def without_effect(self, run: Any) -> list[str]:
+        """Refuse what a client rule sends beside the changes: it would not be bounded."""
+        if beside := run.task.client_rule.up:
+            raise ConfigError(
+                f"transforms: clip does not bound the {' and '.join(beside)} that the client rule "
+                "sends beside each parameter; take another rule, or leave clip out"
+            )
+        return []
 
     def on_update(self, batch: UpdateBatch, context: RoundContext) -> UpdateBatch:
         """Return the clipped updates."""
