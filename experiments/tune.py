@@ -13,6 +13,7 @@ is left out.
 """
 
 import argparse
+import hashlib
 import itertools
 import json
 import os
@@ -28,6 +29,9 @@ from fedrec.config.experiment import Experiment, recorded_experiment
 from fedrec.config.yaml import parse_yaml
 from fedrec.errors import ConfigError, FedRecError, NumericError
 from fedrec.runs.folder import FINISHED
+
+LONGEST_NAME = 150
+"""Of a run folder; file systems take 255 bytes."""
 
 
 def combinations(grid: Sequence[str]) -> list[tuple[str, ...]]:
@@ -46,6 +50,8 @@ def one(config: str, sets: tuple[str, ...], seed: int, out: str) -> dict[str, An
     """Run one combination with one seed, or read it if it was run."""
     os.environ["OMP_NUM_THREADS"] = "1"
     name = "_".join([*(each.replace("/", "-") for each in sets), f"seed={seed}"])
+    if len(name) > LONGEST_NAME:
+        name = f"{name[:LONGEST_NAME]}_{hashlib.sha256(name.encode()).hexdigest()[:12]}"
     folder = Path(out) / name
     experiment = load_experiment(config, [*sets, f"seed={seed}", "engine.name=serial"])
     if not _is_done(folder, experiment):
