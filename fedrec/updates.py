@@ -21,7 +21,8 @@ class RowBlock:
         scale: float16 [n], what the values of a row are multiplied by; None: 1. The product with
             an int8 is exact in float32.
         basis: float32 [r, d], what rows of r values are multiplied by, for rows of d. Both sides
-            make it from the seed, so it is not sent. None: the values are the change.
+            can make it from the seed, so its bytes are not counted. None: the values are the
+            change.
         sparse: Whether values that are 0 are not sent.
     """
 

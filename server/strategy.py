@@ -153,7 +153,8 @@ class FlowerStrategy(FlwrStrategy):
                     self.recorder.checkpoint(record, self.params, self._parts(), due, states)
                 if due:
                     record = self._rank(record, grid)
-                self.recorder.record(record, self._evaluation if due else None, self.published)
+                model = self.published if due else {}
+                self.recorder.record(record, self._evaluation if due else None, model)
                 stale = self.recorder.tally.stale
                 if due and rounds.patience is not None and stale >= rounds.patience:
                     status = "early_stop"
@@ -313,6 +314,8 @@ class FlowerStrategy(FlwrStrategy):
             of_group = update.take(np.flatnonzero(groups == group))
             n = len(of_group.client_ids)
             aggregate = checked_sum(self.strategy, "reduce", n, of_group)
+            # The loss of the run is that of honest clients.
+            aggregate = replace(aggregate, metrics=dict.fromkeys(aggregate.metrics, 0))
             aggregates[group] = merged(self.strategy, aggregates.get(group), aggregate)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> None:

@@ -46,7 +46,7 @@ class Strategy(Plugin):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
-        """Refuse a class that needs what there is not, or publishes what is not ranked with."""
+        """Check what the class declares, and that it does not define published."""
         if cls.needs not in ("sums", "each"):
             raise ConfigError(f"strategy {cls.__qualname__}: expected needs = 'sums' or 'each'")
         if cls.payload not in ("shared", "group", "client"):

@@ -119,7 +119,8 @@ class Clustered(Strategy):
             sketches[everybody.client_ids] += count_sketch(everybody.tables["item"], self.buckets)
             if context.round < self.warmup:
                 return State({"sketches": sketches, "group": group}), after
-            group = _kmeans(sketches.reshape(len(sketches), -1), self.clusters)
+            generator = context.generator("clustered")
+            group = _kmeans(sketches.reshape(len(sketches), -1), self.clusters, generator)
             of_groups = [after] * (int(group.max(initial=0)) + 1)
         else:
             before, of_groups = state.below("groups/"), []
@@ -138,7 +139,7 @@ class Clustered(Strategy):
         return mean_update(params, reduce_sums(batch, summing), self.average)
 
 
-def _kmeans(points: FloatArray, clusters: int) -> IntArray:
+def _kmeans(points: FloatArray, clusters: int, generator: np.random.Generator) -> IntArray:
     """Return the cluster of each point, int64 [n]; 0 for a point at the origin."""
     require("scipy", "for the strategy clustered")
     from scipy.cluster.vq import kmeans2
@@ -152,6 +153,6 @@ def _kmeans(points: FloatArray, clusters: int) -> IntArray:
         # An empty cluster keeps its old centre: fewer groups are no fault.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            _, label = kmeans2(directions, k, iter=50, minit="++", rng=np.random.default_rng(0))
+            _, label = kmeans2(directions, k, iter=50, minit="++", rng=generator)
         group[pulled] = label
     return group

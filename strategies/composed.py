@@ -70,6 +70,11 @@ class Composed(Strategy):
                 f"aggregation: {named} needs the mean with average: {' or '.join(wanted)}, got "
                 f"{came}; write {{name: mean, average: {wanted[0]}}}"
             )
+        if rule.up and joint.needs == "each":
+            raise ValueError(
+                f"aggregation: {named} sends {' and '.join(rule.up)} to be summed, and "
+                f"{name_of('aggregations', joint)} makes no sums; write mean"
+            )
         if rule.needs_equal_weights and mean is not None and mean.weighting != "uniform":
             raise ValueError(
                 f"aggregation: {named} needs every client to count the same, got weighting: "
@@ -90,7 +95,8 @@ class Composed(Strategy):
     @property
     def summing(self) -> Summing | None:
         """How the aggregation sums rows."""
-        return self.aggregation.summing
+        sees_rows = type(self).reduce is not Composed.reduce
+        return None if sees_rows else self.aggregation.summing
 
     @property
     def measures(self) -> tuple[str, ...]:

@@ -96,6 +96,7 @@ class Flower(Strategy):
 
     reference: ClassVar[str] = "beutel2020flower"
     needs: ClassVar[Literal["sums", "each"]] = "each"
+    measures: ClassVar[tuple[str, ...]] = ("loss_before",)
 
     of: str = "flwr.serverapp.strategy:FedAvg"
     options: Mapping[str, Any] = Field(default_factory=dict)
@@ -274,9 +275,9 @@ class Flower(Strategy):
                 change, sums = mean_update(params, aggregate, "cohort"), metric_sums([aggregate])
                 arrays = {n: np.asarray(v + change[n], np.float32) for n, v in params.items()}
                 weight = float(from_fixed(np.array(aggregate.weight)))
-                yield _Reply(node, arrays, weight, sums["loss"] / max(sums["examples"], 1.0))
+                yield _Reply(node, arrays, weight, sums["loss_before"] / aggregate.clients)
                 continue
-            loss = batch.metrics["loss"] / np.maximum(batch.metrics["examples"], 1.0)
+            loss = batch.metrics["loss_before"]
             for row, client in enumerate(batch.client_ids.tolist()):
                 arrays = {name: np.array(value) for name, value in params.items()}
                 for name, block in batch.tables.items():

@@ -35,6 +35,9 @@ _YOGI = PluginField("server_optimizers", "yogi")
 class FedAvg(Composed):
     """Federated averaging: the mean of the clients' changes is a step.
 
+    The paper divides by the whole cohort and weights by examples: for that write
+    ``aggregation: {average: cohort, weighting: examples}``.
+
     Reference: mcmahan2017communication, Algorithm 1.
     """
 
@@ -135,6 +138,7 @@ class FedNova(Composed):
     reference: ClassVar[str] = "wang2020fednova"
 
     client_rule: Annotated[ClientRule, _NORMALISED] = Field(default_factory=_NORMALISED.make)
+    aggregation: Annotated[Aggregation, _OVER_COHORT] = Field(default_factory=_OVER_COHORT.make)
 
 
 class QFedAvg(Composed):

@@ -16,6 +16,7 @@ all cells of the table at the level .05.
 
 import argparse
 import itertools
+import json
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -31,6 +32,8 @@ from scipy.stats import t as student
 
 from experiments.tune import one
 from fedrec import load
+from fedrec.config.experiment import load_experiment
+from fedrec.data.prepare import split_of
 
 CONFIG = str(Path(__file__).parents[1] / "ml-100k" / "strategies" / "fedavg.yaml")
 SEEDS = range(6)
@@ -39,7 +42,6 @@ BASE = (
     "rounds.patience=null",
     "evaluate.every=60",
     "evaluate.metrics=[ndcg@10, er@10]",
-    "evaluate.targets={choose: unpopular, count: 5}",
 )
 DEFENCES = {
     "mean": "fedavg",
@@ -50,7 +52,7 @@ DEFENCES = {
     "norm-bounded": "norm_bounded",
     "centred clipping": "centred_clipping",
 }
-TRIALS = [
+TRIALS: list[tuple[str, ...]] = [
     (f"strategy.server_optimizer.lr={lr}", f"train.negatives={negatives}")
     for lr, negatives in itertools.product((20, 80, 240), (1, 4))
 ]
@@ -71,11 +73,23 @@ ATTACKS = {
 METRICS = ("er@10", "ndcg@10")
 
 
+def targets_of(seed: int) -> str:
+    """Return the setting of five unpopular targets: the same with and without attack."""
+    experiment = load_experiment(CONFIG, ["evaluate.targets={choose: unpopular, count: 5}"])
+    split = split_of(experiment.data, experiment.clients)
+    items = split.item_ids[experiment.evaluate.targets_of(split, seed)].tolist()
+    return f"evaluate.targets={json.dumps(items)}"
+
+
 def tuned(out: Path, pool: ProcessPoolExecutor) -> dict[str, tuple[str, ...]]:
     """Return the settings of each defence that validation chose without attack."""
     futures = {
         (name, trial): pool.submit(
-            one, CONFIG, (f"strategy={strategy}", *trial, *BASE), 0, str(out / "tuning" / name)
+            one,
+            CONFIG,
+            (f"strategy={strategy}", *trial, *BASE, targets_of(0)),
+            0,
+            str(out / "tuning" / name),
         )
         for name, strategy in DEFENCES.items()
         for trial in TRIALS
@@ -132,6 +146,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     chosen = parser.parse_args()
     folders: dict[tuple[str, str], list[Path]] = {}
+    targets = {seed: targets_of(seed) for seed in SEEDS}
     with ProcessPoolExecutor(chosen.jobs) as pool:
         best, futures = tuned(chosen.out, pool), []
         for attack, transforms in ATTACKS.items():
@@ -140,7 +155,8 @@ def main() -> None:
                 sets = (f"strategy={strategy}", *best[defence], *BASE)
                 sets = (*sets, f"transforms={transforms}")
                 for seed in SEEDS:
-                    futures.append(pool.submit(one, CONFIG, sets, seed, str(out / str(seed))))
+                    of_seed = (*sets, targets[seed])
+                    futures.append(pool.submit(one, CONFIG, of_seed, seed, str(out / str(seed))))
                     folders.setdefault((attack, defence), []).append(out / str(seed))
         for number, future in enumerate(futures, start=1):
             future.result()

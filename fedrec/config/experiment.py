@@ -159,6 +159,9 @@ class Experiment(Section):
             raise ValueError(f"transforms: expected one attack, got {len(attacks)}")
         stage, last = 0, ""
         for place, transform in enumerate(self.transforms):
+            if transform in self.transforms[:place]:
+                twice = name_of("transforms", transform)
+                raise ValueError(f"transforms: {twice} is given twice; leave one of them out")
             if transform.stage < stage or transform.stage == stage > 0:
                 raise ValueError(
                     f"transforms: {name_of('transforms', transform)} may not follow {last}: first "
@@ -167,10 +170,8 @@ class Experiment(Section):
                 )
             stage, last = transform.stage, name_of("transforms", transform)
             if attacks and place > self._place_of_attack and transform.remembers:
-                raise ValueError(
-                    f"transforms: attackers remember nothing of {last}; set error_feedback: false, "
-                    "or put it before the attack"
-                )
+                advice = "set error_feedback: false" if transform.stage else "put it before"
+                raise ValueError(f"transforms: attackers remember nothing of {last}; {advice}")
             if attacks and place < self._place_of_attack and transform.stage > 0:
                 raise ValueError(f"transforms: {last} encodes updates; put it behind the attack")
         return self

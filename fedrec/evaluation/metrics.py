@@ -235,7 +235,8 @@ class ExposureRate(TargetMetric):
 
     with :math:`r_{ui}` the rank, from 1, of item i of the targets :math:`T_u` that are not among
     the user's items. What an attack that promotes items wants to raise; compare it with that of
-    the same run without attack.
+    the same run without attack. Items of the user's test are ranked too; the code of the reference
+    leaves them out.
 
     Reference: rong2022fedrecattack.
     """

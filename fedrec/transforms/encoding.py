@@ -17,7 +17,10 @@ _AT_ONCE = 2**15
 
 
 class Encoding(Transform):
-    """Base of transforms that encode what clients send, with what client rules send beside it."""
+    """Base of transforms that encode what clients send.
+
+    What a client rule sends beside a parameter travels in full: the client remembers it so.
+    """
 
     @abstractmethod
     def encoded(
@@ -37,6 +40,8 @@ class Encoding(Transform):
         clients = batch.client_ids
 
         def encoded(name: str, block: RowBlock) -> RowBlock:
+            if "/" in name:
+                return block
             single = block.values.astype(np.float32, copy=False)
             return self.encoded(name, replace(block, values=single), clients, context)
 

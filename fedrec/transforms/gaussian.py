@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from math import prod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -16,7 +16,8 @@ class Gaussian(Transform):
     r"""Adds independent :math:`\mathcal{N}(0, \sigma^2)` to every value that a client sends.
 
     It measures what noise costs. It gives no guarantee of privacy: rows that a client does not
-    touch get no noise, so which items it touched stays visible.
+    touch get no noise, so which items it touched stays visible. What a client rule sends beside a
+    parameter gets none.
 
     Args:
         std: :math:`\sigma`.
@@ -28,6 +29,10 @@ class Gaussian(Transform):
 
     std: float = Field(ge=0)
 
+    def without_effect(self, run: Any) -> list[str]:
+        """Say that there is no noise."""
+        return ["std: 0 has no effect: it is no noise; raise it"] * (self.std == 0)
+
     def on_update(self, batch: UpdateBatch, context: RoundContext) -> UpdateBatch:
         """Return the updates with noise."""
         if self.std == 0:
@@ -35,6 +40,8 @@ class Gaussian(Transform):
         clients, ones = batch.client_ids, np.ones(len(batch.client_ids), np.int64)
 
         def noisy(name: str, values: FloatArray, rows: IntArray) -> FloatArray:
+            if "/" in name:
+                return values
             size = prod(values.shape[1:])
             noise = context.normal(f"gaussian {name}", clients, rows, size).reshape(values.shape)
             return np.asarray(values + np.float32(self.std) * noise, np.float32)

@@ -6,9 +6,11 @@ from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
 from pydantic import Field
 
 from fedrec.compute.context import RoundContext
+from fedrec.compute.operations import padded_mm
 from fedrec.transforms.encoding import Encoding
 from fedrec.types import FloatArray, IntArray, RowBlock
 
@@ -50,10 +52,8 @@ class LowRank(Encoding):
             return block
         width = block.values.shape[1]
         directions = _directions(context, name, self.rank, width)
-        coordinates = np.empty((len(block.values), self.rank), np.float32)
-        # The bits of a product depend on its shape: it is that of one client.
-        for start, stop in zip(block.offsets[:-1], block.offsets[1:], strict=True):
-            coordinates[start:stop] = block.values[start:stop] @ directions.T
+        rows, columns = torch.tensor(block.values), torch.tensor(directions.T.copy())
+        coordinates = padded_mm(rows, columns).numpy()
         basis = (math.sqrt(width / self.rank) * directions).astype(np.float32)
         return replace(block, values=coordinates, basis=basis)
 

@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from fedrec.compute.context import RoundContext
-from fedrec.ragged import Ragged, offsets_of
+from fedrec.ragged import Ragged
 from fedrec.transforms.base import Transform
 from fedrec.types import FloatArray, Params, ParamSpec, RowBlock, UpdateBatch
 
@@ -20,8 +20,9 @@ class TopK(Transform):
 
     Of each parameter a client sends the share of values with the largest absolute value, of equal
     ones the first. What it remembers of an item table are rows of its train items; what it does
-    not send of other rows, which it met as negatives, is lost. What a client rule sends beside a
-    parameter is sent in full.
+    not send of other rows, which it met as negatives, is lost. It names all rows that it touched,
+    also those of which it sends no value, so means over the clients that touched a row stay as
+    they were. What a client rule sends beside a parameter is sent in full.
 
     Args:
         share: Of values that are sent, at least one.
@@ -35,6 +36,10 @@ class TopK(Transform):
 
     share: float = Field(0.1, gt=0, le=1)
     error_feedback: bool = True
+
+    def without_effect(self, run: Any) -> list[str]:
+        """Say that all values are sent."""
+        return ["share: 1 has no effect: all values are sent; lower it"] * (self.share == 1)
 
     @property
     def remembers(self) -> bool:
@@ -72,7 +77,7 @@ class TopK(Transform):
                 values[at[place]] += memory[name][place]
             is_sent = self._largest(values, block.offsets)
             sent = np.where(is_sent, values, np.float32(0))
-            tables[name] = _without_rows(replace(block, values=sent, sparse=True), is_sent)
+            tables[name] = replace(block, values=sent, sparse=True)
             if name in memory:
                 rest = memory[name].copy()
                 rest[place] = values[at[place]] - sent[at[place]]
@@ -110,14 +115,3 @@ class TopK(Transform):
                 is_sent[np.flatnonzero(of_client == least)[-excess:]] = False
             chosen[start:stop] = is_sent.reshape(-1, size.shape[1])
         return chosen.reshape(values.shape)
-
-
-def _without_rows(block: RowBlock, is_sent: NDArray[np.bool_]) -> RowBlock:
-    """Return a block without the rows of which nothing is sent."""
-    chosen = np.zeros(len(is_sent), np.bool_)
-    chosen[np.flatnonzero(is_sent) // max(prod(is_sent.shape[1:]), 1)] = True
-    if chosen.all():
-        return block
-    owners = Ragged(block.offsets, block.ids).owners()[chosen]
-    offsets = offsets_of(np.bincount(owners, minlength=len(block.offsets) - 1))
-    return replace(block, offsets=offsets, ids=block.ids[chosen], values=block.values[chosen])

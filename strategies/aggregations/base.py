@@ -23,7 +23,7 @@ class Aggregation(Plugin):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
-        """Refuse a class that needs what there is not."""
+        """Check what the class declares."""
         if cls.needs not in ("sums", "each"):
             raise ConfigError(f"aggregation {cls.__qualname__}: expected needs = 'sums' or 'each'")
 

@@ -1,7 +1,7 @@
 """Centred clipping (Karimireddy et al., 2021)."""
 
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -25,6 +25,8 @@ class CentredClipping(NormBounded):
 
     reference: ClassVar[str] = "karimireddy2021learning"
 
+    average: Literal["per_row", "cohort"] = "per_row"
+
     def init(self, params: Params, context: RoundContext) -> State:
         """Return v = 0, float64, named and shaped as the parameters."""
         return State({name: np.zeros(value.shape) for name, value in params.items()})
@@ -38,8 +40,9 @@ class CentredClipping(NormBounded):
         tables = {
             name: replace(block, values=block.values - centre[name][block.ids])
             for name, block in batch.tables.items()
+            if name in centre
         }
-        dense = {name: values - centre[name] for name, values in batch.dense.items()}
+        dense = {n: values - centre[n] for n, values in batch.dense.items() if n in centre}
         apart = replace(aggregate, each=replace(batch, tables=tables, dense=dense))
         bounds, step = super().change(state, params, apart, context)
         after = {name: centre[name] + step[name] for name in params}

@@ -39,6 +39,8 @@ class Mean(Aggregation):
             lines += self.unused("updates are added up unweighted", "weighting")
         if self.average != "per_row":
             lines += self.unused("it belongs to average: per_row", "floor")
+        elif self.floor == 1:
+            lines.append("floor: 1 has no effect: who touches a row counts as one client")
         return lines
 
     @property

@@ -26,7 +26,7 @@ class QFair(Aggregation):
     the item (all clients, for dense parameters); with q = 0 it is the mean.
 
     Args:
-        q: How much more large losses count. Above 3, sums in fixed point would round the weights
+        q: How much more large losses count. Above 2, sums in fixed point would round the weights
             of small losses to 0.
         lipschitz: L, the inverse of the clients' step size in the paper.
 
@@ -36,7 +36,7 @@ class QFair(Aggregation):
     reference: ClassVar[str] = "li2020fair"
     measures: ClassVar[tuple[str, ...]] = ("loss_before",)
 
-    q: float = Field(1.0, ge=0, le=3)
+    q: float = Field(1.0, ge=0, le=2)
     lipschitz: float = Field(1.0, gt=0)
 
     def reduce(self, batch: UpdateBatch) -> Aggregate:

@@ -20,15 +20,15 @@ class NormalisedUpdates(ClientRule):
     .. math:: x \leftarrow x + \Big( \sum_u p_u a_u \Big) \sum_u p_u \frac{\Delta_u}{a_u}
 
     :math:`a_u` is the client's number of steps, the weight of plain SGD in the paper;
-    :math:`p_u` is its weight in the mean. A client's number of steps is the same for every row of
-    a table, whichever rows a step touches.
+    :math:`p_u` is its weight in the mean over the cohort. A client's number of steps is the same
+    for every row of a table, whichever rows a step touches.
 
     Reference: wang2020fednova, section 5.
     """
 
     reference: ClassVar[str] = "wang2020fednova"
     needs_sgd: ClassVar[bool] = True
-    needs_average: ClassVar[tuple[str, ...]] = ("cohort", "per_row")
+    needs_average: ClassVar[tuple[str, ...]] = ("cohort",)
 
     def finalize(self, view: ParamView) -> ClientUpdate:
         """Return the change per step."""

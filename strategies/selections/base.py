@@ -38,7 +38,7 @@ class Selection(Plugin):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: object) -> None:
-        """Refuse a class that needs what there is not."""
+        """Check what the class declares."""
         if not set(cls.needs) <= set(TOLD):
             raise ConfigError(
                 f"selection {cls.__qualname__}: expected needs = a tuple of {', '.join(TOLD)}"

@@ -30,7 +30,7 @@ class Attack(Transform):
             any.
 
     Attributes:
-        added: Whether attackers are clients more, with data of their own, or honest clients that
+        added: Whether attackers are additional clients, with data of their own, or honest clients that
             were converted.
         needs_targets: Whether it promotes the items of ``evaluate.targets``.
         needs_factors: Whether it reads the item table ``item`` as the factors of items, whose
@@ -110,7 +110,7 @@ class Attack(Transform):
     def sent(
         self, state: State, pool: UpdateBatch, params: Params, context: RoundContext
     ) -> tuple[State, UpdateBatch]:
-        """Return what `rewrite` does, within ``row_limit`` and without metrics.
+        """Return what `rewrite` does, within ``row_limit``.
 
         Raises:
             ConfigError: If the updates are not of the same clients.
@@ -127,8 +127,7 @@ class Attack(Transform):
                 for name, block in update.tables.items()
             }
             update = replace(update, tables=tables)
-        nothing = {name: np.zeros_like(values) for name, values in update.metrics.items()}
-        return state, replace(update, metrics=nothing)
+        return state, update
 
     def longest(self, pool: UpdateBatch, name: str) -> float:
         """Return the norm that ``row_limit`` allows a row of a table."""

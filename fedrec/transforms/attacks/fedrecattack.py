@@ -57,6 +57,20 @@ class FedRecAttack(Injection):
     row_limit: float | None = Field(3.0, gt=0)
     public: float = Field(0.01, gt=0, le=1)
     list_length: Count = 10
+
+    def on_data(self, split: Split, context: RoundContext) -> Split:
+        """Return the data with the attackers.
+
+        Raises:
+            ConfigError: If lists are longer than the catalogue.
+        """
+        if self.list_length > split.n_items:
+            raise ConfigError(
+                f"transforms: list_length: {self.list_length} is more than the {split.n_items} "
+                "items; lower it"
+            )
+        return super().on_data(split, context)
+
     rate: float = Field(1.0, gt=0)
     steps: Count = 5
     fit_rate: float = Field(0.01, gt=0)

@@ -49,6 +49,8 @@ class PipAttack(Attack):
     def on_data(self, split: Split, context: RoundContext) -> Split:
         """Return the data in which attackers have the targets too."""
         users = np.sort(split.clients.take(self.attackers(context)).values)
+        # Of others nothing says when, or how good.
+        users = users[split.train.lengths[users] > 0]
         items, places = [], []
         for user in users.tolist():
             start, end = split.train.offsets[user : user + 2]

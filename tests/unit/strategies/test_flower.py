@@ -54,7 +54,8 @@ def batch_of(rows: list[list[int]], seed: int, round: int = 1) -> UpdateBatch:
     }
     dense: dict[str, FloatArray] = {"constant": rng.standard_normal(n).astype(np.float32)}
     weight = rng.integers(1, 9, n).astype(float)
-    metrics = {"loss": rng.random(n) * weight, "examples": weight}
+    loss = rng.random(n)
+    metrics = {"loss": loss * weight, "loss_before": loss, "examples": weight}
     clients = np.arange(n, dtype=np.int64)
     return UpdateBatch(round, clients, weight, tables, dense, metrics)
 

@@ -21,7 +21,7 @@ REFUSED: Mapping[str, tuple[dict[str, Any], str]] = {
     ),
     "a sum": (
         {"strategy": {"name": "fednova", "aggregation": {"average": "sum"}}},
-        "strategy.aggregation: the client rule fednova needs the mean with average: cohort or",
+        "strategy.aggregation: the client rule fednova needs the mean with average: cohort, got",
     ),
     "no mean": (
         {"strategy": {"name": "scaffold", "aggregation": "median"}},

