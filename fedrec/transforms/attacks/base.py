@@ -30,8 +30,8 @@ class Attack(Transform):
             any.
 
     Attributes:
-        added: Whether attackers are additional clients, with data of their own, or honest clients that
-            were converted.
+        added: Whether attackers are additional clients, with data of their own, or honest clients
+            that were converted.
         needs_targets: Whether it promotes the items of ``evaluate.targets``.
         needs_factors: Whether it reads the item table ``item`` as the factors of items, whose
             product with a user's vector is the score.
