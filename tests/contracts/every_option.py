@@ -2,6 +2,8 @@
 
 from typing import Any, Literal, get_args, get_origin
 
+# The strategy flower imports it, which draws random numbers; hypothesis allows none in a draw.
+import flwr.serverapp.strategy  # noqa: F401
 from hypothesis import strategies as st
 
 from fedrec.config.fields import PluginField
