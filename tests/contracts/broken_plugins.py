@@ -31,6 +31,7 @@ from strategies import FedAvg, Strategy
 from strategies.aggregations.mean import Mean
 from strategies.server_optimizers.sgd import SGD
 from tests.contracts.broken_alone import BROKEN_ALONE
+from tests.contracts.broken_parts import BROKEN_PARTS
 from tests.contracts.own_encoders import BROKEN_ENCODERS
 
 __all__ = ["BROKEN"]
@@ -321,6 +322,7 @@ TOGETHER = "together_is_one_by_one"
 BROKEN: list[tuple[Plugin, set[str]]] = [
     *BROKEN_ALONE,
     *BROKEN_ENCODERS,
+    *BROKEN_PARTS,
     (Linear(), {ALONE}),
     (Averaging(), {ALONE, OWN, TOGETHER, RANKING}),
     (FirstRow(), {ALONE}),

@@ -96,7 +96,10 @@ SETS: Mapping[str, tuple[str, ...]] = {
     "strategy=fedavgg": ("strategy: 'fedavgg'", "did you mean 'fedavg'"),
     "strategy.server_optimizer.beta1=1": ("strategy.server_optimizer.beta1: expected less than 1",),
     "strategy.server_optimizer=adamm": ("strategy.server_optimizer: 'adamm'", "mean 'adam'"),
-    "strategy.server_optimizer=mean": ("strategy.server_optimizer: 'mean'", "known: adagrad, adam, sgd"),
+    "strategy.server_optimizer=mean": (
+        "strategy.server_optimizer: 'mean'",
+        "known: adagrad, adam, sgd",
+    ),
     "strategy.aggregation=strategies:FedAvg": ("strategy.aggregation", "strategies.aggregations"),
     "strategy.aggregation.averge=sum": ("strategy.aggregation.averge", "mean 'average'"),
     "strategy={name: scaffold, aggregation: {average: sum}}": (
