@@ -6,9 +6,10 @@ from typing import Annotated, ClassVar, Self
 from pydantic import Field, model_validator
 
 from fedrec.aggregation.reduce import Summing, touched_rows
+from fedrec.aggregation.returned import checked_change, checked_pair
 from fedrec.compute.context import RoundContext
 from fedrec.config.fields import PluginField
-from fedrec.errors import ConfigError, check_shapes
+from fedrec.errors import ConfigError
 from fedrec.plugins import name_of
 from fedrec.training.client_rule import ClientRule
 from fedrec.types import Aggregate, Aggregates, Down, IntArray, Params, State, UpdateBatch
@@ -136,12 +137,14 @@ class Composed(Strategy):
                 "but no apply of its own; define it"
             )
         (aggregate,) = aggregates.values()
-        joint, change = self.aggregation.change(
-            state.part(_AGGREGATION), params, aggregate, context
-        )
-        check_shapes(f"aggregation {name_of('aggregations', self.aggregation)}", change, params)
-        rule, change = self.client_rule.applied(state.part(_RULE), change, aggregate, context)
-        check_shapes(f"client rule {name_of('client_rules', self.client_rule)}", change, params)
+        where = f"aggregation {name_of('aggregations', self.aggregation)}: change"
+        came = self.aggregation.change(state.part(_AGGREGATION), params, aggregate, context)
+        joint, change = checked_pair(where, came, "changes")
+        change = checked_change(where, change, params)
+        where = f"client rule {name_of('client_rules', self.client_rule)}: applied"
+        came = self.client_rule.applied(state.part(_RULE), change, aggregate, context)
+        rule, change = checked_pair(where, came, "changes")
+        change = checked_change(where, change, params)
         touched = touched_rows(aggregate)
         memory, after = self.server_optimizer.step(state.part(_OPTIMIZER), params, change, touched)
         return State.joined({_RULE: rule, _AGGREGATION: joint, _OPTIMIZER: memory}), after

@@ -111,6 +111,8 @@ class GPFedRec(Strategy):
 
     def state_bytes(self, shapes: Mapping[str, tuple[int, ...]], n_clients: int) -> int:
         """Return how large the state is once every client has taken part."""
+        if "item" not in shapes:  # refused by `without_effect`
+            return 0
         n_items, *shape = shapes["item"]
         rows = n_items + (self.buckets if self.similarity == "changes" else 0)
         return n_clients * (8 + 4 * (rows * prod(shape) + n_clients))

@@ -7,9 +7,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from fedrec.compute.context import RoundContext
-from fedrec.errors import ConfigError, check_same, not_finite
+from fedrec.errors import ConfigError, check_same, check_shapes, not_finite
 from fedrec.plugins import name_of
-from fedrec.types import Aggregate, Down, IntArray, Mix, Params, State
+from fedrec.ragged import Ragged
+from fedrec.types import Aggregate, Down, IntArray, Mix, Params, State, UpdateBatch
 
 Strategy: TypeAlias = Any
 """A `strategies.Strategy`; this package lies below those that define strategies."""
@@ -152,6 +153,78 @@ def checked_state(selection: Selection, method: str, state: State, context: Roun
     """
     name = name_of("selections", selection)
     return _state(f"round {context.round}, selection {name}: {method}", state)
+
+
+def checked_update(
+    where: str, returned: Any, like: UpdateBatch, context: RoundContext
+) -> UpdateBatch:
+    """Return updates that a plug-in made of others.
+
+    Args:
+        where: Who made them, for errors.
+        returned: What it returned.
+        like: What it was given.
+        context: The round.
+
+    Raises:
+        ConfigError: If they are not of the same clients, parameters and shapes, or rows are no
+            items of the catalogue.
+    """
+    _require(isinstance(returned, UpdateBatch), where, returned, "the updates of the same clients")
+    batch: UpdateBatch = returned
+    if not np.array_equal(batch.client_ids, like.client_ids):
+        raise ConfigError(f"{where} returned updates of other clients, or in another order")
+    check_same(where, _shapes(batch), _shapes(like))
+    for name, block in batch.tables.items():
+        ids, owners = np.asarray(block.ids), Ragged(block.offsets, block.ids).owners()
+        fits = len(owners) == len(ids) == len(block.values)
+        inside = fits and ((ids >= 0) & (ids < context.n_items)).all()
+        same_client = owners[1:] == owners[:-1] if fits else owners[:0]
+        if not inside or (ids[1:] <= ids[:-1])[same_client].any():
+            raise ConfigError(
+                f"{where} returned rows of '{name}' that are not {context.n_items} items or fewer "
+                "for each client, sorted, each once"
+            )
+    return batch
+
+
+def checked_pair(where: str, returned: Any, second: str) -> tuple[State, Any]:
+    """Return a state and something else that a plug-in returned.
+
+    Raises:
+        ConfigError: If it is no pair, or the first no state that a checkpoint can keep.
+    """
+    is_pair = isinstance(returned, tuple) and len(returned) == 2
+    _require(is_pair, where, returned, f"(state, {second})")
+    return _state(where, returned[0]), returned[1]
+
+
+def checked_change(where: str, returned: Any, params: Params) -> Params:
+    """Return a change of each shared parameter that a part of a strategy returned.
+
+    Raises:
+        ConfigError: If it is not an array of floats of the shape of each parameter.
+    """
+    _require(isinstance(returned, Mapping), where, returned, "a change of each parameter by name")
+    arrays = _arrays(returned)
+    for name, value in arrays.items():
+        fits = isinstance(value, np.ndarray) and value.dtype.kind == "f"
+        _require(fits, where, value, f"an array of floats as the change of '{name}'")
+    check_shapes(where, arrays, params)
+    return arrays
+
+
+def _shapes(batch: UpdateBatch) -> dict[str, str]:
+    """Return the shape of a row of each parameter, and names of metrics and extras."""
+    blocks = {**batch.tables, **batch.coded}
+    rows = {
+        name: [*np.shape(b.values)[1:]] if b.basis is None else [b.basis.shape[1]]
+        for name, b in blocks.items()
+    }
+    rows |= {name: [*np.shape(value)[1:]] for name, value in batch.dense.items()}
+    numbers = {**batch.metrics, **batch.extras}
+    clients = {f"{name} of clients": [*np.shape(value)] for name, value in numbers.items()}
+    return {name: str(shape) for name, shape in {**rows, **clients}.items()}
 
 
 def _require(fits: bool, where: str, returned: Any, expected: str, name: str = "") -> None:

@@ -301,6 +301,10 @@ class Recorder:
         best, near = self.tally.best, self.tally.scores_near_popularity()
         if best is None:
             return []
+        if not self._run.centralised and not self.tally.clients:
+            return [
+                "no client took part in any round, so nothing was trained; see rounds.selection"
+            ]
         scores = {metric: best.score("test", metric.label) for metric in self._metrics}
         notes = [
             f"{metric.label} is {score:g}, which is not from {metric.bounds[0]:g} to "

@@ -49,6 +49,7 @@ class Tally:
         stale: Evaluations since the last progress: a better score or, while the best score is
             near popularity, a training loss that has fallen by 1 %.
         losses: The training loss of each round that has one.
+        clients: How many took part, each round's counted.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Tally:
         self._metric = metric
         self._popularity = popularity
         self._lowest_loss = math.inf
-        self._clients = self._failures = 0
+        self.clients = self._failures = 0
         self.best: RoundRecord | None = None
         self.stale = 0
         self.losses: list[float] = []
@@ -76,7 +77,7 @@ class Tally:
     def add(self, record: RoundRecord) -> bool:
         """Add a round; return whether it is the best so far."""
         self.rounds = record.round
-        self._clients += record.clients
+        self.clients += record.clients
         self._failures += len(record.failures)
         for name, sums in self._sums.items():
             for key in sums:
@@ -110,7 +111,7 @@ class Tally:
         """Return what ``result.json`` says of the rounds."""
         seconds, sent = self._sums["seconds"], self._sums["bytes"]
         # A client that fails has received and sends nothing.
-        times = {"up": self._clients, "down": self._clients + self._failures}
+        times = {"up": self.clients, "down": self.clients + self._failures}
         return {
             "best_round": self.best.round if self.best else None,
             "rounds": self.rounds,
@@ -119,7 +120,7 @@ class Tally:
             "bytes": dict(sent),
             "bytes_per_client": {way: sent[way] / n if n else None for way, n in times.items()},
             "simulation": dict(self._sums["simulation"]),
-            "clients_per_second": self._clients / seconds["train"] if seconds["train"] else None,
+            "clients_per_second": self.clients / seconds["train"] if seconds["train"] else None,
         }
 
 

@@ -53,15 +53,15 @@ def _check_attack(experiment: Experiment, split: Split) -> None:
             f"transforms: {name} is an attack by clients, and a centralised baseline has none; "
             "leave it out, or take a federated model"
         )
-    if attack.needs_targets and not len(_targets(experiment, split)):
-        raise ConfigError(
-            f"transforms: {name} promotes items, and there are none in evaluate.targets; name them "
-            "there, as item ids or {choose: unpopular}"
-        )
     if not attack.added and count >= n:
         raise ConfigError(
             f"transforms: {name} with share: {attack.share:g} makes {count} of {n} clients "
             "attackers, so nobody is left to rank; lower it, or take more clients"
+        )
+    if attack.needs_targets and not len(_targets(experiment, split)):
+        raise ConfigError(
+            f"transforms: {name} promotes items, and there are none in evaluate.targets; name them "
+            "there, as item ids or {choose: unpopular}"
         )
 
 

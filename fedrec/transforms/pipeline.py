@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from fedrec.aggregation.returned import checked_update
 from fedrec.compute.context import RoundContext
 from fedrec.errors import check_shapes
 from fedrec.ragged import Ragged
@@ -43,13 +44,17 @@ def transformed(
     """
     changed: dict[str, FloatArray] = {}
     for place, transform in enumerate(transforms):
+        where = f"transform {type(transform).__name__}"
         if not transform.overrides("remembering"):
-            batch = transform.on_update(batch, context)
+            if transform.sees_updates:
+                returned = transform.on_update(batch, context)
+                batch = checked_update(f"{where}: on_update", returned, batch, context)
             continue
         prefix = _prefix(place)
         memory = {n.removeprefix(prefix): v for n, v in private.items() if n.startswith(prefix)}
-        batch, after = transform.remembering(batch, memory, positives, context)
-        check_shapes(f"transform {type(transform).__name__}: memory", after, memory)
+        sent, after = transform.remembering(batch, memory, positives, context)
+        batch = checked_update(f"{where}: remembering", sent, batch, context)
+        check_shapes(f"{where}: memory", after, memory)
         changed |= {f"{prefix}{name}": value for name, value in after.items()}
     return batch, changed
 

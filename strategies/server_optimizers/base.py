@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
+from fedrec.errors import check_shapes
 from fedrec.plugins import Plugin
 from fedrec.types import FloatArray, IntArray, Params, State
 
@@ -77,9 +78,13 @@ class ServerOptimizer(Plugin):
             memory = {each: arrays[f"{each}/{name}"][rows] for each in names}
             if memory:
                 memory[STEPS] = memory[STEPS] + 1
-            move, remembered = self.direction(change[name][rows], memory)
+            of_rows = change[name][rows]
+            move, remembered = self.direction(of_rows, memory)
+            where, of_memory = f"server optimizer {type(self).__name__}", {**memory, **remembered}
+            check_shapes(f"{where}: direction", {name: np.asarray(move)}, {name: of_rows})
+            check_shapes(f"{where}: memory of '{name}'", of_memory, memory)
             after[name] = _replaced(value, rows, value[rows] + move)
-            for each, values in {**memory, **remembered}.items():
+            for each, values in of_memory.items():
                 arrays[f"{each}/{name}"] = _replaced(arrays[f"{each}/{name}"], rows, values)
         return State(arrays), after
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 from pydantic import Field
 
+from fedrec.aggregation.returned import checked_pair, checked_update
 from fedrec.compute.context import RoundContext
 from fedrec.errors import ConfigError
 from fedrec.transforms.base import Transform
@@ -62,6 +63,28 @@ class Attack(Transform):
         """Return how many attackers there are among, or beside, a number of honest clients."""
         return max(1, round(self.share * honest))
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        """Check what the class declares."""
+        super().__pydantic_init_subclass__(**options)
+        if cls.overrides("on_update", "remembering", "memory"):
+            raise ConfigError(
+                f"attack {cls.__qualname__}: defines on_update, remembering or memory, which are "
+                "not called for attacks; define rewrite or on_data"
+            )
+
+    def without_effect(self, run: Any) -> list[str]:
+        """Say that most rounds have no attacker."""
+        n = run.split.n_clients
+        cohort = run.experiment.rounds.clients_of(n)
+        each = cohort * len(run.experiment.attackers_of(run.split)) / n
+        if each >= 1:
+            return []
+        return [
+            f"share: {self.share:g} makes about {each:.1f} attackers in a round of {cohort} "
+            "clients; raise it, or rounds.cohort_size"
+        ]
+
     def check(self, specs: Mapping[str, ParamSpec]) -> None:
         """Check that the model has what the attack reads.
 
@@ -115,12 +138,10 @@ class Attack(Transform):
         Raises:
             ConfigError: If the updates are not of the same clients.
         """
-        state, update = self.rewrite(state, pool, params, context)
-        if not np.array_equal(update.client_ids, pool.client_ids):
-            raise ConfigError(
-                f"transforms: rewrite of {type(self).__name__} returned updates of other clients; "
-                "expected one of each attacker of the round, in their order"
-            )
+        where = f"round {context.round}, attack {type(self).__name__}: rewrite"
+        returned = self.rewrite(state, pool, params, context)
+        state, sent = checked_pair(where, returned, "updates")
+        update = checked_update(where, sent, pool, context)
         if self.row_limit is not None:
             tables = {
                 name: replace(block, values=bounded(block.values, self.longest(pool, name)))

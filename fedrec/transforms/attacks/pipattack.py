@@ -8,6 +8,7 @@ from pydantic import Field
 
 from fedrec.compute.context import RoundContext
 from fedrec.data.altered import with_train_items
+from fedrec.errors import ConfigError
 from fedrec.plugins import Count
 from fedrec.transforms.attacks.adam import fitted
 from fedrec.transforms.attacks.base import Attack
@@ -52,6 +53,11 @@ class PipAttack(Attack):
         # Of others nothing says when, or how good.
         users = users[split.train.lengths[users] > 0]
         items, places = [], []
+        if len(context.targets) > split.n_drawn // 2:
+            raise ConfigError(
+                f"transforms: PipAttack gives its users the {len(context.targets)} items of "
+                f"evaluate.targets, expected at most half of the {split.n_drawn}; name fewer"
+            )
         for user in users.tolist():
             start, end = split.train.offsets[user : user + 2]
             missing = np.setdiff1d(context.targets, split.train.row(user))

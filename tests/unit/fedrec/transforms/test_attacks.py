@@ -180,7 +180,9 @@ class Forgetful(Attack):
 
 
 def test_an_attack_answers_for_each_attacker() -> None:
-    with pytest.raises(ConfigError, match="rewrite of Forgetful"):
+    with pytest.raises(
+        ConfigError, match="attack Forgetful: rewrite returned updates of other clients"
+    ):
         sent(Forgetful(), POOL)
 
 
