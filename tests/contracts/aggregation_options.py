@@ -26,7 +26,7 @@ _BOUNDED = {
 _BYZANTINE = {**_ROW_WISE, "byzantine": st.integers(0, 2)}
 OPTIONS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "bulyan": _BYZANTINE,
-    "centred_clipping": _BOUNDED,
+    "centred_clipping": {**_BOUNDED, "average": st.sampled_from(["per_row", "cohort"])},
     "geometric_median": {
         **_ROW_WISE,
         "iterations": st.integers(1, 5),

@@ -13,7 +13,7 @@ from fedrec.models.pfedrec import PFedRec
 from fedrec.training.client_rule import client_rule_of
 from fedrec.training.clients import train_clients
 from fedrec.types import Aggregate, Shard, UpdateBatch
-from strategies import STRATEGIES, Composed, FedAvg
+from strategies import STRATEGIES, Composed, FedAvg, QFedAvg
 from strategies.aggregations.mean import Mean
 from tests.planted import federations, initial_state, method_of, rates, shard_of
 from tests.properties.test_invariance import (
@@ -102,8 +102,10 @@ class Halved(Mean):
 
 def test_who_reduces_in_a_way_of_its_own_gets_the_rows() -> None:
     assert Composed(aggregation=Halved()).summing is None
+    assert QFedAvg().summing is None
     for strategy in (of_table() for of_table in STRATEGIES.values()):
-        assert (strategy.summing is None) == strategy.sees_each
+        assert strategy.summing is None or not strategy.sees_each
+    assert FedAvg().summing is not None
 
 
 def test_kernels_without_sums_hand_over_the_rows() -> None:
