@@ -256,6 +256,7 @@ def trained(strategy: Strategy) -> tuple[ClientTask, Aggregate]:
     fields = {"local_epochs": 2, "batch_size": 2, "optimizers": rates(0.1)}
     task = method_of(fields, model=BiasedMF(), client_rule=client_rule_of(strategy))
     task = replace(task, measures=strategy.measures)
+    task = replace(task, measures=strategy.measures)
     params, local = initial_state(task, SHARD)
     state = strategy.init(params, in_round(0))
     sent = strategy.broadcast(state, params, SHARD.client_ids, in_round(1))

@@ -210,6 +210,7 @@ def test_any_order_and_any_nodes_give_the_same_bits(
     strategy = data.draw(st.sampled_from(NAMES).flatmap(strategies_of))
     model = data.draw(st.sampled_from([None, BiasedMF()]))
     task = method_of(train, personal(form), model, client_rule=client_rule_of(strategy))
+    task = replace(task, measures=strategy.measures)
     initial, local = initial_state(task, shard)
     state = strategy.init(initial, in_round(0, shard))
     params = strategy.broadcast(state, initial, shard.client_ids, in_round(5, shard)).shared
