@@ -18,6 +18,7 @@ from clients.private_values import EvaluatedRounds, PrivateValues
 from clients.state_store import StateStore
 from clients.training import NodeTraining, order_of
 from fedrec.aggregation.mix import clients_alike
+from fedrec.aggregation.update import Down
 from fedrec.compute.context import RoundContext
 from fedrec.config.experiment import Experiment
 from fedrec.data.negatives import pool_excluded, popularity_weights
@@ -39,7 +40,7 @@ from fedrec.training.draws import Layout
 from fedrec.training.end import begin_end
 from fedrec.training.numba_coverage import transforms_in_numba
 from fedrec.training.task import ClientTask
-from fedrec.types import Down, FloatArray, IntArray, Params, Shard
+from fedrec.types import FloatArray, IntArray, Params, Shard
 from strategies.base import strategy_of
 from strategies.selections.base import selection_of
 

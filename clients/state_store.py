@@ -80,7 +80,7 @@ class StateStore:
         round: int,
         at: Mapping[str, IntArray],
         values: Mapping[str, FloatArray],
-        part: str = "0",
+        cut: str = "0",
     ) -> int:
         """Keep a round's values beside the committed ones.
 
@@ -88,7 +88,7 @@ class StateStore:
             round: The round.
             at: Positions, as for `get`.
             values: Per name, [n, *shape].
-            part: Names these clients among the round's, which are staged one part after the other.
+            cut: Names these clients among the round's, which are staged one cut after the other.
 
         Returns:
             What the checksum of the state changes by, once the values are committed.
@@ -97,7 +97,7 @@ class StateStore:
         for name, spec in self._specs.items():
             content[f"value.{name}"] = np.asarray(values[name], spec.dtype, order="C")
         changes = self._changes(content)
-        path = self._folder / f"staged@{round}@{part}.safetensors"
+        path = self._folder / f"staged@{round}@{cut}.safetensors"
         write_arrays(path, content, {_SUMS: json.dumps(changes)}, durable=False)
         return sum(changes.values()) % _MODULUS
 

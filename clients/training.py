@@ -10,6 +10,7 @@ from clients.failures import failing_of, line_of
 from fedrec.aggregation.codec import payload_bytes
 from fedrec.aggregation.reduce import joined
 from fedrec.aggregation.returned import checked_sum, merged
+from fedrec.aggregation.update import Aggregate, Down, UpdateBatch
 from fedrec.errors import ClientFailure, NumericError
 from fedrec.flower.records import RoundRequest, Trained
 from fedrec.ragged import offsets_of
@@ -19,7 +20,7 @@ from fedrec.training.clients import train_clients
 from fedrec.training.draws import capacity, positives_of_clients
 from fedrec.training.task import ClientTask
 from fedrec.transforms.pipeline import transformed
-from fedrec.types import Aggregate, Down, FailedClient, FloatArray, IntArray, Shard, UpdateBatch
+from fedrec.types import FailedClient, FloatArray, IntArray, Shard
 from strategies.selections.base import selection_of
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class NodeTraining:
     def trained(self, seconds: float) -> Trained:
         """Return the reply, given how long the node worked."""
         needed = "loss" in selection_of(self._node.experiment).needs
-        told = self._losses if needed else []
+        reported = self._losses if needed else []
         return Trained(
             self._aggregates,
             tuple(self._failures),
@@ -122,8 +123,8 @@ class NodeTraining:
             self._state_change,
             notes_of([self._node.together]),
             joined(self._attackers) if self._attackers else None,
-            np.concatenate([np.zeros(0, np.int64), *(clients for clients, _ in told)]),
-            np.concatenate([np.zeros(0), *(losses for _, losses in told)]),
+            np.concatenate([np.zeros(0, np.int64), *(clients for clients, _ in reported)]),
+            np.concatenate([np.zeros(0), *(losses for _, losses in reported)]),
         )
 
     def _update(self, rows: IntArray, sums: bool) -> tuple[UpdateBatch, dict[str, FloatArray]]:

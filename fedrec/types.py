@@ -12,9 +12,6 @@ from numpy.typing import NDArray
 from fedrec.ragged import FloatArray as FloatArray
 from fedrec.ragged import IntArray as IntArray
 from fedrec.ragged import Ragged
-from fedrec.updates import RowBlock as RowBlock
-from fedrec.updates import RowSums as RowSums
-from fedrec.updates import UpdateBatch as UpdateBatch
 
 TextArray: TypeAlias = NDArray[Any]
 """Texts as objects: an array of fixed width would give each the room of the longest."""
@@ -253,78 +250,8 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
-class Mix:
-    """A shared parameter of which clients have different values: weighted sums of base values.
-
-    Args:
-        bases: float32 [k, *shape], the base values of the parameter.
-        weights: float32 [c, k], of each client; see `fedrec.aggregation.mix`.
-    """
-
-    bases: FloatArray
-    weights: FloatArray
-
-    def take(self, clients: IntArray) -> Mix:
-        """Return the mix of some clients: int64 [c], rows of ``weights``."""
-        return Mix(self.bases, self.weights[clients])
-
-
-@dataclass(frozen=True, slots=True)
-class Down:
-    """What the server sends to some clients.
-
-    Args:
-        shared: What all of them receive: shared parameters, float32, by name, and under
-            ``NAME/KIND`` what a client rule asks for beside each.
-        own: The other shared parameters, of which clients receive different values.
-    """
-
-    shared: Params
-    own: Mapping[str, Mix] = field(default_factory=dict)
-
-    def take(self, clients: IntArray) -> Down:
-        """Return what some of the clients receive: int64 [c], their places."""
-        return Down(self.shared, {name: mix.take(clients) for name, mix in self.own.items()})
-
-
-@dataclass(frozen=True, slots=True)
 class FailedClient:
     """A client (an id, or a description of a group) that failed in a round, and why, in a line."""
 
     client: str
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Aggregate:
-    """A sum of updates that can be added to others in any order with the same bits.
-
-    All sums are int64 fixed point: value = integer / 2**scale.
-
-    Args:
-        clients: int64 scalar as int: how many clients are in it.
-        weight: int64, fixed point: the sum of the clients' weights.
-        ids: per item table, int64 [n]: the rows that were touched, sorted.
-        sums: per item table int64 [n, ...]; per dense parameter int64 [...].
-        row_weight: per item table int64 [n], fixed point: summed weight of the clients that
-            touched the row.
-        scale: per name, the exponent of two.
-        metrics: per name, the summed metric, fixed point with the scale of ``metrics``.
-        extras: per name, fixed point, the sum of what the client rule asked for.
-        each: the unreduced updates, for a strategy that needs each client's; then there are no
-            sums.
-    """
-
-    clients: int
-    weight: int
-    ids: Mapping[str, IntArray]
-    sums: Mapping[str, IntArray]
-    row_weight: Mapping[str, IntArray]
-    scale: Mapping[str, int]
-    metrics: Mapping[str, int] = field(default_factory=dict)
-    extras: Mapping[str, int] = field(default_factory=dict)
-    each: UpdateBatch | None = None
-
-
-Aggregates: TypeAlias = Mapping[int, Aggregate]
-"""The updates of each group of a strategy that had clients in a round."""

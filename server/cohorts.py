@@ -1,4 +1,4 @@
-"""The clients of each round: what a selection chooses, is told and remembers."""
+"""The clients of each round: what a selection chooses, is replies and remembers."""
 
 import logging
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from fedrec.config.experiment import Experiment
 from fedrec.flower.records import Trained
 from fedrec.types import IntArray
 from server.roster import Roster
-from strategies.selections.base import TOLD, selection_of
+from strategies.selections.base import REPORTED, selection_of
 
 LOG = logging.getLogger("fedrec")
 
@@ -21,7 +21,7 @@ class Cohorts:
 
     Args:
         experiment: What is run.
-        roster: Who hosts whom, and what nodes have told.
+        roster: Who hosts whom, and what nodes have replies.
         context: The run, before its first round.
 
     Attributes:
@@ -32,7 +32,7 @@ class Cohorts:
         self._selection = selection_of(experiment)
         self._size = experiment.rounds.clients_of(context.n_clients)
         for need in self._selection.needs:
-            LOG.info(f"rounds.selection: the server is told {TOLD[need]}")
+            LOG.info(f"rounds.selection: clients report {REPORTED[need]}")
         examples = np.zeros(0, np.int64)
         if "examples" in self._selection.needs:
             examples = np.zeros(context.n_clients, np.int64)
@@ -47,11 +47,11 @@ class Cohorts:
         return checked_choice(self._selection, self.state, self._size, context)
 
     def learn(self, answers: Iterable[Trained], context: RoundContext) -> None:
-        """Let the selection remember the losses of a round, if it is told them."""
+        """Let the selection remember the losses of a round, if clients report them."""
         if "loss" not in self._selection.needs:
             return
-        told = list(answers)
-        clients = np.concatenate([each.clients for each in told])
-        losses, order = np.concatenate([each.losses for each in told]), np.argsort(clients)
+        replies = list(answers)
+        clients = np.concatenate([each.clients for each in replies])
+        losses, order = np.concatenate([each.losses for each in replies]), np.argsort(clients)
         state = self._selection.learned(self.state, clients[order], losses[order], context)
         self.state = checked_state(self._selection, "learned", state, context)

@@ -21,13 +21,16 @@ from fedrec.aggregation.reduce import (
     sorted_by_client,
 )
 from fedrec.aggregation.returned import (
+    checked_aggregate,
     checked_apply,
     checked_broadcast,
     checked_groups,
     checked_init,
     checked_sum,
     merged,
+    stored_state,
 )
+from fedrec.aggregation.update import Aggregate, Down, UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.config.experiment import Experiment
 from fedrec.data.catalogue import Catalogue
@@ -39,16 +42,7 @@ from fedrec.runs.log import Bytes, Checkpoint, RoundRecord, Seconds
 from fedrec.runs.recorder import End, Recorder
 from fedrec.training.client_rule import client_rule_of
 from fedrec.transforms.pipeline import transformed
-from fedrec.types import (
-    Aggregate,
-    Down,
-    FailedClient,
-    IntArray,
-    Params,
-    Split,
-    State,
-    UpdateBatch,
-)
+from fedrec.types import FailedClient, IntArray, Params, Split, State
 from server.cohorts import Cohorts
 from server.roster import Roster, deal, exchange, states_of
 from strategies.base import strategy_of
@@ -110,7 +104,8 @@ class FlowerStrategy(FlwrStrategy):
         attack = experiment.attack
         self._attackers_state = State()
         if attack is not None:
-            self._attackers_state = attack.init(split, self._context(0))
+            where, state = f"attack {type(attack).__name__}", attack.init(split, self._context(0))
+            self._attackers_state = stored_state(f"{where}: init", state)
         if checkpoint is not None:
             self.params, self.state = checkpoint.params, checkpoint.state.part(_STRATEGY)
             self._attackers_state = checkpoint.state.part(_ATTACK)
@@ -286,8 +281,10 @@ class FlowerStrategy(FlwrStrategy):
             raise EngineError(f"round {server_round}: no client of the cohort succeeded")
         context = self._context(server_round)
         for transform in self._experiment.transforms:
+            where = f"transform {type(transform).__name__}: on_aggregate"
             for group, aggregate in aggregates.items():
-                aggregates[group] = transform.on_aggregate(aggregate, context)
+                returned = transform.on_aggregate(aggregate, context)
+                aggregates[group] = checked_aggregate(where, returned, aggregate)
         self._cohorts.learn(answers, context)
         self._aggregates = dict(sorted(aggregates.items()))
         self.state, self.params = checked_apply(

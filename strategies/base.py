@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 import numpy as np
 
 from fedrec.aggregation.reduce import Summing, keep_each, merge, reduce_sums
+from fedrec.aggregation.update import Aggregate, Aggregates, Down, UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.errors import ConfigError
 from fedrec.plugins import Defaults, Plugin
-from fedrec.types import Aggregate, Aggregates, Down, IntArray, Params, State, UpdateBatch
+from fedrec.types import IntArray, Params, State
 
 if TYPE_CHECKING:
     from fedrec.config.experiment import Experiment

@@ -16,10 +16,11 @@ from fedrec.aggregation.reduce import (
     stepped,
 )
 from fedrec.aggregation.sketch import count_sketch
+from fedrec.aggregation.update import Aggregates, Down, Mix, UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.errors import ConfigError, require
 from fedrec.plugins import name_of
-from fedrec.types import Aggregates, Down, FloatArray, IntArray, Mix, Params, State, UpdateBatch
+from fedrec.types import FloatArray, IntArray, Params, State
 from strategies.base import Payload, Strategy
 
 

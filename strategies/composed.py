@@ -7,12 +7,13 @@ from pydantic import Field, model_validator
 
 from fedrec.aggregation.reduce import Summing, touched_rows
 from fedrec.aggregation.returned import checked_change, checked_pair
+from fedrec.aggregation.update import Aggregate, Aggregates, Down, UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.config.fields import PluginField
 from fedrec.errors import ConfigError
 from fedrec.plugins import name_of
 from fedrec.training.client_rule import ClientRule
-from fedrec.types import Aggregate, Aggregates, Down, IntArray, Params, State, UpdateBatch
+from fedrec.types import IntArray, Params, State
 from strategies.aggregations.base import Aggregation
 from strategies.aggregations.mean import Mean
 from strategies.base import Strategy

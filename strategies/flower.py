@@ -12,10 +12,11 @@ from pydantic import Field, field_validator, model_validator
 
 from fedrec.aggregation.fixed_point import from_fixed
 from fedrec.aggregation.reduce import Summing, keep_each, mean_update, metric_sums, reduce_sums
+from fedrec.aggregation.update import Aggregate, Aggregates, UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.errors import ConfigError, FedRecError, did_you_mean
 from fedrec.imports import find_reference
-from fedrec.types import Aggregate, Aggregates, FloatArray, Params, State, UpdateBatch
+from fedrec.types import FloatArray, Params, State
 from strategies.attributes import attributes_of, state_of
 from strategies.base import Strategy
 
@@ -236,10 +237,10 @@ class Flower(Strategy):
         """
         from flwr.app import ConfigRecord
 
-        told = ConfigRecord()
+        config = ConfigRecord()
         with self._calling("configure_train", round):
-            list(strategy.configure_train(round, _record(params), told, _NoNodes()))
-        if unread := sorted(set(told) - {"server-round"}):
+            list(strategy.configure_train(round, _record(params), config, _NoNodes()))
+        if unread := sorted(set(config) - {"server-round"}):
             raise ConfigError(
                 f"strategy.of: {self.of} tells clients '{unread[0]}', which fedrec's do not read; "
                 "take one of fedrec's own strategies (fedprox has a proximal term)"

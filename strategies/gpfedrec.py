@@ -18,20 +18,12 @@ from fedrec.aggregation.reduce import (
 )
 from fedrec.aggregation.similarity import cosines
 from fedrec.aggregation.sketch import count_sketch
+from fedrec.aggregation.update import Aggregate, Down, Mix, UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.errors import ConfigError
 from fedrec.plugins import Count, name_of
 from fedrec.training.client_rule import ClientRule
-from fedrec.types import (
-    Aggregate,
-    Down,
-    FloatArray,
-    IntArray,
-    Mix,
-    Params,
-    State,
-    UpdateBatch,
-)
+from fedrec.types import FloatArray, IntArray, Params, State
 from strategies.base import Payload, Strategy
 from strategies.client_rules.plain import Plain
 from strategies.client_rules.proximal import Proximal

@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fedrec.aggregation.update import Down, UpdateBatch
 from fedrec.data.catalogue import Catalogue
 from fedrec.errors import ConfigError
 from fedrec.models.base import Model
@@ -22,7 +23,7 @@ from fedrec.training.clients import train_clients
 from fedrec.training.draws import capacity
 from fedrec.training.settings import Train
 from fedrec.training.task import ClientTask
-from fedrec.types import Down, FloatArray, IntArray, Params, Shard, UpdateBatch
+from fedrec.types import FloatArray, IntArray, Params, Shard
 
 __all__ = [
     "catalogue_of",

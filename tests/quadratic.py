@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from fedrec.aggregation.returned import checked_apply, checked_broadcast, checked_init, merged
+from fedrec.aggregation.update import Aggregate
 from fedrec.compute.context import RoundContext
 from fedrec.data.catalogue import Catalogue
 from fedrec.models.base import Batch, Model
@@ -18,7 +19,7 @@ from fedrec.training.client_rule import client_rule_of
 from fedrec.training.clients import train_clients
 from fedrec.training.draws import Layout
 from fedrec.training.task import ClientTask
-from fedrec.types import Aggregate, FloatArray, IntArray, Params, ParamSpec, Shard, State
+from fedrec.types import FloatArray, IntArray, Params, ParamSpec, Shard, State
 from strategies import Strategy
 from tests.planted import initial_state, method_of, shard_of
 

@@ -35,6 +35,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from fedrec.aggregation.reduce import Summing, reduce_sums
+from fedrec.aggregation.update import Down
 from fedrec.data.catalogue import Catalogue
 from fedrec.models import LLMPrompt
 from fedrec.models.language.lora import Adapters
@@ -47,7 +48,7 @@ from fedrec.training.clients import train_clients
 from fedrec.training.plan import plan_training
 from fedrec.training.settings import Train
 from fedrec.training.task import ClientTask
-from fedrec.types import Down, Params, Shard
+from fedrec.types import Params, Shard
 
 WORDS = [f"w{number}" for number in range(400)]
 TEMPLATE = Template(text="seen {history} next {candidate} answer", entry=" {item}")

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedrec.aggregation.update import UpdateBatch
 from fedrec.compute.device import Precision, Resources
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.clients import Clients
@@ -36,7 +37,7 @@ from fedrec.training.draws import Layout
 from fedrec.training.initial_values import initial_local
 from fedrec.training.settings import Train
 from fedrec.training.task import ClientTask
-from fedrec.types import FloatArray, Params, Split, UpdateBatch
+from fedrec.types import FloatArray, Params, Split
 
 GIB = 2**30
 LAYERS, WIDTH, VOCABULARY = 30, 576, 49_152

@@ -33,9 +33,10 @@ from fedrec.aggregation.payload_sections import (
     sections_of,
 )
 from fedrec.aggregation.positions import Bytes
+from fedrec.aggregation.update import RowBlock, UpdateBatch
 from fedrec.errors import ProtocolError
 from fedrec.ragged import offsets_of
-from fedrec.types import FloatArray, IntArray, RowBlock, UpdateBatch
+from fedrec.types import FloatArray, IntArray
 
 VERSION, VERSION_BYTES = 1, 1
 
@@ -53,7 +54,8 @@ class ParamLayout:
         dtype: of its values, as numpy writes it.
         scaled: whether rows have a scale.
         sparse: whether zeros may be left out.
-        basis: see `fedrec.types.RowBlock`. A simulated node hands it over beside the payloads.
+        basis: see `fedrec.aggregation.update.RowBlock`. A simulated node hands it over
+            beside the payloads.
     """
 
     name: str
@@ -74,7 +76,8 @@ class Payloads:
         offsets: int64 [c + 1]; the payload of client ``k`` is
             ``content[offsets[k]:offsets[k + 1]]``.
         content: uint8.
-        round, client_ids, weight, metrics, extras: as those of `fedrec.types.UpdateBatch`.
+        round, client_ids, weight, metrics, extras: as those of
+            `fedrec.aggregation.update.UpdateBatch`.
     """
 
     layout: tuple[ParamLayout, ...]

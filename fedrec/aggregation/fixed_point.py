@@ -10,8 +10,9 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
+from fedrec.aggregation.update import RowBlock
 from fedrec.errors import NumericError
-from fedrec.types import FloatArray, IntArray, RowBlock
+from fedrec.types import FloatArray, IntArray
 
 SCALE = 32
 """Default exponent: steps of 2**-32, sums up to 2**31."""

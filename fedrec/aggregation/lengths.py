@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from fedrec.aggregation.update import UpdateBatch
 from fedrec.ragged import Ragged
-from fedrec.types import FloatArray, UpdateBatch
+from fedrec.types import FloatArray
 
 
 def squared_rows(batch: UpdateBatch) -> Mapping[str, FloatArray]:

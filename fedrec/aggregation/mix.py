@@ -16,8 +16,9 @@ from math import prod
 
 import numpy as np
 
+from fedrec.aggregation.update import Down, Mix
 from fedrec.ragged import Ragged, offsets_of
-from fedrec.types import Down, FloatArray, IntArray, Mix, Params
+from fedrec.types import FloatArray, IntArray, Params
 
 BASES, WEIGHTS = "@bases", "@weights"
 """Ends of the names under which `packed` puts a mix."""
@@ -90,9 +91,9 @@ class _WholeWeights:
         # Powers of two scale without rounding.
         largest = np.maximum(mix.bases.max(initial=0), -mix.bases.min(initial=0))
         base_scale = float(2.0 ** (_BASE_BITS - _exponent(largest)))
-        whole = np.rint(weights * 2.0 ** (_WEIGHT_BITS - _exponent(total))[:, None])
-        unit = total / np.maximum(np.abs(whole).sum(1), 1) / base_scale
-        return cls(whole, unit, base_scale, np.where(alone, weights.argmax(1), -1))
+        rounded = np.rint(weights * 2.0 ** (_WEIGHT_BITS - _exponent(total))[:, None])
+        unit = total / np.maximum(np.abs(rounded).sum(1), 1) / base_scale
+        return cls(rounded, unit, base_scale, np.where(alone, weights.argmax(1), -1))
 
     @property
     def sparse(self) -> bool:
@@ -124,23 +125,23 @@ class _WholeWeights:
             units = self.unit, self.copied
             add_up(bases, width, self.base_scale, weights, units, clients, of_block, places, values)
         else:
-            room = np.empty((int(np.diff(of_block).max(initial=0)), len(bases)))
+            buffer = np.empty((int(np.diff(of_block).max(initial=0)), len(bases)))
             for block in np.flatnonzero(np.diff(of_block)).tolist():
                 at = slice(of_block[block], of_block[block + 1])
                 columns = bases[:, block * width : block * width + width]
                 values[places[at, None] + np.arange(columns.shape[1])] = self._sums(
-                    clients[at], columns, room
+                    clients[at], columns, buffer
                 )
         return values
 
     def _sums(self, clients: IntArray, bases: FloatArray, rows: FloatArray) -> FloatArray:
         """Return sums of base values, float32 [k, w], for rows of the weights: float32 [c, w].
 
-        Room for the rows, float64 like the weights, spares allocating it for every block.
+        ``rows``, float64, is memory for the weights, so that no block allocates its own.
         """
-        whole = np.rint(bases.astype(np.float64) * self.base_scale)
+        rounded = np.rint(bases.astype(np.float64) * self.base_scale)
         rows = np.take(self.weights, clients, axis=0, out=rows[: len(clients)], mode="clip")
-        sums = rows @ whole
+        sums = rows @ rounded
         sums *= self.unit[clients, None]
         copied = self.copied[clients]
         sums[copied >= 0] = bases[copied[copied >= 0]]

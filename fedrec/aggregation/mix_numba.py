@@ -28,7 +28,7 @@ def add_up(bases, width, scale, weights, units, clients, of_block, places, value
     starts, base_of, of_base = weights
     unit, copied = units
     k, m = bases.shape
-    whole, total = np.empty((k, width), np.float32), np.empty(width, np.float64)
+    rounded, total = np.empty((k, width), np.float32), np.empty(width, np.float64)
     for block in range(len(of_block) - 1):
         if of_block[block] == of_block[block + 1]:
             continue
@@ -37,7 +37,7 @@ def add_up(bases, width, scale, weights, units, clients, of_block, places, value
         for b in range(k):
             for j in range(w):
                 # Has no more digits than the base value: single precision holds it.
-                whole[b, j] = np.float32(np.rint(np.float64(bases[b, first + j]) * scale))
+                rounded[b, j] = np.float32(np.rint(np.float64(bases[b, first + j]) * scale))
         for n in range(of_block[block], of_block[block + 1]):
             c, row = clients[n], values[places[n] : places[n] + w]
             if copied[c] >= 0:
@@ -48,13 +48,13 @@ def add_up(bases, width, scale, weights, units, clients, of_block, places, value
             # Four at a time, so that the total is read and written less often.
             while p + 4 <= end:
                 w0, w1, w2, w3 = of_base[p], of_base[p + 1], of_base[p + 2], of_base[p + 3]
-                b0, b1 = whole[base_of[p]], whole[base_of[p + 1]]
-                b2, b3 = whole[base_of[p + 2]], whole[base_of[p + 3]]
+                b0, b1 = rounded[base_of[p]], rounded[base_of[p + 1]]
+                b2, b3 = rounded[base_of[p + 2]], rounded[base_of[p + 3]]
                 for j in range(w):
                     total[j] += w0 * b0[j] + w1 * b1[j] + w2 * b2[j] + w3 * b3[j]
                 p += 4
             while p < end:
-                w0, b0 = of_base[p], whole[base_of[p]]
+                w0, b0 = of_base[p], rounded[base_of[p]]
                 for j in range(w):
                     total[j] += w0 * b0[j]
                 p += 1

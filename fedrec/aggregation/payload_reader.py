@@ -7,9 +7,10 @@ from numpy.typing import NDArray
 
 from fedrec.aggregation.payload_sections import ALL, BITMAP, FLAG_BYTES, GAPS, SAME
 from fedrec.aggregation.positions import MOST_BYTES, Bytes, read_bitmaps, read_gaps
+from fedrec.aggregation.update import RowBlock
 from fedrec.errors import ProtocolError
 from fedrec.ragged import Ragged, offsets_of
-from fedrec.types import FloatArray, IntArray, RowBlock
+from fedrec.types import FloatArray, IntArray
 
 
 class PayloadReader:

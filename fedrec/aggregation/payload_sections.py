@@ -17,8 +17,9 @@ from fedrec.aggregation.positions import (
     write_gaps,
     write_numbers,
 )
+from fedrec.aggregation.update import RowBlock, UpdateBatch
 from fedrec.ragged import Ragged
-from fedrec.types import FloatArray, IntArray, RowBlock, UpdateBatch
+from fedrec.types import FloatArray, IntArray
 
 FLAG_BYTES = 1
 """Of a block of rows: how its ids are written, and four times how the positions of its values."""

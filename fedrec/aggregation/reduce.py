@@ -19,9 +19,10 @@ from fedrec.aggregation.fixed_point import (
     to_fixed,
     total_of,
 )
+from fedrec.aggregation.update import Aggregate, Down, RowBlock, UpdateBatch
 from fedrec.errors import NumericError
 from fedrec.ragged import offsets_of
-from fedrec.types import Aggregate, Down, FloatArray, IntArray, Params, RowBlock, UpdateBatch
+from fedrec.types import FloatArray, IntArray, Params
 
 Weighting = Literal["uniform", "examples"]
 """Whether every client counts the same, or by its number of train examples."""

@@ -6,11 +6,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from fedrec.aggregation.update import Aggregate, Down, Mix, UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.errors import ConfigError, check_same, check_shapes, not_finite
 from fedrec.plugins import name_of
 from fedrec.ragged import Ragged
-from fedrec.types import Aggregate, Down, IntArray, Mix, Params, State, UpdateBatch
+from fedrec.types import IntArray, Params, State
 
 Strategy: TypeAlias = Any
 """A `strategies.Strategy`; this package lies below those that define strategies."""
@@ -26,7 +27,7 @@ def checked_init(strategy: Strategy, params: Params, context: RoundContext) -> S
     Raises:
         ConfigError: If it is no state that a checkpoint can keep.
     """
-    return _state(f"{_named(strategy)}: init", strategy.init(params, context))
+    return stored_state(f"{_named(strategy)}: init", strategy.init(params, context))
 
 
 def checked_apply(
@@ -49,7 +50,7 @@ def checked_apply(
     _require(is_pair, f"round {context.round}, {where}", returned, "(state, parameters)")
     after = _params(f"round {context.round}, {where}", returned[1], params)
     _check_finite(where, after, state, params)
-    return _state(f"round {context.round}, {where}", returned[0]), after
+    return stored_state(f"round {context.round}, {where}", returned[0]), after
 
 
 def checked_broadcast(
@@ -152,7 +153,7 @@ def checked_state(selection: Selection, method: str, state: State, context: Roun
         ConfigError: If it is no state that a checkpoint can keep; names the round.
     """
     name = name_of("selections", selection)
-    return _state(f"round {context.round}, selection {name}: {method}", state)
+    return stored_state(f"round {context.round}, selection {name}: {method}", state)
 
 
 def checked_update(
@@ -188,6 +189,20 @@ def checked_update(
     return batch
 
 
+def checked_aggregate(where: str, returned: Any, like: Aggregate) -> Aggregate:
+    """Return an aggregate that a plug-in made of another.
+
+    Raises:
+        ConfigError: If it is not of as many clients, or a sum has another name, shape or type.
+    """
+    _require(isinstance(returned, Aggregate), where, returned, "an aggregate")
+    sums, before = ({n: _kind(v) for n, v in each.sums.items()} for each in (returned, like))
+    sums[""], before[""] = (f"a sum of {each.clients} clients" for each in (returned, like))
+    check_same(where, sums, before)
+    aggregate: Aggregate = returned
+    return aggregate
+
+
 def checked_pair(where: str, returned: Any, second: str) -> tuple[State, Any]:
     """Return a state and something else that a plug-in returned.
 
@@ -196,7 +211,7 @@ def checked_pair(where: str, returned: Any, second: str) -> tuple[State, Any]:
     """
     is_pair = isinstance(returned, tuple) and len(returned) == 2
     _require(is_pair, where, returned, f"(state, {second})")
-    return _state(where, returned[0]), returned[1]
+    return stored_state(where, returned[0]), returned[1]
 
 
 def checked_change(where: str, returned: Any, params: Params) -> Params:
@@ -247,7 +262,12 @@ def _check_finite(where: str, arrays: Params, state: State, params: Params) -> N
             raise not_finite(fault, [*params.values(), *state.arrays.values()])
 
 
-def _state(where: str, state: Any) -> State:
+def stored_state(where: str, state: Any) -> State:
+    """Return a state that a plug-in returned.
+
+    Raises:
+        ConfigError: If a checkpoint cannot keep it.
+    """
     by_name = isinstance(getattr(state, "arrays", None), Mapping)
     _require(by_name, where, state, "a State of arrays by name", " as its state")
     arrays = _arrays(state.arrays)

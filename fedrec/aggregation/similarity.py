@@ -27,7 +27,7 @@ def cosines(vectors: FloatArray) -> FloatArray:
     products = np.zeros((n, n))
     step = max(_BLOCK_VALUES // max(n, 1), 1)
     for start in range(0, m, step):
-        whole = np.rint(vectors[:, start : start + step].astype(np.float64) * scale)
-        products += whole @ whole.T
+        rounded = np.rint(vectors[:, start : start + step].astype(np.float64) * scale)
+        products += rounded @ rounded.T
     norms = np.sqrt(products.diagonal())
     return np.asarray(products / np.maximum(np.outer(norms, norms), 1))

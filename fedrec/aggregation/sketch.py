@@ -3,8 +3,9 @@
 import numpy as np
 import torch
 
+from fedrec.aggregation.update import RowBlock
 from fedrec.seeds import Purpose, bits
-from fedrec.types import FloatArray, RowBlock
+from fedrec.types import FloatArray
 
 
 def count_sketch(block: RowBlock, buckets: int) -> FloatArray:

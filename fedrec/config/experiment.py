@@ -32,6 +32,7 @@ from fedrec.plugins import (
     expand_path,
     lookup,
     name_of,
+    shown,
 )
 from fedrec.training.client_rule import client_rule_of
 from fedrec.training.settings import Train
@@ -185,7 +186,16 @@ class Experiment(Section):
         """Return the clients of a split, as transforms left it, that attack; int64, sorted."""
         if self.attack is None:
             return np.zeros(0, np.int64)
-        return self.attack.attackers(RoundContext(self.seed, 0, split.n_clients, split.n_items))
+        n = split.n_clients
+        attackers = self.attack.attackers(RoundContext(self.seed, 0, n, split.n_items))
+        distinct = len(attackers) and np.array_equal(np.unique(attackers), attackers)
+        if not distinct or attackers[0] < 0 or attackers[-1] >= n or len(attackers) == n:
+            raise ConfigError(
+                f"transforms: attackers of {type(self.attack).__name__} returned "
+                f"{shown(attackers)}, expected some of the clients from 0 to {n - 1}, not all, "
+                "sorted, each once"
+            )
+        return attackers
 
     def honest_part(self, split: Split) -> Split:
         """Return the data of the clients that do not attack: those that rank."""

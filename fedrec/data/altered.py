@@ -88,7 +88,7 @@ def with_train_items(
     in_rows = np.lexsort((values, owners))
     at = np.concatenate([stays, *places])[in_rows]
 
-    def taken(column: FloatArray | None) -> FloatArray | None:
+    def rearranged(column: FloatArray | None) -> FloatArray | None:
         return None if column is None else column[at]
 
     def emptied(held_out: Ragged) -> Ragged:
@@ -100,8 +100,8 @@ def with_train_items(
         train=Ragged(offsets, values[in_rows]),
         valid=emptied(split.valid),
         test=emptied(split.test),
-        timestamps=taken(split.timestamps),
-        ratings=taken(split.ratings),
+        timestamps=rearranged(split.timestamps),
+        ratings=rearranged(split.ratings),
     )
 
 

@@ -20,17 +20,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from fedrec.aggregation import codec
 from fedrec.aggregation.codec import ParamLayout, Payloads
 from fedrec.aggregation.mix import WEIGHTS, packed, unpacked
+from fedrec.aggregation.update import Aggregate, Down, UpdateBatch
 from fedrec.errors import ProtocolError
 from fedrec.evaluation.evaluate import Evaluation
-from fedrec.types import (
-    Aggregate,
-    Down,
-    FailedClient,
-    FloatArray,
-    IntArray,
-    Params,
-    UpdateBatch,
-)
+from fedrec.types import FailedClient, FloatArray, IntArray, Params
 
 TRAIN = "train"
 EVALUATE = "evaluate"

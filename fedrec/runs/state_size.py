@@ -37,15 +37,15 @@ def state_bytes(task: ClientTask, shard: Shard) -> Counter[str]:
     personal = {*task.personalization_params(), *task.copies()}
     owners, sizes = Layout.of(task, shard).offsets, Counter[str]()
     for name, spec in task.stored_specs().items():
-        part = "the optimizer of private values"
+        owner = "the optimizer of private values"
         if name in rule:
-            part = "the client rule"
+            owner = "the client rule"
         elif name in transforms:
-            part = "the transforms"
+            owner = "the transforms"
         elif name in task.private():
-            part = "the personalization" if name in personal else "the model"
+            owner = "the personalization" if name in personal else "the model"
         of_owner = np.dtype(spec.dtype).itemsize * prod(spec.shape)
-        sizes[part] += int(owners[str(spec.axis)][-1]) * of_owner
+        sizes[owner] += int(owners[str(spec.axis)][-1]) * of_owner
     return sizes
 
 
@@ -57,10 +57,10 @@ def check_state(task: ClientTask, shard: Shard, limit: int) -> None:
     """
     sizes = state_bytes(task, shard)
     if sizes.total() > limit:
-        part, most = sizes.most_common(1)[0]
+        owner, most = sizes.most_common(1)[0]
         raise ConfigError(
             f"engine.state_limit: clients would remember {_shown(sizes.total())}, more than "
-            f"{_shown(limit)}; {_shown(most)} of it for {part}: {_WAYS_OUT[part]}, or raise the "
+            f"{_shown(limit)}; {_shown(most)} of it for {owner}: {_WAYS_OUT[owner]}, or raise the "
             "limit"
         )
 

@@ -20,10 +20,20 @@ from fedrec.testing.contracts import (
     Contract,
 )
 from fedrec.testing.strategies import contracts_of_part
+from fedrec.testing.transforms import ATTACK_CONTRACTS, TRANSFORM_CONTRACTS, choices_are_clients
 from fedrec.testing.trial import require
 from fedrec.training.client_rule import client_rule_of
+from fedrec.transforms.attacks.base import Attack
+from fedrec.transforms.base import Transform
 
-KINDS = (*CORE_TABLES, "strategies", "client_rules", "aggregations", "server_optimizers")
+KINDS = (
+    *CORE_TABLES,
+    "strategies",
+    "client_rules",
+    "aggregations",
+    "server_optimizers",
+    "selections",
+)
 """The tables in which a name is looked for, in this order."""
 
 
@@ -83,6 +93,10 @@ def contracts_of(plugin: Plugin) -> list[Contract]:
         each for base in CONTRACTS if isinstance(plugin, base) for each in CONTRACTS[base]
     )
     contracts += contracts_of_part(plugin)
+    if isinstance(plugin, Transform):
+        contracts += ATTACK_CONTRACTS if isinstance(plugin, Attack) else TRANSFORM_CONTRACTS
+    if hasattr(plugin, "choose") and hasattr(plugin, "learned"):  # a selection, likewise above
+        contracts.append(choices_are_clients)
     strategy = _with_strategy(plugin)
     if hasattr(strategy, "broadcast"):  # a strategy, whose base class is above this package
         rule = client_rule_of(strategy)
@@ -91,8 +105,8 @@ def contracts_of(plugin: Plugin) -> list[Contract]:
     if len(contracts) == 1:
         raise ConfigError(
             f"{type(plugin).__qualname__} is no model, baseline, personalization, data set, "
-            "encoder, metric, strategy or part of one; derive it from the base class of one of "
-            "these"
+            "encoder, metric, strategy or part of one, transform, attack or selection; derive it "
+            "from the base class of one of these"
         )
     return contracts
 

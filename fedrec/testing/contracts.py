@@ -17,6 +17,7 @@ from fedrec.aggregation.returned import (
     checked_sum,
     merged,
 )
+from fedrec.aggregation.update import Aggregate
 from fedrec.baselines.base import Baseline
 from fedrec.data.base import DataSet
 from fedrec.data.catalogue import Catalogue
@@ -34,7 +35,7 @@ from fedrec.testing.encoders import ENCODER_CONTRACTS
 from fedrec.testing.trial import Trial, as_bytes, require, small_split
 from fedrec.training.client_rule import client_rule_of
 from fedrec.training.draws import Layout
-from fedrec.types import Aggregate, FloatArray, IntArray, Interactions, Params, Split, State
+from fedrec.types import FloatArray, IntArray, Interactions, Params, Split, State
 
 Contract: TypeAlias = Callable[[Any], None]
 """Raises an error if a plug-in breaks it, `unittest.SkipTest` if it does not apply."""

@@ -7,11 +7,12 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from fedrec.aggregation.reduce import merge
+from fedrec.aggregation.update import RowBlock, UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.ragged import offsets_of
 from fedrec.testing.trial import as_bytes, require
 from fedrec.training.task import MEASURES
-from fedrec.types import FloatArray, IntArray, Params, RowBlock, State, UpdateBatch
+from fedrec.types import FloatArray, IntArray, Params, State
 
 Part: TypeAlias = Any
 """An aggregation or a server optimizer, whose base classes are above this package."""

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedrec.aggregation.returned import checked_broadcast, checked_init
+from fedrec.aggregation.update import Down, UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.compute.device import to_array
 from fedrec.compute.operations import row_dot
@@ -29,7 +30,7 @@ from fedrec.training.draws import Layout
 from fedrec.training.end import begin_end
 from fedrec.training.settings import Train
 from fedrec.training.task import ClientTask
-from fedrec.types import Down, FloatArray, IntArray, Params, ParamSpec, Shard, Split, UpdateBatch
+from fedrec.types import FloatArray, IntArray, Params, ParamSpec, Shard, Split
 
 # Per client id, every array that two rounds of training and a ranking give it.
 Results: TypeAlias = Mapping[int, Mapping[str, FloatArray]]

@@ -6,10 +6,11 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
+from fedrec.aggregation.update import Aggregate
 from fedrec.compute.context import RoundContext
 from fedrec.errors import ConfigError
 from fedrec.plugins import Plugin
-from fedrec.types import Aggregate, Axis, Params, ParamSpec, State
+from fedrec.types import Axis, Params, ParamSpec, State
 
 SEEN_ITEMS = "seen/items"
 """The private parameter that says which items a client rule remembers, -1 where there is none."""

@@ -78,7 +78,10 @@ class ClientState:
         """Return what the rule wants summed with the clients' weights."""
         specs = self.task.specs()
         rates = {name: self.optimizers.of(specs[name]).lr for name in self.steps}
-        return self.task.client_rule.extras(self.steps, rates)
+        extras = self.task.client_rule.extras(self.steps, rates)
+        like = torch.zeros(self.plan.shard.n_clients)
+        check_shapes("client rule: extras", extras, dict.fromkeys(extras, like))
+        return extras
 
     def gradient_terms(
         self,

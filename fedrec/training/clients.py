@@ -8,6 +8,7 @@ import torch
 
 from fedrec.aggregation.mix import clients_alike, rows_of, values_of
 from fedrec.aggregation.reduce import Summing, joined
+from fedrec.aggregation.update import Down, Mix, UpdateBatch
 from fedrec.personalization.base import FrozenItems
 from fedrec.ragged import offsets_of
 from fedrec.training.blocks import Together, bounded_slices
@@ -17,7 +18,7 @@ from fedrec.training.local_sgd import train_chunk
 from fedrec.training.plan import TrainingPlan, plan_training
 from fedrec.training.task import ClientTask
 from fedrec.transforms.base import Transform
-from fedrec.types import Down, FloatArray, IntArray, Mix, Params, Shard, UpdateBatch
+from fedrec.types import FloatArray, IntArray, Params, Shard
 
 _CHUNK_BYTES = 2**21
 """Item rows, or item vectors, of the pairs that are computed together: few enough to stay in the

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedrec.aggregation.update import RowBlock, UpdateBatch
 from fedrec.compute.device import to_array
 from fedrec.compute.operations import segment_sum
 from fedrec.errors import ConfigError, check_shapes, not_finite
@@ -30,7 +31,7 @@ from fedrec.training.micro_batches import MicroBatch, parts_of, summed_gradients
 from fedrec.training.plan import Epoch, Step, TrainingPlan
 from fedrec.training.task import ClientTask
 from fedrec.training.views import forward_in_view, penalties
-from fedrec.types import FloatArray, IntArray, RowBlock, UpdateBatch
+from fedrec.types import FloatArray, IntArray
 
 _NOT_FINITE_IN_FP16 = (
     "is not finite in fp16, which has no number above 65504; set engine.precision: bf16"

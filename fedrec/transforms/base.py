@@ -8,11 +8,12 @@ the sum.
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+from fedrec.aggregation.update import Aggregate, UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.errors import ConfigError
 from fedrec.plugins import Plugin
 from fedrec.ragged import Ragged
-from fedrec.types import Aggregate, Params, ParamSpec, Split, UpdateBatch
+from fedrec.types import Params, ParamSpec, Split
 
 
 class Transform(Plugin):

@@ -7,11 +7,12 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from fedrec.aggregation.update import UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.errors import ConfigError
 from fedrec.transforms.base import Transform
 from fedrec.transforms.encoding import slices_of
-from fedrec.types import FloatArray, UpdateBatch
+from fedrec.types import FloatArray
 
 
 class Clip(Transform):

@@ -8,9 +8,10 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrec.aggregation.update import RowBlock, UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.transforms.base import Transform
-from fedrec.types import FloatArray, IntArray, RowBlock, UpdateBatch
+from fedrec.types import FloatArray, IntArray
 
 _AT_ONCE = 2**15
 """Values of rows that are computed together."""

@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
+from fedrec.aggregation.update import UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.transforms.base import Transform
-from fedrec.types import FloatArray, IntArray, UpdateBatch
+from fedrec.types import FloatArray, IntArray
 
 
 class Gaussian(Transform):

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from fedrec.aggregation.update import RowBlock
 from fedrec.compute.context import RoundContext
 from fedrec.compute.operations import padded_mm
 from fedrec.transforms.encoding import Encoding
-from fedrec.types import FloatArray, IntArray, RowBlock
+from fedrec.types import FloatArray, IntArray
 
 
 class LowRank(Encoding):

@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 from fedrec.aggregation.returned import checked_update
+from fedrec.aggregation.update import UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.errors import check_shapes
 from fedrec.ragged import Ragged
 from fedrec.transforms.base import Transform
-from fedrec.types import FloatArray, Params, ParamSpec, UpdateBatch
+from fedrec.types import FloatArray, Params, ParamSpec
 
 
 def memory_specs(

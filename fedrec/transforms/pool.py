@@ -12,7 +12,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from fedrec.types import FloatArray, IntArray, RowBlock, UpdateBatch
+from fedrec.aggregation.update import RowBlock, UpdateBatch
+from fedrec.types import FloatArray, IntArray
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,10 +8,11 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrec.aggregation.update import RowBlock
 from fedrec.compute.context import RoundContext
 from fedrec.errors import NumericError
 from fedrec.transforms.encoding import Encoding, numbers16, slices_of
-from fedrec.types import FloatArray, IntArray, RowBlock
+from fedrec.types import FloatArray, IntArray
 
 _LARGEST = 65504.0
 """Of float16."""
@@ -81,13 +82,13 @@ class Quantize(Encoding):
         self.check(name, max(float(rows.max(initial=0)), -float(rows.min(initial=0))))
         for some in slices_of(rows):
             step, steps = self.steps(rows[some])
-            whole = _rounded(steps, None if numbers is None else numbers[some])
+            rounded = _rounded(steps, None if numbers is None else numbers[some])
             if self.scaled:
                 scale[some] = step[:, 0]
-                np.clip(whole, -127, 127, out=whole)
+                np.clip(rounded, -127, 127, out=rounded)
             else:
-                whole *= step
-            values[some] = whole
+                rounded *= step
+            values[some] = rounded
         values = values.reshape(block.values.shape)
         return replace(block, values=values, scale=scale if self.scaled else None)
 
@@ -151,9 +152,9 @@ def _rounded(steps: FloatArray, numbers: NDArray[np.uint16] | None) -> FloatArra
     """
     if numbers is None:
         return np.rint(steps, out=steps)
-    whole = np.floor(steps)
-    steps -= whole
+    rounded = np.floor(steps)
+    steps -= rounded
     steps *= np.float32(2**16)
     steps -= np.float32(0.5)
-    whole += numbers < steps
-    return whole
+    rounded += numbers < steps
+    return rounded

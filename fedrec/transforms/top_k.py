@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from fedrec.aggregation.update import RowBlock, UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.ragged import Ragged
 from fedrec.transforms.base import Transform
-from fedrec.types import FloatArray, Params, ParamSpec, RowBlock, UpdateBatch
+from fedrec.types import FloatArray, Params, ParamSpec
 
 
 class TopK(Transform):

@@ -4,10 +4,11 @@ from abc import abstractmethod
 from typing import Any, ClassVar, Literal
 
 from fedrec.aggregation.reduce import Summing, keep_each, reduce_sums
+from fedrec.aggregation.update import Aggregate, UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.errors import ConfigError
 from fedrec.plugins import Plugin
-from fedrec.types import Aggregate, Params, State, UpdateBatch
+from fedrec.types import Params, State
 
 
 class Aggregation(Plugin):

@@ -23,7 +23,7 @@ class Bulyan(Krum):
     reference: ClassVar[str] = "elmhamdi2018hidden"
 
     @property
-    def least(self) -> int:
+    def clients_needed(self) -> int:
         """4 f + 3 clients."""
         return 4 * self.byzantine + 3
 

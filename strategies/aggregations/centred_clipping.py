@@ -6,8 +6,9 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from fedrec.aggregation.reduce import touched_rows
+from fedrec.aggregation.update import Aggregate
 from fedrec.compute.context import RoundContext
-from fedrec.types import Aggregate, Params, State
+from fedrec.types import Params, State
 from strategies.aggregations.norm_bounded import NormBounded
 
 

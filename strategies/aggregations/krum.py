@@ -30,7 +30,7 @@ class Krum(RowWise):
     byzantine: int = Field(1, ge=0)
 
     @property
-    def least(self) -> int:
+    def clients_needed(self) -> int:
         """2 f + 3 clients."""
         return 2 * self.byzantine + 3
 

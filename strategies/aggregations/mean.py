@@ -5,8 +5,9 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from fedrec.aggregation.reduce import Average, Summing, Weighting, mean_update
+from fedrec.aggregation.update import Aggregate
 from fedrec.compute.context import RoundContext
-from fedrec.types import Aggregate, Params, State
+from fedrec.types import Params, State
 from strategies.aggregations.base import Aggregation
 
 

@@ -7,8 +7,9 @@ from pydantic import Field
 
 from fedrec.aggregation.lengths import of_rows, scaled, squared_lengths, squared_rows
 from fedrec.aggregation.reduce import reduce_sums
+from fedrec.aggregation.update import Aggregate, UpdateBatch
 from fedrec.compute.context import RoundContext
-from fedrec.types import Aggregate, Params, State, UpdateBatch
+from fedrec.types import Params, State
 from strategies.aggregations.mean import Mean
 
 _EARLIER = 0.9

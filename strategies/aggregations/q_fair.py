@@ -7,8 +7,9 @@ from pydantic import Field
 
 from fedrec.aggregation.lengths import squared_lengths
 from fedrec.aggregation.reduce import mean_update, weighted_sums
+from fedrec.aggregation.update import Aggregate, UpdateBatch
 from fedrec.compute.context import RoundContext
-from fedrec.types import Aggregate, Params, State, UpdateBatch
+from fedrec.types import Params, State
 from strategies.aggregations.base import Aggregation
 
 _LEAST_LOSS = 1e-3

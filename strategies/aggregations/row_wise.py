@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from fedrec.aggregation.update import Aggregate, RowBlock
 from fedrec.compute.context import RoundContext
 from fedrec.errors import ConfigError
 from fedrec.plugins import name_of
-from fedrec.types import Aggregate, FloatArray, IntArray, Params, RowBlock, State
+from fedrec.types import FloatArray, IntArray, Params, State
 from strategies.aggregations.base import Aggregation
 
 _VALUES_TOGETHER = 2**20
@@ -39,7 +40,7 @@ class RowWise(Aggregation):
     below: Literal["median", "mean", "skip"] = "median"
 
     @property
-    def least(self) -> int:
+    def clients_needed(self) -> int:
         """How many clients the rule needs; 1 by default."""
         return 1
 
@@ -59,14 +60,19 @@ class RowWise(Aggregation):
             ConfigError: If a round has too few clients.
         """
         experiment, name = run.experiment, name_of("aggregations", self)
-        cohort, least = experiment.rounds.clients_of(run.split.n_clients), self._least
+        n, least = run.split.n_clients, self._clients_needed
+        cohort = experiment.rounds.clients_of(n)
         if cohort < least:
+            advice = "raise rounds.cohort_size" if cohort < n else "lower its options"
             raise ConfigError(
                 f"strategy.aggregation: {name} takes {least} clients, and a round has {cohort}; "
-                "raise rounds.cohort_size, or take another aggregation"
+                f"{advice}, or take another aggregation"
             )
         why = "items that few clients touched take the median in any case"
         lines = self.unused(why, "min_clients") if name == self.below else []
+        if self.min_clients < self.clients_needed:
+            why = f"the rule takes {self.clients_needed} clients"
+            lines += self.unused(why, "min_clients")
         pairs = run.split.train.lengths * (1 + experiment.train.negatives * run.task.shared_epochs)
         touched = np.minimum(pairs, run.split.n_items).sum() / run.split.n_items
         each = min(cohort, touched * cohort / run.split.n_clients)
@@ -101,12 +107,12 @@ class RowWise(Aggregation):
         return state, change
 
     @property
-    def _least(self) -> int:
-        return max(self.least, self.min_clients)
+    def _clients_needed(self) -> int:
+        return max(self.clients_needed, self.min_clients)
 
     def _joint(self, rows: FloatArray) -> FloatArray:
         """Return the change of g items, float [g, n], of rows as for `choose`."""
-        if rows.shape[1] >= self._least:
+        if rows.shape[1] >= self._clients_needed:
             return self.choose(rows)
         if self.below == "skip":
             return np.zeros((len(rows), rows.shape[2]))

@@ -26,7 +26,7 @@ class TrimmedMean(RowWise):
     trim: float = Field(0.1, gt=0, lt=0.5)
 
     @property
-    def least(self) -> int:
+    def clients_needed(self) -> int:
         """One client that stays, and one at either end."""
         return 3
 

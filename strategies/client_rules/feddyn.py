@@ -7,9 +7,10 @@ from pydantic import Field
 from torch import Tensor
 
 from fedrec.aggregation.reduce import mean_update
+from fedrec.aggregation.update import Aggregate
 from fedrec.compute.context import RoundContext
 from fedrec.training.client_rule import ClientRule, ClientUpdate, ParamView
-from fedrec.types import Aggregate, Params, State
+from fedrec.types import Params, State
 
 _OF_CLIENT, _DIFFERENCE = "accumulated", "difference"
 

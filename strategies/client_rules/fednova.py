@@ -7,9 +7,10 @@ import numpy as np
 from torch import Tensor
 
 from fedrec.aggregation.fixed_point import from_fixed
+from fedrec.aggregation.update import Aggregate
 from fedrec.compute.context import RoundContext
 from fedrec.training.client_rule import ClientRule, ClientUpdate, ParamView
-from fedrec.types import Aggregate, Params, State
+from fedrec.types import Params, State
 
 _STEPS = "steps/"
 

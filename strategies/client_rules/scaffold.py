@@ -9,9 +9,10 @@ from torch import Tensor
 
 from fedrec.aggregation.fixed_point import from_fixed
 from fedrec.aggregation.reduce import mean_update
+from fedrec.aggregation.update import Aggregate
 from fedrec.compute.context import RoundContext
 from fedrec.training.client_rule import ClientRule, ClientUpdate, ParamView
-from fedrec.types import Aggregate, Params, State
+from fedrec.types import Params, State
 
 _CONTROL, _OF_CLIENT, _DISTANCE = "control", "client_control", "distance/"
 

@@ -16,11 +16,11 @@ from fedrec.types import FloatArray, IntArray, State
 if TYPE_CHECKING:
     from fedrec.config.experiment import Experiment
 
-TOLD = {
+REPORTED = {
     "examples": "how many train items each client has, once",
     "loss": "the mean training loss of each client, after every round that it takes part in",
 }
-"""What the server can be told of single clients."""
+"""What clients can report to the server for a selection."""
 
 
 class Selection(Plugin):
@@ -30,8 +30,7 @@ class Selection(Plugin):
     number of nodes and after a stop. Random numbers come from the `RoundContext`.
 
     Attributes:
-        needs: What the server must be told of single clients, see `TOLD`; without it the server
-            does not know.
+        needs: What clients must report to the server, see `REPORTED`.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
@@ -39,9 +38,9 @@ class Selection(Plugin):
     @classmethod
     def __pydantic_init_subclass__(cls, **_: object) -> None:
         """Check what the class declares."""
-        if not set(cls.needs) <= set(TOLD):
+        if not set(cls.needs) <= set(REPORTED):
             raise ConfigError(
-                f"selection {cls.__qualname__}: expected needs = a tuple of {', '.join(TOLD)}"
+                f"selection {cls.__qualname__}: expected needs = a tuple of {', '.join(REPORTED)}"
             )
 
     def init(self, examples: IntArray, context: RoundContext) -> State:

@@ -80,7 +80,9 @@ class ServerOptimizer(Plugin):
                 memory[STEPS] = memory[STEPS] + 1
             of_rows = change[name][rows]
             move, remembered = self.direction(of_rows, memory)
-            where, of_memory = f"server optimizer {type(self).__name__}", {**memory, **remembered}
+            where = f"server optimizer {type(self).__name__}"
+            counted = {STEPS: memory[STEPS]} if memory else {}
+            of_memory = {**counted, **remembered}
             check_shapes(f"{where}: direction", {name: np.asarray(move)}, {name: of_rows})
             check_shapes(f"{where}: memory of '{name}'", of_memory, memory)
             after[name] = _replaced(value, rows, value[rows] + move)

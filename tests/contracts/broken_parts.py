@@ -6,9 +6,10 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from fedrec.aggregation.reduce import weighted_sums
+from fedrec.aggregation.update import Aggregate, UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.plugins import Plugin
-from fedrec.types import Aggregate, FloatArray, IntArray, Params, State, UpdateBatch
+from fedrec.types import FloatArray, IntArray, Params, State
 from strategies.aggregations.mean import Mean
 from strategies.server_optimizers.sgd import SGD
 

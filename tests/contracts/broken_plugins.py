@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from pydantic import PrivateAttr, field_validator
 
+from fedrec.aggregation.update import Aggregate, Down, UpdateBatch
 from fedrec.compute.batch import Tensors
 from fedrec.compute.context import RoundContext
 from fedrec.data.catalogue import Catalogue
@@ -18,20 +19,13 @@ from fedrec.models.module import ModelParams
 from fedrec.personalization.base import FrozenItems, Personalization, Ranking, View
 from fedrec.plugins import Plugin
 from fedrec.training.client_rule import ClientRule, ClientUpdate, ParamView
-from fedrec.types import (
-    Aggregate,
-    Down,
-    IntArray,
-    Params,
-    ParamSpec,
-    State,
-    UpdateBatch,
-)
+from fedrec.types import IntArray, Params, ParamSpec, State
 from strategies import FedAvg, Strategy
 from strategies.aggregations.mean import Mean
 from strategies.server_optimizers.sgd import SGD
 from tests.contracts.broken_alone import BROKEN_ALONE
 from tests.contracts.broken_parts import BROKEN_PARTS
+from tests.contracts.broken_transforms import BROKEN_TRANSFORMS
 from tests.contracts.own_encoders import BROKEN_ENCODERS
 
 __all__ = ["BROKEN"]
@@ -323,6 +317,7 @@ BROKEN: list[tuple[Plugin, set[str]]] = [
     *BROKEN_ALONE,
     *BROKEN_ENCODERS,
     *BROKEN_PARTS,
+    *BROKEN_TRANSFORMS,
     (Linear(), {ALONE}),
     (Averaging(), {ALONE, OWN, TOGETHER, RANKING}),
     (FirstRow(), {ALONE}),

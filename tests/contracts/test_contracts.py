@@ -28,13 +28,19 @@ from tests.contracts.own_encoders import Lengths
 from tests.contracts.test_every_declaration import Added, Shifted, VmapShifted
 
 NEED_FILES = {"csv", "frame", "inter", "lists", "parquet", "ml-100k", "llm_prompt", *ENCODERS}
-SIZES = {"sasrec": ["embedding_dim=16", "max_len=20"], "llm_text": ["embedding_dim=8"]}
-TABLES = tuple(kind for kind in KINDS if kind != "transforms")
+SIZES = {
+    "sasrec": ["embedding_dim=16", "max_len=20"],
+    "llm_text": ["embedding_dim=8"],
+    "clip": ["norm=0.5"],
+    "gaussian": ["std=0.1"],
+    "low_rank": ["rank=4"],
+    **{name: ["rows=8"] for name in ("fedrecattack", "random_shilling", "popular_shilling")},
+}
 AXES = ("user", "client", "positive")
 
 
 def of_tables() -> Iterator[Plugin]:
-    for kind in TABLES:
+    for kind in KINDS:
         for name in table(kind):
             if name not in NEED_FILES:
                 yield load_plugin(f"{kind}/{name}", SIZES.get(name, ()))
@@ -88,7 +94,7 @@ def test_a_plugin_keeps_its_contracts(plugin: Plugin, contract: Any) -> None:
 def test_every_table_is_covered() -> None:
     in_files = {**DATASETS, **ENCODERS, "llm_prompt": LLMPrompt}
     covered = {type(plugin) for plugin in PLUGINS} | {in_files[name] for name in NEED_FILES}
-    assert covered >= {p for kind in TABLES for p in table(kind).values()}
+    assert covered >= {p for kind in KINDS for p in table(kind).values()}
 
 
 def test_a_name_of_several_tables_is_a_strategy_unless_the_table_is_said() -> None:

@@ -20,6 +20,7 @@ from fedrec.aggregation.returned import (
     checked_init,
     merged,
 )
+from fedrec.aggregation.update import Aggregate, Down, RowBlock, UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.errors import ProtocolError
 from fedrec.flower.records import Trained, decode, encode, encode_params
@@ -29,16 +30,7 @@ from fedrec.testing.trial import as_bytes
 from fedrec.training.client_rule import client_rule_of
 from fedrec.training.clients import train_clients
 from fedrec.training.task import ClientTask
-from fedrec.types import (
-    Aggregate,
-    Down,
-    FloatArray,
-    IntArray,
-    Params,
-    RowBlock,
-    State,
-    UpdateBatch,
-)
+from fedrec.types import FloatArray, IntArray, Params, State
 from strategies import STRATEGIES, Composed, Strategy
 from strategies.aggregations import AGGREGATIONS
 from strategies.aggregations.q_fair import QFair

@@ -9,7 +9,7 @@ import pytest
 from fedrec.errors import ConfigError
 from fedrec.runs.log import read_log
 from strategies.selections import SELECTIONS
-from strategies.selections.base import TOLD
+from strategies.selections.base import REPORTED
 from tests.integration.stopped_runs import go, go_on, outcome, stopped
 
 OTHERS = sorted(set(SELECTIONS) - {"uniform"})
@@ -58,7 +58,7 @@ def test_what_the_server_is_told_is_said_once(
     with caplog.at_level(logging.INFO, "fedrec"):
         go(tmp_path / "run", rounds=rounds(name, count=2))
     said = [line for line in caplog.messages if line.startswith("rounds.selection: the server is")]
-    expected = [TOLD[need] for need in SELECTIONS[name].needs]
+    expected = [REPORTED[need] for need in SELECTIONS[name].needs]
     assert [line.partition("told ")[2] for line in said] == expected
 
 

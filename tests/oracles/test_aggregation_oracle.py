@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedrec.aggregation.update import UpdateBatch
 from fedrec.testing.strategies import N_ITEMS, PARAMS, joint_change, updates
-from fedrec.types import FloatArray, UpdateBatch
+from fedrec.types import FloatArray
 from strategies.aggregations import AGGREGATIONS
 
 ROWS = st.lists(st.sets(st.integers(0, N_ITEMS - 1)).map(sorted), min_size=1, max_size=14)

@@ -18,10 +18,11 @@ from flwr.serverapp import strategy as flower
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedrec.aggregation.update import UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.flower.grid import claim_identity
 from fedrec.testing.strategies import N_ITEMS, PARAMS, updates
-from fedrec.types import FloatArray, Params, UpdateBatch
+from fedrec.types import FloatArray, Params
 from strategies import STRATEGIES
 
 HEAD: dict[str, FloatArray] = {name: PARAMS[name] for name in ("head", "constant")}

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedrec.aggregation.update import UpdateBatch
 from fedrec.testing.strategies import N_ITEMS, contracts_of_part, joint_change, updates
 from fedrec.testing.trial import as_bytes
-from fedrec.types import UpdateBatch
 from strategies.aggregations import AGGREGATIONS
 from strategies.aggregations.mean import Mean
 from tests.contracts.aggregation_options import OPTIONS, aggregations_of

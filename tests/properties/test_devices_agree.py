@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from fedrec.aggregation.update import Down
 from fedrec.compute.batch import pad_rows, padded_places
 from fedrec.compute.device import Resources, sees_gpu, to_array
 from fedrec.compute.operations import padded_mm, repeat_rows
@@ -22,7 +23,6 @@ from fedrec.personalization.plgc.decorrelation import cross_view, single_view
 from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.testing.trial import Trial
 from fedrec.training.settings import Train
-from fedrec.types import Down
 from strategies import Scaffold
 from strategies.client_rules.scaffold import ControlVariates
 from tests.contracts.content_models import Content, DroppingLayers, OwnLoss, TextAlone

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedrec.aggregation.update import Aggregate, UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.evaluation.scorer import UserScorer
 from fedrec.models.base import Model
@@ -21,7 +22,7 @@ from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.training.client_rule import client_rule_of
 from fedrec.training.clients import train_clients
 from fedrec.training.task import ClientTask
-from fedrec.types import Aggregate, FloatArray, IntArray, Params, Shard, State, UpdateBatch
+from fedrec.types import FloatArray, IntArray, Params, Shard, State
 from strategies import FedAvg, Strategy
 from tests.contracts.every_option import NAMES, strategies_of
 from tests.contracts.own_models import BiasedMF, Weighted

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from fedrec.aggregation.update import UpdateBatch
 from fedrec.errors import ConfigError
 from fedrec.models.base import Model
 from fedrec.models.mf import MatrixFactorization
 from fedrec.testing.trial import as_bytes
 from fedrec.training.clients import train_clients
-from fedrec.types import Shard, UpdateBatch
+from fedrec.types import Shard
 from tests.contracts.own_models import BiasedMF
 from tests.planted import federations, initial_state, method_of, rates
 

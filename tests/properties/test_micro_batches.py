@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedrec.aggregation.update import UpdateBatch
 from fedrec.models.base import Model
 from fedrec.models.sasrec import SASRec
 from fedrec.personalization.base import NoPersonalization, Personalization
 from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.training.clients import train_clients
-from fedrec.types import Params, Shard, UpdateBatch
+from fedrec.types import Params, Shard
 from tests.contracts.own_models import BiasedMF, SmallNet, VmapNet
 from tests.planted import federations, initial_state, method_of
 

@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrec.aggregation.codec import payload_bytes
+from fedrec.aggregation.update import Aggregate, UpdateBatch
 from fedrec.errors import NumericError
 from fedrec.models.pfedrec import PFedRec
 from fedrec.training.client_rule import client_rule_of
 from fedrec.training.clients import train_clients
-from fedrec.types import Aggregate, Shard, UpdateBatch
+from fedrec.types import Shard
 from strategies import STRATEGIES, Composed, FedAvg, QFedAvg
 from strategies.aggregations.mean import Mean
 from tests.planted import federations, initial_state, method_of, rates, shard_of

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrec.aggregation.codec import payload_bytes
+from fedrec.aggregation.update import Aggregate, UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.errors import NumericError
 from fedrec.models.mf import MatrixFactorization
@@ -19,7 +20,7 @@ from fedrec.transforms.gaussian import Gaussian
 from fedrec.transforms.pipeline import transformed
 from fedrec.transforms.quantize import Float16, Int8
 from fedrec.transforms.top_k import TopK
-from fedrec.types import Aggregate, Shard, UpdateBatch
+from fedrec.types import Shard
 from strategies import FedAvg
 from tests.planted import federations, initial_state, method_of, rates, shard_of
 from tests.properties.test_invariance import raw_partial

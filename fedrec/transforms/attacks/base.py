@@ -8,11 +8,14 @@ import numpy as np
 from pydantic import Field
 
 from fedrec.aggregation.returned import checked_pair, checked_update
+from fedrec.aggregation.update import UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.errors import ConfigError
+from fedrec.models.mf import MatrixFactorization
+from fedrec.plugins import name_of
 from fedrec.transforms.base import Transform
 from fedrec.transforms.pool import bounded, row_norms
-from fedrec.types import IntArray, Params, ParamSpec, Split, State, UpdateBatch
+from fedrec.types import IntArray, Params, ParamSpec, Split, State
 
 
 class Attack(Transform):
@@ -74,16 +77,22 @@ class Attack(Transform):
             )
 
     def without_effect(self, run: Any) -> list[str]:
-        """Say that most rounds have no attacker."""
+        """Say that most rounds have no attacker, or that the model is not as the attack assumes."""
         n = run.split.n_clients
         cohort = run.experiment.rounds.clients_of(n)
-        each = cohort * len(run.experiment.attackers_of(run.split)) / n
-        if each >= 1:
-            return []
-        return [
-            f"share: {self.share:g} makes about {each:.1f} attackers in a round of {cohort} "
-            "clients; raise it, or rounds.cohort_size"
-        ]
+        each, lines = cohort * len(run.experiment.attackers_of(run.split)) / n, []
+        if each < 1:
+            lines.append(
+                f"share: {self.share:g} makes about {each:.1f} attackers in a round of {cohort} "
+                "clients; raise it, or rounds.cohort_size"
+            )
+        if self.needs_factors and not isinstance(run.task.model, MatrixFactorization):
+            lines.append(
+                f"name: {name_of('transforms', self)} takes scores for products of a user's vector "
+                f"and a row of 'item', which those of {type(run.task.model).__name__} may not be: "
+                "the attack may be weaker than it could be"
+            )
+        return lines
 
     def check(self, specs: Mapping[str, ParamSpec]) -> None:
         """Check that the model has what the attack reads.

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from fedrec.aggregation.update import RowBlock, UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.compute.operations import padded_mm
 from fedrec.data.negatives import uniform_negatives
@@ -16,7 +17,7 @@ from fedrec.ragged import Ragged, offsets_of
 from fedrec.transforms.attacks.adam import fitted
 from fedrec.transforms.attacks.injection import Injection, random_items
 from fedrec.transforms.pool import bounded
-from fedrec.types import FloatArray, IntArray, Params, RowBlock, Split, State, UpdateBatch
+from fedrec.types import FloatArray, IntArray, Params, Split, State
 
 _INIT_STD = 0.01
 _LEAST = 1e-12

@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
+from fedrec.aggregation.update import UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.data.altered import with_train_items
 from fedrec.errors import ConfigError
@@ -13,7 +14,7 @@ from fedrec.plugins import Count
 from fedrec.transforms.attacks.adam import fitted
 from fedrec.transforms.attacks.base import Attack
 from fedrec.transforms.pool import row_norms
-from fedrec.types import FloatArray, IntArray, Params, Split, State, UpdateBatch
+from fedrec.types import FloatArray, IntArray, Params, Split, State
 
 CLASS_SHARES = (0.1, 0.45)
 """Of the items, most popular first: those of high and of middle popularity; the rest is low."""

@@ -2,10 +2,11 @@
 
 from typing import ClassVar
 
+from fedrec.aggregation.update import UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.transforms.attacks.base import Attack
 from fedrec.transforms.pool import rewritten
-from fedrec.types import Params, State, UpdateBatch
+from fedrec.types import Params, State
 
 
 class SignFlip(Attack):

@@ -7,11 +7,12 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from fedrec.aggregation.update import RowBlock, UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.compute.operations import padded_mm
 from fedrec.transforms.attacks.base import Attack
 from fedrec.transforms.pool import bounded, rewritten, row_norms
-from fedrec.types import FloatArray, IntArray, Params, RowBlock, State, UpdateBatch
+from fedrec.types import FloatArray, IntArray, Params, State
 
 _ITEMS_TOGETHER = 1024
 

@@ -12,12 +12,13 @@ from safetensors.numpy import load_file
 
 from clients.node import Node
 from fedrec.aggregation.mix import values_of
+from fedrec.aggregation.update import Aggregate, Down, Mix
 from fedrec.config.experiment import Experiment
 from fedrec.data.catalogue import Catalogue
 from fedrec.errors import ClientFailure, ConfigError
 from fedrec.flower.records import RoundRequest, Trained
 from fedrec.training.initial_values import initial_local
-from fedrec.types import Aggregate, Down, IntArray, Mix, Shard
+from fedrec.types import IntArray, Shard
 from tests.contracts.own_models import Fussy
 from tests.planted import catalogue_of, rates, shard_of
 

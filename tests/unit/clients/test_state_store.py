@@ -176,8 +176,8 @@ OTHERS = {"user": np.array([0, 2]), "client": np.array([0, 3]), "positive": np.a
 
 def test_parts_of_a_round_are_staged_one_by_one_and_taken_together(tmp_path: Path) -> None:
     store = opened(tmp_path)
-    store.stage(1, SOME, values(SOME, 7.0), part="0")
-    store.stage(1, OTHERS, values(OTHERS, 8.0), part="1")
+    store.stage(1, SOME, values(SOME, 7.0), cut="0")
+    store.stage(1, OTHERS, values(OTHERS, 8.0), cut="1")
     assert committed(store) == 0
     store.settle(1)
     user_values = store.get(EVERYBODY)["user"]
@@ -190,10 +190,10 @@ def test_parts_of_a_round_are_staged_one_by_one_and_taken_together(tmp_path: Pat
 def test_a_round_that_is_repeated_drops_every_part(tmp_path: Path) -> None:
     store = opened(tmp_path)
     before = store.get(SOME)["user"]
-    store.stage(1, SOME, values(SOME, 7.0), part="0")
-    store.stage(1, OTHERS, values(OTHERS, 7.0), part="1")
+    store.stage(1, SOME, values(SOME, 7.0), cut="0")
+    store.stage(1, OTHERS, values(OTHERS, 7.0), cut="1")
     store.settle(0)  # with the message that comes again
-    store.stage(1, OTHERS, values(OTHERS, 9.0), part="0")
+    store.stage(1, OTHERS, values(OTHERS, 9.0), cut="0")
     store.settle(1)
     assert (store.get(SOME)["user"] == before).all()
     assert (store.get(OTHERS)["user"] == 9.0).all()
@@ -201,8 +201,8 @@ def test_a_round_that_is_repeated_drops_every_part(tmp_path: Path) -> None:
 
 def test_a_death_between_two_parts_is_made_good(tmp_path: Path) -> None:
     store = opened(tmp_path)
-    store.stage(1, SOME, values(SOME, 7.0), part="0")
-    store.stage(1, OTHERS, values(OTHERS, 8.0), part="1")
+    store.stage(1, SOME, values(SOME, 7.0), cut="0")
+    store.stage(1, OTHERS, values(OTHERS, 8.0), cut="1")
     shutil.copytree(tmp_path / "node", tmp_path / "dead" / "node")
     store.settle(1)
     # Dead after the mark, before the files went: they are removed.

@@ -17,6 +17,7 @@ import clients.app
 import server.app
 from clients.node import Node
 from fedrec.aggregation.fixed_point import from_fixed, to_fixed
+from fedrec.aggregation.update import Down
 from fedrec.compute.context import RoundContext
 from fedrec.config.experiment import Experiment
 from fedrec.flower.grid import SerialGrid
@@ -25,7 +26,7 @@ from fedrec.personalization.base import NoPersonalization
 from fedrec.runs.prepare import prepare_run
 from fedrec.training.draws import capacity
 from fedrec.training.task import ClientTask
-from fedrec.types import Down, Shard
+from fedrec.types import Shard
 from tests.planted import catalogue_of, rates, shard_of
 
 CANARY = 12345.678

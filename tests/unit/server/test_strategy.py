@@ -9,6 +9,7 @@ import pytest
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from fedrec.aggregation.update import Aggregate, RowBlock, UpdateBatch
 from fedrec.config.experiment import Experiment
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.prepare import split_of
@@ -19,7 +20,7 @@ from fedrec.flower.grid import SerialGrid
 from fedrec.runs.log import Bytes, read_log
 from fedrec.runs.prepare import OpenRun
 from fedrec.runs.recorder import Recorder
-from fedrec.types import Aggregate, FailedClient, FloatArray, RowBlock, UpdateBatch
+from fedrec.types import FailedClient, FloatArray
 from server.strategy import FlowerStrategy
 from strategies import FedAvg
 from strategies.selections.uniform import cohort

@@ -9,18 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrec.aggregation.mix import values_of
+from fedrec.aggregation.update import Aggregate, Down, RowBlock, UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.ragged import offsets_of
-from fedrec.types import (
-    Aggregate,
-    Down,
-    FloatArray,
-    IntArray,
-    Params,
-    RowBlock,
-    State,
-    UpdateBatch,
-)
+from fedrec.types import FloatArray, IntArray, Params, State
 from strategies import Clustered, FedAvg
 
 N, D = 12, 3

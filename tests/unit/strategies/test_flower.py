@@ -16,11 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrec.aggregation.returned import checked_apply, checked_init
+from fedrec.aggregation.update import Aggregate, RowBlock, UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.errors import ConfigError
 from fedrec.ragged import offsets_of
 from fedrec.testing.trial import as_bytes
-from fedrec.types import Aggregate, FloatArray, IntArray, Params, RowBlock, State, UpdateBatch
+from fedrec.types import FloatArray, IntArray, Params, State
 from strategies import Composed, Flower
 from strategies.attributes import attributes_of, state_of
 from strategies.base import Strategy

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from fedrec.aggregation.mix import values_of
 from fedrec.aggregation.returned import checked_apply, checked_broadcast, checked_init
+from fedrec.aggregation.update import RowBlock, UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.ragged import offsets_of
 from fedrec.training.client_rule import ClientRule
-from fedrec.types import FloatArray, Params, RowBlock, State, UpdateBatch
+from fedrec.types import FloatArray, Params, State
 from strategies import FedAvg, GPFedRec
 
 ITEMS, WIDTH, CLIENTS = 6, 2, 6

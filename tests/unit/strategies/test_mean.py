@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from fedrec.aggregation.update import RowBlock, UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.errors import ConfigError
-from fedrec.types import Params, RowBlock, State, UpdateBatch
+from fedrec.types import Params, State
 from strategies import FedAvg
 from strategies.aggregations.mean import Mean
 

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fedrec.aggregation.update import RowBlock, UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.ragged import offsets_of
-from fedrec.types import FloatArray, Params, RowBlock, UpdateBatch
+from fedrec.types import FloatArray, Params
 from strategies import Krum, Median, MultiKrum, Strategy
 
 

@@ -13,6 +13,7 @@ from threadpoolctl import ThreadpoolController
 
 from fedrec.aggregation.fixed_point import SCALE, check_terms, to_fixed
 from fedrec.aggregation.reduce import Summing
+from fedrec.aggregation.update import RowBlock, RowSums, UpdateBatch
 from fedrec.compute.device import to_array
 from fedrec.data.negatives import check_rows_with_pool, pool_excluded
 from fedrec.models.mf import MatrixFactorization
@@ -28,7 +29,7 @@ from fedrec.training.initial_values import initial_local
 from fedrec.training.settings import Train
 from fedrec.training.task import ClientTask
 from fedrec.transforms.base import Transform
-from fedrec.types import FloatArray, Params, RowBlock, RowSums, Shard, UpdateBatch
+from fedrec.types import FloatArray, Params, Shard
 
 
 def train_numba(

@@ -172,8 +172,8 @@ def _quantise(work, has_scale, stochastic, numbers, width):
             scale = np.ceil(wanted / step) * step
             divisor = max(scale, _LEAST)
             for a in range(len(row)):
-                whole = _rounded(np.float32(row[a]) / divisor, stochastic, drawn[a])
-                row[a] = min(max(whole, -_LEVELS), _LEVELS) * scale
+                rounded = _rounded(np.float32(row[a]) / divisor, stochastic, drawn[a])
+                row[a] = min(max(rounded, -_LEVELS), _LEVELS) * scale
         else:
             for a in range(len(row)):
                 value = np.float32(row[a])
@@ -194,5 +194,5 @@ def _rounded(steps, stochastic, number):
     """Return a whole number next to a float32; up where a random number is below the rest."""
     if not stochastic:
         return np.rint(steps)
-    whole = np.floor(steps)
-    return whole + (_ONE if np.float32(number) < (steps - whole) * _2_16 - _HALF else _ZERO)
+    rounded = np.floor(steps)
+    return rounded + (_ONE if np.float32(number) < (steps - rounded) * _2_16 - _HALF else _ZERO)

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from fedrec.aggregation.codec import Payloads, decode, encode, payload_bytes
 from fedrec.aggregation.reduce import Summing, joined, keep_each, reduce_sums, sorted_by_client
+from fedrec.aggregation.update import RowBlock, UpdateBatch
 from fedrec.errors import NumericError, ProtocolError
 from fedrec.ragged import offsets_of
-from fedrec.types import FloatArray, IntArray, RowBlock, UpdateBatch
+from fedrec.types import FloatArray, IntArray
 
 TYPES = [np.dtype(kind) for kind in (np.float32, np.float16, np.int8, np.float64)]
 Rows = list[list[int]]

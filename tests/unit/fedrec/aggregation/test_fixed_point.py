@@ -19,9 +19,10 @@ from fedrec.aggregation.fixed_point import (
     to_fixed,
     total_of,
 )
+from fedrec.aggregation.update import RowBlock
 from fedrec.errors import NumericError
 from fedrec.ragged import offsets_of
-from fedrec.types import FloatArray, RowBlock
+from fedrec.types import FloatArray
 
 finite = st.floats(-1e6, 1e6, width=32)
 

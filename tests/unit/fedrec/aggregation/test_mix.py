@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from fedrec.aggregation.mix import clients_alike, packed, rows_of, unpacked, values_of
-from fedrec.types import Down, FloatArray, Mix
+from fedrec.aggregation.update import Down, Mix
+from fedrec.types import FloatArray
 
 WEIGHTS = st.one_of(
     st.sampled_from([0.0, 0.0, 1.0]), st.floats(-2, 2, width=32, allow_subnormal=False)

@@ -17,10 +17,11 @@ from fedrec.aggregation.reduce import (
     metric_sums,
     reduce_sums,
 )
+from fedrec.aggregation.update import RowBlock, UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.errors import NumericError
 from fedrec.ragged import offsets_of
-from fedrec.types import FloatArray, RowBlock, UpdateBatch
+from fedrec.types import FloatArray
 from strategies import FedAvg
 
 N_ITEMS, DIM = 6, 2

@@ -17,10 +17,11 @@ from fedrec.aggregation.returned import (
     checked_sum,
     merged,
 )
+from fedrec.aggregation.update import Aggregate, Down, Mix
 from fedrec.compute.context import RoundContext
 from fedrec.errors import ConfigError, FedRecError, NumericError
 from fedrec.training.client_rule import ClientRule, client_rule_of
-from fedrec.types import Aggregate, Down, FloatArray, IntArray, Mix, Params, State
+from fedrec.types import FloatArray, IntArray, Params, State
 from strategies import FedAvg
 from strategies.base import Payload
 from strategies.client_rules.scaffold import ControlVariates

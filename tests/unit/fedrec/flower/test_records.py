@@ -15,13 +15,14 @@ from numpy.testing import assert_equal
 
 from fedrec.aggregation.codec import payload_bytes
 from fedrec.aggregation.reduce import keep_each
+from fedrec.aggregation.update import Aggregate, Down, Mix, RowBlock, UpdateBatch
 from fedrec.errors import ProtocolError
 from fedrec.evaluation.evaluate import Evaluation
 from fedrec.flower import records
 from fedrec.flower.grid import claim_identity
 from fedrec.flower.records import RollCall, RoundRequest, Trained
 from fedrec.testing.trial import as_bytes
-from fedrec.types import Aggregate, Down, FailedClient, FloatArray, Mix, RowBlock, UpdateBatch
+from fedrec.types import FailedClient, FloatArray
 
 words = st.text(min_size=1, max_size=20)
 numbers = st.integers(0, 2**31)

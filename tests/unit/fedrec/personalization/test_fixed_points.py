@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from fedrec.aggregation.update import UpdateBatch
 from fedrec.data.catalogue import Catalogue
 from fedrec.evaluation.scorer import UserScorer
 from fedrec.models.base import Batch, Model
@@ -24,7 +25,7 @@ from fedrec.training.clients import train_clients
 from fedrec.training.end import begin_end
 from fedrec.training.plan import plan_training
 from fedrec.training.task import ClientTask
-from fedrec.types import Params, ParamSpec, UpdateBatch
+from fedrec.types import Params, ParamSpec
 from tests.contracts.content_models import TextAlone
 from tests.contracts.own_models import Weighted
 from tests.planted import (

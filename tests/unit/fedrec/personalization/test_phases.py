@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from fedrec.aggregation.update import UpdateBatch
 from fedrec.errors import ConfigError
 from fedrec.models.base import Batch
 from fedrec.models.module import ModelParams
@@ -16,7 +17,7 @@ from fedrec.training.client_rule import ClientRule
 from fedrec.training.clients import train_clients
 from fedrec.training.draws import capacity, draw_round
 from fedrec.training.task import ClientTask
-from fedrec.types import Params, ParamSpec, UpdateBatch
+from fedrec.types import Params, ParamSpec
 from strategies.client_rules.proximal import Proximal
 from strategies.client_rules.scaffold import ControlVariates
 from tests.contracts.own_models import BiasedMF, Weighted

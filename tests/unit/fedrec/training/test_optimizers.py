@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedrec.aggregation.update import UpdateBatch
 from fedrec.config.experiment import load_experiment
 from fedrec.errors import ConfigError
 from fedrec.models.base import Model
 from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.training.clients import train_clients
 from fedrec.training.schedule import Schedule
-from fedrec.types import Params, Shard, UpdateBatch
+from fedrec.types import Params, Shard
 from strategies import Scaffold
 from tests.contracts.own_models import BiasedMF, SmallNet, Weighted
 from tests.oracles.test_optimizer_oracle import OPTIMIZERS, TRAINS

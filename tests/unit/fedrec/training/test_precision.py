@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from fedrec.aggregation.update import UpdateBatch
 from fedrec.compute.device import Resources
 from fedrec.errors import ConfigError
 from fedrec.models.base import Batch, Model
@@ -15,7 +16,6 @@ from fedrec.models.module import ModelParams
 from fedrec.personalization.plgc.plgc import PLGC
 from fedrec.testing.trial import TRAIN, Trial
 from fedrec.training.clients import train_clients
-from fedrec.types import UpdateBatch
 from tests.contracts.content_models import Content, TextAlone, TwoLayers
 
 

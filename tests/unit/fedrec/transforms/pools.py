@@ -3,9 +3,10 @@
 import numpy as np
 from hypothesis import strategies as st
 
+from fedrec.aggregation.update import RowBlock, UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.ragged import offsets_of
-from fedrec.types import FloatArray, RowBlock, UpdateBatch
+from fedrec.types import FloatArray
 
 N_ITEMS, D, N_CLIENTS = 12, 3, 40
 PARAMS = {

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm as normal
 
+from fedrec.aggregation.update import UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.errors import ConfigError
 from fedrec.ragged import Ragged
@@ -30,7 +31,7 @@ from fedrec.transforms.attacks.scaling import Scaling
 from fedrec.transforms.attacks.sign_flip import SignFlip
 from fedrec.transforms.attacks.ua_fedrec import UaFedRec, similarity_step
 from fedrec.transforms.pool import row_norms
-from fedrec.types import FloatArray, ParamSpec, State, UpdateBatch
+from fedrec.types import FloatArray, ParamSpec, State
 from tests.unit.fedrec.transforms.pools import (
     N_CLIENTS,
     N_ITEMS,

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrec.aggregation.reduce import Summing, joined, reduce_sums
+from fedrec.aggregation.update import RowBlock, UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.config.experiment import Experiment
 from fedrec.errors import ConfigError, NumericError
@@ -25,7 +26,7 @@ from fedrec.transforms.low_rank import LowRank
 from fedrec.transforms.pipeline import memory_specs, transformed
 from fedrec.transforms.quantize import Float16, Int8
 from fedrec.transforms.top_k import TopK
-from fedrec.types import FloatArray, ParamSpec, RowBlock, UpdateBatch
+from fedrec.types import FloatArray, ParamSpec
 
 N_ITEMS, D = 9, 4
 CONTEXT = RoundContext(seed=3, round=2, n_clients=50, n_items=N_ITEMS)

@@ -10,6 +10,7 @@ User 1: l(0) = l(2) = .5/sqrt 2 = .353553, l(3) = 0; s = p.e + .5*3*l = (1.53033
 import numpy as np
 import torch
 
+from fedrec.aggregation.update import UpdateBatch
 from fedrec.models.mf import MatrixFactorization
 from fedrec.personalization.base import FrozenItems
 from fedrec.personalization.plgc.decorrelation import single_view
@@ -20,7 +21,7 @@ from fedrec.training.local_sgd import train_chunk
 from fedrec.training.plan import TrainingPlan, plan_training
 from fedrec.training.settings import Train
 from fedrec.training.task import ClientTask
-from fedrec.types import Params, Shard, UpdateBatch
+from fedrec.types import Params, Shard
 from tests.planted import rates, shard_of
 
 TABLE = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [-1.0, 1.0]])
