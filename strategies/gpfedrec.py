@@ -18,7 +18,7 @@ from fedrec.aggregation.reduce import (
 )
 from fedrec.aggregation.similarity import cosines
 from fedrec.aggregation.sketch import count_sketch
-from fedrec.aggregation.update import Aggregate, Down, Mix, UpdateBatch
+from fedrec.aggregation.update import Aggregates, Down, Mix, UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.errors import ConfigError
 from fedrec.plugins import Count, name_of
@@ -144,11 +144,7 @@ class GPFedRec(Strategy):
         return Down(shared, {"item": Mix(tables, weights)})
 
     def apply(
-        self,
-        state: State,
-        params: Params,
-        aggregates: Mapping[int, Aggregate],
-        context: RoundContext,
+        self, state: State, params: Params, aggregates: Aggregates, context: RoundContext
     ) -> tuple[State, Params]:
         """Replace the tables of the clients of the round, and make the graph anew."""
         batch = sorted_by_client([each.each for each in aggregates.values() if each.each])

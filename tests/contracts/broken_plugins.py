@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from pydantic import PrivateAttr, field_validator
 
-from fedrec.aggregation.update import Aggregate, Down, UpdateBatch
+from fedrec.aggregation.update import Aggregate, Aggregates, Down, UpdateBatch
 from fedrec.compute.batch import Tensors
 from fedrec.compute.context import RoundContext
 from fedrec.data.catalogue import Catalogue
@@ -260,11 +260,7 @@ class Remembering(FedAvg):
         return super().init(params, context)
 
     def apply(
-        self,
-        state: State,
-        params: Params,
-        aggregates: Mapping[int, Aggregate],
-        context: RoundContext,
+        self, state: State, params: Params, aggregates: Aggregates, context: RoundContext
     ) -> tuple[State, Params]:
         rate, self._stepped = 0.5 if self._stepped else 1.0, True
         step = FedAvg(server_optimizer={"lr": rate})
@@ -295,11 +291,7 @@ class Partial(Strategy):
         return replace(aggregate, clients=aggregate.clients - 1)
 
     def apply(
-        self,
-        state: State,
-        params: Params,
-        aggregates: Mapping[int, Aggregate],
-        context: RoundContext,
+        self, state: State, params: Params, aggregates: Aggregates, context: RoundContext
     ) -> tuple[State, Params]:
         rate = np.float32(1 / aggregates[0].clients)
         return state, {name: value * rate for name, value in params.items()}

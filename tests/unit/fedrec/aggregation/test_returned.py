@@ -1,6 +1,6 @@
 """What a strategy returns is checked at once, and the message names the strategy."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -17,7 +17,7 @@ from fedrec.aggregation.returned import (
     checked_sum,
     merged,
 )
-from fedrec.aggregation.update import Aggregate, Down, Mix
+from fedrec.aggregation.update import Aggregate, Aggregates, Down, Mix
 from fedrec.compute.context import RoundContext
 from fedrec.errors import ConfigError, FedRecError, NumericError
 from fedrec.training.client_rule import ClientRule, client_rule_of
@@ -46,11 +46,7 @@ class Returning(FedAvg):
         return RETURNED["init"] if "init" in RETURNED else State()
 
     def apply(
-        self,
-        state: State,
-        params: Params,
-        aggregates: Mapping[int, Aggregate],
-        context: RoundContext,
+        self, state: State, params: Params, aggregates: Aggregates, context: RoundContext
     ) -> tuple[State, Params]:
         return RETURNED["apply"](params) if "apply" in RETURNED else (state, params)
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from fedrec.config.experiment import Rounds
+from fedrec.config.rounds import Rounds
 from fedrec.errors import ConfigError
 from strategies.selections.uniform import cohort
 

@@ -1,0 +1,77 @@
+"""The section ``rounds``: how long a run is, and with whom."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from fedrec.config.fields import PluginField
+from fedrec.errors import ConfigError
+from fedrec.plugins import Count, Plugin, Section, lookup
+
+COHORT = {"cohort_size", "cohort_fraction"}
+"""Options of which one excludes the other."""
+
+
+class Rounds(Section):
+    """How long, and with whom.
+
+    Args:
+        count: rounds at most.
+        cohort_size: clients in a round, or ``all``.
+        cohort_fraction: the same as a share of all clients; excludes ``cohort_size``.
+        patience: Stop after this many evaluations in a row without a better validation metric;
+            None: never. As long as the best is not 5 % above popularity, where most models pause,
+            an evaluation whose training loss has fallen by 1 % starts the count anew.
+        max_failures: clients that may fail in a round before the run stops.
+        selection: how the clients of a round are chosen.
+    """
+
+    count: int = Field(100, ge=1)
+    cohort_size: Count | Literal["all"] = "all"
+    cohort_fraction: float | None = Field(None, gt=0, le=1)
+    patience: int | None = Field(15, ge=1)
+    max_failures: int = Field(0, ge=0)
+    selection: Annotated[Plugin, PluginField("selections", "uniform")] = Field(
+        default_factory=lambda: lookup("selections", "uniform")(), validate_default=True
+    )
+
+    def clients_of(self, n_clients: int) -> int:
+        """Return how many clients take part in a round.
+
+        Args:
+            n_clients: All clients of the run.
+
+        Raises:
+            ConfigError: If more are asked for than there are.
+        """
+        if self.cohort_fraction is not None:
+            return max(1, round(self.cohort_fraction * n_clients))
+        if self.cohort_size == "all":
+            return n_clients
+        if self.cohort_size > n_clients:
+            raise ConfigError(
+                f"rounds.cohort_size: {self.cohort_size} is more than the {n_clients} clients; "
+                "lower it or write 'all'"
+            )
+        return self.cohort_size
+
+    def without_effect(self, run: Any) -> list[str]:
+        """Say that the run is too short for its patience, or that a share of 1 is all."""
+        lines = []
+        evaluations = -(-self.count // run.experiment.evaluate.every)
+        due = "1 evaluation" if evaluations == 1 else f"{evaluations} evaluations"
+        default = type(self).model_fields["patience"].default
+        if self.patience not in (None, default) and self.patience >= evaluations:
+            lines.append(
+                f"patience: {self.patience} has no effect: rounds.count {self.count} leads to "
+                f"only {due} (evaluate.every: {run.experiment.evaluate.every})"
+            )
+        if self.cohort_fraction == 1:
+            lines.append("cohort_fraction: 1 has no effect: all clients take part by default")
+        return lines
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if self.cohort_fraction is not None and self.cohort_size != "all":
+            raise ValueError("cohort_fraction: excludes cohort_size; give one of them")
+        return self
