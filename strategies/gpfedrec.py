@@ -194,8 +194,10 @@ class GPFedRec(Strategy):
         weights = first = chosen / chosen.sum(1, keepdims=True)
         for _ in range(1, self.layers):
             # Whole numbers, so that the product of matrices is exact in any order.
-            whole, whole_first = (np.rint(each * 2.0**_WEIGHT_BITS) for each in (weights, first))
-            weights = whole @ whole_first
+            rounded, rounded_first = (
+                np.rint(each * 2.0**_WEIGHT_BITS) for each in (weights, first)
+            )
+            weights = rounded @ rounded_first
             weights /= weights.sum(1, keepdims=True)
         return np.asarray(weights, np.float32)
 

@@ -1,17 +1,15 @@
 """Clipping: the norm of what a client sends is bounded."""
 
-from dataclasses import replace
-from math import prod
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
+from fedrec.aggregation.lengths import of_rows, scaled, squared_lengths, squared_rows
 from fedrec.aggregation.update import UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.errors import ConfigError
 from fedrec.transforms.base import Transform
-from fedrec.transforms.encoding import slices_of
 from fedrec.types import FloatArray
 
 
@@ -42,54 +40,14 @@ class Clip(Transform):
 
     def on_update(self, batch: UpdateBatch, context: RoundContext) -> UpdateBatch:
         """Return the clipped updates."""
-        n = len(batch.client_ids)
-        tables = {name: block for name, block in batch.tables.items() if "/" not in name}
-        dense = {name: value for name, value in batch.dense.items() if "/" not in name}
-        owners = {
-            **{name: np.repeat(np.arange(n), np.diff(b.offsets)) for name, b in tables.items()},
-            **dict.fromkeys(dense, np.arange(n)),
-        }
-        values = {**{name: block.values for name, block in tables.items()}, **dense}
-        squares = {name: _squares(value) for name, value in values.items()}
+        squares = squared_rows(batch)
         if self.per == "update":
-            total = np.zeros(n)
-            for name, each in squares.items():
-                total += np.bincount(owners[name], each, n)  # in the order of the rows
-            squares = {name: total[owner] for name, owner in owners.items()}
-        clipped = {name: _shortened(v, squares[name], self.norm) for name, v in values.items()}
-        blocks = {name: replace(block, values=clipped[name]) for name, block in tables.items()}
-        return replace(
-            batch,
-            tables={**batch.tables, **blocks},
-            dense={**batch.dense, **{name: clipped[name] for name in dense}},
-        )
+            squares = of_rows(batch, squared_lengths(batch))
+        return scaled(batch, {name: self._factors(each) for name, each in squares.items()})
 
-
-def _squares(values: FloatArray) -> FloatArray:
-    """Return the squared norm of each row, float64 [n].
-
-    Every fourth square is added up, then the four sums: the order in which
-    `fedrec.training.executors.numba.transforms` adds them.
-    """
-    rows = values.reshape(len(values), prod(values.shape[1:]))
-    squares = np.empty(len(rows))
-    for some in slices_of(rows):
-        # Column by column, because numpy adds up short rows one by one.
-        columns = np.ascontiguousarray(rows[some].T).astype(np.float64)
-        columns *= columns
-        sums = np.zeros((4, columns.shape[1]))
-        for at in range(0, len(columns), 4):
-            four = columns[at : at + 4]
-            sums[: len(four)] += four
-        squares[some] = (sums[0] + sums[2]) + (sums[1] + sums[3])
-    return squares
-
-
-def _shortened(values: FloatArray, squares: FloatArray, norm: float) -> FloatArray:
-    """Return rows with a norm, given by its square, of at most a bound."""
-    long = np.flatnonzero(squares > norm**2)
-    if not len(long):
-        return values
-    factor = np.ones(len(values), np.float32)
-    factor[long] = norm / np.sqrt(squares[long])
-    return np.asarray(values * factor.reshape(-1, *[1] * (values.ndim - 1)), values.dtype)
+    def _factors(self, squares: FloatArray) -> FloatArray:
+        """Return what rows are multiplied by, float32 [n], given their squared norms."""
+        factors = np.ones(len(squares), np.float32)
+        long = np.flatnonzero(squares > self.norm**2)
+        factors[long] = self.norm / np.sqrt(squares[long])
+        return factors

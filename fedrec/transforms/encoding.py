@@ -1,7 +1,6 @@
 """What transforms share that change the form in which values travel."""
 
 from abc import abstractmethod
-from collections.abc import Iterator
 from dataclasses import replace
 from math import prod
 
@@ -11,10 +10,7 @@ from numpy.typing import NDArray
 from fedrec.aggregation.update import RowBlock, UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.transforms.base import Transform
-from fedrec.types import FloatArray, IntArray
-
-_AT_ONCE = 2**15
-"""Values of rows that are computed together."""
+from fedrec.types import IntArray
 
 
 class Encoding(Transform):
@@ -66,10 +62,3 @@ def numbers16(
     size = prod(block.values.shape[1:])
     words = context.words(name, clients, np.diff(block.offsets), -(-size // 4))
     return words.astype("<u8", copy=False).view("<u2")[:, :size]
-
-
-def slices_of(rows: FloatArray) -> Iterator[slice]:
-    """Yield slices of rows, [n, size], few enough that what is made of them stays in the cache."""
-    step = max(_AT_ONCE // max(rows.shape[1], 1), 1)
-    for start in range(0, len(rows), step):
-        yield slice(start, start + step)

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from fedrec.aggregation.lengths import row_squares
 from fedrec.aggregation.update import RowBlock, UpdateBatch
 from fedrec.types import FloatArray, IntArray
 
@@ -21,29 +22,29 @@ class Values:
     """The changes of one parameter by several attackers.
 
     Args:
-        own: float [n, *shape], one change each: of a row by an attacker that touched it, or of a
+        honest: float [n, *shape], one change each: of a row by an attacker that touched it, or of a
             dense parameter by each attacker.
         index: int64 [n], what each change is of, numbered from 0.
     """
 
-    own: FloatArray
+    honest: FloatArray
     index: IntArray
 
     @cached_property
     def mean(self) -> FloatArray:
         """float64 [n, *shape], the mean of the attackers that changed the same."""
-        return self._mean_of(_flat(self.own))[self.index].reshape(self.own.shape)
+        return self._mean_of(_flat(self.honest))[self.index].reshape(self.honest.shape)
 
     @cached_property
     def std(self) -> FloatArray:
         """float64 [n, *shape], their standard deviation; 0 for what one of them changed alone."""
-        variance = self._mean_of(_flat(self.own - self.mean) ** 2)
-        return np.asarray(np.sqrt(variance)[self.index].reshape(self.own.shape))
+        variance = self._mean_of(_flat(self.honest - self.mean) ** 2)
+        return np.asarray(np.sqrt(variance)[self.index].reshape(self.honest.shape))
 
     @cached_property
     def size(self) -> FloatArray:
         """float64 [n], the root mean square of all numbers in their changes."""
-        return np.asarray(np.sqrt(self._mean_of(_flat(self.own) ** 2).mean(axis=1))[self.index])
+        return np.asarray(np.sqrt(self._mean_of(_flat(self.honest) ** 2).mean(axis=1))[self.index])
 
     def _mean_of(self, values: FloatArray) -> FloatArray:
         """Return the means of rows that are of the same, float64 [k, ...]."""
@@ -65,8 +66,8 @@ def rewritten(pool: UpdateBatch, rule: Rule) -> UpdateBatch:
         rule: What is sent in place of each change.
     """
 
-    def apply(own: FloatArray, index: IntArray) -> FloatArray:
-        return np.asarray(rule(Values(own, index)), own.dtype)
+    def apply(honest: FloatArray, index: IntArray) -> FloatArray:
+        return np.asarray(rule(Values(honest, index)), honest.dtype)
 
     tables = {}
     for name, block in pool.tables.items():
@@ -79,13 +80,13 @@ def rewritten(pool: UpdateBatch, rule: Rule) -> UpdateBatch:
 
 def row_norms(block: RowBlock) -> FloatArray:
     """Return the norm of each changed row, float64 [n]."""
-    return np.asarray(np.sqrt((_flat(block.values) ** 2).sum(axis=1)))
+    return np.sqrt(row_squares(block.values))
 
 
 def bounded(values: FloatArray, bound: float) -> FloatArray:
     """Return rows that are shortened to a norm where they are longer, float [n, *shape]."""
     flat = _flat(values)
-    norms = np.sqrt((flat**2).sum(axis=1))
+    norms = np.sqrt(row_squares(values))
     factors = np.minimum(1.0, bound / np.maximum(norms, np.finfo(np.float64).tiny))
     return np.asarray((flat * factors[:, None]).reshape(values.shape), values.dtype)
 

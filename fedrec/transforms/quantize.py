@@ -8,10 +8,11 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrec.aggregation.lengths import slices_of
 from fedrec.aggregation.update import RowBlock
 from fedrec.compute.context import RoundContext
 from fedrec.errors import NumericError
-from fedrec.transforms.encoding import Encoding, numbers16, slices_of
+from fedrec.transforms.encoding import Encoding, numbers16
 from fedrec.types import FloatArray, IntArray
 
 _LARGEST = 65504.0

@@ -34,7 +34,7 @@ class GaussianAttack(Attack):
         generator = context.generator("gaussian-attack")
 
         def noise(values: Values) -> FloatArray:
-            size = values.size.reshape(-1, *[1] * (values.own.ndim - 1))
-            return self.factor * size * generator.standard_normal(values.own.shape)
+            size = values.size.reshape(-1, *[1] * (values.honest.ndim - 1))
+            return self.factor * size * generator.standard_normal(values.honest.shape)
 
         return state, rewritten(pool, noise)

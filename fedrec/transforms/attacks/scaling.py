@@ -32,4 +32,4 @@ class Scaling(Attack):
     ) -> tuple[State, UpdateBatch]:
         """Return the multiple of each change."""
         factor = self.factor or len(context.cohort) / len(pool.client_ids)
-        return state, rewritten(pool, lambda values: factor * values.own)
+        return state, rewritten(pool, lambda values: factor * values.honest)

@@ -23,4 +23,4 @@ class SignFlip(Attack):
         self, state: State, pool: UpdateBatch, params: Params, context: RoundContext
     ) -> tuple[State, UpdateBatch]:
         """Return the negative of each change."""
-        return state, rewritten(pool, lambda values: -values.own)
+        return state, rewritten(pool, lambda values: -values.honest)

@@ -48,7 +48,7 @@ class UaFedRec(Attack):
         """Return perturbed rows, and as many examples as may be claimed."""
         distance = self.deviations
 
-        update = rewritten(pool, lambda own: own.mean - distance * np.sign(own.mean) * own.std)
+        update = rewritten(pool, lambda of: of.mean - distance * np.sign(of.mean) * of.std)
         tables = dict(update.tables)
         for name, block in pool.tables.items():
             if name in params and params[name].ndim == 2 and len(block.ids):
@@ -83,10 +83,10 @@ def similarity_step(table: FloatArray, items: IntArray) -> FloatArray:
     for start in range(0, len(items), _ITEMS_TOGETHER):
         chosen = items[start : start + _ITEMS_TOGETHER]
         likeness = padded_mm(torch.tensor(rows[chosen]), columns).numpy()
-        own = np.arange(len(chosen)), chosen
-        likeness[own] = -np.inf
+        itself = np.arange(len(chosen)), chosen
+        likeness[itself] = -np.inf
         near = likeness.argmax(axis=1)
-        likeness[own] = np.inf
+        likeness[itself] = np.inf
         far = likeness.argmin(axis=1)
         away, towards = 2 * (rows[chosen] - rows[near]), 2 * (rows[far] - rows[chosen])
         np.add.at(step, chosen, away + towards)
