@@ -52,14 +52,14 @@ def test_a_round_without_clients_changes_nothing_and_is_evaluated(tmp_path: Path
 
 
 @pytest.mark.parametrize("name", SELECTIONS)
-def test_what_the_server_is_told_is_said_once(
+def test_what_clients_report_is_said_once(
     name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "fedrec"):
         go(tmp_path / "run", rounds=rounds(name, count=2))
-    said = [line for line in caplog.messages if line.startswith("rounds.selection: the server is")]
+    said = [line for line in caplog.messages if line.startswith("rounds.selection: clients report")]
     expected = [REPORTED[need] for need in SELECTIONS[name].needs]
-    assert [line.partition("told ")[2] for line in said] == expected
+    assert [line.partition("report ")[2] for line in said] == expected
 
 
 @pytest.mark.parametrize(
