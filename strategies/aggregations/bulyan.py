@@ -4,9 +4,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from fedrec.aggregation.distances import squared_distances
 from fedrec.types import FloatArray, IntArray
 from strategies.aggregations.krum import Krum
-from strategies.aggregations.row_wise import median_of, squared_distances
+from strategies.aggregations.row_wise import median_of
 
 
 class Bulyan(Krum):

@@ -5,9 +5,10 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
+from fedrec.aggregation.distances import squared_distances
 from fedrec.plugins import Count
 from fedrec.types import FloatArray
-from strategies.aggregations.row_wise import RowWise, squared_distances
+from strategies.aggregations.row_wise import RowWise
 
 
 class Krum(RowWise):

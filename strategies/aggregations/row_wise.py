@@ -6,7 +6,6 @@ from math import prod
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from pydantic import Field
 
 from fedrec.aggregation.update import Aggregate, RowBlock
@@ -124,20 +123,6 @@ def median_of(rows: FloatArray) -> FloatArray:
     m = rows.shape[1]
     middle = np.sort(rows, axis=1)[:, (m - 1) // 2 : m // 2 + 1]
     return np.asarray(middle.mean(1, dtype=np.float64))
-
-
-def squared_distances(rows: FloatArray) -> FloatArray:
-    """Return the squared distances between clients, float [g, m, n] -> float64 [g, m, m].
-
-    Differences are squared and summed one by one: the sum of two squares less a product would lose
-    what is much smaller than the changes themselves. A client is at distance inf from itself.
-    """
-    values = torch.from_numpy(np.ascontiguousarray(rows, np.float64))
-    root = torch.cdist(values, values, compute_mode="donot_use_mm_for_euclid_dist").numpy()
-    squared = root * root
-    at = np.arange(rows.shape[1])
-    squared[:, at, at] = np.inf
-    return np.asarray(squared)
 
 
 def rows_by_item(block: RowBlock) -> Iterator[tuple[IntArray, FloatArray]]:
