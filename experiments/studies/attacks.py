@@ -30,6 +30,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
+from experiments.studies.tables import markdown
 from experiments.tune import one
 from fedrec import load
 from fedrec.config.experiment import load_experiment
@@ -182,7 +183,7 @@ def main() -> None:
             axis=1,
         )
         table = text.unstack().loc[list(ATTACKS), list(DEFENCES)]
-        print(f"\n{metric}\n{table.to_markdown()}")
+        print(f"\n{metric}\n{markdown(table.rename_axis('Attack').reset_index())}")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import pandas as pd
 
+from experiments.studies.tables import markdown
 from experiments.tune import one
 from fedrec import load
 from fedrec.report.tables import interval
@@ -102,7 +103,7 @@ def main() -> None:
                 middle, low, high = interval(difference)
                 row["Difference"] = f"{middle:+.4f} [{low:+.4f}, {high:+.4f}]"
             rows.append(row)
-        print(f"\n{data}\n{pd.DataFrame(rows).fillna('').to_markdown(index=False)}")
+        print(f"\n{data}\n{markdown(pd.DataFrame(rows))}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import pytest
 
 from fedrec.aggregation import distances
 from fedrec.aggregation.distances import squared_distances
+from fedrec.types import FloatArray
 
 
 @pytest.fixture(params=["numba", "numpy"])
@@ -16,7 +17,7 @@ def code(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.usefixtures("code")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_distances_are_those_of_their_definition(dtype: type) -> None:
-    rows = np.random.default_rng(0).normal(size=(3, 7, 5)).astype(dtype)
+    rows: FloatArray = np.random.default_rng(0).normal(size=(3, 7, 5)).astype(dtype)
     rows[:, 1] = rows[:, 4] = 1e30  # what an attacker sends leaves the others' distances alone
     rows[:, 2] = rows[:, 3] + np.float32(1e-6)
     squared = squared_distances(rows)
