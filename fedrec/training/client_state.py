@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedrec.compute.device import to_array
-from fedrec.errors import check_shapes
+from fedrec.errors import ConfigError, check_shapes
 from fedrec.ragged import offsets_of
 from fedrec.training.client_rule import SEEN_ITEMS, ClientUpdate, ParamView
 from fedrec.training.draws import capacity, remembered_items
@@ -113,6 +113,10 @@ class ClientState:
             view = self._view(name, value, starts[name])
             rule, source = self.task.client_rule, f"client rule: finalize of '{name}'"
             update = rule.finalize(view)
+            if not isinstance(update, ClientUpdate):
+                raise ConfigError(
+                    f"{source}: returned {type(update).__name__}, expected a ClientUpdate"
+                )
             sent = {"": update.change, **update.up}
             check_shapes(f"{source}: change and up", sent, dict.fromkeys(("", *rule.up), value))
             check_shapes(f"{source}: memory", update.memory, dict.fromkeys(rule.memory, value))

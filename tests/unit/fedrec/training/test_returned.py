@@ -79,6 +79,8 @@ def test_what_is_not_finite_is_the_code_of_who_returned_it(method: str) -> None:
 @pytest.mark.parametrize(
     "update",
     [
+        lambda change: None,
+        lambda change: change,
         lambda change: ClientUpdate(change[:1]),
         lambda change: ClientUpdate(change),
         lambda change: ClientUpdate(change, {"up": change}),
