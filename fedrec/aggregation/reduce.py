@@ -152,6 +152,8 @@ def merge(a: Aggregate, b: Aggregate) -> Aggregate:
 def joined(batches: Sequence[UpdateBatch]) -> UpdateBatch:
     """Return updates of different clients, in one form, as one batch, in the order given."""
     first = batches[0]
+    if len(batches) == 1:
+        return first
 
     def columns(kind: str) -> dict[str, FloatArray]:
         values = [getattr(batch, kind) for batch in batches]

@@ -1,6 +1,6 @@
 """Training and ranking for the clients of a node: chunk by chunk, from and to plain arrays."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,37 +86,50 @@ def train_clients(
     Raises:
         EngineError: If a client does not fit in memory even alone.
     """
-    of_rows = task.payload == "client" and not task.needs_tables
-    if own and not of_rows:
-        # Some clients at a time, which have received the same values.
-        trained, clients, layout = [], [], Layout.of(task, shard)
-        for alike, received in clients_alike(Down(params, own), shard.n_clients):
-            at = layout.positions(alike)
-            specs = task.stored_specs()
-            before = {name: local[name][at[spec.axis or ""]] for name, spec in specs.items()}
-            trained.append(
-                train_clients(
-                    task,
-                    shard.take(alike),
-                    received,
-                    before,
-                    round,
-                    chunk,
-                    popularity,
-                    together=together,
-                )
-            )
-            clients.append(alike)
-        return _in_order(task, shard, trained, np.concatenate(clients))
-    if task.executor() == "numba":
+    whole = task.payload != "client" or task.needs_tables
+    if is_numba := task.executor() == "numba":
         from fedrec.compute.numba_compiler import build
         from fedrec.training.executors.numba.executor import train_numba
 
         build(task.dtype)
+    if own and (whole or is_numba):
+        trained, clients, layout = [], [], Layout.of(task, shard)
+        for some, received, rows in _parts(task, shard, params, own, whole):
+            at, part = layout.positions(some), shard.take(some)
+            specs = task.stored_specs()
+            before = {name: local[name][at[spec.axis or ""]] for name, spec in specs.items()}
+            trained.append(
+                train_numba(task, part, received, before, round, own=rows)
+                if rows
+                else train_clients(
+                    task, part, received, before, round, chunk, popularity, together=together
+                )
+            )
+            clients.append(some)
+        return _in_order(task, shard, trained, np.concatenate(clients))
+    if is_numba:
         return train_numba(task, shard, params, local, round, summing, transforms)
     with task.computing():
         together = training_together() if together is None else together
         return _train(task, shard, params, local, round, chunk, popularity, together, own or {})
+
+
+def _parts(
+    task: ClientTask, shard: Shard, params: Params, own: Mapping[str, Mix], whole: bool
+) -> Iterator[tuple[IntArray, Params, dict[str, Mix]]]:
+    """Yield some clients at a time, int64 [c], what all of them received, and what each did.
+
+    With ``whole`` they have all received the same. Otherwise they are as many as rows of their
+    values may be formed together.
+    """
+    if whole:
+        for alike, received in clients_alike(Down(params, own), shard.n_clients):
+            yield alike, received, {}
+        return
+    row = np.dtype(task.dtype).itemsize * task.size(*task.tables())
+    for part in bounded_slices(row * capacity(shard, task), _FORMED_BYTES):
+        clients = np.arange(part.start, part.stop)
+        yield clients, params, {name: mix.take(clients) for name, mix in own.items()}
 
 
 def _in_order(
@@ -133,15 +146,19 @@ def _in_order(
         trained: Their updates and private parameters, some of them at a time.
         clients: int64 [c], the rows of the shard in the order in which they were trained.
     """
-    back = np.argsort(clients)
-    layout = Layout.of(task, shard.take(clients))
-    at, specs = layout.positions(back), task.stored_specs()
+    specs = task.stored_specs()
+    update = joined([update for update, _ in trained])
     private = {
-        name: np.concatenate([values[name] for _, values in trained])[at[spec.axis or ""]]
-        for name, spec in specs.items()
+        name: np.concatenate([values[name] for _, values in trained])
+        for name in specs
         if name in trained[0][1]
     }
-    return joined([update for update, _ in trained]).take(back), private
+    back = np.argsort(clients)
+    if (np.diff(clients) > 0).all():  # they were trained in order
+        return update, private
+    at = Layout.of(task, shard.take(clients)).positions(back)
+    private = {name: values[at[specs[name].axis or ""]] for name, values in private.items()}
+    return update.take(back), private
 
 
 def _train(

@@ -28,7 +28,7 @@ def not_in_numba(task: ClientTask) -> str:
         f"the model {type(model).__name__}": type(model) in (MatrixFactorization, PFedRec),
         f"the personalization {type(form).__name__}": type(form) in forms,
         "the strategy's client rule": task.client_rule.plain,
-        "a strategy that sends each client values of its own": task.payload != "client",
+        "whole tables of each client's own": task.payload != "client" or not task.needs_tables,
         "a strategy that asks for the loss before training, with several steps": not task.measures
         or (train.local_epochs == 1 and train.batch_size == "full"),
         "clients of several users": not task.several_users,

@@ -70,7 +70,7 @@ def with_options() -> Iterator[Plugin]:
 
 def own() -> Iterator[Plugin]:
     yield Lengths()
-    for name in set(own_models.__all__) - {"Fussy", "Canary"}:
+    for name in sorted({*own_models.__all__} - {"Fussy", "Canary"}):
         yield getattr(own_models, name)()
     for axis in AXES:
         yield from (Shifted(axis=axis), VmapShifted(axis=axis), Added(axis=axis))

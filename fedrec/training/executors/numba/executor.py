@@ -1,7 +1,7 @@
 """The executor ``numba``: from the values of a round to the kernel's, and back."""
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import cache
 from typing import Any
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from fedrec.aggregation.fixed_point import SCALE, check_terms, to_fixed
+from fedrec.aggregation.mix import rows_of
 from fedrec.aggregation.reduce import Summing
-from fedrec.aggregation.update import RowBlock, RowSums, UpdateBatch
+from fedrec.aggregation.update import Mix, RowBlock, RowSums, UpdateBatch
 from fedrec.compute.device import to_array
 from fedrec.data.negatives import check_rows_with_pool, pool_excluded
 from fedrec.models.mf import MatrixFactorization
@@ -40,8 +41,11 @@ def train_numba(
     round: int,
     summing: Summing | None = None,
     transforms: Sequence[Transform] = (),
+    own: Mapping[str, Mix] | None = None,
 ) -> tuple[UpdateBatch, dict[str, FloatArray]]:
     """Train clients for a round; see `fedrec.training.clients.train_clients`.
+
+    Of item tables of the clients' own, the rows that they touch are formed before, all together.
 
     With ``summing``, the changed rows are added up as soon as a client is trained, while they lie
     in the cache, and the update holds them in ``summed`` instead of ``tables``; in ``tables``
@@ -53,11 +57,24 @@ def train_numba(
     """
     assert shard.n_users == shard.n_clients
     dtype, examples = np.dtype(task.dtype), shard.examples()
-    table, state = _owned(params["item"], dtype), _joined(task, local, dtype)
-    settings, data = _settings(task, round), _data(task, shard, table)
+    state, settings, most = (
+        _joined(task, local, dtype),
+        _settings(task, round),
+        capacity(shard, task),
+    )
     offsets, loss = np.zeros(shard.n_clients + 1, np.int64), np.zeros(shard.n_clients)
-    most = capacity(shard, task)
-    if most[-1] < len(table):
+    if own:
+        mix = own["item"]
+        data = _data(task, shard, np.empty((0, *mix.bases.shape[2:]), dtype))
+        ids = np.empty(most[-1], np.int64)
+        kernel.touched(data, settings, ids, offsets)
+        clients = np.repeat(np.arange(shard.n_clients), np.diff(offsets))
+        table = _owned(rows_of(mix, clients, ids[: offsets[-1]]), dtype)
+        data = data._replace(table=table, own=True)
+    else:
+        table = _owned(params["item"], dtype)
+        data = _data(task, shard, table)
+    if own or most[-1] < len(table):
         summing, transforms = None, ()
     sums = _sums(summing, examples, table)
     bound = int(most[-1] if summing is None else np.diff(most).max(initial=0))
@@ -123,6 +140,7 @@ def _data(task: ClientTask, shard: Shard, table: FloatArray) -> Data:
         excluded=_owned(excluded.values),
         k=task.train.negatives,
         table=table,
+        own=False,
         unit_vectors=nothing
         if unit_vectors is None
         else _owned(to_array(unit_vectors), table.dtype),

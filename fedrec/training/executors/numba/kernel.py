@@ -35,15 +35,16 @@ of a user's history, 0 for none. Further as `fedrec.personalization.plgc.plgc.PL
 """
 
 Data = namedtuple(
-    "Data", "n_items n_drawn users offsets items excluded_offsets excluded k table unit_vectors"
+    "Data", "n_items n_drawn users offsets items excluded_offsets excluded k table own unit_vectors"
 )
 """What is read.
 
 ``n_drawn``: how many items, the first ones, may be negatives. ``users`` int64 [u], their ids.
 ``offsets`` int64 [u + 1] and ``items`` int64 [p]: the positives of each user, sorted; likewise
 ``excluded``, what is never drawn. ``k``: negatives per positive.
-``table`` float [n_items, d]. ``unit_vectors`` float [n_items, d]: its rows centred and normalised,
-empty without the similarity branch.
+``table`` float [n_items, d]; with ``own`` the rows that the clients touch, client after client.
+``unit_vectors`` float [n_items, d]: the table's rows centred and normalised, empty without the
+similarity branch.
 """
 
 Local = namedtuple("Local", "users first second steps weight")
@@ -121,6 +122,14 @@ def _scratch_for(data, settings):
 
 
 @compiled
+def touched(data, settings, ids, offsets):
+    """Draw what clients train on; fill in the items that they touch, as `train` does."""
+    scratch = _scratch_for(data, settings)
+    for u in range(len(data.users)):
+        offsets[u + 1] = offsets[u] + collect(data, settings, scratch, u, ids[offsets[u] :])
+
+
+@compiled
 def train(data, local, settings, sums, steps, ids, change, offsets, losses):
     """Train clients of one user each for a round.
 
@@ -139,18 +148,18 @@ def train(data, local, settings, sums, steps, ids, change, offsets, losses):
     """
     d = data.table.shape[1]
     scratch, summing = _scratch_for(data, settings), len(sums.total) > 0
-    at = 0
+    at = first = 0
     for u in range(len(data.users)):
         count = collect(data, settings, scratch, u, ids[at:])
         items, work = ids[at : at + count], change[at : at + count]
         for t in range(count):
-            now, frozen = work[t], data.table[items[t]]
+            now, frozen = work[t], data.table[first + t if data.own else items[t]]
             for a in range(d):
                 now[a] = frozen[a]
         for epoch in range(settings.epochs):
-            losses[u] = _epoch(data, local, settings, scratch, epoch, u, items, work)
+            losses[u] = _epoch(data, local, settings, scratch, epoch, u, first, items, work)
         for t in range(count):
-            now, frozen = work[t], data.table[items[t]]
+            now, frozen = work[t], data.table[first + t if data.own else items[t]]
             for a in range(d):
                 now[a] -= frozen[a]
         if summing:
@@ -160,11 +169,12 @@ def train(data, local, settings, sums, steps, ids, change, offsets, losses):
             sums.uploaded[u] = _id_bytes(items) + size
         else:
             at += count
+        first += count
         offsets[u + 1] = at
 
 
 @inlined
-def _epoch(data, local, settings, scratch, epoch, u, items, work):
+def _epoch(data, local, settings, scratch, epoch, u, first, items, work):
     """Train a user for a local epoch; return its loss."""
     n = data.offsets[u + 1] - data.offsets[u]
     loss = 0.0
@@ -174,14 +184,16 @@ def _epoch(data, local, settings, scratch, epoch, u, items, work):
         if settings.similarity:
             weight = local_weight(data, settings, scratch, pairs, u, items, n)
         if settings.batch == 0:
-            loss = _step(data, local, settings, scratch, pairs, u, items, work, n)
+            loss = _step(data, local, settings, scratch, pairs, u, first, items, work, n)
         else:
             shuffled = scratch.shuffled[:n]
             shuffle(settings, epoch, data.users[u], shuffled)
             for start in range(0, n, settings.batch):
                 chosen = np.sort(shuffled[start : start + settings.batch])
                 pairs = _pairs_of(data, scratch, epoch, u, chosen)
-                loss += _step(data, local, settings, scratch, pairs, u, items, work, len(chosen))
+                loss += _step(
+                    data, local, settings, scratch, pairs, u, first, items, work, len(chosen)
+                )
         if settings.similarity and settings.balanced:
             old = float(local.weight[u])
             local.weight[u] = settings.ema * old + (1.0 - settings.ema) * weight
@@ -213,10 +225,10 @@ def _pairs_of(data, scratch, epoch, u, chosen):
 
 
 @compiled
-def _step(data, local, settings, scratch, pairs, u, items, work, positives):
+def _step(data, local, settings, scratch, pairs, u, first, items, work, positives):
     """Step the vector of user row u and its copy of the items, float [t, d]; return the loss.
 
-    ``positives`` is the number of positives in this step.
+    ``first`` is the place of its first own row, ``positives`` the number of positives in this step.
     """
     kind, d, s = work.dtype, work.shape[1], len(pairs.rows)
     weight = 1.0 / (positives * (data.k + 1)) if settings.mean else 1.0
@@ -265,7 +277,7 @@ def _step(data, local, settings, scratch, pairs, u, items, work, positives):
     if not direct:
         rate, pull = kind.type(settings.item_lr), kind.type(settings.proximal)
         for i in range(len(work)):
-            row, moved, start = work[i], target[i], data.table[items[i]]
+            row, moved, start = work[i], target[i], data.table[first + i if data.own else items[i]]
             for a in range(d):
                 row[a] -= rate * (moved[a] + pull * (row[a] - start[a]))
     if settings.optimizer.adam:
