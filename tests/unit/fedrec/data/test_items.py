@@ -38,7 +38,7 @@ def titles(data: Lists) -> dict[str, str]:
     ("content", "items"),
     [
         (TSV, None),
-        (gzip.compress(TSV.encode()), None),
+        (gzip.compress(TSV.encode(), mtime=0), None),
         (TSV.replace("movie\ttitle\tgenres", "item_id:token\ttitle:token_seq\tg:token"), None),
         (pd.DataFrame(FILMS, columns=["id", "title", "g"]).to_csv(index=False), None),
         (TSV.partition("\n")[2], {"names": ["id", "title", "g"], "separator": "\t"}),
@@ -108,7 +108,7 @@ def test_columns_of_users_survive_too() -> None:
 
 def test_another_text_is_another_split_but_not_another_place(tmp_path: Path) -> None:
     one = with_items(tmp_path, None, TSV)
-    same = with_items(tmp_path, None, gzip.compress(TSV.encode()), "elsewhere")
+    same = with_items(tmp_path, None, gzip.compress(TSV.encode(), mtime=0), "elsewhere")
     other = with_items(tmp_path, None, TSV.replace("Seven", "Sieben"), "other")
     assert prepare(one, Clients()) == prepare(same, Clients()) != prepare(other, Clients())
 

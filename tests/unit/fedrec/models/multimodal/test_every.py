@@ -32,7 +32,7 @@ MODELS = [
     LIRDRec(**SIZES, hidden_dim=5),
 ]
 every_model = pytest.mark.parametrize(
-    "model", MODELS, ids=lambda m: f"{type(m).__name__} {[*m.model_fields_set]}"
+    "model", MODELS, ids=lambda m: f"{type(m).__name__} {sorted(m.model_fields_set)}"
 )
 
 
