@@ -11,7 +11,7 @@ experiment, finished, is not run again; one that diverges is reported as such.
 The tables give means over the seeds at the last round, over honest users. A difference is that to
 the same defence without attack, over the users that both measure, one number for each seed; its
 interval is Student's over the six seeds, and a star says that it is not 0 by Holm's procedure over
-all cells of the table at the level .05.
+all cells of both tables at the level .05.
 """
 
 import argparse
@@ -140,6 +140,14 @@ def holm(p: "pd.Series[float]", level: float = 0.05) -> "pd.Series[bool]":
     return pd.Series((in_order <= bounds).cummin(), in_order.index).reindex(p.index)
 
 
+def text(row: "pd.Series[Any]") -> str:
+    """Return what a cell of a table says."""
+    if np.isnan(row["mean"]):
+        return "diverged"
+    difference = f"{row['difference']:+.4f} ± {row['margin']:.4f}"
+    return f"{row['mean']:.4f} ({difference})" + "*" * bool(row["star"])
+
+
 def main() -> None:
     """Run what was not run yet, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -166,24 +174,15 @@ def main() -> None:
         key: [per_user(next(iter(sorted(path.glob("*"))), path)) for path in paths]
         for key, paths in folders.items()
     }
+    keys = [(metric, *key) for metric in METRICS for key in frames]
+    index = pd.MultiIndex.from_tuples(keys, names=["metric", "attack", "defence"])
+    rows = [cell(frames[key[1:]], frames["none", key[2]], key[0]) for key in keys]
+    cells = pd.DataFrame(rows, index)
+    tested = cells["p"].notna() & (index.get_level_values("attack") != "none")
+    cells["star"] = holm(cells.loc[tested, "p"]).reindex(index, fill_value=False)
     for metric in METRICS:
-        cells = pd.DataFrame(
-            {key: cell(runs, frames["none", key[1]], metric) for key, runs in frames.items()}
-        ).T
-        tested = cells.index[cells.index.get_level_values(0) != "none"]
-        cells["star"] = False
-        cells.loc[tested, "star"] = holm(cells.loc[tested, "p"].dropna()).reindex(tested) == True  # noqa: E712
-        text = cells.apply(
-            lambda row: (
-                "diverged"
-                if np.isnan(row["mean"])
-                else f"{row['mean']:.4f} ({row['difference']:+.4f} ± {row['margin']:.4f})"
-                + "*" * bool(row["star"])
-            ),
-            axis=1,
-        )
-        table = text.unstack().loc[list(ATTACKS), list(DEFENCES)]
-        print(f"\n{metric}\n{markdown(table.rename_axis('Attack').reset_index())}")
+        table = cells.loc[metric].apply(text, axis=1).unstack().loc[list(ATTACKS), list(DEFENCES)]
+        print(f"\n{metric}\n{markdown(table.reset_index())}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from fedrec.models import PFedRec
 from fedrec.training import clients
 from fedrec.training.clients import train_clients
 from fedrec.types import Shard
-from strategies.client_rules import Proximal
+from strategies.client_rules.proximal import Proximal
 from tests.planted import federations, initial_state, method_of
 from tests.properties.test_invariance import NUMBA_TRAINS, TRAINS, raw
 
