@@ -160,7 +160,8 @@ class FlowerStrategy(FlwrStrategy):
             raise
         except NumericError as error:
             raise self.recorder.diverged(number, error, self.published) from error
-        self.recorder.finish(status, self.published, end=end)
+        notes = self.strategy.notes(self.state)
+        self.recorder.finish(status, self.published, end=end, notes=notes)
         return Result(arrays=records.encode_params(self.params, self._allowed))
 
     def _parts(self) -> State:

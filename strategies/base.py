@@ -112,6 +112,14 @@ class Strategy(Plugin):
         """
         return Down(params)
 
+    def notes(self, state: State) -> list[str]:
+        """Return what the user must know at the end, a line each; nothing by default.
+
+        Args:
+            state: After the last round.
+        """
+        return []
+
     @final
     def published(self, state: State, params: Params, context: RoundContext) -> Down:
         """Return what a run leaves behind as its model: all that clients need to rank.

@@ -74,6 +74,8 @@ class Clustered(Strategy):
             )
         if self.clusters == 1:
             lines.append("clusters: 1 has no effect: this is fedavg; raise it, or take fedavg")
+        elif self.share == 1:
+            lines.append("share: 1 has no effect: every group takes the mean of all; lower it")
         elif self.warmup >= count:
             lines.append(
                 f"clusters: {self.clusters} has no effect: groups are made in round {self.warmup}, "

@@ -209,7 +209,7 @@ class Flower(Strategy):
             if not skipped:
                 LOG.warning(
                     f"round {number}: {self.of} returns nothing for {len(replies)} replies; the "
-                    "parameters stay as they are in this round, and in others of which this holds"
+                    "parameters stay as they are; the result says in how many rounds"
                 )
             return self._state(strategy, code, number, skipped + 1), params
         if not isinstance(arrays, ArrayRecord):
@@ -219,6 +219,12 @@ class Flower(Strategy):
             )
         after = {str(name): array.numpy().astype(np.float32) for name, array in arrays.items()}
         return self._state(strategy, code, number, skipped), after
+
+    def notes(self, state: State) -> list[str]:
+        """Say in how many rounds the strategy returned nothing."""
+        skipped = attributes_of(state)[_SKIPPED]
+        where = "in which the parameters stayed as they were"
+        return [f"{self.of} returned nothing in {skipped} rounds, {where}"] if skipped else []
 
     def _fresh(self) -> Any:
         """Return an instance that asks for no nodes."""

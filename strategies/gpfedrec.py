@@ -94,6 +94,8 @@ class GPFedRec(Strategy):
             lines += self.unused("similarity is that of tables", "buckets")
         if self.neighbours != "above_mean":
             lines += self.unused("neighbours is a number", "threshold")
+            if self.neighbours == 1 and not self.distance:
+                lines.append("neighbours: 1 makes no graph: each receives its own table; raise it")
             if self.neighbours >= run.split.n_clients:
                 lines.append(
                     f"neighbours: {self.neighbours} makes no graph: there are "

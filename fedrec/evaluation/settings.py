@@ -10,7 +10,7 @@ from fedrec.evaluation.metrics import Metric, PerUserMetric, TargetMetric, parse
 from fedrec.evaluation.ranking import LEGACY_CANDIDATES
 from fedrec.evaluation.rerank import FirstStage, Rerank
 from fedrec.evaluation.slices import Slice, Slices, list_lengths, sliced
-from fedrec.evaluation.targets import DrawnTargets, items_named
+from fedrec.evaluation.targets import DrawnTargets, eligible_targets, items_named
 from fedrec.plugins import Count, Section, shown
 from fedrec.types import IntArray, Split
 
@@ -73,6 +73,7 @@ class Evaluate(Section):
         promoted = attack is not None and attack.needs_targets
         if self.targets is not None and not self.target_metrics and not promoted:
             lines.append("targets: has no effect: no metric measures them; add er@10 to metrics")
+        lines += self._of_targets(run)
         if self.rerank is not None and self.rerank.n >= run.honest.n_items:
             lines.append(
                 f"rerank.n: {self.rerank.n} has no effect: the catalogue has {run.honest.n_items} "
@@ -84,6 +85,23 @@ class Evaluate(Section):
                 "cold_among_all"
             )
         return lines
+
+    def _of_targets(self, run: Any) -> list[str]:
+        """Return for which users the exposure of targets is the same whatever the model."""
+        cutoffs = {m.label: m.k for m in self.parsed() if isinstance(m, TargetMetric) and m.k}
+        eligible = eligible_targets(run.honest, run.targets).lengths > 0
+        if cutoffs and not eligible.any():
+            return ["targets: every user has all of them, so none can be shown; name other items"]
+        left = list_lengths(run.honest, None)[""]["test"][0][eligible]
+        labels = [label for label, k in cutoffs.items() if k >= left.min()]
+        if not labels:
+            return []
+        k = max(cutoffs[label] for label in labels)
+        few = np.count_nonzero(left <= k)
+        return [
+            f"metrics: {', '.join(labels)}: {few} of {len(left)} users have at most {k} items left "
+            "to rank, so every list holds the targets whatever the model; choose a lower cut-off"
+        ]
 
     def first_stage_of(self, split: Split) -> FirstStage | None:
         """Return what chooses the candidates; None if there is no such stage."""

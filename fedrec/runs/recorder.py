@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -218,6 +218,7 @@ class Recorder:
         params: Params,
         tuning: Mapping[str, Any] | None = None,
         end: End | None = None,
+        notes: Sequence[str] = (),
     ) -> dict[str, Any]:
         """Write the result, and return it.
 
@@ -226,6 +227,7 @@ class Recorder:
             params: After the last round.
             tuning: How the settings of a baseline were chosen.
             end: What the phases at the end came to; None: there are none.
+            notes: More that the user must know.
         """
         run, e, rounds = self._run, self._run.experiment, self.tally.result()
         rounds |= {} if end is None else self._ended(end)
@@ -235,7 +237,7 @@ class Recorder:
         references = {"chance": chance_levels(e.evaluate, run.honest)}
         if status != "interrupted":
             references["popularity"] = self.popularity
-        notes = self._notes() if status in FINISHED else []
+        notes = [*notes, *(self._notes() if status in FINISHED else [])]
         for note in notes:
             LOG.warning(note)
         result = {

@@ -126,6 +126,12 @@ class RunResult(RunFolder):
         score = by_values(shared, shard.client_ids[shard.client_of_user()], scorer)
         return lambda users: score(row[users])
 
+    @cached_property
+    def _attackers(self) -> IntArray:
+        """Return the users of the clients that attack."""
+        split = self.split
+        return split.clients.take(self.experiment.attackers_of(split)).values
+
     def recommend(self, user: str | float, k: int = 10) -> list[Recommendation]:
         """Return the best items for a user, its train and validation items left out.
 
@@ -137,7 +143,7 @@ class RunResult(RunFolder):
             Best first; fewer than k where the catalogue has no more.
 
         Raises:
-            DataError: If the user is not in the data.
+            DataError: If the user is not in the data, or an attacker.
         """
         split = self.split
         if isinstance(user, float | np.floating) and float(user).is_integer():
@@ -149,6 +155,8 @@ class RunResult(RunFolder):
             if "did you mean" not in hint:
                 hint = f"; its ids are such as '{split.user_ids[0]}' and '{split.user_ids[-1]}'"
             raise DataError(f"user '{user}' is not in the data{hint}")
+        if users[0] in self._attackers:
+            raise DataError(f"user '{user}' is an attacker of this run, and attackers do not rank")
         titles = split.item_columns.get("title")
         return [
             Recommendation(
@@ -165,8 +173,7 @@ class RunResult(RunFolder):
         import pandas as pd
 
         split = self.split
-        attackers = split.clients.take(self.experiment.attackers_of(split)).values
-        honest = np.setdiff1d(np.arange(split.n_users), attackers)
+        honest = np.setdiff1d(np.arange(split.n_users), self._attackers)
         blocks = np.array_split(honest, -(-len(honest) // BLOCK))
         rows = [row for users in blocks for row in self._top(users, k)]
         frame = pd.DataFrame(rows, columns=["user", "rank", "item", "score"])

@@ -8,6 +8,7 @@ from fedrec.config.experiment import Experiment
 from fedrec.config.yaml import flatten
 from fedrec.data.textfile import unpacked_name
 from fedrec.errors import ConfigError
+from fedrec.plugins import name_of
 from fedrec.runs.log import RoundRecord
 from fedrec.training.task import ClientTask
 
@@ -202,10 +203,12 @@ def likely_causes(experiment: Experiment, task: ClientTask) -> str:
     raised = [key for key, value in values.items() if value > usual.get(key, math.inf)]
     others = [key for key in values if key not in raised and key.endswith(RATES)]
     rates = ", ".join(f"{key} {values[key]:g}" for key in others)
+    names = ", ".join(name_of("transforms", each) for each in experiment.transforms)
+    also = f"; or change the transforms: {names}" if names else ""
     if not raised:
-        return f"lower the rates: {rates}"
+        return f"lower the rates: {rates}{also}"
     too_high = ", ".join(f"{key} {values[key]:g} (default {usual[key]:g})" for key in raised)
-    return f"lower {too_high}" + (f"; the other rates are {rates}" if rates else "")
+    return f"lower {too_high}" + (f"; the other rates are {rates}" if rates else "") + also
 
 
 def _suspects(experiment: Experiment, task: ClientTask) -> dict[str, float]:

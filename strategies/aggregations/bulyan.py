@@ -1,6 +1,6 @@
 """Bulyan (El Mhamdi et al., 2018)."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -27,6 +27,13 @@ class Bulyan(Krum):
     def clients_needed(self) -> int:
         """4 f + 3 clients."""
         return 4 * self.byzantine + 3
+
+    def without_effect(self, run: Any) -> list[str]:
+        """Say that nobody is left out."""
+        lines = super().without_effect(run)
+        if self.byzantine == 0:
+            lines.append("byzantine: 0 has no effect: it is the mean of all clients; raise it")
+        return lines
 
     def choose(self, rows: FloatArray) -> FloatArray:
         """Return the mean of the values nearest to the median of the chosen."""

@@ -1,6 +1,6 @@
 """Krum and Multi-Krum (Blanchard et al., 2017)."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -61,6 +61,17 @@ class MultiKrum(Krum):
     """
 
     select: Count | None = None
+
+    def without_effect(self, run: Any) -> list[str]:
+        """Say that fewer clients may be averaged."""
+        lines = super().without_effect(run)
+        most = self.selected(run.experiment.rounds.clients_of(run.split.n_clients))
+        if self.select is not None and self.select > most:
+            lines.append(
+                f"select: {self.select} has no effect: at most {most} clients of a round are "
+                "averaged; lower it"
+            )
+        return lines
 
     def selected(self, clients: int) -> int:
         """Return how many of the lowest scores are averaged."""

@@ -42,6 +42,11 @@ class Mean(Aggregation):
             lines += self.unused("it belongs to average: per_row", "floor")
         elif self.floor == 1:
             lines.append("floor: 1 has no effect: who touches a row counts as one client")
+        elif self.floor > (cohort := run.experiment.rounds.clients_of(run.split.n_clients)):
+            lines.append(
+                f"floor: {self.floor} clients are more than the {cohort} of a round, so every item "
+                "moves by a part of its mean change; lower it"
+            )
         return lines
 
     @property

@@ -1,6 +1,6 @@
 """q-fair averaging (Li et al., 2020): clients with larger losses weigh more."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -39,6 +39,13 @@ class QFair(Aggregation):
 
     q: float = Field(1.0, ge=0, le=2)
     lipschitz: float = Field(1.0, gt=0)
+
+    def without_effect(self, run: Any) -> list[str]:
+        """Say that losses do not count."""
+        if self.q > 0:
+            return []
+        lines = ["q: 0 has no effect: it is the aggregation mean; raise it, or take that"]
+        return lines + self.unused("q is 0", "lipschitz")
 
     def reduce(self, batch: UpdateBatch) -> Aggregate:
         """Sum the weighted changes, and the weights h."""

@@ -1,6 +1,6 @@
 """The coordinate-wise trimmed mean (Yin et al., 2018)."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -29,6 +29,17 @@ class TrimmedMean(RowWise):
     def clients_needed(self) -> int:
         """One client that stays, and one at either end."""
         return 3
+
+    def without_effect(self, run: Any) -> list[str]:
+        """Say that the share is less than one client."""
+        lines = super().without_effect(run)
+        cohort = run.experiment.rounds.clients_of(run.split.n_clients)
+        if self.trim * cohort < 1:
+            lines.append(
+                f"trim: {self.trim:g} of the {cohort} clients of a round is less than one; one at "
+                "either end is left out; raise it"
+            )
+        return lines
 
     def choose(self, rows: FloatArray) -> FloatArray:
         """Return the mean of what is left."""

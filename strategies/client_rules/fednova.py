@@ -1,7 +1,7 @@
 """FedNova's normalised updates (Wang et al., 2020)."""
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -30,6 +30,15 @@ class NormalisedUpdates(ClientRule):
     reference: ClassVar[str] = "wang2020fednova"
     needs_sgd: ClassVar[bool] = True
     needs_average: ClassVar[tuple[str, ...]] = ("cohort",)
+
+    def without_effect(self, run: Any) -> list[str]:
+        """Say that all clients make the same number of steps."""
+        if not run.experiment.train.one_step(run):
+            return []
+        return [
+            "name: fednova has no effect: all clients make the same number of steps; lower "
+            "train.batch_size, or take the rule none"
+        ]
 
     def finalize(self, view: ParamView) -> ClientUpdate:
         """Return the change per step."""

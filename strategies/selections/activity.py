@@ -36,14 +36,17 @@ class Activity(Selection):
         return ["alpha: 0 has no effect: it is selection uniform"] if self.alpha == 0 else []
 
     def init(self, examples: IntArray, context: RoundContext) -> State:
-        """Return the weight of each client, ``weight``, float64 [n_clients]."""
-        return State({"weight": examples.astype(np.float64) ** self.alpha})
+        """Return the logarithm of each client's weight, ``log_weight``, float64 [n_clients]."""
+        log_weight = np.full(len(examples), -np.inf if self.alpha > 0 else 0.0)
+        np.log(examples, out=log_weight, where=examples > 0)
+        log_weight[examples > 0] *= self.alpha
+        return State({"log_weight": log_weight})
 
     def choose(self, state: State, size: int, context: RoundContext) -> IntArray:
         """Return the clients of the round."""
-        weight = state.arrays["weight"]
-        everyone = np.arange(len(weight), dtype=np.int64)
+        log_weight = state.arrays["log_weight"]
+        everyone = np.arange(len(log_weight), dtype=np.int64)
         drawn = context.uniform("selection", everyone, np.zeros(1, np.int64))
-        keys = np.full(len(weight), -np.inf)
-        np.divide(np.log(drawn), weight, out=keys, where=weight > 0)
-        return np.sort(np.lexsort((drawn, keys))[::-1][:size]).astype(np.int64)
+        # The logarithm of what the clients are ordered by, which large powers would overflow.
+        keys = np.log(-np.log(drawn)) - log_weight
+        return np.sort(np.lexsort((-drawn, keys))[:size]).astype(np.int64)

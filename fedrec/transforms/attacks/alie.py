@@ -1,7 +1,7 @@
 """A little is enough: attackers hide within the deviation of honest updates."""
 
 from statistics import NormalDist
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -29,6 +29,17 @@ class Alie(Attack):
     reference: ClassVar[str] = "baruch2019little"
 
     z: float | None = Field(None, gt=0)
+
+    def without_effect(self, run: Any) -> list[str]:
+        """Say that an attacker alone knows no deviation."""
+        lines = super().without_effect(run)
+        n = run.split.n_clients
+        if run.experiment.rounds.clients_of(n) * len(run.attackers) < 2 * n:
+            lines.append(
+                "name: alie has no effect in most rounds: it is the deviation of several attackers "
+                "that hides them; raise share, or rounds.cohort_size"
+            )
+        return lines
 
     def rewrite(
         self, state: State, pool: UpdateBatch, params: Params, context: RoundContext

@@ -78,9 +78,13 @@ class Attack(Transform):
 
     def without_effect(self, run: Any) -> list[str]:
         """Say that most rounds have no attacker, or that the model is not as the attack assumes."""
-        n = run.split.n_clients
+        n, attackers = run.split.n_clients, len(run.attackers)
         cohort = run.experiment.rounds.clients_of(n)
-        each, lines = cohort * len(run.experiment.attackers_of(run.split)) / n, []
+        each, lines = cohort * attackers / n, []
+        if self.share * n < 0.5:
+            lines.append(
+                f"share: {self.share:g} of the clients is less than one attacker; there is one"
+            )
         if each < 1:
             lines.append(
                 f"share: {self.share:g} makes about {each:.1f} attackers in a round of {cohort} "

@@ -323,7 +323,9 @@ def test_a_round_of_which_nothing_is_made_changes_nothing_and_is_told_once(
     strategy = flower("Bulyan", num_malicious_nodes=1)  # takes 7 clients
     with caplog.at_level(logging.WARNING, "fedrec"):
         state, params = apply(strategy, [batch_of([[0], [1]], 0)])
-        _, again = apply(strategy, [batch_of([[0], [1]], 0)], state, 2)
+        state, again = apply(strategy, [batch_of([[0], [1]], 0)], state, 2)
     assert as_bytes(params) == as_bytes(again) == as_bytes(PARAMS)
     (line,) = caplog.messages
     assert line.startswith("round 1: flwr.serverapp.strategy:Bulyan returns nothing for 2 replies")
+    (note,) = strategy.notes(state)
+    assert note.startswith("flwr.serverapp.strategy:Bulyan returned nothing in 2 rounds")

@@ -30,6 +30,39 @@ def warned(**changes: Any) -> list[str]:
 
 
 SAID: dict[str, dict[str, Any]] = {
+    "strategy.client_rule.name: fednova has no effect: all clients make the same number": {
+        "strategy": "fednova"
+    },
+    "strategy.aggregation.q: 0 has no effect: it is the aggregation mean": {
+        "strategy": {"name": "qfedavg", "aggregation": {"q": 0}}
+    },
+    "strategy.aggregation.floor: 13 clients are more than the 12 of a round": {
+        "strategy": {"name": "fedavg", "aggregation": {"floor": 13}}
+    },
+    "strategy.aggregation.byzantine: 0 has no effect: it is the mean of all clients": {
+        "strategy": {"name": "bulyan", "aggregation": {"byzantine": 0, "min_clients": 4}}
+    },
+    "strategy.aggregation.select: 10 has no effect: at most 9 clients": {
+        "strategy": {"name": "multi_krum", "aggregation": {"select": 10}}
+    },
+    "strategy.aggregation.trim: 0.05 of the 12 clients of a round is less than one": {
+        "strategy": {"name": "trimmed_mean", "aggregation": {"trim": 0.05}}
+    },
+    "strategy.share: 1 has no effect: every group takes the mean of all": {
+        "strategy": {"name": "clustered", "share": 1}
+    },
+    "strategy.neighbours: 1 makes no graph: each receives its own table": {
+        "strategy": {"name": "gpfedrec", "neighbours": 1}
+    },
+    "transforms.0.share: 0.01 of the clients is less than one attacker; there is one": {
+        "transforms": [{"name": "sign_flip", "share": 0.01}]
+    },
+    "transforms.0.name: alie has no effect in most rounds": {
+        "transforms": [{"name": "alie", "share": 0.1}]
+    },
+    "evaluate.metrics: er@19: 8 of 8 users have at most 19 items left to rank": {
+        "evaluate": {"metrics": ["ndcg@5", "er@19"], "targets": ["3"]}
+    },
     "strategy.client_rule.mu: 0.01 has no effect: clients make one step": {"strategy": "fedprox"},
     "strategy.client_rule.mu: 0 has no effect: clients train plainly": {
         "strategy": {"name": "fedprox", "client_rule": {"mu": 0}}

@@ -75,6 +75,12 @@ def test_activity_draws_one_after_the_other_by_weight(alpha: float) -> None:
     assert fits(chosen(selection, state, 4, size), probability)
 
 
+def test_a_large_power_takes_the_most_active() -> None:
+    selection, now = Activity(alpha=1e6), context(1, 99)
+    state = selection.init(np.arange(99), now)
+    assert selection.choose(state, 5, now).tolist() == [94, 95, 96, 97, 98]
+
+
 def test_clients_without_items_come_last_and_are_as_likely() -> None:
     selection = Activity()
     state = selection.init(np.array([0, 5, 0, 1, 0], np.int64), context(0, 5))
