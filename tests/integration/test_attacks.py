@@ -9,7 +9,7 @@ import pytest
 import fedrec
 from fedrec.config.experiment import load_experiment
 from fedrec.data.prepare import split_of
-from fedrec.errors import ConfigError
+from fedrec.errors import ConfigError, DataError
 from fedrec.report.runs import load
 from fedrec.runs.reader import RunFolder
 from fedrec.transforms.attacks import ATTACKS
