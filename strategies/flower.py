@@ -78,7 +78,7 @@ class Flower(Strategy):
     that most clients touch. fedrec's own aggregations work on the clients that touched a row. Of m
     clients m copies of all parameters are held at once.
 
-    What the strategy keeps in its attributes lasts from round to round and is part of the
+    What the strategy keeps in attributes of ``self`` lasts from round to round and is part of the
     checkpoint: numbers, texts, numpy arrays and array records, in lists or dictionaries. Each round
     calls ``configure_train`` with no nodes, so that a strategy sees the parameters from which the
     clients start; which clients take part is fedrec's to say, and a strategy that has something to

@@ -92,7 +92,7 @@ def selection_of(experiment: Experiment) -> Selection:
     selection = experiment.rounds.selection
     if not isinstance(selection, Selection):
         raise ConfigError(
-            "rounds.selection: is not a selection of fedrec (subclass "
+            f"rounds.selection: {type(selection).__name__} is not a selection of fedrec (subclass "
             "strategies.selections.Selection)"
         )
     return selection

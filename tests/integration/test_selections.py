@@ -71,7 +71,7 @@ def test_what_clients_report_is_said_once(
         ({"name": "activity", "alpha": -1}, r"rounds\.selection\.alpha: expected 0 or more"),
         (
             {"name": "fedrec.models.mf:MatrixFactorization"},
-            r"rounds\.selection: is not a selection",
+            r"rounds\.selection: MatrixFactorization is not a selection",
         ),
     ],
 )
