@@ -153,13 +153,25 @@ def check_same(source: str, came: Mapping[Any, str], expected: Mapping[Any, str]
 
 
 def check_shapes(source: str, came: Mapping[Any, Any], like: Mapping[Any, Any]) -> None:
-    """Check names and shapes of tensors, which torch would drop or broadcast without a word.
+    """Check names and shapes of arrays or tensors, which may be dropped or broadcast silently.
 
     Raises:
         ConfigError: With what differs.
     """
-    shapes = ({name: f"{list(v.shape)}" for name, v in values.items()} for values in (came, like))
-    check_same(source, *shapes)
+    if not isinstance(came, Mapping):
+        raise ConfigError(f"{source} returned {kind_of(came)}, expected values by name")
+    check_same(source, _shapes(came), _shapes(like))
+
+
+def kind_of(value: Any) -> str:
+    """Return such as ``float32 [3, 2]`` for an array or a tensor, the type of anything else."""
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+    return "None" if value is None else type(value).__name__
+
+
+def _shapes(values: Mapping[Any, Any]) -> dict[Any, str]:
+    return {n: f"{list(v.shape)}" if hasattr(v, "shape") else kind_of(v) for n, v in values.items()}
 
 
 def _others(described: Mapping[Any, str], known: Mapping[Any, str]) -> str:

@@ -141,11 +141,12 @@ class Composed(Strategy):
         where = f"aggregation {name_of('aggregations', self.aggregation)}: change"
         came = self.aggregation.change(state.part(_AGGREGATION), params, aggregate, context)
         joint, change = checked_pair(where, came, "changes")
-        change = checked_change(where, change, params)
+        made_of = [*params.values(), *state.arrays.values()]
+        change = checked_change(where, change, params, made_of)
         where = f"client rule {name_of('client_rules', self.client_rule)}: applied"
         came = self.client_rule.applied(state.part(_RULE), change, aggregate, context)
         rule, change = checked_pair(where, came, "changes")
-        change = checked_change(where, change, params)
+        change = checked_change(where, change, params, made_of)
         touched = touched_rows(aggregate)
         memory, after = self.server_optimizer.step(state.part(_OPTIMIZER), params, change, touched)
         return State.joined({_RULE: rule, _AGGREGATION: joint, _OPTIMIZER: memory}), after

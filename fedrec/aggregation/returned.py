@@ -1,14 +1,14 @@
 """Checks of what a strategy returns, so that a fault is named where it arises."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from fedrec.aggregation.update import Aggregate, Down, Mix, UpdateBatch
 from fedrec.compute.context import RoundContext
-from fedrec.errors import ConfigError, check_same, check_shapes, not_finite
+from fedrec.errors import ConfigError, check_same, kind_of, not_finite
 from fedrec.plugins import name_of
 from fedrec.ragged import Ragged
 from fedrec.types import IntArray, Params, State
@@ -49,7 +49,7 @@ def checked_apply(
     is_pair = isinstance(returned, tuple) and len(returned) == 2
     _require(is_pair, f"round {context.round}, {where}", returned, "(state, parameters)")
     after = _params(f"round {context.round}, {where}", returned[1], params)
-    _check_finite(where, after, state, params)
+    _check_finite(where, after, [*params.values(), *state.arrays.values()])
     return stored_state(f"round {context.round}, {where}", returned[0]), after
 
 
@@ -79,7 +79,7 @@ def checked_broadcast(
             f"{where} returned values of clients' own, but payload is 'shared'; declare payload = "
             "'group' or 'client'"
         )
-    bases = {}
+    bases, made_of = {}, [*params.values(), *state.arrays.values()]
     for name, mix in down.own.items():
         _require(isinstance(mix, Mix), where, mix, f"a Mix as '{name}'")
         if not len(mix.bases):
@@ -89,9 +89,9 @@ def checked_broadcast(
         fits = weights.shape == (len(client_ids), len(mix.bases))
         _require(fits and weights.dtype == np.float32, where, weights, f"{expected}, float32")
         bases[name] = mix.bases[0]
-        _check_finite(where, {name: mix.bases, f"weights of {name}": weights}, state, params)
+        _check_finite(where, {name: mix.bases, f"weights of {name}": weights}, made_of)
     shared = _params(where, {**down.shared, **bases}, {**params, **beside})
-    _check_finite(where, shared, state, params)
+    _check_finite(where, shared, made_of)
     return down
 
 
@@ -196,7 +196,7 @@ def checked_aggregate(where: str, returned: Any, like: Aggregate) -> Aggregate:
         ConfigError: If it is not of as many clients, or a sum has another name, shape or type.
     """
     _require(isinstance(returned, Aggregate), where, returned, "an aggregate")
-    sums, before = ({n: _kind(v) for n, v in each.sums.items()} for each in (returned, like))
+    sums, before = ({n: kind_of(v) for n, v in each.sums.items()} for each in (returned, like))
     sums[""], before[""] = (f"a sum of {each.clients} clients" for each in (returned, like))
     check_same(where, sums, before)
     aggregate: Aggregate = returned
@@ -214,18 +214,24 @@ def checked_pair(where: str, returned: Any, second: str) -> tuple[State, Any]:
     return stored_state(where, returned[0]), returned[1]
 
 
-def checked_change(where: str, returned: Any, params: Params) -> Params:
-    """Return a change of each shared parameter that a part of a strategy returned.
+def checked_change(where: str, returned: Any, like: Params, made_of: Iterable[Any]) -> Params:
+    """Return changes by name that a part of a strategy returned.
+
+    Args:
+        where: Which part, and its method.
+        returned: What it returned.
+        like: Floats of the expected names and shapes.
+        made_of: Arrays from which it was made.
 
     Raises:
-        ConfigError: If it is not an array of floats of the shape of each parameter.
+        ConfigError: If it is not an array of floats of each name and shape, or not finite.
+        NumericError: If it is not finite, as large values make it.
     """
     _require(isinstance(returned, Mapping), where, returned, "a change of each parameter by name")
     arrays = _arrays(returned)
-    for name, value in arrays.items():
-        fits = isinstance(value, np.ndarray) and value.dtype.kind == "f"
-        _require(fits, where, value, f"an array of floats as the change of '{name}'")
-    check_shapes(where, arrays, params)
+    came, expected = ({n: _floats(v) for n, v in each.items()} for each in (arrays, like))
+    check_same(where, came, expected)
+    _check_finite(where, arrays, made_of)
     return arrays
 
 
@@ -244,22 +250,22 @@ def _shapes(batch: UpdateBatch) -> dict[str, str]:
 
 def _require(fits: bool, where: str, returned: Any, expected: str, name: str = "") -> None:
     if not fits:
-        raise ConfigError(f"{where} returned {_kind(returned)}{name}, expected {expected}")
+        raise ConfigError(f"{where} returned {kind_of(returned)}{name}, expected {expected}")
 
 
 def _params(where: str, returned: Any, expected: Params) -> Params:
     _require(isinstance(returned, Mapping), where, returned, "parameters by name")
     arrays = _arrays(returned)
     kinds = {name: f"float32 {list(like.shape)}" for name, like in expected.items()}
-    check_same(where, {name: _kind(array) for name, array in arrays.items()}, kinds)
+    check_same(where, {name: kind_of(array) for name, array in arrays.items()}, kinds)
     return arrays
 
 
-def _check_finite(where: str, arrays: Params, state: State, params: Params) -> None:
+def _check_finite(where: str, arrays: Params, made_of: Iterable[Any]) -> None:
     for name, value in arrays.items():
         if not np.isfinite(value).all():
-            fault = f"{where} returned a '{name}' that is not finite"
-            raise not_finite(fault, [*params.values(), *state.arrays.values()])
+            named = f"a '{name}'" if name else "a value"
+            raise not_finite(f"{where} returned {named} that is not finite", made_of)
 
 
 def stored_state(where: str, state: Any) -> State:
@@ -297,8 +303,7 @@ def _named(strategy: Strategy) -> str:
     return f"strategy {name_of('strategies', strategy)}"
 
 
-def _kind(value: Any) -> str:
-    """Return such as ``float32 [3, 2]`` for an array, the name of its type for anything else."""
-    if isinstance(value, np.ndarray):
-        return f"{value.dtype} {list(value.shape)}"
-    return "None" if value is None else type(value).__name__
+def _floats(value: Any) -> str:
+    """Return what `kind_of` does, with one word for all floats."""
+    is_float = isinstance(value, np.ndarray) and value.dtype.kind == "f"
+    return f"floats {list(value.shape)}" if is_float else kind_of(value)
