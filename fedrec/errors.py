@@ -152,15 +152,24 @@ def check_same(source: str, came: Mapping[Any, str], expected: Mapping[Any, str]
         raise ConfigError("{} returned {}, expected {}".format(source, *differs))
 
 
-def check_shapes(source: str, came: Mapping[Any, Any], like: Mapping[Any, Any]) -> None:
+def check_shapes(
+    source: str, came: Mapping[Any, Any], like: Mapping[Any, Any], typed: bool = False
+) -> None:
     """Check names and shapes of arrays or tensors, which may be dropped or broadcast silently.
+
+    Args:
+        source: Which method of which plug-in returned them.
+        came: By name, what it returned.
+        like: By name, values of the expected shapes.
+        typed: Whether their types must be the same too.
 
     Raises:
         ConfigError: With what differs.
     """
     if not isinstance(came, Mapping):
         raise ConfigError(f"{source} returned {kind_of(came)}, expected values by name")
-    check_same(source, _shapes(came), _shapes(like))
+    described = kind_of if typed else _shape_of
+    check_same(source, *({n: described(v) for n, v in each.items()} for each in (came, like)))
 
 
 def kind_of(value: Any) -> str:
@@ -170,8 +179,8 @@ def kind_of(value: Any) -> str:
     return "None" if value is None else type(value).__name__
 
 
-def _shapes(values: Mapping[Any, Any]) -> dict[Any, str]:
-    return {n: f"{list(v.shape)}" if hasattr(v, "shape") else kind_of(v) for n, v in values.items()}
+def _shape_of(value: Any) -> str:
+    return f"{list(value.shape)}" if hasattr(value, "shape") else kind_of(value)
 
 
 def _others(described: Mapping[Any, str], known: Mapping[Any, str]) -> str:

@@ -8,10 +8,10 @@ import numpy as np
 
 from fedrec.aggregation.update import Aggregate, Down, Mix, UpdateBatch
 from fedrec.compute.context import RoundContext
-from fedrec.errors import ConfigError, check_same, kind_of, not_finite
+from fedrec.errors import ConfigError, check_same, check_shapes, kind_of, not_finite
 from fedrec.plugins import name_of
 from fedrec.ragged import Ragged
-from fedrec.types import IntArray, Params, State
+from fedrec.types import FloatArray, IntArray, Params, State
 
 Strategy: TypeAlias = Any
 """A `strategies.Strategy`; this package lies below those that define strategies."""
@@ -19,6 +19,9 @@ ClientRule: TypeAlias = Any
 """A `fedrec.training.client_rule.ClientRule`, of which the same holds."""
 Selection: TypeAlias = Any
 """A `strategies.selections.Selection`, likewise."""
+
+_TRAVELS = (np.float32, np.float16, np.int8)
+"""Types of values that may take the place of wider ones."""
 
 
 def checked_init(strategy: Strategy, params: Params, context: RoundContext) -> State:
@@ -168,15 +171,23 @@ def checked_update(
         context: The round.
 
     Raises:
-        ConfigError: If they are not of the same clients, parameters and shapes, or rows are no
-            items of the catalogue.
+        ConfigError: If they are not of the same clients, parameters and shapes, values are of a
+            wider type or not finite, weights are no finite numbers from 0, or rows are no items of
+            the catalogue.
+        NumericError: If values are not finite, as large ones make them.
     """
     _require(isinstance(returned, UpdateBatch), where, returned, "the updates of the same clients")
     batch: UpdateBatch = returned
     if not np.array_equal(batch.client_ids, like.client_ids):
         raise ConfigError(f"{where} returned updates of other clients, or in another order")
-    check_same(where, _shapes(batch), _shapes(like))
-    for name, block in batch.tables.items():
+    before = _values(like)
+    check_same(where, _forms(batch, before), _forms(like, before))
+    if not (np.isfinite(batch.weight) & (batch.weight >= 0)).all():
+        raise ConfigError(f"{where} returned a weight that is no finite number from 0")
+    for name, values in _values(batch).items():
+        if not np.isfinite(values).all() and np.isfinite(before[name]).all():
+            _check_finite(where, {name: values}, before.values())
+    for name, block in {**batch.tables, **batch.coded}.items():
         ids, owners = np.asarray(block.ids), Ragged(block.offsets, block.ids).owners()
         fits = len(owners) == len(ids) == len(block.values)
         inside = fits and ((ids >= 0) & (ids < context.n_items)).all()
@@ -186,6 +197,9 @@ def checked_update(
                 f"{where} returned rows of '{name}' that are not {context.n_items} items or fewer "
                 "for each client, sorted, each once"
             )
+        if block.scale is not None:
+            expected = {f"scale of {name}": np.empty(len(ids), np.float16)}
+            check_shapes(where, dict.fromkeys(expected, block.scale), expected, typed=True)
     return batch
 
 
@@ -235,17 +249,31 @@ def checked_change(where: str, returned: Any, like: Params, made_of: Iterable[An
     return arrays
 
 
-def _shapes(batch: UpdateBatch) -> dict[str, str]:
-    """Return the shape of a row of each parameter, and names of metrics and extras."""
+def _values(batch: UpdateBatch) -> dict[str, FloatArray]:
+    """Return the values of each parameter, as they travel."""
     blocks = {**batch.tables, **batch.coded}
-    rows = {
-        name: [*np.shape(b.values)[1:]] if b.basis is None else [b.basis.shape[1]]
-        for name, b in blocks.items()
-    }
-    rows |= {name: [*np.shape(value)[1:]] for name, value in batch.dense.items()}
-    numbers = {**batch.metrics, **batch.extras}
-    clients = {f"{name} of clients": [*np.shape(value)] for name, value in numbers.items()}
-    return {name: str(shape) for name, shape in {**rows, **clients}.items()}
+    return {**{name: block.values for name, block in blocks.items()}, **batch.dense}
+
+
+def _forms(batch: UpdateBatch, before: Mapping[str, FloatArray]) -> dict[str, str]:
+    """Return the type and shape of a row of each parameter, and the number of weights and the like.
+
+    Args:
+        batch: The updates.
+        before: Values whose type stands for narrower ones in which values may travel.
+    """
+    bases = {n: b.basis for n, b in {**batch.tables, **batch.coded}.items() if b.basis is not None}
+    forms = {}
+    for name, values in _values(batch).items():
+        kind = kind_of(values)
+        if isinstance(values, np.ndarray):
+            like = before[name].dtype if name in before else values.dtype
+            narrow = values.dtype in _TRAVELS and values.dtype.itemsize < like.itemsize
+            shape = [bases[name].shape[1]] if name in bases else [*values.shape[1:]]
+            kind = f"{like if narrow else values.dtype} {shape}"
+        forms[name] = kind
+    numbers = {"weight": batch.weight, **batch.metrics, **batch.extras}
+    return forms | {f"{name} of clients": _floats(value) for name, value in numbers.items()}
 
 
 def _require(fits: bool, where: str, returned: Any, expected: str, name: str = "") -> None:

@@ -307,7 +307,28 @@ def with_item(batch: UpdateBatch, **changes: Any) -> UpdateBatch:
             "returned nothing, expected 'bias'",
         ),
         (lambda b: replace(b, metrics={}), "expected 'loss of clients'"),
-        (lambda b: with_item(b, values=b.tables["item"].values[:, :2]), r"'item' \[2\], expected"),
+        (
+            lambda b: with_item(b, values=b.tables["item"].values[:, :2]),
+            r"'item' float32 \[2\], ex",
+        ),
+        (
+            lambda b: with_item(b, values=b.tables["item"].values.astype(np.float64)),
+            r"'item' float64 \[4\], expected 'item' float32 \[4\]",
+        ),
+        (lambda b: with_item(b, values=[1.0]), "'item' list, expected 'item' float32"),
+        (
+            lambda b: with_item(b, scale=np.ones(5)),
+            r"'scale of item' float64 \[5\], expected 'scale of item' float16 \[5\]",
+        ),
+        (lambda b: with_item(b, values=b.tables["item"].values * np.float32(np.nan)), "'item' .*f"),
+        (
+            lambda b: replace(b, dense={"head": b.dense["head"] + np.float32(np.inf)}),
+            "a 'head' that is not finite though",
+        ),
+        (lambda b: replace(b, weight=b.weight[:1]), r"'weight of clients' floats \[1\], expected"),
+        (lambda b: replace(b, weight=None), r"'weight of clients' None, expected"),
+        (lambda b: replace(b, weight=-b.weight), "a weight that is no finite number from 0"),
+        (lambda b: replace(b, weight=b.weight * np.nan), "a weight that is no finite number from"),
         (
             lambda b: with_item(b, ids=b.tables["item"].ids + 5),
             "rows of 'item' that are not 9 items",
@@ -320,3 +341,27 @@ def test_updates_of_other_clients_or_shapes_are_refused(change: Any, said: str) 
     RETURNS["change"] = change
     with pytest.raises(ConfigError, match=rf"^transform Returning: on_update .*{said}"):
         apply([Returning()], batch_of([[0, 2, 5], [1, 6]], 0))
+
+
+def test_values_may_be_narrower_and_as_wide_as_they_were() -> None:
+    batch = batch_of([[0, 2, 5], [1, 6]], 0)
+    values = batch.tables["item"].values.astype(np.float64)
+    for dtype in (np.float64, np.float32, np.float16):
+        RETURNS["change"] = lambda b, dtype=dtype: with_item(b, values=values.astype(dtype))
+        after, _ = apply([Returning()], with_item(batch, values=values))
+        assert after.tables["item"].values.dtype == dtype
+
+
+def test_who_diverges_is_not_the_transform() -> None:
+    batch = batch_of([[0, 2, 5], [1, 6]], 0)
+    RETURNS["change"] = lambda b: b
+    with np.errstate(invalid="ignore"):
+        diverged = with_item(batch, values=batch.tables["item"].values * np.float32(np.inf))
+    apply([Returning()], diverged)
+    RETURNS["change"] = lambda b: with_item(b, values=b.tables["item"].values * np.float32(1e30))
+    large = with_item(batch, values=batch.tables["item"].values * np.float32(1e20))
+    with (
+        np.errstate(over="ignore"),
+        pytest.raises(NumericError, match=r"^transform Returning: on_"),
+    ):
+        apply([Returning()], large)
