@@ -49,11 +49,9 @@ def checked_apply(
     """
     where = f"{_named(strategy)}: apply"
     returned: Any = strategy.apply(state, params, aggregates, context)
-    is_pair = isinstance(returned, tuple) and len(returned) == 2
-    _require(is_pair, f"round {context.round}, {where}", returned, "(state, parameters)")
-    after = _params(f"round {context.round}, {where}", returned[1], params)
-    _check_finite(where, after, [*params.values(), *state.arrays.values()])
-    return stored_state(f"round {context.round}, {where}", returned[0]), after
+    new, after = checked_parameters(f"round {context.round}, {where}", returned, params)
+    check_finite(where, after, [*params.values(), *state.arrays.values()])
+    return new, after
 
 
 def checked_broadcast(
@@ -92,9 +90,9 @@ def checked_broadcast(
         fits = weights.shape == (len(client_ids), len(mix.bases))
         _require(fits and weights.dtype == np.float32, where, weights, f"{expected}, float32")
         bases[name] = mix.bases[0]
-        _check_finite(where, {name: mix.bases, f"weights of {name}": weights}, made_of)
+        check_finite(where, {name: mix.bases, f"weights of {name}": weights}, made_of)
     shared = _params(where, {**down.shared, **bases}, {**params, **beside})
-    _check_finite(where, shared, made_of)
+    check_finite(where, shared, made_of)
     return down
 
 
@@ -102,11 +100,17 @@ def checked_sum(strategy: Strategy, method: str, clients: int, *arguments: Any) 
     """Return what ``reduce`` or ``merge`` gives for a number of clients.
 
     Raises:
-        ConfigError: If it is not an aggregate of as many.
+        ConfigError: If it is not an aggregate of as many, or has no sum of what they sent.
     """
+    where = f"{_named(strategy)}: {method}"
     aggregate: Aggregate = getattr(strategy, method)(*arguments)
     came = {"": f"a sum of {getattr(aggregate, 'clients', 'no')} clients"}
-    check_same(f"{_named(strategy)}: {method}", came, {"": f"a sum of {clients} clients"})
+    check_same(where, came, {"": f"a sum of {clients} clients"})
+    given: UpdateBatch | Aggregate = arguments[0]
+    names = {*given.sums} if isinstance(given, Aggregate) else {*_values(given), *given.summed}
+    lost = sorted(names - aggregate.sums.keys())
+    if lost and aggregate.each is None:
+        raise ConfigError(f"{where} returned no sum of '{lost[0]}', expected one of each parameter")
     return aggregate
 
 
@@ -186,7 +190,7 @@ def checked_update(
         raise ConfigError(f"{where} returned a weight that is no finite number from 0")
     for name, values in _values(batch).items():
         if not np.isfinite(values).all() and np.isfinite(before[name]).all():
-            _check_finite(where, {name: values}, before.values())
+            check_finite(where, {name: values}, before.values())
     for name, block in {**batch.tables, **batch.coded}.items():
         ids, owners = np.asarray(block.ids), Ragged(block.offsets, block.ids).owners()
         fits = len(owners) == len(ids) == len(block.values)
@@ -223,9 +227,47 @@ def checked_pair(where: str, returned: Any, second: str) -> tuple[State, Any]:
     Raises:
         ConfigError: If it is no pair, or the first no state that a checkpoint can keep.
     """
-    is_pair = isinstance(returned, tuple) and len(returned) == 2
-    _require(is_pair, where, returned, f"(state, {second})")
-    return stored_state(where, returned[0]), returned[1]
+    first, other = pair_of(where, returned, f"(state, {second})")
+    return stored_state(where, first), other
+
+
+def pair_of(where: str, returned: Any, expected: str) -> tuple[Any, Any]:
+    """Return two things that a plug-in returned.
+
+    Raises:
+        ConfigError: If it is no pair.
+    """
+    _require(isinstance(returned, tuple) and len(returned) == 2, where, returned, expected)
+    return returned[0], returned[1]
+
+
+def checked_parameters(where: str, returned: Any, params: Params) -> tuple[State, Params]:
+    """Return a state and the shared parameters that a plug-in returned.
+
+    Raises:
+        ConfigError: If it is no pair of a state and parameters with the names, shapes and types of
+            ``params``.
+    """
+    state, after = checked_pair(where, returned, "parameters")
+    return state, _params(where, after, params)
+
+
+def check_finite(where: str, arrays: Params, made_of: Iterable[Any]) -> None:
+    """Check that arrays that a plug-in returned are finite.
+
+    Args:
+        where: Which method of which plug-in, for errors.
+        arrays: By name.
+        made_of: Arrays from which they were made.
+
+    Raises:
+        ConfigError: If one is not finite.
+        NumericError: If one is not finite, as large values make it.
+    """
+    for name, value in arrays.items():
+        if not np.isfinite(value).all():
+            named = f"a '{name}'" if name else "a value"
+            raise not_finite(f"{where} returned {named} that is not finite", made_of)
 
 
 def checked_change(where: str, returned: Any, like: Params, made_of: Iterable[Any]) -> Params:
@@ -245,7 +287,7 @@ def checked_change(where: str, returned: Any, like: Params, made_of: Iterable[An
     arrays = _arrays(returned)
     came, expected = ({n: _floats(v) for n, v in each.items()} for each in (arrays, like))
     check_same(where, came, expected)
-    _check_finite(where, arrays, made_of)
+    check_finite(where, arrays, made_of)
     return arrays
 
 
@@ -287,13 +329,6 @@ def _params(where: str, returned: Any, expected: Params) -> Params:
     kinds = {name: f"float32 {list(like.shape)}" for name, like in expected.items()}
     check_same(where, {name: kind_of(array) for name, array in arrays.items()}, kinds)
     return arrays
-
-
-def _check_finite(where: str, arrays: Params, made_of: Iterable[Any]) -> None:
-    for name, value in arrays.items():
-        if not np.isfinite(value).all():
-            named = f"a '{name}'" if name else "a value"
-            raise not_finite(f"{where} returned {named} that is not finite", made_of)
 
 
 def stored_state(where: str, state: Any) -> State:

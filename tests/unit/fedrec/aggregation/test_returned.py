@@ -1,6 +1,7 @@
 """What a strategy returns is checked at once, and the message names the strategy."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -20,6 +21,7 @@ from fedrec.aggregation.returned import (
 from fedrec.aggregation.update import Aggregate, Aggregates, Down, Mix
 from fedrec.compute.context import RoundContext
 from fedrec.errors import ConfigError, FedRecError, NumericError
+from fedrec.testing.strategies import updates
 from fedrec.training.client_rule import ClientRule, client_rule_of
 from fedrec.types import FloatArray, IntArray, Params, State
 from strategies import FedAvg
@@ -208,6 +210,17 @@ def test_a_sum_is_one_of_all_its_clients(returned: Any) -> None:
             merged(odd, one, other)
         with pytest.raises(ConfigError, match=r"^strategy \S+Odd: reduce returned "):
             checked_sum(odd, "reduce", 3, None)
+
+
+@pytest.mark.parametrize("method", ["reduce", "merge"])
+def test_a_sum_is_one_of_every_parameter(method: str) -> None:
+    batch = updates([[0, 1]], 0)
+    whole = FedAvg().reduce(batch)
+    without = {"__module__": __name__, method: lambda *_: replace(whole, sums={})}
+    odd = type("Odd", (FedAvg,), without)()
+    given = (batch,) if method == "reduce" else (whole, whole)
+    with pytest.raises(ConfigError, match=rf"^strategy \S+Odd: {method} returned no sum of '"):
+        checked_sum(odd, method, 1, *given)
 
 
 @pytest.mark.parametrize(
