@@ -66,8 +66,8 @@ def checked_broadcast(
 
     Raises:
         ConfigError: If it is not the parameters and what the client rule asks for, each of its
-            shape and type, or some are of the clients' own and the strategy's ``payload`` does not
-            say so.
+            shape and type, one is both shared and of the clients' own, or some are of the clients'
+            own and the strategy's ``payload`` does not say so.
         NumericError: If a value is not finite.
     """
     where = f"{_named(strategy)}: broadcast"
@@ -82,6 +82,8 @@ def checked_broadcast(
         )
     bases, made_of = {}, [*params.values(), *state.arrays.values()]
     for name, mix in down.own.items():
+        if name in down.shared:
+            raise ConfigError(f"{where} returned '{name}' in shared and in own, expected it in one")
         _require(isinstance(mix, Mix), where, mix, f"a Mix as '{name}'")
         if not len(mix.bases):
             raise ConfigError(f"{where} returned no base values of '{name}', expected one or more")

@@ -305,6 +305,12 @@ def test_a_mixture_fits(own: Any, said: str, returned: dict[str, Any]) -> None:
         sent(PARAMS)
 
 
+def test_a_parameter_is_shared_or_of_clients_own(returned: dict[str, Any]) -> None:
+    returned["broadcast"] = lambda params: Down(params, {"item": Mix(BASES, WEIGHTS)})
+    with pytest.raises(ConfigError, match=r"Returning: broadcast returned 'item' in shared and in"):
+        sent(PARAMS)
+
+
 @pytest.mark.parametrize("down", [None, PARAMS, (PARAMS, {})], ids=str)
 def test_broadcast_returns_what_is_sent(down: Any, returned: dict[str, Any]) -> None:
     returned["broadcast"] = lambda _: down
