@@ -39,6 +39,11 @@ class Nobody(Attack):
     def attackers(self, context: RoundContext) -> IntArray:
         return np.zeros(0, np.int64)
 
+    def rewrite(
+        self, state: State, pool: UpdateBatch, params: Params, context: RoundContext
+    ) -> tuple[State, UpdateBatch]:
+        return state, pool
+
 
 class InPlaceAttack(Attack):
     """Turns round what it is given."""

@@ -48,6 +48,17 @@ class Attack(Transform):
     share: float = Field(0.1, gt=0, lt=1)
     row_limit: float | None = Field(None, gt=0)
 
+    @classmethod
+    def overrides(cls, *methods: str) -> bool:
+        """Return whether it has a method of its own among some."""
+        own = "rewrite" in methods and cls.rewrite is not Attack.rewrite
+        return own or super().overrides(*(name for name in methods if name != "rewrite"))
+
+    @property
+    def acting(self) -> tuple[str, ...]:
+        """The methods of which one must be its own; `on_data` adds the attackers if it does."""
+        return ("on_data",) if self.added else ("on_data", "rewrite")
+
     def attackers(self, context: RoundContext) -> IntArray:
         """Return the ids of the attackers, int64, sorted; the same in every round.
 

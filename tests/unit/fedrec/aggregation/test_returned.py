@@ -244,7 +244,9 @@ def test_a_client_rule(rule: Any, proximal: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "attributes", [{"memory": "seen"}, {"up": "up"}, {"down": "x"}, {"remembers": "all"}], ids=str
+    "attributes",
+    [{"memory": "s"}, {"up": "up"}, {"down": "x"}, {"remembers": "all"}, {"needs_average": "sum"}],
+    ids=str,
 )
 def test_a_client_rule_that_declares_what_cannot_be_is_refused(attributes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"^client rule Odd: "):

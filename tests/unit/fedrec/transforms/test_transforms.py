@@ -282,6 +282,11 @@ def test_top_k_hides_nothing_that_is_not_finite() -> None:
         sums(apply([TopK(share=0.1)], batch)[0].decoded())
 
 
+def same(_: Any, given: Any, *__: Any) -> Any:
+    """A method that returns what it is given."""
+    return given
+
+
 class Returning(Transform):
     """Returns what the test says."""
 
@@ -365,3 +370,56 @@ def test_who_diverges_is_not_the_transform() -> None:
         pytest.raises(NumericError, match=r"^transform Returning: on_"),
     ):
         apply([Returning()], large)
+
+
+def odd(base: type[Transform], **attributes: Any) -> Transform:
+    kind: Any = type(base)
+    instance: Transform = kind("Odd", (base,), {"__module__": __name__, **attributes})()
+    return instance
+
+
+@pytest.mark.parametrize(
+    ("base", "attributes", "said"),
+    [
+        (Transform, {}, "expected a method on_data or on_update or remembering or on_aggregate of"),
+        (
+            Transform,
+            {"on_updates": same},
+            r"; it defines on_updates \(did you mean 'on_update'\?\)$",
+        ),
+        (Transform, {"memory": same}, "expected a method .* of its own$"),
+        (Attack, {}, "expected a method on_data or rewrite of its own$"),
+        (Attack, {"attackers": same}, "expected a method on_data or rewrite of its own$"),
+        (Attack, {"rewite": same}, r"; it defines rewite \(did you mean 'rewrite'\?\)$"),
+        (Attack, {"added": True, "rewrite": same}, "expected a method on_data of its own$"),
+        (Returning, {"stage": "late"}, "expected stage = 0, 1 or 2$"),
+        (Returning, {"stage": 7}, "expected stage = 0, 1 or 2$"),
+    ],
+)
+def test_a_transform_without_effect_or_place_is_refused(
+    base: type[Transform], attributes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^transform Odd: .*{said}"):
+        odd(base, **attributes)
+
+
+@pytest.mark.parametrize(
+    ("memory", "said"),
+    [
+        (None, "None, expected a ParamSpec by name"),
+        ({"x": 3}, "3 as 'x', expected a private ParamSpec"),
+        ({"x": ParamSpec("shared", None, (2,), trainable=False)}, r"ParamSpec\(scope='shared'"),
+        ({"x": ParamSpec("private", "user", (2,), trainable=False)}, ".*axis='user'"),
+        ({"x": ParamSpec("private", "client", (2,))}, ".* as 'x', expected .*trainable=False"),
+    ],
+)
+def test_what_a_transform_cannot_remember_is_refused(memory: Any, said: str) -> None:
+    transform = odd(TopK, memory=lambda *_: memory)
+    with pytest.raises(ConfigError, match=f"^transform Odd: memory returned {said}"):
+        memory_specs([transform], SPECS)
+
+
+def test_remembering_returns_a_pair() -> None:
+    transform = odd(TopK, remembering=lambda _, batch, *__: batch)
+    with pytest.raises(ConfigError, match=r"Odd: remembering returned UpdateBatch, expected \(upd"):
+        apply([transform], batch_of([[0, 2], [1]], 0))
