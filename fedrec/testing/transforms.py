@@ -1,6 +1,7 @@
 """What transforms, attacks and selections must keep."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeAlias
 from unittest import SkipTest
 
@@ -30,6 +31,10 @@ def _context(split: Split, round: int = 1) -> RoundContext:
     return RoundContext(0, round, n, split.n_items, np.arange(n, dtype=np.int64), TARGETS)
 
 
+def _on_node() -> RoundContext:
+    return replace(_context(small_split()), members=None)
+
+
 def _memory(transform: Transform, task: ClientTask, shard: Shard) -> dict[str, Any]:
     """Return a transform's memory of some clients, drawn by client and place."""
     owners = {"client": shard.client_ids, "positive": Layout.of(task, shard).positives.values}
@@ -46,7 +51,7 @@ def _sent(transform: Transform, clients: IntArray | None = None) -> tuple[Update
     trial = Trial.of(transform)
     update, _ = trial.train(1)
     rows = np.arange(trial.shard.n_clients) if clients is None else clients
-    shard, context = trial.shard.take(rows), _context(small_split())
+    shard, context = trial.shard.take(rows), _on_node()
     memory = _memory(transform, trial.task, shard)
     sent, after = transformed(
         [transform], update.take(rows), memory, positives_of_clients(shard), context
@@ -73,7 +78,7 @@ def the_same_round_is_transformed_alike(transform: Transform) -> None:
     trial = Trial.of(transform)
     update, _ = trial.train(1)
     memory = _memory(transform, trial.task, trial.shard)
-    arguments = update, memory, positives_of_clients(trial.shard), _context(small_split())
+    arguments = update, memory, positives_of_clients(trial.shard), _on_node()
     before = as_bytes([update, memory])
     first = as_bytes(transformed([transform], *arguments))
     require(as_bytes([update, memory]) == before, "it changes its arguments")

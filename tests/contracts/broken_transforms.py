@@ -33,6 +33,17 @@ class InPlaceTransform(Transform):
         return batch
 
 
+class OneOfMany(Transform):
+    """Asks on a node who takes part."""
+
+    def on_update(self, batch: UpdateBatch, context: RoundContext) -> UpdateBatch:
+        tables = {
+            name: replace(block, values=block.values / np.float32(len(context.cohort)))
+            for name, block in batch.tables.items()
+        }
+        return replace(batch, tables=tables)
+
+
 class Nobody(Attack):
     """Has no attackers."""
 
@@ -66,6 +77,10 @@ class Unsorted(Selection):
 BROKEN_TRANSFORMS: list[tuple[Plugin, set[str]]] = [
     (Centring(), {"clients_are_transformed_as_if_alone"}),
     (InPlaceTransform(), {"the_same_round_is_transformed_alike"}),
+    (
+        OneOfMany(),
+        {"clients_are_transformed_as_if_alone", "the_same_round_is_transformed_alike"},
+    ),
     (Nobody(), {"attackers_are_some_of_the_clients"}),
     (InPlaceAttack(), {"the_same_round_is_attacked_alike"}),
     (Unsorted(), {"choices_are_clients"}),

@@ -25,7 +25,8 @@ from fedrec.testing.strategies import updates
 from fedrec.training.client_rule import ClientRule, client_rule_of
 from fedrec.types import FloatArray, IntArray, Params, State
 from strategies import FedAvg
-from strategies.base import Payload
+from strategies.base import Payload, Strategy
+from strategies.client_rules.proximal import Proximal
 from strategies.client_rules.scaffold import ControlVariates
 
 ITEM: FloatArray = np.ones((3, 2), np.float32)
@@ -60,6 +61,15 @@ class Returning(FedAvg):
     def groups(self, state: State, client_ids: IntArray) -> IntArray:
         chosen = RETURNED.get("groups", np.zeros_like)
         return chosen(client_ids)  # type: ignore[no-any-return]
+
+
+class Still(Strategy):
+    """Changes nothing, and is made of no parts."""
+
+    def apply(
+        self, state: State, params: Params, aggregates: Aggregates, context: RoundContext
+    ) -> tuple[State, Params]:
+        return state, params
 
 
 RETURNED: dict[str, Any] = {}
@@ -229,6 +239,13 @@ def test_a_sum_is_one_of_every_parameter(method: str) -> None:
 def test_a_class_that_declares_what_cannot_be_is_refused(attributes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"^strategy Odd: "):
         type("Odd", (FedAvg,), {"__module__": __name__, **attributes})
+
+
+@pytest.mark.parametrize("base", [FedAvg, Still])
+def test_a_client_rule_may_be_an_attribute_of_the_class(base: type[Strategy]) -> None:
+    annotated = {"client_rule": Proximal(mu=0.5), "__annotations__": {"client_rule": ClassVar[Any]}}
+    kind: Any = type(base)("Fixed", (base,), {"__module__": __name__, **annotated})
+    assert client_rule_of(kind()).proximal == 0.5
 
 
 @pytest.mark.parametrize("rule", [None, "prox", ClientRule], ids=str)
