@@ -244,8 +244,9 @@ def test_a_class_that_declares_what_cannot_be_is_refused(attributes: dict[str, A
 @pytest.mark.parametrize("base", [FedAvg, Still])
 def test_a_client_rule_may_be_an_attribute_of_the_class(base: type[Strategy]) -> None:
     annotated = {"client_rule": Proximal(mu=0.5), "__annotations__": {"client_rule": ClassVar[Any]}}
-    kind: Any = type(base)("Fixed", (base,), {"__module__": __name__, **annotated})
-    assert client_rule_of(kind()).proximal == 0.5
+    kind: Any = type(base)
+    fixed = kind("Fixed", (base,), {"__module__": __name__, **annotated})
+    assert client_rule_of(fixed()).proximal == 0.5
 
 
 @pytest.mark.parametrize("rule", [None, "prox", ClientRule], ids=str)
