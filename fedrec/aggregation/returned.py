@@ -287,8 +287,8 @@ def checked_change(where: str, returned: Any, like: Params, made_of: Iterable[An
     """
     _require(isinstance(returned, Mapping), where, returned, "a change of each parameter by name")
     arrays = _arrays(returned)
-    came, expected = ({n: _floats(v) for n, v in each.items()} for each in (arrays, like))
-    check_same(where, came, expected)
+    forms = ({n: _floats(v) for n, v in each.items()} for each in (arrays, _arrays(like)))
+    check_same(where, *forms)
     check_finite(where, arrays, made_of)
     return arrays
 
