@@ -152,14 +152,35 @@ def check_same(source: str, came: Mapping[Any, str], expected: Mapping[Any, str]
         raise ConfigError("{} returned {}, expected {}".format(source, *differs))
 
 
-def check_shapes(source: str, came: Mapping[Any, Any], like: Mapping[Any, Any]) -> None:
-    """Check names and shapes of tensors, which torch would drop or broadcast without a word.
+def check_shapes(
+    source: str, came: Mapping[Any, Any], like: Mapping[Any, Any], typed: bool = False
+) -> None:
+    """Check names and shapes of arrays or tensors, which may be dropped or broadcast silently.
+
+    Args:
+        source: Which method of which plug-in returned them.
+        came: By name, what it returned.
+        like: By name, values of the expected shapes.
+        typed: Whether their types must be the same too.
 
     Raises:
         ConfigError: With what differs.
     """
-    shapes = ({name: f"{list(v.shape)}" for name, v in values.items()} for values in (came, like))
-    check_same(source, *shapes)
+    if not isinstance(came, Mapping):
+        raise ConfigError(f"{source} returned {kind_of(came)}, expected values by name")
+    described = kind_of if typed else _shape_of
+    check_same(source, *({n: described(v) for n, v in each.items()} for each in (came, like)))
+
+
+def kind_of(value: Any) -> str:
+    """Return such as ``float32 [3, 2]`` for an array or a tensor, the type of anything else."""
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+    return "None" if value is None else type(value).__name__
+
+
+def _shape_of(value: Any) -> str:
+    return f"{list(value.shape)}" if hasattr(value, "shape") else kind_of(value)
 
 
 def _others(described: Mapping[Any, str], known: Mapping[Any, str]) -> str:

@@ -29,8 +29,9 @@ Payload = Literal["shared", "group", "client"]
 class Strategy(Plugin):
     """Base of all strategies; `strategies.composed.Composed` is made of interchangeable parts.
 
-    A strategy may have an attribute or a property ``client_rule``, a
-    `fedrec.training.client_rule.ClientRule`; without it clients train plainly.
+    A strategy may have a ``client_rule``, a `fedrec.training.client_rule.ClientRule`; without it
+    clients train plainly. It is a field, a property, or an attribute of the class, which must be
+    annotated: ``client_rule: ClassVar[ClientRule] = Proximal(mu=0.5)``.
 
     Attributes:
         needs: ``sums`` if it can work on sums of updates, ``each`` if it needs every client's.

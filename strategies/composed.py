@@ -6,7 +6,13 @@ from typing import Annotated, ClassVar, Self
 from pydantic import Field, model_validator
 
 from fedrec.aggregation.reduce import Summing, touched_rows
-from fedrec.aggregation.returned import checked_change, checked_pair
+from fedrec.aggregation.returned import (
+    check_finite,
+    checked_change,
+    checked_pair,
+    checked_parameters,
+    stored_state,
+)
 from fedrec.aggregation.update import Aggregate, Aggregates, Down, UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.config.fields import PluginField
@@ -112,7 +118,8 @@ class Composed(Strategy):
             _AGGREGATION: self.aggregation.init(params, context),
             _OPTIMIZER: self.server_optimizer.init(params),
         }
-        return State.joined(parts)
+        of_part = {n: stored_state(f"{self._named(n)}: init", state) for n, state in parts.items()}
+        return State.joined(of_part)
 
     def broadcast(
         self, state: State, params: Params, client_ids: IntArray, context: RoundContext
@@ -138,14 +145,22 @@ class Composed(Strategy):
                 "but no apply of its own; define it"
             )
         (aggregate,) = aggregates.values()
-        where = f"aggregation {name_of('aggregations', self.aggregation)}: change"
+        where = f"{self._named(_AGGREGATION)}: change"
         came = self.aggregation.change(state.part(_AGGREGATION), params, aggregate, context)
         joint, change = checked_pair(where, came, "changes")
-        change = checked_change(where, change, params)
-        where = f"client rule {name_of('client_rules', self.client_rule)}: applied"
+        made_of = [*params.values(), *state.arrays.values()]
+        change = checked_change(where, change, params, made_of)
+        where = f"{self._named(_RULE)}: applied"
         came = self.client_rule.applied(state.part(_RULE), change, aggregate, context)
         rule, change = checked_pair(where, came, "changes")
-        change = checked_change(where, change, params)
+        change = checked_change(where, change, params, made_of)
         touched = touched_rows(aggregate)
-        memory, after = self.server_optimizer.step(state.part(_OPTIMIZER), params, change, touched)
+        came = self.server_optimizer.step(state.part(_OPTIMIZER), params, change, touched)
+        where = f"{self._named(_OPTIMIZER)}: step"
+        memory, after = checked_parameters(where, came, params)
+        check_finite(where, after, [*made_of, *change.values()])
         return State.joined({_RULE: rule, _AGGREGATION: joint, _OPTIMIZER: memory}), after
+
+    def _named(self, part: str) -> str:
+        """Return what messages call a part."""
+        return f"{part.replace('_', ' ')} {name_of(f'{part}s', getattr(self, part))}"

@@ -1,17 +1,17 @@
 """Checks of what a strategy returns, so that a fault is named where it arises."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from fedrec.aggregation.update import Aggregate, Down, Mix, UpdateBatch
 from fedrec.compute.context import RoundContext
-from fedrec.errors import ConfigError, check_same, check_shapes, not_finite
+from fedrec.errors import ConfigError, check_same, check_shapes, kind_of, not_finite
 from fedrec.plugins import name_of
 from fedrec.ragged import Ragged
-from fedrec.types import IntArray, Params, State
+from fedrec.types import FloatArray, IntArray, Params, State
 
 Strategy: TypeAlias = Any
 """A `strategies.Strategy`; this package lies below those that define strategies."""
@@ -19,6 +19,9 @@ ClientRule: TypeAlias = Any
 """A `fedrec.training.client_rule.ClientRule`, of which the same holds."""
 Selection: TypeAlias = Any
 """A `strategies.selections.Selection`, likewise."""
+
+_TRAVELS = (np.float32, np.float16, np.int8)
+"""Types of values that may take the place of wider ones."""
 
 
 def checked_init(strategy: Strategy, params: Params, context: RoundContext) -> State:
@@ -46,11 +49,9 @@ def checked_apply(
     """
     where = f"{_named(strategy)}: apply"
     returned: Any = strategy.apply(state, params, aggregates, context)
-    is_pair = isinstance(returned, tuple) and len(returned) == 2
-    _require(is_pair, f"round {context.round}, {where}", returned, "(state, parameters)")
-    after = _params(f"round {context.round}, {where}", returned[1], params)
-    _check_finite(where, after, state, params)
-    return stored_state(f"round {context.round}, {where}", returned[0]), after
+    new, after = checked_parameters(f"round {context.round}, {where}", returned, params)
+    check_finite(where, after, [*params.values(), *state.arrays.values()])
+    return new, after
 
 
 def checked_broadcast(
@@ -65,8 +66,8 @@ def checked_broadcast(
 
     Raises:
         ConfigError: If it is not the parameters and what the client rule asks for, each of its
-            shape and type, or some are of the clients' own and the strategy's ``payload`` does not
-            say so.
+            shape and type, one is both shared and of the clients' own, or some are of the clients'
+            own and the strategy's ``payload`` does not say so.
         NumericError: If a value is not finite.
     """
     where = f"{_named(strategy)}: broadcast"
@@ -79,8 +80,10 @@ def checked_broadcast(
             f"{where} returned values of clients' own, but payload is 'shared'; declare payload = "
             "'group' or 'client'"
         )
-    bases = {}
+    bases, made_of = {}, [*params.values(), *state.arrays.values()]
     for name, mix in down.own.items():
+        if name in down.shared:
+            raise ConfigError(f"{where} returned '{name}' in shared and in own, expected it in one")
         _require(isinstance(mix, Mix), where, mix, f"a Mix as '{name}'")
         if not len(mix.bases):
             raise ConfigError(f"{where} returned no base values of '{name}', expected one or more")
@@ -89,9 +92,9 @@ def checked_broadcast(
         fits = weights.shape == (len(client_ids), len(mix.bases))
         _require(fits and weights.dtype == np.float32, where, weights, f"{expected}, float32")
         bases[name] = mix.bases[0]
-        _check_finite(where, {name: mix.bases, f"weights of {name}": weights}, state, params)
+        check_finite(where, {name: mix.bases, f"weights of {name}": weights}, made_of)
     shared = _params(where, {**down.shared, **bases}, {**params, **beside})
-    _check_finite(where, shared, state, params)
+    check_finite(where, shared, made_of)
     return down
 
 
@@ -99,11 +102,17 @@ def checked_sum(strategy: Strategy, method: str, clients: int, *arguments: Any) 
     """Return what ``reduce`` or ``merge`` gives for a number of clients.
 
     Raises:
-        ConfigError: If it is not an aggregate of as many.
+        ConfigError: If it is not an aggregate of as many, or has no sum of what they sent.
     """
+    where = f"{_named(strategy)}: {method}"
     aggregate: Aggregate = getattr(strategy, method)(*arguments)
     came = {"": f"a sum of {getattr(aggregate, 'clients', 'no')} clients"}
-    check_same(f"{_named(strategy)}: {method}", came, {"": f"a sum of {clients} clients"})
+    check_same(where, came, {"": f"a sum of {clients} clients"})
+    given: UpdateBatch | Aggregate = arguments[0]
+    names = {*given.sums} if isinstance(given, Aggregate) else {*_values(given), *given.summed}
+    lost = sorted(names - aggregate.sums.keys())
+    if lost and aggregate.each is None:
+        raise ConfigError(f"{where} returned no sum of '{lost[0]}', expected one of each parameter")
     return aggregate
 
 
@@ -168,15 +177,23 @@ def checked_update(
         context: The round.
 
     Raises:
-        ConfigError: If they are not of the same clients, parameters and shapes, or rows are no
-            items of the catalogue.
+        ConfigError: If they are not of the same clients, parameters and shapes, values are of a
+            wider type or not finite, weights are no finite numbers from 0, or rows are no items of
+            the catalogue.
+        NumericError: If values are not finite, as large ones make them.
     """
     _require(isinstance(returned, UpdateBatch), where, returned, "the updates of the same clients")
     batch: UpdateBatch = returned
     if not np.array_equal(batch.client_ids, like.client_ids):
         raise ConfigError(f"{where} returned updates of other clients, or in another order")
-    check_same(where, _shapes(batch), _shapes(like))
-    for name, block in batch.tables.items():
+    before = _values(like)
+    check_same(where, _forms(batch, before), _forms(like, before))
+    if not (np.isfinite(batch.weight) & (batch.weight >= 0)).all():
+        raise ConfigError(f"{where} returned a weight that is no finite number from 0")
+    for name, values in _values(batch).items():
+        if not np.isfinite(values).all() and np.isfinite(before[name]).all():
+            check_finite(where, {name: values}, before.values())
+    for name, block in {**batch.tables, **batch.coded}.items():
         ids, owners = np.asarray(block.ids), Ragged(block.offsets, block.ids).owners()
         fits = len(owners) == len(ids) == len(block.values)
         inside = fits and ((ids >= 0) & (ids < context.n_items)).all()
@@ -186,6 +203,9 @@ def checked_update(
                 f"{where} returned rows of '{name}' that are not {context.n_items} items or fewer "
                 "for each client, sorted, each once"
             )
+        if block.scale is not None:
+            expected = {f"scale of {name}": np.empty(len(ids), np.float16)}
+            check_shapes(where, dict.fromkeys(expected, block.scale), expected, typed=True)
     return batch
 
 
@@ -196,7 +216,7 @@ def checked_aggregate(where: str, returned: Any, like: Aggregate) -> Aggregate:
         ConfigError: If it is not of as many clients, or a sum has another name, shape or type.
     """
     _require(isinstance(returned, Aggregate), where, returned, "an aggregate")
-    sums, before = ({n: _kind(v) for n, v in each.sums.items()} for each in (returned, like))
+    sums, before = ({n: kind_of(v) for n, v in each.sums.items()} for each in (returned, like))
     sums[""], before[""] = (f"a sum of {each.clients} clients" for each in (returned, like))
     check_same(where, sums, before)
     aggregate: Aggregate = returned
@@ -209,57 +229,108 @@ def checked_pair(where: str, returned: Any, second: str) -> tuple[State, Any]:
     Raises:
         ConfigError: If it is no pair, or the first no state that a checkpoint can keep.
     """
-    is_pair = isinstance(returned, tuple) and len(returned) == 2
-    _require(is_pair, where, returned, f"(state, {second})")
-    return stored_state(where, returned[0]), returned[1]
+    first, other = pair_of(where, returned, f"(state, {second})")
+    return stored_state(where, first), other
 
 
-def checked_change(where: str, returned: Any, params: Params) -> Params:
-    """Return a change of each shared parameter that a part of a strategy returned.
+def pair_of(where: str, returned: Any, expected: str) -> tuple[Any, Any]:
+    """Return two things that a plug-in returned.
 
     Raises:
-        ConfigError: If it is not an array of floats of the shape of each parameter.
+        ConfigError: If it is no pair.
+    """
+    _require(isinstance(returned, tuple) and len(returned) == 2, where, returned, expected)
+    return returned[0], returned[1]
+
+
+def checked_parameters(where: str, returned: Any, params: Params) -> tuple[State, Params]:
+    """Return a state and the shared parameters that a plug-in returned.
+
+    Raises:
+        ConfigError: If it is no pair of a state and parameters with the names, shapes and types of
+            ``params``.
+    """
+    state, after = checked_pair(where, returned, "parameters")
+    return state, _params(where, after, params)
+
+
+def check_finite(where: str, arrays: Params, made_of: Iterable[Any]) -> None:
+    """Check that arrays that a plug-in returned are finite.
+
+    Args:
+        where: Which method of which plug-in, for errors.
+        arrays: By name.
+        made_of: Arrays from which they were made.
+
+    Raises:
+        ConfigError: If one is not finite.
+        NumericError: If one is not finite, as large values make it.
+    """
+    for name, value in arrays.items():
+        if not np.isfinite(value).all():
+            named = f"a '{name}'" if name else "a value"
+            raise not_finite(f"{where} returned {named} that is not finite", made_of)
+
+
+def checked_change(where: str, returned: Any, like: Params, made_of: Iterable[Any]) -> Params:
+    """Return changes by name that a part of a strategy returned.
+
+    Args:
+        where: Which part, and its method.
+        returned: What it returned.
+        like: Floats of the expected names and shapes.
+        made_of: Arrays from which it was made.
+
+    Raises:
+        ConfigError: If it is not an array of floats of each name and shape, or not finite.
+        NumericError: If it is not finite, as large values make it.
     """
     _require(isinstance(returned, Mapping), where, returned, "a change of each parameter by name")
     arrays = _arrays(returned)
-    for name, value in arrays.items():
-        fits = isinstance(value, np.ndarray) and value.dtype.kind == "f"
-        _require(fits, where, value, f"an array of floats as the change of '{name}'")
-    check_shapes(where, arrays, params)
+    forms = ({n: _floats(v) for n, v in each.items()} for each in (arrays, _arrays(like)))
+    check_same(where, *forms)
+    check_finite(where, arrays, made_of)
     return arrays
 
 
-def _shapes(batch: UpdateBatch) -> dict[str, str]:
-    """Return the shape of a row of each parameter, and names of metrics and extras."""
+def _values(batch: UpdateBatch) -> dict[str, FloatArray]:
+    """Return the values of each parameter, as they travel."""
     blocks = {**batch.tables, **batch.coded}
-    rows = {
-        name: [*np.shape(b.values)[1:]] if b.basis is None else [b.basis.shape[1]]
-        for name, b in blocks.items()
-    }
-    rows |= {name: [*np.shape(value)[1:]] for name, value in batch.dense.items()}
-    numbers = {**batch.metrics, **batch.extras}
-    clients = {f"{name} of clients": [*np.shape(value)] for name, value in numbers.items()}
-    return {name: str(shape) for name, shape in {**rows, **clients}.items()}
+    return {**{name: block.values for name, block in blocks.items()}, **batch.dense}
+
+
+def _forms(batch: UpdateBatch, before: Mapping[str, FloatArray]) -> dict[str, str]:
+    """Return the type and shape of a row of each parameter, and the number of weights and the like.
+
+    Args:
+        batch: The updates.
+        before: Values whose type stands for narrower ones in which values may travel.
+    """
+    bases = {n: b.basis for n, b in {**batch.tables, **batch.coded}.items() if b.basis is not None}
+    forms = {}
+    for name, values in _values(batch).items():
+        kind = kind_of(values)
+        if isinstance(values, np.ndarray):
+            like = before[name].dtype if name in before else values.dtype
+            narrow = values.dtype in _TRAVELS and values.dtype.itemsize < like.itemsize
+            shape = [bases[name].shape[1]] if name in bases else [*values.shape[1:]]
+            kind = f"{like if narrow else values.dtype} {shape}"
+        forms[name] = kind
+    numbers = {"weight": batch.weight, **batch.metrics, **batch.extras}
+    return forms | {f"{name} of clients": _floats(value) for name, value in numbers.items()}
 
 
 def _require(fits: bool, where: str, returned: Any, expected: str, name: str = "") -> None:
     if not fits:
-        raise ConfigError(f"{where} returned {_kind(returned)}{name}, expected {expected}")
+        raise ConfigError(f"{where} returned {kind_of(returned)}{name}, expected {expected}")
 
 
 def _params(where: str, returned: Any, expected: Params) -> Params:
     _require(isinstance(returned, Mapping), where, returned, "parameters by name")
     arrays = _arrays(returned)
     kinds = {name: f"float32 {list(like.shape)}" for name, like in expected.items()}
-    check_same(where, {name: _kind(array) for name, array in arrays.items()}, kinds)
+    check_same(where, {name: kind_of(array) for name, array in arrays.items()}, kinds)
     return arrays
-
-
-def _check_finite(where: str, arrays: Params, state: State, params: Params) -> None:
-    for name, value in arrays.items():
-        if not np.isfinite(value).all():
-            fault = f"{where} returned a '{name}' that is not finite"
-            raise not_finite(fault, [*params.values(), *state.arrays.values()])
 
 
 def stored_state(where: str, state: Any) -> State:
@@ -297,8 +368,7 @@ def _named(strategy: Strategy) -> str:
     return f"strategy {name_of('strategies', strategy)}"
 
 
-def _kind(value: Any) -> str:
-    """Return such as ``float32 [3, 2]`` for an array, the name of its type for anything else."""
-    if isinstance(value, np.ndarray):
-        return f"{value.dtype} {list(value.shape)}"
-    return "None" if value is None else type(value).__name__
+def _floats(value: Any) -> str:
+    """Return what `kind_of` does, with one word for all floats."""
+    is_float = isinstance(value, np.ndarray) and value.dtype.kind == "f"
+    return f"floats {list(value.shape)}" if is_float else kind_of(value)

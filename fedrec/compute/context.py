@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrec.errors import ConfigError
 from fedrec.seeds import Purpose, bits, uniform, words
 from fedrec.types import FloatArray, IntArray
 
@@ -22,8 +23,8 @@ class RoundContext:
         round: The round; 0 before the first.
         n_clients: All clients of the run.
         n_items: Size of the catalogue.
-        cohort: int64, the clients of the round, sorted. Empty before the first round, and on a
-            node, which does not know who else takes part.
+        members: int64, the clients of the round, sorted. Empty before the first round; None on a
+            node, which does not know who else takes part. Read `cohort`.
         targets: int64, sorted, the items of ``evaluate.targets``, which attacks promote.
         catalogue: The `fedrec.data.catalogue.Catalogue`; None where nobody reads the items.
     """
@@ -32,9 +33,23 @@ class RoundContext:
     round: int
     n_clients: int
     n_items: int
-    cohort: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
+    members: IntArray | None = None
     targets: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
     catalogue: Any = None
+
+    @property
+    def cohort(self) -> IntArray:
+        """The clients of the round, int64, sorted.
+
+        Raises:
+            ConfigError: On a node.
+        """
+        if self.members is None:
+            raise ConfigError(
+                "context.cohort: a node does not know who else takes part in a round; only the "
+                "server does, where strategies, on_aggregate and rewrite are called"
+            )
+        return self.members
 
     def bits(self, name: str, owner: IntArray, draw: IntArray) -> NDArray[np.uint64]:
         """Return 64 hashed bits per draw, uint64 [n].

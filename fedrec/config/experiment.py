@@ -8,7 +8,6 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from fedrec.baselines.base import Baseline
-from fedrec.compute.context import RoundContext
 from fedrec.compute.device import Resources
 from fedrec.config.engine import Engine
 from fedrec.config.fields import PluginField, PluginListField, PluginsField
@@ -32,7 +31,6 @@ from fedrec.plugins import (
     expand_path,
     lookup,
     name_of,
-    shown,
 )
 from fedrec.training.client_rule import client_rule_of
 from fedrec.training.settings import Train
@@ -119,16 +117,7 @@ class Experiment(Section):
         """Return the clients of a split, as transforms left it, that attack; int64, sorted."""
         if self.attack is None:
             return np.zeros(0, np.int64)
-        n = split.n_clients
-        attackers = self.attack.attackers(RoundContext(self.seed, 0, n, split.n_items))
-        distinct = len(attackers) and np.array_equal(np.unique(attackers), attackers)
-        if not distinct or attackers[0] < 0 or attackers[-1] >= n or len(attackers) == n:
-            raise ConfigError(
-                f"transforms: attackers of {type(self.attack).__name__} returned "
-                f"{shown(attackers)}, expected some of the clients from 0 to {n - 1}, not all, "
-                "sorted, each once"
-            )
-        return attackers
+        return self.attack.attackers_in(split, self.seed)
 
     def honest_part(self, split: Split) -> Split:
         """Return the data of the clients that do not attack: those that rank."""

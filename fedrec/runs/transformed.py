@@ -10,6 +10,7 @@ from fedrec.config.experiment import Experiment
 from fedrec.data.prepare import open_split, save_split
 from fedrec.errors import ConfigError
 from fedrec.storage.files import writing
+from fedrec.transforms.data import changed_data
 from fedrec.types import IntArray, Split
 
 
@@ -26,7 +27,8 @@ def with_transforms(experiment: Experiment, prepared: Path, split: Split) -> tup
         changes any.
 
     Raises:
-        ConfigError: If an attack does not fit the data.
+        ConfigError: If an attack does not fit the data, or a transform returns other data than it
+            may.
     """
     _check_attack(experiment, split)
     if not any(transform.overrides("on_data") for transform in experiment.transforms):
@@ -34,7 +36,7 @@ def with_transforms(experiment: Experiment, prepared: Path, split: Split) -> tup
     seed, targets = experiment.seed, _targets(experiment, split)
     for transform in experiment.transforms:
         n, n_items = split.n_clients, split.n_items
-        split = transform.on_data(split, RoundContext(seed, 0, n, n_items, targets=targets))
+        split = changed_data(transform, split, RoundContext(seed, 0, n, n_items, targets=targets))
     settings = experiment.model_dump(mode="json", include={"transforms", "evaluate", "seed"})
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     path = prepared.with_name(f"{prepared.stem}-{key}{prepared.suffix}")

@@ -96,7 +96,7 @@ class ClientRule(Plugin):
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
         """Refuse names that are one text, and memory of unknown rows."""
-        for names in ("down", "up", "memory"):
+        for names in ("down", "up", "memory", "needs_average"):
             if isinstance(getattr(cls, names), str):
                 raise ConfigError(
                     f"client rule {cls.__qualname__}: {names} is text, expected a tuple of names"

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from fedrec.compute.device import to_array
-from fedrec.errors import ConfigError, check_shapes
+from fedrec.errors import ConfigError, check_shapes, kind_of, not_finite
+from fedrec.plugins import name_of
 from fedrec.ragged import offsets_of
 from fedrec.training.client_rule import SEEN_ITEMS, ClientUpdate, ParamView
 from fedrec.training.draws import capacity, remembered_items
@@ -37,6 +38,7 @@ class ClientState:
     ) -> None:
         n_clients, rule = plan.shard.n_clients, task.client_rule
         self.task, self.plan, self.local = task, plan, local
+        self._named = f"client rule {name_of('client_rules', rule)}"
         self.optimizers = task.optimizers(plan.round)
         self.row_client = torch.as_tensor(plan.rows.owners())
         self.touched = {name: plan.touched(name) for name in task.tables()}
@@ -80,7 +82,8 @@ class ClientState:
         rates = {name: self.optimizers.of(specs[name]).lr for name in self.steps}
         extras = self.task.client_rule.extras(self.steps, rates)
         like = torch.zeros(self.plan.shard.n_clients)
-        check_shapes("client rule: extras", extras, dict.fromkeys(extras, like))
+        names = extras if isinstance(extras, Mapping) else ()
+        check_shapes(f"{self._named}: extras", extras, dict.fromkeys(names, like))
         return extras
 
     def gradient_terms(
@@ -99,7 +102,7 @@ class ClientState:
             value = values[name]
             term = self.task.client_rule.gradient_term(self._view(name, value, starts[name]))
             if term is not None:
-                check_shapes(f"client rule: gradient_term of '{name}'", {"": term}, {"": value})
+                self._check(f"gradient_term of '{name}'", {"": term}, [""], value)
                 absent = None if everybody else ~self._of_clients(name, present, value)
                 terms[name] = term if absent is None else term.masked_fill(absent, 0)
         return terms
@@ -111,15 +114,15 @@ class ClientState:
         updates = {}
         for name, value in values.items():
             view = self._view(name, value, starts[name])
-            rule, source = self.task.client_rule, f"client rule: finalize of '{name}'"
+            rule, source = self.task.client_rule, f"finalize of '{name}'"
             update = rule.finalize(view)
             if not isinstance(update, ClientUpdate):
                 raise ConfigError(
-                    f"{source}: returned {type(update).__name__}, expected a ClientUpdate"
+                    f"{self._named}: {source} returned {kind_of(update)}, expected a ClientUpdate"
                 )
             sent = {"": update.change, **update.up}
-            check_shapes(f"{source}: change and up", sent, dict.fromkeys(("", *rule.up), value))
-            check_shapes(f"{source}: memory", update.memory, dict.fromkeys(rule.memory, value))
+            self._check(f"{source}: change and up", sent, ("", *rule.up), value)
+            self._check(f"{source}: memory", update.memory, rule.memory, value)
             updates[name] = update
             if bool((self.steps[name] > 0).all()):
                 continue
@@ -163,6 +166,21 @@ class ClientState:
         seen = torch.full_like(self.local[SEEN_ITEMS], -1)
         seen[at] = items[chosen]
         return {**memory, SEEN_ITEMS: seen}
+
+    def _check(
+        self, source: str, came: Mapping[str, Tensor], names: Iterable[str], value: Tensor
+    ) -> None:
+        """Check names, shapes and types of what the rule returned, and that it is finite.
+
+        Raises:
+            ConfigError: If something differs from the parameter, or is not finite.
+            NumericError: If something is not finite, as large parameters make it.
+        """
+        source = f"{self._named}: {source}"
+        check_shapes(source, came, dict.fromkeys(names, value), typed=True)
+        for returned in came.values():
+            if not returned.isfinite().all() and value.isfinite().all():
+                raise not_finite(f"{source} is not finite", [value])
 
     def _view(self, name: str, value: Tensor, start: Tensor) -> ParamView:
         rule, by_row = self.task.client_rule, name in self.task.tables()

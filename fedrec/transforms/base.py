@@ -6,11 +6,13 @@ the sum.
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import model_validator
 
 from fedrec.aggregation.update import Aggregate, UpdateBatch
 from fedrec.compute.context import RoundContext
-from fedrec.errors import ConfigError
+from fedrec.errors import ConfigError, did_you_mean
 from fedrec.plugins import Plugin
 from fedrec.ragged import Ragged
 from fedrec.types import Params, ParamSpec, Split
@@ -33,12 +35,31 @@ class Transform(Plugin):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
-        """Refuse two methods that do the same."""
+        """Check the stage, and refuse two methods that do the same."""
+        if cls.stage not in (0, 1, 2):
+            raise ConfigError(f"transform {cls.__qualname__}: expected stage = 0, 1 or 2")
         if cls.overrides("on_update") and cls.overrides("remembering"):
             raise ConfigError(
                 f"transform {cls.__qualname__}: defines on_update and remembering; remembering "
                 "alone is called where it is defined"
             )
+
+    @model_validator(mode="after")
+    def _acts(self) -> Self:
+        """Refuse a transform without effect, as one is whose method is misspelt."""
+        acting, hints = self.acting, ""
+        if not self.overrides(*acting):
+            for name, method in vars(type(self)).items():
+                hint = did_you_mean(name, acting) if callable(method) else ""
+                hints += f"; it defines {name}{hint}" if "did you mean" in hint else ""
+            expected = f"expected a method {' or '.join(acting)} of its own"
+            raise ConfigError(f"transform {type(self).__qualname__}: {expected}{hints}")
+        return self
+
+    @property
+    def acting(self) -> tuple[str, ...]:
+        """The methods of which one, or more, must be its own."""
+        return ("on_data", "on_update", "remembering", "on_aggregate")
 
     @property
     def remembers(self) -> bool:

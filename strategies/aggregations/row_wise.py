@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from fedrec.aggregation.returned import checked_change
 from fedrec.aggregation.update import Aggregate, RowBlock
 from fedrec.compute.context import RoundContext
 from fedrec.errors import ConfigError
@@ -112,7 +113,8 @@ class RowWise(Aggregation):
     def _joint(self, rows: FloatArray) -> FloatArray:
         """Return the change of g items, float [g, n], of rows as for `choose`."""
         if rows.shape[1] >= self._clients_needed:
-            return self.choose(rows)
+            where = f"aggregation {name_of('aggregations', self)}: choose"
+            return checked_change(where, {"": self.choose(rows)}, {"": rows[:, 0]}, [rows])[""]
         if self.below == "skip":
             return np.zeros((len(rows), rows.shape[2]))
         return median_of(rows) if self.below == "median" else rows.mean(1, dtype=np.float64)

@@ -8,8 +8,9 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
+from fedrec.aggregation.returned import pair_of
 from fedrec.errors import check_shapes
-from fedrec.plugins import Plugin
+from fedrec.plugins import Plugin, name_of
 from fedrec.types import FloatArray, IntArray, Params, State
 
 STEPS = "steps"
@@ -79,14 +80,15 @@ class ServerOptimizer(Plugin):
             if memory:
                 memory[STEPS] = memory[STEPS] + 1
             of_rows = change[name][rows]
-            move, remembered = self.direction(of_rows, memory)
-            where = f"server optimizer {type(self).__name__}"
-            counted = {STEPS: memory[STEPS]} if memory else {}
-            of_memory = {**counted, **remembered}
-            check_shapes(f"{where}: direction", {name: np.asarray(move)}, {name: of_rows})
-            check_shapes(f"{where}: memory of '{name}'", of_memory, memory)
+            where = f"server optimizer {name_of('server_optimizers', self)}: direction"
+            came = self.direction(of_rows, memory)
+            move, remembered = pair_of(where, came, "(what is added, what is remembered)")
+            check_shapes(where, {name: np.asarray(move)}, {name: of_rows})
+            if memory and isinstance(remembered, Mapping):
+                remembered = {STEPS: memory[STEPS], **remembered}
+            check_shapes(f"{where}: memory of '{name}'", remembered, memory)
             after[name] = _replaced(value, rows, value[rows] + move)
-            for each, values in of_memory.items():
+            for each, values in remembered.items():
                 arrays[f"{each}/{name}"] = _replaced(arrays[f"{each}/{name}"], rows, values)
         return State(arrays), after
 

@@ -33,11 +33,27 @@ class InPlaceTransform(Transform):
         return batch
 
 
+class OneOfMany(Transform):
+    """Asks on a node who takes part."""
+
+    def on_update(self, batch: UpdateBatch, context: RoundContext) -> UpdateBatch:
+        tables = {
+            name: replace(block, values=block.values / np.float32(len(context.cohort)))
+            for name, block in batch.tables.items()
+        }
+        return replace(batch, tables=tables)
+
+
 class Nobody(Attack):
     """Has no attackers."""
 
     def attackers(self, context: RoundContext) -> IntArray:
         return np.zeros(0, np.int64)
+
+    def rewrite(
+        self, state: State, pool: UpdateBatch, params: Params, context: RoundContext
+    ) -> tuple[State, UpdateBatch]:
+        return state, pool
 
 
 class InPlaceAttack(Attack):
@@ -61,6 +77,10 @@ class Unsorted(Selection):
 BROKEN_TRANSFORMS: list[tuple[Plugin, set[str]]] = [
     (Centring(), {"clients_are_transformed_as_if_alone"}),
     (InPlaceTransform(), {"the_same_round_is_transformed_alike"}),
+    (
+        OneOfMany(),
+        {"clients_are_transformed_as_if_alone", "the_same_round_is_transformed_alike"},
+    ),
     (Nobody(), {"attackers_are_some_of_the_clients"}),
     (InPlaceAttack(), {"the_same_round_is_attacked_alike"}),
     (Unsorted(), {"choices_are_clients"}),

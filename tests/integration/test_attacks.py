@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import fedrec
+from fedrec.aggregation.update import UpdateBatch
 from fedrec.config.experiment import load_experiment
 from fedrec.data.prepare import split_of
 from fedrec.errors import ConfigError, DataError
@@ -14,6 +15,7 @@ from fedrec.report.runs import load
 from fedrec.runs.reader import RunFolder
 from fedrec.transforms.attacks import ATTACKS
 from fedrec.transforms.attacks.base import Attack
+from fedrec.types import State
 from tests.integration.stopped_runs import go_on, outcome
 from tests.integration.test_run_serial import BASE, merged
 
@@ -47,6 +49,9 @@ def go(out: Path, **changes: Any) -> fedrec.RunResult:
 
 class Idle(Attack):
     """Attackers that send what honest clients send."""
+
+    def rewrite(self, state: State, pool: UpdateBatch, *_: Any) -> tuple[State, UpdateBatch]:
+        return state, pool
 
 
 @pytest.mark.parametrize("name", ATTACKS)

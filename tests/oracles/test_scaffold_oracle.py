@@ -84,7 +84,7 @@ def test_sparse_scaffold_is_the_papers(
     rng = np.random.default_rng(seed)
     for round in (1, 2, 3):
         cohort = np.sort(rng.choice(shard.n_clients, rng.integers(1, shard.n_clients + 1), False))
-        context = replace(context, round=round, cohort=cohort)
+        context = replace(context, round=round, members=cohort)
         sent = strategy.broadcast(state, params, cohort, context).shared
         update, after = train_clients(
             task, shard.take(cohort), sent, split_state(task, shard, local, cohort), round, 2

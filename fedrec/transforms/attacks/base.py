@@ -12,7 +12,7 @@ from fedrec.aggregation.update import UpdateBatch
 from fedrec.compute.context import RoundContext
 from fedrec.errors import ConfigError
 from fedrec.models.mf import MatrixFactorization
-from fedrec.plugins import name_of
+from fedrec.plugins import name_of, shown
 from fedrec.transforms.base import Transform
 from fedrec.transforms.pool import bounded, row_norms
 from fedrec.types import IntArray, Params, ParamSpec, Split, State
@@ -48,6 +48,17 @@ class Attack(Transform):
     share: float = Field(0.1, gt=0, lt=1)
     row_limit: float | None = Field(None, gt=0)
 
+    @classmethod
+    def overrides(cls, *methods: str) -> bool:
+        """Return whether it has a method of its own among some."""
+        own = "rewrite" in methods and cls.rewrite is not Attack.rewrite
+        return own or super().overrides(*(name for name in methods if name != "rewrite"))
+
+    @property
+    def acting(self) -> tuple[str, ...]:
+        """The methods of which one must be its own; `on_data` adds the attackers if it does."""
+        return ("on_data",) if self.added else ("on_data", "rewrite")
+
     def attackers(self, context: RoundContext) -> IntArray:
         """Return the ids of the attackers, int64, sorted; the same in every round.
 
@@ -61,6 +72,24 @@ class Attack(Transform):
         once = RoundContext(context.seed, 0, n, context.n_items)
         keys = once.bits("attackers", everybody, np.zeros(1, np.int64))
         return np.sort(np.argsort(keys, kind="stable")[: self.count(n)])
+
+    @final
+    def attackers_in(self, split: Split, seed: int) -> IntArray:
+        """Return the attackers among the clients of a split, as transforms left it.
+
+        Raises:
+            ConfigError: If they are not some of its clients.
+        """
+        n = split.n_clients
+        named: Any = self.attackers(RoundContext(seed, 0, n, split.n_items))
+        is_array = isinstance(named, np.ndarray) and named.dtype.kind in "iu" and named.ndim == 1
+        distinct = is_array and len(named) and np.array_equal(np.unique(named), named)
+        if not distinct or named[0] < 0 or named[-1] >= n or len(named) == n:
+            raise ConfigError(
+                f"attack {type(self).__name__}: attackers returned {shown(named)}, expected some "
+                f"of the clients from 0 to {n - 1}, not all, sorted, each once"
+            )
+        return np.asarray(named, np.int64)
 
     def count(self, honest: int) -> int:
         """Return how many attackers there are among, or beside, a number of honest clients."""

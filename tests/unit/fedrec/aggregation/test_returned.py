@@ -1,6 +1,7 @@
 """What a strategy returns is checked at once, and the message names the strategy."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -20,10 +21,12 @@ from fedrec.aggregation.returned import (
 from fedrec.aggregation.update import Aggregate, Aggregates, Down, Mix
 from fedrec.compute.context import RoundContext
 from fedrec.errors import ConfigError, FedRecError, NumericError
+from fedrec.testing.strategies import updates
 from fedrec.training.client_rule import ClientRule, client_rule_of
 from fedrec.types import FloatArray, IntArray, Params, State
 from strategies import FedAvg
-from strategies.base import Payload
+from strategies.base import Payload, Strategy
+from strategies.client_rules.proximal import Proximal
 from strategies.client_rules.scaffold import ControlVariates
 
 ITEM: FloatArray = np.ones((3, 2), np.float32)
@@ -58,6 +61,15 @@ class Returning(FedAvg):
     def groups(self, state: State, client_ids: IntArray) -> IntArray:
         chosen = RETURNED.get("groups", np.zeros_like)
         return chosen(client_ids)  # type: ignore[no-any-return]
+
+
+class Still(Strategy):
+    """Changes nothing, and is made of no parts."""
+
+    def apply(
+        self, state: State, params: Params, aggregates: Aggregates, context: RoundContext
+    ) -> tuple[State, Params]:
+        return state, params
 
 
 RETURNED: dict[str, Any] = {}
@@ -210,12 +222,31 @@ def test_a_sum_is_one_of_all_its_clients(returned: Any) -> None:
             checked_sum(odd, "reduce", 3, None)
 
 
+@pytest.mark.parametrize("method", ["reduce", "merge"])
+def test_a_sum_is_one_of_every_parameter(method: str) -> None:
+    batch = updates([[0, 1]], 0)
+    whole = FedAvg().reduce(batch)
+    without = {"__module__": __name__, method: lambda *_: replace(whole, sums={})}
+    odd = type("Odd", (FedAvg,), without)()
+    given = (batch,) if method == "reduce" else (whole, whole)
+    with pytest.raises(ConfigError, match=rf"^strategy \S+Odd: {method} returned no sum of '"):
+        checked_sum(odd, method, 1, *given)
+
+
 @pytest.mark.parametrize(
     "attributes", [{"needs": "eahc"}, {"payload": "clients"}, {"published": lambda *_: {}}]
 )
 def test_a_class_that_declares_what_cannot_be_is_refused(attributes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"^strategy Odd: "):
         type("Odd", (FedAvg,), {"__module__": __name__, **attributes})
+
+
+@pytest.mark.parametrize("base", [FedAvg, Still])
+def test_a_client_rule_may_be_an_attribute_of_the_class(base: type[Strategy]) -> None:
+    annotated = {"client_rule": Proximal(mu=0.5), "__annotations__": {"client_rule": ClassVar[Any]}}
+    kind: Any = type(base)
+    fixed = kind("Fixed", (base,), {"__module__": __name__, **annotated})
+    assert client_rule_of(fixed()).proximal == 0.5
 
 
 @pytest.mark.parametrize("rule", [None, "prox", ClientRule], ids=str)
@@ -231,7 +262,9 @@ def test_a_client_rule(rule: Any, proximal: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "attributes", [{"memory": "seen"}, {"up": "up"}, {"down": "x"}, {"remembers": "all"}], ids=str
+    "attributes",
+    [{"memory": "s"}, {"up": "up"}, {"down": "x"}, {"remembers": "all"}, {"needs_average": "sum"}],
+    ids=str,
 )
 def test_a_client_rule_that_declares_what_cannot_be_is_refused(attributes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"^client rule Odd: "):
@@ -289,6 +322,12 @@ def test_values_of_clients_own_stand_for_the_shared_ones(returned: dict[str, Any
 def test_a_mixture_fits(own: Any, said: str, returned: dict[str, Any]) -> None:
     returned["broadcast"] = lambda _: Down({"scale": PARAMS["scale"]}, {"item": own})
     with pytest.raises(ConfigError, match=rf"^strategy \S+Returning: broadcast returned .*{said}"):
+        sent(PARAMS)
+
+
+def test_a_parameter_is_shared_or_of_clients_own(returned: dict[str, Any]) -> None:
+    returned["broadcast"] = lambda params: Down(params, {"item": Mix(BASES, WEIGHTS)})
+    with pytest.raises(ConfigError, match=r"Returning: broadcast returned 'item' in shared and in"):
         sent(PARAMS)
 
 

@@ -13,6 +13,7 @@ from fedrec.personalization.base import Personalization
 from fedrec.training.client_rule import ClientRule, ClientUpdate
 from fedrec.training.clients import train_clients
 from fedrec.types import ParamSpec
+from strategies.client_rules.proximal import Proximal
 from tests.planted import initial_state, method_of, shard_of
 
 
@@ -87,6 +88,10 @@ def test_what_is_not_finite_is_the_code_of_who_returned_it(method: str) -> None:
         lambda change: ClientUpdate(change, {"up": change[:1]}, {"kept": change}),
         lambda change: ClientUpdate(change, {"up": change, "more": change}, {"kept": change}),
         lambda change: ClientUpdate(change, {"up": change}, {"other": change}),
+        lambda change: ClientUpdate(change.double(), {"up": change}, {"kept": change}),
+        lambda change: ClientUpdate(change, {"up": change.half()}, {"kept": change}),
+        lambda change: ClientUpdate(change, {"up": change}, {"kept": change.double()}),
+        lambda change: ClientUpdate(3, {"up": change}, {"kept": change}),  # type: ignore[arg-type]
     ],
 )
 def test_a_client_rule(update: Any) -> None:
@@ -98,14 +103,39 @@ def test_a_client_rule(update: Any) -> None:
             result: ClientUpdate = update(view.value - view.start)
             return result
 
-    with pytest.raises(ConfigError, match=r"^client rule: finalize of 'item': .*expected "):
+    with pytest.raises(ConfigError, match=r"^client rule \S+Odd: finalize of 'item'.*expected "):
         run(client_rule=Odd())
 
 
-def test_a_term_of_another_shape() -> None:
-    class Odd(ClientRule):
-        def gradient_term(self, view: Any) -> torch.Tensor:
-            return torch.ones(())
+OF_RULE: list[tuple[str, Any, str]] = [
+    ("gradient_term", lambda *_: torch.ones(()), r"float32 \[\], expected float32 \[\d+, 4\]"),
+    ("gradient_term", lambda _, view: view.value.double(), r"float64 .*, expected float32 "),
+    ("gradient_term", lambda *_: 5, r"int, expected float32 \["),
+    ("extras", lambda *_: 5, "int, expected values by name"),
+    ("extras", lambda *_: {"steps": 5}, r"'steps' int, expected 'steps' \[2\]"),
+]
 
-    with pytest.raises(ConfigError, match=r"gradient_term of 'item' returned "):
-        run(client_rule=Odd())
+
+@pytest.mark.parametrize(("method", "returned", "said"), OF_RULE)
+def test_terms_and_extras(method: str, returned: Any, said: str) -> None:
+    odd: Any = type("Odd", (ClientRule,), {"__module__": __name__, method: returned})
+    where = rf"^client rule {__name__}:Odd: {method}( of 'item')? returned {said}"
+    with pytest.raises(ConfigError, match=where):
+        run(client_rule=odd())
+
+
+@pytest.mark.parametrize(
+    ("method", "returned"),
+    [
+        ("gradient_term", lambda _, view: (view.value - view.start) / 0.0),
+        ("finalize", lambda _, view: ClientUpdate(view.value / 0.0)),
+    ],
+)
+def test_what_a_rule_makes_not_finite_is_told_of_it(method: str, returned: Any) -> None:
+    odd: Any = type("Odd", (ClientRule,), {"__module__": __name__, method: returned})
+    with pytest.raises(ConfigError, match=rf"^client rule {__name__}:Odd: {method} .*not finite"):
+        run(client_rule=odd())
+
+
+def test_a_rule_computes_in_the_type_of_the_task() -> None:
+    run(client_rule=Proximal(mu=0.1), dtype="float64")

@@ -1,7 +1,6 @@
 """What transforms keep: identities, bounds, unbiased rounding, what is remembered."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -280,43 +279,3 @@ def test_top_k_hides_nothing_that_is_not_finite() -> None:
     batch.tables["item"].values[2, 1] = np.nan
     with pytest.raises(NumericError, match="'item' is not finite"):
         sums(apply([TopK(share=0.1)], batch)[0].decoded())
-
-
-class Returning(Transform):
-    """Returns what the test says."""
-
-    def on_update(self, batch: UpdateBatch, context: RoundContext) -> Any:
-        return RETURNS["change"](batch)
-
-
-RETURNS: dict[str, Any] = {}
-
-
-def with_item(batch: UpdateBatch, **changes: Any) -> UpdateBatch:
-    """The updates with another block of the table ``item``."""
-    return replace(batch, tables={**batch.tables, "item": replace(batch.tables["item"], **changes)})
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (lambda b: None, "returned None, expected the updates of the same clients"),
-        (lambda b: b.take(np.array([1, 0])), "returned updates of other clients, or in another"),
-        (
-            lambda b: replace(b, tables={"item": b.tables["item"]}),
-            "returned nothing, expected 'bias'",
-        ),
-        (lambda b: replace(b, metrics={}), "expected 'loss of clients'"),
-        (lambda b: with_item(b, values=b.tables["item"].values[:, :2]), r"'item' \[2\], expected"),
-        (
-            lambda b: with_item(b, ids=b.tables["item"].ids + 5),
-            "rows of 'item' that are not 9 items",
-        ),
-        (lambda b: with_item(b, ids=0 * b.tables["item"].ids), "sorted, each once"),
-        (lambda b: with_item(b, ids=b.tables["item"].ids[:-1]), "rows of 'item' that are not"),
-    ],
-)
-def test_updates_of_other_clients_or_shapes_are_refused(change: Any, said: str) -> None:
-    RETURNS["change"] = change
-    with pytest.raises(ConfigError, match=rf"^transform Returning: on_update .*{said}"):
-        apply([Returning()], batch_of([[0, 2, 5], [1, 6]], 0))
