@@ -172,7 +172,9 @@ def remove_unfinished(path: Path) -> None:
 def discard_unstarted(path: Path) -> None:
     """Remove a run folder whose run broke off before its first round; others stay."""
     try:
-        if is_run_folder(path) and not (path / ROUNDS).stat().st_size:
+        if not is_run_folder(path):
+            path.rmdir()  # fails unless it is empty
+        elif not (path / ROUNDS).stat().st_size:
             await_end(path)
             _clear(path)
             path.rmdir()

@@ -37,6 +37,7 @@ from fedrec.runs.folder import (
     check_free,
     create,
     default_folder,
+    discard_unstarted,
 )
 from fedrec.runs.state_size import check_server_state, check_state
 from fedrec.runs.transformed import with_transforms
@@ -199,9 +200,20 @@ def prepare_run(
     run = open_experiment(experiment, folder, report=report)
     for line in settings_without_effect(run):
         LOG.warning(line)
-    create(folder, overwrite)
+    try:
+        create(folder, overwrite)
+        _fill(run)
+    except KeyboardInterrupt:
+        discard_unstarted(folder)
+        raise
+    return run
+
+
+def _fill(run: OpenRun) -> None:
+    """Copy into a run folder all that the run begins with."""
+    folder = run.folder
     run.write_config()
-    for name, text in sources_of(experiment).items():
+    for name, text in sources_of(run.experiment).items():
         (folder / SOURCE / name).parent.mkdir(parents=True, exist_ok=True)
         write_text(folder / SOURCE / name, text)
     write_bytes(folder / SPLIT, run.prepared.read_bytes())
@@ -214,7 +226,6 @@ def prepare_run(
                 f"features: {size / 2**20:.0f} MiB are not copied into the run folder; it can be "
                 f"continued where {run.features}, or what they are made of, is still there"
             )
-    return run
 
 
 def open_experiment(

@@ -30,7 +30,7 @@ def test_readme_has_the_two_commands_and_ci_runs_the_second(root: Path) -> None:
     lines = (root / "README.md").read_text(encoding="utf-8").splitlines()
     commands = [line for line in lines if line.startswith("python3 -m venv .venv")]
     first = [line for line in commands if "fedrec run experiments/ml-100k/plgc-mf.yaml" in line]
-    second = [line for line in commands if line.endswith("bin/pytest")]
+    second = [line for line in commands if "bin/pytest" in line]
     assert len(first) == 1, "the README has one line that sets up and runs PLGC"
     assert len(second) == 1, "the README has one line that sets up and passes the tests"
     assert "-c constraints.txt -e '.[sim]'" in first[0]

@@ -58,7 +58,7 @@ def peak(users):
     assert fedrec.run(experiment, out=f"of-{users}").result["status"] == "completed"
     return high_water()
 
-few, many = 60, 300
+few, many = 60, 600
 before = peak(few)
 print((many - few) * 16_384 * 8 * 4 / MIB, peak(many) - before)
 """
