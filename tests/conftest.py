@@ -1,6 +1,7 @@
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
+        # Pytest removes its folders in time.
+        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("temporary")))
         if not os.environ.get("FEDREC_CACHE"):
             patch.setenv("FEDREC_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
