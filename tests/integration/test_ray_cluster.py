@@ -81,7 +81,7 @@ def test_a_node_that_leaves_is_named_and_the_run_can_go_on_elsewhere(
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2, errors
     assert "did not start within engine.start_timeout (11 s)" in errors
-    assert " of 2 cores are free" in errors
+    assert " cores are free" in errors
     command = [sys.executable, "-m", "fedrec", "run", "--resume", str(out), "--engine", "serial"]
     command += ["--set", f"rounds.count={len(rounds.read_text().splitlines()) + 2}"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
