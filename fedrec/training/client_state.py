@@ -179,6 +179,8 @@ class ClientState:
         source = f"{self._named}: {source}"
         check_shapes(source, came, dict.fromkeys(names, value), typed=True)
         for returned in came.values():
+            if returned.sum().isfinite():  # many times faster than to look at each
+                continue
             if not returned.isfinite().all() and value.isfinite().all():
                 raise not_finite(f"{source} is not finite", [value])
 
