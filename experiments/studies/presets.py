@@ -25,6 +25,7 @@ import pandas as pd
 
 from experiments.studies.tables import markdown
 from experiments.tune import one
+from fedrec.errors import FedRecError
 
 FOLDER = Path(__file__).parents[1] / "ml-100k" / "strategies"
 SEEDS = (0, 1, 2)
@@ -68,6 +69,8 @@ def chosen(trials: dict[Trial, Future[dict[str, Any]]]) -> Trial:
     """Return the best trial on validation."""
     results = {trial: future.result() for trial, future in trials.items()}
     early = [trial for trial, result in results.items() if is_early(result)]
+    if not early:
+        raise FedRecError(f"no trial had its best round early: {', '.join(map(' '.join, results))}")
     return max(early, key=lambda trial: results[trial]["metrics"]["valid"]["ndcg@10"])
 
 
@@ -107,4 +110,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except FedRecError as error:
+        sys.exit(f"error: {error}")

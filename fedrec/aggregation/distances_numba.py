@@ -19,8 +19,8 @@ def sum_squares(columns, squared):
             sums[:] = 0.0
             for number in range(columns.shape[1]):
                 values = columns[item, number]
-                own = np.float64(values[u])
+                of_u = np.float64(values[u])
                 for v in range(len(sums)):
-                    difference = np.float64(values[v]) - own
+                    difference = np.float64(values[v]) - of_u
                     sums[v] += difference * difference
             squared[item, u] = sums

@@ -86,21 +86,21 @@ def train_clients(
     Raises:
         EngineError: If a client does not fit in memory even alone.
     """
-    whole = task.payload != "client" or task.needs_tables
+    needs_tables = task.payload != "client" or task.needs_tables
     if is_numba := task.executor() == "numba":
         from fedrec.compute.numba_compiler import build
         from fedrec.training.executors.numba.executor import train_numba
 
         build(task.dtype)
-    if own and (whole or is_numba):
+    if own and (needs_tables or is_numba):
         trained, clients, layout = [], [], Layout.of(task, shard)
-        for some, received, rows in _parts(task, shard, params, own, whole):
+        for some, received, mixes in _parts(task, shard, params, own, needs_tables):
             at, part = layout.positions(some), shard.take(some)
             specs = task.stored_specs()
             before = {name: local[name][at[spec.axis or ""]] for name, spec in specs.items()}
             trained.append(
-                train_numba(task, part, received, before, round, own=rows)
-                if rows
+                train_numba(task, part, received, before, round, mix=mixes["item"])
+                if mixes
                 else train_clients(
                     task, part, received, before, round, chunk, popularity, together=together
                 )
@@ -115,14 +115,14 @@ def train_clients(
 
 
 def _parts(
-    task: ClientTask, shard: Shard, params: Params, own: Mapping[str, Mix], whole: bool
+    task: ClientTask, shard: Shard, params: Params, own: Mapping[str, Mix], needs_tables: bool
 ) -> Iterator[tuple[IntArray, Params, dict[str, Mix]]]:
-    """Yield some clients at a time, int64 [c], what all of them received, and what each did.
+    """Yield some clients at a time: int64 [c], the values that they share, and mixes of the others.
 
-    With ``whole`` they have all received the same. Otherwise they are as many as rows of their
-    values may be formed together.
+    Where whole tables are needed, these are clients that received the same values, and there are
+    no mixes. Otherwise they are as many as rows may be formed for together.
     """
-    if whole:
+    if needs_tables:
         for alike, received in clients_alike(Down(params, own), shard.n_clients):
             yield alike, received, {}
         return
@@ -153,9 +153,9 @@ def _in_order(
         for name in specs
         if name in trained[0][1]
     }
-    back = np.argsort(clients)
     if (np.diff(clients) > 0).all():  # they were trained in order
         return update, private
+    back = np.argsort(clients)
     at = Layout.of(task, shard.take(clients)).positions(back)
     private = {name: values[at[specs[name].axis or ""]] for name, values in private.items()}
     return update.take(back), private

@@ -32,7 +32,9 @@ class Bulyan(Krum):
         """Say that nobody is left out."""
         lines = super().without_effect(run)
         if self.byzantine == 0:
-            lines.append("byzantine: 0 has no effect: it is the mean of all clients; raise it")
+            lines.append(
+                "byzantine: 0 leaves no client out, as the aggregation mean does; raise it"
+            )
         return lines
 
     def choose(self, rows: FloatArray) -> FloatArray:

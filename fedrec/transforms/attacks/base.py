@@ -51,8 +51,8 @@ class Attack(Transform):
     @classmethod
     def overrides(cls, *methods: str) -> bool:
         """Return whether it has a method of its own among some."""
-        own = "rewrite" in methods and cls.rewrite is not Attack.rewrite
-        return own or super().overrides(*(name for name in methods if name != "rewrite"))
+        rewrites = "rewrite" in methods and cls.rewrite is not Attack.rewrite
+        return rewrites or super().overrides(*(name for name in methods if name != "rewrite"))
 
     @property
     def acting(self) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """The executor ``numba``: from the values of a round to the kernel's, and back."""
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cache
 from typing import Any
@@ -41,11 +41,12 @@ def train_numba(
     round: int,
     summing: Summing | None = None,
     transforms: Sequence[Transform] = (),
-    own: Mapping[str, Mix] | None = None,
+    mix: Mix | None = None,
 ) -> tuple[UpdateBatch, dict[str, FloatArray]]:
     """Train clients for a round; see `fedrec.training.clients.train_clients`.
 
-    Of item tables of the clients' own, the rows that they touch are formed before, all together.
+    With ``mix``, clients receive item tables of their own, of which the touched rows are formed
+    before, all together.
 
     With ``summing``, the changed rows are added up as soon as a client is trained, while they lie
     in the cache, and the update holds them in ``summed`` instead of ``tables``; in ``tables``
@@ -57,24 +58,20 @@ def train_numba(
     """
     assert shard.n_users == shard.n_clients
     dtype, examples = np.dtype(task.dtype), shard.examples()
-    state, settings, most = (
-        _joined(task, local, dtype),
-        _settings(task, round),
-        capacity(shard, task),
-    )
+    state, settings = _joined(task, local, dtype), _settings(task, round)
+    most = capacity(shard, task)
     offsets, loss = np.zeros(shard.n_clients + 1, np.int64), np.zeros(shard.n_clients)
-    if own:
-        mix = own["item"]
+    if mix is not None:
         data = _data(task, shard, np.empty((0, *mix.bases.shape[2:]), dtype))
         ids = np.empty(most[-1], np.int64)
         kernel.touched(data, settings, ids, offsets)
         clients = np.repeat(np.arange(shard.n_clients), np.diff(offsets))
         table = _owned(rows_of(mix, clients, ids[: offsets[-1]]), dtype)
-        data = data._replace(table=table, own=True)
+        data = data._replace(table=table, per_client=True)
     else:
         table = _owned(params["item"], dtype)
         data = _data(task, shard, table)
-    if own or most[-1] < len(table):
+    if mix is not None or most[-1] < len(table):
         summing, transforms = None, ()
     sums = _sums(summing, examples, table)
     bound = int(most[-1] if summing is None else np.diff(most).max(initial=0))
@@ -140,7 +137,7 @@ def _data(task: ClientTask, shard: Shard, table: FloatArray) -> Data:
         excluded=_owned(excluded.values),
         k=task.train.negatives,
         table=table,
-        own=False,
+        per_client=False,
         unit_vectors=nothing
         if unit_vectors is None
         else _owned(to_array(unit_vectors), table.dtype),
@@ -227,4 +224,7 @@ def fill(dtype: str) -> None:
     model, plain = MatrixFactorization(embedding_dim=2), NoPersonalization()
     task = ClientTask(model, plain, Train(), 0, dtype=dtype)
     local = {name: initial_local(0, name, spec, one) for name, spec in task.stored_specs().items()}
-    train_numba(task, shard, task.initial_globals(4), local, 1)
+    params = task.initial_globals(4)
+    train_numba(task, shard, params, local, 1)
+    mix = Mix(params["item"][None], np.ones((1, 1), np.float32))
+    train_numba(task, shard, {}, local, 1, mix=mix)

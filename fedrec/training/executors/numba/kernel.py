@@ -35,14 +35,16 @@ of a user's history, 0 for none. Further as `fedrec.personalization.plgc.plgc.PL
 """
 
 Data = namedtuple(
-    "Data", "n_items n_drawn users offsets items excluded_offsets excluded k table own unit_vectors"
+    "Data",
+    "n_items n_drawn users offsets items excluded_offsets excluded k table per_client unit_vectors",
 )
 """What is read.
 
 ``n_drawn``: how many items, the first ones, may be negatives. ``users`` int64 [u], their ids.
 ``offsets`` int64 [u + 1] and ``items`` int64 [p]: the positives of each user, sorted; likewise
 ``excluded``, what is never drawn. ``k``: negatives per positive.
-``table`` float [n_items, d]; with ``own`` the rows that the clients touch, client after client.
+``table`` float [n_items, d]; with ``per_client`` the rows that each client touches, in the order of
+the clients.
 ``unit_vectors`` float [n_items, d]: the table's rows centred and normalised, empty without the
 similarity branch.
 """
@@ -153,13 +155,13 @@ def train(data, local, settings, sums, steps, ids, change, offsets, losses):
         count = collect(data, settings, scratch, u, ids[at:])
         items, work = ids[at : at + count], change[at : at + count]
         for t in range(count):
-            now, frozen = work[t], data.table[first + t if data.own else items[t]]
+            now, frozen = work[t], data.table[first + t if data.per_client else items[t]]
             for a in range(d):
                 now[a] = frozen[a]
         for epoch in range(settings.epochs):
             losses[u] = _epoch(data, local, settings, scratch, epoch, u, first, items, work)
         for t in range(count):
-            now, frozen = work[t], data.table[first + t if data.own else items[t]]
+            now, frozen = work[t], data.table[first + t if data.per_client else items[t]]
             for a in range(d):
                 now[a] -= frozen[a]
         if summing:
@@ -277,7 +279,11 @@ def _step(data, local, settings, scratch, pairs, u, first, items, work, positive
     if not direct:
         rate, pull = kind.type(settings.item_lr), kind.type(settings.proximal)
         for i in range(len(work)):
-            row, moved, start = work[i], target[i], data.table[first + i if data.own else items[i]]
+            row, moved, start = (
+                work[i],
+                target[i],
+                data.table[first + i if data.per_client else items[i]],
+            )
             for a in range(d):
                 row[a] -= rate * (moved[a] + pull * (row[a] - start[a]))
     if settings.optimizer.adam:

@@ -225,10 +225,10 @@ def test_a_sum_is_one_of_all_its_clients(returned: Any) -> None:
 @pytest.mark.parametrize("method", ["reduce", "merge"])
 def test_a_sum_is_one_of_every_parameter(method: str) -> None:
     batch = updates([[0, 1]], 0)
-    whole = FedAvg().reduce(batch)
-    without = {"__module__": __name__, method: lambda *_: replace(whole, sums={})}
+    aggregate = FedAvg().reduce(batch)
+    without = {"__module__": __name__, method: lambda *_: replace(aggregate, sums={})}
     odd = type("Odd", (FedAvg,), without)()
-    given = (batch,) if method == "reduce" else (whole, whole)
+    given = (batch,) if method == "reduce" else (aggregate, aggregate)
     with pytest.raises(ConfigError, match=rf"^strategy \S+Odd: {method} returned no sum of '"):
         checked_sum(odd, method, 1, *given)
 

@@ -39,7 +39,7 @@ SAID: dict[str, dict[str, Any]] = {
     "strategy.aggregation.floor: 13 clients are more than the 12 of a round": {
         "strategy": {"name": "fedavg", "aggregation": {"floor": 13}}
     },
-    "strategy.aggregation.byzantine: 0 has no effect: it is the mean of all clients": {
+    "strategy.aggregation.byzantine: 0 leaves no client out": {
         "strategy": {"name": "bulyan", "aggregation": {"byzantine": 0, "min_clients": 4}}
     },
     "strategy.aggregation.select: 10 has no effect: at most 9 clients": {
