@@ -1,6 +1,6 @@
 """Every strategy on MovieLens-100K: six trials each on validation, three seeds of the best.
 
-    FEDREC_DATA=DATA python experiments/studies/presets.py OUT [--jobs 2] [NAME ...]
+    FEDREC_DATA=DATA python experiments/studies/presets.py OUT [NAME ...] [--jobs 2]
 
 Takes the configurations of ``experiments/ml-100k/strategies/``, or those that are named. A trial,
 with seed 0, sets how far a round steps and how many negatives there are for each positive. The

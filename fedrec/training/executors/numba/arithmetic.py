@@ -160,36 +160,53 @@ def _similarity(data, settings, scratch, rows, items, u, positives):
     right, along = scratch.right[:width], scratch.along[:width]
     squares = scratch.squares[:width]
     along[:], squares[:], right[n:] = 0.0, 0.0, 0.0
-    for j in range(n):
-        right[j] = z[items[history[j]]]
+    _copy_rows(z, items[history], right)
     scale, column = 1.0 / np.sqrt(max(n, 1)), 0
     for start in range(0, s, BLOCK):
         m = min(BLOCK, s - start)
-        for i in range(m):
-            scratch.left[i] = z[items[start + i]]
+        _copy_rows(z, items[start : start + m], scratch.left)
         kappa = scratch.kappa[: m * width].reshape(m, width)
         np.dot(scratch.left[:m], right.T, kappa)
         for i in range(m):
             if column < n and history[column] == start + i:
                 kappa[i, column] = 0.0
                 column += 1
-        for i in range(m):
-            total = _fold(kappa[i], scratch.target[start + i], along, squares)
-            scratch.branch[rows[start + i]] = scale * total
+        _fold(kappa, scratch.target[start:], along, squares, scale, rows[start:], scratch.branch)
     return _alignment(along, _sum(squares))
 
 
+@compiled
+def _copy_rows(table, rows, copy):
+    """copy[i] = table[rows[i]], of a table float [n, d]."""
+    for i in range(len(rows)):
+        row, copied = table[rows[i]], copy[i]
+        for a in range(len(row)):
+            copied[a] = row[a]
+
+
 @compiled_sums
-def _fold(row, factor, along, squares):
-    """Square what is positive of a row, add it to the sums of columns; return its sum."""
-    zero = total = row.dtype.type(0.0)
-    for j in range(len(row)):
-        x = row[j] if row[j] > zero else zero
-        x = x * x
-        total += x
-        along[j] += factor * x
-        squares[j] += x * x
-    return total
+def _fold(kappa, factors, along, squares, scale, at, totals):
+    """Square what is positive, add it to the sums of columns; totals[at] = scale * sums of rows.
+
+    Args:
+        kappa: float [m, n].
+        factors: float [m or more], what rows are multiplied by in ``along``.
+        along: float [n].
+        squares: float [n].
+        scale: a number.
+        at: int32 [m or more].
+        totals: float, filled where ``at`` says.
+    """
+    for i in range(len(kappa)):
+        row, factor = kappa[i], factors[i]
+        zero = total = row.dtype.type(0.0)
+        for j in range(len(row)):
+            x = row[j] if row[j] > zero else zero
+            x = x * x
+            total += x
+            along[j] += factor * x
+            squares[j] += x * x
+        totals[at[i]] = scale * total
 
 
 @compiled_sums
