@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clients.failures import failing_of, line_of
+from clients.state_store import MODULUS
 from fedrec.aggregation.codec import payload_bytes
 from fedrec.aggregation.reduce import joined
 from fedrec.aggregation.returned import checked_sum, merged
@@ -120,7 +121,7 @@ class NodeTraining:
             tuple(self._failures),
             self._uploaded,
             seconds,
-            self._state_change,
+            self._state_change % MODULUS,
             notes_of([self._node.together]),
             joined(self._attackers) if self._attackers else None,
             np.concatenate([np.zeros(0, np.int64), *(clients for clients, _ in reported)]),

@@ -35,7 +35,7 @@ from fedrec.compute.context import RoundContext
 from fedrec.config.experiment import Experiment
 from fedrec.data.catalogue import Catalogue
 from fedrec.errors import ClientFailure, EngineError, NumericError
-from fedrec.evaluation.evaluate import Evaluation, merge
+from fedrec.evaluation.evaluate import Evaluation
 from fedrec.flower import records
 from fedrec.ragged import Ragged
 from fedrec.runs.log import Bytes, Checkpoint, RoundRecord, Seconds
@@ -44,6 +44,7 @@ from fedrec.training.client_rule import client_rule_of
 from fedrec.transforms.pipeline import transformed
 from fedrec.types import FailedClient, IntArray, Params, Split, State
 from server.cohorts import Cohorts
+from server.replies import read_evaluations, read_trained
 from server.roster import Roster, deal, exchange, states_of
 from strategies.base import strategy_of
 
@@ -102,8 +103,9 @@ class FlowerStrategy(FlwrStrategy):
         self.state = checked_init(self.strategy, params, self._context(0))
         self._cohorts = Cohorts(experiment, roster, self._context(0))
         attack = experiment.attack
-        self._attackers_state = State()
+        self._attackers_state, self._attackers = State(), np.zeros(0, np.int64)
         if attack is not None:
+            self._attackers = attack.attackers(self._context(0))
             where, state = f"attack {type(attack).__name__}", attack.init(split, self._context(0))
             self._attackers_state = stored_state(f"{where}: init", state)
         if checkpoint is not None:
@@ -111,6 +113,7 @@ class FlowerStrategy(FlwrStrategy):
             self._attackers_state = checkpoint.state.part(_ATTACK)
             self._cohorts.state = checkpoint.state.part(_SELECTION)
             self._round = checkpoint.record.round
+        self._asked: dict[int, records.RoundRequest] = {}
         self._bytes: Counter[str] = Counter()
         self._simulation: Counter[str] = Counter()
         self._aggregates: dict[int, Aggregate] = {}
@@ -251,9 +254,9 @@ class FlowerStrategy(FlwrStrategy):
         answers: list[records.Trained] = []
         self._failures = []
         for reply in replies:
-            trained = records.decode(reply.content, records.Trained)
-            answers.append(trained)
             node = reply.metadata.src_node_id
+            trained = read_trained(reply, self._asked[node], self._attackers, self.params)
+            answers.append(trained)
             self._failures += trained.failures
             self._tell(trained.notes)
             self._bytes["up"] += trained.uploaded
@@ -318,7 +321,8 @@ class FlowerStrategy(FlwrStrategy):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> None:
         """Join the nodes' metric values, user by user."""
-        self._evaluation = merge([records.decode(reply.content, Evaluation) for reply in replies])
+        metrics = self._experiment.evaluate.parsed()
+        self._evaluation = read_evaluations([*replies], metrics, self._catalogue.n_items)
         self._tell(self._evaluation.notes)
 
     def _tell(self, notes: Iterable[str]) -> None:
@@ -339,7 +343,8 @@ class FlowerStrategy(FlwrStrategy):
         groups = checked_groups(self.strategy, self.state, clients)
         for node, hosted in deal(self._roster, clients):
             at = np.searchsorted(clients, hosted)
-            content = records.encode(replace(request, clients=hosted, groups=groups[at]))
+            self._asked[node] = replace(request, clients=hosted, groups=groups[at])
+            content = records.encode(self._asked[node])
             content[records.PARAMS] = broadcast.record(at)
             yield Message(content, node, kind, group_id=str(request.round))
 

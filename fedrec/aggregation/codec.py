@@ -164,6 +164,10 @@ def decode(payloads: Payloads) -> UpdateBatch:
         else:
             coded[param.name] = reader.rows(block, False, None)
     reader.finish()
+    numbers = {"weight": payloads.weight, **payloads.metrics, **payloads.extras}
+    for name, values in {"client_ids": payloads.client_ids, **numbers}.items():
+        if values.shape != (reader.n,):
+            raise ProtocolError(f"there are {reader.n} payloads, and other clients in '{name}'")
     return UpdateBatch(
         payloads.round,
         payloads.client_ids,

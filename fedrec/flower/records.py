@@ -2,7 +2,8 @@
 
 A request and the shared parameters go down; a sum of updates, every update or metric values come
 up. A message holds one value: its arrays stand in an array record under their place in the value,
-such as ``Trained:aggregates:0:sums:item``, and all else is JSON. Updates of single clients travel
+such as ``Trained:aggregates:0:sums:item``, and all else is JSON, read by the types that are
+declared. Updates of single clients travel
 as their payloads (`fedrec.aggregation.codec`), all in one array, and are decoded to plain values. A
 parameter that the experiment does not declare as shared cannot be encoded, so a private one cannot
 leave its client by mistake.
@@ -12,17 +13,16 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from io import BytesIO
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from fedrec.aggregation import codec
-from fedrec.aggregation.codec import ParamLayout, Payloads
 from fedrec.aggregation.mix import WEIGHTS, packed, unpacked
 from fedrec.aggregation.update import Aggregate, Down, UpdateBatch
 from fedrec.errors import ProtocolError
-from fedrec.evaluation.evaluate import Evaluation
+from fedrec.flower.decoding import decoded
 from fedrec.types import FailedClient, FloatArray, IntArray, Params
 
 TRAIN = "train"
@@ -99,7 +99,7 @@ class Trained:
         failures: the clients that failed.
         uploaded: bytes that the clients send, see `fedrec.aggregation.codec.payload_bytes`.
         seconds: how long the node worked.
-        state_change: what the checksum of the clients' private state changes by.
+        state_change: what the checksum of the clients' private state changes by, modulo 2**64.
         notes: what the user should know, a line each.
         clients: int64 [c], the clients that succeeded, if the selection needs their losses.
         losses: float64 [c], the mean training loss of each of them.
@@ -116,19 +116,6 @@ class Trained:
     losses: FloatArray = field(default_factory=lambda: np.zeros(0))
 
 
-_KINDS = {
-    kind.__name__: kind
-    for kind in (
-        RoundRequest,
-        RollCall,
-        Trained,
-        Evaluation,
-        Aggregate,
-        Payloads,
-        ParamLayout,
-        FailedClient,
-    )
-}
 _ARRAYS, _REST = "arrays", "rest"
 
 
@@ -144,7 +131,8 @@ def encode(value: Any, allowed: Iterable[str] = ()) -> RecordDict:
         ProtocolError: If an aggregate holds another parameter.
     """
     arrays: dict[str, FloatArray] = {}
-    rest = json.dumps(_take_apart(value, type(value).__name__, arrays, set(allowed)))
+    name = type(value).__name__
+    rest = json.dumps([name, _take_apart(value, name, arrays, set(allowed))])
     return RecordDict({_ARRAYS: _record(arrays), _REST: ConfigRecord({"json": rest})})
 
 
@@ -163,15 +151,17 @@ def decode(content: RecordDict, kind: type[T]) -> T:
         # until the garbage collector comes by.
         arrays: Any = content[_ARRAYS]
         rest: Any = content[_REST]
-        value = _put_together(json.loads(rest["json"]), arrays)
-    except (KeyError, TypeError, ValueError):
-        value = None
-    if not isinstance(value, kind):
+        name, tree = json.loads(rest["json"])
+        value = decoded(kind, tree if name == kind.__name__ else None, lambda n: arrays[n].numpy())
+    except ProtocolError:
+        raise
+    # What is damaged can make the readers of JSON and of arrays raise anything.
+    except Exception as error:
         raise ProtocolError(
             f"the message holds no {kind.__name__} of fedrec; start rounds with fedrec's own "
             "server app, and install the same version of fedrec on server and nodes"
-        )
-    return value
+        ) from error
+    return cast(T, value)
 
 
 class Broadcast:
@@ -220,9 +210,11 @@ def decode_down(content: RecordDict) -> Down:
         ProtocolError: If there is nothing.
     """
     record = content.get(PARAMS)
-    if not isinstance(record, ArrayRecord):
-        raise ProtocolError("the message holds no shared parameters")
-    return unpacked({str(name): array.numpy() for name, array in record.items()})
+    try:
+        arrays: Any = record if isinstance(record, ArrayRecord) else None
+        return unpacked({str(name): array.numpy() for name, array in arrays.items()})
+    except Exception as error:  # as in `decode`
+        raise ProtocolError("the message holds no shared parameters") from error
 
 
 def byte_count(message: Message) -> int:
@@ -236,7 +228,7 @@ def _take_apart(value: Any, place: str, arrays: dict[str, FloatArray], allowed: 
         arrays[place] = value
         if value.dtype == np.int64 and np.array_equal(short := value.astype(np.int32), value):
             arrays[place] = short
-        return {"array": place, "dtype": value.dtype.str}
+        return place
     if isinstance(value, Aggregate):
         _check([*value.sums, *value.ids, *value.row_weight], allowed)
     if isinstance(value, UpdateBatch):
@@ -244,28 +236,13 @@ def _take_apart(value: Any, place: str, arrays: dict[str, FloatArray], allowed: 
         value = codec.encode(value)
     if is_dataclass(value):
         names = [each.name for each in fields(value)]
-        inner = {n: _take_apart(getattr(value, n), f"{place}:{n}", arrays, allowed) for n in names}
-        return {"kind": type(value).__name__, "fields": inner}
+        return {n: _take_apart(getattr(value, n), f"{place}:{n}", arrays, allowed) for n in names}
     if isinstance(value, Mapping):
         pairs = value.items()
-        return {"items": [[k, _take_apart(v, f"{place}:{k}", arrays, allowed)] for k, v in pairs]}
+        return [[k, _take_apart(v, f"{place}:{k}", arrays, allowed)] for k, v in pairs]
     if isinstance(value, tuple):
         return [_take_apart(v, f"{place}:{k}", arrays, allowed) for k, v in enumerate(value)]
     return value
-
-
-def _put_together(tree: Any, arrays: Mapping[str, Array]) -> Any:
-    if isinstance(tree, list):
-        return tuple(_put_together(each, arrays) for each in tree)
-    if not isinstance(tree, dict):
-        return tree
-    if "array" in tree:
-        return arrays[tree["array"]].numpy().astype(tree["dtype"], copy=False)
-    if "items" in tree:
-        return {key: _put_together(each, arrays) for key, each in tree["items"]}
-    inner = {name: _put_together(each, arrays) for name, each in tree["fields"].items()}
-    value = _KINDS[tree["kind"]](**inner)
-    return codec.decode(value).decoded() if isinstance(value, Payloads) else value
 
 
 def _check(names: Iterable[str], allowed: set[str]) -> None:
