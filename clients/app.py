@@ -3,9 +3,9 @@
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from clients.node import Node, open_node
+from clients.node import Node, keep_opening, open_node
+from clients.place import NodePlace
 from fedrec.config.sources import code_with_sources
-from fedrec.errors import ProtocolError
 from fedrec.flower import records
 from fedrec.flower.processes import code_hash
 
@@ -15,13 +15,18 @@ app = ClientApp()
 @app.query("roll_call")
 def roll_call(message: Message, context: Context) -> Message:
     """Say which clients this node hosts, and which code it runs."""
-    request, node = _opened(message, context)
+    opening, place = (
+        records.decode(message.content, records.Opening),
+        NodePlace.of(context.node_config),
+    )
+    keep_opening(opening, place)
+    node = open_node(opening.run, place)
     answer = records.RollCall(
         node.shard.client_ids,
         code_with_sources(code_hash(), node.experiment),
-        int(context.node_config["num-partitions"]),
-        int(context.node_config["partition-id"]),
-        node.state(request.committed),
+        place.partitions,
+        place.partition,
+        node.state(opening.committed),
         node.task.catalogue.hash,
         node.task.weights,
         node.examples(),
@@ -48,14 +53,4 @@ def evaluate(message: Message, context: Context) -> Message:
 
 def _opened(message: Message, context: Context) -> tuple[records.RoundRequest, Node]:
     request = records.decode(message.content, records.RoundRequest)
-    try:
-        partition = int(context.node_config["partition-id"])
-        partitions = int(context.node_config["num-partitions"])
-    except KeyError as error:
-        raise ProtocolError(
-            f"the node's configuration lacks {error}; start the node with "
-            "--node-config 'partition-id=0 num-partitions=2'"
-        ) from error
-    paths = request.out, request.split, request.features
-    device = str(context.run_config.get("device") or "")
-    return request, open_node(request.run, *paths, partition, partitions, device)
+    return request, open_node(request.run, NodePlace.of(context.node_config))

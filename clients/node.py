@@ -1,5 +1,6 @@
 """A node: it hosts clients, trains and evaluates them, and answers with what may leave."""
 
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -13,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from clients.failures import failing_of, line_of
+from clients.place import NodePlace, name_of_node
 from clients.placement import hosted_clients, training_costs
 from clients.private_values import EvaluatedRounds, PrivateValues
 from clients.state_store import StateStore
@@ -22,18 +24,19 @@ from fedrec.aggregation.update import Down
 from fedrec.compute.context import RoundContext
 from fedrec.config.experiment import Experiment
 from fedrec.data.negatives import pool_excluded, popularity_weights
-from fedrec.errors import ClientFailure, FedRecError, NumericError, not_finite
+from fedrec.errors import ClientFailure, FedRecError, NumericError, ProtocolError, not_finite
 from fedrec.evaluation.evaluate import Evaluation, Ranked, evaluate, merge, ranking_together
 from fedrec.evaluation.ranking import LEGACY_CANDIDATES, Part, legacy_candidates
 from fedrec.evaluation.rerank import FirstStage
 from fedrec.evaluation.scorer import UserScorer
 from fedrec.evaluation.slices import Slices
-from fedrec.flower.records import RoundRequest, Trained
+from fedrec.flower.records import Opening, RoundRequest, Trained
 from fedrec.personalization.base import NoPersonalization
 from fedrec.ragged import Ragged, offsets_of
-from fedrec.runs.folder import BEFORE_END, LOCAL
-from fedrec.runs.prepare import OpenRun, open_run
+from fedrec.runs.folder import BEFORE_END, LOCAL, STATE
+from fedrec.runs.open_run import OpenRun, open_received
 from fedrec.seeds import Purpose, bits
+from fedrec.storage.files import write_json
 from fedrec.training.blocks import bounded_slices, notes_of
 from fedrec.training.clients import train_clients, training_together
 from fedrec.training.draws import Layout
@@ -45,6 +48,8 @@ from strategies.base import strategy_of
 from strategies.selections.base import selection_of
 
 T = TypeVar("T")
+
+_OPENING, _RUN, _EXPERIMENT = "opening.json", "run", "experiment"
 
 _RANKED_BYTES = 2**26
 """Private parameters of the clients whose users rank together; ranking holds them a few times."""
@@ -98,14 +103,14 @@ class Node:
         attack = experiment.attack
         none = np.zeros(0, np.int64)
         self.attackers = none if attack is None else attack.attackers(self.context(0))
-        name = f"node-{number:03d}"
+        name = name_of_node(number)
         self._evaluated = EvaluatedRounds(out / LOCAL, name)
         by_popularity = experiment.train.negative_sampling == "popularity"
         self.popularity = popularity if by_popularity else None
         self._slices, self._first_stage = slices, first_stage
         self.layout = Layout.of(self.task, shard)
         self.store = StateStore(
-            out / "state" / name,
+            out / STATE / name,
             self.task.stored_specs(),
             self.layout.owner_ids(),
             partial(self.task.initial_private, n_items=shard.n_items),
@@ -324,33 +329,50 @@ class Node:
         return {"valid": drawn(0), "test": drawn(1)}
 
 
+def keep_opening(opening: Opening, place: NodePlace) -> None:
+    """Keep what the server said of a run, for the other processes that the node will have."""
+    about = {_RUN: opening.run, _EXPERIMENT: opening.experiment}
+    place.folder.mkdir(parents=True, exist_ok=True)
+    write_json(place.folder / _OPENING, about)
+
+
 @lru_cache(maxsize=256)
-def open_node(
-    run: str, out: str, split: str, features: str, partition: int, partitions: int, device: str
-) -> Node:
+def open_node(run: str, place: NodePlace) -> Node:
     """Return the node of a run, opened once per process.
 
     All that changes lies on disk, so a node may be opened in several processes, one at a time.
-    Arguments are those of `fedrec.flower.records.RoundRequest`, which node of how many it is, and
-    its device; "" for a node that finds out itself.
+
+    Args:
+        run: id of the run.
+        place: The node's.
 
     Raises:
         ConfigError: If torch does not see the device.
+        ProtocolError: If the server has not called the roll of this run.
     """
-    opened, costs, of_all = _opened(run, out, split, features, device)
-    shard = opened.split.shard(hosted_clients(costs, partition, partitions))
-    experiment, task, folder = opened.experiment, opened.task, opened.folder
+    try:
+        about = json.loads((place.folder / _OPENING).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        about = {}
+    if about.get(_RUN) != run:
+        raise ProtocolError(
+            f"{place.folder}: the server has not told this node what run {run:.8} is; start the "
+            "run again with --resume"
+        )
+    opened, costs, of_all = _opened(run, about[_EXPERIMENT], replace(place, partition=0))
+    shard = opened.split.shard(hosted_clients(costs, place.partition, place.partitions))
+    experiment, task = opened.experiment, opened.task
     n_clients = opened.split.n_clients
-    return Node(experiment, task, shard, folder, partition, n_clients, *of_all)
+    return Node(experiment, task, shard, place.state, place.partition, n_clients, *of_all)
 
 
 @lru_cache(maxsize=1)
 def _opened(
-    run: str, out: str, split: str, features: str, device: str
+    run: str, experiment: str, place: NodePlace
 ) -> tuple[OpenRun, FloatArray, tuple[IntArray, Slices | None, FirstStage | None, IntArray]]:
     """Return what all nodes of a run share: it, costs of clients, and as `Node` has it."""
-    catalogue = Path(features) if features else None
-    opened = open_run(run, Path(out), Path(split), catalogue, device)
+    files = place.state, place.data, place.features
+    opened = open_received(run, experiment, *files, place.device)
     costs = training_costs(opened.task, opened.split)
     data, evaluate = opened.split, opened.experiment.evaluate
     weights, slices = popularity_weights(data), evaluate.slices_of(opened.honest)

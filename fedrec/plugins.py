@@ -9,12 +9,12 @@ may lie beside the experiment or in the working folder.
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, ValuesView
+from collections.abc import Callable, Collection, Iterator, Mapping, ValuesView
 from functools import cache
 from importlib.metadata import entry_points
 from inspect import isabstract
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, TypeAlias, get_args
+from typing import Annotated, Any, ClassVar, Self, TypeAlias, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
@@ -57,6 +57,8 @@ EXPECTED = {
 
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 NAMED = re.compile(r"([a-z_]\w*): ")
+
+S = TypeVar("S", bound="Section")
 
 Count: TypeAlias = Annotated[int, Field(ge=1)]
 """A whole number from 1."""
@@ -131,7 +133,7 @@ class Section(BaseModel):
         """Return one line for each setting that changes nothing in an experiment, with the reason.
 
         Args:
-            run: The `fedrec.runs.prepare.OpenRun` of the experiment: it has the ``experiment``,
+            run: The `fedrec.runs.open_run.OpenRun` of the experiment: it has the ``experiment``,
                 the ``split`` and, unless it is centralised, the ``task``.
         """
         return []
@@ -183,6 +185,17 @@ class Section(BaseModel):
             raise ValueError(f"expected a number or a word, got {shown(value)}")
         is_path = isinstance(value, str | Path) and _accepts(kind, Path)
         return expand_path(value) if is_path else value
+
+
+def with_paths(section: S, change: Callable[[Path], Path]) -> S:
+    """Return a section in which every path is changed, at any depth of sections."""
+    changed: dict[str, Any] = {}
+    for name, value in section:
+        if isinstance(value, Path):
+            changed[name] = change(value)
+        elif isinstance(value, Section):
+            changed[name] = with_paths(value, change)
+    return section.model_copy(update=changed) if changed else section
 
 
 class Plugin(Section):

@@ -14,8 +14,9 @@ from fedrec.errors import ConfigError, EngineError
 from fedrec.flower import records
 from fedrec.flower.processes import code_hash
 from fedrec.runs.log import read_checkpoint
+from fedrec.runs.open_run import OpenRun, open_run
 from fedrec.runs.origin import Origin
-from fedrec.runs.prepare import OpenRun, find_config, open_run, prepare_run
+from fedrec.runs.prepare import find_config, prepare_run
 from fedrec.runs.recorder import Recorder
 from server.roster import call_roll, check_states
 from server.strategy import FlowerStrategy
@@ -30,16 +31,11 @@ def main(grid: Grid, context: Context) -> None:
     run = _open(config)
     experiment, split = run.experiment, run.split
     checkpoint = read_checkpoint(run.folder)
-    request = records.RoundRequest(
-        run=run.id,
-        out=str(run.folder),
-        split=str(run.prepared),
-        features=str(run.features or ""),
-        committed=checkpoint.record.round if checkpoint else 0,
-    )
+    committed = checkpoint.record.round if checkpoint else 0
+    opening = records.Opening(run.id, experiment.for_nodes(), committed)
     code = code_with_sources(code_hash(), experiment)
     known = run.catalogue.hash, run.task.weights
-    roster = call_roll(grid, request, split.n_clients, code, *known)
+    roster = call_roll(grid, opening, split.n_clients, code, *known)
     nodes = len(roster)
     origin = Origin.of(run, nodes)
     if checkpoint is not None:
@@ -59,7 +55,7 @@ def main(grid: Grid, context: Context) -> None:
             params,
             run.task.travels(),
             roster,
-            request,
+            records.RoundRequest(run.id, committed=committed),
             recorder,
             run.catalogue,
             run.honest,

@@ -42,7 +42,7 @@ def deal(roster: Roster, cohort: IntArray) -> list[tuple[int, IntArray]]:
 
 def call_roll(
     grid: Grid,
-    request: records.RoundRequest,
+    opening: records.Opening,
     n_clients: int,
     code: str,
     catalogue: str,
@@ -55,7 +55,7 @@ def call_roll(
 
     Args:
         grid: The nodes.
-        request: Names the run.
+        opening: What each node is told of the run.
         n_clients: Of the run.
         code: Hash of the code that every node must run.
         catalogue: Hash of the items that every node must know, with their features.
@@ -71,7 +71,7 @@ def call_roll(
     deadline = time.monotonic() + patience
     while len(answers) < expected:
         asked = sorted(set(grid.get_node_ids()) - set(answers))
-        calls = [Message(records.encode(request), node, records.ROLL_CALL) for node in asked]
+        calls = [Message(records.encode(opening), node, records.ROLL_CALL) for node in asked]
         for reply in exchange(grid, calls, "roll call") if calls else []:
             node, answer = (
                 reply.metadata.src_node_id,

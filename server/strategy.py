@@ -64,7 +64,7 @@ class FlowerStrategy(FlwrStrategy):
         params: The initial shared parameters.
         allowed: Names that may travel.
         roster: Who hosts whom.
-        request: Run id and folders, for every message.
+        request: Names the run, in every message.
         recorder: Writes the run folder, and knows the best round.
         catalogue: What is known of the items.
         split: The data of honest clients, of which attackers take what they are said to know.

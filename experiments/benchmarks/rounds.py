@@ -125,8 +125,9 @@ def run_rounds(
         "engine": resolved.name,
         "workers": str(section.workers),
     }
+    places = {"state-dir": str(folder), "data": config["split"]}
     with meter.peak() as peak, suppress(_Enough):
-        launch(section, config, observe)
+        launch(section, config, observe, node_config=places)
     assert last is not None
     spans = list(zip(left[warm - 1 :], readings[warm:], strict=False))
     wall = sum(after.seconds - before.seconds for before, after in spans)

@@ -1,6 +1,7 @@
 """Compose the experiment, as one frozen value, from YAML or from Python."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -31,6 +32,7 @@ from fedrec.plugins import (
     expand_path,
     lookup,
     name_of,
+    with_paths,
 )
 from fedrec.training.client_rule import client_rule_of
 from fedrec.training.settings import Train
@@ -188,6 +190,26 @@ class Experiment(Section):
         why = f"has no effect: {type(model).__name__} reads no feature of that name"
         return [f"features.{name}: {why}" for name in self.features if name not in read]
 
+    def with_paths(self, change: Callable[[Path], Path]) -> Self:
+        """Return the experiment with other paths of its data and features."""
+        features = {name: with_paths(each, change) for name, each in self.features.items()}
+        return self.model_copy(update={"data": with_paths(self.data, change), "features": features})
+
+    def paths(self) -> list[Path]:
+        """Return the paths of its data and features."""
+        found: list[Path] = []
+
+        def note(path: Path) -> Path:
+            found.append(path)
+            return path
+
+        self.with_paths(note)
+        return found
+
+    def for_nodes(self) -> str:
+        """Return the experiment as JSON, as nodes are told it: of files, only the names."""
+        return self.with_paths(lambda path: Path(path.name)).model_dump_json()
+
     def to_yaml(self) -> str:
         """Return the experiment as YAML, every default written out."""
         return dump_yaml(self.model_dump(mode="json"))
@@ -239,6 +261,19 @@ def recorded_experiment(path: Path) -> Experiment:
     """
     folders = [path.parent / "source", path.parent, Path()]
     return _validated(read_document(path), str(path), folders)
+
+
+def received_experiment(text: str, folder: Path) -> Experiment:
+    """Read what `Experiment.for_nodes` made.
+
+    Args:
+        text: What a server sent.
+        folder: The node's own, which may hold plug-ins and copies of their source.
+
+    Raises:
+        ConfigError: As `load_experiment`.
+    """
+    return _validated(json.loads(text), "experiment", [folder, Path()], [folder / "source"])
 
 
 def _validated(

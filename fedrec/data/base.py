@@ -115,11 +115,6 @@ class DataSet(Plugin):
         """Return the columns of its file that `load` does not read."""
         return []
 
-    def located(self) -> Self:
-        """Return the same data set with the whole ``path``, if it has one."""
-        path = getattr(self, "path", None)
-        return self if path is None else self.model_copy(update={"path": Path(path).absolute()})
-
     @abstractmethod
     def fingerprint(self) -> str:
         """Hash whatever decides what `load` returns: the content of files, the parameters.

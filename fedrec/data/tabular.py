@@ -64,14 +64,6 @@ class _File(DataSet):
         """Return whether its files exist."""
         return self.path.exists() and (self.items is None or self.items.path.exists())
 
-    def located(self) -> Self:
-        """Return the same data set with whole paths."""
-        path = {"path": self.path.absolute()}
-        if self.items is None:
-            return self.model_copy(update=path)
-        items = self.items.model_copy(update={"path": self.items.path.absolute()})
-        return self.model_copy(update={**path, "items": items})
-
     def unread(self) -> list[str]:
         """Return the columns that `load` does not read."""
         table, columns = self._table()

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,11 +95,6 @@ class Encoder(Plugin):
     def is_here(self) -> bool:
         """Return whether all is here that `encode` reads: whether the paths in it exist."""
         return all(path.exists() for path in self.paths().values())
-
-    def located(self) -> Self:
-        """Return the same encoder with absolute paths."""
-        absolute = {name: path.absolute() for name, path in self.paths().items()}
-        return self.model_copy(update=absolute)
 
     def paths(self) -> dict[str, Path]:
         """Return the settings that are paths."""

@@ -38,9 +38,22 @@ def claim_identity() -> None:
         ) from error
 
 
-def node_context(node: int, n_nodes: int, run_config: Mapping[str, Any] | None = None) -> Context:
-    """Return the context of a node, from 1, or of the server, 0, as Flower's simulation would."""
-    config: Any = {"partition-id": node - 1, "num-partitions": n_nodes} if node else {}
+def node_context(
+    node: int,
+    n_nodes: int,
+    run_config: Mapping[str, Any] | None = None,
+    node_config: Mapping[str, Any] | None = None,
+) -> Context:
+    """Return the context of a node, from 1, or of the server, 0, as Flower's simulation would.
+
+    Args:
+        node: Which.
+        n_nodes: How many nodes there are.
+        run_config: The run's configuration.
+        node_config: What the configuration of every node holds besides its number.
+    """
+    numbered = {"partition-id": node - 1, "num-partitions": n_nodes, **(node_config or {})}
+    config: Any = numbered if node else {}
     return Context(RUN_ID, node, config, RecordDict(), dict(run_config or {}))
 
 
@@ -98,11 +111,16 @@ class SerialGrid(EngineGrid):
     """
 
     def __init__(
-        self, client_app: ClientApp, n_nodes: int = 1, run_config: Mapping[str, Any] | None = None
+        self,
+        client_app: ClientApp,
+        n_nodes: int = 1,
+        run_config: Mapping[str, Any] | None = None,
+        node_config: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(n_nodes)
         self._app = client_app
-        self._contexts = {n: node_context(n, n_nodes, run_config) for n in self.nodes}
+        configs = run_config, node_config
+        self._contexts = {n: node_context(n, n_nodes, *configs) for n in self.nodes}
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None

@@ -93,6 +93,7 @@ def launch(
     run_config: Mapping[str, str],
     observer: Observer | None = None,
     *,
+    node_config: Mapping[str, str] | None = None,
     server: str = SERVER,
     client: str = CLIENT,
 ) -> None:
@@ -103,6 +104,8 @@ def launch(
         run_config: ``experiment`` (path of a YAML), ``out`` (the run folder), ``split`` (path of
             the prepared arrays), ``features`` (path of those of the items, or ""); all absolute.
         observer: Is called with the record of each round.
+        node_config: What the configuration of every node holds besides its number: ``state-dir``,
+            ``data`` and ``features`` of this machine, ``device``.
         server: Reference of the server app, ``module:attribute``.
         client: Reference of the client app.
 
@@ -114,7 +117,7 @@ def launch(
     if resolved.name == "flower":
         from fedrec.flower.simulation import run_on_flower
 
-        run_on_flower(server, client, run_config, resolved, observer)
+        run_on_flower(server, client, run_config, resolved, observer, node_config or {})
         return
     from fedrec.flower.grid import SERVER_NODE, EngineGrid, SerialGrid, node_context
 
@@ -131,9 +134,10 @@ def launch(
             gpus_per_worker=resolved.gpus_per_worker,
             cpus_per_worker=engine.cpus_per_worker,
             start_timeout=engine.start_timeout,
+            node_config=node_config,
         )
     else:
-        grid = SerialGrid(resolve_name(client), resolved.nodes, run_config)
+        grid = SerialGrid(resolve_name(client), resolved.nodes, run_config, node_config)
     with grid:
         grid.observer = observer
         resolve_name(server)(grid, node_context(SERVER_NODE, resolved.nodes, run_config))

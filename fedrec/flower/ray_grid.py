@@ -67,6 +67,7 @@ class RayGrid(EngineGrid):
         n_nodes: How many nodes.
         n_workers: How many actors.
         run_config: The run's configuration, for every node.
+        node_config: See `fedrec.flower.grid.node_context`.
         address: See `fedrec.flower.ray_session.RaySession`.
         gpus_per_worker: Share of a GPU that each actor reserves.
         cpus_per_worker: Cores that each actor reserves; None: see `RaySession`.
@@ -86,11 +87,13 @@ class RayGrid(EngineGrid):
         gpus_per_worker: float = 0.0,
         start_timeout: float = 300.0,
         cpus_per_worker: float | None = None,
+        node_config: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(n_nodes)
         self._stored: dict[int, tuple[ArrayRecord, Any]] = {}
         self._start_timeout = start_timeout
-        self._settings = (code_hash(), client_app, n_nodes, dict(run_config or {}))
+        configs = dict(run_config or {}), dict(node_config or {})
+        self._settings = (code_hash(), client_app, n_nodes, *configs)
         self._replaced = [0] * n_workers
         self._workers: list[Any] = []
         self._session = RaySession(address, n_workers, gpus_per_worker, cpus_per_worker)
@@ -218,7 +221,12 @@ class Worker:
     """
 
     def __init__(
-        self, code: str, client_app: str, n_nodes: int, run_config: Mapping[str, Any]
+        self,
+        code: str,
+        client_app: str,
+        n_nodes: int,
+        run_config: Mapping[str, Any],
+        node_config: Mapping[str, Any],
     ) -> None:
         if code_hash() != code:
             raise EngineError(
@@ -229,7 +237,7 @@ class Worker:
         out = Path(str(run_config.get("out") or ""))
         self._lock = hold(out, shared=True) if (out / "rounds.jsonl").is_file() else None
         self._app: ClientApp = resolve_name(client_app)
-        self._settings = (n_nodes, dict(run_config))
+        self._settings = (n_nodes, dict(run_config), dict(node_config))
         self._contexts: dict[int, Context] = {}
         self._records: dict[Any, Any] = {}
 

@@ -1,9 +1,9 @@
 """Encode and decode what server and nodes send each other; only declared names may pass.
 
-A request and the shared parameters go down; a sum of updates, every update or metric values come
-up. A message holds one value: its arrays stand in an array record under their place in the value,
-such as ``Trained:aggregates:0:sums:item``, and all else is JSON, read by the types that are
-declared. Updates of single clients travel
+What is run, then requests and the shared parameters go down; a sum of updates, every update or
+metric values come up. A message holds one value: its arrays stand in an array record under their
+place in the value, such as ``Trained:aggregates:0:sums:item``, and all else is JSON, read by the
+types that are declared. Updates of single clients travel
 as their payloads (`fedrec.aggregation.codec`), all in one array, and are decoded to plain values. A
 parameter that the experiment does not declare as shared cannot be encoded, so a private one cannot
 leave its client by mistake.
@@ -40,27 +40,38 @@ class RoundRequest:
 
     Args:
         run: id of the run; a new one for each start.
-        out: the run folder.
-        split: the file of the prepared data.
         round: the round.
         committed: the last round that the server completed.
         best: the best round so far, by validation.
-        clients: int64, the clients that are meant; not used in a roll call.
+        clients: int64, the clients that are meant.
         groups: int64, the group of each in the strategy; the updates of each group are summed.
-        features: the file of the features of the items; "" where there are none.
         end: whether clients train the phases of the end before they rank; the round is the best.
     """
 
     run: str
-    out: str
-    split: str
     round: int = 0
     committed: int = 0
     best: int = 0
     clients: IntArray = field(default_factory=lambda: np.zeros(0, np.int64), compare=False)
     groups: IntArray = field(default_factory=lambda: np.zeros(0, np.int64), compare=False)
-    features: str = ""
     end: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What the server tells each node once, when it calls the roll.
+
+    Nothing in it says where anything lies: each node knows that of its own machine.
+
+    Args:
+        run: id of the run, as in every request.
+        experiment: what is run, as JSON.
+        committed: the last round that the server completed.
+    """
+
+    run: str
+    experiment: str
+    committed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

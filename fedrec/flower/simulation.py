@@ -39,6 +39,7 @@ def run_on_flower(
     run_config: Mapping[str, str],
     engine: ResolvedEngine,
     observer: Observer | None = None,
+    node_config: Mapping[str, str] | None = None,
 ) -> None:
     """Run the apps and wait for the end; no process and no file of Flower's stays behind.
 
@@ -51,7 +52,7 @@ def run_on_flower(
     share = engine.gpus_per_worker
     cores_each = 1.0 if engine.cpus_per_worker is None else engine.cpus_per_worker
     each = [engine.nodes, engine.workers, share, cores_each]
-    settings = [server, client, dict(run_config), *each]
+    settings = [server, client, dict(run_config), dict(node_config or {}), *each]
     with (
         tempfile.TemporaryDirectory(prefix="fedrec-flower-", ignore_cleanup_errors=True) as home,
         tempfile.TemporaryFile("w+", errors="replace") as log,
@@ -158,6 +159,7 @@ def _simulate(
     server: str,
     client: str,
     run_config: dict[str, Any],
+    node_config: dict[str, Any],
     nodes: int,
     workers: int,
     gpus_per_worker: float,
@@ -187,9 +189,24 @@ def _simulate(
         "client_resources": {"num_cpus": cpus_per_worker, "num_gpus": gpus_per_worker},
     }
     try:
-        run_simulation(app, resolve_name(client), nodes, backend_config=backend)
+        run_simulation(app, _configured(client, node_config), nodes, backend_config=backend)
     except Exception as error:
         raise (raised[0] if raised else error.__cause__ or error) from None
+
+
+def _configured(client: str, node_config: Mapping[str, Any]) -> Any:
+    """Return a client app whose nodes have a configuration, which Flower's simulation lacks."""
+    from flwr.app import Context, Message
+    from flwr.clientapp import ClientApp
+
+    app: ClientApp = resolve_name(client)
+
+    class Configured(ClientApp):
+        def __call__(self, message: Message, context: Context) -> Message:
+            context.node_config |= node_config
+            return app(message, context)
+
+    return Configured()
 
 
 if __name__ == "__main__":

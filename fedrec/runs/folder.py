@@ -13,7 +13,8 @@
     checkpoint.safetensors what the server must know to continue after the latest round
     local/node-*.safetensors   private parameters at the best round (and the latest), by node;
                            with phases at the end also those after it
-    state/node-*/          all private state after the latest round, as the nodes keep it
+    state/node-*/          all private state after the latest round, as the nodes keep it, and what
+                           the server told them at the start
 
 Every file but the run log is replaced as a whole, so a run that is killed stays readable.
 """

@@ -14,7 +14,7 @@ from fedrec.errors import ConfigError, RunFolderError
 from fedrec.flower.processes import code_hash
 from fedrec.plugins import shown
 from fedrec.runs.folder import SOURCE, sha256_of
-from fedrec.runs.prepare import OpenRun
+from fedrec.runs.open_run import OpenRun
 
 # What may change: none of it changes a bit of a round. Data and features are compared by content.
 FREE = re.compile(

@@ -1,24 +1,19 @@
-"""A run as its processes know it, and how it is made ready: experiment, data, engine, folder."""
+"""How a run is made ready: experiment, data, engine, folder."""
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeAlias
-from uuid import uuid4
-from weakref import WeakValueDictionary
 
 import numpy as np
 
 from fedrec.baselines.base import Baseline
-from fedrec.compute.device import Resources, check_device, described, gpu_bytes, sees_gpu
+from fedrec.compute.device import described, sees_gpu
 from fedrec.compute.numba_compiler import build, is_built
 from fedrec.config.engine import Engine
 from fedrec.config.experiment import Experiment, load_experiment
 from fedrec.config.sources import sources_of, with_importable_plugins
-from fedrec.data.catalogue import Catalogue
 from fedrec.data.negatives import pool_excluded
 from fedrec.data.prepare import open_split, prepare
 from fedrec.errors import ConfigError, require
@@ -26,12 +21,10 @@ from fedrec.evaluation.evaluate import check_cutoffs
 from fedrec.evaluation.ranking import check_candidates
 from fedrec.evaluation.slices import Slices
 from fedrec.features.prepare import Report, no_report, open_catalogue, prepare_features
-from fedrec.flower.launch import own_device, resolve_engine
+from fedrec.flower.launch import resolve_engine
 from fedrec.flower.processes import check_packages
 from fedrec.runs.folder import (
-    CONFIG,
     FEATURES,
-    HEADER,
     SOURCE,
     SPLIT,
     check_free,
@@ -39,12 +32,13 @@ from fedrec.runs.folder import (
     default_folder,
     discard_unstarted,
 )
+from fedrec.runs.open_run import OpenRun
 from fedrec.runs.state_size import check_server_state, check_state
 from fedrec.runs.transformed import with_transforms
 from fedrec.storage.files import write_bytes, write_text
 from fedrec.training.draws import check_order
-from fedrec.training.task import ClientTask, Executor
-from fedrec.types import IntArray, Split
+from fedrec.training.task import Executor
+from fedrec.types import Split
 
 # Sections that a centralised baseline does not use.
 FEDERATED = (
@@ -69,101 +63,6 @@ OTHER_ROWS_PER_SECOND = 4e5
 KEPT_BYTES = 64 * 2**20
 # Seconds that Ray takes longer to start than the serial engine (7 and 2 on two cores).
 START_OF_RAY = 5.0
-
-
-@dataclass(frozen=True, eq=False)
-class OpenRun:
-    """A run as its processes know it.
-
-    Args:
-        folder: The run folder.
-        experiment: What is run.
-        prepared: The file of the prepared data.
-        split: The data, mapped into memory.
-        engine: What it runs on, without any ``auto``; None where that is not known.
-        features: The file of the features of the items; None where there are none.
-        id: Of this start of the run; the next start has another.
-        device: What this process computes on.
-    """
-
-    folder: Path
-    experiment: Experiment
-    prepared: Path
-    split: Split
-    engine: Engine | None = None
-    features: Path | None = None
-    id: str = field(default_factory=lambda: uuid4().hex)
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        _OPEN[self.id] = self
-
-    @property
-    def centralised(self) -> bool:
-        """Whether one place sees all the data, as for a baseline."""
-        return isinstance(self.experiment.model, Baseline)
-
-    @cached_property
-    def attackers(self) -> IntArray:
-        """The clients that attack, int64, sorted."""
-        return self.experiment.attackers_of(self.split)
-
-    @cached_property
-    def honest(self) -> Split:
-        """The data of the clients that do not attack, with numbers of their own: who ranks."""
-        return self.experiment.honest_part(self.split)
-
-    @cached_property
-    def targets(self) -> IntArray:
-        """The items of ``evaluate.targets``, int64, sorted."""
-        return self.experiment.evaluate.targets_of(self.honest, self.experiment.seed)
-
-    @cached_property
-    def catalogue(self) -> Catalogue:
-        """What every process knows of the items; features are mapped into memory."""
-        return open_catalogue(self.split, self.features)
-
-    @cached_property
-    def task(self) -> ClientTask:
-        """What each client computes."""
-        engine = self.experiment.engine
-        check_device(self.device)
-        memory = engine.memory
-        if memory is None and self.device != "cpu":
-            memory = int(gpu_bytes(self.device) * min(engine.gpus_per_worker or 1, 1) / 4)
-        resources = Resources(self.device, engine.precision, memory)
-        return self.experiment.client_task(self.catalogue, resources)
-
-    @cached_property
-    def executor(self) -> str | None:
-        """What trains the clients; None for a baseline."""
-        return None if self.centralised else self.task.executor()
-
-    def write_config(self) -> None:
-        """Write the experiment into the run folder."""
-        e = self.experiment
-        features = {name: each.located() for name, each in e.features.items()}
-        located = e.model_copy(update={"data": e.data.located(), "features": features})
-        write_text(self.folder / CONFIG, HEADER + located.to_yaml())
-
-
-# The runs of this process by id: what starts a run has read already what its nodes ask for.
-_OPEN: WeakValueDictionary[str, OpenRun] = WeakValueDictionary()
-
-
-def open_run(
-    id: str, folder: Path, prepared: Path, features: Path | None = None, device: str = "cpu"
-) -> OpenRun:
-    """Return a run; it is read from its folder if this process does not know it yet.
-
-    The device is "" for a process that finds out itself.
-    """
-    run = _OPEN.get(id)
-    if run is None:
-        experiment = load_experiment(folder / CONFIG)
-        split, device = open_split(prepared), device or own_device(experiment.engine)
-        run = OpenRun(folder, experiment, prepared, split, None, features, id, device)
-    return run
 
 
 def settings_without_effect(run: OpenRun) -> list[str]:

@@ -39,8 +39,9 @@ from fedrec.runs.log import (
     rounds_before,
     write_checkpoint,
 )
+from fedrec.runs.open_run import OpenRun
 from fedrec.runs.origin import Origin
-from fedrec.runs.prepare import OpenRun, settings_without_effect
+from fedrec.runs.prepare import settings_without_effect
 from fedrec.runs.provenance import commit, hardware, versions
 from fedrec.runs.reader import RunFolder
 from fedrec.runs.tally import Tally, described, likely_causes, loss_fault, metrics_of

@@ -31,7 +31,8 @@ from fedrec.runs.folder import (
     is_run_folder,
 )
 from fedrec.runs.log import RoundRecord, Seconds, read_checkpoint, rounds_before
-from fedrec.runs.prepare import OpenRun, Source, open_experiment, prepare_run
+from fedrec.runs.open_run import OpenRun
+from fedrec.runs.prepare import Source, open_experiment, prepare_run
 from fedrec.runs.progress import OnLine, OnRound, Progress
 from fedrec.runs.reader import RunFolder
 from fedrec.runs.recorder import Observer, Recorder
@@ -260,9 +261,14 @@ def _carry_out(run: OpenRun, observer: Observer) -> None:
         "features": str(run.features or ""),
         "engine": engine.name,
         "workers": str(engine.workers),
+    }
+    node_config = {
+        "state-dir": str(run.folder),
+        "data": str(run.prepared),
+        "features": str(run.features or ""),
         "device": engine.device,
     }
-    launch(engine, run_config, observer)
+    launch(engine, run_config, observer, node_config=node_config)
 
 
 def _run_baseline(run: OpenRun, observer: Observer) -> None:

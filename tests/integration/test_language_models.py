@@ -13,7 +13,8 @@ from fedrec.aggregation.codec import VERSION_BYTES
 from fedrec.config.experiment import load_experiment
 from fedrec.data.prepare import split_of
 from fedrec.errors import ConfigError, RunFolderError
-from fedrec.runs.prepare import OpenRun, settings_without_effect
+from fedrec.runs.open_run import OpenRun
+from fedrec.runs.prepare import settings_without_effect
 from fedrec.training import declarations
 from tests.tiny_language_model import TITLES, save_tiny_model
 

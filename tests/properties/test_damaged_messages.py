@@ -24,7 +24,7 @@ from strategies import FedAvg, Krum
 
 ALLOWED = ["item", "item/control", "head"]
 PARAMS = {"item": np.zeros((10, 4), np.float32), "head": np.zeros(2, np.float32)}
-REQUEST = RoundRequest("a", "b", "c", 3, 2, 1, np.arange(6), np.zeros(6, np.int64))
+REQUEST = RoundRequest("a", 3, 2, 1, np.arange(6), np.zeros(6, np.int64))
 ATTACKERS = np.array([1, 2])
 
 
@@ -100,9 +100,9 @@ def damaged_array(data: st.DataObject, array: Array) -> Array:
 
 
 def damaged(data: st.DataObject, content: RecordDict) -> RecordDict:
-    arrays: dict[str, Array] = dict(content["arrays"])  # type: ignore[call-overload]
-    text = str(content["rest"]["json"])  # type: ignore[index]
-    if arrays and data.draw(st.booleans(), "damage an array"):
+    arrays = dict(content.array_records["arrays"])
+    text = str(content.config_records["rest"]["json"])
+    if bool(arrays) and data.draw(st.booleans(), "damage an array"):
         name = data.draw(st.sampled_from(sorted(arrays)), "name")
         arrays[name] = damaged_array(data, arrays[name])
     elif data.draw(st.booleans(), "damage the text"):

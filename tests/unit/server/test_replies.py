@@ -23,7 +23,7 @@ N_ITEMS = 20
 PARAMS = {"item": np.zeros((N_ITEMS, 2), np.float32), "head": np.zeros(3, np.float32)}
 ALLOWED = ["item", "head", "item/control", "other"]
 GROUPS = np.array([0, 0, 7, 7])
-REQUEST = RoundRequest("run", "", "", 3, clients=np.array([2, 4, 5, 9]), groups=GROUPS)
+REQUEST = RoundRequest("run", 3, clients=np.array([2, 4, 5, 9]), groups=GROUPS)
 ATTACKERS = np.array([1, 9])
 
 
@@ -60,12 +60,12 @@ def of_message(value: Any) -> Message:
 
 def test_what_fits_is_read() -> None:
     two_groups = {0: SUMS, 7: FedAvg().reduce(batch(5))}
-    losses = {"clients": np.array([2, 5]), "losses": np.ones(2)}
+    with_attackers = Trained(two_groups, attackers=batch(9))
     for trained in (
         summed(),
         each(),
         Trained({}),
-        Trained(two_groups, attackers=batch(9), **losses),
+        replace(with_attackers, clients=np.array([2, 5]), losses=np.ones(2)),
         Trained({}, (FailedClient(client="2", reason="no power"),) * 4),
     ):
         read = read_trained(of_message(trained), REQUEST, ATTACKERS, PARAMS)

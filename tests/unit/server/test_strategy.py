@@ -18,7 +18,7 @@ from fedrec.evaluation.evaluate import Evaluation
 from fedrec.flower import records
 from fedrec.flower.grid import SerialGrid
 from fedrec.runs.log import Bytes, read_log
-from fedrec.runs.prepare import OpenRun
+from fedrec.runs.open_run import OpenRun
 from fedrec.runs.recorder import Recorder
 from fedrec.types import FailedClient, FloatArray
 from server.strategy import FlowerStrategy
@@ -95,7 +95,7 @@ def run(toy: Toy, out: Path, count: int = 6, every: int = 1, **rounds: Any) -> F
         {"item": np.zeros((N_ITEMS, 1), np.float32)},
         ["item"],
         {k + 1: records.RollCall(ids, "code", N_NODES, k) for k, ids in nodes},
-        records.RoundRequest("run", str(out), "split"),
+        records.RoundRequest("run"),
         Recorder(OpenRun(out, experiment, out, split), {"name": "serial"}),
         Catalogue.of(split),
         split,

@@ -20,7 +20,7 @@ from fedrec.evaluation.slices import SLICES, Slice, Slices, list_lengths, rankin
 from fedrec.personalization.base import View
 from fedrec.ragged import Ragged
 from fedrec.runs.baseline import chance_levels, evaluate_scorer, slice_sizes
-from fedrec.runs.prepare import OpenRun
+from fedrec.runs.open_run import OpenRun
 from fedrec.types import FloatArray, IntArray, Shard, Split
 from tests.planted import ragged
 from tests.rankings import World, worlds

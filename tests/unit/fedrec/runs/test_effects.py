@@ -9,7 +9,8 @@ import pytest
 from fedrec.config.experiment import Experiment
 from fedrec.data.prepare import split_of
 from fedrec.errors import ConfigError
-from fedrec.runs.prepare import OpenRun, settings_without_effect
+from fedrec.runs.open_run import OpenRun
+from fedrec.runs.prepare import settings_without_effect
 from tests.integration.test_run_serial import merged
 
 BASE = {

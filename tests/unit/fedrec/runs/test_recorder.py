@@ -17,7 +17,7 @@ from fedrec.data.prepare import split_of
 from fedrec.evaluation.evaluate import Evaluation
 from fedrec.runs import recorder as recorders
 from fedrec.runs.log import Bytes, RoundRecord, Seconds, read_log
-from fedrec.runs.prepare import OpenRun
+from fedrec.runs.open_run import OpenRun
 from fedrec.runs.reader import RunFolder
 from fedrec.runs.recorder import Recorder, digest
 from fedrec.runs.run import run

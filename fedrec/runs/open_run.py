@@ -1,0 +1,149 @@
+"""A run as its processes know it: read from its folder by the server, sent to nodes."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from uuid import uuid4
+from weakref import WeakValueDictionary
+
+from fedrec.baselines.base import Baseline
+from fedrec.compute.device import Resources, check_device, gpu_bytes
+from fedrec.config.engine import Engine
+from fedrec.config.experiment import Experiment, load_experiment, received_experiment
+from fedrec.data.catalogue import Catalogue
+from fedrec.data.prepare import open_split, prepare
+from fedrec.errors import ConfigError
+from fedrec.features.prepare import open_catalogue, prepare_features
+from fedrec.flower.launch import own_device
+from fedrec.runs.folder import (
+    CONFIG,
+    HEADER,
+)
+from fedrec.runs.transformed import with_transforms
+from fedrec.storage.files import write_text
+from fedrec.training.task import ClientTask
+from fedrec.types import IntArray, Split
+
+
+@dataclass(frozen=True, eq=False)
+class OpenRun:
+    """A run as its processes know it.
+
+    Args:
+        folder: The run folder.
+        experiment: What is run.
+        prepared: The file of the prepared data.
+        split: The data, mapped into memory.
+        engine: What it runs on, without any ``auto``; None where that is not known.
+        features: The file of the features of the items; None where there are none.
+        id: Of this start of the run; the next start has another.
+        device: What this process computes on.
+    """
+
+    folder: Path
+    experiment: Experiment
+    prepared: Path
+    split: Split
+    engine: Engine | None = None
+    features: Path | None = None
+    id: str = field(default_factory=lambda: uuid4().hex)
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        _OPEN[self.id] = self
+
+    @property
+    def centralised(self) -> bool:
+        """Whether one place sees all the data, as for a baseline."""
+        return isinstance(self.experiment.model, Baseline)
+
+    @cached_property
+    def attackers(self) -> IntArray:
+        """The clients that attack, int64, sorted."""
+        return self.experiment.attackers_of(self.split)
+
+    @cached_property
+    def honest(self) -> Split:
+        """The data of the clients that do not attack, with numbers of their own: who ranks."""
+        return self.experiment.honest_part(self.split)
+
+    @cached_property
+    def targets(self) -> IntArray:
+        """The items of ``evaluate.targets``, int64, sorted."""
+        return self.experiment.evaluate.targets_of(self.honest, self.experiment.seed)
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """What every process knows of the items; features are mapped into memory."""
+        return open_catalogue(self.split, self.features)
+
+    @cached_property
+    def task(self) -> ClientTask:
+        """What each client computes."""
+        engine = self.experiment.engine
+        check_device(self.device)
+        memory = engine.memory
+        if memory is None and self.device != "cpu":
+            memory = int(gpu_bytes(self.device) * min(engine.gpus_per_worker or 1, 1) / 4)
+        resources = Resources(self.device, engine.precision, memory)
+        return self.experiment.client_task(self.catalogue, resources)
+
+    @cached_property
+    def executor(self) -> str | None:
+        """What trains the clients; None for a baseline."""
+        return None if self.centralised else self.task.executor()
+
+    def write_config(self) -> None:
+        """Write the experiment into the run folder."""
+        located = self.experiment.with_paths(Path.absolute)
+        write_text(self.folder / CONFIG, HEADER + located.to_yaml())
+
+
+# The runs of this process by id: what starts a run has read already what its nodes ask for.
+_OPEN: WeakValueDictionary[str, OpenRun] = WeakValueDictionary()
+
+
+def open_run(id: str, folder: Path, prepared: Path, features: Path | None = None) -> OpenRun:
+    """Return a run; it is read from its folder if this process does not know it yet."""
+    run = _OPEN.get(id)
+    if run is None:
+        experiment = load_experiment(folder / CONFIG)
+        run = OpenRun(folder, experiment, prepared, open_split(prepared), None, features, id)
+    return run
+
+
+def open_received(
+    id: str, text: str, folder: Path, data: Path | None, features: Path | None, device: str
+) -> OpenRun:
+    """Return a run that a server has sent, as a node has it.
+
+    Args:
+        id: of the run.
+        text: The experiment, see `Experiment.for_nodes`; not read if this process knows the run.
+        folder: The node's.
+        data: Its file of the prepared data; None: it is prepared here, as the experiment says.
+        features: Its file of the features of the items; None: likewise.
+        device: What it computes on; "" for a node that finds out itself.
+
+    Raises:
+        ConfigError: If the experiment names a file, and the node has none of its own.
+    """
+    if (run := _OPEN.get(id)) is not None:
+        return run
+    experiment = received_experiment(text, folder)
+    if data is None:
+        data, features = _prepared_by_name(experiment)
+    device = device or own_device(experiment.engine)
+    return OpenRun(folder, experiment, data, open_split(data), None, features, id, device)
+
+
+def _prepared_by_name(experiment: Experiment) -> tuple[Path, Path | None]:
+    """Prepare data and features of an experiment that names no file of anybody's."""
+    if files := experiment.paths():
+        raise ConfigError(
+            f"the experiment is about the file {files[0]}, and this node has no data; start it "
+            "with --node-config 'data=\"FILE\"', the prepared data on its own machine"
+        )
+    prepared = prepare(experiment.data, experiment.clients)
+    prepared, _ = with_transforms(experiment, prepared, open_split(prepared))
+    return prepared, prepare_features(experiment.features, prepared)
