@@ -17,6 +17,7 @@ from zlib import crc32
 import numpy as np
 
 from fedrec.errors import ProtocolError, RunFolderError
+from fedrec.flower.records import CHECKSUMS
 from fedrec.storage.files import (
     RESTORE,
     check_regular,
@@ -29,7 +30,6 @@ from fedrec.types import FloatArray, IntArray, ParamSpec
 
 _COMMITTED = "committed.json"
 _ROUND, _SUMS = "round", "checksums"
-MODULUS = 2**64
 _VALUES = 2**22
 """Values that are drawn or read at once, which bounds the memory."""
 _MAPPED_BYTES = 2**26
@@ -99,7 +99,7 @@ class StateStore:
         changes = self._changes(content)
         path = self._folder / f"staged@{round}@{cut}.safetensors"
         write_arrays(path, content, {_SUMS: json.dumps(changes)}, durable=False)
-        return sum(changes.values()) % MODULUS
+        return sum(changes.values()) % CHECKSUMS
 
     def settle(self, committed: int) -> None:
         """Commit what is staged if the server applied that round; drop it otherwise.
@@ -116,7 +116,7 @@ class StateStore:
         for round, content, changes in self._applied(last, committed):
             for name, spec in self._specs.items():
                 self._array(name)[content[f"at.{spec.axis}"]] = content[f"value.{name}"]
-                sums[name] = (sums[name] + changes[name]) % MODULUS
+                sums[name] = (sums[name] + changes[name]) % CHECKSUMS
             applied = round
         if applied > last:
             # Files go after this: a process that dies before does the same again.
@@ -155,9 +155,9 @@ class StateStore:
                 actual[name] += change
                 expected[name] += changes[name]
         for name, checksum in actual.items():
-            if (checksum - expected[name]) % MODULUS:
+            if (checksum - expected[name]) % CHECKSUMS:
                 raise self._damaged(name, "its checksum does not match")
-        return applied, sum(expected.values()) % MODULUS
+        return applied, sum(expected.values()) % CHECKSUMS
 
     def _mark(self, committed: int) -> tuple[int, dict[str, int]]:
         """Return the round of the arrays and their checksums; make them if no round was run."""
@@ -195,7 +195,7 @@ class StateStore:
                 values = self._initial(name, self._owners[spec.axis or ""][rows])
                 checksum += _checksum(name, rows, values)
                 file.write(np.ascontiguousarray(values).tobytes())
-        return checksum % MODULUS
+        return checksum % CHECKSUMS
 
     def _shape(self, name: str) -> tuple[int, ...]:
         spec = self._specs[name]
@@ -213,7 +213,7 @@ class StateStore:
         for name, spec in self._specs.items():
             at, values = content[f"at.{spec.axis}"], content[f"value.{name}"]
             old = _checksum(name, at, self._array(name)[at])
-            changes[name] = (_checksum(name, at, values) - old) % MODULUS
+            changes[name] = (_checksum(name, at, values) - old) % CHECKSUMS
         return changes
 
     def _staged(self) -> list[tuple[Path, int]]:

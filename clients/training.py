@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clients.failures import failing_of, line_of
-from clients.state_store import MODULUS
 from fedrec.aggregation.codec import payload_bytes
-from fedrec.aggregation.reduce import joined
+from fedrec.aggregation.reduce import check_finite, joined
 from fedrec.aggregation.returned import checked_sum, merged
 from fedrec.aggregation.update import Aggregate, Down, UpdateBatch
 from fedrec.errors import ClientFailure, NumericError
-from fedrec.flower.records import RoundRequest, Trained
+from fedrec.flower.records import CHECKSUMS, RoundRequest, Trained
 from fedrec.ragged import offsets_of
 from fedrec.runs.tally import likely_causes
 from fedrec.training.blocks import bounded_slices, notes_of
@@ -84,6 +83,7 @@ class NodeTraining:
                 update, changed = transformed(transforms, update, private, positives, context)
                 private |= changed
             if attack:
+                check_finite(update)
                 return update, private, 0, losses
             sent = update if node.strategy.sees_each else update.decoded()
             reduced = checked_sum(node.strategy, "reduce", len(rows), sent)
@@ -121,7 +121,7 @@ class NodeTraining:
             tuple(self._failures),
             self._uploaded,
             seconds,
-            self._state_change % MODULUS,
+            self._state_change % CHECKSUMS,
             notes_of([self._node.together]),
             joined(self._attackers) if self._attackers else None,
             np.concatenate([np.zeros(0, np.int64), *(clients for clients, _ in reported)]),

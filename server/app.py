@@ -53,12 +53,14 @@ def main(grid: Grid, context: Context) -> None:
         strategy = FlowerStrategy(
             experiment,
             params,
+            run.task.tables(),
             run.task.travels(),
             roster,
             records.RoundRequest(run.id, committed=committed),
             recorder,
             run.catalogue,
             run.honest,
+            run.ranking_users,
             checkpoint,
             has_end=len(run.task.at_end().epochs) > 0,
         )

@@ -1,4 +1,4 @@
-"""The clients of each round: what a selection chooses, is replies and remembers."""
+"""The clients of each round: what a selection chooses, is told and remembers."""
 
 import logging
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ class Cohorts:
 
     Args:
         experiment: What is run.
-        roster: Who hosts whom, and what nodes have replies.
+        roster: Who hosts whom, and what nodes have said.
         context: The run, before its first round.
 
     Attributes:

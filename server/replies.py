@@ -1,6 +1,7 @@
 """Read what nodes reply, and check it before it is used."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from math import inf
 from typing import Any
 
@@ -10,128 +11,201 @@ from flwr.app import Message
 from fedrec.aggregation.update import Aggregate, UpdateBatch
 from fedrec.errors import ProtocolError
 from fedrec.evaluation.evaluate import Evaluation, merge
-from fedrec.evaluation.metrics import Metric
-from fedrec.flower.records import RoundRequest, Trained, decode
+from fedrec.evaluation.metrics import ExposureMetric, Metric
+from fedrec.evaluation.ranking import PARTS
+from fedrec.flower.records import CHECKSUMS, RollCall, RoundRequest, Trained, decode
 from fedrec.ragged import Ragged
-from fedrec.types import FloatArray, IntArray, Params
-
-_CHECKSUMS = 2**64
+from fedrec.types import FloatArray, IntArray
 
 
-def read_trained(
-    reply: Message, request: RoundRequest, attackers: IntArray, params: Params
-) -> Trained:
-    """Read a reply to a request, and check it: clients count once, values fit and are finite.
-
-    A sum must be of clients that were asked, at most of all of a group; whose changes it holds, and
-    how large they are, nobody can see. What is beside a parameter, such as ``item/control``, has
-    its shape.
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What clients send in every round.
 
     Args:
-        reply: The reply.
-        request: The request to the node.
-        attackers: int64; their updates are not in the sums.
-        params: The shared parameters.
+        shapes: Of each shared parameter, and of what is sent beside one, such as ``item/control``.
+        tables: Which of these are tables with a row for each item.
+        metrics: What each client measures.
+        reports_losses: Whether the server is told the loss of each client.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    tables: Collection[str]
+    metrics: Collection[str]
+    reports_losses: bool = False
+
+
+def read_roll_call(reply: Message) -> RollCall:
+    """Read which clients a node hosts.
 
     Raises:
         ProtocolError: Names the node, and what does not fit.
     """
     try:
-        trained = decode(reply.content, Trained)
-        _check(trained, request, attackers, params)
+        answer = decode(reply.content, RollCall)
+        clients, examples = answer.clients, answer.examples
+        is_set = clients.ndim == 1 and (np.diff(clients, prepend=-1) > 0).all()
+        _require(bool(is_set), "clients that are not sorted, each once")
+        _require(0 <= answer.partition < answer.partitions, f"the partition {answer.partition}")
+        fits = examples.shape in (clients.shape, (0,)) and not (examples < 0).any()
+        _require(bool(fits), "numbers of examples of something else")
+        round, checksum = answer.state or (0, 0)
+        _require(round >= 0 and 0 <= checksum < CHECKSUMS, "an impossible state")
     except ProtocolError as error:
-        node = reply.metadata.src_node_id
-        raise ProtocolError(f"round {request.round}: node {node}: {error}") from error
-    return trained
+        raise ProtocolError(f"roll call: node {_node(reply)}: {error}") from error
+    return answer
+
+
+def read_trained(
+    replies: Iterable[Message],
+    requests: Mapping[int, RoundRequest],
+    attackers: IntArray,
+    expected: Expected,
+) -> list[tuple[int, Trained]]:
+    """Read what nodes reply to training requests: each client counts once, values fit, are finite.
+
+    Of a sum nobody can see whose changes it holds, and how large they are.
+
+    Args:
+        replies: The replies.
+        requests: By node.
+        attackers: int64; their updates are not in the sums.
+        expected: What clients send.
+
+    Returns:
+        Node and reply, in the order given.
+
+    Raises:
+        ProtocolError: Names the node, and what does not fit.
+    """
+    read: list[tuple[int, Trained]] = []
+    forms: list[Any] = []
+    for reply in replies:
+        node = _node(reply)
+        request = requests[node]
+        try:
+            trained = decode(reply.content, Trained)
+            _check_trained(trained, request, attackers, expected)
+            forms += map(_form, trained.aggregates.values())
+            _require(all(form == forms[0] for form in forms), "sums of another form than others")
+        except ProtocolError as error:
+            raise ProtocolError(f"round {request.round}: node {node}: {error}") from error
+        read.append((node, trained))
+    return read
 
 
 def read_evaluations(
-    replies: Sequence[Message], metrics: Sequence[Metric], n_items: int
+    replies: Sequence[Message], metrics: Sequence[Metric], n_items: int, users: IntArray
 ) -> Evaluation:
-    """Read what nodes measured, check it, and join it user by user.
+    """Read what nodes measured, and join it user by user.
 
     Args:
         replies: Of all nodes.
         metrics: What they were to measure.
         n_items: Of the catalogue.
+        users: int64, all who rank.
 
     Raises:
-        ProtocolError: Names the node, and what does not fit.
+        ProtocolError: Names what does not fit, and the node if it is one that is at fault.
     """
     evaluations, seen = list[Evaluation](), set[int]()
     for reply in replies:
-        where = f"evaluation: node {reply.metadata.src_node_id}"
         try:
             evaluation = decode(reply.content, Evaluation)
             if evaluation.users.size:
                 _check_evaluation(evaluation, metrics, n_items)
                 first = next((each for each in evaluations if each.users.size), evaluation)
                 _require(_views(evaluation) == _views(first), "other rankings than other nodes")
-                users = evaluation.users.tolist()
-                _require(len({*users} - seen) == len(users), "a user a second time")
-                seen.update(users)
+                ranked = evaluation.users.tolist()
+                _require(len({*ranked} - seen) == len(ranked), "a user a second time")
+                _require(bool(np.isin(ranked, users).all()), "users that nobody asked")
+                seen.update(ranked)
         except ProtocolError as error:
-            raise ProtocolError(f"{where}: {error}") from error
+            raise ProtocolError(f"evaluation: node {_node(reply)}: {error}") from error
         evaluations.append(evaluation)
+    if len(seen) < len(users):
+        missing = int(np.setdiff1d(users, [*seen])[0])
+        raise ProtocolError(
+            f"evaluation: {len(users) - len(seen)} of {len(users)} users are missing, the first is "
+            f"number {missing}; a node has left out some of its users: start it anew"
+        )
     return merge(evaluations)
 
 
 def _check_evaluation(evaluation: Evaluation, metrics: Sequence[Metric], n_items: int) -> None:
+    """Check the metric values of some users."""
     _require(evaluation.users.ndim == 1, "users in a table")
+    _require("mixed" in evaluation.values, "no ranking")
     for values in evaluation.values.values():
+        _require({*values} == {*PARTS}, "values of something else")
         for part, of_users in values.items():
             shape = len(evaluation.users), len(evaluation.labels(metrics, part))
             _require(of_users.shape == shape, f"values of the shape {list(of_users.shape)}")
+            _require(not np.isinf(of_users).any(), "values that are not finite")
+    depths = {metric.depth for metric in metrics if isinstance(metric, ExposureMetric)}
+    _require({*evaluation.exposure} == depths, "lists of another length")
     for counts in (*evaluation.exposure.values(), *evaluation.cold_listed.values()):
         fits = counts.ndim == 1 and len(counts) <= n_items and not (counts < 0).any()
-        _require(fits, "counts of something else")
+        _require(bool(fits), "counts of something else")
 
 
 def _views(evaluation: Evaluation) -> tuple[Any, ...]:
     """Return what was measured, by name, and of how many items."""
-    views = {view: {*parts} for view, parts in evaluation.values.items()}
     counts = [
         {k: len(of_items) for k, of_items in each.items()}
         for each in (evaluation.exposure, evaluation.cold_listed)
     ]
-    return views, counts, evaluation.slices
+    return {*evaluation.values}, counts, evaluation.slices
 
 
-def _check(trained: Trained, request: RoundRequest, attackers: IntArray, params: Params) -> None:
-    honest = ~np.isin(request.clients, attackers)
-    for group, aggregate in trained.aggregates.items():
-        asked = request.clients[honest & (request.groups == group)]
-        _require(1 <= aggregate.clients <= len(asked), f"a sum of {aggregate.clients} clients")
-        _check_sums(aggregate, params)
-        if aggregate.each is not None:
-            _check_updates(aggregate.each, request.round, asked, params)
-            _require(len(aggregate.each.client_ids) == aggregate.clients, "other clients' updates")
-    if trained.attackers is not None:
-        asked = request.clients[~honest]
-        _check_updates(trained.attackers, request.round, asked, params)
-    counted = [aggregate.clients for aggregate in trained.aggregates.values()]
-    counted += [len(trained.attackers.client_ids)] if trained.attackers is not None else []
-    answered = sum(counted) + len(trained.failures)
-    _require(answered <= len(request.clients), f"{answered} clients of {len(request.clients)}")
-    reported = trained.clients
-    _require(_are_some(reported, request.clients), "losses of other clients")
-    _require(trained.losses.shape == reported.shape, "as many losses as clients")
-    fits = trained.uploaded >= 0 and 0 <= trained.state_change < _CHECKSUMS
+def _check_trained(
+    trained: Trained, request: RoundRequest, attackers: IntArray, expected: Expected
+) -> None:
+    asked, groups = request.clients, request.groups
+    names, failures = asked.astype(str), [failure.client for failure in trained.failures]
+    _require(_are_some(np.array(failures, str), names), "failures of clients that were not asked")
+    succeeded = ~np.isin(names, np.array(failures, str))
+    honest = succeeded & ~np.isin(asked, attackers)
+    for group in {*groups[honest].tolist(), *trained.aggregates}:
+        aggregate, of_group = trained.aggregates.get(group), asked[honest & (groups == group)]
+        n = 0 if aggregate is None else aggregate.clients
+        _require(n == len(of_group), f"a sum of {n} clients of a group of {len(of_group)}")
+        if aggregate is not None:
+            _check_sums(aggregate, expected)
+            if aggregate.each is not None:
+                _check_updates(aggregate.each, request.round, of_group, expected)
+    attack = asked[succeeded & ~honest]
+    if trained.attackers is not None or len(attack):
+        _require(trained.attackers is not None, "no updates of attackers")
+        assert trained.attackers is not None
+        _check_updates(trained.attackers, request.round, attack, expected)
+    reported = asked[succeeded] if expected.reports_losses else asked[:0]
+    _require(np.array_equal(np.sort(trained.clients), reported), "losses of other clients")
+    _check_values("loss", trained.losses, reported.shape)
+    fits = trained.uploaded >= 0 and 0 <= trained.state_change < CHECKSUMS
     _require(fits and 0 <= trained.seconds < inf, "a number that is too small or too large")
 
 
-def _check_sums(aggregate: Aggregate, params: Params) -> None:
+def _form(aggregate: Aggregate) -> tuple[Any, ...]:
+    """Return all that must be alike where sums are added."""
+    keeps_each = aggregate.each is not None
+    return keeps_each, dict(aggregate.scale), {*aggregate.metrics}, {*aggregate.extras}
+
+
+def _check_sums(aggregate: Aggregate, expected: Expected) -> None:
     """Check sums in fixed point."""
     _require(aggregate.weight >= 0, "a weight below 0")
-    if aggregate.each is not None:
-        _require(not aggregate.sums, "sums beside updates")
-    tables = aggregate.ids.keys()
-    fits = tables == aggregate.row_weight.keys() and tables <= aggregate.sums.keys()
-    _require(fits, "rows without a sum")
-    _require(aggregate.scale.keys() == aggregate.sums.keys(), "a sum without a scale")
+    _check_names("sum", aggregate.metrics, expected.metrics)
+    if aggregate.each is None:
+        _check_names("sum", aggregate.sums, expected.shapes)
+    tables = {name for name in aggregate.sums if name in expected.tables}
+    fits = tables == aggregate.ids.keys() == aggregate.row_weight.keys()
+    _require(fits, "rows of something else than tables")
+    _require(aggregate.sums.keys() <= aggregate.scale.keys(), "a sum without a scale")
     _require(all(0 <= scale < 63 for scale in aggregate.scale.values()), "an unknown scale")
     for name, sums in aggregate.sums.items():
-        shape = _shape(name, params)
+        _require(name in expected.shapes, f"'{name}', which no client sends")
+        shape = expected.shapes[name]
         if name in tables:
             ids, weight = aggregate.ids[name], aggregate.row_weight[name]
             _check_rows(name, np.array([0, ids.size]), ids, shape[0])
@@ -140,21 +214,31 @@ def _check_sums(aggregate: Aggregate, params: Params) -> None:
         _require(sums.shape == shape, f"'{name}' of the shape {list(sums.shape)}")
 
 
-def _check_updates(batch: UpdateBatch, round: int, asked: IntArray, params: Params) -> None:
+def _check_updates(batch: UpdateBatch, round: int, asked: IntArray, expected: Expected) -> None:
     """Check the updates of single clients."""
-    n = len(batch.client_ids)
+    n = len(asked)
     _require(batch.round == round, f"an update of round {batch.round}")
-    _require(_are_some(batch.client_ids, asked), "updates of clients that were not asked")
+    _require(np.array_equal(np.sort(batch.client_ids), asked), "updates of other clients")
     _require(bool((batch.weight >= 0).all()), "a weight below 0")
+    dense = expected.shapes.keys() - {*expected.tables}
+    _check_names("update", batch.tables, expected.tables)
+    _check_names("update", batch.dense, dense)
+    _check_names("number", batch.metrics, expected.metrics)
+    _require(len(batch.tables) + len(batch.dense) == len(expected.shapes), "updates of other names")
     for name, block in batch.tables.items():
-        n_rows, *of_row = _shape(name, params)
+        n_rows, *of_row = expected.shapes[name]
         _check_rows(name, block.offsets, block.ids, n_rows)
         _check_values(name, block.values, (len(block.ids), *of_row))
-    for name, values in batch.dense.items():
-        _check_values(name, values, (n, *_shape(name, params)))
+    for name in dense:
+        _check_values(name, batch.dense[name], (n, *expected.shapes[name]))
     numbers: Mapping[str, FloatArray] = {"weight": batch.weight, **batch.metrics, **batch.extras}
     for name, values in numbers.items():
         _check_values(name, values, (n,))
+
+
+def _check_names(what: str, came: Collection[str], expected: Collection[str]) -> None:
+    for name in expected:
+        _require(name in came, f"no {what} of '{name}'")
 
 
 def _check_values(name: str, values: FloatArray, shape: tuple[int, ...]) -> None:
@@ -170,17 +254,13 @@ def _check_rows(name: str, offsets: IntArray, ids: IntArray, n_rows: int) -> Non
     _require(not twice.any(), f"rows of '{name}' that are not sorted, each once")
 
 
-def _are_some(clients: IntArray, of: IntArray) -> bool:
-    """Return whether clients are different ones of some."""
-    is_set = clients.ndim == 1 and len(np.unique(clients)) == len(clients)
-    return is_set and bool(np.isin(clients, of).all())
+def _are_some(names: Any, of: Any) -> bool:
+    """Return whether these are different ones of some."""
+    return len(np.unique(names)) == len(names) and bool(np.isin(names, of).all())
 
 
-def _shape(name: str, params: Params) -> tuple[int, ...]:
-    """Return the shape of a parameter, or of that beside which something stands."""
-    of = name.partition("/")[0] if name not in params else name
-    _require(of in params, f"'{name}', which is no shared parameter")
-    return np.shape(params[of])
+def _node(reply: Message) -> int:
+    return reply.metadata.src_node_id
 
 
 def _require(fits: bool, came: str) -> None:

@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 from fedrec.errors import EngineError, RunFolderError
 from fedrec.flower import records
 from fedrec.types import IntArray
+from server.replies import read_roll_call
 
 # What each node of a run, by its id, has answered; in the order of the clients they host.
 Roster: TypeAlias = Mapping[int, records.RollCall]
@@ -73,10 +74,13 @@ def call_roll(
         asked = sorted(set(grid.get_node_ids()) - set(answers))
         calls = [Message(records.encode(opening), node, records.ROLL_CALL) for node in asked]
         for reply in exchange(grid, calls, "roll call") if calls else []:
-            node, answer = (
-                reply.metadata.src_node_id,
-                records.decode(reply.content, records.RollCall),
-            )
+            node, answer = reply.metadata.src_node_id, read_roll_call(reply)
+            taken = {other.partition: n for n, other in answers.items()}
+            if answer.partition in taken:
+                raise EngineError(
+                    f"nodes {taken[answer.partition]} and {node} both are number "
+                    f"{answer.partition}; give each a partition-id of its own"
+                )
             answers[node] = answer
             expected = max(expected, answer.partitions)
             if answer.code != code:

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -44,9 +44,10 @@ from fedrec.training.client_rule import client_rule_of
 from fedrec.transforms.pipeline import transformed
 from fedrec.types import FailedClient, IntArray, Params, Split, State
 from server.cohorts import Cohorts
-from server.replies import read_evaluations, read_trained
+from server.replies import Expected, read_evaluations, read_trained
 from server.roster import Roster, deal, exchange, states_of
 from strategies.base import strategy_of
+from strategies.selections.base import selection_of
 
 LOG = logging.getLogger("fedrec")
 _STRATEGY, _ATTACK, _SELECTION = "strategy", "attack", "selection"
@@ -62,12 +63,14 @@ class FlowerStrategy(FlwrStrategy):
     Args:
         experiment: What is run.
         params: The initial shared parameters.
+        tables: Names of those that are item tables.
         allowed: Names that may travel.
         roster: Who hosts whom.
         request: Names the run, in every message.
         recorder: Writes the run folder, and knows the best round.
         catalogue: What is known of the items.
         split: The data of honest clients, of which attackers take what they are said to know.
+        users: int64, who ranks.
         checkpoint: Where the run continues: with the evaluation of that round; None: at its start.
         has_end: Whether clients train once more after the last round.
     """
@@ -76,12 +79,14 @@ class FlowerStrategy(FlwrStrategy):
         self,
         experiment: Experiment,
         params: Params,
+        tables: Collection[str],
         allowed: Iterable[str],
         roster: Roster,
         request: records.RoundRequest,
         recorder: Recorder,
         catalogue: Catalogue,
         split: Split,
+        users: IntArray,
         checkpoint: Checkpoint | None = None,
         has_end: bool = False,
     ) -> None:
@@ -99,7 +104,9 @@ class FlowerStrategy(FlwrStrategy):
         self._targets = experiment.evaluate.targets_of(split, experiment.seed)
         self._round, self._cohort = 0, np.zeros(0, np.int64)
         self.params = params
+        self._users = users
         self._rule = client_rule_of(self.strategy)
+        self._expected = self._sent(tables)
         self.state = checked_init(self.strategy, params, self._context(0))
         self._cohorts = Cohorts(experiment, roster, self._context(0))
         attack = experiment.attack
@@ -121,6 +128,17 @@ class FlowerStrategy(FlwrStrategy):
         self._told: set[str] = set()
         self._idle = 0.0
         self._evaluation: Evaluation | None = None
+
+    def _sent(self, tables: Collection[str]) -> Expected:
+        """Return what clients send in every round."""
+        shapes, of_items = dict[str, tuple[int, ...]](), list[str]()
+        for name, value in self.params.items():
+            sent = [name, *(f"{name}/{kind}" for kind in self._rule.up)]
+            shapes |= dict.fromkeys(sent, np.shape(value))
+            of_items += sent if name in tables else []
+        metrics = {"loss", "examples", *getattr(self.strategy, "measures", ())}
+        reports = "loss" in selection_of(self._experiment).needs
+        return Expected(shapes, of_items, metrics, reports)
 
     @property
     def published(self) -> Params:
@@ -253,9 +271,7 @@ class FlowerStrategy(FlwrStrategy):
         busy: defaultdict[int, float] = defaultdict(float)
         answers: list[records.Trained] = []
         self._failures = []
-        for reply in replies:
-            node = reply.metadata.src_node_id
-            trained = read_trained(reply, self._asked[node], self._attackers, self.params)
+        for node, trained in read_trained(replies, self._asked, self._attackers, self._expected):
             answers.append(trained)
             self._failures += trained.failures
             self._tell(trained.notes)
@@ -265,7 +281,7 @@ class FlowerStrategy(FlwrStrategy):
             number = str(partition)
             trains = trained.aggregates or trained.attackers is not None
             if trains and number in self._node_states:
-                checksum = (self._node_states[number][1] + trained.state_change) % 2**64
+                checksum = (self._node_states[number][1] + trained.state_change) % records.CHECKSUMS
                 self._node_states[number] = (server_round, checksum)
             for group, aggregate in trained.aggregates.items():
                 group = partition if self.strategy.by_node else group
@@ -322,7 +338,8 @@ class FlowerStrategy(FlwrStrategy):
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> None:
         """Join the nodes' metric values, user by user."""
         metrics = self._experiment.evaluate.parsed()
-        self._evaluation = read_evaluations([*replies], metrics, self._catalogue.n_items)
+        n_items, users = self._catalogue.n_items, self._users
+        self._evaluation = read_evaluations([*replies], metrics, n_items, users)
         self._tell(self._evaluation.notes)
 
     def _tell(self, notes: Iterable[str]) -> None:

@@ -112,13 +112,22 @@ def keep_each(batch: UpdateBatch) -> Aggregate:
     Raises:
         NumericError: If a value is not finite.
     """
+    check_finite(batch)
+    weight, each = total_of(to_fixed(batch.weight, "weight"), "weight"), sorted_by_client([batch])
+    return Aggregate(len(batch.client_ids), weight, {}, {}, {}, {}, _metric_totals(batch), {}, each)
+
+
+def check_finite(batch: UpdateBatch) -> None:
+    """Check the updates of clients that are not summed here.
+
+    Raises:
+        NumericError: If a value is not finite.
+    """
     blocks = {name: block.decoded().values for name, block in batch.tables.items()}
     blocks |= {name: block.decoded().values for name, block in batch.coded.items()}
     for name, values in {**blocks, **batch.dense, **batch.extras}.items():
         if not np.isfinite(values).all():
             raise NumericError(f"the update of '{name}' is not finite")
-    weight, each = total_of(to_fixed(batch.weight, "weight"), "weight"), sorted_by_client([batch])
-    return Aggregate(len(batch.client_ids), weight, {}, {}, {}, {}, _metric_totals(batch), {}, each)
 
 
 def merge(a: Aggregate, b: Aggregate) -> Aggregate:

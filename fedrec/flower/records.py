@@ -28,6 +28,8 @@ from fedrec.types import FailedClient, FloatArray, IntArray, Params
 TRAIN = "train"
 EVALUATE = "evaluate"
 ROLL_CALL = "query.roll_call"
+CHECKSUMS = 2**64
+"""Checksums of private state are counted modulo this."""
 PARAMS = "params"
 """Where the shared parameters stand in a message, as from `encode_params`."""
 
@@ -110,7 +112,7 @@ class Trained:
         failures: the clients that failed.
         uploaded: bytes that the clients send, see `fedrec.aggregation.codec.payload_bytes`.
         seconds: how long the node worked.
-        state_change: what the checksum of the clients' private state changes by, modulo 2**64.
+        state_change: what the checksum of the clients' private state changes by.
         notes: what the user should know, a line each.
         clients: int64 [c], the clients that succeeded, if the selection needs their losses.
         losses: float64 [c], the mean training loss of each of them.
@@ -131,7 +133,7 @@ _ARRAYS, _REST = "arrays", "rest"
 
 
 def encode(value: Any, allowed: Iterable[str] = ()) -> RecordDict:
-    """Encode a `RoundRequest`, `RollCall`, `Trained` or `Evaluation`.
+    """Encode an `Opening`, `RollCall`, `RoundRequest`, `Trained` or `Evaluation`.
 
     Args:
         value: What to send.

@@ -6,6 +6,8 @@ from pathlib import Path
 from uuid import uuid4
 from weakref import WeakValueDictionary
 
+import numpy as np
+
 from fedrec.baselines.base import Baseline
 from fedrec.compute.device import Resources, check_device, gpu_bytes
 from fedrec.config.engine import Engine
@@ -66,6 +68,13 @@ class OpenRun:
     def honest(self) -> Split:
         """The data of the clients that do not attack, with numbers of their own: who ranks."""
         return self.experiment.honest_part(self.split)
+
+    @cached_property
+    def ranking_users(self) -> IntArray:
+        """The users of the clients that do not attack, int64, sorted."""
+        everybody = np.arange(self.split.n_users)
+        attacking = self.split.clients.take(self.attackers).values
+        return np.asarray(np.setdiff1d(everybody, attacking), np.int64)
 
     @cached_property
     def targets(self) -> IntArray:

@@ -12,16 +12,18 @@ from fedrec.aggregation.update import RowBlock, UpdateBatch
 from fedrec.errors import ProtocolError
 from fedrec.evaluation.evaluate import Evaluation
 from fedrec.evaluation.metrics import parse_metric
+from fedrec.evaluation.ranking import PARTS
 from fedrec.flower import records
 from fedrec.flower.grid import claim_identity
-from fedrec.flower.records import RoundRequest, Trained
+from fedrec.flower.records import RollCall, RoundRequest, Trained
 from fedrec.types import FailedClient, FloatArray
-from server.replies import read_evaluations, read_trained
+from server.replies import Expected, read_evaluations, read_roll_call, read_trained
 from strategies import FedAvg, Krum
 
 N_ITEMS = 20
-PARAMS = {"item": np.zeros((N_ITEMS, 2), np.float32), "head": np.zeros(3, np.float32)}
 ALLOWED = ["item", "head", "item/control", "other"]
+EXPECTED = Expected({"item": (N_ITEMS, 2), "head": (3,)}, ["item"], ["loss", "examples"])
+REPORTED = replace(EXPECTED, reports_losses=True)
 GROUPS = np.array([0, 0, 7, 7])
 REQUEST = RoundRequest("run", 3, clients=np.array([2, 4, 5, 9]), groups=GROUPS)
 ATTACKERS = np.array([1, 9])
@@ -42,69 +44,81 @@ def block(**changes: Any) -> dict[str, RowBlock]:
 
 
 SUMS, EACH = FedAvg().reduce(batch(2, 4)), Krum().reduce(batch(2, 4))
+FAILED = (FailedClient(client="5", reason="no power"), FailedClient(client="9", reason="lost"))
 
 
 def summed(**changes: Any) -> Trained:
-    return Trained({0: replace(SUMS, **changes)})
+    """A reply with the sum of clients 2 and 4; 5 and 9 have failed."""
+    return Trained({0: replace(SUMS, **changes)}, FAILED)
 
 
 def each(**changes: Any) -> Trained:
-    return Trained({0: replace(EACH, each=batch(2, 4, **changes))})
+    return Trained({0: replace(EACH, each=batch(2, 4, **changes))}, FAILED)
 
 
-def of_message(value: Any) -> Message:
+def of_message(value: Any, node: int = 11) -> Message:
     claim_identity()
-    asked = Message(RecordDict(), 11, records.TRAIN)
+    asked = Message(RecordDict(), node, records.TRAIN)
     return Message(records.encode(value, ALLOWED), reply_to=asked)
+
+
+def read(*replies: Trained, expected: Expected = EXPECTED) -> list[Trained]:
+    messages = [of_message(trained, 11 + k) for k, trained in enumerate(replies)]
+    requests = dict.fromkeys((11, 12), REQUEST)
+    return [trained for _, trained in read_trained(messages, requests, ATTACKERS, expected)]
 
 
 def test_what_fits_is_read() -> None:
     two_groups = {0: SUMS, 7: FedAvg().reduce(batch(5))}
-    with_attackers = Trained(two_groups, attackers=batch(9))
-    for trained in (
-        summed(),
-        each(),
-        Trained({}),
-        replace(with_attackers, clients=np.array([2, 5]), losses=np.ones(2)),
-        Trained({}, (FailedClient(client="2", reason="no power"),) * 4),
-    ):
-        read = read_trained(of_message(trained), REQUEST, ATTACKERS, PARAMS)
-        assert read.aggregates.keys() == trained.aggregates.keys()
+    everybody = Trained(two_groups, attackers=batch(9))
+    names = [FailedClient(client=str(client), reason="no power") for client in (2, 4, 5, 9)]
+    for trained in (summed(), each(), everybody, Trained({}, tuple(names))):
+        (as_read,) = read(trained)
+        assert as_read.aggregates.keys() == trained.aggregates.keys()
+    losses = replace(everybody, clients=np.array([9, 2, 4, 5]), losses=np.ones(4))
+    assert read(losses, expected=REPORTED)[0].losses.tolist() == [1.0] * 4
 
 
 NAN = np.full((4, 2), np.nan, np.float32)
+HEAD = {"head": SUMS.sums["head"]}
 FAULTS: dict[str, tuple[Trained, str]] = {
     "no client": (summed(clients=0), "a sum of 0 clients"),
     "more than asked": (summed(clients=3), "a sum of 3 clients"),
-    "group not asked": (Trained({5: SUMS}), "a sum of 2 clients"),
-    "attacker in a sum": (Trained({7: SUMS}), "a sum of 2 clients"),
+    "fewer than asked": (summed(clients=1), "a sum of 1 clients of a group of 2"),
+    "nobody": (Trained({}), "a sum of 0 clients of a group of 2"),
+    "group not asked": (Trained({5: SUMS}, FAILED), "a sum of"),
+    "attacker in a sum": (Trained({0: SUMS, 7: SUMS}, FAILED), "a sum of 2 clients"),
     "weight": (summed(weight=-1), "a weight below 0"),
     "row too large": (summed(ids={"item": np.array([3, 20])}), "rows of 'item' that no item has"),
     "row below 0": (summed(ids={"item": np.array([-1, 3])}), "rows of 'item' that no item has"),
     "row twice": (summed(ids={"item": np.array([3, 3])}), "rows of 'item' that are not sorted"),
     "rows unsorted": (summed(ids={"item": np.array([8, 3])}), "rows of 'item' that are not sorted"),
     "fewer rows": (summed(ids={"item": np.array([3])}), "weights of 'item'"),
-    "no rows": (summed(ids={}), "rows without a sum"),
-    "rows without sum": (summed(sums={}, scale={}), "rows without a sum"),
+    "table as dense": (summed(ids={}, row_weight={}), "rows of something else"),
+    "dense as table": (
+        summed(
+            ids={**SUMS.ids, "head": np.arange(3)},
+            row_weight={**SUMS.row_weight, "head": np.ones(3, int)},
+        ),
+        "rows of something else",
+    ),
+    "no sum": (summed(sums=HEAD), "no sum of 'item'"),
+    "no metric": (summed(metrics={"loss": 1}), "no sum of 'examples'"),
     "row weight": (summed(row_weight={"item": np.array([1, -1])}), "weights of 'item'"),
     "shape": (summed(sums={**SUMS.sums, "head": np.zeros(4, np.int64)}), r"'head' .* \[4\]"),
     "width": (summed(sums={**SUMS.sums, "item": np.zeros((2, 3), np.int64)}), r"'item' .* \[2, 3"),
     "no scale": (summed(scale={}), "a sum without a scale"),
     "scale": (summed(scale={"item": 64, "head": 32}), "an unknown scale"),
     "other name": (
-        summed(
-            sums={**SUMS.sums, "other": np.zeros(1, np.int64)}, scale={**SUMS.scale, "other": 1}
-        ),
-        "'other', which is no shared parameter",
-    ),
-    "sums and each": (
-        Trained({0: replace(SUMS, each=batch(2, 4))}),
-        "sums beside updates",
+        summed(sums={**SUMS.sums, "other": np.zeros(1, int)}, scale={**SUMS.scale, "other": 1}),
+        "'other', which no client sends",
     ),
     "round": (each(round=2), "an update of round 2"),
-    "not asked": (each(client_ids=np.array([2, 3])), "clients that were not asked"),
-    "client twice": (each(client_ids=np.array([2, 2])), "clients that were not asked"),
-    "fewer updates": (Trained({0: replace(EACH, each=batch(2))}), "other clients' updates"),
+    "not asked": (each(client_ids=np.array([2, 3])), "updates of other clients"),
+    "client twice": (each(client_ids=np.array([2, 2])), "updates of other clients"),
+    "fewer updates": (Trained({0: replace(EACH, each=batch(2))}, FAILED), "updates of other"),
+    "no table": (each(tables={}), "no update of 'item'"),
+    "no dense": (each(dense={}), "no update of 'head'"),
     "weight NaN": (each(weight=np.array([1.0, np.nan])), "a weight below 0"),
     "not finite": (each(tables=block(values=NAN)), "a 'item' that is not finite"),
     "update's row": (
@@ -114,15 +128,19 @@ FAULTS: dict[str, tuple[Trained, str]] = {
     "update's width": (each(tables=block(values=np.ones((4, 3), np.float32))), r"'item' .* \[4, 3"),
     "dense": (each(dense={"head": np.ones((2, 4), np.float32)}), r"'head' of the shape \[2, 4"),
     "dense NaN": (each(dense={"head": np.full((2, 3), np.inf)}), "a 'head' that is not finite"),
-    "metric": (each(metrics={"loss": np.array([1.0, np.inf])}), "a 'loss' that is not finite"),
-    "honest attacker": (Trained({}, attackers=batch(2)), "clients that were not asked"),
-    "other attacker": (Trained({}, attackers=batch(1)), "clients that were not asked"),
-    "too many": (
-        replace(summed(), failures=(FailedClient(client="2", reason="x"),) * 3),
-        "5 clients of 4",
+    "metric": (
+        each(metrics={"loss": np.array([1.0, np.inf]), "examples": np.ones(2)}),
+        "a 'loss' that is not finite",
     ),
-    "losses": (replace(summed(), clients=np.array([3]), losses=np.ones(1)), "losses of other"),
-    "as many losses": (replace(summed(), clients=np.array([2])), "as many losses as clients"),
+    "no attacker": (Trained({0: SUMS}, FAILED[:1]), "no updates of attackers"),
+    "honest attacker": (Trained({0: SUMS}, FAILED[:1], attackers=batch(2)), "of other clients"),
+    "failed twice": (replace(summed(), failures=FAILED * 2), "failures of clients that were not"),
+    "failed elsewhere": (
+        replace(summed(), failures=(FailedClient(client="77", reason="x"),)),
+        "failures of clients that were not asked",
+    ),
+    "losses": (replace(summed(), clients=np.array([2]), losses=np.ones(1)), "losses of other"),
+    "as many losses": (replace(summed(), losses=np.ones(1)), r"'loss' of the shape \[1\]"),
     "bytes": (replace(summed(), uploaded=-1), "a number that is too small"),
     "seconds": (replace(summed(), seconds=float("nan")), "a number that is too small"),
     "checksum": (replace(summed(), state_change=2**64 - 2**70), "no Trained of fedrec"),
@@ -133,10 +151,53 @@ FAULTS: dict[str, tuple[Trained, str]] = {
 def test_what_does_not_fit_is_refused_and_named(fault: str) -> None:
     trained, said = FAULTS[fault]
     with pytest.raises(ProtocolError, match=rf"^round 3: node 11: .*{said}"):
-        read_trained(of_message(trained), REQUEST, ATTACKERS, PARAMS)
+        read(trained)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        each(),
+        summed(scale=dict.fromkeys(SUMS.sums, 10)),
+        summed(extras={"steps": 3}),
+        summed(metrics={**SUMS.metrics, "loss_before": 1}),
+    ],
+)
+def test_sums_that_cannot_be_added_are_refused(other: Trained) -> None:
+    with pytest.raises(ProtocolError, match="node 12: its reply has sums of another form"):
+        read(summed(), other)
+
+
+def test_losses_that_are_needed_are_of_all_clients_that_succeeded() -> None:
+    some = replace(summed(), clients=np.array([2]), losses=np.ones(1))
+    with pytest.raises(ProtocolError, match="losses of other clients"):
+        read(some, expected=REPORTED)
+    unknown = replace(summed(), clients=np.array([2, 4]), losses=np.array([1.0, np.nan]))
+    with pytest.raises(ProtocolError, match="a 'loss' that is not finite"):
+        read(unknown, expected=REPORTED)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (RollCall(np.array([[1, 2]]), "", 2), "clients that are not sorted"),
+        (RollCall(np.array([2, 1]), "", 2), "clients that are not sorted"),
+        (RollCall(np.array([-1, 1]), "", 2), "clients that are not sorted"),
+        (RollCall(np.array([1]), "", 2, 2), "the partition 2"),
+        (RollCall(np.array([1]), "", 0), "the partition 0"),
+        (RollCall(np.array([1]), "", 2, examples=np.arange(3)), "numbers of examples"),
+        (RollCall(np.array([1]), "", 2, examples=np.array([-1])), "numbers of examples"),
+        (RollCall(np.array([1]), "", 2, 0, (-1, 3)), "an impossible state"),
+        (RollCall(np.array([1]), "", 2, 0, (1, -3)), "an impossible state"),
+    ],
+)
+def test_an_answer_to_the_roll_call_is_checked(answer: RollCall, said: str) -> None:
+    with pytest.raises(ProtocolError, match=f"^roll call: node 11: .*{said}"):
+        read_roll_call(of_message(answer))
 
 
 METRICS = [parse_metric(label) for label in ("mrr", "coverage@10")]
+USERS = np.array([4, 6, 7, 9])
 VALUES: FloatArray = np.array([[0.5], [np.nan]])
 EVALUATION = Evaluation(
     np.array([4, 6]),
@@ -151,9 +212,15 @@ EVALUATION = Evaluation(
         (lambda e: replace(e, users=np.array([4, 4])), "a user a second time"),
         (lambda e: replace(e, users=np.array([6, 9])), "a user a second time"),
         (lambda e: replace(e, users=np.array([7])), r"values of the shape \[2, 1\]"),
-        (lambda e: replace(e, values={"mixed": {"valid": VALUES}}), "other rankings"),
-        (lambda e: replace(e, values={"global": e.values["mixed"]}), "other rankings"),
-        (lambda e: replace(e, exposure={}), "other rankings"),
+        (lambda e: replace(e, users=np.array([7, 77])), "users that nobody asked"),
+        (lambda e: replace(e, values={"mixed": {"valid": VALUES}}), "values of something else"),
+        (lambda e: replace(e, values={"global": e.values["mixed"]}), "no ranking"),
+        (lambda e: replace(e, values={**e.values, "global": e.values["mixed"]}), "other rankings"),
+        (
+            lambda e: replace(e, values={"mixed": dict.fromkeys(PARTS, VALUES + np.inf)}),
+            "not finite",
+        ),
+        (lambda e: replace(e, exposure={}), "lists of another length"),
         (lambda e: replace(e, exposure={10: np.arange(3)}), "other rankings"),
         (lambda e: replace(e, exposure={10: np.arange(N_ITEMS + 1)}), "counts of something else"),
         (lambda e: replace(e, exposure={10: -np.arange(N_ITEMS)}), "counts of something else"),
@@ -164,12 +231,19 @@ def test_evaluations_of_other_users_or_things_are_refused(
 ) -> None:
     other = change(replace(EVALUATION, users=np.array([7, 9])))
     with pytest.raises(ProtocolError, match=f"^evaluation: node 11: its reply has .*{said}"):
-        read_evaluations([*map(of_message, (EVALUATION, other))], METRICS, N_ITEMS)
+        read_evaluations([*map(of_message, (EVALUATION, other))], METRICS, N_ITEMS, USERS)
 
 
 def test_evaluations_are_joined_with_those_of_nobody() -> None:
     nobody = Evaluation(np.zeros(0, np.int64), {}, {})
-    other = replace(EVALUATION, users=np.array([7, 5]))
-    joined = read_evaluations([*map(of_message, (nobody, EVALUATION, other))], METRICS, N_ITEMS)
-    assert joined.users.tolist() == [4, 5, 6, 7]
+    other = replace(EVALUATION, users=np.array([9, 7]))
+    joined = read_evaluations(
+        [*map(of_message, (nobody, EVALUATION, other))], METRICS, N_ITEMS, USERS
+    )
+    assert joined.users.tolist() == [4, 6, 7, 9]
     assert (joined.exposure[10] == 2 * np.arange(N_ITEMS)).all()
+
+
+def test_users_who_are_left_out_are_named() -> None:
+    with pytest.raises(ProtocolError, match="2 of 4 users are missing, the first is number 7"):
+        read_evaluations([of_message(EVALUATION)], METRICS, N_ITEMS, USERS)

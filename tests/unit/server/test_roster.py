@@ -42,7 +42,7 @@ def app_of(
         node = int(context.node_config["partition-id"])
         clients = np.array(hosts[node], np.int64)
         known = catalogue(node), weights(node)
-        answer = records.RollCall(clients, code(node), partitions, 0, None, *known)
+        answer = records.RollCall(clients, code(node), partitions, node, None, *known)
         return Message(records.encode(answer), reply_to=message)
 
     return app

@@ -94,11 +94,13 @@ def run(toy: Toy, out: Path, count: int = 6, every: int = 1, **rounds: Any) -> F
         experiment,
         {"item": np.zeros((N_ITEMS, 1), np.float32)},
         ["item"],
+        ["item"],
         {k + 1: records.RollCall(ids, "code", N_NODES, k) for k, ids in nodes},
         records.RoundRequest("run"),
         Recorder(OpenRun(out, experiment, out, split), {"name": "serial"}),
         Catalogue.of(split),
         split,
+        np.arange(N_CLIENTS),
     )
     try:
         with SerialGrid(toy.app, N_NODES) as grid:
