@@ -15,12 +15,10 @@ app = ClientApp()
 @app.query("roll_call")
 def roll_call(message: Message, context: Context) -> Message:
     """Say which clients this node hosts, and which code it runs."""
-    opening, place = (
-        records.decode(message.content, records.Opening),
-        NodePlace.of(context.node_config),
-    )
+    opening = records.decode(message.content, records.Opening)
+    place = NodePlace.of(context.node_config).of_run(opening.run)
     keep_opening(opening, place)
-    node = open_node(opening.run, place)
+    node = open_node(opening.start, place)
     answer = records.RollCall(
         node.shard.client_ids,
         code_with_sources(code_hash(), node.experiment),
@@ -53,4 +51,7 @@ def evaluate(message: Message, context: Context) -> Message:
 
 def _opened(message: Message, context: Context) -> tuple[records.RoundRequest, Node]:
     request = records.decode(message.content, records.RoundRequest)
-    return request, open_node(request.run, NodePlace.of(context.node_config))
+    place = NodePlace.of(context.node_config).of_run(request.run)
+    node = open_node(request.start, place)
+    node.check(request)
+    return request, node

@@ -49,7 +49,7 @@ from strategies.selections.base import selection_of
 
 T = TypeVar("T")
 
-_OPENING, _RUN, _EXPERIMENT = "opening.json", "run", "experiment"
+_OPENING, _START, _EXPERIMENT = "opening.json", "start", "experiment"
 
 _RANKED_BYTES = 2**26
 """Private parameters of the clients whose users rank together; ranking holds them a few times."""
@@ -137,6 +137,20 @@ class Node:
         """Return the train items of each client, int64 [c]; [0] unless the selection needs them."""
         needed = "examples" in selection_of(self.experiment).needs
         return self.shard.examples().astype(np.int64) if needed else np.zeros(0, np.int64)
+
+    def check(self, request: RoundRequest) -> None:
+        """Check that a request is about clients of this node.
+
+        Raises:
+            ProtocolError: If it is not.
+        """
+        clients, hosted = request.clients, self.shard.client_ids
+        fits = clients.ndim == 1 and (np.diff(clients) > 0).all() and np.isin(clients, hosted).all()
+        if not fits or request.groups.shape != clients.shape:
+            raise ProtocolError(
+                "the server asks for clients that this node does not host, not sorted, or without "
+                "a group each; start rounds with fedrec's own server app"
+            )
 
     def train(self, request: RoundRequest, down: Down) -> Trained:
         """Train the clients of a request; stage their new private state.
@@ -331,20 +345,20 @@ class Node:
 
 def keep_opening(opening: Opening, place: NodePlace) -> None:
     """Keep what the server said of a run, for the other processes that the node will have."""
-    about = {_RUN: opening.run, _EXPERIMENT: opening.experiment}
+    about = {_START: opening.start, _EXPERIMENT: opening.experiment}
     place.folder.mkdir(parents=True, exist_ok=True)
     write_json(place.folder / _OPENING, about)
 
 
 @lru_cache(maxsize=256)
-def open_node(run: str, place: NodePlace) -> Node:
+def open_node(start: str, place: NodePlace) -> Node:
     """Return the node of a run, opened once per process.
 
     All that changes lies on disk, so a node may be opened in several processes, one at a time.
 
     Args:
-        run: id of the run.
-        place: The node's.
+        start: Which start of the run it is.
+        place: The node's, for this run.
 
     Raises:
         ConfigError: If torch does not see the device.
@@ -354,12 +368,12 @@ def open_node(run: str, place: NodePlace) -> Node:
         about = json.loads((place.folder / _OPENING).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         about = {}
-    if about.get(_RUN) != run:
+    if about.get(_START) != start:
         raise ProtocolError(
-            f"{place.folder}: the server has not told this node what run {run:.8} is; start the "
+            f"{place.folder}: the server has not told this node what run it is about; start the "
             "run again with --resume"
         )
-    opened, costs, of_all = _opened(run, about[_EXPERIMENT], replace(place, partition=0))
+    opened, costs, of_all = _opened(start, about[_EXPERIMENT], replace(place, partition=0))
     shard = opened.split.shard(hosted_clients(costs, place.partition, place.partitions))
     experiment, task = opened.experiment, opened.task
     n_clients = opened.split.n_clients
@@ -368,11 +382,11 @@ def open_node(run: str, place: NodePlace) -> Node:
 
 @lru_cache(maxsize=1)
 def _opened(
-    run: str, experiment: str, place: NodePlace
+    start: str, experiment: str, place: NodePlace
 ) -> tuple[OpenRun, FloatArray, tuple[IntArray, Slices | None, FirstStage | None, IntArray]]:
     """Return what all nodes of a run share: it, costs of clients, and as `Node` has it."""
     files = place.state, place.data, place.features
-    opened = open_received(run, experiment, *files, place.device)
+    opened = open_received(start, experiment, *files, place.device)
     costs = training_costs(opened.task, opened.split)
     data, evaluate = opened.split, opened.experiment.evaluate
     weights, slices = popularity_weights(data), evaluate.slices_of(opened.honest)

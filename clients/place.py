@@ -1,17 +1,19 @@
 """Where a node keeps things and finds them: on its own machine, as its own configuration says."""
 
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from fedrec.errors import ProtocolError
-from fedrec.runs.folder import STATE as STATE_FOLDER
+from fedrec.errors import ConfigError, ProtocolError
+from fedrec.plugins import expand_path
+from fedrec.runs.folder import STATE
 
-PARTITION, PARTITIONS = "partition-id", "num-partitions"
-STATE, DATA, FEATURES, DEVICE = "state-dir", "data", "features", "device"
 STATE_VARIABLE = "FEDREC_STATE_DIR"
+NAME = re.compile("[0-9a-f]{32}")
+"""What the names of runs look like; nothing else that a server says becomes a folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +24,10 @@ class NodePlace:
         partition: its number among the nodes.
         partitions: how many nodes there are.
         state: folder of private state and private values.
-        data: file of the prepared data; None: it prepares it, if the experiment names no file.
+        data: file of the prepared data; None: the node prepares data that the experiment names.
         features: file of the features of the items, if there are any.
         device: what it computes on; "" for a node that finds out itself.
+        shared: whether ``state`` is of many runs, which have folders below it.
     """
 
     partition: int
@@ -33,36 +36,75 @@ class NodePlace:
     data: Path | None = None
     features: Path | None = None
     device: str = ""
+    shared: bool = False
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Self:
         """Return what a node's configuration says.
 
+        It holds ``partition-id``, ``num-partitions``, and, if the node needs them, ``state-dir``,
+        ``data``, ``features`` and ``device``. fedrec's own engines give ``run-dir``, the run
+        folder, in place of ``state-dir``.
+
         Raises:
-            ProtocolError: If something is missing; with the way out.
+            ProtocolError: If something is missing or impossible; with the way out.
         """
-        try:
-            partition, partitions = int(config[PARTITION]), int(config[PARTITIONS])
-            state = config.get(STATE) or os.environ[STATE_VARIABLE]
-        except KeyError as error:
-            missing = STATE if error.args[0] == STATE_VARIABLE else error.args[0]
+        numbers = []
+        for key in ("partition-id", "num-partitions"):
+            text = str(config.get(key, ""))
+            if not text.isdecimal():
+                raise ProtocolError(
+                    f"the node's configuration: {key}: expected a whole number, got '{text}'; "
+                    "start the node with --node-config 'partition-id=0 num-partitions=2'"
+                )
+            numbers.append(int(text))
+        partition, partitions = numbers
+        if partition >= partitions:
             raise ProtocolError(
-                f"the node's configuration lacks '{missing}'; start the node with --node-config "
-                "'partition-id=0 num-partitions=2 state-dir=\"/var/lib/fedrec\"', or set "
-                f"{STATE_VARIABLE} in its environment to the folder for its state"
-            ) from error
-        files = (str(config.get(key) or "") for key in (DATA, FEATURES))
-        data, features = (Path(file) if file else None for file in files)
-        return cls(
-            partition, partitions, Path(state), data, features, str(config.get(DEVICE) or "")
-        )
+                f"the node's configuration: partition-id: {partition}, but there are "
+                f"{partitions} nodes (num-partitions), and the first has number 0"
+            )
+        run, device = str(config.get("run-dir") or ""), str(config.get("device") or "")
+        state = run or str(config.get("state-dir") or os.environ.get(STATE_VARIABLE) or "")
+        if not state:
+            raise ProtocolError(
+                f"this node has no folder for private state; set {STATE_VARIABLE} in its "
+                "environment, or start it with --node-config 'state-dir=\"/var/lib/fedrec\"'"
+            )
+        try:
+            data, features = (_file(key, config) for key in ("data", "features"))
+            folder = expand_path(state)
+        except ConfigError as error:
+            raise ProtocolError(f"the node's configuration: {error}") from error
+        return cls(partition, partitions, folder, data, features, device, not run)
+
+    def of_run(self, name: str) -> Self:
+        """Return the place for a run.
+
+        Raises:
+            ProtocolError: If that is no name of a run.
+        """
+        if not self.shared:
+            return self
+        if not NAME.fullmatch(name):
+            raise ProtocolError(f"'{name:.40}' is no name of a run of fedrec")
+        return replace(self, state=self.state / name, shared=False)
 
     @property
     def folder(self) -> Path:
         """The folder of the node's own private state."""
-        return self.state / STATE_FOLDER / name_of_node(self.partition)
+        return self.state / STATE / name_of_node(self.partition)
 
 
 def name_of_node(partition: int) -> str:
     """Return the name of a node, which its files bear."""
     return f"node-{partition:03d}"
+
+
+def _file(key: str, config: Mapping[str, Any]) -> Path | None:
+    """Return a file that the configuration names."""
+    text = str(config.get(key) or "")
+    path = expand_path(text)
+    if text and not path.is_file():
+        raise ConfigError(f"{key}: there is no file {path}")
+    return path if text else None

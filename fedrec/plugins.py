@@ -188,14 +188,25 @@ class Section(BaseModel):
 
 
 def with_paths(section: S, change: Callable[[Path], Path]) -> S:
-    """Return a section in which every path is changed, at any depth of sections."""
-    changed: dict[str, Any] = {}
-    for name, value in section:
+    """Return a section in which every path is changed, at any depth.
+
+    A text in a field ``path`` is one too, as a plug-in may declare it so.
+    """
+
+    def changed(name: str, value: Any) -> Any:
         if isinstance(value, Path):
-            changed[name] = change(value)
-        elif isinstance(value, Section):
-            changed[name] = with_paths(value, change)
-    return section.model_copy(update=changed) if changed else section
+            return change(value)
+        if isinstance(value, str) and value and name == "path":
+            return str(change(Path(value)))
+        if isinstance(value, Section):
+            return with_paths(value, change)
+        if isinstance(value, tuple | list):
+            return type(value)(changed("", each) for each in value)
+        if isinstance(value, Mapping):
+            return {key: changed(str(key), each) for key, each in value.items()}
+        return value
+
+    return section.model_copy(update={name: changed(name, value) for name, value in section})
 
 
 class Plugin(Section):

@@ -13,7 +13,7 @@ from fedrec.config.sources import code_with_sources
 from fedrec.errors import ConfigError, EngineError
 from fedrec.flower import records
 from fedrec.flower.processes import code_hash
-from fedrec.runs.log import read_checkpoint
+from fedrec.runs.log import name_of_run, read_checkpoint
 from fedrec.runs.open_run import OpenRun, open_run
 from fedrec.runs.origin import Origin
 from fedrec.runs.prepare import find_config, prepare_run
@@ -32,7 +32,8 @@ def main(grid: Grid, context: Context) -> None:
     experiment, split = run.experiment, run.split
     checkpoint = read_checkpoint(run.folder)
     committed = checkpoint.record.round if checkpoint else 0
-    opening = records.Opening(run.id, experiment.for_nodes(), committed)
+    ids = name_of_run(checkpoint, run.id), run.id
+    opening = records.Opening(*ids, experiment.for_nodes(), committed)
     code = code_with_sources(code_hash(), experiment)
     known = run.catalogue.hash, run.task.weights
     roster = call_roll(grid, opening, split.n_clients, code, *known)
@@ -56,7 +57,7 @@ def main(grid: Grid, context: Context) -> None:
             run.task.tables(),
             run.task.travels(),
             roster,
-            records.RoundRequest(run.id, committed=committed),
+            records.RoundRequest(*ids, committed=committed),
             recorder,
             run.catalogue,
             run.honest,

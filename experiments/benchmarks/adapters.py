@@ -227,7 +227,7 @@ def train_many(count: int) -> dict[str, Any]:
         node = Node(experiment, task, shard, Path(folder) / "run", 0, count, popularity)
         down, everybody = Down(task.initial_globals(N_ITEMS)), np.arange(count)
         groups = np.zeros(count, np.int64)
-        request = RoundRequest("run", 1, clients=everybody, groups=groups)
+        request = RoundRequest("run", "", 1, clients=everybody, groups=groups)
         began = time.process_time()
         trained = node.train(request, down)
         seconds = time.process_time() - began

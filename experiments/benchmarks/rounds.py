@@ -125,7 +125,7 @@ def run_rounds(
         "engine": resolved.name,
         "workers": str(section.workers),
     }
-    places = {"state-dir": str(folder), "data": config["split"]}
+    places = {"run-dir": str(folder), "data": config["split"]}
     with meter.peak() as peak, suppress(_Enough):
         launch(section, config, observe, node_config=places)
     assert last is not None

@@ -1,6 +1,7 @@
 """Compose the experiment, as one frozen value, from YAML or from Python."""
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -207,8 +208,11 @@ class Experiment(Section):
         return found
 
     def for_nodes(self) -> str:
-        """Return the experiment as JSON, as nodes are told it: of files, only the names."""
-        return self.with_paths(lambda path: Path(path.name)).model_dump_json()
+        """Return the experiment as JSON, as nodes are told it: of files of data, only the names.
+
+        Nothing in such a name is expanded where it is read.
+        """
+        return self.with_paths(lambda p: Path(re.sub(r"[^\w.-]", "_", p.name))).model_dump_json()
 
     def to_yaml(self) -> str:
         """Return the experiment as YAML, every default written out."""
@@ -271,9 +275,13 @@ def received_experiment(text: str, folder: Path) -> Experiment:
         folder: The node's own, which may hold plug-ins and copies of their source.
 
     Raises:
-        ConfigError: As `load_experiment`.
+        ConfigError: As `load_experiment`, and if it is no JSON.
     """
-    return _validated(json.loads(text), "experiment", [folder, Path()], [folder / "source"])
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"experiment: what the server sent is no JSON ({error})") from error
+    return _validated(document, "experiment", [folder, Path()], [folder / "source"])
 
 
 def _validated(

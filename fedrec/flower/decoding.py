@@ -21,8 +21,8 @@ def decoded(kind: Any, tree: Any, array: Callable[[str], Any]) -> Any:
     """Return a value of a type.
 
     Args:
-        kind: A dataclass, a mapping, a tuple of any length, an array, one of several literals, a
-            number, a text or a truth value; or None and one of these.
+        kind: A dataclass, a mapping, a tuple, an array, one of several literals, a number, a text
+            or a truth value; or None and one of these.
         tree: What JSON has of it: a mapping by field, a list of pairs, a list, the name of the
             array. Updates of single clients are their `Payloads`, decoded to plain values.
         array: From the name of an array to it. Whole numbers become int64.
@@ -66,7 +66,7 @@ def decoded(kind: Any, tree: Any, array: Callable[[str], Any]) -> Any:
 
 
 def _one_of(kinds: tuple[Any, ...], tree: Any, array: Callable[[str], Any]) -> Any:
-    """Return a value of one of several types: None, or the first that fits."""
+    """Return None or a value of the other type; or one of the literals of all the types."""
     if type(None) in kinds:
         (kind,) = {*kinds} - {type(None)}
         return None if tree is None else decoded(kind, tree, array)

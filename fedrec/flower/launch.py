@@ -104,7 +104,7 @@ def launch(
         run_config: ``experiment`` (path of a YAML), ``out`` (the run folder), ``split`` (path of
             the prepared arrays), ``features`` (path of those of the items, or ""); all absolute.
         observer: Is called with the record of each round.
-        node_config: What the configuration of every node holds besides its number: ``state-dir``,
+        node_config: What the configuration of every node holds besides its number: ``run-dir``,
             ``data`` and ``features`` of this machine, ``device``.
         server: Reference of the server app, ``module:attribute``.
         client: Reference of the client app.

@@ -41,7 +41,8 @@ class RoundRequest:
     """What the server tells a node with every message.
 
     Args:
-        run: id of the run; a new one for each start.
+        run: name of the run.
+        start: which start of the run it is: a run that is continued has another.
         round: the round.
         committed: the last round that the server completed.
         best: the best round so far, by validation.
@@ -51,6 +52,7 @@ class RoundRequest:
     """
 
     run: str
+    start: str
     round: int = 0
     committed: int = 0
     best: int = 0
@@ -63,15 +65,17 @@ class RoundRequest:
 class Opening:
     """What the server tells each node once, when it calls the roll.
 
-    Nothing in it says where anything lies: each node knows that of its own machine.
+    It does not say where data, features or state lie: each node knows that of its own machine.
 
     Args:
-        run: id of the run, as in every request.
+        run: name of the run, under which the node keeps private state.
+        start: which start of the run it is.
         experiment: what is run, as JSON.
         committed: the last round that the server completed.
     """
 
     run: str
+    start: str
     experiment: str
     committed: int = 0
 

@@ -189,6 +189,7 @@ class Checkpoint(_Record):
         node_states: Per node, as text of its number: the last round that changed the private
             state of its clients, and the checksum of that state.
         log: Hash of the lines of the run log before this round.
+        run: The name of the run, under which nodes keep private state.
     """
 
     record: RoundRecord
@@ -200,6 +201,12 @@ class Checkpoint(_Record):
     resumed: tuple[int, ...] = ()
     node_states: Mapping[str, tuple[int, int]] = {}
     log: str = ""
+    run: str = ""
+
+
+def name_of_run(checkpoint: Checkpoint | None, start: str) -> str:
+    """Return the name that a run keeps: the id of its first start with a checkpoint, or of this."""
+    return (checkpoint.run if checkpoint else "") or start
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:

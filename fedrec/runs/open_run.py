@@ -122,12 +122,12 @@ def open_run(id: str, folder: Path, prepared: Path, features: Path | None = None
 
 
 def open_received(
-    id: str, text: str, folder: Path, data: Path | None, features: Path | None, device: str
+    start: str, text: str, folder: Path, data: Path | None, features: Path | None, device: str
 ) -> OpenRun:
     """Return a run that a server has sent, as a node has it.
 
     Args:
-        id: of the run.
+        start: Which start of the run it is.
         text: The experiment, see `Experiment.for_nodes`; not read if this process knows the run.
         folder: The node's.
         data: Its file of the prepared data; None: it is prepared here, as the experiment says.
@@ -137,21 +137,24 @@ def open_received(
     Raises:
         ConfigError: If the experiment names a file, and the node has none of its own.
     """
-    if (run := _OPEN.get(id)) is not None:
+    if (run := _OPEN.get(start)) is not None:
         return run
     experiment = received_experiment(text, folder)
     if data is None:
         data, features = _prepared_by_name(experiment)
     device = device or own_device(experiment.engine)
-    return OpenRun(folder, experiment, data, open_split(data), None, features, id, device)
+    split = open_split(data)
+    return OpenRun(folder, experiment, data, split, None, features, start, device)
 
 
 def _prepared_by_name(experiment: Experiment) -> tuple[Path, Path | None]:
     """Prepare data and features of an experiment that names no file of anybody's."""
-    if files := experiment.paths():
+    files, sources = experiment.paths(), [experiment.data, *experiment.features.values()]
+    others = [type(each).__name__ for each in sources if type(each).__module__[:7] != "fedrec."]
+    for what in (*(f"the file {file}" for file in files), *others):
         raise ConfigError(
-            f"the experiment is about the file {files[0]}, and this node has no data; start it "
-            "with --node-config 'data=\"FILE\"', the prepared data on its own machine"
+            f"the experiment needs {what}, and this node has no data; start it with --node-config "
+            "'data=\"FILE\"', the prepared data on its own machine"
         )
     prepared = prepare(experiment.data, experiment.clients)
     prepared, _ = with_transforms(experiment, prepared, open_split(prepared))

@@ -36,6 +36,7 @@ from fedrec.runs.log import (
     Checkpoint,
     RoundRecord,
     RunLog,
+    name_of_run,
     rounds_before,
     write_checkpoint,
 )
@@ -127,6 +128,7 @@ class Recorder:
         self._engine = dict(engine)
         self._observer = observer
         self._origin = origin
+        self._name = name_of_run(checkpoint, run.id)
         self._metrics = run.experiment.evaluate.parsed()
         label = run.experiment.evaluate.chooser
         self.tally = Tally(label, lambda: self.popularity.get("valid", {}).get(label))
@@ -191,6 +193,7 @@ class Recorder:
                 resumed=self._resumed,
                 node_states=node_states,
                 log=self._log.sha256,
+                run=self._name,
             )
             write_checkpoint(self._run.folder, checkpoint)
 

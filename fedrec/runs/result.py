@@ -108,8 +108,9 @@ class RunResult(RunFolder):
             arrays = private[axis]
             if name not in arrays:
                 raise RunFolderError(
-                    f"{self.folder}: '{name}' of the best round is missing, the run broke off "
-                    "while it was kept; run it again"
+                    f"{self.folder}: '{name}' of the best round is missing: the run broke off "
+                    "while it was kept, or nodes keep it elsewhere (flwr run); run it again with "
+                    "an engine of fedrec's own"
                 )
             local[name] = arrays[name][shard.user_ids] if axis == "user" else arrays[name]
 

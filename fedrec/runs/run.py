@@ -263,7 +263,7 @@ def _carry_out(run: OpenRun, observer: Observer) -> None:
         "workers": str(engine.workers),
     }
     node_config = {
-        "state-dir": str(run.folder),
+        "run-dir": str(run.folder),
         "data": str(run.prepared),
         "features": str(run.features or ""),
         "device": engine.device,

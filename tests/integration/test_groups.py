@@ -101,8 +101,9 @@ def test_the_groups_have_parameters_of_their_own(
 class Counting(SerialGrid):
     """Keeps what was sent and answered: the requests, with the base tables; and who is where."""
 
-    def __init__(self, n_nodes: int) -> None:
-        super().__init__(clients.app.app, n_nodes)
+    def __init__(self, n_nodes: int, state: Path, data: Path) -> None:
+        places = {"state-dir": str(state), "data": str(data)}
+        super().__init__(clients.app.app, n_nodes, node_config=places)
         self.sent: list[tuple[str, int, RoundRequest, FloatArray]] = []
         self.trained: list[tuple[int, Trained]] = []
         self.hosted: dict[int, IntArray] = {}
@@ -136,7 +137,7 @@ def test_a_node_gets_one_message_and_sends_a_sum_for_each_group(tmp_path: Path) 
         "split": str(prepared.prepared),
         "engine": "serial",
     }
-    with Counting(3) as grid:
+    with Counting(3, tmp_path / "nodes", prepared.prepared) as grid:
         server.app.app(grid, Context(1, 0, {}, RecordDict(), dict(config)))
     group = RunFolder(prepared.folder).model()["item@weights"].argmax(1)
     asked = [(node, request, bases) for kind, node, request, bases in grid.sent if kind == "train"]
@@ -157,7 +158,8 @@ def test_a_node_gets_one_message_and_sends_a_sum_for_each_group(tmp_path: Path) 
         assert len({bases.tobytes() for _, bases in in_round}) == 1
     ranked = [(node, r) for kind, node, r, _ in grid.sent if kind == "evaluate"]
     assert [node for node, request in ranked if request.round == ROUNDS] == [1, 2, 3]
-    files = {path.name for path in (prepared.folder / "local").iterdir()}
+    (kept,) = (tmp_path / "nodes").iterdir()  # the folder of this run
+    files = {path.name for path in (kept / "local").iterdir()}
     assert files == {f"node-{number:03d}@{ROUNDS}.safetensors" for number in range(3)}
-    users = [load_file(prepared.folder / "local" / name)["ids.user"] for name in files]
+    users = [load_file(kept / "local" / name)["ids.user"] for name in files]
     assert np.array_equal(np.sort(np.concatenate(users)), np.arange(40))

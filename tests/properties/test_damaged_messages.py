@@ -24,7 +24,7 @@ from strategies import FedAvg, Krum
 
 ALLOWED = ["item", "item/control", "head"]
 HEAD = np.zeros(2, np.float32)
-REQUEST = RoundRequest("a", 3, 2, 1, np.arange(5), np.zeros(5, np.int64))
+REQUEST = RoundRequest("a", "b", 3, 2, 1, np.arange(5), np.zeros(5, np.int64))
 ATTACKERS = np.array([1, 2])
 SHAPES = {"item": (10, 4), "item/control": (10, 4), "head": (2,)}
 EXPECTED = Expected(SHAPES, ["item", "item/control"], ["loss", "examples"])

@@ -60,7 +60,7 @@ def request(
 ) -> RoundRequest:
     last_committed = round - 1 if committed is None else committed
     groups = np.zeros_like(clients)
-    return RoundRequest("run", round, last_committed, best, clients, groups)
+    return RoundRequest("run", "", round, last_committed, best, clients, groups)
 
 
 def start(node: Node) -> Down:

@@ -58,7 +58,7 @@ class Tap(SerialGrid):
     """Keeps every message as the bytes that Flower would send, and all local state there was."""
 
     def __init__(self, run: OpenRun, n_nodes: int, shared: Iterable[np.ndarray[Any, Any]]) -> None:
-        places = {"state-dir": str(run.folder), "data": str(run.prepared)}
+        places = {"run-dir": str(run.folder), "data": str(run.prepared)}
         super().__init__(clients.app.app, n_nodes, node_config=places)
         self._out = run.folder
         self.places = [str(run.folder.parent), str(run.prepared.parent)]
@@ -255,7 +255,7 @@ def test_of_control_variates_only_summed_differences_are_sent(count: int, tmp_pa
     for number in (1, 2, 3):
         context = replace(context, round=number)
         sent = strategy.broadcast(state, params, cohort, context)
-        asked = RoundRequest("run", number, number - 1, 0, cohort, np.zeros_like(cohort))
+        asked = RoundRequest("run", "", number, number - 1, 0, cohort, np.zeros_like(cohort))
         trained = node.train(asked, sent)
         node.evaluate(replace(asked, committed=number), Down(params))
         after = own_controls(tmp_path, task, shard)

@@ -25,7 +25,7 @@ ALLOWED = ["item", "head", "item/control", "other"]
 EXPECTED = Expected({"item": (N_ITEMS, 2), "head": (3,)}, ["item"], ["loss", "examples"])
 REPORTED = replace(EXPECTED, reports_losses=True)
 GROUPS = np.array([0, 0, 7, 7])
-REQUEST = RoundRequest("run", 3, clients=np.array([2, 4, 5, 9]), groups=GROUPS)
+REQUEST = RoundRequest("run", "start", 3, clients=np.array([2, 4, 5, 9]), groups=GROUPS)
 ATTACKERS = np.array([1, 9])
 
 

@@ -15,7 +15,7 @@ from fedrec.flower.grid import SerialGrid
 from fedrec.flower.processes import code_hash
 from server.roster import Roster, call_roll, deal, exchange
 
-OPENING = records.Opening("run", "{}")
+OPENING = records.Opening("run", "start", "{}")
 Hosts = list[list[int]]
 
 

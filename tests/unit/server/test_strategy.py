@@ -96,7 +96,7 @@ def run(toy: Toy, out: Path, count: int = 6, every: int = 1, **rounds: Any) -> F
         ["item"],
         ["item"],
         {k + 1: records.RollCall(ids, "code", N_NODES, k) for k, ids in nodes},
-        records.RoundRequest("run"),
+        records.RoundRequest("run", "start"),
         Recorder(OpenRun(out, experiment, out, split), {"name": "serial"}),
         Catalogue.of(split),
         split,

@@ -27,7 +27,9 @@ from fedrec.types import FailedClient, FloatArray
 words = st.text(min_size=1, max_size=20)
 numbers = st.integers(0, 2**31)
 ids = st.sets(st.integers(0, 2**40), max_size=6).map(lambda s: np.array(sorted(s), np.int64))
-requests = st.builds(RoundRequest, run=words, round=numbers, committed=numbers, best=numbers)
+requests = st.builds(
+    RoundRequest, run=words, start=words, round=numbers, committed=numbers, best=numbers
+)
 
 
 def wire(content: RecordDict) -> RecordDict:
@@ -218,8 +220,8 @@ def test_a_local_name_cannot_go_up(name: str) -> None:
 
 
 def test_bytes_are_those_of_the_content() -> None:
-    request = records.encode(RoundRequest("a"))
-    with_table = records.encode(RoundRequest("a"))
+    request = records.encode(RoundRequest("a", "b"))
+    with_table = records.encode(RoundRequest("a", "b"))
     with_table[records.PARAMS] = records.encode_params(
         {"item": np.zeros((100, 10), np.float32)}, GLOBAL
     )
@@ -229,7 +231,7 @@ def test_bytes_are_those_of_the_content() -> None:
     assert 4000 <= counts[1] - counts[0] <= 4400
 
 
-GOOD = records.encode(RoundRequest("a", clients=np.arange(3)))
+GOOD = records.encode(RoundRequest("a", "b", clients=np.arange(3)))
 
 
 @pytest.mark.parametrize(
