@@ -14,6 +14,8 @@ import numpy as np
 from fedrec.ragged import Ragged
 from fedrec.types import FloatArray, IntArray, Params
 
+_ROWS = 256
+
 
 @dataclass(frozen=True, slots=True)
 class Mix:
@@ -87,10 +89,7 @@ class RowBlock:
             scale = self.scale.astype(np.float32).reshape(-1, *[1] * (values.ndim - 1))
             values = np.multiply(values, scale, out=values if is_narrow else None)
         if self.basis is not None:
-            total = np.zeros((*values.shape[:-1], self.basis.shape[1]), np.float32)
-            for k, row in enumerate(self.basis):
-                total += values[..., k : k + 1] * row
-            values = total
+            values = _product(values, self.basis)
         return RowBlock(self.offsets, self.ids, values)
 
     def take(self, clients: IntArray) -> RowBlock:
@@ -101,6 +100,17 @@ class RowBlock:
         return RowBlock(
             chosen.offsets, chosen.values, self.values[at], scale, self.basis, self.sparse
         )
+
+
+def _product(values: FloatArray, basis: FloatArray) -> FloatArray:
+    """Return float32 [n, d] from [n, r] and [r, d], some rows at a time: they stay in the cache."""
+    total = np.zeros((len(values), basis.shape[1]), np.float32)
+    term = np.empty((_ROWS, basis.shape[1]), np.float32)
+    for start in range(0, len(values), _ROWS):
+        rows, into = values[start : start + _ROWS], total[start : start + _ROWS]
+        for k, direction in enumerate(basis):
+            into += np.multiply(rows[:, k : k + 1], direction, out=term[: len(rows)])
+    return total
 
 
 @dataclass(frozen=True, slots=True)
