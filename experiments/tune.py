@@ -49,7 +49,9 @@ def combinations(grid: Sequence[str]) -> list[tuple[str, ...]]:
 def one(config: str, sets: tuple[str, ...], seed: int, out: str) -> dict[str, Any]:
     """Run one combination with one seed, or read it if it was run."""
     os.environ["OMP_NUM_THREADS"] = "1"
-    name = "_".join([*(each.replace("/", "-") for each in sets), f"seed={seed}"])
+    # No folder, and no variable that is expanded where a run is written.
+    named = (each.replace("/", "-").replace("$", "") for each in sets)
+    name = "_".join([*named, f"seed={seed}"])
     if len(name) > LONGEST_NAME:
         name = f"{name[:LONGEST_NAME]}_{hashlib.sha256(name.encode()).hexdigest()[:12]}"
     folder = Path(out) / name
