@@ -89,7 +89,8 @@ class RowBlock:
             scale = self.scale.astype(np.float32).reshape(-1, *[1] * (values.ndim - 1))
             values = np.multiply(values, scale, out=values if is_narrow else None)
         if self.basis is not None:
-            values = _product(values, self.basis)
+            rows = _product(values.reshape(-1, values.shape[-1]), self.basis)
+            values = rows.reshape(*values.shape[:-1], self.basis.shape[1])
         return RowBlock(self.offsets, self.ids, values)
 
     def take(self, clients: IntArray) -> RowBlock:
