@@ -162,9 +162,11 @@ def _check_trained(
     trained: Trained, request: RoundRequest, attackers: IntArray, expected: Expected
 ) -> None:
     asked, groups = request.clients, request.groups
-    names, failures = asked.astype(str), [failure.client for failure in trained.failures]
-    _require(_are_some(np.array(failures, str), names), "failures of clients that were not asked")
-    succeeded = ~np.isin(names, np.array(failures, str))
+    succeeded = np.ones(len(asked), np.bool_)
+    if failures := [failure.client for failure in trained.failures]:
+        names, failed = asked.astype(str), np.array(failures, str)
+        _require(_are_some(failed, names), "failures of clients that were not asked")
+        succeeded = ~np.isin(names, failed)
     honest = succeeded & ~np.isin(asked, attackers)
     for group in {*groups[honest].tolist(), *trained.aggregates}:
         aggregate, of_group = trained.aggregates.get(group), asked[honest & (groups == group)]
