@@ -182,7 +182,8 @@ def _check_trained(
         assert trained.attackers is not None
         _check_updates(trained.attackers, request.round, attack, expected)
     reported = asked[succeeded] if expected.reports_losses else asked[:0]
-    _require(np.array_equal(np.sort(trained.clients), reported), "losses of other clients")
+    fits = trained.clients.ndim == 1 and np.array_equal(np.sort(trained.clients), reported)
+    _require(fits, "losses of other clients")
     _check_values("loss", trained.losses, reported.shape)
     fits = trained.uploaded >= 0 and 0 <= trained.state_change < CHECKSUMS
     _require(fits and 0 <= trained.seconds < inf, "a number that is too small or too large")
