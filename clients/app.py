@@ -3,7 +3,7 @@
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from clients.node import Node, keep_opening, open_node
+from clients.node import Node, keep_description, open_node
 from clients.place import NodePlace
 from fedrec.config.sources import code_with_sources
 from fedrec.flower import records
@@ -15,16 +15,16 @@ app = ClientApp()
 @app.query("roll_call")
 def roll_call(message: Message, context: Context) -> Message:
     """Say which clients this node hosts, and which code it runs."""
-    opening = records.decode(message.content, records.Opening)
-    place = NodePlace.of(context.node_config).of_run(opening.run)
-    keep_opening(opening, place)
-    node = open_node(opening.start, place)
+    description = records.decode(message.content, records.RunDescription)
+    place = NodePlace.of(context.node_config).of_run(description.run)
+    keep_description(description, place)
+    node = open_node(description.start, place)
     answer = records.RollCall(
         node.shard.client_ids,
         code_with_sources(code_hash(), node.experiment),
         place.partitions,
         place.partition,
-        node.state(opening.committed),
+        node.state(description.committed),
         node.task.catalogue.hash,
         node.task.weights,
         node.examples(),

@@ -30,7 +30,7 @@ from fedrec.evaluation.ranking import LEGACY_CANDIDATES, Part, legacy_candidates
 from fedrec.evaluation.rerank import FirstStage
 from fedrec.evaluation.scorer import UserScorer
 from fedrec.evaluation.slices import Slices
-from fedrec.flower.records import Opening, RoundRequest, Trained
+from fedrec.flower.records import RoundRequest, RunDescription, Trained
 from fedrec.personalization.base import NoPersonalization
 from fedrec.ragged import Ragged, offsets_of
 from fedrec.runs.folder import BEFORE_END, LOCAL, STATE
@@ -49,7 +49,7 @@ from strategies.selections.base import selection_of
 
 T = TypeVar("T")
 
-_OPENING, _START, _EXPERIMENT = "opening.json", "start", "experiment"
+_DESCRIPTION, _START, _EXPERIMENT = "run.json", "start", "experiment"
 
 _RANKED_BYTES = 2**26
 """Private parameters of the clients whose users rank together; ranking holds them a few times."""
@@ -343,11 +343,11 @@ class Node:
         return {"valid": drawn(0), "test": drawn(1)}
 
 
-def keep_opening(opening: Opening, place: NodePlace) -> None:
+def keep_description(description: RunDescription, place: NodePlace) -> None:
     """Keep what the server said of a run, for the other processes that the node will have."""
-    about = {_START: opening.start, _EXPERIMENT: opening.experiment}
+    about = {_START: description.start, _EXPERIMENT: description.experiment}
     place.folder.mkdir(parents=True, exist_ok=True)
-    write_json(place.folder / _OPENING, about)
+    write_json(place.folder / _DESCRIPTION, about)
 
 
 @lru_cache(maxsize=256)
@@ -365,7 +365,7 @@ def open_node(start: str, place: NodePlace) -> Node:
         ProtocolError: If the server has not called the roll of this run.
     """
     try:
-        about = json.loads((place.folder / _OPENING).read_text(encoding="utf-8"))
+        about = json.loads((place.folder / _DESCRIPTION).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         about = {}
     if about.get(_START) != start:

@@ -33,10 +33,10 @@ def main(grid: Grid, context: Context) -> None:
     checkpoint = read_checkpoint(run.folder)
     committed = checkpoint.record.round if checkpoint else 0
     ids = name_of_run(checkpoint, run.id), run.id
-    opening = records.Opening(*ids, experiment.for_nodes(), committed)
+    description = records.RunDescription(*ids, experiment.for_nodes(), committed)
     code = code_with_sources(code_hash(), experiment)
     known = run.catalogue.hash, run.task.weights
-    roster = call_roll(grid, opening, split.n_clients, code, *known)
+    roster = call_roll(grid, description, split.n_clients, code, *known)
     nodes = len(roster)
     origin = Origin.of(run, nodes)
     if checkpoint is not None:

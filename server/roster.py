@@ -43,7 +43,7 @@ def deal(roster: Roster, cohort: IntArray) -> list[tuple[int, IntArray]]:
 
 def call_roll(
     grid: Grid,
-    opening: records.Opening,
+    description: records.RunDescription,
     n_clients: int,
     code: str,
     catalogue: str,
@@ -56,7 +56,7 @@ def call_roll(
 
     Args:
         grid: The nodes.
-        opening: What each node is told of the run.
+        description: What each node is told of the run.
         n_clients: Of the run.
         code: Hash of the code that every node must run.
         catalogue: Hash of the items that every node must know, with their features.
@@ -72,13 +72,13 @@ def call_roll(
     deadline = time.monotonic() + patience
     while len(answers) < expected:
         asked = sorted(set(grid.get_node_ids()) - set(answers))
-        calls = [Message(records.encode(opening), node, records.ROLL_CALL) for node in asked]
+        calls = [Message(records.encode(description), node, records.ROLL_CALL) for node in asked]
         for reply in exchange(grid, calls, "roll call") if calls else []:
             node, answer = reply.metadata.src_node_id, read_roll_call(reply)
-            taken = {other.partition: n for n, other in answers.items()}
-            if answer.partition in taken:
+            by_partition = {other.partition: n for n, other in answers.items()}
+            if answer.partition in by_partition:
                 raise EngineError(
-                    f"nodes {taken[answer.partition]} and {node} both are number "
+                    f"nodes {by_partition[answer.partition]} and {node} both are number "
                     f"{answer.partition}; give each a partition-id of its own"
                 )
             answers[node] = answer

@@ -15,6 +15,7 @@ from fedrec.ragged import Ragged
 from fedrec.types import FloatArray, IntArray, Params
 
 _ROWS = 256
+"""Rows that are multiplied at once, so that they stay in the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ class RowBlock:
 
 
 def _product(values: FloatArray, basis: FloatArray) -> FloatArray:
-    """Return float32 [n, d] from [n, r] and [r, d], some rows at a time: they stay in the cache."""
+    """Return the product of [n, r] and [r, d], float32 [n, d], added up in the order of r."""
     total = np.zeros((len(values), basis.shape[1]), np.float32)
     term = np.empty((_ROWS, basis.shape[1]), np.float32)
     for start in range(0, len(values), _ROWS):

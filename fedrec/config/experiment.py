@@ -198,14 +198,14 @@ class Experiment(Section):
 
     def paths(self) -> list[Path]:
         """Return the paths of its data and features."""
-        found: list[Path] = []
+        paths: list[Path] = []
 
-        def note(path: Path) -> Path:
-            found.append(path)
+        def unchanged(path: Path) -> Path:
+            paths.append(path)
             return path
 
-        self.with_paths(note)
-        return found
+        self.with_paths(unchanged)
+        return paths
 
     def for_nodes(self) -> str:
         """Return the experiment as JSON, as nodes are told it: of files of data, only the names.

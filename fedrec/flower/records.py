@@ -3,10 +3,10 @@
 What is run, then requests and the shared parameters go down; a sum of updates, every update or
 metric values come up. A message holds one value: its arrays stand in an array record under their
 place in the value, such as ``Trained:aggregates:0:sums:item``, and all else is JSON, read by the
-types that are declared. Updates of single clients travel
-as their payloads (`fedrec.aggregation.codec`), all in one array, and are decoded to plain values. A
-parameter that the experiment does not declare as shared cannot be encoded, so a private one cannot
-leave its client by mistake.
+types that are declared. Updates of single clients travel as their payloads
+(`fedrec.aggregation.codec`), all in one array, and are decoded to plain values. A parameter that
+the experiment does not declare as shared cannot be encoded, so a private one cannot leave its
+client by mistake.
 """
 
 import json
@@ -62,7 +62,7 @@ class RoundRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Opening:
+class RunDescription:
     """What the server tells each node once, when it calls the roll.
 
     It does not say where data, features or state lie: each node knows that of its own machine.
@@ -137,7 +137,7 @@ _ARRAYS, _REST = "arrays", "rest"
 
 
 def encode(value: Any, allowed: Iterable[str] = ()) -> RecordDict:
-    """Encode an `Opening`, `RollCall`, `RoundRequest`, `Trained` or `Evaluation`.
+    """Encode a `RunDescription`, `RollCall`, `RoundRequest`, `Trained` or `Evaluation`.
 
     Args:
         value: What to send.

@@ -17,10 +17,7 @@ from fedrec.data.prepare import open_split, prepare
 from fedrec.errors import ConfigError
 from fedrec.features.prepare import open_catalogue, prepare_features
 from fedrec.flower.launch import own_device
-from fedrec.runs.folder import (
-    CONFIG,
-    HEADER,
-)
+from fedrec.runs.folder import CONFIG, HEADER
 from fedrec.runs.transformed import with_transforms
 from fedrec.storage.files import write_text
 from fedrec.training.task import ClientTask
@@ -149,12 +146,13 @@ def open_received(
 
 def _prepared_by_name(experiment: Experiment) -> tuple[Path, Path | None]:
     """Prepare data and features of an experiment that names no file of anybody's."""
-    files, sources = experiment.paths(), [experiment.data, *experiment.features.values()]
-    others = [type(each).__name__ for each in sources if type(each).__module__[:7] != "fedrec."]
-    for what in (*(f"the file {file}" for file in files), *others):
+    sources = [experiment.data, *experiment.features.values()]
+    needed = [f"the file {path}" for path in experiment.paths()]
+    needed += [type(each).__name__ for each in sources if type(each).__module__[:7] != "fedrec."]
+    if needed:
         raise ConfigError(
-            f"the experiment needs {what}, and this node has no data; start it with --node-config "
-            "'data=\"FILE\"', the prepared data on its own machine"
+            f"the experiment needs {needed[0]}, and this node has no data; start it with "
+            "--node-config 'data=\"FILE\"', the prepared data on its own machine"
         )
     prepared = prepare(experiment.data, experiment.clients)
     prepared, _ = with_transforms(experiment, prepared, open_split(prepared))

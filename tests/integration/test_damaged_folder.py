@@ -35,7 +35,7 @@ def copied(runs: Path, tmp_path: Path) -> Callable[[str], Path]:
 
 def content(folder: Path) -> dict[Path, bytes]:
     """All but what nodes are told anew at each start."""
-    files = [p for p in folder.rglob("*") if p.is_file() and p.name != "opening.json"]
+    files = [p for p in folder.rglob("*") if p.is_file() and p.name != "run.json"]
     return {path: path.read_bytes() for path in files}
 
 

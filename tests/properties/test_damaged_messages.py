@@ -147,9 +147,9 @@ def test_a_damaged_reply_is_refused_or_one_to_the_request(data: st.DataObject) -
 @given(data=st.data())
 @pytest.mark.filterwarnings("ignore::Warning")
 def test_damaged_parameters_are_refused_or_read(data: st.DataObject) -> None:
-    whole = records.Broadcast(DOWN, ALLOWED).record(np.arange(6))
-    name = data.draw(st.sampled_from(sorted(whole)), "name")
-    arrays = {**dict(whole), name: damaged_array(data, whole[name])}
+    undamaged = records.Broadcast(DOWN, ALLOWED).record(np.arange(6))
+    name = data.draw(st.sampled_from(sorted(undamaged)), "name")
+    arrays = {**dict(undamaged), name: damaged_array(data, undamaged[name])}
     try:
         assert isinstance(records.decode_down(RecordDict({"params": ArrayRecord(arrays)})), Down)
     except ProtocolError as error:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from clients.node import keep_opening, open_node
+from clients.node import keep_description, open_node
 from clients.place import STATE_VARIABLE, NodePlace
 from fedrec.config.experiment import Experiment
 from fedrec.errors import ConfigError, ProtocolError
-from fedrec.flower.records import Opening
+from fedrec.flower.records import RunDescription
 from fedrec.runs.prepare import prepare_run
 from tests.contracts.own_data import OwnFiles
 
@@ -86,7 +86,7 @@ def test_a_node_knows_the_runs_of_which_it_was_told(tmp_path: Path) -> None:
     place = NodePlace(1, 3, tmp_path / "node", run.prepared)
     with pytest.raises(ProtocolError, match="has not told this node what run it is about"):
         open_node("other", place)
-    keep_opening(Opening(RUN, "other", run.experiment.for_nodes()), place)
+    keep_description(RunDescription(RUN, "other", run.experiment.for_nodes()), place)
     node = open_node("other", place)
     assert node.shard.n_clients == 2
     assert node.experiment.paths() == [Path("ratings.csv")]
@@ -94,20 +94,20 @@ def test_a_node_knows_the_runs_of_which_it_was_told(tmp_path: Path) -> None:
 
 def test_a_node_without_data_opens_no_file_that_a_server_names(tmp_path: Path) -> None:
     place = NodePlace(0, 1, tmp_path / "node")
-    keep_opening(Opening(RUN, "files", experiment(tmp_path).for_nodes()), place)
+    keep_description(RunDescription(RUN, "files", experiment(tmp_path).for_nodes()), place)
     with pytest.raises(ConfigError, match=r"needs the file ratings.csv, .* --node-config 'data="):
         open_node("files", place)
-    keep_opening(Opening(RUN, "own", Experiment(data=OwnFiles()).for_nodes()), place)
+    keep_description(RunDescription(RUN, "own", Experiment(data=OwnFiles()).for_nodes()), place)
     with pytest.raises(ConfigError, match="needs OwnFiles, and this node has no data"):
         open_node("own", place)
-    keep_opening(Opening(RUN, "cut off", "{"), place)
+    keep_description(RunDescription(RUN, "cut off", "{"), place)
     with pytest.raises(ConfigError, match="what the server sent is no JSON"):
         open_node("cut off", place)
 
 
 def test_a_node_without_data_prepares_what_has_a_name(tmp_path: Path) -> None:
     named = {"name": "synthetic", "users": 12, "items": 30, "interactions_per_user": 6.0}
-    told = Experiment.model_validate({"data": named}).for_nodes()
+    description = Experiment.model_validate({"data": named}).for_nodes()
     place = NodePlace(0, 2, tmp_path / "node")
-    keep_opening(Opening(RUN, "named", told), place)
+    keep_description(RunDescription(RUN, "named", description), place)
     assert open_node("named", place).shard.n_clients == 6

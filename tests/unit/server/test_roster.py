@@ -15,7 +15,7 @@ from fedrec.flower.grid import SerialGrid
 from fedrec.flower.processes import code_hash
 from server.roster import Roster, call_roll, deal, exchange
 
-OPENING = records.Opening("run", "start", "{}")
+DESCRIPTION = records.RunDescription("run", "start", "{}")
 Hosts = list[list[int]]
 
 
@@ -58,7 +58,7 @@ def call(
 ) -> Roster:
     app = app_of(hosts, partitions or len(hosts), code, catalogue, weights)
     with SerialGrid(app, len(hosts)) as grid:
-        return call_roll(grid, OPENING, n_clients, code_hash(), "items", patience=0.1)
+        return call_roll(grid, DESCRIPTION, n_clients, code_hash(), "items", patience=0.1)
 
 
 def test_nodes_stand_in_the_order_of_their_clients() -> None:
@@ -126,7 +126,7 @@ class Late(SerialGrid):
 
 def test_nodes_on_their_way_are_waited_for() -> None:
     with Late(app_of([[0], [1]], 2), 2) as grid:
-        assert call_roll(grid, OPENING, 2, code_hash(), "items", patience=5.0).keys() == {1, 2}
+        assert call_roll(grid, DESCRIPTION, 2, code_hash(), "items", patience=5.0).keys() == {1, 2}
 
 
 class Deaf(SerialGrid):
@@ -143,7 +143,7 @@ def test_silent_nodes_are_counted() -> None:
         Deaf(app_of([[0], [1]], 2), 2) as grid,
         pytest.raises(EngineError, match="round 3: 1 of 2 nodes are silent"),
     ):
-        asked = [Message(records.encode(OPENING), n, records.ROLL_CALL) for n in (1, 2)]
+        asked = [Message(records.encode(DESCRIPTION), n, records.ROLL_CALL) for n in (1, 2)]
         exchange(grid, asked, "round 3")
 
 
@@ -158,4 +158,4 @@ def test_an_error_reply_is_named() -> None:
         SerialGrid(app, 1) as grid,
         pytest.raises(EngineError, match="roll call: node 1 failed: out of memory"),
     ):
-        call_roll(grid, OPENING, 1, code_hash(), "items")
+        call_roll(grid, DESCRIPTION, 1, code_hash(), "items")
