@@ -44,14 +44,18 @@ def main() -> None:
     """Run all in turn, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     names = [*sorted(path.stem for path in FOLDER.iterdir()), TRANSFORMED]
-    parser.add_argument("names", nargs="*", default=names, choices=[*names, []], metavar="NAME")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="default: all")
     parser.add_argument("--repeats", type=int, default=3, help="turns")
     parser.add_argument("--rounds", type=int, default=8, help="measured rounds of a run")
     chosen = parser.parse_args()
+    if unknown := set(chosen.names) - set(names):
+        parser.error(
+            f"no configuration {', '.join(sorted(unknown))}: choose from {', '.join(names)}"
+        )
     rates: defaultdict[str, list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as out:
         for turn in range(chosen.repeats):
-            for name in dict.fromkeys([PLAIN, *chosen.names]):
+            for name in dict.fromkeys([PLAIN, *(chosen.names or names)]):
                 rates[name].append(rate(name, chosen.rounds, Path(out, f"{name}-{turn}")))
     print("| configuration | clients/s | of fedavg |\n|---|---:|---:|")
     for name, values in rates.items():
