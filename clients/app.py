@@ -24,7 +24,7 @@ def roll_call(message: Message, context: Context) -> Message:
         code_with_sources(code_hash(), node.experiment),
         place.partitions,
         place.partition,
-        node.state(description.committed),
+        node.state(description.begun),
         node.task.catalogue.hash,
         node.task.weights,
         node.examples(),
@@ -46,7 +46,8 @@ def evaluate(message: Message, context: Context) -> Message:
     request, node = _opened(message, context)
     rank = node.end if request.end else node.evaluate
     evaluation = rank(request, records.decode_down(message.content))
-    return Message(records.encode(evaluation), reply_to=message)
+    evaluated = records.Evaluated(request.id, evaluation)
+    return Message(records.encode(evaluated), reply_to=message)
 
 
 def _opened(message: Message, context: Context) -> tuple[records.RoundRequest, Node]:

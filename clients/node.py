@@ -30,7 +30,7 @@ from fedrec.evaluation.ranking import LEGACY_CANDIDATES, Part, legacy_candidates
 from fedrec.evaluation.rerank import FirstStage
 from fedrec.evaluation.scorer import UserScorer
 from fedrec.evaluation.slices import Slices
-from fedrec.flower.records import RoundRequest, RunDescription, Trained
+from fedrec.flower.records import PrivateState, RoundRequest, RunDescription, Trained
 from fedrec.personalization.base import NoPersonalization
 from fedrec.ragged import Ragged, offsets_of
 from fedrec.runs.folder import BEFORE_END, LOCAL, STATE
@@ -122,16 +122,16 @@ class Node:
         n, n_items = self.n_clients, self.shard.n_items
         return RoundContext(self.task.seed, round, n, n_items, targets=targets, catalogue=items)
 
-    def state(self, committed: int) -> tuple[int, int] | None:
-        """Return the round and the checksum of the private state; None where there is none.
+    def state(self, begun: bool) -> PrivateState | None:
+        """Return what there is of private state; None where clients have none.
 
         Args:
-            committed: The last round that the server applied.
+            begun: Whether the run has completed a round.
 
         Raises:
             RunFolderError: If a file of the state is damaged.
         """
-        return self.store.verify(committed) if self.task.stored_specs() else None
+        return self.store.verify(begun) if self.task.stored_specs() else None
 
     def examples(self) -> IntArray:
         """Return the train items of each client, int64 [c]; [0] unless the selection needs them."""
@@ -164,7 +164,8 @@ class Node:
             NumericError: If a client's update is not finite and no client may fail.
         """
         began = time.perf_counter()
-        self.store.settle(request.committed)
+        self.store.commit(request.applied)
+        self.store.discard(request.pending, request.ticket)
         training = NodeTraining(self, request, down)
         for group in np.unique(request.groups).tolist():
             clients = self.rows(request.clients[request.groups == group])
@@ -183,7 +184,7 @@ class Node:
         Raises:
             ClientFailure: If a client fails.
         """
-        self.store.settle(request.committed)
+        self.store.commit(request.applied)
         evaluations = []
         for number, rows in self._ranked_together(request):
             honest = rows[~self.attack(rows)]

@@ -1,15 +1,17 @@
 """The durable private state of a node's clients: memory-mapped arrays, staged and then committed.
 
-A round's new values are *staged* in a file of their own. Only when a later message says that the
-server applied the round are they *committed* to the arrays. So a round that is repeated starts
-from the same state, and a process that dies in the middle leaves a state that can be put right.
+The new values of a training request are *staged* in files of their own, under its ticket. Only
+when a later message says that the server applied the request are they *committed* to the arrays.
+So a request that is repeated starts from the same state, a late one changes nothing, and a process
+that dies in the middle leaves a state that can be put right.
 
-Each array has a checksum: a sum over its rows, so that a round updates it by the rows that it
+Each array has a checksum: a sum over its rows, so that a request updates it by the rows that it
 changed. The checksum of what is staged is known before it is committed.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping
 from math import prod
 from pathlib import Path
 from zlib import crc32
@@ -17,7 +19,7 @@ from zlib import crc32
 import numpy as np
 
 from fedrec.errors import ProtocolError, RunFolderError
-from fedrec.flower.records import CHECKSUMS
+from fedrec.flower.records import CHECKSUMS, PrivateState, Ticket
 from fedrec.storage.files import (
     RESTORE,
     check_regular,
@@ -29,7 +31,8 @@ from fedrec.storage.files import (
 from fedrec.types import FloatArray, IntArray, ParamSpec
 
 _COMMITTED = "committed.json"
-_ROUND, _SUMS = "round", "checksums"
+_VERSION, _APPLIED, _SUMS = "version", "applied", "checksums"
+_THIS_VERSION = 2
 _VALUES = 2**22
 """Values that are drawn or read at once, which bounds the memory."""
 _MAPPED_BYTES = 2**26
@@ -40,7 +43,7 @@ class StateStore:
     """Private parameters of some clients, in a folder that belongs to their node.
 
     Args:
-        folder: Where the arrays lie; `settle` makes it at the beginning of a run.
+        folder: Where the arrays lie; `commit` makes it at the beginning of a run.
         specs: The private parameters and the state of their optimizer.
         owners: Per axis: int64, the ids of the owners in the order in which the arrays hold them.
         initial: From the name of a parameter and the ids of owners, int64 [n], to their first
@@ -77,108 +80,150 @@ class StateStore:
 
     def stage(
         self,
-        round: int,
+        ticket: Ticket,
         at: Mapping[str, IntArray],
         values: Mapping[str, FloatArray],
         cut: str = "0",
     ) -> int:
-        """Keep a round's values beside the committed ones.
+        """Keep the values of a request beside the committed ones.
 
         Args:
-            round: The round.
+            ticket: The request.
             at: Positions, as for `get`.
             values: Per name, [n, *shape].
-            cut: Names these clients among the round's, which are staged one cut after the other.
+            cut: Names these clients among the request's, which are staged one cut after the other.
 
         Returns:
             What the checksum of the state changes by, once the values are committed.
         """
+        if not self._specs:
+            return 0
         content: dict[str, FloatArray] = {f"at.{axis}": rows for axis, rows in at.items()}
         for name, spec in self._specs.items():
             content[f"value.{name}"] = np.asarray(values[name], spec.dtype, order="C")
         changes = self._changes(content)
-        path = self._folder / f"staged@{round}@{cut}.safetensors"
+        path = self._folder / f"staged@{ticket[0]}@{ticket[1]}@{cut}.safetensors"
         write_arrays(path, content, {_SUMS: json.dumps(changes)}, durable=False)
         return sum(changes.values()) % CHECKSUMS
 
-    def settle(self, committed: int) -> None:
-        """Commit what is staged if the server applied that round; drop it otherwise.
+    def commit(self, applied: Collection[Ticket]) -> None:
+        """Commit what is staged of the requests that the server applied, each once.
 
         Args:
-            committed: The last round that the server applied.
+            applied: Those that were not committed before, or of the last time; at least the last
+                one that the server applied to this node's clients.
 
         Raises:
-            ProtocolError: If a round is missing between the state and the server.
-            RunFolderError: If a file is damaged.
+            ProtocolError: If the state has what the server has not applied.
+            RunFolderError: If values are missing, or a file is damaged.
         """
-        last, sums = self._mark(committed)
-        applied = last
-        for round, content, changes in self._applied(last, committed):
-            for name, spec in self._specs.items():
-                self._array(name)[content[f"at.{spec.axis}"]] = content[f"value.{name}"]
-                sums[name] = (sums[name] + changes[name]) % CHECKSUMS
-            applied = round
-        if applied > last:
-            # Files go after this: a process that dies before does the same again.
-            self._write_mark(applied, sums)
-        for path, _ in self._staged():
-            path.unlink()
-        if applied > committed:
+        if not self._specs:
+            return
+        committed, sums = self._mark(begun=bool(applied))
+        if max(committed, default=(0, 0)) > max(applied, default=(0, 0)):
             raise ProtocolError(
-                f"{self._folder}: the private state is of round {applied}, the server's of round "
-                f"{committed}; start the run in a new folder"
+                f"{self._folder}: the private state is of round {max(committed)[0]}, the server's "
+                f"of round {max(applied, default=(0, 0))[0]}: the request is old, or the run was "
+                "put back; start the run in a new folder"
             )
+        fresh, staged = sorted({*applied} - {*committed}), self._staged()
+        if not fresh:
+            return
+        for ticket in fresh:
+            if ticket not in staged:
+                raise RunFolderError(
+                    f"{self._folder}: what this node's clients learnt in round {ticket[0]} is "
+                    f"missing; {RESTORE}"
+                )
+            for path in staged[ticket]:
+                content, about = read_arrays(path)
+                changes = json.loads(about[_SUMS])
+                for name, spec in self._specs.items():
+                    self._array(name)[content[f"at.{spec.axis}"]] = content[f"value.{name}"]
+                    sums[name] = (sums[name] + changes[name]) % CHECKSUMS
+        # Files go after this: a process that dies before does the same again.
+        self._write_mark(applied, sums)
+        for ticket in fresh:
+            self._remove(staged[ticket])
 
-    def verify(self, committed: int) -> tuple[int, int]:
-        """Compare the arrays with their checksums.
+    def discard(self, pending: Collection[Ticket], before: Ticket) -> None:
+        """Drop what is staged and was not applied.
 
         Args:
-            committed: The last round that the server applied.
+            pending: The requests whose values stay, as they may still be applied.
+            before: The request that is being answered.
 
-        Returns:
-            The last round that changed the state, and the checksum of the state after it; as they
-            are once what is staged is committed.
+        Raises:
+            ProtocolError: If a later request was answered already.
+        """
+        staged = self._staged()
+        if any(ticket > before for ticket in staged):
+            raise ProtocolError(
+                f"{self._folder}: a request of round {before[0]} came again after a later one; "
+                "it changes nothing"
+            )
+        for ticket in staged.keys() - {*pending}:
+            self._remove(staged[ticket])
+
+    def verify(self, begun: bool) -> PrivateState:
+        """Compare the arrays with their checksums, and return what there is.
+
+        Args:
+            begun: Whether the run has completed a round.
 
         Raises:
             RunFolderError: Names the file that is damaged.
         """
-        last, expected = self._mark(committed)
+        committed, expected = self._mark(begun)
         actual = {
             name: sum(_checksum(name, rows, self._array(name)[rows]) for rows in self._cuts(name))
             for name in self._specs
         }
-        applied = last
-        for round, content, changes in self._applied(last, committed):
-            applied = round
-            # The arrays may hold some of the staged rows already.
-            for name, change in self._changes(content).items():
-                actual[name] += change
-                expected[name] += changes[name]
+        staged = {}
+        for ticket, paths in self._staged().items():
+            if ticket in committed:  # by a process that died before it removed the files
+                continue
+            staged[ticket] = 0
+            for path in paths:
+                content, about = read_arrays(path)
+                for name, change in json.loads(about[_SUMS]).items():
+                    staged[ticket] += change
+                    # The arrays may hold some of the staged rows already.
+                    actual[name] += self._changes(content)[name] - change
         for name, checksum in actual.items():
             if (checksum - expected[name]) % CHECKSUMS:
                 raise self._damaged(name, "its checksum does not match")
-        return applied, sum(expected.values()) % CHECKSUMS
+        changes = tuple((ticket, change % CHECKSUMS) for ticket, change in sorted(staged.items()))
+        return PrivateState(tuple(sorted(committed)), sum(expected.values()) % CHECKSUMS, changes)
 
-    def _mark(self, committed: int) -> tuple[int, dict[str, int]]:
-        """Return the round of the arrays and their checksums; make them if no round was run."""
+    def _mark(self, begun: bool) -> tuple[set[Ticket], dict[str, int]]:
+        """Return the requests in the arrays and their checksums; make them if no round was run."""
         path = self._folder / _COMMITTED
         check_regular(path)
         if not path.exists():
-            if self._specs and committed > 0:
+            if self._specs and begun:
                 raise RunFolderError(
                     f"{self._folder}: the private state of this node's clients is missing; put the "
                     "folder back from a copy, or run again with --overwrite"
                 )
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._write_mark(0, {name: self._write_initial(name) for name in self._specs})
+            self._write_mark((), {name: self._write_initial(name) for name in self._specs})
         try:
             about = json.loads(path.read_text(encoding="utf-8"))
-            return int(about[_ROUND]), {name: int(about[_SUMS][name]) for name in self._specs}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            if (version := about.get(_VERSION)) != _THIS_VERSION:
+                raise RunFolderError(
+                    f"{self._folder}: the private state is of version {version}, expected "
+                    f"{_THIS_VERSION}; continue with the version of fedrec that wrote it, or run "
+                    "again with --overwrite"
+                )
+            applied = {(int(round), int(attempt)) for round, attempt in about[_APPLIED]}
+            return applied, {name: int(about[_SUMS][name]) for name in self._specs}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunFolderError(f"{path}: is damaged or cannot be read; {RESTORE}") from error
 
-    def _write_mark(self, round: int, sums: Mapping[str, int]) -> None:
-        text = json.dumps({_ROUND: round, _SUMS: sums})
+    def _write_mark(self, applied: Iterable[Ticket], sums: Mapping[str, int]) -> None:
+        about = {_VERSION: _THIS_VERSION, _APPLIED: sorted(applied), _SUMS: sums}
+        text = json.dumps(about)
         write_bytes(self._folder / _COMMITTED, text.encode(), durable=False)
 
     def _write_initial(self, name: str) -> int:
@@ -216,22 +261,18 @@ class StateStore:
             changes[name] = (_checksum(name, at, values) - old) % CHECKSUMS
         return changes
 
-    def _staged(self) -> list[tuple[Path, int]]:
-        """Return the files that are staged, and the round of each, earlier rounds first."""
-        paths = self._folder.glob("staged@*@*.safetensors")
-        return sorted(((p, int(p.name.split("@")[1])) for p in paths), key=lambda pair: pair[1])
+    def _staged(self) -> dict[Ticket, list[Path]]:
+        """Return the files that are staged, by request."""
+        paths = defaultdict(list)
+        for path in sorted(self._folder.glob("staged@*@*@*.safetensors")):
+            _, round, attempt, _ = path.name.split("@")
+            paths[int(round), int(attempt)].append(path)
+        return dict(paths)
 
-    def _applied(
-        self, last: int, committed: int
-    ) -> Iterator[tuple[int, dict[str, FloatArray], dict[str, int]]]:
-        """Yield round, content and change of the checksums of what the server has applied.
-
-        What is of the last round was committed by a process that died before it removed it.
-        """
-        for path, round in self._staged():
-            if last < round <= committed:
-                content, about = read_arrays(path)
-                yield round, content, json.loads(about[_SUMS])
+    @staticmethod
+    def _remove(paths: Iterable[Path]) -> None:
+        for path in paths:
+            path.unlink()
 
     def _array(self, name: str) -> FloatArray:
         """Map an array; a large one for one use, or what was read of it would stay in memory."""

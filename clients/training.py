@@ -107,8 +107,8 @@ class NodeTraining:
                     self._attackers.append(result)
                 self._uploaded += uploaded
                 self._losses.append((node.shard.client_ids[rows], losses))
-                at, round = node.layout.positions(rows), self._request.round
-                self._state_change += node.store.stage(round, at, private, str(self._staged))
+                at, ticket = node.layout.positions(rows), self._request.ticket
+                self._state_change += node.store.stage(ticket, at, private, str(self._staged))
                 self._staged += 1
                 break
 
@@ -126,6 +126,7 @@ class NodeTraining:
             joined(self._attackers) if self._attackers else None,
             np.concatenate([np.zeros(0, np.int64), *(clients for clients, _ in reported)]),
             np.concatenate([np.zeros(0), *(losses for _, losses in reported)]),
+            self._request.id,
         )
 
     def _update(self, rows: IntArray, sums: bool) -> tuple[UpdateBatch, dict[str, FloatArray]]:

@@ -18,7 +18,8 @@ from fedrec.runs.open_run import OpenRun, open_run
 from fedrec.runs.origin import Origin
 from fedrec.runs.prepare import find_config, prepare_run
 from fedrec.runs.recorder import Recorder
-from server.roster import call_roll, check_states
+from server.node_states import check_states
+from server.roster import call_roll
 from server.strategy import FlowerStrategy
 
 app = ServerApp()
@@ -31,9 +32,9 @@ def main(grid: Grid, context: Context) -> None:
     run = _open(config)
     experiment, split = run.experiment, run.split
     checkpoint = read_checkpoint(run.folder)
-    committed = checkpoint.record.round if checkpoint else 0
     ids = name_of_run(checkpoint, run.id), run.id
-    description = records.RunDescription(*ids, experiment.for_nodes(), committed)
+    begun = checkpoint is not None
+    description = records.RunDescription(*ids, experiment.for_nodes(), begun)
     code = code_with_sources(code_hash(), experiment)
     known = run.catalogue.hash, run.task.weights
     roster = call_roll(grid, description, split.n_clients, code, *known)
@@ -57,7 +58,7 @@ def main(grid: Grid, context: Context) -> None:
             run.task.tables(),
             run.task.travels(),
             roster,
-            records.RoundRequest(*ids, committed=committed),
+            records.RoundRequest(*ids),
             recorder,
             run.catalogue,
             run.honest,

@@ -13,7 +13,14 @@ from fedrec.errors import ProtocolError
 from fedrec.evaluation.evaluate import Evaluation, merge
 from fedrec.evaluation.metrics import ExposureMetric, Metric
 from fedrec.evaluation.ranking import PARTS
-from fedrec.flower.records import CHECKSUMS, RollCall, RoundRequest, Trained, decode
+from fedrec.flower.records import (
+    CHECKSUMS,
+    Evaluated,
+    RollCall,
+    RoundRequest,
+    Trained,
+    decode,
+)
 from fedrec.ragged import Ragged
 from fedrec.types import FloatArray, IntArray
 
@@ -49,8 +56,12 @@ def read_roll_call(reply: Message) -> RollCall:
         _require(0 <= answer.partition < answer.partitions, f"the partition {answer.partition}")
         fits = examples.shape in (clients.shape, (0,)) and not (examples < 0).any()
         _require(bool(fits), "numbers of examples of something else")
-        round, checksum = answer.state or (0, 0)
-        _require(round >= 0 and 0 <= checksum < CHECKSUMS, "an impossible state")
+        if answer.state is not None:
+            tickets = [*answer.state.applied, *(ticket for ticket, _ in answer.state.staged)]
+            sums = [answer.state.checksum, *(change for _, change in answer.state.staged)]
+            once = len({*tickets}) == len(tickets) and min([(0, 0), *tickets]) == (0, 0)
+            possible = all(0 <= each < CHECKSUMS for each in sums)
+            _require(once and possible, "an impossible state")
     except ProtocolError as error:
         raise ProtocolError(f"roll call: node {_node(reply)}: {error}") from error
     return answer
@@ -95,12 +106,17 @@ def read_trained(
 
 
 def read_evaluations(
-    replies: Sequence[Message], metrics: Sequence[Metric], n_items: int, users: IntArray
+    replies: Sequence[Message],
+    requests: Mapping[int, RoundRequest],
+    metrics: Sequence[Metric],
+    n_items: int,
+    users: IntArray,
 ) -> Evaluation:
     """Read what nodes measured, and join it user by user.
 
     Args:
         replies: Of all nodes.
+        requests: By node.
         metrics: What they were to measure.
         n_items: Of the catalogue.
         users: int64, all who rank.
@@ -111,7 +127,9 @@ def read_evaluations(
     evaluations, seen = list[Evaluation](), set[int]()
     for reply in replies:
         try:
-            evaluation = decode(reply.content, Evaluation)
+            evaluated = decode(reply.content, Evaluated)
+            _check_id(evaluated.request, requests[_node(reply)])
+            evaluation = evaluated.evaluation
             if evaluation.users.size:
                 _check_evaluation(evaluation, metrics, n_items)
                 first = next((each for each in evaluations if each.users.size), evaluation)
@@ -161,6 +179,7 @@ def _views(evaluation: Evaluation) -> tuple[Any, ...]:
 def _check_trained(
     trained: Trained, request: RoundRequest, attackers: IntArray, expected: Expected
 ) -> None:
+    _check_id(trained.request, request)
     asked, groups = request.clients, request.groups
     succeeded = np.ones(len(asked), np.bool_)
     if failures := [failure.client for failure in trained.failures]:
@@ -187,6 +206,10 @@ def _check_trained(
     _check_values("loss", trained.losses, reported.shape)
     fits = trained.uploaded >= 0 and 0 <= trained.state_change < CHECKSUMS
     _require(fits and 0 <= trained.seconds < inf, "a number that is too small or too large")
+
+
+def _check_id(answered: str, request: RoundRequest) -> None:
+    _require(answered == request.id, "the answer to another request")
 
 
 def _form(aggregate: Aggregate) -> tuple[Any, ...]:

@@ -8,22 +8,13 @@ import numpy as np
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from fedrec.errors import EngineError, RunFolderError
+from fedrec.errors import EngineError
 from fedrec.flower import records
 from fedrec.types import IntArray
 from server.replies import read_roll_call
 
 # What each node of a run, by its id, has answered; in the order of the clients they host.
 Roster: TypeAlias = Mapping[int, records.RollCall]
-
-
-def states_of(roster: Roster) -> dict[str, tuple[int, int]]:
-    """Return round and checksum of the private state of each node's clients, by the node's number.
-
-    Nodes whose clients have no private state are left out.
-    """
-    answers = roster.values()
-    return {str(each.partition): each.state for each in answers if each.state is not None}
 
 
 def deal(roster: Roster, cohort: IntArray) -> list[tuple[int, IntArray]]:
@@ -117,33 +108,6 @@ def call_roll(
         return next(iter(answers[node].clients.tolist()), n_clients), node
 
     return {node: answers[node] for node in sorted(answers, key=place)}
-
-
-def check_states(out: str, roster: Roster, expected: Mapping[str, tuple[int, int]]) -> None:
-    """Make sure that the private state of every node's clients is what the checkpoint expects.
-
-    Args:
-        out: The run folder.
-        roster: The nodes with their states.
-        expected: As from `states_of`.
-
-    Raises:
-        RunFolderError: Names the node and the round of its state.
-    """
-    states = states_of(roster)
-    for number, (round, checksum) in expected.items():
-        last, present = states.get(number, (None, None))
-        if (last, present) == (round, checksum):
-            continue
-        fault = f"the private state is of round {last}, the checkpoint needs round {round}"
-        if last is None:
-            fault = "the private state of this node's clients is missing"
-        elif last == round:
-            fault = f"the private state of round {round} is not the one of this run"
-        raise RunFolderError(
-            f"{out}/state/node-{int(number):03d}: {fault}; put back the whole run folder from one "
-            "copy, or run again with --overwrite"
-        )
 
 
 def exchange(grid: Grid, messages: Iterable[Message], what: str) -> list[Message]:

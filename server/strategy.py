@@ -44,8 +44,9 @@ from fedrec.training.client_rule import client_rule_of
 from fedrec.transforms.pipeline import transformed
 from fedrec.types import FailedClient, IntArray, Params, Split, State
 from server.cohorts import Cohorts
+from server.node_states import NodeStates
 from server.replies import Expected, read_evaluations, read_trained
-from server.roster import Roster, deal, exchange, states_of
+from server.roster import Roster, deal, exchange
 from strategies.base import strategy_of
 from strategies.selections.base import selection_of
 
@@ -99,7 +100,7 @@ class FlowerStrategy(FlwrStrategy):
         self._checkpoint = checkpoint
         self._has_end = has_end
         self._n_clients = sum(len(node.clients) for node in roster.values())
-        self._node_states = states_of(roster)
+        self._node_states = NodeStates(roster, checkpoint.node_states if checkpoint else None)
         self._catalogue = catalogue
         self._targets = experiment.evaluate.targets_of(split, experiment.seed)
         self._round, self._cohort = 0, np.zeros(0, np.int64)
@@ -165,7 +166,7 @@ class FlowerStrategy(FlwrStrategy):
                     record, due, resumed = resumed.record, due or resumed.evaluates, None
                 else:
                     record = self._train(number, grid)
-                    states = self._node_states
+                    states = self._node_states.stored()
                     self.recorder.checkpoint(record, self.params, self._parts(), due, states)
                 if due:
                     record = self._rank(record, grid)
@@ -242,7 +243,6 @@ class FlowerStrategy(FlwrStrategy):
         request = replace(
             self._request,
             round=server_round,
-            committed=server_round - 1,
             best=best.round if best else 0,
         )
         self._bytes["down"] += download_bytes(down) * len(chosen)
@@ -253,9 +253,7 @@ class FlowerStrategy(FlwrStrategy):
         everybody = np.arange(self._n_clients, dtype=np.int64)
         best = self.recorder.tally.best
         best_round = best.round if best else 0
-        request = replace(
-            self._request, round=server_round, committed=server_round, best=best_round
-        )
+        request = replace(self._request, round=server_round, best=best_round)
         down = self.strategy.published(self.state, self.params, self._context(server_round))
         return self._addressed(records.EVALUATE, request, everybody, down)
 
@@ -278,11 +276,7 @@ class FlowerStrategy(FlwrStrategy):
             self._bytes["up"] += trained.uploaded
             busy[node] += trained.seconds
             partition = self._roster[node].partition
-            number = str(partition)
-            trains = trained.aggregates or trained.attackers is not None
-            if trains and number in self._node_states:
-                checksum = (self._node_states[number][1] + trained.state_change) % records.CHECKSUMS
-                self._node_states[number] = (server_round, checksum)
+            self._node_states.apply(partition, [(self._asked[node], trained)])
             for group, aggregate in trained.aggregates.items():
                 group = partition if self.strategy.by_node else group
                 aggregates[group] = merged(self.strategy, aggregates.get(group), aggregate)
@@ -339,7 +333,7 @@ class FlowerStrategy(FlwrStrategy):
         """Join the nodes' metric values, user by user."""
         metrics = self._experiment.evaluate.parsed()
         n_items, users = self._catalogue.n_items, self._users
-        self._evaluation = read_evaluations([*replies], metrics, n_items, users)
+        self._evaluation = read_evaluations([*replies], self._asked, metrics, n_items, users)
         self._tell(self._evaluation.notes)
 
     def _tell(self, notes: Iterable[str]) -> None:
@@ -360,7 +354,10 @@ class FlowerStrategy(FlwrStrategy):
         groups = checked_groups(self.strategy, self.state, clients)
         for node, hosted in deal(self._roster, clients):
             at = np.searchsorted(clients, hosted)
-            self._asked[node] = replace(request, clients=hosted, groups=groups[at])
+            number = self._roster[node].partition
+            attempt = self._node_states.next_attempt(number, request.round)
+            asked = replace(request, clients=hosted, groups=groups[at], attempt=attempt)
+            self._asked[node] = replace(asked, applied=self._node_states.applied(number))
             content = records.encode(self._asked[node])
             content[records.PARAMS] = broadcast.record(at)
             yield Message(content, node, kind, group_id=str(request.round))

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from io import BytesIO
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
@@ -22,6 +22,7 @@ from fedrec.aggregation import codec
 from fedrec.aggregation.mix import WEIGHTS, packed, unpacked
 from fedrec.aggregation.update import Aggregate, Down, UpdateBatch
 from fedrec.errors import ProtocolError
+from fedrec.evaluation.evaluate import Evaluation
 from fedrec.flower.decoding import decoded
 from fedrec.types import FailedClient, FloatArray, IntArray, Params
 
@@ -30,6 +31,8 @@ EVALUATE = "evaluate"
 ROLL_CALL = "query.roll_call"
 CHECKSUMS = 2**64
 """Checksums of private state are counted modulo this."""
+Ticket: TypeAlias = tuple[int, int]
+"""A training request to a node: its round, and which attempt of the round it is, from 1."""
 PARAMS = "params"
 """Where the shared parameters stand in a message, as from `encode_params`."""
 
@@ -44,7 +47,10 @@ class RoundRequest:
         run: name of the run.
         start: which start of the run it is: a run that is continued has another.
         round: the round.
-        committed: the last round that the server completed.
+        attempt: which request of the round it is, to this node.
+        applied: the training requests whose updates the server has applied, and of which the node
+            has not yet shown that it knows; at least the last one.
+        pending: the training requests to this node that may still be answered.
         best: the best round so far, by validation.
         clients: int64, the clients that are meant.
         groups: int64, the group of each in the strategy; the updates of each group are summed.
@@ -54,11 +60,23 @@ class RoundRequest:
     run: str
     start: str
     round: int = 0
-    committed: int = 0
+    attempt: int = 1
+    applied: tuple[Ticket, ...] = ()
+    pending: tuple[Ticket, ...] = ()
     best: int = 0
     clients: IntArray = field(default_factory=lambda: np.zeros(0, np.int64), compare=False)
     groups: IntArray = field(default_factory=lambda: np.zeros(0, np.int64), compare=False)
     end: bool = False
+
+    @property
+    def ticket(self) -> Ticket:
+        """Round and attempt, under which the node keeps what the request changes."""
+        return self.round, self.attempt
+
+    @property
+    def id(self) -> str:
+        """A text that no other request to the node has; the reply repeats it."""
+        return f"{self.start}/{self.round}/{self.attempt}{'/end' * self.end}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +89,42 @@ class RunDescription:
         run: name of the run, under which the node keeps private state.
         start: which start of the run it is.
         experiment: what is run, as JSON.
-        committed: the last round that the server completed.
+        begun: whether the server has completed a round.
     """
 
     run: str
     start: str
     experiment: str
-    committed: int = 0
+    begun: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateState:
+    """What a node holds of the private state of its clients.
+
+    Args:
+        applied: the requests whose values are the committed ones, of those that the server named
+            last.
+        checksum: of the committed values.
+        staged: the requests whose values are not committed, and what each changes the checksum by.
+    """
+
+    applied: tuple[Ticket, ...]
+    checksum: int
+    staged: tuple[tuple[Ticket, int], ...] = ()
+
+    def checksum_with(self, applied: Iterable[Ticket]) -> int | None:
+        """Return the checksum once some requests are applied; None if values of one are missing.
+
+        Args:
+            applied: the requests; those that are committed already count once.
+        """
+        staged, checksum = dict(self.staged), self.checksum
+        for ticket in {*applied} - {*self.applied}:
+            if ticket not in staged:
+                return None
+            checksum += staged[ticket]
+        return checksum % CHECKSUMS
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +136,7 @@ class RollCall:
         code: hash of the source code it runs.
         partitions: number of nodes of the run.
         partition: number of the node.
-        state: the last round that changed the clients' private state, and the checksum of it;
-            None where they have none.
+        state: the private state of the clients; None where they have none.
         catalogue: hash of the items that it knows, with their features.
         weights: hash of the weights of its model that stay frozen.
         examples: int64, the train items of each client, if the selection needs them.
@@ -100,7 +146,7 @@ class RollCall:
     code: str
     partitions: int
     partition: int = 0
-    state: tuple[int, int] | None = None
+    state: PrivateState | None = None
     catalogue: str = ""
     weights: str = ""
     examples: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -120,6 +166,7 @@ class Trained:
         notes: what the user should know, a line each.
         clients: int64 [c], the clients that succeeded, if the selection needs their losses.
         losses: float64 [c], the mean training loss of each of them.
+        request: the id of the request.
     """
 
     aggregates: Mapping[int, Aggregate]
@@ -131,13 +178,27 @@ class Trained:
     attackers: UpdateBatch | None = None
     clients: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
     losses: FloatArray = field(default_factory=lambda: np.zeros(0))
+    request: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """What a node replies to an evaluation request.
+
+    Args:
+        request: the id of the request.
+        evaluation: what its users measured.
+    """
+
+    request: str
+    evaluation: Evaluation
 
 
 _ARRAYS, _REST = "arrays", "rest"
 
 
 def encode(value: Any, allowed: Iterable[str] = ()) -> RecordDict:
-    """Encode a `RunDescription`, `RollCall`, `RoundRequest`, `Trained` or `Evaluation`.
+    """Encode a `RunDescription`, `RollCall`, `RoundRequest`, `Trained` or `Evaluated`.
 
     Args:
         value: What to send.

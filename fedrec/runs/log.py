@@ -186,8 +186,8 @@ class Checkpoint(_Record):
         origin: What the run is made from.
         started: When the run was started first, ISO 8601.
         resumed: The rounds at which it was continued.
-        node_states: Per node, as text of its number: the last round that changed the private
-            state of its clients, and the checksum of that state.
+        node_states: Per node, as text of its number: the requests (round and attempt) that
+            changed the private state of its clients last, and the checksum of that state.
         log: Hash of the lines of the run log before this round.
         run: The name of the run, under which nodes keep private state.
     """
@@ -199,7 +199,7 @@ class Checkpoint(_Record):
     origin: Origin
     started: str
     resumed: tuple[int, ...] = ()
-    node_states: Mapping[str, tuple[int, int]] = {}
+    node_states: Mapping[str, tuple[tuple[tuple[int, int], ...], int]] = {}
     log: str = ""
     run: str = ""
 

@@ -172,7 +172,7 @@ class Recorder:
         params: Params,
         state: State,
         evaluates: bool,
-        node_states: Mapping[str, tuple[int, int]],
+        node_states: Mapping[str, tuple[tuple[tuple[int, int], ...], int]],
     ) -> None:
         """Write a checkpoint: from here on, a run that is killed continues after this round.
 

@@ -108,8 +108,9 @@ def test_a_run_killed_in_the_middle_of_a_write_goes_on_exactly(
             log.write_bytes(log.read_bytes()[:-20])
             torn += 1
         for staged in folder.glob("state/*/staged*.safetensors"):
-            committed = json.loads((staged.parent / "committed.json").read_text())["round"]
-            if committed < int(staged.name.split("@")[1]) <= taken_round:
+            applied = json.loads((staged.parent / "committed.json").read_text())["applied"]
+            before = max((round for round, _ in applied), default=0)
+            if before < int(staged.name.split("@")[1]) <= taken_round:
                 _scramble(staged)
                 settling += 1
         go_on(folder)

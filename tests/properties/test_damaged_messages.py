@@ -17,14 +17,14 @@ from fedrec.errors import ProtocolError
 from fedrec.evaluation.evaluate import Evaluation
 from fedrec.flower import records
 from fedrec.flower.grid import claim_identity
-from fedrec.flower.records import RollCall, RoundRequest, Trained
+from fedrec.flower.records import Evaluated, PrivateState, RollCall, RoundRequest, Trained
 from fedrec.types import FailedClient
 from server.replies import Expected, read_trained
 from strategies import FedAvg, Krum
 
 ALLOWED = ["item", "item/control", "head"]
 HEAD = np.zeros(2, np.float32)
-REQUEST = RoundRequest("a", "b", 3, 2, 1, np.arange(5), np.zeros(5, np.int64))
+REQUEST = RoundRequest("a", "b", 3, 2, ((2, 1),), ((3, 1),), 1, np.arange(5), np.zeros(5, np.int64))
 ATTACKERS = np.array([1, 2])
 SHAPES = {"item": (10, 4), "item/control": (10, 4), "head": (2,)}
 EXPECTED = Expected(SHAPES, ["item", "item/control"], ["loss", "examples"])
@@ -44,14 +44,20 @@ def updates(*clients: int, kind: str = "f4", sparse: bool = False) -> UpdateBatc
 FAILED = (FailedClient(client="4", reason="r"),)
 SUM = FedAvg().reduce(updates(0, 3))
 VALUES: Any = {"mixed": {"valid": np.ones((3, 1)), "test": np.ones((3, 2))}}
+EVALUATION = Evaluation(np.arange(3), VALUES, {10: np.arange(10)}, ("warm",), {10: np.arange(2)})
 SENT = [
-    Trained({0: SUM}, FAILED, 99, 1.5, 7, ("note",), updates(1, 2)),
-    Trained({0: Krum().reduce(updates(0, 3))}, FAILED, attackers=updates(1, 2, kind="i1")),
-    Trained({0: SUM}, FAILED, attackers=updates(1, 2, kind="f2", sparse=True)),
+    Trained({0: SUM}, FAILED, 99, 1.5, 7, ("note",), updates(1, 2), request=REQUEST.id),
+    Trained(
+        {0: Krum().reduce(updates(0, 3))},
+        FAILED,
+        attackers=updates(1, 2, kind="i1"),
+        request=REQUEST.id,
+    ),
+    Trained({0: SUM}, FAILED, attackers=updates(1, 2, kind="f2", sparse=True), request=REQUEST.id),
     Trained({0: SUM}, clients=np.array([0, 3]), losses=np.ones(2)),
     REQUEST,
-    RollCall(np.arange(4), "code", 2, 1, (3, 5)),
-    Evaluation(np.arange(3), VALUES, {10: np.arange(10)}, ("warm",), {10: np.arange(2)}),
+    RollCall(np.arange(4), "code", 2, 1, PrivateState(((3, 1),), 5, (((4, 2), 7),))),
+    Evaluated("b/3/2", EVALUATION),
 ]
 ENCODED = [(type(each), records.encode(each, ALLOWED)) for each in SENT]
 DOWN = Down({"head": HEAD}, {"item": Mix(np.ones((2, 10, 4), "f4"), np.ones((6, 2), "f4"))})

@@ -58,9 +58,10 @@ def make(tmp_path: Path) -> Make:
 def request(
     round: int, committed: int | None = None, best: int = 0, clients: IntArray = EVERYBODY
 ) -> RoundRequest:
-    last_committed = round - 1 if committed is None else committed
+    last = round - 1 if committed is None else committed
+    applied = ((last, 1),) if last else ()
     groups = np.zeros_like(clients)
-    return RoundRequest("run", "", round, last_committed, best, clients, groups)
+    return RoundRequest("run", "", round, 1, applied, (), best, clients, groups)
 
 
 def start(node: Node) -> Down:

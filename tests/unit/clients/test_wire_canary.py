@@ -255,9 +255,11 @@ def test_of_control_variates_only_summed_differences_are_sent(count: int, tmp_pa
     for number in (1, 2, 3):
         context = replace(context, round=number)
         sent = strategy.broadcast(state, params, cohort, context)
-        asked = RoundRequest("run", "", number, number - 1, 0, cohort, np.zeros_like(cohort))
+        last = ((number - 1, 1),) if number > 1 else ()
+        groups = np.zeros_like(cohort)
+        asked = RoundRequest("run", "", number, 1, last, clients=cohort, groups=groups)
         trained = node.train(asked, sent)
-        node.evaluate(replace(asked, committed=number), Down(params))
+        node.evaluate(replace(asked, applied=((number, 1),)), Down(params))
         after = own_controls(tmp_path, task, shard)
         raw = recorddict_to_proto(encode(trained, task.travels())).SerializeToString()
         aggregate = trained.aggregates[0]

@@ -15,7 +15,7 @@ from fedrec.evaluation.metrics import parse_metric
 from fedrec.evaluation.ranking import PARTS
 from fedrec.flower import records
 from fedrec.flower.grid import claim_identity
-from fedrec.flower.records import RollCall, RoundRequest, Trained
+from fedrec.flower.records import Evaluated, PrivateState, RollCall, RoundRequest, Trained
 from fedrec.types import FailedClient, FloatArray
 from server.replies import Expected, read_evaluations, read_roll_call, read_trained
 from strategies import FedAvg, Krum
@@ -62,8 +62,13 @@ def of_message(value: Any, node: int = 11) -> Message:
     return Message(records.encode(value, ALLOWED), reply_to=asked)
 
 
+def roll_call(state: PrivateState) -> RollCall:
+    return RollCall(np.array([1]), "", 2, 0, state)
+
+
 def read(*replies: Trained, expected: Expected = EXPECTED) -> list[Trained]:
-    messages = [of_message(trained, 11 + k) for k, trained in enumerate(replies)]
+    answers = [replace(trained, request=trained.request or REQUEST.id) for trained in replies]
+    messages = [of_message(trained, 11 + k) for k, trained in enumerate(answers)]
     requests = dict.fromkeys((11, 12), REQUEST)
     return [trained for _, trained in read_trained(messages, requests, ATTACKERS, expected)]
 
@@ -82,6 +87,8 @@ def test_what_fits_is_read() -> None:
 NAN = np.full((4, 2), np.nan, np.float32)
 HEAD = {"head": SUMS.sums["head"]}
 FAULTS: dict[str, tuple[Trained, str]] = {
+    "round before": (replace(summed(), request="start/2/1"), "the answer to another request"),
+    "other attempt": (replace(summed(), request="start/3/2"), "the answer to another request"),
     "no client": (summed(clients=0), "a sum of 0 clients"),
     "more than asked": (summed(clients=3), "a sum of 3 clients"),
     "fewer than asked": (summed(clients=1), "a sum of 1 clients of a group of 2"),
@@ -187,13 +194,20 @@ def test_losses_that_are_needed_are_of_all_clients_that_succeeded() -> None:
         (RollCall(np.array([1]), "", 0), "the partition 0"),
         (RollCall(np.array([1]), "", 2, examples=np.arange(3)), "numbers of examples"),
         (RollCall(np.array([1]), "", 2, examples=np.array([-1])), "numbers of examples"),
-        (RollCall(np.array([1]), "", 2, 0, (-1, 3)), "an impossible state"),
-        (RollCall(np.array([1]), "", 2, 0, (1, -3)), "an impossible state"),
+        (roll_call(PrivateState(((-1, 1),), 3)), "an impossible state"),
+        (roll_call(PrivateState(((1, 1),), -3)), "an impossible state"),
+        (roll_call(PrivateState(((1, 1),), 3, (((1, 1), 5),))), "an impossible state"),
+        (roll_call(PrivateState((), 3, (((1, 1), -1),))), "an impossible state"),
     ],
 )
 def test_an_answer_to_the_roll_call_is_checked(answer: RollCall, said: str) -> None:
     with pytest.raises(ProtocolError, match=f"^roll call: node 11: .*{said}"):
         read_roll_call(of_message(answer))
+
+
+def read_all(*evaluations: Evaluation) -> Evaluation:
+    messages = [of_message(Evaluated(REQUEST.id, each)) for each in evaluations]
+    return read_evaluations(messages, {11: REQUEST}, METRICS, N_ITEMS, USERS)
 
 
 METRICS = [parse_metric(label) for label in ("mrr", "coverage@10")]
@@ -231,19 +245,23 @@ def test_evaluations_of_other_users_or_things_are_refused(
 ) -> None:
     other = change(replace(EVALUATION, users=np.array([7, 9])))
     with pytest.raises(ProtocolError, match=f"^evaluation: node 11: its reply has .*{said}"):
-        read_evaluations([*map(of_message, (EVALUATION, other))], METRICS, N_ITEMS, USERS)
+        read_all(EVALUATION, other)
 
 
 def test_evaluations_are_joined_with_those_of_nobody() -> None:
     nobody = Evaluation(np.zeros(0, np.int64), {}, {})
     other = replace(EVALUATION, users=np.array([9, 7]))
-    joined = read_evaluations(
-        [*map(of_message, (nobody, EVALUATION, other))], METRICS, N_ITEMS, USERS
-    )
+    joined = read_all(nobody, EVALUATION, other)
     assert joined.users.tolist() == [4, 6, 7, 9]
     assert (joined.exposure[10] == 2 * np.arange(N_ITEMS)).all()
 
 
 def test_users_who_are_left_out_are_named() -> None:
     with pytest.raises(ProtocolError, match="2 of 4 users are missing, the first is number 7"):
-        read_evaluations([of_message(EVALUATION)], METRICS, N_ITEMS, USERS)
+        read_all(EVALUATION)
+
+
+def test_an_evaluation_of_an_earlier_round_is_refused() -> None:
+    replayed = of_message(Evaluated("start/2/1", EVALUATION))
+    with pytest.raises(ProtocolError, match="node 11: its reply has the answer to another request"):
+        read_evaluations([replayed], {11: REQUEST}, METRICS, N_ITEMS, USERS)

@@ -65,18 +65,19 @@ class Toy:
             metrics = {"loss": np.full(n, 0.5), "examples": np.ones(n)}
             update = UpdateBatch(request.round, well, np.ones(n), {"item": block}, {}, metrics)
             aggregates[0] = FedAvg(aggregation={"average": "sum"}).reduce(update)
-        trained = records.Trained(aggregates, failures, uploaded=8 * len(well))
+        trained = records.Trained(aggregates, failures, uploaded=8 * len(well), request=request.id)
         content = records.encode(trained, ["item"])
         return Message(content, reply_to=message)
 
     def evaluate(self, message: Message, context: Context) -> Message:
-        self._note("evaluate", message)
+        request, _ = self._note("evaluate", message)
         users = HOSTED[int(context.node_config["partition-id"])]
         turn = sum(kind == "evaluate" for kind, *_ in self.requests)
         score = self.scores[min((turn - 1) // N_NODES, len(self.scores) - 1)]
         values: FloatArray = np.full((len(users), 1), score)
         evaluation = Evaluation(users, {"mixed": {"valid": values, "test": values / 2}}, {})
-        return Message(records.encode(evaluation), reply_to=message)
+        evaluated = records.Evaluated(request.id, evaluation)
+        return Message(records.encode(evaluated), reply_to=message)
 
 
 def run(toy: Toy, out: Path, count: int = 6, every: int = 1, **rounds: Any) -> FlowerStrategy:
@@ -134,8 +135,8 @@ def test_orders_say_which_round_was_taken_and_which_is_best(tmp_path: Path) -> N
     run(toy, tmp_path, count=4)
     trained = [o for kind, node, o, _ in toy.requests if kind == "train" and node == 1]
     evaluated = [o for kind, node, o, _ in toy.requests if kind == "evaluate" and node == 1]
-    assert [(o.round, o.committed) for o in trained] == [(1, 0), (2, 1), (3, 2), (4, 3)]
-    assert [(o.round, o.committed) for o in evaluated] == [(1, 1), (2, 2), (3, 3), (4, 4)]
+    assert [(o.round, o.applied) for o in trained] == [(1, ()), (2, ()), (3, ()), (4, ())]
+    assert [o.round for o in evaluated] == [1, 2, 3, 4]
     assert [o.best for o in evaluated] == [0, 1, 2, 2]
 
 

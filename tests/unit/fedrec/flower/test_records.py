@@ -20,15 +20,30 @@ from fedrec.errors import ProtocolError
 from fedrec.evaluation.evaluate import Evaluation
 from fedrec.flower import records
 from fedrec.flower.grid import claim_identity
-from fedrec.flower.records import RollCall, RoundRequest, Trained
+from fedrec.flower.records import Evaluated, PrivateState, RollCall, RoundRequest, Trained
 from fedrec.testing.trial import as_bytes
 from fedrec.types import FailedClient, FloatArray
 
 words = st.text(min_size=1, max_size=20)
 numbers = st.integers(0, 2**31)
 ids = st.sets(st.integers(0, 2**40), max_size=6).map(lambda s: np.array(sorted(s), np.int64))
+tickets = st.tuples(numbers, numbers)
+checksums = st.integers(0, 2**64 - 1)
 requests = st.builds(
-    RoundRequest, run=words, start=words, round=numbers, committed=numbers, best=numbers
+    RoundRequest,
+    run=words,
+    start=words,
+    round=numbers,
+    attempt=numbers,
+    applied=st.lists(tickets, max_size=3).map(tuple),
+    pending=st.lists(tickets, max_size=3).map(tuple),
+    best=numbers,
+)
+states = st.builds(
+    PrivateState,
+    st.lists(tickets, max_size=3).map(tuple),
+    checksums,
+    st.lists(st.tuples(tickets, checksums), max_size=3).map(tuple),
 )
 
 
@@ -75,7 +90,7 @@ def test_requests(request: RoundRequest, clients: FloatArray) -> None:
 
 
 @settings(deadline=None)
-@given(ids, words, numbers, st.none() | st.tuples(numbers, st.integers(0, 2**64 - 1)))
+@given(ids, words, numbers, st.none() | states)
 def test_roll_calls(clients: FloatArray, code: str, number: int, state: Any) -> None:
     roll_call = RollCall(clients, code, number, number // 2, state)
     decoded = records.decode(wire(records.encode(roll_call)), RollCall)
@@ -154,7 +169,10 @@ def test_evaluations(seed: int, users: int) -> None:
         slices=("tail", "cold_among_all"),
         cold_listed={5: rng.integers(0, 9, 2)},
     )
-    decoded = records.decode(wire(records.encode(evaluation)), Evaluation)
+    content = wire(records.encode(Evaluated("start/3/1", evaluation)))
+    evaluated = records.decode(content, Evaluated)
+    assert evaluated.request == "start/3/1"
+    decoded = evaluated.evaluation
     assert_equal(decoded.users, evaluation.users)
     assert_equal(decoded.values, evaluation.values)
     assert_equal(decoded.exposure, evaluation.exposure)
