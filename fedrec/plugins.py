@@ -308,7 +308,7 @@ def table(kind: str) -> Mapping[str, type[Plugin]]:
     Args:
         kind: ``data``, ``features``, ``models``, ``personalization``, ``metrics``,
             ``transforms``, or of the strategies: ``strategies``, ``client_rules``,
-            ``aggregations``, ``server_optimizers``, ``selections``.
+            ``aggregations``, ``server_optimizers``, ``selections``, ``plans``.
 
     Raises:
         ConfigError: If two distributions bring the same name.

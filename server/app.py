@@ -18,9 +18,9 @@ from fedrec.runs.open_run import OpenRun, open_run
 from fedrec.runs.origin import Origin
 from fedrec.runs.prepare import find_config, prepare_run
 from fedrec.runs.recorder import Recorder
+from server.loop import RoundLoop
 from server.node_states import check_states
 from server.roster import call_roll
-from server.strategy import FlowerStrategy
 
 app = ServerApp()
 
@@ -52,7 +52,7 @@ def main(grid: Grid, context: Context) -> None:
     observer = getattr(grid, "observer", None)
     with closing(Recorder(run, engine, observer, origin, checkpoint)) as recorder:
         params = run.task.initial_globals(split.n_items)
-        strategy = FlowerStrategy(
+        loop = RoundLoop(
             experiment,
             params,
             run.task.tables(),
@@ -63,10 +63,11 @@ def main(grid: Grid, context: Context) -> None:
             run.catalogue,
             run.honest,
             run.ranking_users,
+            run.split.clients,
             checkpoint,
             has_end=len(run.task.at_end().epochs) > 0,
         )
-        strategy.start(grid)
+        loop.run(grid)
 
 
 def _open(run_config: Mapping[str, Any]) -> OpenRun:

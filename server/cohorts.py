@@ -25,12 +25,13 @@ class Cohorts:
         context: The run, before its first round.
 
     Attributes:
+        size: How many clients the experiment asks for in a round.
         state: What the selection remembers; part of the checkpoint.
     """
 
     def __init__(self, experiment: Experiment, roster: Roster, context: RoundContext) -> None:
         self._selection = selection_of(experiment)
-        self._size = experiment.rounds.clients_of(context.n_clients)
+        self.size = experiment.rounds.clients_of(context.n_clients)
         for need in self._selection.needs:
             LOG.info(f"rounds.selection: clients report {REPORTED[need]}")
         examples = np.zeros(0, np.int64)
@@ -42,9 +43,9 @@ class Cohorts:
             self._selection, "init", self._selection.init(examples, context), context
         )
 
-    def choose(self, context: RoundContext) -> IntArray:
-        """Return the clients of a round, int64, sorted."""
-        return checked_choice(self._selection, self.state, self._size, context)
+    def choose(self, size: int, context: RoundContext) -> IntArray:
+        """Return the clients of a round, int64, sorted: as many as asked for, if there are."""
+        return checked_choice(self._selection, self.state, size, context)
 
     def learn(self, answers: Iterable[Trained], context: RoundContext) -> None:
         """Let the selection remember the losses of a round, if clients report them."""

@@ -1,12 +1,13 @@
 """What the server knows of the private state of nodes: what was applied, and a checksum."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from fedrec.errors import RunFolderError
-from fedrec.flower.records import CHECKSUMS, RoundRequest, Ticket, Trained
+from fedrec.flower.records import CHECKSUMS, Ticket
+from server.plans.base import Replies, Reply
 from server.roster import Roster
 
 Stored: TypeAlias = Mapping[str, tuple[tuple[Ticket, ...], int]]
@@ -51,27 +52,30 @@ class NodeStates:
         """Return what a request to a node names as applied."""
         return self._states[number].applied if number in self._states else ()
 
+    def pending(self, number: int, round: int) -> tuple[Ticket, ...]:
+        """Return the earlier requests of the round to a node, which may still be applied."""
+        return tuple((round, k + 1) for k in range(self._attempts[number, round]))
+
     def next_attempt(self, number: int, round: int) -> int:
         """Return which training request of a round the next one to a node is, from 1."""
         self._attempts = Counter({key: n for key, n in self._attempts.items() if key[1] == round})
         self._attempts[number, round] += 1
         return self._attempts[number, round]
 
-    def apply(self, number: int, replies: Iterable[tuple[RoundRequest, Trained]]) -> None:
-        """Note that the server applies what a node replied in a round.
+    def apply(self, replies: Replies) -> None:
+        """Note that the server applies what nodes replied in a round.
 
-        Its requests told the node what was applied before, and it has shown by its replies that it
-        knows.
+        The requests said what was applied before, and by their replies the nodes know.
         """
-        if number not in self._states:
-            return
-        tickets, checksum = list[Ticket](), self._states[number].checksum
-        for request, trained in replies:
-            if trained.aggregates or trained.attackers is not None:
-                tickets.append(request.ticket)
-                checksum += trained.state_change
-        if tickets:
-            self._states[number] = NodeState(tuple(tickets), checksum % CHECKSUMS)
+        fresh = defaultdict[int, list[Reply]](list)
+        for reply in replies.usable:
+            if reply.trained.aggregates or reply.trained.attackers is not None:
+                fresh[reply.number].append(reply)
+        for number in fresh.keys() & self._states.keys():
+            change = sum(reply.trained.state_change for reply in fresh[number])
+            checksum = (self._states[number].checksum + change) % CHECKSUMS
+            tickets = tuple(reply.request.ticket for reply in fresh[number])
+            self._states[number] = NodeState(tickets, checksum)
 
 
 def check_states(out: str, roster: Roster, stored: Stored) -> None:

@@ -10,7 +10,7 @@ from flwr.app import Message
 
 from fedrec.aggregation.update import Aggregate, UpdateBatch
 from fedrec.errors import ProtocolError
-from fedrec.evaluation.evaluate import Evaluation, merge
+from fedrec.evaluation.evaluate import Evaluation
 from fedrec.evaluation.metrics import ExposureMetric, Metric
 from fedrec.evaluation.ranking import PARTS
 from fedrec.flower.records import (
@@ -68,91 +68,93 @@ def read_roll_call(reply: Message) -> RollCall:
 
 
 def read_trained(
-    replies: Iterable[Message],
-    requests: Mapping[int, RoundRequest],
+    reply: Message,
+    request: RoundRequest,
     attackers: IntArray,
     expected: Expected,
-) -> list[tuple[int, Trained]]:
-    """Read what nodes reply to training requests: each client counts once, values fit, are finite.
+    others: Iterable[Trained] = (),
+) -> Trained:
+    """Read what a node replies to a training request: each client counts once, values are finite.
 
     Of a sum nobody can see whose changes it holds, and how large they are.
 
     Args:
-        replies: The replies.
-        requests: By node.
+        reply: The reply.
+        request: What the node was asked.
         attackers: int64; their updates are not in the sums.
         expected: What clients send.
-
-    Returns:
-        Node and reply, in the order given.
+        others: Replies of other nodes, to which its sums will be added.
 
     Raises:
         ProtocolError: Names the node, and what does not fit.
     """
-    read: list[tuple[int, Trained]] = []
-    forms: list[Any] = []
-    for reply in replies:
-        node = _node(reply)
-        request = requests[node]
-        try:
-            trained = decode(reply.content, Trained)
-            _check_trained(trained, request, attackers, expected)
-            forms += map(_form, trained.aggregates.values())
-            _require(all(form == forms[0] for form in forms), "sums of another form than others")
-        except ProtocolError as error:
-            raise ProtocolError(f"round {request.round}: node {node}: {error}") from error
-        read.append((node, trained))
-    return read
+    try:
+        trained = decode(reply.content, Trained)
+        _check_id(trained.request, request)
+        _check_trained(trained, request, attackers, expected)
+        sums = (sum for each in (trained, *others) for sum in each.aggregates.values())
+        forms = [_form(each) for each in sums]
+        _require(all(form == forms[0] for form in forms), "sums of another form than others")
+    except ProtocolError as error:
+        raise ProtocolError(f"round {request.round}: node {_node(reply)}: {error}") from error
+    return trained
 
 
-def read_evaluations(
-    replies: Sequence[Message],
-    requests: Mapping[int, RoundRequest],
-    metrics: Sequence[Metric],
-    n_items: int,
-    users: IntArray,
-) -> Evaluation:
-    """Read what nodes measured, and join it user by user.
+@dataclass(frozen=True, slots=True)
+class ExpectedEvaluation:
+    """What users measure.
 
     Args:
-        replies: Of all nodes.
-        requests: By node.
-        metrics: What they were to measure.
+        metrics: By name and cutoff.
         n_items: Of the catalogue.
-        users: int64, all who rank.
+        ranking: int64, the users who rank, sorted.
+        of_clients: One row per client: the users it holds.
+    """
+
+    metrics: Sequence[Metric]
+    n_items: int
+    ranking: IntArray
+    of_clients: Ragged
+
+    def users(self, clients: IntArray) -> IntArray:
+        """Return who ranks of the users of some clients, int64, sorted."""
+        return np.intersect1d(self.of_clients.take(clients).values, self.ranking)
+
+
+def read_evaluation(
+    reply: Message,
+    request: RoundRequest,
+    expected: ExpectedEvaluation,
+    others: Iterable[Evaluation] = (),
+) -> Evaluation:
+    """Read what the users of a node measured.
+
+    Args:
+        reply: The reply.
+        request: What the node was asked.
+        expected: What users measure.
+        others: What users of other nodes measured, with which it will be joined.
 
     Raises:
-        ProtocolError: Names what does not fit, and the node if it is one that is at fault.
+        ProtocolError: Names the node, and what does not fit.
     """
-    evaluations, seen = list[Evaluation](), set[int]()
-    for reply in replies:
-        try:
-            evaluated = decode(reply.content, Evaluated)
-            _check_id(evaluated.request, requests[_node(reply)])
-            evaluation = evaluated.evaluation
-            if evaluation.users.size:
-                _check_evaluation(evaluation, metrics, n_items)
-                first = next((each for each in evaluations if each.users.size), evaluation)
-                _require(_views(evaluation) == _views(first), "other rankings than other nodes")
-                ranked = evaluation.users.tolist()
-                _require(len({*ranked} - seen) == len(ranked), "a user a second time")
-                _require(bool(np.isin(ranked, users).all()), "users that nobody asked")
-                seen.update(ranked)
-        except ProtocolError as error:
-            raise ProtocolError(f"evaluation: node {_node(reply)}: {error}") from error
-        evaluations.append(evaluation)
-    if len(seen) < len(users):
-        missing = int(np.setdiff1d(users, [*seen])[0])
-        raise ProtocolError(
-            f"evaluation: {len(users) - len(seen)} of {len(users)} users are missing, the first is "
-            f"number {missing}; a node has left out some of its users: start it anew"
-        )
-    return merge(evaluations)
+    try:
+        evaluated = decode(reply.content, Evaluated)
+        _check_id(evaluated.request, request)
+        evaluation, users = evaluated.evaluation, expected.users(request.clients)
+        _require(evaluation.users.ndim == 1, "users in a table")
+        _require(np.array_equal(np.sort(evaluation.users), users), "other users than were asked")
+        if len(users):
+            _check_evaluation(evaluation, expected.metrics, expected.n_items)
+            views = [_views(each) for each in (evaluation, *others) if each.users.size]
+            _require(all(view == views[0] for view in views), "other rankings than other nodes")
+    except ProtocolError as error:
+        raise ProtocolError(f"evaluation: node {_node(reply)}: {error}") from error
+    return evaluation
 
 
 def _check_evaluation(evaluation: Evaluation, metrics: Sequence[Metric], n_items: int) -> None:
     """Check the metric values of some users."""
-    _require(evaluation.users.ndim == 1, "users in a table")
     _require("mixed" in evaluation.values, "no ranking")
     for values in evaluation.values.values():
         _require({*values} == {*PARTS}, "values of something else")
@@ -179,7 +181,6 @@ def _views(evaluation: Evaluation) -> tuple[Any, ...]:
 def _check_trained(
     trained: Trained, request: RoundRequest, attackers: IntArray, expected: Expected
 ) -> None:
-    _check_id(trained.request, request)
     asked, groups = request.clients, request.groups
     succeeded = np.ones(len(asked), np.bool_)
     if failures := [failure.client for failure in trained.failures]:

@@ -24,6 +24,7 @@ class Rounds(Section):
             an evaluation whose training loss has fallen by 1 % starts the count anew.
         max_failures: clients that may fail in a round before the run stops.
         selection: how the clients of a round are chosen.
+        plan: when clients are asked, and which replies are waited for.
     """
 
     count: int = Field(100, ge=1)
@@ -33,6 +34,9 @@ class Rounds(Section):
     max_failures: int = Field(0, ge=0)
     selection: Annotated[Plugin, PluginField("selections", "uniform")] = Field(
         default_factory=lambda: lookup("selections", "uniform")(), validate_default=True
+    )
+    plan: Annotated[Plugin, PluginField("plans", "synchronous")] = Field(
+        default_factory=lambda: lookup("plans", "synchronous")(), validate_default=True
     )
 
     def clients_of(self, n_clients: int) -> int:

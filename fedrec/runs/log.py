@@ -55,6 +55,8 @@ class RoundRecord(_Record):
         round: The round, from 1 (0: the initial parameters).
         clients: Clients whose updates went into it.
         failures: Clients that failed.
+        lost: Nodes that did not answer in time or replied what is of no use, and why.
+        missing_users: Users who are not in the evaluation, as their nodes did not answer.
         loss: Mean training loss per example, or None.
         seconds: Wall time.
         bytes: What the clients send and receive to train, each in its own message, before framing:
@@ -74,6 +76,8 @@ class RoundRecord(_Record):
     round: int = Field(ge=0)
     clients: int = Field(ge=0)
     failures: tuple[FailedClient, ...] = ()
+    lost: tuple[FailedClient, ...] = ()
+    missing_users: int = Field(0, ge=0)
     loss: float | None = None
     seconds: Seconds = Seconds()
     bytes: Bytes = Bytes()

@@ -20,6 +20,7 @@ KINDS = (
     "aggregations",
     "server_optimizers",
     "selections",
+    "plans",
 )
 KEY = re.compile(r"Reference: ((?:[a-z]+\d{4}[a-z]*(?:; |\.|,|$)\s?)+)", re.MULTILINE)
 

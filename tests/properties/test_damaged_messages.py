@@ -137,7 +137,7 @@ def test_a_damaged_reply_is_refused_or_one_to_the_request(data: st.DataObject) -
     content = damaged(data, data.draw(st.sampled_from(sent), "reply"))
     reply = Message(content, reply_to=Message(RecordDict(), 5, records.TRAIN))
     try:
-        ((_, trained),) = read_trained([reply], {5: REQUEST}, ATTACKERS, EXPECTED)
+        trained = read_trained(reply, REQUEST, ATTACKERS, EXPECTED)
     except ProtocolError as error:
         assert "\n" not in str(error)
         return

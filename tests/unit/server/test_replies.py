@@ -16,8 +16,15 @@ from fedrec.evaluation.ranking import PARTS
 from fedrec.flower import records
 from fedrec.flower.grid import claim_identity
 from fedrec.flower.records import Evaluated, PrivateState, RollCall, RoundRequest, Trained
+from fedrec.ragged import Ragged
 from fedrec.types import FailedClient, FloatArray
-from server.replies import Expected, read_evaluations, read_roll_call, read_trained
+from server.replies import (
+    Expected,
+    ExpectedEvaluation,
+    read_evaluation,
+    read_roll_call,
+    read_trained,
+)
 from strategies import FedAvg, Krum
 
 N_ITEMS = 20
@@ -68,9 +75,11 @@ def roll_call(state: PrivateState) -> RollCall:
 
 def read(*replies: Trained, expected: Expected = EXPECTED) -> list[Trained]:
     answers = [replace(trained, request=trained.request or REQUEST.id) for trained in replies]
-    messages = [of_message(trained, 11 + k) for k, trained in enumerate(answers)]
-    requests = dict.fromkeys((11, 12), REQUEST)
-    return [trained for _, trained in read_trained(messages, requests, ATTACKERS, expected)]
+    read = list[Trained]()
+    for trained in answers:
+        message = of_message(trained, 11 + len(read))
+        read.append(read_trained(message, REQUEST, ATTACKERS, expected, read))
+    return read
 
 
 def test_what_fits_is_read() -> None:
@@ -205,13 +214,9 @@ def test_an_answer_to_the_roll_call_is_checked(answer: RollCall, said: str) -> N
         read_roll_call(of_message(answer))
 
 
-def read_all(*evaluations: Evaluation) -> Evaluation:
-    messages = [of_message(Evaluated(REQUEST.id, each)) for each in evaluations]
-    return read_evaluations(messages, {11: REQUEST}, METRICS, N_ITEMS, USERS)
-
-
 METRICS = [parse_metric(label) for label in ("mrr", "coverage@10")]
-USERS = np.array([4, 6, 7, 9])
+USERS_OF = Ragged(np.array([0, 0, 0, 1, 1, 2, 3, 3, 3, 3, 5]), np.array([4, 6, 7, 8, 9]))
+MEASURED = ExpectedEvaluation(METRICS, N_ITEMS, np.array([4, 6, 7, 9]), USERS_OF)
 VALUES: FloatArray = np.array([[0.5], [np.nan]])
 EVALUATION = Evaluation(
     np.array([4, 6]),
@@ -220,13 +225,25 @@ EVALUATION = Evaluation(
 )
 
 
+def read_evaluated(evaluation: Evaluation, *clients: int, id: str = REQUEST.id) -> Evaluation:
+    """Reads what the users of some clients measured, beside `EVALUATION`."""
+    request = replace(REQUEST, clients=np.array(clients))
+    message = of_message(Evaluated(id, evaluation))
+    return read_evaluation(message, request, MEASURED, [EVALUATION])
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda e: replace(e, users=np.array([4, 4])), "a user a second time"),
-        (lambda e: replace(e, users=np.array([6, 9])), "a user a second time"),
-        (lambda e: replace(e, users=np.array([7])), r"values of the shape \[2, 1\]"),
-        (lambda e: replace(e, users=np.array([7, 77])), "users that nobody asked"),
+        (lambda e: replace(e, users=np.array([7, 7])), "other users than were asked"),
+        (lambda e: replace(e, users=np.array([6, 9])), "other users than were asked"),
+        (lambda e: replace(e, users=np.array([7])), "other users than were asked"),
+        (lambda e: replace(e, users=np.array([7, 8])), "other users than were asked"),
+        (lambda e: replace(e, users=np.array([[7, 9]])), "users in a table"),
+        (
+            lambda e: replace(e, values={"mixed": dict.fromkeys(PARTS, VALUES[:1])}),
+            r"values of the shape \[1, 1\]",
+        ),
         (lambda e: replace(e, values={"mixed": {"valid": VALUES}}), "values of something else"),
         (lambda e: replace(e, values={"global": e.values["mixed"]}), "no ranking"),
         (lambda e: replace(e, values={**e.values, "global": e.values["mixed"]}), "other rankings"),
@@ -245,23 +262,16 @@ def test_evaluations_of_other_users_or_things_are_refused(
 ) -> None:
     other = change(replace(EVALUATION, users=np.array([7, 9])))
     with pytest.raises(ProtocolError, match=f"^evaluation: node 11: its reply has .*{said}"):
-        read_all(EVALUATION, other)
+        read_evaluated(other, 5, 9)
 
 
-def test_evaluations_are_joined_with_those_of_nobody() -> None:
-    nobody = Evaluation(np.zeros(0, np.int64), {}, {})
+def test_users_come_in_any_order_and_may_be_nobody() -> None:
     other = replace(EVALUATION, users=np.array([9, 7]))
-    joined = read_all(nobody, EVALUATION, other)
-    assert joined.users.tolist() == [4, 6, 7, 9]
-    assert (joined.exposure[10] == 2 * np.arange(N_ITEMS)).all()
-
-
-def test_users_who_are_left_out_are_named() -> None:
-    with pytest.raises(ProtocolError, match="2 of 4 users are missing, the first is number 7"):
-        read_all(EVALUATION)
+    assert read_evaluated(other, 5, 9).users.tolist() == [9, 7]
+    nobody = Evaluation(np.zeros(0, np.int64), {}, {})
+    assert not read_evaluated(nobody, 0, 1).users.size
 
 
 def test_an_evaluation_of_an_earlier_round_is_refused() -> None:
-    replayed = of_message(Evaluated("start/2/1", EVALUATION))
     with pytest.raises(ProtocolError, match="node 11: its reply has the answer to another request"):
-        read_evaluations([replayed], {11: REQUEST}, METRICS, N_ITEMS, USERS)
+        read_evaluated(EVALUATION, 2, 4, id="start/2/1")

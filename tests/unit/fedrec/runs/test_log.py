@@ -23,6 +23,8 @@ records = st.fixed_dictionaries(
         "round": st.integers(0, 10**6),
         "clients": st.integers(0, 10**6),
         "failures": st.lists(st.fixed_dictionaries({"client": names, "reason": names}), max_size=3),
+        "lost": st.lists(st.fixed_dictionaries({"client": names, "reason": names}), max_size=2),
+        "missing_users": st.integers(0, 9),
         "loss": st.none() | finite,
         "seconds": st.fixed_dictionaries(
             {"train": st.floats(0, 1e6), "evaluate": st.just(0.5), "idle": st.just(0.25)}

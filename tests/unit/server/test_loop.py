@@ -21,7 +21,7 @@ from fedrec.runs.log import Bytes, read_log
 from fedrec.runs.open_run import OpenRun
 from fedrec.runs.recorder import Recorder
 from fedrec.types import FailedClient, FloatArray
-from server.strategy import FlowerStrategy
+from server.loop import RoundLoop
 from strategies import FedAvg
 from strategies.selections.uniform import cohort
 
@@ -80,7 +80,7 @@ class Toy:
         return Message(records.encode(evaluated), reply_to=message)
 
 
-def run(toy: Toy, out: Path, count: int = 6, every: int = 1, **rounds: Any) -> FlowerStrategy:
+def run(toy: Toy, out: Path, count: int = 6, every: int = 1, **rounds: Any) -> RoundLoop:
     experiment = Experiment.model_validate(
         {
             "data": {"name": "synthetic", "users": N_CLIENTS, "items": N_ITEMS, "taste_groups": 2},
@@ -91,7 +91,7 @@ def run(toy: Toy, out: Path, count: int = 6, every: int = 1, **rounds: Any) -> F
     )
     split = split_of(experiment.data, experiment.clients)
     nodes = enumerate(HOSTED)
-    strategy = FlowerStrategy(
+    loop = RoundLoop(
         experiment,
         {"item": np.zeros((N_ITEMS, 1), np.float32)},
         ["item"],
@@ -102,13 +102,14 @@ def run(toy: Toy, out: Path, count: int = 6, every: int = 1, **rounds: Any) -> F
         Catalogue.of(split),
         split,
         np.arange(N_CLIENTS),
+        split.clients,
     )
     try:
         with SerialGrid(toy.app, N_NODES) as grid:
-            strategy.start(grid)
+            loop.run(grid)
     finally:
-        strategy.recorder.close()
-    return strategy
+        loop.recorder.close()
+    return loop
 
 
 def result(out: Path) -> dict[str, Any]:
@@ -141,8 +142,8 @@ def test_orders_say_which_round_was_taken_and_which_is_best(tmp_path: Path) -> N
 
 
 def test_the_parameters_are_the_sum_of_all_rounds(tmp_path: Path) -> None:
-    strategy = run(Toy([0.1]), tmp_path, count=5)
-    assert strategy.params["item"][:2, 0].tolist() == [5.0 * N_CLIENTS, 0.0]
+    loop = run(Toy([0.1]), tmp_path, count=5)
+    assert loop.model.params["item"][:2, 0].tolist() == [5.0 * N_CLIENTS, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -185,11 +186,11 @@ def test_more_failures_than_allowed_are_counted_over_all_nodes(tmp_path: Path) -
 
 
 def test_failures_that_are_allowed_are_named_and_leave_no_trace(tmp_path: Path) -> None:
-    strategy = run(Toy([0.1], {2: [2, 3]}), tmp_path, max_failures=2, count=3)
+    loop = run(Toy([0.1], {2: [2, 3]}), tmp_path, max_failures=2, count=3)
     log = read_log(tmp_path / "rounds.jsonl")
     assert [record.clients for record in log] == [6, 4, 6]
     assert [[f.client for f in record.failures] for record in log] == [[], ["2", "3"], []]
-    assert strategy.params["item"][0, 0] == 16.0
+    assert loop.model.params["item"][0, 0] == 16.0
 
 
 def test_a_round_in_which_all_fail_is_an_error(tmp_path: Path) -> None:

@@ -1,0 +1,171 @@
+"""What a round plan is: it asks clients to train, once or several times, until a round is complete.
+
+A plan is a generator: it yields exchanges, and receives what came back. Whatever it remembers is a
+`State`, which the checkpoint holds, so a run that is continued goes on as if it had not stopped.
+"""
+
+from abc import abstractmethod
+from collections.abc import Generator
+from dataclasses import dataclass, field, replace
+from typing import Protocol, Self, TypeAlias
+
+import numpy as np
+
+from fedrec.aggregation.update import Aggregates, Down
+from fedrec.compute.context import RoundContext
+from fedrec.config.experiment import Experiment
+from fedrec.errors import ConfigError, FedRecError
+from fedrec.flower.records import RoundRequest, Trained
+from fedrec.plugins import Plugin
+from fedrec.types import IntArray, State
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A request to train, to the nodes of some clients, and how long to wait for the replies.
+
+    Args:
+        clients: int64 [c], sorted.
+        down: What the clients receive, in their order.
+        deadline: Seconds to wait, on nodes that fedrec does not run itself; None: for all.
+        enough: As many clients that have answered are enough; None: all.
+    """
+
+    clients: IntArray
+    down: Down
+    deadline: float | None = None
+    enough: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a node replied to a request.
+
+    Args:
+        number: Of the node.
+        request: What it was asked.
+        trained: What it replied.
+    """
+
+    number: int
+    request: RoundRequest
+    trained: Trained
+
+
+@dataclass(frozen=True, slots=True)
+class LostNode:
+    """A node that did not answer in time, or whose answer is of no use.
+
+    Args:
+        number: Of the node.
+        clients: int64, the clients that it was asked about.
+        error: Why.
+    """
+
+    number: int
+    clients: IntArray
+    error: FedRecError
+
+
+@dataclass(frozen=True, slots=True)
+class Replies:
+    """What came back from some exchanges.
+
+    Args:
+        usable: Replies that passed all checks.
+        lost: The nodes without one.
+    """
+
+    usable: tuple[Reply, ...] = ()
+    lost: tuple[LostNode, ...] = ()
+
+    @property
+    def clients(self) -> IntArray:
+        """The clients whose nodes answered, int64, sorted."""
+        none = np.zeros(0, np.int64)
+        return np.sort(np.concatenate([none, *(reply.request.clients for reply in self.usable)]))
+
+    def joined(self, other: Self) -> Self:
+        """Return both."""
+        return replace(self, usable=self.usable + other.usable, lost=self.lost + other.lost)
+
+
+@dataclass(frozen=True, slots=True)
+class RoundResult:
+    """What a round came to.
+
+    Args:
+        state: What the plan remembers from here on.
+        replies: What came back; none are a round without change.
+        aggregates: What is applied, if it is not the sums of the replies.
+        log: What the run log says of the round, by name.
+    """
+
+    state: State
+    replies: Replies = Replies()
+    aggregates: Aggregates | None = None
+    log: dict[str, float] = field(default_factory=dict)
+
+
+Steps: TypeAlias = Generator[Exchange, Replies, RoundResult]
+
+
+class PlanServer(Protocol):
+    """What a plan can ask the server for."""
+
+    def size(self) -> int:
+        """Return how many clients the experiment asks for in a round."""
+
+    def choose(self, size: int) -> IntArray:
+        """Return the clients of the round as the selection chooses them, int64, sorted."""
+
+    def down(self, clients: IntArray) -> Down:
+        """Return what the strategy sends to some clients, int64 [c], sorted."""
+
+    def sums(self, replies: Replies) -> Aggregates:
+        """Return the sum of the updates of each group."""
+
+
+class RoundPlan(Plugin):
+    """Base of all round plans."""
+
+    @property
+    def quorum_of_evaluation(self) -> float:
+        """The share of the clients that must answer an evaluation; all by default."""
+        return 1.0
+
+    def init(self, context: RoundContext) -> State:
+        """Return the state before the first round; empty by default.
+
+        Args:
+            context: The run, before its first round.
+        """
+        return State()
+
+    @abstractmethod
+    def run(self, state: State, server: PlanServer, context: RoundContext) -> Steps:
+        """Yield the exchanges of a round; return what it came to.
+
+        Args:
+            state: From `init` or the last round.
+            server: Chooses clients, and makes what they are sent.
+            context: The round; its cohort is not known yet.
+
+        Raises:
+            FedRecError: If too few clients answered.
+        """
+
+
+def plan_of(experiment: Experiment) -> RoundPlan:
+    """Return the round plan of an experiment.
+
+    Raises:
+        ConfigError: If it is not one of fedrec's kind.
+    """
+    plan = experiment.rounds.plan
+    if not isinstance(plan, RoundPlan):
+        raise ConfigError(
+            f"rounds.plan: {type(plan).__name__} is not a round plan of fedrec (subclass "
+            "server.plans.RoundPlan)"
+        )
+    return plan
