@@ -17,6 +17,9 @@ from fedrec.types import FloatArray, IntArray
 SCALE = 32
 """Default exponent: steps of 2**-32, sums up to 2**31."""
 
+FACTOR = 2**31
+"""Of `times`: its factors are multiples of one part in so many."""
+
 RowTotals: TypeAlias = tuple[IntArray, IntArray, IntArray]
 """Items, int64 [m], sorted; their sums, int64 [m, ...]; the weight of the clients that have them,
 int64 [m]."""
@@ -84,6 +87,21 @@ def add(a: IntArray, b: IntArray, name: str) -> IntArray:
     if bool((((a ^ total) & (b ^ total)) < 0).any()):
         raise NumericError(f"the summed update of '{name}' overflows")
     return np.asarray(total)
+
+
+def times(values: IntArray, factor: float) -> IntArray:
+    """Return values times a factor, rounded once; halves are rounded up.
+
+    The factor is rounded to a multiple of ``1 / FACTOR`` before, so the product is exact.
+
+    Args:
+        values: int64 [...], any.
+        factor: From 0 to 1; 1 changes nothing.
+    """
+    parts = round(factor * FACTOR)
+    # The product has up to 95 bits: of the lower 32 bits of a value it is formed apart.
+    high, low = values >> 32, values & 0xFFFFFFFF
+    return np.asarray(high * (2 * parts) + ((low * parts + FACTOR // 2) // FACTOR))
 
 
 def total_of(values: IntArray, name: str) -> int:
