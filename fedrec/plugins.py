@@ -28,6 +28,7 @@ CORE_TABLES = {
     "personalization": ("fedrec.personalization:PERSONALIZATIONS",),
     "metrics": ("fedrec.evaluation.metrics:METRICS",),
     "transforms": ("fedrec.transforms:TRANSFORMS",),
+    "devices": ("fedrec.devices:DEVICES",),
 }
 OURS = ("fedrec", "strategies", "clients", "server")
 """The packages that come with fedrec."""
@@ -307,7 +308,7 @@ def table(kind: str) -> Mapping[str, type[Plugin]]:
 
     Args:
         kind: ``data``, ``features``, ``models``, ``personalization``, ``metrics``,
-            ``transforms``, or of the strategies: ``strategies``, ``client_rules``,
+            ``transforms``, ``devices``, or of the strategies: ``strategies``, ``client_rules``,
             ``aggregations``, ``server_optimizers``, ``selections``, ``plans``.
 
     Raises:

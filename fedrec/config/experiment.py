@@ -192,19 +192,22 @@ class Experiment(Section):
         return [f"features.{name}: {why}" for name in self.features if name not in read]
 
     def with_paths(self, change: Callable[[Path], Path]) -> Self:
-        """Return the experiment with other paths of its data and features."""
+        """Return the experiment with other paths of its data, features and devices."""
         features = {name: with_paths(each, change) for name, each in self.features.items()}
-        return self.model_copy(update={"data": with_paths(self.data, change), "features": features})
+        sections = {"data": self.data, "rounds": self.rounds}
+        changed = {name: with_paths(section, change) for name, section in sections.items()}
+        return self.model_copy(update={**changed, "features": features})
 
     def paths(self) -> list[Path]:
-        """Return the paths of its data and features."""
+        """Return the paths of its data and features; nodes need no file of devices."""
         paths: list[Path] = []
 
         def unchanged(path: Path) -> Path:
             paths.append(path)
             return path
 
-        self.with_paths(unchanged)
+        for section in (self.data, *self.features.values()):
+            with_paths(section, unchanged)
         return paths
 
     def for_nodes(self) -> str:

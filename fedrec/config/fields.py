@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Any, get_args
 
 from pydantic import GetCoreSchemaHandler
@@ -18,6 +19,8 @@ NAME = re.compile(r"[a-z_]\w*", re.ASCII)
 @dataclass(frozen=True)
 class PluginField:
     """Marks a field that holds a plug-in: read from a name and options, written as these.
+
+    Where its annotation allows None, there may be none.
 
     Args:
         kind: The table of plug-ins, see `fedrec.plugins.table`.
@@ -43,7 +46,9 @@ class PluginField:
             serialization=core_schema.plain_serializer_function_ser_schema(self._write),
         )
 
-    def _read(self, value: Any, bases: tuple[type[Plugin], ...]) -> Plugin:
+    def _read(self, value: Any, bases: tuple[type[Any], ...]) -> Plugin | None:
+        if value is None and NoneType in bases:
+            return None
         options = as_mapping(value)
         if not isinstance(options, Mapping):
             advice = "; give a table as fedrec.data.Frame.of(table)" * (self.kind == "data")
@@ -56,7 +61,8 @@ class PluginField:
         plugin = lookup(self.kind, name)
         if not issubclass(plugin, bases):
             label = name if isinstance(name, str) else name.__qualname__
-            expected = " or ".join(f"{base.__module__}.{base.__name__}" for base in bases)
+            kinds = (base for base in bases if base is not NoneType)
+            expected = " or ".join(f"{base.__module__}.{base.__name__}" for base in kinds)
             message = f"{label} is not one of the {self.kind}; expected a subclass of {expected}"
             raise ValueError(message)
         if isinstance(value, Plugin):
@@ -65,8 +71,12 @@ class PluginField:
         written = {key: each for key, each in options.items() if key != "name"}
         return plugin.model_validate({**usual, **written})
 
-    def _write(self, plugin: Plugin) -> dict[str, Any]:
-        return {"name": name_of(self.kind, plugin), **plugin.model_dump(mode="json")}
+    def _write(self, plugin: Plugin | None) -> dict[str, Any] | None:
+        return (
+            None
+            if plugin is None
+            else {"name": name_of(self.kind, plugin), **plugin.model_dump(mode="json")}
+        )
 
 
 def is_of_plugin(field: FieldInfo) -> bool:

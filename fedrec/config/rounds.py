@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from fedrec.config.fields import PluginField
+from fedrec.devices.base import Devices
 from fedrec.errors import ConfigError
-from fedrec.plugins import Count, Plugin, Section, lookup
+from fedrec.plugins import Count, Plugin, Section, lookup, name_of
 
 COHORT = {"cohort_size", "cohort_fraction"}
 """Options of which one excludes the other."""
@@ -25,6 +26,8 @@ class Rounds(Section):
         max_failures: clients that may fail in a round before the run stops.
         selection: how the clients of a round are chosen.
         plan: when clients are asked, and which replies are waited for.
+        devices: how fast the devices of simulated clients are, and when they are online; none: no
+            virtual clock runs.
     """
 
     count: int = Field(100, ge=1)
@@ -38,6 +41,7 @@ class Rounds(Section):
     plan: Annotated[Plugin, PluginField("plans", "synchronous")] = Field(
         default_factory=lambda: lookup("plans", "synchronous")(), validate_default=True
     )
+    devices: Annotated[Devices | None, PluginField("devices")] = None
 
     def clients_of(self, n_clients: int) -> int:
         """Return how many clients take part in a round.
@@ -72,6 +76,9 @@ class Rounds(Section):
             )
         if self.cohort_fraction == 1:
             lines.append("cohort_fraction: 1 has no effect: all clients take part by default")
+        if self.devices is not None:
+            name = name_of("devices", self.devices)
+            lines.append(f"devices: {name} has no effect: rounds keep no virtual clock")
         return lines
 
     @model_validator(mode="after")

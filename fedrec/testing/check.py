@@ -105,8 +105,8 @@ def contracts_of(plugin: Plugin) -> list[Contract]:
     if len(contracts) == 1:
         raise ConfigError(
             f"{type(plugin).__qualname__} is no model, baseline, personalization, data set, "
-            "encoder, metric, strategy or part of one, transform, attack or selection; derive it "
-            "from the base class of one of these"
+            "encoder, metric, strategy or part of one, transform, attack, selection or description "
+            "of devices; derive it from the base class of one of these"
         )
     return contracts
 

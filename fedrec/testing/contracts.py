@@ -23,6 +23,7 @@ from fedrec.data.base import DataSet
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.split import check_interactions
 from fedrec.data.tabular import Frame
+from fedrec.devices.base import Devices
 from fedrec.evaluation.evaluate import per_user_values
 from fedrec.evaluation.metrics import ExposureMetric, Metric, TargetMetric
 from fedrec.features.base import Encoder
@@ -31,6 +32,7 @@ from fedrec.models.module import ModelParams
 from fedrec.personalization.base import Personalization
 from fedrec.plugins import Plugin
 from fedrec.ragged import Ragged, offsets_of
+from fedrec.testing.devices import DEVICES_CONTRACTS
 from fedrec.testing.encoders import ENCODER_CONTRACTS
 from fedrec.testing.trial import Trial, as_bytes, require, small_split
 from fedrec.training.client_rule import client_rule_of
@@ -320,6 +322,7 @@ CONTRACTS: Mapping[type[Plugin], Sequence[Contract]] = {
     Metric: (perfect_is_best, values_keep_their_bounds, nothing_depends_on_order),
     Baseline: (scores_are_finite, only_train_items_are_read),
     Encoder: ENCODER_CONTRACTS,
+    Devices: DEVICES_CONTRACTS,
 }
 
 

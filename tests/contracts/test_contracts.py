@@ -9,6 +9,7 @@ import pytest
 from fedrec.aggregation.reduce import Average
 from fedrec.data import DATASETS
 from fedrec.data.base import DataSet
+from fedrec.devices import DEVICES
 from fedrec.errors import ConfigError
 from fedrec.evaluation.metrics import METRICS
 from fedrec.features import ENCODERS
@@ -94,6 +95,7 @@ def test_a_plugin_keeps_its_contracts(plugin: Plugin, contract: Any) -> None:
 def test_every_table_is_covered() -> None:
     in_files = {**DATASETS, **ENCODERS, "llm_prompt": LLMPrompt}
     covered = {type(plugin) for plugin in PLUGINS} | {in_files[name] for name in NEED_FILES}
+    covered.add(DEVICES["file"])
     assert covered >= {p for kind in KINDS for p in table(kind).values()}
 
 

@@ -141,6 +141,9 @@ SAID: dict[str, dict[str, Any]] = {
         "rounds": {"count": 6, "patience": 9},
         "evaluate": {"every": 2},
     },
+    "rounds.devices: synthetic has no effect: rounds keep no virtual clock": {
+        "rounds": {"devices": "synthetic"}
+    },
     "rounds.cohort_fraction: 1 has no effect": {"rounds": {"cohort_fraction": 1.0}},
     "personalization.value: 0.3 has no effect: balance: alignment": {
         "personalization": {"name": "plgc", "value": 0.3}
