@@ -44,7 +44,7 @@ class SyntheticDevices(Devices):
             hour 0.
         contrast: how much they prefer it: with 0 any hour is as likely the middle of a device's
             time, with 1 none has the opposite hour for its middle. Between, the density falls
-            linearly. With 0.95 and 8 hours four times as many are online at the peak as opposite.
+            linearly. By default four times as many are online at the peak as opposite.
 
     Reference: lai2022fedscale; bonawitz2019towards, section 9.
     """
@@ -57,9 +57,9 @@ class SyntheticDevices(Devices):
     upload: float = Field(280_000.0, ge=1)
     network_spread: float = Field(1.1, ge=0, le=5)
     online_hours: float = Field(8.0, gt=0, le=24)
-    online_spread: float = Field(0.5, ge=0, le=5)
+    online_spread: float = Field(0.3, ge=0, le=5)
     peak: float = Field(2.0, ge=0, lt=24)
-    contrast: float = Field(0.95, ge=0, le=1)
+    contrast: float = Field(1.0, ge=0, le=1)
 
     def fleet(self, context: RoundContext) -> Fleet:
         """Draw the devices; a client has the same whoever else takes part."""
