@@ -24,7 +24,7 @@ class SyntheticDevices(Devices):
     phones: FedScale's simulator takes 5 ms times lognormal(1, 0.6) for an example, an image; its
     network traces, from MobiPerf, have a median of about 6 Mbit/s, and a quarter are below 3 (both
     ways alike; here uploads are as much slower as US phones' were in 2017). Bonawitz et al. saw
-    four times as many phones at night as at noon. An example of a recommender is far less work
+    four times as many phones at night as by day. An example of a recommender is far less work
     than an image, so measure your own where computing matters.
 
     What is drawn is rounded (to 2**-20 s, bytes per second, seconds), so that two libraries whose
