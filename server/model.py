@@ -92,7 +92,8 @@ class ServerModel:
             of_items += parts if name in tables else []
         metrics = {"loss", "examples", *getattr(self.strategy, "measures", ())}
         reports = "loss" in selection_of(self._experiment).needs
-        return Expected(shapes, of_items, metrics, reports)
+        largest = self._experiment.rounds.largest_change
+        return Expected(shapes, of_items, metrics, reports, largest)
 
     def down(self, clients: IntArray, context: RoundContext) -> Down:
         """Return what some clients are sent to train with: int64 [c], sorted."""

@@ -69,7 +69,7 @@ class NodeStates:
         """
         fresh = defaultdict[int, list[Reply]](list)
         for reply in replies.usable:
-            if reply.trained.aggregates or reply.trained.attackers is not None:
+            if reply.succeeded:
                 fresh[reply.number].append(reply)
         for number in fresh.keys() & self._states.keys():
             change = sum(reply.trained.state_change for reply in fresh[number])

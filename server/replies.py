@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from flwr.app import Message
 
+from fedrec.aggregation.fixed_point import SCALE
 from fedrec.aggregation.update import Aggregate, UpdateBatch
 from fedrec.errors import ProtocolError
 from fedrec.evaluation.evaluate import Evaluation
@@ -34,12 +35,14 @@ class Expected:
         tables: Which of these are tables with a row for each item.
         metrics: What each client measures.
         reports_losses: Whether the server is told the loss of each client.
+        largest: By how much a client may change a value at most; None: by anything finite.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     tables: Collection[str]
     metrics: Collection[str]
     reports_losses: bool = False
+    largest: float | None = None
 
 
 def read_roll_call(reply: Message) -> RollCall:
@@ -239,6 +242,9 @@ def _check_sums(aggregate: Aggregate, expected: Expected) -> None:
             _require(weight.shape == ids.shape and not (weight < 0).any(), f"weights of '{name}'")
             shape = (len(ids), *shape[1:])
         _require(sums.shape == shape, f"'{name}' of the shape {list(sums.shape)}")
+        weights = aggregate.row_weight.get(name, np.array(aggregate.weight))
+        _require(not (weights > aggregate.weight).any(), f"weights of '{name}' above their sum")
+        _check_size(name, sums * 2.0 ** -aggregate.scale[name], weights * 2.0**-SCALE, expected)
 
 
 def _check_updates(batch: UpdateBatch, round: int, asked: IntArray, expected: Expected) -> None:
@@ -256,8 +262,10 @@ def _check_updates(batch: UpdateBatch, round: int, asked: IntArray, expected: Ex
         n_rows, *of_row = expected.shapes[name]
         _check_rows(name, block.offsets, block.ids, n_rows)
         _check_values(name, block.values, (len(block.ids), *of_row))
+        _check_size(name, block.values, np.ones(len(block.ids)), expected)
     for name in dense:
         _check_values(name, batch.dense[name], (n, *expected.shapes[name]))
+        _check_size(name, batch.dense[name], np.ones(n), expected)
     numbers: Mapping[str, FloatArray] = {"weight": batch.weight, **batch.metrics, **batch.extras}
     for name, values in numbers.items():
         _check_values(name, values, (n,))
@@ -271,6 +279,17 @@ def _check_names(what: str, came: Collection[str], expected: Collection[str]) ->
 def _check_values(name: str, values: FloatArray, shape: tuple[int, ...]) -> None:
     _require(values.shape == shape, f"'{name}' of the shape {list(values.shape)}")
     _require(bool(np.isfinite(values).all()), f"a '{name}' that is not finite")
+
+
+def _check_size(name: str, values: FloatArray, weights: FloatArray, expected: Expected) -> None:
+    """Check that changes, float [n, ...], are within what clients of a weight, [n], may send."""
+    if expected.largest is not None:
+        limit = expected.largest * weights.reshape(
+            *weights.shape, *[1] * (values.ndim - weights.ndim)
+        )
+        # Sums are rounded to fixed point.
+        fits = bool((np.abs(values) <= limit * (1 + 1e-6) + 1e-6).all())
+        _require(fits, f"'{name}' larger than rounds.largest_change allows ({expected.largest:g})")
 
 
 def _check_rows(name: str, offsets: IntArray, ids: IntArray, n_rows: int) -> None:

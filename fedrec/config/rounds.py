@@ -24,6 +24,8 @@ class Rounds(Section):
             None: never. As long as the best is not 5 % above popularity, where most models pause,
             an evaluation whose training loss has fallen by 1 % starts the count anew.
         max_failures: clients that may fail in a round before the run stops.
+        largest_change: by how much a client may change a shared value in a round at most; the
+            server refuses the reply of a node with larger sums. None: by anything finite.
         selection: how the clients of a round are chosen.
         plan: when clients are asked, and which replies are waited for.
         devices: how fast the devices of simulated clients are, and when they are online; none: no
@@ -35,6 +37,7 @@ class Rounds(Section):
     cohort_fraction: float | None = Field(None, gt=0, le=1)
     patience: int | None = Field(15, ge=1)
     max_failures: int = Field(0, ge=0)
+    largest_change: float | None = Field(None, gt=0)
     selection: Annotated[Plugin, PluginField("selections", "uniform")] = Field(
         default_factory=lambda: lookup("selections", "uniform")(), validate_default=True
     )

@@ -51,6 +51,11 @@ class Reply:
     request: RoundRequest
     trained: Trained
 
+    @property
+    def succeeded(self) -> bool:
+        """Whether some of its clients trained, so that there is private state to commit."""
+        return len(self.trained.failures) < len(self.request.clients)
+
 
 @dataclass(frozen=True, slots=True)
 class LostNode:

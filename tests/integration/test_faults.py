@@ -33,10 +33,13 @@ PLAN = {"name": "synchronous", "deadline": 0.2}
 
 
 def run_with(
-    out: Path, faults: Mapping[tuple[int, int], Damage], plan: dict[str, Any] | None = None
+    out: Path,
+    faults: Mapping[tuple[int, int], Damage],
+    plan: dict[str, Any] | None = None,
+    rounds: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Runs the real server and client apps over a grid with faults."""
-    changes = {"rounds": {"plan": {**PLAN, **(plan or {})}}}
+    changes = {"rounds": {**(rounds or {}), "plan": {**PLAN, **(plan or {})}}}
     run = prepare_run(load_experiment(merged(EXPERIMENT, changes)), out)
     places = {"run-dir": str(out), "data": str(run.prepared), "device": "cpu"}
     grid = FaultyGrid(client_app, NODES, places, faults)
@@ -178,6 +181,20 @@ def test_a_node_that_never_answers_is_left_out_of_every_round(tmp_path: Path) ->
     run_with(tmp_path / "run", faults, {"quorum": 0.3})
     log = read_log(tmp_path / "run/rounds.jsonl")
     assert all(len(record.lost) == 1 and record.clients < 12 for record in log)
+
+
+def test_sums_beyond_what_clients_may_change_are_refused(
+    without_node: dict[str, Any], without_fault: dict[str, Any], tmp_path: Path
+) -> None:
+    """What honest clients send is far below the bound, and a thousand times as much is above."""
+    larger = of_sums(lambda sum: {"sums": {"item": 1000 * sum.sums["item"]}})
+    bound = {"largest_change": 1.0}
+    well = run_with(tmp_path / "well", {}, rounds=bound)
+    assert shared(well) == shared(without_fault)
+    came = run_with(tmp_path / "run", {(2, 2): larger}, {"quorum": 0.3}, bound)
+    assert shared(came) == shared(without_node)
+    (line,) = [each for record in read_log(tmp_path / "run/rounds.jsonl") for each in record.lost]
+    assert "larger than rounds.largest_change allows (1)" in line.reason
 
 
 def test_the_first_to_answer_are_enough(tmp_path: Path) -> None:
