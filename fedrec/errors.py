@@ -10,6 +10,7 @@
     ├── RunFolderError          a run folder that exists, cannot be written or cannot be read
     ├── ProtocolError           a message that breaks the contract between server and clients
     ├── NumericError            overflow or a non-finite value in an aggregation
+    ├── TooFewClients           too many clients of a round have dropped out
     └── ClientFailure           a client failed: names round, client and stage
 
 The command line prints the message in one line and exits with 2.
@@ -89,6 +90,10 @@ class ProtocolError(FedRecError):
 
 class NumericError(FedRecError):
     """A value is not finite, or a fixed-point sum overflows."""
+
+
+class TooFewClients(FedRecError):
+    """Too many clients of a round have dropped out for what the others do together."""
 
 
 class ClientFailure(FedRecError):
