@@ -162,7 +162,8 @@ class MaskedSum:
         fits = self.words.ndim == 1 and self.words.dtype == np.uint8
         require(fits and self.words.size % WORD == 0, "words of something else")
         expected = checksum_of(self.session, self.clients, self.words)
-        require(np.array_equal(self.checksum, expected), "a masked vector that was damaged")
+        fits = self.checksum.dtype == np.uint8 and np.array_equal(self.checksum, expected)
+        require(fits, "a masked vector that was damaged")
 
 
 @dataclass(frozen=True, slots=True)
