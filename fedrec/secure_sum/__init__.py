@@ -18,8 +18,8 @@ packed to a vector by a `fedrec.secure_sum.vector.VectorLayout`.
 The server learns the sum over the clients that sent one, which row of a table somebody touched and
 with what weight, and who dropped out. It follows the protocol, but may look at all that it
 receives, also together with fewer than ``threshold`` neighbours of a client. Against a server that
-makes up clients or exchanges their keys, keys must be signed, which they are not here. A client may
-send any vector: nobody can see whether it is an honest update.
+makes up clients or exchanges their keys, keys must be signed, which they are not here. A client can
+send any vector, of which nobody sees whether it is an honest update, and can make the sum fail.
 
 Reference: bonawitz2017practical; bell2020secure.
 """

@@ -183,7 +183,8 @@ def collect_shares(collected: CollectedKeys, replies: Sequence[SealedShares]) ->
             neighbour.
         TooFewClients: If too few neighbours of a client have shared their secrets.
     """
-    _check_some(replies, "has shared its secrets")
+    if not any(len(reply.senders) for reply in replies):
+        raise TooFewClients(_NOBODY.format("has shared its secrets"))
     came, graph = joined(replies, collected.session), collected.graph
     senders, receivers = came.senders, came.receivers
     shared = np.isin(graph.clients, senders)
@@ -248,7 +249,8 @@ def unmasked(sums: CollectedSums, replies: Sequence[RevealedShares]) -> NDArray[
         TooFewClients: If too few shares of a client have come.
     """
     session = sums.shares.keys.session
-    _check_some(replies, "has revealed shares")
+    if not replies:
+        raise TooFewClients(_NOBODY.format("has revealed shares"))
     masks = mask_sum(_masks(sums, _secrets(sums, joined(replies, session))), len(sums.total))
     words = sums.total - masks
     n = int(sums.survived.sum())
@@ -323,11 +325,6 @@ def _masks(
             other = int(graph.clients[other_row])
             public = bytes(keys.keys.mask[other_row])
             yield pair_mask(digest, client, key, other, public), other < client
-
-
-def _check_some(replies: Sequence[object], that: str) -> None:
-    if not replies:
-        raise TooFewClients(_NOBODY.format(that))
 
 
 def _check_left(

@@ -313,13 +313,15 @@ def test_one_client_has_no_secure_sum() -> None:
         server.collect_keys(STEPS.session, EVERYBODY[:1], STEPS.public[:1])
 
 
-@pytest.mark.parametrize("step", ["keys", "shares", "sums", "revealed"])
+@pytest.mark.parametrize("step", ["keys", "shares", "no pairs", "sums", "revealed"])
 def test_nobody_answers(step: str) -> None:
     shares, _, _ = STEPS.masked()
     sums, _, _ = STEPS.revealed([*range(N)])
+    empty = SealedShares(STEPS.session, ints([]), ints([]), np.zeros((0, 60), np.uint8))
     calls: dict[str, Callable[[], Any]] = {
         "keys": lambda: server.collect_keys(STEPS.session, EVERYBODY, []),
         "shares": lambda: server.collect_shares(STEPS.keys(), []),
+        "no pairs": lambda: server.collect_shares(STEPS.keys(), [empty]),
         "sums": lambda: server.collect_sums(shares, []),
         "revealed": lambda: server.unmasked(sums, []),
     }
