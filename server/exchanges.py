@@ -77,8 +77,9 @@ class Exchanges:
         for node, reply in self._gathered(sent, requests, *waits).items():
             number, asked = self._roster[node].partition, requests[node]
             try:
-                answer, others = _answer(node, reply, asked), [each.trained for each in usable]
-                trained = read_trained(answer, asked, self._attackers, self._sent, others)
+                answer = _answer(node, reply, asked)
+                other = next((each.trained for each in usable if each.trained.aggregates), None)
+                trained = read_trained(answer, asked, self._attackers, self._sent, other)
                 usable.append(Reply(number, asked, trained))
             except FedRecError as error:
                 lost.append(LostNode(number, asked.clients, error))
@@ -102,7 +103,8 @@ class Exchanges:
             asked = requests[node]
             try:
                 answer = _answer(node, reply, asked)
-                usable.append(read_evaluation(answer, asked, self._measured, usable))
+                other = next((each for each in usable if each.users.size), None)
+                usable.append(read_evaluation(answer, asked, self._measured, other))
             except FedRecError as error:
                 lost.append(LostNode(self._roster[node].partition, asked.clients, error))
         return usable, lost

@@ -1,6 +1,6 @@
 """Read what nodes reply, and check it before it is used."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any
@@ -75,7 +75,7 @@ def read_trained(
     request: RoundRequest,
     attackers: IntArray,
     expected: Expected,
-    others: Iterable[Trained] = (),
+    other: Trained | None = None,
 ) -> Trained:
     """Read what a node replies to a training request: each client counts once, values are finite.
 
@@ -86,7 +86,7 @@ def read_trained(
         request: What the node was asked.
         attackers: int64; their updates are not in the sums.
         expected: What clients send.
-        others: Replies of other nodes, to which its sums will be added.
+        other: The reply of another node, to whose sums its own will be added.
 
     Raises:
         ProtocolError: Names the node, and what does not fit.
@@ -95,8 +95,8 @@ def read_trained(
         trained = decode(reply.content, Trained)
         _check_id(trained.request, request)
         _check_trained(trained, request, attackers, expected)
-        sums = (sum for each in (trained, *others) for sum in each.aggregates.values())
-        forms = [_form(each) for each in sums]
+        replies = (trained,) if other is None else (trained, other)
+        forms = [_form(each) for reply in replies for each in reply.aggregates.values()]
         _require(all(form == forms[0] for form in forms), "sums of another form than others")
     except ProtocolError as error:
         raise ProtocolError(f"round {request.round}: node {_node(reply)}: {error}") from error
@@ -128,7 +128,7 @@ def read_evaluation(
     reply: Message,
     request: RoundRequest,
     expected: ExpectedEvaluation,
-    others: Iterable[Evaluation] = (),
+    other: Evaluation | None = None,
 ) -> Evaluation:
     """Read what the users of a node measured.
 
@@ -136,7 +136,7 @@ def read_evaluation(
         reply: The reply.
         request: What the node was asked.
         expected: What users measure.
-        others: What users of other nodes measured, with which it will be joined.
+        other: What users of another node measured, with which it will be joined.
 
     Raises:
         ProtocolError: Names the node, and what does not fit.
@@ -149,8 +149,8 @@ def read_evaluation(
         _require(np.array_equal(np.sort(evaluation.users), users), "other users than were asked")
         if len(users):
             _check_evaluation(evaluation, expected.metrics, expected.n_items)
-            views = [_views(each) for each in (evaluation, *others) if each.users.size]
-            _require(all(view == views[0] for view in views), "other rankings than other nodes")
+            alike = other is None or _views(evaluation) == _views(other)
+            _require(alike, "other rankings than other nodes")
     except ProtocolError as error:
         raise ProtocolError(f"evaluation: node {_node(reply)}: {error}") from error
     return evaluation

@@ -78,7 +78,8 @@ def read(*replies: Trained, expected: Expected = EXPECTED) -> list[Trained]:
     read = list[Trained]()
     for trained in answers:
         message = of_message(trained, 11 + len(read))
-        read.append(read_trained(message, REQUEST, ATTACKERS, expected, read))
+        other = read[0] if read else None
+        read.append(read_trained(message, REQUEST, ATTACKERS, expected, other))
     return read
 
 
@@ -229,7 +230,7 @@ def read_evaluated(evaluation: Evaluation, *clients: int, id: str = REQUEST.id) 
     """Reads what the users of some clients measured, beside `EVALUATION`."""
     request = replace(REQUEST, clients=np.array(clients))
     message = of_message(Evaluated(id, evaluation))
-    return read_evaluation(message, request, MEASURED, [EVALUATION])
+    return read_evaluation(message, request, MEASURED, EVALUATION)
 
 
 @pytest.mark.parametrize(
