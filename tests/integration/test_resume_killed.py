@@ -1,6 +1,7 @@
 """Runs in processes of their own that are killed, or whose workers are, and that go on exactly."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -76,9 +77,12 @@ def finish(process: subprocess.Popen[str]) -> str:
 def test_a_run_killed_again_and_again_has_the_bits_of_one_that_was_not(
     start: Callable[..., subprocess.Popen[str]], uninterrupted: dict[str, Any], tmp_path: Path
 ) -> None:
+    """Twelve kills at random moments, most of them in the middle of an exchange."""
+    draws = random.Random(0)
     process = start("long.yaml", "--out", "run")
-    for count in (1, 17, 18):
+    for count in sorted(draws.choices(range(1, ROUNDS - 2), k=12)):
         await_rounds(process, tmp_path / "run", count)
+        time.sleep(draws.uniform(0, 0.05))
         process.kill()
         process.wait()
         process = start("--resume", "run", "--accept-other-code")
@@ -133,23 +137,28 @@ def test_a_run_on_ray_that_is_killed_goes_on_there_and_elsewhere(
 def test_a_worker_of_ray_that_is_killed_is_replaced(
     start: Callable[..., subprocess.Popen[str]], uninterrupted: dict[str, Any], tmp_path: Path
 ) -> None:
+    """Six kills at random moments: each of two workers is replaced three times at most."""
+    draws = random.Random(0)
     process = start("long.yaml", "--out", "run", *RAY)
-    for count in (3, 12):
+    for count in sorted(draws.choices(range(1, ROUNDS - 2), k=6)):
         await_rounds(process, tmp_path / "run", count)
-        os.kill(_worker(process), signal.SIGKILL)
+        time.sleep(draws.uniform(0, 0.05))
+        os.kill(_workers(process)[0], signal.SIGKILL)  # the older one, so both in turn
     errors = finish(process)
-    assert errors.count("it is replaced, and its clients are done again") == 2
+    assert errors.count("it is replaced, and its clients are done again") == 6
     assert outcome(tmp_path / "run") == uninterrupted
 
 
-def _worker(process: subprocess.Popen[str]) -> int:
-    """An actor among the descendants of a process."""
+def _workers(process: subprocess.Popen[str]) -> list[int]:
+    """Both actors among the descendants of a process."""
     while process.poll() is None:  # an actor is hard to see while Ray changes its title
+        workers = []
         family = psutil.Process(process.pid).children(recursive=True)
         for child in sorted(family, key=lambda child: child.pid):
             with suppress(psutil.Error):
-                if child.cmdline()[:1] == ["ray::FedrecWorker"]:
-                    return child.pid
+                workers += [child.pid] if child.cmdline()[:1] == ["ray::FedrecWorker"] else []
+        if len(workers) == 2:
+            return workers
     raise AssertionError(process.communicate())
 
 
