@@ -3,7 +3,8 @@
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from clients.node import Node, keep_description, open_node
+from clients.node import Node
+from clients.open_node import keep_description, open_node
 from clients.place import NodePlace
 from fedrec.config.sources import code_with_sources
 from fedrec.flower import records

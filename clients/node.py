@@ -1,10 +1,9 @@
 """A node: it hosts clients, trains and evaluates them, and answers with what may leave."""
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,42 +13,36 @@ import torch
 from numpy.typing import NDArray
 
 from clients.failures import failing_of, line_of
-from clients.place import NodePlace, name_of_node
-from clients.placement import hosted_clients, training_costs
+from clients.place import name_of_node
 from clients.private_values import EvaluatedRounds, PrivateValues
+from clients.shard_source import NodeData
 from clients.state_store import StateStore
 from clients.training import NodeTraining, order_of
 from fedrec.aggregation.mix import clients_alike
 from fedrec.aggregation.update import Down
 from fedrec.compute.context import RoundContext
 from fedrec.config.experiment import Experiment
-from fedrec.data.negatives import pool_excluded, popularity_weights
+from fedrec.data.negatives import pool_excluded
 from fedrec.errors import ClientFailure, FedRecError, NumericError, ProtocolError, not_finite
 from fedrec.evaluation.evaluate import Evaluation, Ranked, evaluate, merge, ranking_together
 from fedrec.evaluation.ranking import LEGACY_CANDIDATES, Part, legacy_candidates
-from fedrec.evaluation.rerank import FirstStage
 from fedrec.evaluation.scorer import UserScorer
-from fedrec.evaluation.slices import Slices
-from fedrec.flower.records import PrivateState, RoundRequest, RunDescription, Trained
+from fedrec.flower.records import PrivateState, RoundRequest, Trained
 from fedrec.personalization.base import NoPersonalization
 from fedrec.ragged import Ragged, offsets_of
 from fedrec.runs.folder import BEFORE_END, LOCAL, STATE
-from fedrec.runs.open_run import OpenRun, open_received
 from fedrec.seeds import Purpose, bits
-from fedrec.storage.files import write_json
 from fedrec.training.blocks import bounded_slices, notes_of
 from fedrec.training.clients import train_clients, training_together
 from fedrec.training.draws import Layout
 from fedrec.training.end import begin_end
 from fedrec.training.numba_coverage import transforms_in_numba
 from fedrec.training.task import ClientTask
-from fedrec.types import FloatArray, IntArray, Params, Shard
+from fedrec.types import IntArray, Params, Shard
 from strategies.base import strategy_of
 from strategies.selections.base import selection_of
 
 T = TypeVar("T")
-
-_DESCRIPTION, _START, _EXPERIMENT = "run.json", "start", "experiment"
 
 _RANKED_BYTES = 2**26
 """Private parameters of the clients whose users rank together; ranking holds them a few times."""
@@ -61,28 +54,18 @@ class Node:
     Args:
         experiment: What is run.
         task: What each client computes.
-        shard: The hosted clients.
+        data: What the node knows of the data: its clients' and what all nodes know.
         out: The run folder; private state lies in ``state/`` and ``local/`` below it.
         number: of the node.
-        n_clients: Of the run, on all nodes.
-        popularity: int64 [n_items], weights for popularity sampling.
-        slices: What the evaluation measures apart.
-        first_stage: Whose candidates are ranked; None: the whole catalogue.
-        targets: int64 [t], sorted, the items whose exposure is measured; None: there are none.
     """
 
     def __init__(
         self,
         experiment: Experiment,
         task: ClientTask,
-        shard: Shard,
+        data: NodeData,
         out: Path,
         number: int,
-        n_clients: int,
-        popularity: IntArray,
-        slices: Slices | None = None,
-        first_stage: FirstStage | None = None,
-        targets: IntArray | None = None,
     ) -> None:
         self.experiment = experiment
         self.strategy = strategy_of(experiment)
@@ -98,22 +81,20 @@ class Node:
         if not compiled or not isinstance(task.personalization, NoPersonalization):
             # Who trains in machine code alone meets torch when ranking.
             torch.set_num_threads(self._threads)
-        self.shard, self.n_clients = shard, n_clients
-        self._targets = np.zeros(0, np.int64) if targets is None else targets
+        self.shard, self.n_clients, self.popularity = data.shard, data.n_clients, data.popularity
+        self._slices, self._first_stage = data.slices, data.first_stage
+        self._targets = np.zeros(0, np.int64) if data.targets is None else data.targets
         attack = experiment.attack
         none = np.zeros(0, np.int64)
         self.attackers = none if attack is None else attack.attackers(self.context(0))
         name = name_of_node(number)
         self._evaluated = EvaluatedRounds(out / LOCAL, name)
-        by_popularity = experiment.train.negative_sampling == "popularity"
-        self.popularity = popularity if by_popularity else None
-        self._slices, self._first_stage = slices, first_stage
-        self.layout = Layout.of(self.task, shard)
+        self.layout = Layout.of(self.task, self.shard)
         self.store = StateStore(
             out / STATE / name,
             self.task.stored_specs(),
             self.layout.owner_ids(),
-            partial(self.task.initial_private, n_items=shard.n_items),
+            partial(self.task.initial_private, n_items=self.shard.n_items),
         )
 
     def context(self, round: int) -> RoundContext:
@@ -342,53 +323,3 @@ class Node:
             return legacy_candidates(upper, excluded, shard.n_items, LEGACY_CANDIDATES)
 
         return {"valid": drawn(0), "test": drawn(1)}
-
-
-def keep_description(description: RunDescription, place: NodePlace) -> None:
-    """Keep what the server said of a run, for the other processes that the node will have."""
-    about = {_START: description.start, _EXPERIMENT: description.experiment}
-    place.folder.mkdir(parents=True, exist_ok=True)
-    write_json(place.folder / _DESCRIPTION, about)
-
-
-@lru_cache(maxsize=256)
-def open_node(start: str, place: NodePlace) -> Node:
-    """Return the node of a run, opened once per process.
-
-    All that changes lies on disk, so a node may be opened in several processes, one at a time.
-
-    Args:
-        start: Which start of the run it is.
-        place: The node's, for this run.
-
-    Raises:
-        ConfigError: If torch does not see the device.
-        ProtocolError: If the server has not called the roll of this run.
-    """
-    try:
-        about = json.loads((place.folder / _DESCRIPTION).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        about = {}
-    if about.get(_START) != start:
-        raise ProtocolError(
-            f"{place.folder}: the server has not told this node what run it is about; start the "
-            "run again with --resume"
-        )
-    opened, costs, of_all = _opened(start, about[_EXPERIMENT], replace(place, partition=0))
-    shard = opened.split.shard(hosted_clients(costs, place.partition, place.partitions))
-    experiment, task = opened.experiment, opened.task
-    n_clients = opened.split.n_clients
-    return Node(experiment, task, shard, place.state, place.partition, n_clients, *of_all)
-
-
-@lru_cache(maxsize=1)
-def _opened(
-    start: str, experiment: str, place: NodePlace
-) -> tuple[OpenRun, FloatArray, tuple[IntArray, Slices | None, FirstStage | None, IntArray]]:
-    """Return what all nodes of a run share: it, costs of clients, and as `Node` has it."""
-    files = place.state, place.data, place.features
-    opened = open_received(start, experiment, *files, place.device)
-    costs = training_costs(opened.task, opened.split)
-    data, evaluate = opened.split, opened.experiment.evaluate
-    weights, slices = popularity_weights(data), evaluate.slices_of(opened.honest)
-    return opened, costs, (weights, slices, evaluate.first_stage_of(data), opened.targets)

@@ -207,6 +207,7 @@ def measure_speed(count: int, repeats: int) -> dict[str, Any]:
 def train_many(count: int) -> dict[str, Any]:
     """Train and sum clients with large adapters as a node does; return the peak of the process."""
     from clients.node import Node
+    from clients.shard_source import NodeData
     from fedrec.config.experiment import Experiment
     from fedrec.flower.records import RoundRequest
 
@@ -223,8 +224,7 @@ def train_many(count: int) -> dict[str, Any]:
             strategy="fedavg",
             engine={"chunk": 1},
         )
-        popularity = np.ones(N_ITEMS, np.int64)
-        node = Node(experiment, task, shard, Path(folder) / "run", 0, count, popularity)
+        node = Node(experiment, task, NodeData(shard, count), Path(folder) / "run", 0)
         down, everybody = Down(task.initial_globals(N_ITEMS)), np.arange(count)
         groups = np.zeros(count, np.int64)
         request = RoundRequest("run", "", 1, clients=everybody, groups=groups)

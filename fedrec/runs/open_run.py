@@ -86,13 +86,7 @@ class OpenRun:
     @cached_property
     def task(self) -> ClientTask:
         """What each client computes."""
-        engine = self.experiment.engine
-        check_device(self.device)
-        memory = engine.memory
-        if memory is None and self.device != "cpu":
-            memory = int(gpu_bytes(self.device) * min(engine.gpus_per_worker or 1, 1) / 4)
-        resources = Resources(self.device, engine.precision, memory)
-        return self.experiment.client_task(self.catalogue, resources)
+        return task_on_device(self.experiment, self.catalogue, self.device)
 
     @cached_property
     def executor(self) -> str | None:
@@ -103,6 +97,21 @@ class OpenRun:
         """Write the experiment into the run folder."""
         located = self.experiment.with_paths(Path.absolute)
         write_text(self.folder / CONFIG, HEADER + located.to_yaml())
+
+
+def task_on_device(experiment: Experiment, catalogue: Catalogue, device: str) -> ClientTask:
+    """Return what each client of an experiment computes on a device.
+
+    Raises:
+        ConfigError: If torch does not see the device, or the parameters of the model do not fit.
+    """
+    engine = experiment.engine
+    check_device(device)
+    memory = engine.memory
+    if memory is None and device != "cpu":
+        memory = int(gpu_bytes(device) * min(engine.gpus_per_worker or 1, 1) / 4)
+    resources = Resources(device, engine.precision, memory)
+    return experiment.client_task(catalogue, resources)
 
 
 # The runs of this process by id: what starts a run has read already what its nodes ask for.

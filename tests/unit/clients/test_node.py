@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from clients.node import Node
+from clients.shard_source import NodeData
 from fedrec.aggregation.mix import values_of
 from fedrec.aggregation.update import Aggregate, Down, Mix
 from fedrec.config.experiment import Experiment
@@ -47,10 +48,9 @@ def make(tmp_path: Path) -> Make:
             **sections,
         }
         out = tmp_path / f"run-{next(count)}"
-        popularity = np.ones(shard.n_items, np.int64)
         experiment = Experiment.model_validate(document)
         task = experiment.client_task(catalogue_of(shard.n_items))
-        return Node(experiment, task, shard, out, 0, SHARD.n_clients, popularity)
+        return Node(experiment, task, NodeData(shard, SHARD.n_clients), out, 0)
 
     return build
 
@@ -109,9 +109,8 @@ def test_a_process_that_starts_anew_goes_on_where_the_last_ended(
     whole, cut = make(), make()
     for node in (whole, cut):
         node.train(request(1), start(node))
-    revived = Node(
-        cut.experiment, cut.task, SHARD, cut._evaluated._folder.parent, 0, 4, np.ones(12, np.int64)
-    )
+    out = cut._evaluated._folder.parent
+    revived = Node(cut.experiment, cut.task, NodeData(SHARD, SHARD.n_clients), out, 0)
     answers = [n.train(request(2), start(n)) for n in (whole, revived)]
     assert raw(answers[0]) == raw(answers[1])
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from clients.node import keep_description, open_node
+from clients.open_node import keep_description, open_node
 from clients.place import STATE_VARIABLE, NodePlace
 from fedrec.config.experiment import Experiment
 from fedrec.errors import ConfigError, ProtocolError

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 import clients.app
 import server.app
 from clients.node import Node
+from clients.shard_source import NodeData
 from fedrec.aggregation.fixed_point import from_fixed, to_fixed
 from fedrec.aggregation.update import Down
 from fedrec.compute.context import RoundContext
@@ -245,7 +246,7 @@ def test_of_control_variates_only_summed_differences_are_sent(count: int, tmp_pa
     }
     experiment = Experiment.model_validate(document)
     task = experiment.client_task(catalogue_of(8))
-    node = Node(experiment, task, shard, tmp_path, 0, 3, np.ones(8, np.int64))
+    node = Node(experiment, task, NodeData(shard, 3), tmp_path, 0)
     strategy = node.strategy
     params = task.initial_globals(8)
     cohort = np.arange(count, dtype=np.int64)

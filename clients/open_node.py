@@ -1,0 +1,57 @@
+"""What a node keeps of what a server said of a run, and how each of its processes opens it."""
+
+import json
+from dataclasses import replace
+from functools import lru_cache
+
+from clients.node import Node
+from clients.place import NodePlace
+from clients.shard_source import PreparedSplit
+from fedrec.errors import ProtocolError
+from fedrec.flower.records import RunDescription
+from fedrec.runs.open_run import OpenRun, open_received
+from fedrec.storage.files import write_json
+
+_DESCRIPTION, _START, _EXPERIMENT = "run.json", "start", "experiment"
+
+
+def keep_description(description: RunDescription, place: NodePlace) -> None:
+    """Keep what the server said of a run, for the other processes that the node will have."""
+    about = {_START: description.start, _EXPERIMENT: description.experiment}
+    place.folder.mkdir(parents=True, exist_ok=True)
+    write_json(place.folder / _DESCRIPTION, about)
+
+
+@lru_cache(maxsize=256)
+def open_node(start: str, place: NodePlace) -> Node:
+    """Return the node of a run, opened once per process.
+
+    All that changes lies on disk, so a node may be opened in several processes, one at a time.
+
+    Args:
+        start: Which start of the run it is.
+        place: The node's, for this run.
+
+    Raises:
+        ConfigError: If torch does not see the device.
+        ProtocolError: If the server has not called the roll of this run.
+    """
+    try:
+        about = json.loads((place.folder / _DESCRIPTION).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        about = {}
+    if about.get(_START) != start:
+        raise ProtocolError(
+            f"{place.folder}: the server has not told this node what run it is about; start the "
+            "run again with --resume"
+        )
+    run = _opened(start, about[_EXPERIMENT], replace(place, partition=0))
+    source = PreparedSplit(run, place.partition, place.partitions)
+    return Node(run.experiment, run.task, source.data(), place.state, place.partition)
+
+
+@lru_cache(maxsize=1)
+def _opened(start: str, experiment: str, place: NodePlace) -> OpenRun:
+    """Return a run with its data, which all nodes of this process share."""
+    files = place.state, place.data, place.features
+    return open_received(start, experiment, *files, place.device)
