@@ -133,6 +133,21 @@ class Node:
                 "a group each; start rounds with fedrec's own server app"
             )
 
+    def settle(self, request: RoundRequest, trains: bool) -> None:
+        """Commit the private state that the server has applied, and drop what it has not.
+
+        Args:
+            request: Says what it has applied, and what it may still apply.
+            trains: Whether it is a request to train; others drop nothing.
+
+        Raises:
+            ProtocolError: If the state is not of the server's run so far, or the request is old.
+            RunFolderError: If the state lacks what was applied, or a file of it is damaged.
+        """
+        self.store.commit(request.applied)
+        if trains:
+            self.store.discard(request.pending, request.ticket)
+
     def train(self, request: RoundRequest, down: Down) -> Trained:
         """Train the clients of a request; stage their new private state.
 
@@ -145,8 +160,7 @@ class Node:
             NumericError: If a client's update is not finite and no client may fail.
         """
         began = time.perf_counter()
-        self.store.commit(request.applied)
-        self.store.discard(request.pending, request.ticket)
+        self.settle(request, trains=True)
         training = NodeTraining(self, request, down)
         for group in np.unique(request.groups).tolist():
             clients = self.rows(request.clients[request.groups == group])
@@ -165,7 +179,7 @@ class Node:
         Raises:
             ClientFailure: If a client fails.
         """
-        self.store.commit(request.applied)
+        self.settle(request, trains=False)
         evaluations = []
         for number, rows in self._ranked_together(request):
             honest = rows[~self.attack(rows)]

@@ -6,11 +6,15 @@ from functools import lru_cache
 
 from clients.node import Node
 from clients.place import NodePlace
-from clients.shard_source import PreparedSplit
+from clients.sent_data import SentData
+from clients.shard_source import PreparedSplit, ShardSource
+from fedrec.config.experiment import Experiment, received_experiment
 from fedrec.errors import ProtocolError
+from fedrec.flower.launch import own_device
 from fedrec.flower.records import RunDescription
-from fedrec.runs.open_run import OpenRun, open_received
+from fedrec.runs.open_run import OpenRun, open_received, task_on_device
 from fedrec.storage.files import write_json
+from fedrec.training.task import ClientTask
 
 _DESCRIPTION, _START, _EXPERIMENT = "run.json", "start", "experiment"
 
@@ -45,9 +49,16 @@ def open_node(start: str, place: NodePlace) -> Node:
             f"{place.folder}: the server has not told this node what run it is about; start the "
             "run again with --resume"
         )
-    run = _opened(start, about[_EXPERIMENT], replace(place, partition=0))
-    source = PreparedSplit(run, place.partition, place.partitions)
-    return Node(run.experiment, run.task, source.data(), place.state, place.partition)
+    source: ShardSource
+    if place.sent:
+        source = SentData(place.sent)
+        of_all = replace(place, partition=0, sent=place.sent[:1])
+        experiment, task = _received(start, about[_EXPERIMENT], of_all)
+    else:
+        run = _opened(start, about[_EXPERIMENT], replace(place, partition=0))
+        source = PreparedSplit(run, place.partition, place.partitions)
+        experiment, task = run.experiment, run.task
+    return Node(experiment, task, source.data(), place.state, place.partition)
 
 
 @lru_cache(maxsize=1)
@@ -55,3 +66,12 @@ def _opened(start: str, experiment: str, place: NodePlace) -> OpenRun:
     """Return a run with its data, which all nodes of this process share."""
     files = place.state, place.data, place.features
     return open_received(start, experiment, *files, place.device)
+
+
+@lru_cache(maxsize=1)
+def _received(start: str, text: str, place: NodePlace) -> tuple[Experiment, ClientTask]:
+    """Return the experiment of a run whose data was sent, and its task, for all nodes here."""
+    experiment, items = received_experiment(text, place.state), SentData(place.sent).catalogue()
+    return experiment, task_on_device(
+        experiment, items, place.device or own_device(experiment.engine)
+    )

@@ -12,6 +12,7 @@ from fedrec.plugins import expand_path
 from fedrec.runs.folder import STATE
 
 STATE_VARIABLE = "FEDREC_STATE_DIR"
+SENT = "sent"
 NAME = re.compile("[0-9a-f]{32}")
 """What the names of runs look like; nothing else that a server says becomes a folder."""
 
@@ -28,6 +29,7 @@ class NodePlace:
         features: file of the features of the items, if there are any.
         device: what it computes on; "" for a node that finds out itself.
         shared: whether ``state`` is of many runs, which have folders below it.
+        sent: hashes of the data that this process was sent; empty where it has none of that.
     """
 
     partition: int
@@ -37,6 +39,7 @@ class NodePlace:
     features: Path | None = None
     device: str = ""
     shared: bool = False
+    sent: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Self:
@@ -44,7 +47,7 @@ class NodePlace:
 
         It holds ``partition-id``, ``num-partitions``, and, if the node needs them, ``state-dir``,
         ``data``, ``features`` and ``device``. fedrec's own engines give ``run-dir``, the run
-        folder, in place of ``state-dir``.
+        folder, in place of ``state-dir``; and ``sent`` in place of ``data`` that they have sent.
 
         Raises:
             ProtocolError: If something is missing or impossible; with the way out.
@@ -76,7 +79,8 @@ class NodePlace:
             folder = expand_path(state)
         except ConfigError as error:
             raise ProtocolError(f"the node's configuration: {error}") from error
-        return cls(partition, partitions, folder, data, features, device, not run)
+        sent = tuple(str(config.get(SENT) or "").split())
+        return cls(partition, partitions, folder, data, features, device, not run, sent)
 
     def of_run(self, name: str) -> Self:
         """Return the place for a run.

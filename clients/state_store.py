@@ -30,6 +30,8 @@ from fedrec.storage.files import (
 )
 from fedrec.types import FloatArray, IntArray, ParamSpec
 
+STAGED = "staged@*@*@*.safetensors"
+"""The files of what is staged."""
 _COMMITTED = "committed.json"
 _VERSION, _APPLIED, _SUMS = "version", "applied", "checksums"
 _THIS_VERSION = 2
@@ -264,7 +266,7 @@ class StateStore:
     def _staged(self) -> dict[Ticket, list[Path]]:
         """Return the files that are staged, by request."""
         paths = defaultdict(list)
-        for path in sorted(self._folder.glob("staged@*@*@*.safetensors")):
+        for path in sorted(self._folder.glob(STAGED)):
             _, round, attempt, _ = path.name.split("@")
             paths[int(round), int(attempt)].append(path)
         return dict(paths)

@@ -1,6 +1,6 @@
 """Two stages: a model orders some candidates of a first stage, which orders the rest below."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -12,7 +12,7 @@ from fedrec.baselines.base import Baseline, Scorer
 from fedrec.errors import ConfigError
 from fedrec.plugins import Section, lookup
 from fedrec.ragged import Ragged
-from fedrec.types import IntArray, Split
+from fedrec.types import FloatArray, IntArray, Split
 
 
 class Rerank(Section):
@@ -43,6 +43,24 @@ class Rerank(Section):
 
 
 @dataclass(frozen=True, slots=True)
+class TableOfScores:
+    """The scores of some users, as a `fedrec.baselines.base.Scorer`.
+
+    Args:
+        users: int64 [u], sorted.
+        scores: float32 [u, n_items], or [1, n_items] where all have the same.
+    """
+
+    users: IntArray
+    scores: FloatArray
+
+    def __call__(self, users: IntArray) -> FloatArray:
+        """Return the scores of users, float32 [b, n_items]."""
+        rows = np.searchsorted(self.users, users) if len(self.scores) > 1 else np.zeros_like(users)
+        return self.scores[rows]
+
+
+@dataclass(frozen=True, slots=True)
 class FirstStage:
     """The first stage of a run, fitted.
 
@@ -60,6 +78,13 @@ class FirstStage:
         baseline = lookup("models", rerank.first_stage)()
         assert isinstance(baseline, Baseline)
         return cls(baseline.fit(split, 0), rerank.n)
+
+    def of_users(self, users: IntArray) -> Self:
+        """Return what knows the scores of some users, int64 [u], and nothing of the others."""
+        users = np.unique(users)
+        scores = self.scores(users)
+        scores = scores[:1] if (scores == scores[:1]).all() else scores
+        return replace(self, scores=TableOfScores(users, np.array(scores)))
 
     def order(self, users: IntArray, train: Ragged) -> Tensor:
         """Return all items of some users, best first and train items last; int64 [b, n_items].

@@ -12,6 +12,7 @@ from fedrec.flower.processes import Observer, cores
 # By reference: the library imports no outer package.
 SERVER = "server.app:app"
 CLIENT = "clients.app:app"
+REMOTE = ("clients.remote:RemoteNodes", "clients.remote:RemoteApp")
 
 
 class ResolvedEngine(Engine):
@@ -94,6 +95,7 @@ def launch(
     observer: Observer | None = None,
     *,
     node_config: Mapping[str, str] | None = None,
+    sources: Mapping[str, str] | None = None,
     server: str = SERVER,
     client: str = CLIENT,
 ) -> None:
@@ -106,6 +108,8 @@ def launch(
         observer: Is called with the record of each round.
         node_config: What the configuration of every node holds besides its number: ``run-dir``,
             ``data`` and ``features`` of this machine, ``device``.
+        sources: Files of plug-ins that are not fedrec's own, for workers on other machines: text
+            by path, relative to the folder that Python imports from.
         server: Reference of the server app, ``module:attribute``.
         client: Reference of the client app.
 
@@ -135,6 +139,8 @@ def launch(
             cpus_per_worker=engine.cpus_per_worker,
             start_timeout=engine.start_timeout,
             node_config=node_config,
+            sources=sources,
+            remote=REMOTE,
         )
     else:
         grid = SerialGrid(resolve_name(client), resolved.nodes, run_config, node_config)

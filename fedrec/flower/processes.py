@@ -1,6 +1,5 @@
 """What the processes of an engine share: their code, their environment, failures as plain text."""
 
-import hashlib
 import os
 import sys
 import traceback
@@ -13,10 +12,11 @@ from typing import Any, NamedTuple, Self, TypeAlias
 
 from fedrec import errors
 from fedrec.errors import EngineError, FedRecError
+from fedrec.flower.shipped_code import PACKAGES, hash_of, source_files
 from fedrec.plugins import as_mapping
 
 ROOT = Path(__file__).resolve().parents[2]
-OUTER_PACKAGES = ("clients", "server", "strategies")
+OUTER_PACKAGES = PACKAGES[1:]
 """Names so common that a folder of the user's can stand before ours on the path."""
 
 Observer: TypeAlias = Callable[[Mapping[str, Any]], None]
@@ -148,17 +148,21 @@ def check_packages() -> None:
 
 
 @cache
+def code_files() -> Mapping[str, bytes]:
+    """Return the sources of all packages as they are now: content by path.
+
+    Raises:
+        EngineError: As `check_packages`.
+    """
+    check_packages()
+    return source_files(ROOT)
+
+
+@cache
 def code_hash() -> str:
     """Return the sha256 of the sources of all packages, to compare server, workers and devices.
 
     Raises:
         EngineError: As `check_packages`.
     """
-    check_packages()
-    digest = hashlib.sha256()
-    for name in ("fedrec", *OUTER_PACKAGES):
-        for path in sorted((ROOT / name).rglob("*.py"), key=Path.as_posix):
-            content = path.read_bytes().replace(b"\r\n", b"\n")
-            place = path.relative_to(ROOT).as_posix()
-            digest.update(f"{place}\0{len(content)}\0".encode() + content)
-    return digest.hexdigest()
+    return hash_of(code_files())

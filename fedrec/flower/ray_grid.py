@@ -2,27 +2,31 @@
 
 import logging
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from copy import copy
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import astuple, dataclass
 from pkgutil import resolve_name
 from typing import Any
 
 import ray
-from flwr.app import ArrayRecord, Context, Message, RecordDict
-from flwr.clientapp import ClientApp
+from flwr.app import ArrayRecord, Message, RecordDict
 
 from fedrec.errors import EngineError
-from fedrec.flower.grid import EngineGrid, describe, node_context
-from fedrec.flower.processes import Failure, code_hash, import_path
+from fedrec.flower import shipped_code
+from fedrec.flower.grid import EngineGrid, describe
+from fedrec.flower.processes import Failure, code_files, import_path
 from fedrec.flower.ray_session import RaySession, first_line
-from fedrec.storage.files import hold
+from fedrec.flower.ray_worker import decisive_versions
+from fedrec.flower.remote import DriverSide, Sight, marking
+
+# The actor travels by value: it runs before fedrec can be imported.
+ray.cloudpickle.register_pickle_by_value(shipped_code)  # type: ignore[no-untyped-call]
 
 INLINE_BYTES = 65_536
 REPLACEMENTS = 3
 SECONDS_UNTIL_SAID = 10.0
 SECONDS_TO_CHECK = 2.0
+SECONDS_TO_LEAVE = 5.0
 LOG = logging.getLogger("fedrec")
 DEATHS = (
     ray.exceptions.RayActorError,
@@ -39,7 +43,8 @@ class _Call:
 
     Args:
         worker: Index of the worker of its node.
-        message: Without its large records.
+        message: The message.
+        small: The message without its large records.
         references: Where these are stored, by name.
         reply: Reference of the reply.
         replaced: How often the worker had been replaced when it got the call.
@@ -47,9 +52,15 @@ class _Call:
 
     worker: int
     message: Message
+    small: Message
     references: Mapping[str, Any]
     reply: Any = None
     replaced: int = 0
+
+    @property
+    def node(self) -> int:
+        """The node that it is for."""
+        return self.message.metadata.dst_node_id
 
 
 class RayGrid(EngineGrid):
@@ -62,6 +73,9 @@ class RayGrid(EngineGrid):
     A worker that dies is replaced, up to `REPLACEMENTS` times, and the calls that it had not
     answered are sent again; the client app must keep what it needs on disk.
 
+    A worker on a machine without the code of the run, its folder or its data gets them through
+    Ray, see `fedrec.flower.remote`.
+
     Args:
         client_app: Reference of the client app, ``module:attribute``; the workers import it.
         n_nodes: How many nodes.
@@ -72,6 +86,10 @@ class RayGrid(EngineGrid):
         gpus_per_worker: Share of a GPU that each actor reserves.
         cpus_per_worker: Cores that each actor reserves; None: see `RaySession`.
         start_timeout: Seconds that a worker may wait for its cores and start.
+        sources: Files of plug-ins that are not fedrec's own: text by path, relative to the folder
+            that Python imports from.
+        remote: References of the two sides of nodes elsewhere, see `fedrec.flower.remote`:
+            of the driver's and the worker's.
 
     Raises:
         EngineError: If Ray does not start, or could never place the workers.
@@ -88,31 +106,49 @@ class RayGrid(EngineGrid):
         start_timeout: float = 300.0,
         cpus_per_worker: float | None = None,
         node_config: Mapping[str, Any] | None = None,
+        sources: Mapping[str, str] | None = None,
+        remote: tuple[str, str] = ("", ""),
     ) -> None:
         super().__init__(n_nodes)
         self._stored: dict[int, tuple[ArrayRecord, Any]] = {}
         self._start_timeout = start_timeout
-        configs = dict(run_config or {}), dict(node_config or {})
-        self._settings = (code_hash(), client_app, n_nodes, *configs)
-        self._replaced = [0] * n_workers
+        self._replaced, self._sights = [0] * n_workers, [Sight()] * n_workers
         self._workers: list[Any] = []
+        self._remote: DriverSide | None = None
+        self._of_remote = remote[0], n_nodes, dict(node_config or {})
+        self._opened: dict[int, tuple[int, int]] = {}
+        self._data: dict[str, Any] = {}
+        self._marking = ExitStack()
         self._session = RaySession(address, n_workers, gpus_per_worker, cpus_per_worker)
         try:
             needs = self._session.needs
-            remote: Any = ray.remote(num_cpus=needs["CPU"], num_gpus=needs["GPU"])
-            self._actor = remote(_actor_class())
+            spread: Any = ray.remote(
+                num_cpus=needs["CPU"], num_gpus=needs["GPU"], scheduling_strategy="SPREAD"
+            )
+            self._actor = spread(shipped_code.Starter)
+            marks = astuple(self._marking.enter_context(marking(node_config or {})))
+            configs = dict(run_config or {}), dict(node_config or {})
+            settings = client_app, remote[1], n_nodes, *configs, marks, decisive_versions()
+            # In a list, a reference is not resolved before the call, which only ours needs.
+            self._settings = settings, [ray.put(_code(sources or {}))]
             self._workers += [self._actor.remote(import_path()) for _ in range(n_workers)]
-            self._starting = [w.prepare.remote(self._settings) for w in self._workers]
+            self._starting = [w.prepare.remote(*self._settings) for w in self._workers]
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
         """Stop the workers, in the middle of their work if need be, and end the use of Ray."""
-        for worker in self._workers if ray.is_initialized() else ():
+        workers = self._workers if ray.is_initialized() else []
+        elsewhere = [w for w, sight in zip(workers, self._sights, strict=False) if not all(sight)]
+        leaving = [worker.leave.remote() for worker in elsewhere]
+        if leaving:
+            ray.wait(leaving, num_returns=len(leaving), timeout=SECONDS_TO_LEAVE)
+        for worker in workers:
             with suppress(ray.exceptions.RayError):
                 ray.kill(worker)
         self._workers = []
+        self._marking.close()
         self._session.close()
 
     def send_and_receive(
@@ -129,7 +165,10 @@ class RayGrid(EngineGrid):
         self._starting = []
         self._session.check()
         calls = [self._sent(message) for message in messages]
-        calls.sort(key=lambda call: call.message.metadata.dst_node_id)
+        for call in calls:
+            if self._remote is not None and not self._sights[call.worker].run:
+                self._remote.settle(call.message)
+        calls.sort(key=lambda call: call.node)
         replies = [self._receive(call) for call in calls]
         self._stored.clear()
         return replies
@@ -146,18 +185,35 @@ class RayGrid(EngineGrid):
                 references[name] = self._stored[id(record)][1]
             else:
                 small.content[name] = record
-        call = _Call(worker, small, references)
+        call = _Call(worker, message, small, references)
         self._send(call)
         return call
 
     def _send(self, call: _Call) -> None:
         call.replaced = self._replaced[call.worker]
-        call.reply = self._workers[call.worker].handle.remote(call.message, call.references)
+        request = call.small, call.references, self._opening(call)
+        call.reply = self._workers[call.worker].handle.remote(*request)
+
+    def _opening(self, call: _Call) -> tuple[Any, dict[str, Any]] | None:
+        """Return what a node needs on a worker that lacks files and has not opened it yet."""
+        worker, sight = (call.worker, call.replaced), self._sights[call.worker]
+        if (sight.run and sight.data) or self._opened.get(call.node) == worker:
+            return None
+        if self._remote is None:
+            name, *arguments = self._of_remote
+            self._remote = resolve_name(name)(*arguments)
+        opening = self._remote.opening(call.message, sight)
+        for key, value in opening.data.items():
+            if key not in self._data:
+                self._data[key] = ray.put(value)
+        self._opened[call.node] = worker
+        return opening.files, {key: self._data[key] for key in opening.data}
 
     def _receive(self, call: _Call) -> Message:
         while True:
             try:
-                reply: Message | Failure = ray.get(call.reply, timeout=SECONDS_TO_CHECK)
+                reply: Message | Failure
+                reply, written = ray.get(call.reply, timeout=SECONDS_TO_CHECK)
                 break
             except ray.exceptions.GetTimeoutError:
                 self._session.check()
@@ -165,6 +221,8 @@ class RayGrid(EngineGrid):
                 self._send_again(call, error)
         if isinstance(reply, Failure):
             raise reply.error(describe(call.message))
+        if self._remote is not None and written is not None:
+            self._remote.take(call.message, written)
         return reply
 
     def _send_again(self, call: _Call, error: Exception) -> None:
@@ -185,7 +243,7 @@ class RayGrid(EngineGrid):
                 ray.kill(self._workers[worker])
             self._workers[worker] = self._actor.remote(import_path())
             self._replaced[worker] += 1
-            self._await_start(worker, self._workers[worker].prepare.remote(self._settings))
+            self._await_start(worker, self._workers[worker].prepare.remote(*self._settings))
         self._send(call)
 
     def _await_start(self, worker: int, started: Any) -> None:
@@ -203,91 +261,16 @@ class RayGrid(EngineGrid):
             if before > self._start_timeout - SECONDS_UNTIL_SAID >= left:
                 LOG.warning("waiting for worker %d: %s", worker, self._session.usage())
         try:
-            failure = ray.get(started)
+            sight, failure = ray.get(started)
         except ray.exceptions.RayError as error:
             raise EngineError(f"worker {worker} did not start: {first_line(error)}") from error
         if failure is not None:
             raise Failure(*failure).error(f"start of worker {worker}")
+        self._sights[worker] = sight
 
 
-class Worker:
-    """Holds the contexts of its nodes, so their private state never travels.
-
-    Args:
-        code: `code_hash` of what the run began with; the others are those of `RayGrid`.
-
-    Raises:
-        EngineError: If this machine has other code, or it was changed before a worker was replaced.
-    """
-
-    def __init__(
-        self,
-        code: str,
-        client_app: str,
-        n_nodes: int,
-        run_config: Mapping[str, Any],
-        node_config: Mapping[str, Any],
-    ) -> None:
-        if code_hash() != code:
-            raise EngineError(
-                f"the code of fedrec here is not that of the run ({code_hash()[:8]} and "
-                f"{code[:8]}): if it was changed meanwhile, change it back, then run --resume; "
-                "else install the same version of fedrec"
-            )
-        out = Path(str(run_config.get("out") or ""))
-        self._lock = hold(out, shared=True) if (out / "rounds.jsonl").is_file() else None
-        self._app: ClientApp = resolve_name(client_app)
-        self._settings = (n_nodes, dict(run_config), dict(node_config))
-        self._contexts: dict[int, Context] = {}
-        self._records: dict[Any, Any] = {}
-
-    def handle(self, message: Message, references: Mapping[str, Any]) -> Message | Failure:
-        """Run the client app on one message.
-
-        Args:
-            message: The message without its large records.
-            references: Name and reference of each; those of the last message are still there.
-
-        Returns:
-            The reply, or the exception of the client app.
-        """
-        node, last = message.metadata.dst_node_id, self._records
-        if node not in self._contexts:
-            self._contexts[node] = node_context(node, *self._settings)
-        try:
-            self._records = {ref: last.get(ref) or ray.get(ref) for ref in references.values()}
-            for name, reference in references.items():
-                message.content[name] = self._records[reference]
-            return self._app(message, self._contexts[node])
-        except Exception as error:  # the driver raises it
-            return Failure.of(error)
-
-
-def _actor_class() -> type:
-    """Return the class of the actors; pickled by value, as they must set the path first."""
-
-    class FedrecWorker:
-        def __init__(self, path: list[str]) -> None:
-            import os
-            import sys
-
-            for name in ("OMP", "MKL", "OPENBLAS", "NUMBA"):
-                os.environ[f"{name}_NUM_THREADS"] = "1"
-            sys.path[:] = path + [entry for entry in sys.path if entry not in path]
-            self.worker: Any = None
-
-        def prepare(self, settings: tuple[Any, ...]) -> tuple[str, str, str] | None:
-            import traceback
-
-            try:
-                from fedrec.flower.ray_grid import Worker
-
-                self.worker = Worker(*settings)
-            except Exception as error:
-                return type(error).__name__, str(error), traceback.format_exc()
-            return None
-
-        def handle(self, *request: Any) -> Any:
-            return self.worker.handle(*request)
-
-    return FedrecWorker
+def _code(sources: Mapping[str, str]) -> dict[str, bytes]:
+    """Return the code of a run: fedrec's, that of other plug-ins, and what is known of both."""
+    files = {**code_files(), **{name: text.encode() for name, text in sources.items()}}
+    packages = {name.partition("/")[0].removesuffix(".py") for name in files}
+    return {**files, **shipped_code.installed_files(packages)}

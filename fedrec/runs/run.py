@@ -13,6 +13,7 @@ from typing import Any, TypeAlias, overload
 
 from fedrec.baselines.base import Baseline
 from fedrec.config.experiment import Experiment, load_experiment
+from fedrec.config.sources import sources_of
 from fedrec.errors import ConfigError, FedRecError, RunFolderError
 from fedrec.flower.launch import launch
 from fedrec.plugins import expand_path, shown
@@ -268,7 +269,8 @@ def _carry_out(run: OpenRun, observer: Observer) -> None:
         "features": str(run.features or ""),
         "device": engine.device,
     }
-    launch(engine, run_config, observer, node_config=node_config)
+    sources = sources_of(run.experiment)
+    launch(engine, run_config, observer, node_config=node_config, sources=sources)
 
 
 def _run_baseline(run: OpenRun, observer: Observer) -> None:
