@@ -75,6 +75,10 @@ class Node:
         self.together = training_together()
         self._ranking = ranking_together()
         compiled = task.executor() == "numba"
+        if compiled:
+            from fedrec.compute.numba_compiler import build
+
+            build(task.dtype)  # now, as it takes a machine half a minute once
         self.in_kernel = tuple(each for each in experiment.transforms if each.sees_updates)
         covered = compiled and transforms_in_numba(self.in_kernel)
         self.summing = self.strategy.summing if covered else None

@@ -80,7 +80,7 @@ def put_down(files: Mapping[str, bytes], out: Path) -> None:
     for name, content in files.items():
         path = out / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        write_bytes(path, content, durable=False)
 
 
 def _read(paths: Iterable[Path]) -> dict[str, bytes]:

@@ -140,7 +140,7 @@ class RayGrid(EngineGrid):
     def close(self) -> None:
         """Stop the workers, in the middle of their work if need be, and end the use of Ray."""
         workers = self._workers if ray.is_initialized() else []
-        elsewhere = [w for w, sight in zip(workers, self._sights, strict=False) if not all(sight)]
+        elsewhere = [w for w, sight in zip(workers, self._sights, strict=False) if sight.lacks]
         leaving = [worker.leave.remote() for worker in elsewhere]
         if leaving:
             ray.wait(leaving, num_returns=len(leaving), timeout=SECONDS_TO_LEAVE)
@@ -267,6 +267,9 @@ class RayGrid(EngineGrid):
         if failure is not None:
             raise Failure(*failure).error(f"start of worker {worker}")
         self._sights[worker] = sight
+        if sight.lacks:
+            what = " and ".join(f"the {part}" for part in sight.lacks)
+            LOG.info(f"worker {worker} on {sight.host} lacks {what} of this machine: sent to it")
 
 
 def _code(sources: Mapping[str, str]) -> dict[str, bytes]:

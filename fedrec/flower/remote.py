@@ -5,6 +5,7 @@ What they get goes beside the messages, through Ray, and never in one: private v
 
 import os
 import secrets
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,11 +27,19 @@ class Sight(NamedTuple):
         run: the run folder, and may write there.
         data: the prepared data, and the features of the items.
         code: the code of the run.
+        host: what its machine is called.
     """
 
     run: bool = True
     data: bool = True
     code: bool = True
+    host: str = ""
+
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """What it does not have."""
+        parts = {"run folder": self.run, "data": self.data, "code": self.code}
+        return tuple(name for name, is_here in parts.items() if not is_here)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +63,7 @@ class Marks:
         token = Path(self.token)
         run = not self.token or (token.is_file() and os.access(token.parent, os.W_OK))
         data = all(content_mark(Path(path)) == mark for path, mark in self.data)
-        return Sight(run, data, code)
+        return Sight(run, data, code, socket.gethostname())
 
 
 @contextmanager
