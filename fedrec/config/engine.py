@@ -35,7 +35,8 @@ class Engine(Section):
             time than its start costs, else ``serial``, also where there is a GPU for the model.
         workers: processes, or ``auto``: one per core.
         nodes: logical nodes among which the clients are dealt, or ``auto``: one per worker.
-        address: of a running Ray cluster (``ray`` only); None starts one on this machine.
+        address: of a running Ray cluster, ``host:port`` or ``auto``, of which this machine is a
+            part (``ray`` only); None starts one on this machine.
         device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``: a GPU where there is one for each
             worker. Models that are ``flat``, and numba, compute on the CPU.
         gpus_per_worker: share of a GPU that is reserved for each worker.
@@ -72,6 +73,16 @@ class Engine(Section):
     state_limit: Annotated[int, Field(ge=0), BeforeValidator(_bytes)] = 16 * 2**30
     start_timeout: float = Field(300.0, gt=0)
     chunk: Count | Literal["auto"] = "auto"
+
+    @field_validator("address")
+    @classmethod
+    def _is_no_client(cls, value: str | None) -> str | None:
+        if value is not None and value.startswith("ray://"):
+            raise ValueError(
+                f"{value} is for Ray's client, which fedrec does not use; run on a machine of the "
+                "cluster and give the address of its head, such as 10.0.0.1:6379, or auto"
+            )
+        return value
 
     @field_validator("device")
     @classmethod

@@ -220,7 +220,7 @@ def _connect(host: str, port: str | int) -> None:
 
 def _await_server(address: str) -> None:
     """Fail at once where nobody listens, and soon where nobody answers; Ray tries for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.rpartition(":")
     if not host or not port.isdigit() or os.environ.get("RAY_USE_TLS", "0") in ("1", "true"):
         return
     _connect(host, port)

@@ -17,6 +17,7 @@ from fedrec.errors import ConfigError, did_you_mean
 MF = "fedrec.models.mf:MatrixFactorization"
 SETS: Mapping[str, tuple[str, ...]] = {
     # override: fragments
+    "engine.address=ray://head:10001": ("engine.address: ray://head:10001 is for Ray's client",),
     "rounds.count=many": ("rounds.count: expected a whole number, got 'many'",),
     "rounds.count=2.5": ("rounds.count", "whole number", "2.5"),
     "rounds.count=null": ("rounds.count", "null"),
