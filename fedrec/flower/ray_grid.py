@@ -14,6 +14,7 @@ from flwr.app import ArrayRecord, Message, RecordDict
 from fedrec.errors import EngineError
 from fedrec.flower import shipped_code
 from fedrec.flower.grid import EngineGrid, describe
+from fedrec.flower.machine_code import chosen_machine_code, difference, machine_code
 from fedrec.flower.processes import Failure, code_files, import_path
 from fedrec.flower.ray_session import RaySession, first_line
 from fedrec.flower.ray_worker import decisive_versions
@@ -27,6 +28,7 @@ REPLACEMENTS = 3
 SECONDS_UNTIL_SAID = 10.0
 SECONDS_TO_CHECK = 2.0
 SECONDS_TO_LEAVE = 5.0
+THREADS = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "NUMBA")}
 LOG = logging.getLogger("fedrec")
 DEATHS = (
     ray.exceptions.RayActorError,
@@ -117,6 +119,7 @@ class RayGrid(EngineGrid):
         self._remote: DriverSide | None = None
         self._of_remote = remote[0], n_nodes, dict(node_config or {})
         self._opened: dict[int, tuple[int, int]] = {}
+        self._said: set[str] = set()
         self._data: dict[str, Any] = {}
         self._marking = ExitStack()
         self._session = RaySession(address, n_workers, gpus_per_worker, cpus_per_worker)
@@ -131,7 +134,8 @@ class RayGrid(EngineGrid):
             settings = client_app, remote[1], n_nodes, *configs, marks, decisive_versions()
             # In a list, a reference is not resolved before the call, which only ours needs.
             self._settings = settings, [ray.put(_code(sources or {}))]
-            self._workers += [self._actor.remote(import_path()) for _ in range(n_workers)]
+            self._about = import_path(), {**THREADS, **chosen_machine_code()}
+            self._workers += [self._actor.remote(*self._about) for _ in range(n_workers)]
             self._starting = [w.prepare.remote(*self._settings) for w in self._workers]
         except BaseException:
             self.close()
@@ -241,7 +245,7 @@ class RayGrid(EngineGrid):
             LOG.warning("%s; it is replaced, and its clients are done again", text)
             with suppress(ray.exceptions.RayError):
                 ray.kill(self._workers[worker])
-            self._workers[worker] = self._actor.remote(import_path())
+            self._workers[worker] = self._actor.remote(*self._about)
             self._replaced[worker] += 1
             self._await_start(worker, self._workers[worker].prepare.remote(*self._settings))
         self._send(call)
@@ -261,15 +265,23 @@ class RayGrid(EngineGrid):
             if before > self._start_timeout - SECONDS_UNTIL_SAID >= left:
                 LOG.warning("waiting for worker %d: %s", worker, self._session.usage())
         try:
-            sight, failure = ray.get(started)
+            about, failure = ray.get(started)
         except ray.exceptions.RayError as error:
             raise EngineError(f"worker {worker} did not start: {first_line(error)}") from error
         if failure is not None:
             raise Failure(*failure).error(f"start of worker {worker}")
-        self._sights[worker] = sight
-        if sight.lacks:
-            what = " and ".join(f"the {part}" for part in sight.lacks)
-            LOG.info(f"worker {worker} on {sight.host} lacks {what} of this machine: sent to it")
+        self._sights[worker], host, code = about
+        if lacks := self._sights[worker].lacks:
+            what = " and ".join(f"the {part}" for part in lacks)
+            self._say(logging.INFO, f"{host} lacks {what} of this machine: sent to its workers")
+        if other := difference(machine_code(), code):
+            self._say(logging.WARNING, f"{host} {other}")
+
+    def _say(self, level: int, line: str) -> None:
+        """Say something about a machine, once."""
+        if line not in self._said:
+            self._said.add(line)
+            LOG.log(level, line)
 
 
 def _code(sources: Mapping[str, str]) -> dict[str, bytes]:

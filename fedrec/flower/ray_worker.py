@@ -13,8 +13,9 @@ from flwr.clientapp import ClientApp
 
 from fedrec.errors import EngineError
 from fedrec.flower.grid import node_context
+from fedrec.flower.machine_code import machine_code
 from fedrec.flower.processes import Failure
-from fedrec.flower.remote import LOG_OF_ROUNDS, RUN, Marks, Opening, WorkerSide
+from fedrec.flower.remote import LOG_OF_ROUNDS, RUN, Marks, Opening, Sight, WorkerSide
 from fedrec.flower.worker_folders import WorkerFolders
 from fedrec.storage.files import hold
 
@@ -42,9 +43,6 @@ class Worker:
         marks: The fields of `Marks`, of the driver's files.
         versions: `decisive_versions` of the driver.
 
-    Attributes:
-        sight: What this worker has of the driver's files.
-
     Raises:
         EngineError: If other versions are installed here.
     """
@@ -61,22 +59,26 @@ class Worker:
         versions: Mapping[str, str],
     ) -> None:
         _check_versions(versions)
-        self.sight = Marks(*marks).sight(code is None)
+        self._sight = Marks(*marks).sight(code is None)
         self._folders = WorkerFolders()
         if code is not None:
             self._folders.hold(code)
         out = Path(str(node_config.get(RUN) or ""))
-        has_log = self.sight.run and (out / LOG_OF_ROUNDS).is_file()
+        has_log = self._sight.run and (out / LOG_OF_ROUNDS).is_file()
         self._lock = hold(out, shared=True) if has_log else None
         self._app: ClientApp = resolve_name(client_app)
         self._remote: WorkerSide | None = None
-        if not (self.sight.run and self.sight.data):
-            folder = None if self.sight.run else self._folders.make()
+        if not (self._sight.run and self._sight.data):
+            folder = None if self._sight.run else self._folders.make()
             self._remote = resolve_name(remote_app)(self._app, folder)
         self._settings = (n_nodes, dict(run_config), dict(node_config))
         self._contexts: dict[int, Context] = {}
         self._records: dict[Any, Any] = {}
         self._data: dict[str, Any] = {}
+
+    def about(self) -> tuple[Sight, str, dict[str, str]]:
+        """Return what it has of the driver's files, the name of its machine, and `machine_code`."""
+        return self._sight, socket.gethostname(), machine_code()
 
     def handle(
         self,

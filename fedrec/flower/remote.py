@@ -5,7 +5,6 @@ What they get goes beside the messages, through Ray, and never in one: private v
 
 import os
 import secrets
-import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,13 +26,11 @@ class Sight(NamedTuple):
         run: the run folder, and may write there.
         data: the prepared data, and the features of the items.
         code: the code of the run.
-        host: what its machine is called.
     """
 
     run: bool = True
     data: bool = True
     code: bool = True
-    host: str = ""
 
     @property
     def lacks(self) -> tuple[str, ...]:
@@ -63,7 +60,7 @@ class Marks:
         token = Path(self.token)
         run = not self.token or (token.is_file() and os.access(token.parent, os.W_OK))
         data = all(content_mark(Path(path)) == mark for path, mark in self.data)
-        return Sight(run, data, code, socket.gethostname())
+        return Sight(run, data, code)
 
 
 @contextmanager

@@ -99,11 +99,13 @@ class Starter:
 
     Args:
         path: Where the driver finds modules.
+        variables: Of the environment, which libraries read when they are imported.
     """
 
-    def __init__(self, path: list[str]) -> None:
-        for name in ("OMP", "MKL", "OPENBLAS", "NUMBA"):
-            os.environ[f"{name}_NUM_THREADS"] = "1"
+    def __init__(self, path: list[str], variables: Mapping[str, str]) -> None:
+        os.environ.update(variables)
+        for name in [name for name, value in variables.items() if not value]:
+            del os.environ[name]
         sys.path[:] = path + [entry for entry in sys.path if entry not in path]
         self.worker: Any = None
 
@@ -115,7 +117,7 @@ class Starter:
             code: The reference of the files, as the one element.
 
         Returns:
-            What the worker has of the driver's files, and None; or None, and its failure.
+            What the worker says of itself, and None; or None, and its failure.
         """
         import traceback
 
@@ -130,7 +132,7 @@ class Starter:
             from fedrec.flower.ray_worker import Worker
 
             self.worker = Worker(shipped, *settings)
-            return self.worker.sight, None
+            return self.worker.about(), None
         except Exception as error:
             return None, (type(error).__name__, str(error), traceback.format_exc())
 
