@@ -128,14 +128,14 @@ class RayGrid(EngineGrid):
             spread: Any = ray.remote(
                 num_cpus=needs["CPU"], num_gpus=needs["GPU"], scheduling_strategy="SPREAD"
             )
-            self._actor = spread(shipped_code.Starter)
+            about = {"path": import_path(), "variables": {**THREADS, **chosen_machine_code()}}
+            self._actor = spread(type("FedrecWorker", (shipped_code.Starter,), about))
             marks = astuple(self._marking.enter_context(marking(node_config or {})))
             configs = dict(run_config or {}), dict(node_config or {})
             settings = client_app, remote[1], n_nodes, *configs, marks, decisive_versions()
             # In a list, a reference is not resolved before the call, which only ours needs.
             self._settings = settings, [ray.put(_code(sources or {}))]
-            self._about = import_path(), {**THREADS, **chosen_machine_code()}
-            self._workers += [self._actor.remote(*self._about) for _ in range(n_workers)]
+            self._workers += [self._actor.remote() for _ in range(n_workers)]
             self._starting = [w.prepare.remote(*self._settings) for w in self._workers]
         except BaseException:
             self.close()
@@ -245,7 +245,7 @@ class RayGrid(EngineGrid):
             LOG.warning("%s; it is replaced, and its clients are done again", text)
             with suppress(ray.exceptions.RayError):
                 ray.kill(self._workers[worker])
-            self._workers[worker] = self._actor.remote(*self._about)
+            self._workers[worker] = self._actor.remote()
             self._replaced[worker] += 1
             self._await_start(worker, self._workers[worker].prepare.remote(*self._settings))
         self._send(call)

@@ -95,18 +95,22 @@ def private_folder() -> Path:
 
 
 class Starter:
-    """The actor: sees to the path before anything of fedrec is imported.
+    """The actor: sees to path and environment before anything of fedrec is imported.
 
-    Args:
+    Attributes:
         path: Where the driver finds modules.
-        variables: Of the environment, which libraries read when they are imported.
+        variables: Of the environment, which libraries read when they are imported; "" for none.
     """
 
-    def __init__(self, path: list[str], variables: Mapping[str, str]) -> None:
-        os.environ.update(variables)
-        for name in [name for name, value in variables.items() if not value]:
+    path: tuple[str, ...] = ()
+    variables: Mapping[str, str] = {}
+
+    # Without arguments: to read any, Ray imports numpy.
+    def __init__(self) -> None:
+        os.environ.update(self.variables)
+        for name in [name for name, value in self.variables.items() if not value]:
             del os.environ[name]
-        sys.path[:] = path + [entry for entry in sys.path if entry not in path]
+        sys.path[:] = [*self.path, *(entry for entry in sys.path if entry not in self.path)]
         self.worker: Any = None
 
     def prepare(self, settings: tuple[Any, ...], code: list[Any]) -> tuple[Any, Any]:
