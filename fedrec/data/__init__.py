@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from fedrec.data.base import DataSet, SplitBy
 from fedrec.data.fetch import MovieLens100K
 from fedrec.data.synthetic import Synthetic
-from fedrec.data.tabular import Csv, Frame, Inter, Lists, Parquet
+from fedrec.data.tabular import Csv, Frame, Inter, Lists, Parquet, Sqlite
 
 __all__ = [
     "DATASETS",
@@ -20,6 +20,7 @@ __all__ = [
     "MovieLens100K",
     "Parquet",
     "SplitBy",
+    "Sqlite",
     "Synthetic",
 ]
 
@@ -30,5 +31,6 @@ DATASETS: Mapping[str, type[DataSet]] = {
     "lists": Lists,
     "ml-100k": MovieLens100K,
     "parquet": Parquet,
+    "sqlite": Sqlite,
     "synthetic": Synthetic,
 }

@@ -6,6 +6,7 @@ all that it depends on.
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from fedrec.storage.files import (
     write_arrays,
     writing,
 )
-from fedrec.types import IntArray, Interactions, Split
+from fedrec.types import IntArray, Interactions, Split, TextArray
 
 FORMAT = 4
 RAGGED = ("train", "valid", "test", "clients")
@@ -97,7 +98,7 @@ def split_of(data: DataSet, clients: Clients) -> Split:
             "fedrec.types.Interactions"
         )
     try:
-        split = _split(interactions, options, clients, problems)
+        split = split_interactions(interactions, options, clients, problems)
     except FedRecError:  # It may be a consequence of the problems before it.
         if not problems:
             raise
@@ -106,12 +107,32 @@ def split_of(data: DataSet, clients: Clients) -> Split:
     return split
 
 
-def _split(
-    interactions: Interactions, options: DataSet, clients: Clients, problems: list[str]
+def split_interactions(
+    interactions: Interactions,
+    options: DataSet,
+    clients: Clients,
+    problems: list[str],
+    catalogue: TextArray | None = None,
 ) -> Split:
-    data = filter_interactions(interactions, options, problems)
-    subsets = hold_out(data, options.split, options.short_users, problems)
+    """Filter interactions, hold some out, and check the split for leakage.
+
+    Args:
+        interactions: Of all users of a run; of some of them if there is a ``catalogue``.
+        options: The filters and the split.
+        clients: Who is a client.
+        problems: Gets a line for each option that cannot be applied.
+        catalogue: text [n_items], the raw ids of the items of the run, among them all that the
+            interactions name, in the same order; None: those that are left after the filters.
+
+    Raises:
+        FedRecError: If the data is unsound, or the split leaves nothing.
+    """
+    data, alone = filter_interactions(interactions, options, problems), catalogue is not None
+    subsets = hold_out(data, options.split, options.short_users, problems, not alone)
     data, subsets = select(data, subsets != DROPPED), subsets[subsets != DROPPED]
+    if catalogue is not None:
+        at = np.flatnonzero(np.isin(catalogue, data.item_ids))
+        data = replace(data, items=at[data.items], item_ids=catalogue, item_columns={})
     n_cold = 0
     if options.split.cold_items:
         data, n_cold = cold_last(data, subsets == TRAIN)

@@ -170,6 +170,7 @@ def hold_out(
     by: SplitBy,
     short_users: Literal["error", "train_only", "drop"],
     problems: list[str],
+    of_all_users: bool = True,
 ) -> Subsets:
     """Assign each interaction to training, validation or test.
 
@@ -186,6 +187,14 @@ def hold_out(
     If a user is too short and may not be, or there is no time to split by, a line is added to
     ``problems``, and the split goes on with ``train_only`` or ``leave_one_out``.
 
+    Args:
+        data: Interactions.
+        by: How they are held out.
+        short_users: What becomes of users with too few.
+        problems: Gets a line for each.
+        of_all_users: Whether these are all users of a run, of whom some have test items. A device
+            has its own users alone, who may have none.
+
     Returns:
         int8 [n]: ``TRAIN``, ``VALID``, ``TEST`` or ``DROPPED``.
 
@@ -200,7 +209,8 @@ def hold_out(
     warm = replace(
         data, users=data.users[is_warm], items=data.items[is_warm], ratings=None, timestamps=times
     )
-    subsets[is_warm] = _hold_out_in_time(warm, by, short_users, problems)
+    needed = (TRAIN, TEST) if of_all_users else (TRAIN,)
+    subsets[is_warm] = _hold_out_in_time(warm, by, short_users, problems, needed)
     if by.users is not None:
         given_back = (subsets > TRAIN) & ~_chosen_users(data, by, subsets > TRAIN)[data.users]
         subsets[given_back] = np.where(is_warm & (by.name != "temporal"), TRAIN, DROPPED)[
@@ -274,6 +284,7 @@ def _hold_out_in_time(
     by: SplitBy,
     short_users: Literal["error", "train_only", "drop"],
     problems: list[str],
+    not_empty: tuple[int, ...],
 ) -> Subsets:
     """Assign interactions with items that are not cold; see `hold_out`."""
     users, times = data.users, data.timestamps
@@ -314,8 +325,9 @@ def _hold_out_in_time(
         )
     keeps = short_users != "drop" and by.name != "temporal"
     subsets[is_short[users]] = TRAIN if keeps else DROPPED
-    for subset, label in ((TRAIN, "train on"), (TEST, "test on")):
+    for subset in not_empty:
         if not (subsets == subset).any():
+            label = "train on" if subset == TRAIN else "test on"
             raise DataError(
                 f"{data.name}: the split leaves nothing to {label}; change data.split, or filter "
                 "less with data.threshold, data.k_core or data.short_users"

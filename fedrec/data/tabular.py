@@ -1,4 +1,4 @@
-"""The user's own interactions: text files, Parquet, RecBole's ``.inter`` files and data frames.
+"""The user's own interactions: text files, Parquet, SQLite, RecBole's ``.inter``, data frames.
 
 All go through `fedrec.data.columns`. Data without timestamps has no order: leave-one-out then
 holds out random interactions of each user, drawn by the split's seed.
@@ -18,6 +18,7 @@ from fedrec.data.base import DataSet
 from fedrec.data.columns import Columns, Table, cells_of, interactions_of
 from fedrec.data.items import ItemFile, Separator, item_columns
 from fedrec.data.parquetfile import parquet_table
+from fedrec.data.sqlitefile import sqlite_table
 from fedrec.data.textfile import content_hash, lists_table, text_of, text_table, unpacked_name
 from fedrec.errors import ConfigError, DataError, did_you_mean, require
 from fedrec.storage.files import checksum_of
@@ -189,6 +190,30 @@ class Parquet(_File):
 
     def _table(self) -> tuple[Table, Columns]:
         return parquet_table(self.path, self.columns.named().values()), self.columns
+
+
+class Sqlite(_File):
+    """A table of an SQLite database with one interaction in a row.
+
+    An app may write to it meanwhile: what is read is the table at one moment.
+
+    Args:
+        table: the table, or a view.
+        columns: which column holds what.
+    """
+
+    table: str = "interactions"
+    columns: Columns = Columns()
+
+    def _table(self) -> tuple[Table, Columns]:
+        return sqlite_table(self.path, self.table, self.columns.named().values()), self.columns
+
+    def fingerprint(self) -> str:
+        """Hash the rows: the bytes of the file change while an app writes to it."""
+        data = self.load()
+        values = {field: getattr(data, field) for field in HASHED}
+        values |= {f"items.{name}": column for name, column in data.item_columns.items()}
+        return checksum_of({n: array for n, array in values.items() if array is not None}, {})
 
 
 class Frame(DataSet):

@@ -28,7 +28,8 @@ from tests.contracts.every_option import FITTING
 from tests.contracts.own_encoders import Lengths
 from tests.contracts.test_every_declaration import Added, Shifted, VmapShifted
 
-NEED_FILES = {"csv", "frame", "inter", "lists", "parquet", "ml-100k", "llm_prompt", *ENCODERS}
+FILES = ("csv", "frame", "inter", "lists", "parquet", "sqlite", "ml-100k")
+NEED_FILES = {*FILES, "llm_prompt", *ENCODERS}
 SIZES = {
     "sasrec": ["embedding_dim=16", "max_len=20"],
     "llm_text": ["embedding_dim=8"],
