@@ -4,13 +4,25 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from clients.node import Node
-from clients.open_node import keep_description, open_node
+from clients.open_node import enrol, keep_description, open_node
 from clients.place import NodePlace
 from fedrec.config.sources import code_with_sources
 from fedrec.flower import records
 from fedrec.flower.processes import code_hash
 
 app = ClientApp()
+
+
+@app.query("enrol")
+def enrol_device(message: Message, context: Context) -> Message:
+    """Say how many clients this device has, and what it knows of the run."""
+    description = records.decode(message.content, records.RunDescription)
+    place = NodePlace.of(context.node_config).of_run(description.run)
+    keep_description(description, place)
+    experiment, source, n_clients = enrol(description, place)
+    code = code_with_sources(code_hash(), experiment)
+    answer = records.Enrolment(n_clients, code, source.catalogue().hash)
+    return Message(records.encode(answer), reply_to=message)
 
 
 @app.query("roll_call")
@@ -20,11 +32,12 @@ def roll_call(message: Message, context: Context) -> Message:
     place = NodePlace.of(context.node_config).of_run(description.run)
     keep_description(description, place)
     node = open_node(description.start, place)
+    is_device = place.own_file is not None
     answer = records.RollCall(
         node.shard.client_ids,
         code_with_sources(code_hash(), node.experiment),
-        place.partitions,
-        place.partition,
+        description.nodes if is_device else place.partitions,
+        description.number if is_device else place.partition,
         node.state(description.begun),
         node.task.catalogue.hash,
         node.task.weights,

@@ -3,8 +3,10 @@
 import json
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 from clients.node import Node
+from clients.own_file import OwnFile
 from clients.place import NodePlace
 from clients.sent_data import SentData
 from clients.shard_source import PreparedSplit, ShardSource
@@ -12,18 +14,38 @@ from fedrec.config.experiment import Experiment, received_experiment
 from fedrec.errors import ProtocolError
 from fedrec.flower.launch import own_device
 from fedrec.flower.records import RunDescription
+from fedrec.runs.devices import check_for_devices
 from fedrec.runs.open_run import OpenRun, open_received, task_on_device
 from fedrec.storage.files import write_json
 from fedrec.training.task import ClientTask
 
 _DESCRIPTION, _START, _EXPERIMENT = "run.json", "start", "experiment"
+_NUMBERS = ("number", "first_client", "n_clients")
 
 
 def keep_description(description: RunDescription, place: NodePlace) -> None:
     """Keep what the server said of a run, for the other processes that the node will have."""
     about = {_START: description.start, _EXPERIMENT: description.experiment}
+    numbers = {name: getattr(description, name) for name in _NUMBERS}
     place.folder.mkdir(parents=True, exist_ok=True)
-    write_json(place.folder / _DESCRIPTION, about)
+    write_json(place.folder / _DESCRIPTION, about | numbers)
+
+
+def enrol(description: RunDescription, place: NodePlace) -> tuple[Experiment, OwnFile, int]:
+    """Let a device take part in a run; return what is run, its data, and how many clients it has.
+
+    Raises:
+        ProtocolError: If this node is no device.
+        FedRecError: If the device cannot take part, and why.
+    """
+    if place.own_file is None:
+        raise ProtocolError(
+            "the server waits for devices with their own data, and this node has none; start it "
+            "with fedrec join"
+        )
+    experiment = received_experiment(description.experiment, place.state)
+    source = OwnFile(place)
+    return experiment, source, source.enrol(experiment)
 
 
 @lru_cache(maxsize=256)
@@ -49,6 +71,8 @@ def open_node(start: str, place: NodePlace) -> Node:
             f"{place.folder}: the server has not told this node what run it is about; start the "
             "run again with --resume"
         )
+    if place.own_file is not None:
+        return _device(about, place)
     source: ShardSource
     if place.sent:
         source = SentData(place.sent)
@@ -59,6 +83,16 @@ def open_node(start: str, place: NodePlace) -> Node:
         source = PreparedSplit(run, place.partition, place.partitions)
         experiment, task = run.experiment, run.task
     return Node(experiment, task, source.data(), place.state, place.partition)
+
+
+def _device(about: dict[str, Any], place: NodePlace) -> Node:
+    experiment = received_experiment(about[_EXPERIMENT], place.state)
+    check_for_devices(experiment)
+    source = OwnFile(place)
+    device = place.device or own_device(experiment.engine)
+    task = task_on_device(experiment, source.catalogue(), device)
+    data = source.data(about["first_client"], about["n_clients"])
+    return Node(experiment, task, data, place.state, place.partition)
 
 
 @lru_cache(maxsize=1)

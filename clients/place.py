@@ -30,6 +30,7 @@ class NodePlace:
         device: what it computes on; "" for a node that finds out itself.
         shared: whether ``state`` is of many runs, which have folders below it.
         sent: hashes of the data that this process was sent; empty where it has none of that.
+        own_file: on a device, the file that says where its data lies, see `clients.own_file`.
     """
 
     partition: int
@@ -40,6 +41,7 @@ class NodePlace:
     device: str = ""
     shared: bool = False
     sent: tuple[str, ...] = ()
+    own_file: Path | None = None
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Self:
@@ -47,14 +49,16 @@ class NodePlace:
 
         It holds ``partition-id``, ``num-partitions``, and, if the node needs them, ``state-dir``,
         ``data``, ``features`` and ``device``. fedrec's own engines give ``run-dir``, the run
-        folder, in place of ``state-dir``; and ``sent`` in place of ``data`` that they have sent.
+        folder, in place of ``state-dir``; and ``sent`` in place of ``data`` that they have sent. A
+        device has ``own-file`` in place of its number, which the server knows by its key.
 
         Raises:
             ProtocolError: If something is missing or impossible; with the way out.
         """
         numbers = []
+        alone = {"partition-id": 0, "num-partitions": 1} if config.get("own-file") else {}
         for key in ("partition-id", "num-partitions"):
-            text = str(config.get(key, ""))
+            text = str({**config, **alone}.get(key, ""))
             if not text.isdecimal():
                 raise ProtocolError(
                     f"the node's configuration: {key}: expected a whole number, got '{text}'; "
@@ -75,12 +79,13 @@ class NodePlace:
                 "environment, or start it with --node-config 'state-dir=\"/var/lib/fedrec\"'"
             )
         try:
-            data, features = (_file(key, config) for key in ("data", "features"))
+            data, features, own = (_file(key, config) for key in ("data", "features", "own-file"))
             folder = expand_path(state)
         except ConfigError as error:
             raise ProtocolError(f"the node's configuration: {error}") from error
         sent = tuple(str(config.get(SENT) or "").split())
-        return cls(partition, partitions, folder, data, features, device, not run, sent)
+        files = data, features, device
+        return cls(partition, partitions, folder, *files, not run, sent, own)
 
     def of_run(self, name: str) -> Self:
         """Return the place for a run.

@@ -18,6 +18,7 @@ from fedrec.runs.open_run import OpenRun, open_run
 from fedrec.runs.origin import Origin
 from fedrec.runs.prepare import find_config, prepare_run
 from fedrec.runs.recorder import Recorder
+from server.fleet import descriptions, open_fleet
 from server.loop import RoundLoop
 from server.node_states import check_states
 from server.roster import call_roll
@@ -29,7 +30,11 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run one experiment on the nodes of a grid."""
     config = context.run_config
-    run = _open(config)
+    fleet = None
+    if config.get("fleet"):  # the run folder of devices that have the data
+        run, fleet = open_fleet(grid, Path(str(config["fleet"])))
+    else:
+        run = _open(config)
     experiment, split = run.experiment, run.split
     checkpoint = read_checkpoint(run.folder)
     ids = name_of_run(checkpoint, run.id), run.id
@@ -37,7 +42,8 @@ def main(grid: Grid, context: Context) -> None:
     description = records.RunDescription(*ids, experiment.for_nodes(), begun)
     code = code_with_sources(code_hash(), experiment)
     known = run.catalogue.hash, run.task.weights
-    roster = call_roll(grid, description, split.n_clients, code, *known)
+    devices = {} if fleet is None else descriptions(fleet, description)
+    roster = call_roll(grid, description, split.n_clients, code, *known, devices=devices)
     nodes = len(roster)
     origin = Origin.of(run, nodes)
     if checkpoint is not None:

@@ -40,6 +40,7 @@ def call_roll(
     catalogue: str,
     weights: str = "",
     patience: float = 60.0,
+    devices: Mapping[int, records.RunDescription] | None = None,
 ) -> Roster:
     """Ask every node once which clients it hosts.
 
@@ -53,17 +54,21 @@ def call_roll(
         catalogue: Hash of the items that every node must know, with their features.
         weights: Hash of the frozen weights that every node's model must have.
         patience: Seconds to wait.
+        devices: By node id, what each is told in place of ``description``; no others are asked.
+            Without any, all nodes are.
 
     Raises:
         EngineError: If nodes are missing, run other code than the server, know other items or
             weights, or do not host every client exactly once.
     """
-    expected = 1
+    expected = len(devices or ()) or 1
     answers: dict[int, records.RollCall] = {}
     deadline = time.monotonic() + patience
     while len(answers) < expected:
-        asked = sorted(set(grid.get_node_ids()) - set(answers))
-        calls = [Message(records.encode(description), node, records.ROLL_CALL) for node in asked]
+        here = set(grid.get_node_ids())
+        asked = sorted((here & set(devices) if devices else here) - set(answers))
+        told = {node: (devices or {}).get(node, description) for node in asked}
+        calls = [Message(records.encode(told[n]), n, records.ROLL_CALL) for n in asked]
         for reply in exchange(grid, calls, "roll call") if calls else []:
             node, answer = reply.metadata.src_node_id, read_roll_call(reply)
             by_partition = {other.partition: n for n, other in answers.items()}

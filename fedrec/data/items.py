@@ -58,6 +58,15 @@ class ItemFile(Section):
         """
         return item_columns(self._table(), self.id, ids)
 
+    def ids(self) -> list[str]:
+        """Return the raw id of each row.
+
+        Raises:
+            DataError: As `columns`.
+        """
+        table = self._table()
+        return list(_rows(table, *table.cells([_place(table, self.id)])[0]))
+
     def _table(self) -> Table:
         if unpacked_name(self.path).suffix == ".parquet":
             return parquet_table(self.path)
@@ -87,13 +96,7 @@ def item_columns(table: Table, id_column: str | None, ids: TextArray) -> dict[st
         ids: text [n], raw ids.
     """
     source, labels = table.source, [str(label) for label in table.labels]
-    wanted = labels[0] if id_column is None else id_column
-    for label, count in Counter(labels).items():
-        if count > 1:
-            raise DataError(f"{source}: two columns are named '{label}'; rename one")
-    if wanted not in labels:
-        near = did_you_mean(wanted, labels)
-        raise DataError(f"{source}: no column '{wanted}'{near}; set data.items.id")
+    wanted = labels[_place(table, id_column)]
     cells = dict(zip(labels, table.cells(range(len(labels))), strict=True))
     rows = _rows(table, *cells.pop(wanted))
     at = np.array([rows.get(each, -1) for each in ids.tolist()], np.int64)
@@ -110,6 +113,19 @@ def item_columns(table: Table, id_column: str | None, ids: TextArray) -> dict[st
         texts = np.array([*map(_text, values), ""], object)
         columns[label] = texts[np.where(at < 0, -1, codes[at])]
     return columns
+
+
+def _place(table: Table, id_column: str | None) -> int:
+    """Return the place of the column of raw ids."""
+    source, labels = table.source, [str(label) for label in table.labels]
+    wanted = labels[0] if id_column is None else id_column
+    for label, count in Counter(labels).items():
+        if count > 1:
+            raise DataError(f"{source}: two columns are named '{label}'; rename one")
+    if wanted not in labels:
+        near = did_you_mean(wanted, labels)
+        raise DataError(f"{source}: no column '{wanted}'{near}; set data.items.id")
+    return labels.index(wanted)
 
 
 def _rows(table: Table, codes: IntArray, values: Any) -> dict[str, int]:

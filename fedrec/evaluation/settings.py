@@ -60,6 +60,8 @@ class Evaluate(Section):
 
     def without_effect(self, run: Any) -> list[str]:
         """Say for which users a metric has the same value whatever the model."""
+        if not len(run.honest.train.values):  # they are on devices
+            return []
         slices = self.slices_of(run.honest)
         lines = cutoff_warnings(self.parsed(), run.honest, run.experiment.data.protocol, slices)
         lines = [f"metrics: {line}" for line in lines]

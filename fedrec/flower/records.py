@@ -28,6 +28,7 @@ from fedrec.types import FailedClient, FloatArray, IntArray, Params
 
 TRAIN = "train"
 EVALUATE = "evaluate"
+ENROL = "query.enrol"
 ROLL_CALL = "query.roll_call"
 CHECKSUMS = 2**64
 """Checksums of private state are counted modulo this."""
@@ -90,12 +91,20 @@ class RunDescription:
         start: which start of the run it is.
         experiment: what is run, as JSON.
         begun: whether the server has completed a round.
+        number: of the node, where it does not know that itself: on a device.
+        nodes: how many devices there are.
+        first_client: on a device, the number of its first client; the others follow.
+        n_clients: of the run, on all devices.
     """
 
     run: str
     start: str
     experiment: str
     begun: bool = False
+    number: int = 0
+    nodes: int = 1
+    first_client: int = 0
+    n_clients: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +134,21 @@ class PrivateState:
                 return None
             checksum += staged[ticket]
         return checksum % CHECKSUMS
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """What a device replies when the server asks whether it takes part in a run.
+
+    Args:
+        clients: how many clients it hosts.
+        code: hash of the source code it runs.
+        catalogue: hash of the items that it knows, with their features.
+    """
+
+    clients: int
+    code: str
+    catalogue: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +222,7 @@ _ARRAYS, _REST = "arrays", "rest"
 
 
 def encode(value: Any, allowed: Iterable[str] = ()) -> RecordDict:
-    """Encode a `RunDescription`, `RollCall`, `RoundRequest`, `Trained` or `Evaluated`.
+    """Encode a value of one of the classes above.
 
     Args:
         value: What to send.

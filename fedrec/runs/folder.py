@@ -6,6 +6,8 @@
     split.safetensors      raw ids, and the train, validation and test items of every user
     features.safetensors   the features of the items, if there are any and they are not too large
     source/                the modules of plug-ins that are not fedrec's own
+    bundle.safetensors     where devices have the data: the items, and what else devices carry
+    roster.json            likewise: which devices take part, and the numbers of their clients
     rounds.jsonl           one line a round (`fedrec.runs.log`); its presence makes the folder a run
     result.json            scores, times, bytes, digest, versions, warnings, hashes of all files
     per_user.parquet       one row a user: raw id, client, train items, scores at the best round
@@ -40,6 +42,8 @@ MODEL = "model.safetensors"
 CHECKPOINT = "checkpoint.safetensors"
 LOCAL = "local"
 SOURCE = "source"
+BUNDLE = "bundle.safetensors"
+ROSTER = "roster.json"
 STATE = "state"
 # In the folder of the run folders of several seeds: which seeds they are.
 SEEDS = "seeds.json"
@@ -48,6 +52,8 @@ HASHED = (
     CONFIG,
     SPLIT,
     FEATURES,
+    BUNDLE,
+    ROSTER,
     PER_USER,
     MODEL,
     CHECKPOINT,

@@ -37,6 +37,7 @@ class OpenRun:
         features: The file of the features of the items; None where there are none.
         id: Of this start of the run; the next start has another.
         device: What this process computes on.
+        notes: What else the result says, a line each.
     """
 
     folder: Path
@@ -47,6 +48,7 @@ class OpenRun:
     features: Path | None = None
     id: str = field(default_factory=lambda: uuid4().hex)
     device: str = "cpu"
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _OPEN[self.id] = self
@@ -55,6 +57,11 @@ class OpenRun:
     def centralised(self) -> bool:
         """Whether one place sees all the data, as for a baseline."""
         return isinstance(self.experiment.model, Baseline)
+
+    @property
+    def sees_interactions(self) -> bool:
+        """Whether the data is here; a server of devices knows only how many users they have."""
+        return len(self.split.train.values) > 0
 
     @cached_property
     def attackers(self) -> IntArray:

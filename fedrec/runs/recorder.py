@@ -155,7 +155,9 @@ class Recorder:
 
     @cached_property
     def popularity(self) -> dict[str, dict[str, float]]:
-        """The scores of the popularity baseline, computed when first asked for."""
+        """The scores of the popularity baseline, computed when first asked for, if data is here."""
+        if not self._run.sees_interactions:
+            return {}
         return popularity_scores(self._run.experiment, self._run.honest)
 
     def diverged(self, round: int, error: NumericError, params: Params) -> NumericError:
@@ -258,7 +260,7 @@ class Recorder:
             "executor": run.executor,
             "weights": "" if run.centralised else run.task.weights,
             "status": status,
-            "warnings": [*settings_without_effect(run), *notes],
+            "warnings": [*settings_without_effect(run), *run.notes, *notes],
             "reference": {n: scores for n, scores in references.items() if scores},
             **({"slices": sizes} if (sizes := slice_sizes(e.evaluate, run.honest)) else {}),
             **self._targets(),
@@ -359,8 +361,9 @@ class Recorder:
         columns: dict[str, Any] = {
             "user": split.user_ids[users],
             "client": client[users],
-            "n_train": split.train.lengths[users],
         }
+        if self._run.sees_interactions:
+            columns["n_train"] = split.train.lengths[users]
         for view, parts in evaluation.values.items():
             middle = "" if view == "mixed" else f"{view}."
             for part, values in parts.items():

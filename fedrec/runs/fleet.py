@@ -1,0 +1,107 @@
+"""The run folder of a server whose devices have the data."""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from fedrec.config.experiment import Experiment
+from fedrec.config.sources import sources_of, with_importable_plugins
+from fedrec.errors import ConfigError
+from fedrec.evaluation.evaluate import check_cutoffs
+from fedrec.features.bundle import open_bundle, settings_of
+from fedrec.runs.devices import for_devices
+from fedrec.runs.folder import BUNDLE, CONFIG, HEADER, ROSTER, SOURCE, create
+from fedrec.storage.files import reading, write_bytes, write_json, write_text
+
+LOG = logging.getLogger("fedrec")
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A node with data of its own.
+
+    Args:
+        node: Its id, which Flower gives to its key.
+        key: The name of its public key.
+        clients: How many it has; None before it was enrolled.
+        first_client: The number of the first; the others follow.
+    """
+
+    node: int
+    key: str
+    clients: int | None = None
+    first_client: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The devices of a run, in the order of their keys.
+
+    Args:
+        devices: Each has a number, its place here.
+        notes: What the result of the run says of them, a line each.
+    """
+
+    devices: tuple[Device, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def n_clients(self) -> int:
+        """Number of clients of all devices."""
+        return sum(device.clients or 0 for device in self.devices)
+
+
+def write_fleet(folder: Path, fleet: Fleet) -> None:
+    """Write who takes part into a run folder."""
+    devices = [asdict(device) for device in fleet.devices]
+    write_json(folder / ROSTER, {"devices": devices, "notes": list(fleet.notes)})
+
+
+def read_fleet(folder: Path) -> Fleet:
+    """Return who takes part.
+
+    Raises:
+        RunFolderError: If the file is missing or damaged.
+    """
+    path = folder / ROSTER
+    with reading(path):
+        about = json.loads(path.read_text(encoding="utf-8"))
+        devices = tuple(Device(**each) for each in about["devices"])
+        return Fleet(devices, tuple(about["notes"]))
+
+
+def prepare_fleet(
+    experiment: Experiment, bundle: Path, out: Path, devices: Sequence[Device], overwrite: bool
+) -> None:
+    """Check everything that can be checked without data, and make the run folder.
+
+    Args:
+        experiment: What is to be run.
+        bundle: The bundle that the devices carry.
+        out: The run folder.
+        devices: In the order in which their clients are numbered.
+        overwrite: Replace an existing run folder.
+
+    Raises:
+        FedRecError: What is wrong, and what to do.
+    """
+    chosen, items = for_devices(with_importable_plugins(experiment)), open_bundle(bundle)
+    experiment = chosen.experiment
+    if settings_of(experiment.data) != items.settings:
+        raise ConfigError(
+            f"{bundle}: was made of an experiment with another section data; make it anew with "
+            "fedrec bundle, and give it to the devices"
+        )
+    check_cutoffs(experiment.evaluate.parsed(), items.items.n_items)
+    experiment.client_task(items.catalogue)
+    for note in chosen.notes:
+        LOG.warning(note)
+    create(out, overwrite)
+    write_text(out / CONFIG, HEADER + experiment.with_paths(Path.absolute).to_yaml())
+    for name, text in sources_of(experiment).items():
+        (out / SOURCE / name).parent.mkdir(parents=True, exist_ok=True)
+        write_text(out / SOURCE / name, text)
+    write_bytes(out / BUNDLE, bundle.read_bytes())
+    write_fleet(out, Fleet(tuple(devices), chosen.notes))

@@ -1,0 +1,110 @@
+"""Devices with their own users' files train what one place trains on the data of all."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import fedrec
+from fedrec.config.experiment import Experiment, load_experiment
+from fedrec.errors import ConfigError, EngineError, FedRecError
+from tests.device_fleet import make_devices, prepare, serve
+
+SECTIONS: dict[str, Any] = {
+    "data": {"name": "synthetic", "users": 24, "items": 40},
+    "model": {"name": "mf", "embedding_dim": 8},
+    "train": {"backend": "torch"},
+    "personalization": {"name": "plgc"},
+    "strategy": "fedadam",
+    "rounds": {"count": 4, "cohort_size": 15},
+    "evaluate": {"every": 2, "metrics": ["ndcg@5", "hit_rate@5", "coverage@5", "gini@5"]},
+    "engine": {"name": "serial"},
+}
+OWNERS = {0: range(5), 1: [5], 2: range(6, 16), 3: range(16, 24)}
+
+
+def experiment_of(**sections: Any) -> Experiment:
+    return load_experiment({**SECTIONS, **sections})
+
+
+@pytest.mark.parametrize("model", ["mf", "pfedrec"])
+def test_devices_give_the_digest_and_the_scores_of_one_place(tmp_path: Path, model: str) -> None:
+    experiment = experiment_of(model={"name": model, "embedding_dim": 8})
+    together = fedrec.run(experiment, out=tmp_path / "serial")
+    folders = make_devices(experiment, experiment.data.load(), OWNERS, tmp_path / "devices")
+    serve(experiment, folders, tmp_path / "served")
+    served = fedrec.load(tmp_path / "served")
+    assert served.result["digest"] == together.result["digest"]
+    assert served.result["best_round"] == together.result["best_round"]
+    ours, theirs = served.per_user(), together.per_user()
+    scores = [c for c in theirs.columns if c.startswith(("valid", "test"))]
+    pd.testing.assert_frame_equal(ours[scores], theirs[scores])
+    assert ours["client"].tolist() == theirs["client"].tolist()
+    assert "n_train" not in ours.columns
+
+
+def test_what_is_absent_is_said_and_not_sent(tmp_path: Path) -> None:
+    experiment = experiment_of()
+    folders = make_devices(experiment, experiment.data.load(), OWNERS, tmp_path / "devices")
+    serve(experiment, folders, tmp_path / "served")
+    result = fedrec.load(tmp_path / "served").result
+    assert set(result["metrics"]["test"]) == {"ndcg@5", "hit_rate@5"}
+    assert any("coverage@5, gini@5 are absent" in line for line in result["warnings"])
+    assert any("popularity are absent" in line for line in result["warnings"])
+    assert "popularity" not in result["reference"]
+
+
+def test_a_run_that_was_stopped_goes_on_with_the_same_digest(tmp_path: Path) -> None:
+    experiment = experiment_of()
+    data = experiment.data.load()
+    folders = make_devices(experiment, data, OWNERS, tmp_path / "devices")
+    serve(experiment, folders, tmp_path / "whole")
+    digest = fedrec.load(tmp_path / "whole").result["digest"]
+
+    again = make_devices(experiment, data, OWNERS, tmp_path / "others")
+    shorter = experiment_of(rounds={"count": 2, "cohort_size": 15})
+    serve(shorter, again, tmp_path / "stopped")
+    config = tmp_path / "stopped" / "config.yaml"
+    config.write_text(config.read_text().replace("count: 2", "count: 4"))
+    with (again[1] / "log.csv").open("a") as file:  # an app goes on writing
+        file.write("5,1,1,999\n")
+    serve(experiment, again, tmp_path / "stopped")
+    assert fedrec.load(tmp_path / "stopped").result["digest"] == digest
+
+
+def test_a_device_with_other_items_is_refused(tmp_path: Path) -> None:
+    experiment = experiment_of()
+    data = experiment.data.load()
+    folders = make_devices(experiment, data, OWNERS, tmp_path / "devices")
+    fewer = experiment_of(data={**SECTIONS["data"], "items": 39})
+    other = make_devices(fewer, fewer.data.load(), {0: range(5)}, tmp_path / "others")
+    with pytest.raises(EngineError, match="device device-0 has another catalogue"):
+        serve(experiment, [*folders[1:], other[0]], tmp_path / "served")
+
+
+@pytest.mark.parametrize(
+    ("sections", "named"),
+    [
+        ({"evaluate": {"metrics": ["ndcg@5"], "slices": ["tail"]}}, "evaluate.slices"),
+        ({"train": {"negative_sampling": "popularity"}}, "negative_sampling"),
+        ({"data": {**SECTIONS["data"], "k_core": 2}}, "k_core"),
+        ({"model": "popularity"}, "baseline"),
+    ],
+)
+def test_experiments_that_need_the_data_of_others_are_refused(
+    tmp_path: Path, sections: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(FedRecError, match=named):
+        serve(experiment_of(**sections), [tmp_path / "x"], tmp_path / "served")
+
+
+def test_a_device_does_not_send_its_lists_even_if_it_is_asked(tmp_path: Path) -> None:
+    experiment = experiment_of(evaluate={"metrics": ["ndcg@5"]})
+    folders = make_devices(experiment, experiment.data.load(), OWNERS, tmp_path / "devices")
+    out = tmp_path / "served"
+    prepare(experiment, folders, out)
+    config = out / "config.yaml"
+    config.write_text(config.read_text().replace("- ndcg@5", "- ndcg@5\n  - coverage@5"))
+    with pytest.raises(ConfigError, match="coverage@5 needs the lists of all users"):
+        serve(experiment, folders, out)
