@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from clients.node import Node
-from clients.own_file import OwnFile
+from clients.own_file import OwnFileSource
 from clients.place import NodePlace
 from clients.sent_data import SentData
 from clients.shard_source import PreparedSplit, ShardSource
@@ -31,7 +31,7 @@ def keep_description(description: RunDescription, place: NodePlace) -> None:
     write_json(place.folder / _DESCRIPTION, about | numbers)
 
 
-def enrol(description: RunDescription, place: NodePlace) -> tuple[Experiment, OwnFile, int]:
+def enrol(description: RunDescription, place: NodePlace) -> tuple[Experiment, OwnFileSource, int]:
     """Let a device take part in a run; return what is run, its data, and how many clients it has.
 
     Raises:
@@ -44,7 +44,7 @@ def enrol(description: RunDescription, place: NodePlace) -> tuple[Experiment, Ow
             "with fedrec join"
         )
     experiment = received_experiment(description.experiment, place.state)
-    source = OwnFile(place)
+    source = OwnFileSource(place)
     return experiment, source, source.enrol(experiment)
 
 
@@ -88,11 +88,10 @@ def open_node(start: str, place: NodePlace) -> Node:
 def _device(about: dict[str, Any], place: NodePlace) -> Node:
     experiment = received_experiment(about[_EXPERIMENT], place.state)
     check_for_devices(experiment)
-    source = OwnFile(place)
+    source = OwnFileSource(place, about["first_client"], about["n_clients"])
     device = place.device or own_device(experiment.engine)
     task = task_on_device(experiment, source.catalogue(), device)
-    data = source.data(about["first_client"], about["n_clients"])
-    return Node(experiment, task, data, place.state, place.partition)
+    return Node(experiment, task, source.data(), place.state, place.partition)
 
 
 @lru_cache(maxsize=1)

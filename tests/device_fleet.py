@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from clients.app import app as client_app
-from clients.own_file import write_own_file
 from fedrec.config.experiment import Experiment
 from fedrec.data.device import items_alone
 from fedrec.features.bundle import write_bundle
 from fedrec.flower.grid import SERVER_NODE, SerialGrid, node_context
-from fedrec.runs.fleet import Device, prepare_fleet
+from fedrec.runs.fleet import Device, check_fleet, prepare_fleet
+from fedrec.runs.own_file import OwnFile
 from fedrec.types import IntArray, Interactions
 from server.app import app as server_app
 
@@ -55,7 +55,7 @@ def make_devices(
         rows = np.flatnonzero(np.isin(data.users, users))
         (folder / "log.csv").write_text(csv_lines(data, rows))
         section: dict[str, Any] = {"name": "csv", "path": folder / "log.csv", "columns": COLUMNS}
-        write_own_file(folder / "device.json", section, root / "bundle")
+        OwnFile.of(section, root / "bundle").write(folder / "device.json")
         folders.append(folder)
     return folders
 
@@ -63,7 +63,8 @@ def make_devices(
 def prepare(experiment: Experiment, folders: Sequence[Path], out: Path) -> None:
     """Make the run folder of an experiment on devices."""
     keys = [Device(node, folder.name) for node, folder in enumerate(folders, start=1)]
-    prepare_fleet(experiment, folders[0].parent / "bundle", out, keys, overwrite=False)
+    bundle = folders[0].parent / "bundle"
+    prepare_fleet(check_fleet(experiment, bundle), bundle, out, keys, overwrite=False)
 
 
 def serve(experiment: Experiment, folders: Sequence[Path], out: Path) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 
 import fedrec
+from fedrec.cli import device_commands
 from fedrec.cli.data_commands import SETS, data_app
 from fedrec.cli.output import Stream, console, open_streams, print_table, say, write
 from fedrec.errors import ConfigError, FedRecError, MissingExtra
@@ -299,6 +300,10 @@ def _recommend(
     for rank, each in enumerate(load(run).recommend(user, k), start=1):
         table.add_row(str(rank), Text(each.item), Text(each.title or ""), f"{each.score:.4f}")
     print_table(table)
+
+
+for _command in ("certificates", "bundle", "serve", "join"):
+    app.command(_command)(getattr(device_commands, _command))
 
 
 @app.command("check")

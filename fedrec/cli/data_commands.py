@@ -47,6 +47,7 @@ def _data_check(name: str, set_: SETS = None) -> None:
     from fedrec.config.experiment import load_experiment
     from fedrec.data import fetch
     from fedrec.data.base import DataProblems
+    from fedrec.data.device import reader_of
     from fedrec.data.prepare import split_of
     from fedrec.data.textfile import unpacked_name
     from fedrec.plugins import expand_path
@@ -61,15 +62,7 @@ def _data_check(name: str, set_: SETS = None) -> None:
     if ending not in (".yaml", ".yml") and not path.exists():
         hint = did_you_mean(name, fetch.CATALOGUE)
         raise DataError(f"'{name}' is no file, and no data set that can be fetched{hint}")
-    kinds = {
-        ".yaml": {},
-        ".yml": {},
-        ".parquet": {"name": "parquet"},
-        ".inter": {"name": "inter"},
-        ".tsv": {"name": "csv", "separator": "\t"},
-    }
-    kind = kinds.get(ending, {"name": "csv"})
-    source = {"data": {**kind, "path": path}} if kind else path
+    source = path if ending in (".yaml", ".yml") else {"data": reader_of(path)}
     experiment = load_experiment(source, set_ or [])
     try:
         split_of(experiment.data, experiment.clients)

@@ -71,6 +71,7 @@ def open_streams() -> None:
 def say(text: str) -> None:
     """Print a line on stderr."""
     sys.stderr.write(text + "\n")
+    sys.stderr.flush()
 
 
 def write(text: str) -> None:

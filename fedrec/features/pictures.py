@@ -9,7 +9,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 
 from fedrec.data.catalogue import Catalogue
 from fedrec.errors import DataError, require
@@ -107,6 +106,7 @@ class EfficientNetLite0(PictureEncoder):
         """Return the function that encodes pictures."""
         for module in ("PIL", "efficientnet_lite_pytorch"):
             require(module, "which encodes pictures,", "image")
+        import torch  # here, so that those who only know the encoders need not wait for it
         from efficientnet_lite_pytorch import EfficientNet
 
         self.weights()

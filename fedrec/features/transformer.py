@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 
 from fedrec.errors import DataError
 from fedrec.features.batches import Batch, EncodeBatch, TextEncoder
@@ -36,6 +35,8 @@ class Transformer(TextEncoder):
 
     def load(self) -> EncodeBatch:
         """Return the function that encodes texts."""
+        import torch
+
         tokenizer, model = _loaded(self.folder())
         places = getattr(model.config, "max_position_embeddings", self.max_tokens)
         limit = min(self.max_tokens, tokenizer.model_max_length, places)
@@ -133,6 +134,8 @@ def _loaded(folder: Path) -> tuple[Any, Any]:
     Raises:
         DataError: If they cannot be read, or weights are missing.
     """
+    import torch
+
     tokenizer, model = read_pretrained(folder, "AutoModel", torch.float32, "text", UNUSED)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token

@@ -7,11 +7,9 @@ from pkgutil import resolve_name
 from fedrec.compute.device import check_device, sees_gpu
 from fedrec.config.engine import Engine
 from fedrec.errors import ConfigError, MissingExtra
-from fedrec.flower.processes import Observer, cores
+from fedrec.flower.processes import CLIENT, SERVER, Observer, cores
 
 # By reference: the library imports no outer package.
-SERVER = "server.app:app"
-CLIENT = "clients.app:app"
 REMOTE = ("clients.remote:RemoteNodes", "clients.remote:RemoteApp")
 
 

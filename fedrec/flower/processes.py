@@ -15,6 +15,9 @@ from fedrec.errors import EngineError, FedRecError
 from fedrec.flower.shipped_code import PACKAGES, hash_of, source_files
 from fedrec.plugins import as_mapping
 
+# By reference: the library imports no outer package.
+SERVER = "server.app:app"
+CLIENT = "clients.app:app"
 ROOT = Path(__file__).resolve().parents[2]
 OUTER_PACKAGES = PACKAGES[1:]
 """Names so common that a folder of the user's can stand before ours on the path."""

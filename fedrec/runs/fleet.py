@@ -11,7 +11,7 @@ from fedrec.config.sources import sources_of, with_importable_plugins
 from fedrec.errors import ConfigError
 from fedrec.evaluation.evaluate import check_cutoffs
 from fedrec.features.bundle import open_bundle, settings_of
-from fedrec.runs.devices import for_devices
+from fedrec.runs.devices import ForDevices, for_devices
 from fedrec.runs.folder import BUNDLE, CONFIG, HEADER, ROSTER, SOURCE, create
 from fedrec.storage.files import reading, write_bytes, write_json, write_text
 
@@ -72,30 +72,43 @@ def read_fleet(folder: Path) -> Fleet:
         return Fleet(devices, tuple(about["notes"]))
 
 
-def prepare_fleet(
-    experiment: Experiment, bundle: Path, out: Path, devices: Sequence[Device], overwrite: bool
-) -> None:
-    """Check everything that can be checked without data, and make the run folder.
+def check_fleet(experiment: Experiment, bundle: Path) -> ForDevices:
+    """Check everything that can be checked without data.
 
     Args:
         experiment: What is to be run.
+        bundle: The bundle that the devices carry.
+
+    Raises:
+        FedRecError: What is wrong, and what to do.
+    """
+    chosen, items = for_devices(with_importable_plugins(experiment)), open_bundle(bundle)
+    if settings_of(experiment.data) != items.settings:
+        raise ConfigError(
+            f"{bundle}: was made of an experiment with another section data; make it anew with "
+            "fedrec bundle, and give it to the devices"
+        )
+    check_cutoffs(chosen.experiment.evaluate.parsed(), items.items.n_items)
+    chosen.experiment.client_task(items.catalogue)
+    return chosen
+
+
+def prepare_fleet(
+    chosen: ForDevices, bundle: Path, out: Path, devices: Sequence[Device], overwrite: bool
+) -> None:
+    """Make the run folder of an experiment on devices.
+
+    Args:
+        chosen: As from `check_fleet`.
         bundle: The bundle that the devices carry.
         out: The run folder.
         devices: In the order in which their clients are numbered.
         overwrite: Replace an existing run folder.
 
     Raises:
-        FedRecError: What is wrong, and what to do.
+        RunFolderError: If it cannot be made.
     """
-    chosen, items = for_devices(with_importable_plugins(experiment)), open_bundle(bundle)
     experiment = chosen.experiment
-    if settings_of(experiment.data) != items.settings:
-        raise ConfigError(
-            f"{bundle}: was made of an experiment with another section data; make it anew with "
-            "fedrec bundle, and give it to the devices"
-        )
-    check_cutoffs(experiment.evaluate.parsed(), items.items.n_items)
-    experiment.client_task(items.catalogue)
     for note in chosen.notes:
         LOG.warning(note)
     create(out, overwrite)

@@ -44,6 +44,8 @@ LOCAL = "local"
 SOURCE = "source"
 BUNDLE = "bundle.safetensors"
 ROSTER = "roster.json"
+# In the folder of a device's private state: its data as the run began with.
+SNAPSHOT = "data.safetensors"
 STATE = "state"
 # In the folder of the run folders of several seeds: which seeds they are.
 SEEDS = "seeds.json"

@@ -37,6 +37,9 @@ class Progress(logging.Handler):
         on_round: Is called with the record of each round too.
         on_line: Is called with each line too.
         console: Where to show; None: stderr.
+
+    Attributes:
+        fleet: What is said of devices beside the scores.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Progress(logging.Handler):
         console: Console | None = None,
     ) -> None:
         super().__init__()
+        self.fleet = ""
         for name, function in (("on_round", on_round), ("say", on_line)):
             if function is not None and not callable(function):
                 raise ConfigError(f"{name}: expected a function, got {shown(function)}")
@@ -170,6 +174,7 @@ class Progress(logging.Handler):
             f"{len(record.failures)} failed" if record.failures else "",
             f"{self._clients / self._seconds:,.0f} clients/s" if self._seconds else "",
             "" if record.loss is None else f"loss {record.loss:.4f}",
+            self.fleet,
         ]
         return "  ".join(filter(None, texts))
 

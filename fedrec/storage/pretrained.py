@@ -1,17 +1,21 @@
 """Pretrained weights: where they lie, whether they are the expected ones, and how they are read."""
 
+from __future__ import annotations
+
 import hashlib
 import importlib.util
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError
 
 from fedrec.errors import DataError, MissingExtra, require
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, slots=True)
