@@ -64,6 +64,14 @@ def evaluate(message: Message, context: Context) -> Message:
     return Message(records.encode(evaluated), reply_to=message)
 
 
+@app.query("finish")
+def finish(message: Message, context: Context) -> Message:
+    """Keep what the best round has left, once a run is at its end."""
+    request, node = _opened(message, context)
+    node.finish(request)
+    return Message(records.encode(request), reply_to=message)
+
+
 def _opened(message: Message, context: Context) -> tuple[records.RoundRequest, Node]:
     request = records.decode(message.content, records.RoundRequest)
     place = NodePlace.of(context.node_config).of_run(request.run)

@@ -18,7 +18,7 @@ from clients.private_values import EvaluatedRounds, PrivateValues
 from clients.shard_source import NodeData
 from clients.state_store import StateStore
 from clients.training import NodeTraining, order_of
-from fedrec.aggregation.mix import clients_alike
+from fedrec.aggregation.mix import clients_alike, packed
 from fedrec.aggregation.update import Down
 from fedrec.compute.context import RoundContext
 from fedrec.config.experiment import Experiment
@@ -57,6 +57,7 @@ class Node:
         data: What the node knows of the data: its clients' and what all nodes know.
         out: The run folder; private state lies in ``state/`` and ``local/`` below it.
         number: of the node.
+        keeps_received: Whether the node keeps what its clients receive, to recommend by itself.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Node:
         data: NodeData,
         out: Path,
         number: int,
+        keeps_received: bool = False,
     ) -> None:
         self.experiment = experiment
         self.strategy = strategy_of(experiment)
@@ -91,6 +93,7 @@ class Node:
         attack = experiment.attack
         none = np.zeros(0, np.int64)
         self.attackers = none if attack is None else attack.attackers(self.context(0))
+        self._keeps_received = keeps_received
         name = name_of_node(number)
         self._evaluated = EvaluatedRounds(out / LOCAL, name)
         self.layout = Layout.of(self.task, self.shard)
@@ -184,6 +187,8 @@ class Node:
             ClientFailure: If a client fails.
         """
         self.settle(request, trains=False)
+        if self._keeps_received:
+            self._evaluated.write_received(packed(down), request)
         evaluations = []
         for number, rows in self._ranked_together(request):
             honest = rows[~self.attack(rows)]
@@ -223,6 +228,11 @@ class Node:
                         self._evaluated.write(ended, request, written)
                         written += 1
         return replace(merge(evaluations), notes=notes_of([self.together, self._ranking]))
+
+    def finish(self, request: RoundRequest) -> None:
+        """Keep the values of the best round alone, once a run is at its end."""
+        self.store.settle(request.committed)
+        self._evaluated.keep_best(request.best)
 
     def _alike(
         self, request: RoundRequest, down: Down, rows: IntArray

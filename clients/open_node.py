@@ -15,11 +15,12 @@ from fedrec.errors import ProtocolError
 from fedrec.flower.launch import own_device
 from fedrec.flower.records import RunDescription
 from fedrec.runs.devices import check_for_devices
+from fedrec.runs.folder import DESCRIPTION
 from fedrec.runs.open_run import OpenRun, open_received, task_on_device
 from fedrec.storage.files import write_json
 from fedrec.training.task import ClientTask
 
-_DESCRIPTION, _START, _EXPERIMENT = "run.json", "start", "experiment"
+_START, _EXPERIMENT = "start", "experiment"
 _NUMBERS = ("number", "first_client", "n_clients")
 
 
@@ -28,7 +29,7 @@ def keep_description(description: RunDescription, place: NodePlace) -> None:
     about = {_START: description.start, _EXPERIMENT: description.experiment}
     numbers = {name: getattr(description, name) for name in _NUMBERS}
     place.folder.mkdir(parents=True, exist_ok=True)
-    write_json(place.folder / _DESCRIPTION, about | numbers)
+    write_json(place.folder / DESCRIPTION, about | numbers)
 
 
 def enrol(description: RunDescription, place: NodePlace) -> tuple[Experiment, OwnFileSource, int]:
@@ -63,7 +64,7 @@ def open_node(start: str, place: NodePlace) -> Node:
         ProtocolError: If the server has not called the roll of this run.
     """
     try:
-        about = json.loads((place.folder / _DESCRIPTION).read_text(encoding="utf-8"))
+        about = json.loads((place.folder / DESCRIPTION).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         about = {}
     if about.get(_START) != start:
@@ -91,7 +92,7 @@ def _device(about: dict[str, Any], place: NodePlace) -> Node:
     source = OwnFileSource(place, about["first_client"], about["n_clients"])
     device = place.device or own_device(experiment.engine)
     task = task_on_device(experiment, source.catalogue(), device)
-    return Node(experiment, task, source.data(), place.state, place.partition)
+    return Node(experiment, task, source.data(), place.state, place.partition, keeps_received=True)
 
 
 @lru_cache(maxsize=1)

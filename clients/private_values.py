@@ -8,7 +8,7 @@ import numpy as np
 
 from fedrec.errors import RunFolderError
 from fedrec.flower.records import RoundRequest
-from fedrec.runs.folder import label_of_end
+from fedrec.runs.folder import RECEIVED, label_of_end
 from fedrec.storage.files import RESTORE, read_arrays, write_arrays
 from fedrec.training.draws import Layout
 from fedrec.training.task import ClientTask
@@ -69,6 +69,26 @@ class EvaluatedRounds:
         write_arrays(self._path(request, number, label), content, {**about, "round": label})
         for old in self._folder.glob(self._path(request, number, "*").name):
             if old.stem.rpartition("@")[2] not in (label, str(request.best)) and not request.end:
+                old.unlink()
+
+    def write_received(self, received: Params, request: RoundRequest) -> None:
+        """Write what the clients of a device received, beside that of the best round.
+
+        Args:
+            received: By name, as from `fedrec.aggregation.mix.packed`.
+            request: Names the round and the best one.
+        """
+        kept = {f"{RECEIVED}@{round}.safetensors" for round in (request.round, request.best)}
+        name = f"{RECEIVED}@{request.round}.safetensors"
+        write_arrays(self._folder / name, received, {"round": str(request.round)})
+        for old in self._folder.glob(f"{RECEIVED}@*.safetensors"):
+            if old.name not in kept:
+                old.unlink()
+
+    def keep_best(self, best: int) -> None:
+        """Drop the values of all rounds but the best, and those after the end."""
+        for old in self._folder.glob("*@*.safetensors"):
+            if old.stem.rpartition("@")[2] not in (str(best), label_of_end(best)):
                 old.unlink()
 
     def read(

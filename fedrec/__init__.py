@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fedrec.config.experiment import Experiment, load_experiment
     from fedrec.errors import FedRecError
-    from fedrec.runs.result import Recommendation, RunResult, RunResults, load
+    from fedrec.runs.recommend import Recommendation
+    from fedrec.runs.result import RunResult, RunResults, load
     from fedrec.runs.run import resume, run
 
     __version__: str
@@ -28,7 +29,7 @@ __all__ = [
 _MODULE_OF = {
     "Experiment": "fedrec.config.experiment",
     "FedRecError": "fedrec.errors",
-    "Recommendation": "fedrec.runs.result",
+    "Recommendation": "fedrec.runs.recommend",
     "RunResult": "fedrec.runs.result",
     "RunResults": "fedrec.runs.result",
     "load": "fedrec.runs.result",

@@ -18,7 +18,7 @@ from fedrec.runs.open_run import OpenRun, open_run
 from fedrec.runs.origin import Origin
 from fedrec.runs.prepare import find_config, prepare_run
 from fedrec.runs.recorder import Recorder
-from server.fleet import descriptions, open_fleet
+from server.fleet import descriptions, finish, open_fleet
 from server.loop import RoundLoop
 from server.node_states import check_states
 from server.roster import call_roll
@@ -74,6 +74,10 @@ def main(grid: Grid, context: Context) -> None:
             has_end=len(run.task.at_end().epochs) > 0,
         )
         loop.run(grid)
+        best = recorder.tally.best
+    if fleet is not None and best is not None:
+        last = recorder.tally.rounds
+        finish(grid, fleet, records.RoundRequest(*ids, round=last, best=best.round))
 
 
 def _open(run_config: Mapping[str, Any]) -> OpenRun:

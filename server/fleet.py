@@ -125,6 +125,21 @@ def enrol(
     return replace(fleet, devices=tuple(devices))
 
 
+def finish(grid: Grid, fleet: Fleet, request: records.RoundRequest) -> None:
+    """Tell each device which round was the best, so that it recommends with what that left.
+
+    A device that is away keeps the latest round as well, and recommends with it.
+    """
+    content = records.encode(request)
+    calls = [Message(content, device.node, records.FINISH) for device in fleet.devices]
+    replies = list(grid.send_and_receive(calls))
+    failed = len(calls) - sum(not reply.has_error() for reply in replies)
+    if failed:
+        LOG.warning(
+            f"{failed} of {len(calls)} devices do not know that round {request.best} is the best"
+        )
+
+
 _WAYS_OUT = {
     "code": "install the same version of fedrec and of plug-ins on both",
     "catalogue": "give the device the bundle of this run",

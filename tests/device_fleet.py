@@ -37,7 +37,7 @@ class Devices(SerialGrid):
     def __init__(self, folders: Sequence[Path]) -> None:
         super().__init__(client_app, len(folders))
         for node, folder in zip(self.nodes, folders, strict=True):
-            own = {"own-file": str(folder / "device.json"), "state-dir": str(folder / "state")}
+            own = {"own-file": str(folder / "device.json"), "state-dir": str(folder / "runs")}
             self._contexts[node].node_config.clear()
             self._contexts[node].node_config.update(own)
 

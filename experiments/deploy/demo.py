@@ -144,7 +144,7 @@ class Demo:
             self.check("the run on devices came to its end", server.wait() == 0)
         finally:
             for process in (server, *joined):
-                process.send_signal(signal.SIGINT)
+                process.send_signal(signal.SIGTERM)
             for process in (server, *joined):
                 process.wait()
         said = {name: self.said(name) for name in ("unregistered", "other-authority")}

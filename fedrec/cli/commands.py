@@ -289,15 +289,22 @@ def _recommend(
 ) -> None:
     """Recommend items to a user.
 
-    RUN is a run folder. Its model ranks the items that the user has not interacted with.
+    RUN is a run folder, or on a device the folder of its state, see fedrec join: it needs no
+    server then. The model ranks the items that the user has not interacted with.
     """
     from rich.table import Table
     from rich.text import Text
 
-    from fedrec.runs.result import load
+    from fedrec.runs.device_run import DeviceRun, is_device
 
+    if is_device(run):
+        ranked = DeviceRun(run).recommend(user, k)
+    else:
+        from fedrec.runs.result import load
+
+        ranked = load(run).recommend(user, k)
     table = Table("rank", "item", "", "score", title=Text(f"for user {user}"), box=None)
-    for rank, each in enumerate(load(run).recommend(user, k), start=1):
+    for rank, each in enumerate(ranked, start=1):
         table.add_row(str(rank), Text(each.item), Text(each.title or ""), f"{each.score:.4f}")
     print_table(table)
 

@@ -174,12 +174,13 @@ def join(
     from fedrec.config.yaml import with_overrides
     from fedrec.data.device import reader_of
     from fedrec.flower.supernode import SuperNode
+    from fedrec.runs.folder import OWN_FILE
     from fedrec.runs.own_file import OwnFile
 
     section = with_overrides({"data": reader_of(data)}, set_ or [])["data"]
     own = OwnFile.of(section, bundle)
     split = own.split()  # what is wrong with it is said now
-    own_file = state / "device.json"
+    own_file = state / OWN_FILE
     own.write(own_file)
     supernode = SuperNode(server, ca, key, own_file, state)
     say(

@@ -29,6 +29,7 @@ from fedrec.types import FailedClient, FloatArray, IntArray, Params
 TRAIN = "train"
 EVALUATE = "evaluate"
 ENROL = "query.enrol"
+FINISH = "query.finish"
 ROLL_CALL = "query.roll_call"
 CHECKSUMS = 2**64
 """Checksums of private state are counted modulo this."""

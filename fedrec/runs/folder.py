@@ -44,8 +44,15 @@ LOCAL = "local"
 SOURCE = "source"
 BUNDLE = "bundle.safetensors"
 ROSTER = "roster.json"
-# In the folder of a device's private state: its data as the run began with.
+# In the folder of a device's state: where its data lies, and the folder of each run.
+OWN_FILE = "device.json"
+RUNS = "runs"
+# In the folder of a node's private state, on a device: its data as the run began with.
 SNAPSHOT = "data.safetensors"
+# Beside a device's private parameters of a round: what its clients received.
+RECEIVED = "received"
+# What a server said of a run to a node.
+DESCRIPTION = "run.json"
 STATE = "state"
 # In the folder of the run folders of several seeds: which seeds they are.
 SEEDS = "seeds.json"

@@ -142,28 +142,15 @@ class RunFolder:
             ``ids.<per>``, int64 [n], and each private parameter, [n, ...]; empty where the run
             kept none.
         """
-        index, folder = f"ids.{per}", self.path / LOCAL
         label = str(best or self.result.get("best_round"))
         if best is None and self.result.get("end"):
             label = label_of_end(self.result["best_round"])
         written = [n for n in self._written().get("files", {}) if n.startswith(f"{LOCAL}/")]
+        folder = self.path / LOCAL
         there = sorted(f"{LOCAL}/{path.name}" for path in folder.glob("node-*.safetensors"))
-        nodes = []
-        for name in written or there:
-            arrays, about = read_arrays(self.verify(name))
-            if index in arrays and about.get("round", label) == label:
-                names = [n for n in arrays if n == index or about.get(f"per.{n}") == per]
-                nodes.append({n: arrays[n] for n in names})
-        if not nodes:
-            return {}
-        if any(node.keys() != nodes[0].keys() for node in nodes):
-            raise RunFolderError(f"{folder}: the nodes hold different parameters")
-        merged = {name: np.concatenate([node[name] for node in nodes]) for name in nodes[0]}
-        by_id = np.argsort(merged[index], kind="stable")
-        ids = merged[index][by_id]
-        if (np.diff(ids) == 0).any():
-            raise RunFolderError(f"{folder}: two nodes hold the same {per}")
-        if per != "positive" and (self.path / SPLIT).exists():
+        merged = merged_values([self.verify(name) for name in written or there], per, label)
+        ids = merged.get(f"ids.{per}")
+        if ids is not None and per != "positive" and (self.path / SPLIT).exists():
             split = self.split
             expected = split.n_users if per == "user" else split.n_clients
             if len(ids) != expected:
@@ -171,7 +158,7 @@ class RunFolder:
                     f"{folder}: holds the private parameters of {len(ids)} of {expected} {per}s; "
                     f"{RESTORE}"
                 )
-        return {name: array[by_id] for name, array in merged.items()}
+        return merged
 
     def per_user(self) -> pd.DataFrame:
         """Return one row per user: raw id, client, train items, metrics at the best round."""
@@ -200,6 +187,38 @@ class RunFolder:
             if not isinstance(result, dict) or result.get("checksum") != result_checksum(result):
                 raise ValueError("its checksum does not match")
         return result
+
+
+def merged_values(paths: Sequence[Path], per: str, label: str) -> dict[str, FloatArray]:
+    """Return private parameters of all nodes, sorted by their owners.
+
+    Args:
+        paths: Files of nodes, as `clients.private_values` writes them.
+        per: ``user``, ``client`` or ``positive``.
+        label: The round, or the end after it; files of others are left out.
+
+    Returns:
+        See `RunFolder.local`.
+
+    Raises:
+        RunFolderError: If a file is damaged, or two nodes hold the same owner.
+    """
+    index, nodes = f"ids.{per}", []
+    for path in paths:
+        arrays, about = read_arrays(path)
+        if index in arrays and about.get("round", label) == label:
+            names = [n for n in arrays if n == index or about.get(f"per.{n}") == per]
+            nodes.append({n: arrays[n] for n in names})
+    if not nodes:
+        return {}
+    folder = paths[0].parent
+    if any(node.keys() != nodes[0].keys() for node in nodes):
+        raise RunFolderError(f"{folder}: the nodes hold different parameters")
+    merged = {name: np.concatenate([node[name] for node in nodes]) for name in nodes[0]}
+    by_id = np.argsort(merged[index], kind="stable")
+    if (np.diff(merged[index][by_id]) == 0).any():
+        raise RunFolderError(f"{folder}: two nodes hold the same {per}")
+    return {name: array[by_id] for name, array in merged.items()}
 
 
 def find(paths: Sequence[Path], refused: list[RunFolderError] | None = None) -> list[RunFolder]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -11,43 +9,30 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from fedrec.aggregation.mix import clients_alike, unpacked
 from fedrec.baselines.base import Baseline, Scorer
-from fedrec.compute.device import to_array
 from fedrec.config.experiment import Experiment, recorded_experiment
 from fedrec.config.sources import sources_of
 from fedrec.data.catalogue import Catalogue
-from fedrec.errors import ConfigError, DataError, RunFolderError, did_you_mean
-from fedrec.evaluation.ranking import mask_of, top_k
-from fedrec.evaluation.scorer import UserScorer
+from fedrec.errors import ConfigError, DataError, RunFolderError
 from fedrec.features.prepare import open_catalogue, prepare_features
-from fedrec.plugins import expand_path, shown
+from fedrec.plugins import expand_path
 from fedrec.runs.folder import CONFIG, FEATURES, SOURCE, SPLIT
 from fedrec.runs.reader import RunFolder
-from fedrec.types import FloatArray, IntArray, Params
+from fedrec.runs.recommend import (
+    AXES,
+    Recommendation,
+    best_items,
+    index_of,
+    recommendations,
+    trained_scorer,
+)
+from fedrec.types import IntArray
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # Users that are ranked at once.
 BLOCK = 256
-# Users among whose ids one that is like a misspelt id is looked for.
-NAMES_TO_COMPARE = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Recommendation:
-    """One recommended item.
-
-    Args:
-        item: Its raw id.
-        title: Its title, where the data has one.
-        score: The user's score for it.
-    """
-
-    item: str
-    title: str | None
-    score: float
 
 
 class RunResult(RunFolder):
@@ -91,41 +76,16 @@ class RunResult(RunFolder):
         model, split = self.experiment.model, self.split
         if isinstance(model, Baseline):
             return model.fit(split, self.experiment.seed, self.catalogue)
-        shard = split.shard(np.arange(split.n_clients, dtype=np.int64))
-        task, shared = self.experiment.client_task(self.catalogue), self.model()
+        task = self.experiment.client_task(self.catalogue)
         task = task.at_end() if self.result.get("end") else task
         if task.weights != (was := self.result.get("weights", "")):
             raise RunFolderError(
                 f"{self.folder}: the frozen weights of the model are not what they were (hash "
                 f"{task.weights:.8}, was {was:.8}); bring the old model back"
             )
-        row = np.argsort(shard.user_ids, kind="stable")  # of the shard, by user
+        local = {axis: self.local(axis) for axis in AXES}
         first_stage = self.experiment.evaluate.first_stage_of(split)
-        private = {axis: self.local(axis) for axis in ("user", "client", "positive")}
-        local: dict[str, FloatArray] = {}
-        for name in task.private():
-            axis = task.stored_specs()[name].axis or ""
-            arrays = private[axis]
-            if name not in arrays:
-                raise RunFolderError(
-                    f"{self.folder}: '{name}' of the best round is missing: the run broke off "
-                    "while it was kept, or nodes keep it elsewhere (flwr run); run it again with "
-                    "an engine of fedrec's own"
-                )
-            local[name] = arrays[name][shard.user_ids] if axis == "user" else arrays[name]
-
-        def scorer(params: Params) -> Scorer:
-            with task.computing():
-                score = UserScorer(task, shard, params, local, first_stage)
-
-            def of_users(rows: IntArray) -> FloatArray:
-                with task.computing():
-                    return to_array(score(rows)["mixed"])
-
-            return of_users
-
-        score = by_values(shared, shard.client_ids[shard.client_of_user()], scorer)
-        return lambda users: score(row[users])
+        return trained_scorer(task, split, self.model(), local, str(self.folder), first_stage)
 
     @cached_property
     def _attackers(self) -> IntArray:
@@ -146,25 +106,11 @@ class RunResult(RunFolder):
         Raises:
             DataError: If the user is not in the data, or an attacker.
         """
-        split = self.split
-        if isinstance(user, float | np.floating) and float(user).is_integer():
-            user = int(user)
-        users = np.flatnonzero(split.user_ids == str(user))
-        if not len(users):
-            few = split.n_users < NAMES_TO_COMPARE
-            hint = did_you_mean(str(user), split.user_ids.tolist()) if few else ""
-            if "did you mean" not in hint:
-                hint = f"; its ids are such as '{split.user_ids[0]}' and '{split.user_ids[-1]}'"
-            raise DataError(f"user '{user}' is not in the data{hint}")
-        if users[0] in self._attackers:
+        at = index_of(self.split, user)
+        if at in self._attackers:
             raise DataError(f"user '{user}' is an attacker of this run, and attackers do not rank")
-        titles = split.item_columns.get("title")
-        return [
-            Recommendation(
-                str(split.item_ids[item]), None if titles is None else str(titles[item]), score
-            )
-            for _, _, item, score in self._top(users, k)
-        ]
+        ranked = best_items(self.split, self._scorer, np.array([at]), k)
+        return recommendations(self.split, ranked)
 
     def recommend_all(self, k: int = 10) -> pd.DataFrame:
         """Return the k best items of every honest user, train and validation items left out.
@@ -176,7 +122,7 @@ class RunResult(RunFolder):
         split = self.split
         honest = np.setdiff1d(np.arange(split.n_users), self._attackers)
         blocks = np.array_split(honest, -(-len(honest) // BLOCK))
-        rows = [row for users in blocks for row in self._top(users, k)]
+        rows = [row for users in blocks for row in best_items(split, self._scorer, users, k)]
         frame = pd.DataFrame(rows, columns=["user", "rank", "item", "score"])
         frame["user"] = split.user_ids[frame["user"].to_numpy(np.int64)]
         frame["item"] = split.item_ids[frame["item"].to_numpy(np.int64)]
@@ -234,24 +180,6 @@ class RunResult(RunFolder):
         notes = "".join(f"<p>{escape(line)}</p>" for line in result.get("warnings") or [])
         return f"<p><b>{escape(title)}</b>, {escape(where)}</p>{table.to_html()}{notes}"
 
-    def _top(self, users: IntArray, k: int) -> list[tuple[int, int, int, float]]:
-        """Return user, rank, item and score of the k best items of some users, int64 [u]."""
-        split = self.split
-        if not isinstance(k, int | np.integer) or not 1 <= k <= split.n_items:
-            raise ConfigError(
-                f"k: expected 1 to {split.n_items}, the number of items, got {shown(k)}"
-            )
-        scores = self._scorer(users)
-        excluded = mask_of("test", split.train.take(users), split.valid.take(users))
-        return [
-            (user, rank, item, float(of_user[item]))
-            for user, items, of_user in zip(
-                users.tolist(), top_k(scores, excluded, k).tolist(), scores, strict=True
-            )
-            for rank, item in enumerate(items, start=1)
-            if item >= 0
-        ]
-
 
 class RunResults(list[RunResult]):
     """Runs of one experiment that differ in the seed."""
@@ -283,30 +211,3 @@ def load(folder: str | Path) -> RunResult:
         RunFolderError: If it is no run folder.
     """
     return RunResult(expand_path(folder))
-
-
-def by_values(
-    model: Params,
-    clients: IntArray,
-    make: Callable[[Params], Callable[[IntArray], FloatArray]],
-) -> Callable[[IntArray], FloatArray]:
-    """Return a function of some rows, in which each row has the parameters of its client.
-
-    Args:
-        model: What a run leaves behind.
-        clients: int64 [u], the client of each row.
-        make: From parameters to such a function: of rows, int64 [b], at least one, to
-            float [b, ...].
-    """
-    down = unpacked(model)
-    if not down.own:
-        return make(model)
-
-    def score(rows: IntArray) -> FloatArray:
-        scores, places = [], []
-        for alike, params in clients_alike(down.take(clients[rows]), len(rows)):
-            scores.append(make(params)(rows[alike]))
-            places.append(alike)
-        return np.concatenate(scores)[np.argsort(np.concatenate(places))]
-
-    return score

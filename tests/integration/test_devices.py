@@ -3,12 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 import fedrec
 from fedrec.config.experiment import Experiment, load_experiment
-from fedrec.errors import ConfigError, EngineError, FedRecError
+from fedrec.errors import ConfigError, EngineError, FedRecError, RunFolderError
+from fedrec.runs.device_run import DeviceRun
+from fedrec.runs.recommend import best_items, recommendations
 from tests.device_fleet import make_devices, prepare, serve
 
 SECTIONS: dict[str, Any] = {
@@ -53,6 +56,51 @@ def test_what_is_absent_is_said_and_not_sent(tmp_path: Path) -> None:
     assert any("coverage@5, gini@5 are absent" in line for line in result["warnings"])
     assert any("popularity are absent" in line for line in result["warnings"])
     assert "popularity" not in result["reference"]
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {},
+        {"personalization": "none", "strategy": {"name": "clustered", "clusters": 2, "warmup": 1}},
+        {"personalization": "finetune"},
+    ],
+    ids=["plgc", "clustered", "finetune"],
+)
+def test_a_device_recommends_by_itself_what_one_place_would(
+    tmp_path: Path, sections: dict[str, Any]
+) -> None:
+    experiment = experiment_of(**sections)
+    together = fedrec.run(experiment, out=tmp_path / "serial")
+    folders = make_devices(experiment, experiment.data.load(), OWNERS, tmp_path / "devices")
+    serve(experiment, folders, tmp_path / "served")
+    everywhere = together.split
+    for folder, users in zip(folders, OWNERS.values(), strict=True):
+        device = DeviceRun(folder)
+        for user in users:
+            at = np.array([user])
+            ranked = best_items(everywhere, together._scorer, at, 5, all_known=True)
+            theirs = recommendations(everywhere, ranked)
+            ours = device.recommend(str(everywhere.user_ids[user]), 5)
+            assert [each.item for each in ours] == [each.item for each in theirs]
+            scores = [each.score for each in theirs]
+            assert [each.score for each in ours] == pytest.approx(scores, abs=1e-6)
+
+
+def test_a_device_keeps_what_the_best_round_left(tmp_path: Path) -> None:
+    experiment = experiment_of()
+    folders = make_devices(experiment, experiment.data.load(), OWNERS, tmp_path / "devices")
+    serve(experiment, folders, tmp_path / "served")
+    best = fedrec.load(tmp_path / "served").result["best_round"]
+    kept = {path.name for path in folders[0].glob("runs/*/local/*")}
+    assert kept == {f"node-000@{best}.safetensors", f"received@{best}.safetensors"}
+
+
+def test_a_device_without_a_model_says_so(tmp_path: Path) -> None:
+    experiment = experiment_of()
+    [folder, *_] = make_devices(experiment, experiment.data.load(), OWNERS, tmp_path / "devices")
+    with pytest.raises(RunFolderError, match="no run has left a model yet"):
+        DeviceRun(folder)
 
 
 def test_a_run_that_was_stopped_goes_on_with_the_same_digest(tmp_path: Path) -> None:
