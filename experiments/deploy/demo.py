@@ -125,16 +125,9 @@ class Demo:
 
     def run_devices(self, devices: int) -> None:
         """Serve the experiment and let devices, and strangers, join."""
-        self.done("certificates", "deployment", "--nodes", devices, "--host", HOST)
-        self.done("certificates", "strangers", "--nodes", 1, "--host", HOST)
-        self.done("bundle", *self.given, "--items", "items.csv", "--out", "bundle")
-        place = ("--bundle", "bundle", "--deployment", "deployment", "--out", "served")
-        server = self.fedrec("serve", *self.given, *place, "--port", self.port, log="serve.log")
+        server, joined = self.start(devices)
         ours, theirs = Path("deployment"), Path("strangers")
-        joined = [
-            self.join(f"device-{number}", number, ours / AUTHORITY, ours / key_of(number))
-            for number in range(devices)
-        ]
+        self.done("certificates", theirs, "--nodes", 1, "--host", HOST)
         joined += [
             self.join("unregistered", 0, ours / AUTHORITY, theirs / key_of(0)),
             self.join("other-authority", 0, theirs / AUTHORITY, ours / key_of(0)),
@@ -143,10 +136,7 @@ class Demo:
             self.check_forgery(ours, theirs)
             self.check("the run on devices came to its end", server.wait() == 0)
         finally:
-            for process in (server, *joined):
-                process.send_signal(signal.SIGTERM)
-            for process in (server, *joined):
-                process.wait()
+            end([server, *joined])
         said = {name: self.said(name) for name in ("unregistered", "other-authority")}
         self.check(
             "a node with a key that is not registered is refused",
@@ -157,6 +147,20 @@ class Demo:
             "not signed by" in said["other-authority"]
             and "connected" not in said["other-authority"],
         )
+
+    def start(
+        self, devices: int
+    ) -> "tuple[subprocess.Popen[bytes], list[subprocess.Popen[bytes]]]":
+        """Make a deployment, serve the experiment and let devices join."""
+        deployment = Path("deployment")
+        self.done("certificates", deployment, "--nodes", devices, "--host", HOST)
+        self.done("bundle", *self.given, "--items", "items.csv", "--out", "bundle")
+        place = ("--bundle", "bundle", "--deployment", deployment, "--out", "served")
+        server = self.fedrec("serve", *self.given, *place, "--port", self.port, log="serve.log")
+        return server, [
+            self.join(f"device-{n}", n, deployment / AUTHORITY, deployment / key_of(n))
+            for n in range(devices)
+        ]
 
     def join(self, name: str, number: int, authority: Path, key: Path) -> "subprocess.Popen[bytes]":
         """Start a device."""
@@ -209,6 +213,14 @@ class Demo:
             not measured & absent and all(each in said for each in wanted),
         )
         print(json.dumps(times(served.rounds())), flush=True)
+
+
+def end(processes: "Sequence[subprocess.Popen[bytes]]") -> None:
+    """End processes, and wait until they have ended what they have started."""
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    for process in processes:
+        process.wait()
 
 
 def key_of(number: int) -> str:

@@ -89,7 +89,12 @@ def check_fleet(experiment: Experiment, bundle: Path) -> ForDevices:
             "fedrec bundle, and give it to the devices"
         )
     check_cutoffs(chosen.experiment.evaluate.parsed(), items.items.n_items)
-    chosen.experiment.client_task(items.catalogue)
+    if chosen.experiment.client_task(items.catalogue).executor() == "numba":
+        backend = chosen.experiment.train.backend
+        raise ConfigError(
+            f"train.backend: {backend} means numba for this model, and devices have no numba; "
+            "write torch"
+        )
     return chosen
 
 

@@ -135,7 +135,8 @@ def test_a_device_with_other_items_is_refused(tmp_path: Path) -> None:
     ("sections", "named"),
     [
         ({"evaluate": {"metrics": ["ndcg@5"], "slices": ["tail"]}}, "evaluate.slices"),
-        ({"train": {"negative_sampling": "popularity"}}, "negative_sampling"),
+        ({"train": {"backend": "torch", "negative_sampling": "popularity"}}, "negative_sampling"),
+        ({"train": {"backend": "auto"}}, "train.backend: auto means numba"),
         ({"data": {**SECTIONS["data"], "k_core": 2}}, "k_core"),
         ({"model": "popularity"}, "baseline"),
     ],
@@ -143,8 +144,11 @@ def test_a_device_with_other_items_is_refused(tmp_path: Path) -> None:
 def test_experiments_that_need_the_data_of_others_are_refused(
     tmp_path: Path, sections: dict[str, Any], named: str
 ) -> None:
+    plain, experiment = experiment_of(), experiment_of(**sections)
+    folders = make_devices(plain, plain.data.load(), OWNERS, tmp_path / "devices")
     with pytest.raises(FedRecError, match=named):
-        serve(experiment_of(**sections), [tmp_path / "x"], tmp_path / "served")
+        prepare(experiment, folders, tmp_path / "served")
+    assert not (tmp_path / "served").exists()
 
 
 def test_a_device_does_not_send_its_lists_even_if_it_is_asked(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fedrec.aggregation.mix import packed
 from fedrec.aggregation.update import Down, Mix
-from fedrec.runs.result import by_values
+from fedrec.runs.recommend import by_values
 from fedrec.types import FloatArray, IntArray, Params
 
 CLIENTS = np.array([3, 1, 1, 0, 2, 3])
