@@ -1,16 +1,41 @@
 """The ClientApp: what a node does with a message. Decode, call, encode; no arithmetic."""
 
+import logging
+
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import ClientAppCallable
 
 from clients.node import Node
 from clients.open_node import enrol, keep_description, open_node
 from clients.place import NodePlace
 from fedrec.config.sources import code_with_sources
+from fedrec.errors import ConfigError, EngineError, MissingExtra, ProtocolError, RunFolderError
 from fedrec.flower import records
 from fedrec.flower.processes import code_hash
 
-app = ClientApp()
+LOG = logging.getLogger("fedrec")
+PUBLIC = (ConfigError, EngineError, MissingExtra, ProtocolError, RunFolderError)
+"""Errors that tell of settings and files, and never of what is in a user's data."""
+
+
+def keep_reasons(message: Message, context: Context, call: ClientAppCallable) -> Message:
+    """On a device, let only such errors reach the server as tell nothing of the users.
+
+    What else goes wrong may name a user or an item. It stands in the device's log.
+    """
+    try:
+        return call(message, context)
+    except Exception as error:
+        if isinstance(error, PUBLIC) or not context.node_config.get("own-file"):
+            raise
+        LOG.error(f"{type(error).__name__}: {' '.join(str(error).split())}")
+        raise EngineError(
+            f"the device failed ({type(error).__name__}); its own log says why"
+        ) from None
+
+
+app = ClientApp(mods=[keep_reasons])
 
 
 @app.query("enrol")

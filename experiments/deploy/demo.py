@@ -21,7 +21,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -34,6 +34,7 @@ from fedrec.data.prepare import open_split
 from fedrec.flower.certificates import AUTHORITY, NODES
 from fedrec.types import Interactions, TextArray
 
+Process: TypeAlias = "subprocess.Popen[bytes]"
 CONFIG = Path(__file__).parents[1] / "ml-100k" / "plgc-mf.yaml"
 HOST = "localhost"
 COLUMNS = {"user": "user", "item": "item", "rating": "rating", "timestamp": "time"}
@@ -91,7 +92,7 @@ class Demo:
         self.passed.append(holds)
         print(f"{'ok' if holds else 'FAILED'}: {what}", flush=True)
 
-    def fedrec(self, *arguments: object, log: str = "") -> "subprocess.Popen[bytes]":
+    def fedrec(self, *arguments: object, log: str = "") -> Process:
         """Start a command in the folder, with its output in a log."""
         command = [sys.executable, "-m", "fedrec", *map(str, arguments)]
         print("$ fedrec " + " ".join(map(str, arguments)), flush=True)
@@ -162,7 +163,7 @@ class Demo:
             for n in range(devices)
         ]
 
-    def join(self, name: str, number: int, authority: Path, key: Path) -> "subprocess.Popen[bytes]":
+    def join(self, name: str, number: int, authority: Path, key: Path) -> Process:
         """Start a device."""
         folder = Path(f"device-{number}")
         [file] = (self.out / folder).glob("log.*")
@@ -215,7 +216,7 @@ class Demo:
         print(json.dumps(times(served.rounds())), flush=True)
 
 
-def end(processes: "Sequence[subprocess.Popen[bytes]]") -> None:
+def end(processes: Sequence[Process]) -> None:
     """End processes, and wait until they have ended what they have started."""
     for process in processes:
         process.send_signal(signal.SIGTERM)

@@ -12,16 +12,18 @@ import logging
 import os
 import shlex
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import entry_points, version
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, ParamSpec, TypeVar
+
+import psutil
 
 from fedrec.errors import EngineError, FedRecError
 from fedrec.flower.processes import CLIENT, SERVER
@@ -34,10 +36,12 @@ FLEET = ("/v1/fleet/", "/health")
 node, is for this machine alone: Flower asks nobody who he is there."""
 PARENT = "FEDREC_PARENT"
 """The process without which a program ends, in its environment."""
+PLACE = "FEDREC_PLACE"
+"""The folder for which a program was started, in its environment."""
 APP_LOG = "FEDREC_APP_LOG"
 """Where apps write what they have to say, in their environment; Flower drops what they print."""
 
-STOP_SECONDS = 10.0
+STOP_SECONDS = 5.0
 """How long a program has to end, before it is killed."""
 
 P = ParamSpec("P")
@@ -62,18 +66,30 @@ def write_programs(folder: Path) -> Path:
     return folder
 
 
-def end_group(process: subprocess.Popen[bytes]) -> None:
-    """End a process with all that it has started, gently and then by force."""
-    for number, seconds in ((signal.SIGTERM, STOP_SECONDS), (signal.SIGKILL, STOP_SECONDS)):
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
-            break
-        try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            continue
-    process.wait()
+def end_all(place: Path) -> None:
+    """End all programs that were started for a place, gently and then by force.
+
+    Flower's programs start others in sessions of their own, and some outlive who has started them.
+
+    Args:
+        place: What `PLACE` says in their environment.
+    """
+    there = [process for process in psutil.process_iter() if _is_of(process, place)]
+    for process in there:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, left = psutil.wait_procs(there, STOP_SECONDS)
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, STOP_SECONDS)
+
+
+def _is_of(process: psutil.Process, place: Path) -> bool:
+    try:
+        return process.environ().get(PLACE) == str(place)
+    except (psutil.Error, OSError):  # it has ended, or is somebody else's
+        return False
 
 
 def main() -> None:

@@ -14,7 +14,15 @@ from typing import Any, Self
 from fedrec.errors import ConfigError, EngineError
 from fedrec.flower.certificates import AUTHORITY, CERTIFICATE, KEY, NODES
 from fedrec.flower.processes import CLIENT, SERVER, engine_variables
-from fedrec.flower.programs import APP_LOG, PARENT, SUPERLINK, command, end_group, write_programs
+from fedrec.flower.programs import (
+    APP_LOG,
+    PARENT,
+    PLACE,
+    SUPERLINK,
+    command,
+    end_all,
+    write_programs,
+)
 from fedrec.storage.files import reading, write_json, write_text
 
 START_SECONDS = 60.0
@@ -159,8 +167,9 @@ class SuperLink:
 
     def stop(self) -> None:
         """End the SuperLink and all that it has started."""
+        end_all(self._folder)
         if self._process is not None:
-            end_group(self._process)
+            self._process.wait()
         self._process = None
 
     def register(self) -> list[NodeKey]:
@@ -208,7 +217,7 @@ class SuperLink:
     def _environment(self) -> dict[str, str]:
         path = f"{self._programs}{os.pathsep}{os.environ.get('PATH', '')}"
         ours = {"FLWR_HOME": str(self._folder), "PATH": path, APP_LOG: str(self.app_log)}
-        return {**os.environ, **engine_variables(), **ours}
+        return {**os.environ, **engine_variables(), **ours, PLACE: str(self._folder)}
 
     def _flwr(self, *calls: Sequence[str]) -> list[dict[str, Any]]:
         """Return what Flower's command line answers to some calls.

@@ -13,7 +13,15 @@ from pathlib import Path
 from fedrec.errors import ConfigError
 from fedrec.flower.followed import FollowedFile
 from fedrec.flower.processes import engine_variables
-from fedrec.flower.programs import APP_LOG, PARENT, SUPERNODE, command, end_group, write_programs
+from fedrec.flower.programs import (
+    APP_LOG,
+    PARENT,
+    PLACE,
+    SUPERNODE,
+    command,
+    end_all,
+    write_programs,
+)
 
 LOG = logging.getLogger("fedrec")
 AGAIN_SECONDS = 15.0
@@ -71,6 +79,7 @@ class SuperNode:
         path = f"{programs}{os.pathsep}{os.environ.get('PATH', '')}"
         environment = {**os.environ, **engine_variables(), "FLWR_HOME": str(self._folder)}
         environment |= {"PATH": path, PARENT: str(os.getpid()), APP_LOG: str(self.app_log)}
+        environment[PLACE] = str(self._folder)
         app_lines = FollowedFile(self.app_log)
         while True:
             process = subprocess.Popen(
@@ -90,7 +99,7 @@ class SuperNode:
                     for line in app_lines.lines():
                         show(line)
             finally:
-                end_group(process)
+                end_all(self._folder)
             show(f"the SuperNode has ended; again in {AGAIN_SECONDS:.0f} s")
             time.sleep(AGAIN_SECONDS)
 
@@ -123,7 +132,7 @@ class SuperNode:
                     said = found
                     show(found)
                 if _EXITS in text:
-                    end = threading.Timer(SAYS_WHY_SECONDS, end_group, [process])
+                    end = threading.Timer(SAYS_WHY_SECONDS, end_all, [self._folder])
                     end.daemon = True
                     end.start()
 

@@ -1,6 +1,8 @@
 """SuperLink and SuperNodes over TLS: a run survives what is killed, and strangers stay out."""
 
 import os
+import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -20,6 +22,7 @@ from fedrec.runs.folder import ROUNDS
 pytestmark = pytest.mark.slow
 
 SECONDS = 300.0
+BLOCK = re.compile(r"^```(\w+) ?(\S*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 CONFIG = """
 data: {name: synthetic, users: 24, items: 40}
 model: {name: mf, embedding_dim: 8}
@@ -78,11 +81,9 @@ def wait_for(holds: Callable[[], object]) -> None:
 
 def started(process: "subprocess.Popen[bytes]", program: str) -> psutil.Process:
     """The process of a program of Flower that a command has started."""
-    [found] = [
-        each
-        for each in psutil.Process(process.pid).children(recursive=True)
-        if program in each.cmdline()
-    ]
+    children = psutil.Process(process.pid).children(recursive=True)
+    lines = {child: child.as_dict(["cmdline"])["cmdline"] or () for child in children}
+    [found] = [child for child, line in lines.items() if program in line]
     return found
 
 
@@ -136,3 +137,32 @@ def test_a_server_that_is_stopped_says_how_to_go_on(
     finally:
         end([server, *joined])
     assert f"continue: fedrec serve --resume {out / 'served'}" in demo.said("serve")
+
+
+def test_the_guide_can_be_followed_literally(tmp_path: Path, port: int) -> None:
+    page = Path(__file__).parents[2] / "docs" / "devices.md"
+    blocks = BLOCK.findall(page.read_text(encoding="utf-8").replace("8443", str(port)))
+    for language, name, content in blocks:
+        if name and language in ("python", "yaml", "ini"):
+            (tmp_path / name).write_text(content, encoding="utf-8")
+    background: list[subprocess.Popen[bytes]] = []
+    outputs = []
+    try:
+        for _, name, content in (each for each in blocks if each[0] == "bash"):
+            program, *arguments = shlex.split(content)
+            module = ["-m", "fedrec"] if program == "fedrec" else []
+            line = [sys.executable, *module, *arguments]
+            if name == "background":
+                background.append(subprocess.Popen(line, cwd=tmp_path))
+                continue
+            if background:  # what follows needs the run to be over
+                assert background[0].wait(SECONDS) == 0
+            done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, (content, done.stderr)
+            outputs.append(done.stdout)
+    finally:
+        end(background)
+    assert "The title of film-" in outputs[-2]
+    assert outputs[-1].count("The title of film-") == 3
+    result = load(tmp_path / "run").result
+    assert (result["clients"], result["status"]) == (5, "completed")

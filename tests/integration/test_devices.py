@@ -151,6 +151,16 @@ def test_experiments_that_need_the_data_of_others_are_refused(
     assert not (tmp_path / "served").exists()
 
 
+def test_what_goes_wrong_on_a_device_tells_the_server_of_no_user(tmp_path: Path) -> None:
+    experiment = experiment_of()
+    folders = make_devices(experiment, experiment.data.load(), OWNERS, tmp_path / "devices")
+    (folders[1] / "log.csv").write_text("user,item,rating,time\n5,secret,1,1\n")
+    with pytest.raises(EngineError) as failed:
+        serve(experiment, folders, tmp_path / "served")
+    assert "its own log says why" in str(failed.value)
+    assert "secret" not in str(failed.value)
+
+
 def test_a_device_does_not_send_its_lists_even_if_it_is_asked(tmp_path: Path) -> None:
     experiment = experiment_of(evaluate={"metrics": ["ndcg@5"]})
     folders = make_devices(experiment, experiment.data.load(), OWNERS, tmp_path / "devices")

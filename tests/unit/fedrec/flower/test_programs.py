@@ -14,7 +14,7 @@ import pytest
 from fedrec.errors import EngineError
 from fedrec.flower import programs
 from fedrec.flower.followed import FollowedFile
-from fedrec.flower.programs import ThisMachine, command, end_group, write_programs
+from fedrec.flower.programs import ThisMachine, command, write_programs
 
 
 async def _ok(scope: Any, receive: Any, send: Any) -> None:
@@ -121,20 +121,28 @@ time.sleep(3)
             process.kill()
 
 
-def test_a_group_is_ended_by_force_where_it_does_not_end() -> None:
-    code = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True)"
-    code += "; time.sleep(60)"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True
-    )
-    assert process.stdout is not None and process.stdout.readline()
-    seconds, programs.STOP_SECONDS = programs.STOP_SECONDS, 0.5
+def test_all_of_a_place_is_ended_by_force_where_it_does_not_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(programs, "STOP_SECONDS", 0.5)
+    stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True)"
+    stubborn += "; time.sleep(60)"
+    started = []
+    for place in (tmp_path / "one", tmp_path / "one", tmp_path / "other"):
+        environment = {**os.environ, programs.PLACE: str(place)}
+        line = [sys.executable, "-c", stubborn]
+        started.append(
+            subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, start_new_session=True)
+        )
+    for process in started:
+        assert process.stdout is not None and process.stdout.readline()
     try:
-        end_group(process)
+        programs.end_all(tmp_path / "one")
+        assert [psutil.pid_exists(process.pid) for process in started] == [False, False, True]
     finally:
-        programs.STOP_SECONDS = seconds
-    assert process.returncode == -9
-    process.stdout.close()
+        for process in started:
+            process.kill()
+            process.communicate()
 
 
 def test_lines_of_a_file_are_followed_as_they_come(tmp_path: Path) -> None:
