@@ -9,7 +9,7 @@ from clients.shard_source import NodeData
 from fedrec.config.experiment import Experiment
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.prepare import open_split, save_split
-from fedrec.errors import ConfigError, ProtocolError
+from fedrec.errors import ConfigError, ProtocolError, RunFolderError
 from fedrec.features.bundle import settings_of
 from fedrec.runs.devices import check_for_devices
 from fedrec.runs.folder import SNAPSHOT
@@ -68,6 +68,11 @@ class OwnFileSource:
             ProtocolError: If the numbers of the clients are impossible.
             RunFolderError: If the device was not enrolled, or what it kept is damaged.
         """
+        if not self._snapshot.exists():
+            raise RunFolderError(
+                f"{self._snapshot.parent}: this device has lost its private state, or was never "
+                "enrolled in this run; put its --state back, or start a new run"
+            )
         split, first = open_split(self._snapshot), self._first_client
         own = np.arange(split.n_clients, dtype=np.int64)
         n_clients = split.n_clients if self._n_clients is None else self._n_clients

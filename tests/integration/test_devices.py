@@ -1,18 +1,23 @@
 """Devices with their own users' files train what one place trains on the data of all."""
 
+import shutil
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from flwr.app import Message
 
 import fedrec
 from fedrec.config.experiment import Experiment, load_experiment
 from fedrec.errors import ConfigError, EngineError, FedRecError, RunFolderError
+from fedrec.flower.grid import SerialGrid
 from fedrec.runs.device_run import DeviceRun
 from fedrec.runs.recommend import best_items, recommendations
-from tests.device_fleet import make_devices, prepare, serve
+from tests.device_fleet import Devices, make_devices, prepare, serve
 
 SECTIONS: dict[str, Any] = {
     "data": {"name": "synthetic", "users": 24, "items": 40},
@@ -159,6 +164,45 @@ def test_what_goes_wrong_on_a_device_tells_the_server_of_no_user(tmp_path: Path)
         serve(experiment, folders, tmp_path / "served")
     assert "its own log says why" in str(failed.value)
     assert "secret" not in str(failed.value)
+
+
+def test_no_message_of_a_device_names_its_users_or_says_when(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = experiment_of()
+    data = experiment.data.load()
+    names = np.array([f"user-called-{n:02d}" for n in range(len(data.user_ids))], object)
+    data = replace(data, user_ids=names, timestamps=123456.7 + np.arange(len(data)))
+    folders = make_devices(experiment, data, OWNERS, tmp_path / "devices")
+    said: list[bytes] = []
+
+    def listen(devices: Devices, messages: Iterable[Message]) -> list[Message]:
+        replies = SerialGrid.send_and_receive(devices, messages)
+        for reply in replies:
+            for record in reply.content.array_records.values():
+                said.extend(array.data for array in record.values())
+            said.append(repr(reply.content).encode())
+        return replies
+
+    monkeypatch.setattr(Devices, "send_and_receive", listen)
+    serve(experiment, folders, tmp_path / "served")
+    sent = b"".join(said)
+    assert len(sent) > 1000
+    times = [np.array([123456.7 + n]).tobytes() for n in range(len(data))]
+    secrets = [*(name.encode() for name in names), *times, b"called", b"log.csv", b"123456.7"]
+    assert [secret for secret in secrets if secret in sent] == []
+
+
+def test_a_device_that_lost_its_state_is_named(tmp_path: Path) -> None:
+    experiment = experiment_of(rounds={"count": 2})
+    folders = make_devices(experiment, experiment.data.load(), OWNERS, tmp_path / "devices")
+    out = tmp_path / "served"
+    serve(experiment, folders, out)
+    config = out / "config.yaml"
+    config.write_text(config.read_text().replace("count: 2", "count: 3"))
+    shutil.rmtree(folders[2] / "runs")
+    with pytest.raises(FedRecError, match="device-2.* lost its private state"):
+        serve(experiment, folders, out)
 
 
 def test_a_device_does_not_send_its_lists_even_if_it_is_asked(tmp_path: Path) -> None:
