@@ -231,7 +231,6 @@ class Node:
 
     def finish(self, request: RoundRequest) -> None:
         """Keep the values of the best round alone, once a run is at its end."""
-        self.store.settle(request.committed)
         self._evaluated.keep_best(request.best)
 
     def _alike(

@@ -14,7 +14,7 @@ from flwr.serverapp import ServerApp
 from packaging.requirements import Requirement
 
 import fedrec.cli.commands
-from fedrec.flower import launch
+from fedrec.flower import processes
 from fedrec.flower.processes import OUTER_PACKAGES, check_packages
 from fedrec.plugins import table
 
@@ -101,9 +101,9 @@ def test_entry_points_lead_to_what_they_name(project: dict[str, Any]) -> None:
             installed[name].load()
     assert {"fedavg", "fedadam"} <= set(table("strategies"))
     components = project["tool"]["flwr"]["app"]["components"]
-    assert components == {"serverapp": launch.SERVER, "clientapp": launch.CLIENT}
-    assert isinstance(resolve_name(launch.SERVER), ServerApp)
-    assert isinstance(resolve_name(launch.CLIENT), ClientApp)
+    assert components == {"serverapp": processes.SERVER, "clientapp": processes.CLIENT}
+    assert isinstance(resolve_name(processes.SERVER), ServerApp)
+    assert isinstance(resolve_name(processes.CLIENT), ClientApp)
 
 
 def test_packages_lie_beside_each_other(project: dict[str, Any]) -> None:

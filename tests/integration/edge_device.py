@@ -6,6 +6,7 @@ in FOLDER/experiment.json. Prints what was imported of it, and what it recommend
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
@@ -64,15 +65,12 @@ def main(folder: Path) -> None:
     task = received_experiment(text, folder).client_task(source.catalogue())
     params = task.initial_globals(source.catalogue().n_items)
     groups = np.zeros(n, np.int64)
-    request = records.RoundRequest(run, "start", 1, 0, 0, called.clients, groups)
+    request = records.RoundRequest(run, "start", 1, clients=called.clients, groups=groups)
     trained = records.decode(ask(records.TRAIN, request, params), records.Trained)
     assert not trained.failures
-    ask(
-        records.EVALUATE,
-        records.RoundRequest(run, "start", 1, 1, 0, called.clients, groups),
-        params,
-    )
-    ask(records.FINISH, records.RoundRequest(run, "start", 1, 1, 1, called.clients, groups))
+    applied = replace(request, applied=(request.ticket,))
+    ask(records.EVALUATE, applied, params)
+    ask(records.FINISH, replace(applied, best=1))
     device = DeviceRun(folder)
     first = device.recommend(str(device.split.user_ids[0]), 3)
     imported = sorted(BLOCKED & {name.partition(".")[0] for name in sys.modules})

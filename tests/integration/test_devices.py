@@ -201,7 +201,7 @@ def test_a_device_that_lost_its_state_is_named(tmp_path: Path) -> None:
     config = out / "config.yaml"
     config.write_text(config.read_text().replace("count: 2", "count: 3"))
     shutil.rmtree(folders[2] / "runs")
-    with pytest.raises(FedRecError, match="device-2.* lost its private state"):
+    with pytest.raises(FedRecError, match=r"device-2.* lost its private state"):
         serve(experiment, folders, out)
 
 
