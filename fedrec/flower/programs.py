@@ -57,7 +57,13 @@ def command(name: str, *arguments: str) -> list[str]:
 
 
 def write_programs(folder: Path) -> Path:
-    """Write programs of the names that Flower starts into a folder, for the front of ``PATH``."""
+    """Write programs of the names that Flower starts into a folder, for the front of ``PATH``.
+
+    Raises:
+        EngineError: On Windows, which does not start such programs.
+    """
+    if sys.platform == "win32":
+        raise EngineError("fedrec serve and fedrec join need Linux or macOS")
     folder.mkdir(parents=True, exist_ok=True)
     for name in STARTED_BY_NAME:
         path = folder / name

@@ -102,7 +102,7 @@ class SuperLink:
                 )
 
     def __enter__(self) -> Self:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # its database has updates
         self._programs = write_programs(self._folder / "programs")
         address = "127.0.0.1" if self._host in ANY else self._host
         authority = json.dumps(str(self._deployment / AUTHORITY))

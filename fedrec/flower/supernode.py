@@ -74,7 +74,7 @@ class SuperNode:
         Args:
             show: Is called with a line about what happens.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         programs = write_programs(self._folder / "programs")
         path = f"{programs}{os.pathsep}{os.environ.get('PATH', '')}"
         environment = {**os.environ, **engine_variables(), "FLWR_HOME": str(self._folder)}

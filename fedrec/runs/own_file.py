@@ -62,7 +62,7 @@ class OwnFile:
 
     def write(self, path: Path) -> None:
         """Write where it lies, for ``own-file`` of a node's configuration; the folder is made."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_json(path, {_DATA: self.data, _BUNDLE: str(self.path)})
 
     @cached_property
