@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import psutil
 
-from experiments.deploy.demo import CONFIG, Demo, end
+from experiments.deploy.demo import CONFIG, HOST, Demo, end
 from fedrec import load
 from fedrec.flower import programs, superlink
 from fedrec.flower.certificates import AUTHORITY, NODES
@@ -208,7 +208,9 @@ def rounds_of_nothing(demo: Demo, rounds: int) -> list[float]:
     vars(superlink)["write_programs"] = plain_programs
     superlink._APP = superlink._APP.replace("{server}", "empty_app:server")
     superlink._APP = superlink._APP.replace("{client}", "empty_app:client")
-    deployment, times = demo.out / "deployment", demo.out / "empty.txt"
+    # A deployment of its own: the SuperLink of the other counts its node as online for a while.
+    deployment, times = demo.out / "empty", demo.out / "empty.txt"
+    demo.done("certificates", deployment, "--nodes", 1, "--host", HOST)
     with superlink.SuperLink(deployment, "127.0.0.1", demo.port) as link:
         code = EMPTY.format(rounds=rounds)
         (deployment / "superlink" / "app" / "empty_app.py").write_text(code, encoding="utf-8")
