@@ -1,8 +1,9 @@
 """Asynchronous aggregations on a virtual clock: who has a job, and whose replies come next.
 
 A client that has a job trains from the version of the shared parameters that it was given. The
-server gathers replies until its buffer is full, makes the next version of them, and goes on. All
-is a pure function of a frozen value, which a checkpoint keeps as a `fedrec.types.State`.
+server gathers replies until its buffer is full, makes the next version of them, and goes on. A
+client is in a buffer once at most: it gets its next job when the buffer with its reply is applied.
+All is a pure function of a frozen value, which a checkpoint keeps as a `fedrec.types.State`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrec.devices.fleet import Fleet
-from fedrec.devices.work import Work
+from fedrec.devices.timing import Timing
 from fedrec.errors import ConfigError
 from fedrec.types import FloatArray, IntArray, State
 
@@ -51,10 +52,7 @@ class Jobs:
         return len(self.clients)
 
     def by_version(self) -> Iterator[tuple[int, IntArray]]:
-        """Yield each version, the oldest first, with its clients, int64, sorted.
-
-        A client's jobs come in the order in which it did them.
-        """
+        """Yield each version, the oldest first, with its clients, int64, sorted."""
         for version in np.unique(self.versions).tolist():
             yield version, np.sort(self.clients[self.versions == version])
 
@@ -145,23 +143,21 @@ class Filled:
         return self.clock.version - 1 - self.arrived.versions
 
 
-def fill_buffer(
-    clock: Clock, buffering: Buffering, order: IntArray, fleet: Fleet, work: Work
-) -> Filled:
+def fill_buffer(clock: Clock, buffering: Buffering, order: IntArray, timing: Timing) -> Filled:
     """Let the clock run until the buffer is full.
 
     As long as fewer jobs are under way than may be, the first clients of an order get one that are
-    online, have none, and have not had this version: a client that has replied is asked again only
-    after the next aggregation, so a version and a client name a job. Replies that arrive at the
-    same time are taken in the order of the client ids, and before others are asked: where all
-    devices are equally fast and the buffer holds all jobs, this is a synchronous round.
+    online, have none, and are not in the buffer: what a client has learnt counts once it is
+    applied, so it waits for that. A client whose reply was discarded may be asked at once. Replies
+    that arrive at the same time are taken in the order of the client ids, and before others are
+    asked: where all devices are equally fast and the buffer holds all jobs, this is a synchronous
+    round.
 
     Args:
         clock: Where the run stands.
         buffering: When the server aggregates.
         order: int64, clients, each once; those that are left out get no job.
-        fleet: The devices of all clients.
-        work: What a job of each client takes.
+        timing: When the replies of all clients arrive.
 
     Raises:
         ConfigError: If the order has fewer clients than the buffer.
@@ -175,6 +171,7 @@ def fill_buffer(
     time, version, under_way = clock.time, clock.version, clock.jobs
     waiting = [*zip(*(getattr(under_way, name).tolist() for name in _HEAP_ORDER), strict=True)]
     heapq.heapify(waiting)
+    fleet = timing.fleet
     listed = np.zeros(len(fleet), np.bool_)
     listed[order] = True
     excluded = ~listed
@@ -186,7 +183,7 @@ def fill_buffer(
         chosen = _first_online(order, excluded, fleet, time, free)
         excluded[chosen] = True
         asked.append(chosen)
-        replies = fleet.arrivals(chosen, time, *work.of(chosen)).tolist()
+        replies = timing.arrivals(chosen, time).tolist()
         for arrival, client in zip(replies, chosen.tolist(), strict=True):
             heapq.heappush(waiting, (arrival, client, version))
         nexts = [waiting[0][0]] if waiting else []
@@ -196,8 +193,9 @@ def fill_buffer(
         while waiting and waiting[0][0] == time and len(arrived) < buffering.size:
             job = heapq.heappop(waiting)
             staleness, limit = version - job[2], buffering.max_staleness
-            (arrived if limit is None or staleness <= limit else discarded).append(job)
-            excluded[job[1]] = staleness == 0 or not listed[job[1]]
+            is_too_old = limit is not None and staleness > limit
+            (discarded if is_too_old else arrived).append(job)
+            excluded[job[1]] = not (is_too_old and listed[job[1]])
         if len(arrived) == buffering.size:
             after = Clock(time, version + 1, _jobs_of(waiting, by_client=True))
             return Filled(after, _jobs_of(arrived), _jobs_of(discarded), np.concatenate(asked))

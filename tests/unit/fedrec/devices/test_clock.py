@@ -11,6 +11,7 @@ from fedrec.devices.availability import Availability
 from fedrec.devices.clock import Buffering, Clock, Filled, Jobs, fill_buffer
 from fedrec.devices.deadlines import end_of_round
 from fedrec.devices.fleet import Fleet
+from fedrec.devices.timing import Timing
 from fedrec.devices.work import Work
 from fedrec.errors import ConfigError
 from fedrec.storage.files import checksum_of
@@ -33,7 +34,7 @@ def steps(
     clock, every = clock or Clock(), list[Filled]()
     for _ in range(count):
         order = order_of(seed, clock.version, len(fleet))
-        every.append(fill_buffer(clock, buffering, order, fleet, work))
+        every.append(fill_buffer(clock, buffering, order, Timing(fleet, work)))
         clock = every[-1].clock
     return every
 
@@ -83,6 +84,9 @@ def test_a_clock_goes_forward_and_nobody_has_two_jobs(run: Run) -> None:
         under_way = (under_way | {*asked}) - {*ended, *dropped}
         jobs = after.jobs
         assert {*zip(jobs.clients, jobs.versions, strict=True)} == under_way
+        # Nobody is in the buffer twice, or works on before it is applied.
+        assert len({*arrived.clients.tolist()}) == len(arrived)
+        assert not {*arrived.clients.tolist()} & {*jobs.clients.tolist()}
         assert (np.diff(jobs.clients) > 0).all()
         assert len(jobs) <= buffering.concurrency
         assert (jobs.arrivals >= after.time).all()
@@ -178,7 +182,7 @@ def test_the_fast_reply_while_the_slow_is_under_way() -> None:
     work = Work(nothing + 1, nothing, nothing)
     clock, every = Clock(), list[Filled]()
     for _ in range(6):
-        every.append(fill_buffer(clock, Buffering(2, 2), np.arange(4), fleet, work))
+        every.append(fill_buffer(clock, Buffering(2, 2), np.arange(4), Timing(fleet, work)))
         clock = every[-1].clock
     assert [filled.clock.time for filled in every] == [2, 4, 6, 8, 10, 11]
     assert [filled.arrived.clients.tolist() for filled in every[:2]] == [[1, 2], [1, 2]]
@@ -187,7 +191,9 @@ def test_the_fast_reply_while_the_slow_is_under_way() -> None:
     assert late[0] == 0
     assert late[1].tolist() == [0]
     assert current[0] == 4
-    fast = fill_buffer(every[3].clock, Buffering(2, 2, max_staleness=3), np.arange(4), fleet, work)
+    fast = fill_buffer(
+        every[3].clock, Buffering(2, 2, max_staleness=3), np.arange(4), Timing(fleet, work)
+    )
     assert fast.discarded.clients.tolist() == [0]
     assert not fast.staleness.any()
     assert fast.clock.time == 10
@@ -196,7 +202,7 @@ def test_the_fast_reply_while_the_slow_is_under_way() -> None:
 def test_a_buffer_that_never_fills_is_refused() -> None:
     fleet, work = equal_fleet(3), Work(*[np.ones(3, np.int64)] * 3)
     with pytest.raises(ConfigError, match="holds 4 updates, but there are 3 clients"):
-        fill_buffer(Clock(), Buffering(2, 4), np.arange(3), fleet, work)
+        fill_buffer(Clock(), Buffering(2, 4), np.arange(3), Timing(fleet, work))
     for wrong in ({"concurrency": 0}, {"size": 0}, {"max_staleness": -1}):
         with pytest.raises(ConfigError, match=f"buffering.{next(iter(wrong))}: expected"):
             Buffering(**{"concurrency": 1, "size": 1} | wrong)
@@ -206,6 +212,6 @@ def test_only_clients_of_the_order_are_asked() -> None:
     fleet, work = equal_fleet(5), Work(*[np.ones(5, np.int64)] * 3)
     clock = Clock()
     for _ in range(4):
-        filled = fill_buffer(clock, Buffering(3, 2), np.array([4, 1]), fleet, work)
+        filled = fill_buffer(clock, Buffering(3, 2), np.array([4, 1]), Timing(fleet, work))
         clock = filled.clock
         assert {*filled.asked.tolist()} <= {1, 4}
