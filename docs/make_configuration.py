@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from fedrec.config.experiment import Experiment
 from fedrec.config.fields import PluginField
 from fedrec.models.base import Model
-from fedrec.plugins import Plugin, Section, table
+from fedrec.plugins import OURS, Plugin, Section, table
 
 PATH = Path(__file__).with_name("configuration.md")
 KINDS = {
@@ -197,7 +197,7 @@ def _is_part(mark: Any) -> bool:
 
 
 def _is_ours(plugin: type[Plugin]) -> bool:
-    return plugin.__module__.partition(".")[0] in ("fedrec", "strategies")
+    return plugin.__module__.partition(".")[0] in OURS
 
 
 if __name__ == "__main__":

@@ -12,11 +12,12 @@ from flwr.serverapp import Grid, ServerApp
 from fedrec.config.sources import code_with_sources
 from fedrec.errors import ConfigError, EngineError
 from fedrec.flower import records
+from fedrec.flower.grid import EngineGrid
 from fedrec.flower.processes import code_hash
 from fedrec.runs.log import name_of_run, read_checkpoint
 from fedrec.runs.open_run import OpenRun, open_run
 from fedrec.runs.origin import Origin
-from fedrec.runs.prepare import find_config, prepare_run
+from fedrec.runs.prepare import check_simulated, find_config, prepare_run
 from fedrec.runs.recorder import Recorder
 from server.fleet import descriptions, finish, open_fleet
 from server.loop import RoundLoop
@@ -36,6 +37,8 @@ def main(grid: Grid, context: Context) -> None:
     else:
         run = _open(config)
     experiment, split = run.experiment, run.split
+    if run.fleet is not None:
+        check_simulated(isinstance(grid, EngineGrid))
     checkpoint = read_checkpoint(run.folder)
     ids = name_of_run(checkpoint, run.id), run.id
     begun = checkpoint is not None
@@ -72,6 +75,7 @@ def main(grid: Grid, context: Context) -> None:
             run.split.clients,
             checkpoint,
             has_end=len(run.task.at_end().epochs) > 0,
+            timing=run.timing,
         )
         loop.run(grid)
         best = recorder.tally.best
@@ -93,4 +97,4 @@ def _open(run_config: Mapping[str, Any]) -> OpenRun:
     if out.name and prepared.name:
         id = str(run_config.get("run") or uuid.uuid4().hex)
         return open_run(id, out, prepared, features if features.name else None)
-    return prepare_run(find_config(Path(source)), out if out.name else None)
+    return prepare_run(find_config(Path(source)), out if out.name else None, by_fedrec=False)

@@ -15,9 +15,11 @@ from fedrec.aggregation.update import Aggregate, Aggregates, Down
 from fedrec.compute.context import RoundContext
 from fedrec.config.experiment import Experiment
 from fedrec.data.catalogue import Catalogue
+from fedrec.devices.timing import Timing
 from fedrec.errors import ClientFailure, NumericError
 from fedrec.evaluation.evaluate import Evaluation, merge
 from fedrec.flower import records
+from fedrec.flower.grid import EngineGrid
 from fedrec.ragged import Ragged
 from fedrec.runs.log import Bytes, Checkpoint, RoundRecord, Seconds
 from fedrec.runs.recorder import End, Recorder
@@ -54,6 +56,10 @@ class RoundLoop:
         users_of: One row per client: the users it holds.
         checkpoint: Where the run continues: with the evaluation of that round; None: at its start.
         has_end: Whether clients train once more after the last round.
+        timing: When replies arrive on the virtual clock; None: none runs.
+
+    Attributes:
+        in_real_time: Whether replies come when nodes send them; in a simulation all come at once.
     """
 
     def __init__(
@@ -71,8 +77,9 @@ class RoundLoop:
         users_of: Ragged,
         checkpoint: Checkpoint | None = None,
         has_end: bool = False,
+        timing: Timing | None = None,
     ) -> None:
-        self.recorder = recorder
+        self.recorder, self.timing, self.in_real_time = recorder, timing, False
         self._experiment = experiment
         self._plan = plan_of(experiment)
         self._allowed, self._tables = tuple(allowed), tuple(tables)
@@ -109,6 +116,7 @@ class RoundLoop:
         """Run the rounds of the experiment."""
         rounds, resumed = self._experiment.rounds, self._checkpoint
         status, number = "completed", 0
+        self.in_real_time = not isinstance(grid, EngineGrid)
         self._exchanges = Exchanges(
             grid,
             self._roster,
@@ -167,6 +175,7 @@ class RoundLoop:
         except StopIteration as end:
             result: RoundResult = end.value
         aggregates = self._apply(result) if result.replies.usable else {}
+        self._bytes["down"] += result.down
         self._plan_state = result.state
         sums, busy = metric_sums(aggregates.values()), defaultdict[int, float](float)
         for reply in result.replies.usable:
@@ -181,6 +190,7 @@ class RoundLoop:
             seconds=Seconds(train=time.perf_counter() - began, idle=idle),
             bytes=Bytes(**self._bytes),
             simulation=Bytes(**self._exchanges.bytes),
+            virtual=result.virtual,
             **result.log,
         )
 
@@ -283,6 +293,10 @@ class RoundLoop:
     def sums(self, replies: Replies) -> Aggregates:
         """Return the sum of the updates of each group."""
         return self.model.sums(replies)
+
+    def merged(self, parts: Iterable[Aggregates]) -> Aggregates:
+        """Return sums of updates, each by group, added up; in any order with the same bits."""
+        return self.model.merged(parts)
 
     def _tell(self, notes: Iterable[str]) -> None:
         """Tell what nodes want the user to know, each line once."""

@@ -1,6 +1,6 @@
 """What the server trains: the shared parameters, and what strategy and attackers remember."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -118,10 +118,17 @@ class ServerModel:
 
     def sums(self, replies: Replies) -> dict[int, Aggregate]:
         """Return the sum of the updates of each group; of each node where they stay apart."""
+        return self.merged(
+            {reply.number if self.strategy.by_node else group: aggregate}
+            for reply in replies.usable
+            for group, aggregate in reply.trained.aggregates.items()
+        )
+
+    def merged(self, parts: Iterable[Aggregates]) -> dict[int, Aggregate]:
+        """Return sums of updates, each by group, added up."""
         aggregates: dict[int, Aggregate] = {}
-        for reply in replies.usable:
-            for group, aggregate in reply.trained.aggregates.items():
-                group = reply.number if self.strategy.by_node else group
+        for part in parts:
+            for group, aggregate in part.items():
                 aggregates[group] = merged(self.strategy, aggregates.get(group), aggregate)
         return aggregates
 

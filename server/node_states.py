@@ -37,12 +37,17 @@ class NodeStates:
 
     def __init__(self, roster: Roster, stored: Stored | None = None) -> None:
         self._attempts: Counter[tuple[int, int]] = Counter()
+        self._before: Counter[tuple[int, int]] = Counter()
         self._states: dict[int, NodeState] = {}
         for answer in roster.values():
             if answer.state is not None:
                 state = answer.state.applied, answer.state.checksum
                 state = state if stored is None else stored[str(answer.partition)]
                 self._states[answer.partition] = NodeState(*state)
+                # What a start before this one staged and did not apply is never asked for again.
+                for round, attempt in (ticket for ticket, _ in answer.state.staged):
+                    key = answer.partition, round
+                    self._before[key] = max(self._before[key], attempt)
 
     def stored(self) -> Stored:
         """Return what a checkpoint holds."""
@@ -54,13 +59,17 @@ class NodeStates:
 
     def pending(self, number: int, round: int) -> tuple[Ticket, ...]:
         """Return the earlier requests of the round to a node, which may still be applied."""
-        return tuple((round, k + 1) for k in range(self._attempts[number, round]))
+        first = self._before[number, round]
+        return tuple((round, first + k + 1) for k in range(self._attempts[number, round]))
 
     def next_attempt(self, number: int, round: int) -> int:
-        """Return which training request of a round the next one to a node is, from 1."""
+        """Return which request of a round the next one to a node is, from 1.
+
+        Those of earlier starts count, if the node has staged what one of them changes.
+        """
         self._attempts = Counter({key: n for key, n in self._attempts.items() if key[1] == round})
         self._attempts[number, round] += 1
-        return self._attempts[number, round]
+        return self._before[number, round] + self._attempts[number, round]
 
     def apply(self, replies: Replies) -> None:
         """Note that the server applies what nodes replied in a round.

@@ -28,8 +28,8 @@ class Rounds(Section):
             server refuses the reply of a node with larger sums. None: by anything finite.
         selection: how the clients of a round are chosen.
         plan: when clients are asked, and which replies are waited for.
-        devices: how fast the devices of simulated clients are, and when they are online; none: no
-            virtual clock runs.
+        devices: how fast the devices of simulated clients are, and when they are online; rounds
+            then take virtual time. None: no virtual clock runs.
     """
 
     count: int = Field(100, ge=1)
@@ -47,7 +47,7 @@ class Rounds(Section):
     devices: Annotated[Devices | None, PluginField("devices")] = None
 
     def clients_of(self, n_clients: int) -> int:
-        """Return how many clients take part in a round.
+        """Return how many clients take part in a round: as many as the plan says, if it does.
 
         Args:
             n_clients: All clients of the run.
@@ -55,6 +55,8 @@ class Rounds(Section):
         Raises:
             ConfigError: If more are asked for than there are.
         """
+        if self._of_plan is not None:
+            return self._of_plan
         if self.cohort_fraction is not None:
             return max(1, round(self.cohort_fraction * n_clients))
         if self.cohort_size == "all":
@@ -77,12 +79,18 @@ class Rounds(Section):
                 f"patience: {self.patience} has no effect: rounds.count {self.count} leads to "
                 f"only {due} (evaluate.every: {run.experiment.evaluate.every})"
             )
-        if self.cohort_fraction == 1:
+        if self._of_plan is not None:
+            name = name_of("plans", self.plan)
+            lines += self.unused(f"rounds.plan {name} says how many clients train", *sorted(COHORT))
+        elif self.cohort_fraction == 1:
             lines.append("cohort_fraction: 1 has no effect: all clients take part by default")
-        if self.devices is not None:
-            name = name_of("devices", self.devices)
-            lines.append(f"devices: {name} has no effect: rounds keep no virtual clock")
         return lines
+
+    @property
+    def _of_plan(self) -> int | None:
+        """How many clients take part in a round, where the plan says it; see `RoundPlan`."""
+        size: int | None = getattr(self.plan, "clients_of_round", None)
+        return size
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:

@@ -30,6 +30,10 @@ COSTS = {
     "bytes_per_client.up": "Up per client",
     "bytes_per_client.down": "Down per client",
 }
+VIRTUAL = {
+    "virtual.to_best_round": "Virtual h to best round",
+    "virtual.seconds": "Virtual h",
+}
 SLICES = {
     "head": "head items among warm items",
     "tail": "tail items among warm items",
@@ -309,12 +313,16 @@ def numbers(selection: Selection) -> pd.DataFrame:
 
 
 def costs(groups: Sequence[Group]) -> Table:
-    """Return rounds, wall time, throughput and traffic of a run; means over seeds."""
-    rows = []
+    """Return rounds, wall time, throughput and traffic of a run; means over seeds.
+
+    Virtual time is shown where a run has a virtual clock.
+    """
+    has_clock = any(len(group.values("virtual.seconds")) for group in groups)
+    columns, rows = {**COSTS, **(VIRTUAL if has_clock else {})}, []
     for group in groups:
         row = {"kind": group.kind, "Method": group.title}
         row["Engine"] = str(group.first.result.get("engine", {}).get("name", NO_VALUE))
-        for key, column in COSTS.items():
+        for key, column in columns.items():
             values = group.values(key)
             row[column] = _amount(key, float(values.mean())) if len(values) else NO_VALUE
         rows.append(row)
@@ -353,6 +361,8 @@ def runs(groups: Sequence[Group]) -> Table:
 def _amount(key: str, value: float) -> str:
     if key.startswith("bytes"):
         return decimal(round(value))
+    if key.startswith("virtual"):
+        return f"{value / 3600:,.2f}"
     return f"{value:,.1f}" if key.startswith("seconds.") else f"{value:,.0f}"
 
 

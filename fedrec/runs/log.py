@@ -48,6 +48,27 @@ class Bytes(_Record):
     down: int = Field(0, ge=0)
 
 
+class Virtual(_Record):
+    """What the virtual clock of ``rounds.devices`` says of a round.
+
+    Args:
+        seconds: Virtual seconds from the beginning of the run to the end of the round.
+        stragglers: Clients that were asked and are left out, as they would reply too late.
+        discarded: Replies that are left out, as they were trained from too old parameters.
+        under_way: Clients that have a job when the round ends.
+        staleness: How many versions of the parameters were made while an update was under way,
+            mean over the updates.
+        most_stale: The same of the update for which it is most.
+    """
+
+    seconds: float = Field(0.0, ge=0)
+    stragglers: int = Field(0, ge=0)
+    discarded: int = Field(0, ge=0)
+    under_way: int = Field(0, ge=0)
+    staleness: float = Field(0.0, ge=0)
+    most_stale: int = Field(0, ge=0)
+
+
 class RoundRecord(_Record):
     """What is known of a round. Further keys are kept as they are.
 
@@ -61,9 +82,12 @@ class RoundRecord(_Record):
         seconds: Wall time.
         bytes: What the clients send and receive to train, each in its own message, before framing:
             up, the length of each client's payload (`fedrec.aggregation.codec`); down, every value
-            as float32. The same for any number of nodes and workers.
+            as float32. The same for any number of nodes and workers. On a virtual clock, up are
+            those of the updates that are used, and down are counted for all jobs that end in the
+            round, also those whose updates are not used.
         simulation: The messages that the server and the nodes of the simulation exchange, for
             training and evaluation.
+        virtual: What the virtual clock says; None where none runs.
         evaluation: Per view (``mixed``, ``global``, ``local``), per part (``valid``, ``test``),
             per metric the value (None where no user has held-out items); None in a round
             without evaluation.
@@ -82,6 +106,7 @@ class RoundRecord(_Record):
     seconds: Seconds = Seconds()
     bytes: Bytes = Bytes()
     simulation: Bytes = Bytes()
+    virtual: Virtual | None = None
     evaluation: Mapping[str, Mapping[str, Mapping[str, float | None]]] | None = None
 
     def score(self, part: str, metric: str, view: str = "mixed") -> float | None:

@@ -9,11 +9,15 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from fedrec.baselines.base import Baseline
+from fedrec.compute.context import RoundContext
 from fedrec.compute.device import Resources, check_device, gpu_bytes
 from fedrec.config.engine import Engine
 from fedrec.config.experiment import Experiment, load_experiment, received_experiment
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.prepare import open_split, prepare
+from fedrec.devices.fleet import Fleet
+from fedrec.devices.timing import Timing
+from fedrec.devices.work import work_of
 from fedrec.errors import ConfigError
 from fedrec.features.prepare import open_catalogue, prepare_features
 from fedrec.flower.launch import own_device
@@ -33,7 +37,8 @@ class OpenRun:
         experiment: What is run.
         prepared: The file of the prepared data.
         split: The data, mapped into memory.
-        engine: What it runs on, without any ``auto``; None where that is not known.
+        engine: What it runs on, without any ``auto``; None where that is not known, and where
+            fedrec does not run the nodes itself.
         features: The file of the features of the items; None where there are none.
         id: Of this start of the run; the next start has another.
         device: What this process computes on.
@@ -94,6 +99,27 @@ class OpenRun:
     def task(self) -> ClientTask:
         """What each client computes."""
         return task_on_device(self.experiment, self.catalogue, self.device)
+
+    @cached_property
+    def fleet(self) -> Fleet | None:
+        """The devices of all clients; None where no virtual clock runs.
+
+        Raises:
+            FedRecError: If ``rounds.devices`` cannot say what they are.
+        """
+        experiment, split = self.experiment, self.split
+        if experiment.rounds.devices is None:
+            return None
+        context = RoundContext(experiment.seed, 0, split.n_clients, split.n_items)
+        return experiment.rounds.devices.checked_fleet(context)
+
+    @cached_property
+    def timing(self) -> Timing | None:
+        """When replies arrive on the virtual clock; None where none runs."""
+        if self.fleet is None:
+            return None
+        everybody = self.split.shard(np.arange(self.split.n_clients, dtype=np.int64))
+        return Timing(self.fleet, work_of(self.task, everybody))
 
     @cached_property
     def executor(self) -> str | None:

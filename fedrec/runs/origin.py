@@ -16,9 +16,11 @@ from fedrec.plugins import shown
 from fedrec.runs.folder import SOURCE, sha256_of
 from fedrec.runs.open_run import OpenRun
 
-# What may change: none of it changes a bit of a round. Data and features are compared by content.
+# What may change: none of it changes a bit of a round. Data, features and devices are compared by
+# content.
 FREE = re.compile(
-    r"engine\..*|rounds\.(count|patience)|data\.(items\.)?path|features\.\w+\.(path|table|tokenizer)"
+    r"engine\..*|rounds\.(count|patience|devices\.path)|data\.(items\.)?path|"
+    r"features\.\w+\.(path|table|tokenizer)"
 )
 # Differences that a message names.
 NAMED = 4
@@ -30,6 +32,8 @@ DIFFERENT = {
     "bring the old files and encoders back, or start a new run with another --out",
     "weights": "the frozen weights of the model are not what they were (hash {now:.8}, was "
     "{before:.8}); bring the old model back, or start a new run with another --out",
+    "devices": "the devices are not what they were (hash {now:.8}, was {before:.8}); bring the old "
+    "file back, or start a new run with another --out",
     "executor": "train.backend means '{now}' in this installation, where the run began it meant "
     "'{before}', which gives other bits; continue it there, or start a new run with another --out",
     "code": "the code of fedrec is not what it was (hash {now:.8}, was {before:.8}); go back to "
@@ -49,6 +53,7 @@ class Origin(BaseModel, frozen=True):
         executor: What trains the clients.
         nodes: Among how many nodes the clients are dealt.
         sources: Hash of each source file of plug-ins that are not fedrec's own.
+        devices: Hash of the devices of all clients; "" where no virtual clock runs.
     """
 
     config: Mapping[str, Any]
@@ -59,6 +64,7 @@ class Origin(BaseModel, frozen=True):
     executor: str
     nodes: int
     sources: Mapping[str, str] = {}
+    devices: str = ""
 
     @classmethod
     def of(cls, run: OpenRun, nodes: int) -> Self:
@@ -72,6 +78,7 @@ class Origin(BaseModel, frozen=True):
             executor=run.executor or "",
             nodes=nodes,
             sources=source_hashes(run.experiment),
+            devices=run.fleet.hash if run.fleet is not None else "",
         )
 
     def check_config(self, where: str, experiment: Experiment) -> None:

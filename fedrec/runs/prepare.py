@@ -79,7 +79,12 @@ def settings_without_effect(run: OpenRun) -> list[str]:
 
 
 def prepare_run(
-    source: Source, out: Path | None, *, overwrite: bool = False, report: Report = no_report
+    source: Source,
+    out: Path | None,
+    *,
+    overwrite: bool = False,
+    report: Report = no_report,
+    by_fedrec: bool = True,
 ) -> OpenRun:
     """Check everything that can be checked, prepare the data and make the run folder.
 
@@ -88,6 +93,7 @@ def prepare_run(
         out: The run folder; None: a default.
         overwrite: Replace an existing run folder.
         report: Is told how far the encoding of features is.
+        by_fedrec: Whether fedrec runs the nodes itself, on an engine of its own.
 
     Raises:
         FedRecError: What is wrong, and what to do.
@@ -96,7 +102,7 @@ def prepare_run(
     experiment = with_importable_plugins(experiment)
     folder = (out or default_folder(source, seed=experiment.seed)).absolute()
     check_free(folder, overwrite)
-    run = open_experiment(experiment, folder, report=report)
+    run = open_experiment(experiment, folder, report=report, by_fedrec=by_fedrec)
     for line in settings_without_effect(run):
         LOG.warning(line)
     try:
@@ -133,6 +139,7 @@ def open_experiment(
     nodes: int | None = None,
     kept: Path | None = None,
     report: Report = no_report,
+    by_fedrec: bool = True,
 ) -> OpenRun:
     """See whether this installation has what an experiment needs, and prepare its data.
 
@@ -143,6 +150,7 @@ def open_experiment(
         kept: The folder of a run that goes on, with its split and features, for the case that the
             data is gone.
         report: Is told how far the encoding of features is.
+        by_fedrec: Whether fedrec runs the nodes itself, on an engine of its own.
 
     Raises:
         FedRecError: What is missing, and how to get it.
@@ -182,10 +190,41 @@ def open_experiment(
     if nodes is not None and asked.nodes == "auto":
         asked = asked.model_copy(update={"nodes": nodes})
     engine, line = choose_engine(experiment.model_copy(update={"engine": asked}), split, executor)
-    LOG.info(line)
     # Workers have devices of their own.
     device = engine.device if engine.name == "serial" else "cpu"
-    return OpenRun(folder, experiment, prepared, split, engine, features, device=device)
+    if by_fedrec:
+        LOG.info(line)
+    on = engine if by_fedrec else None
+    run = OpenRun(folder, experiment, prepared, split, on, features, device=device)
+    if run.fleet is not None:  # read here, so that a wrong file is named before the run begins
+        check_simulated(by_fedrec and engine.name != "flower")
+    _check_plan(run)
+    return run
+
+
+def check_simulated(simulated: bool) -> None:
+    """Check that the devices of ``rounds.devices`` are simulated.
+
+    Args:
+        simulated: Whether fedrec runs the nodes itself, on an engine of its own.
+
+    Raises:
+        ConfigError: If they are not: they take the time that they take.
+    """
+    if not simulated:
+        raise ConfigError(
+            "rounds.devices: describes devices that are simulated, and nodes that fedrec does not "
+            "run itself take the time that they take; leave it out, or take engine: serial or ray"
+        )
+
+
+def _check_plan(run: OpenRun) -> None:
+    plan: Any = run.experiment.rounds.plan
+    if not hasattr(plan, "check"):
+        raise ConfigError(
+            "rounds.plan: is not a round plan of fedrec (subclass server.plans.RoundPlan)"
+        )
+    plan.check(run)
 
 
 def find_config(config: Path) -> Path:

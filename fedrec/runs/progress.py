@@ -171,12 +171,18 @@ class Progress(logging.Handler):
         """Return what is known of a round, the most important first: the rest may be cut."""
         texts = [
             self._scores,
+            f"virtual {_span(record.virtual.seconds)}" if record.virtual else "",
             f"{len(record.failures)} failed" if record.failures else "",
             f"{self._clients / self._seconds:,.0f} clients/s" if self._seconds else "",
             "" if record.loss is None else f"loss {record.loss:.4f}",
             self.fleet,
         ]
         return "  ".join(filter(None, texts))
+
+
+def _span(seconds: float) -> str:
+    """Return a time as text: ``17.3 s``, ``2:05:00``, ``3 days, 2:05:00``."""
+    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
 
 
 def _can_draw(console: Console) -> bool:

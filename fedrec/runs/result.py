@@ -131,6 +131,8 @@ class RunResult(RunFolder):
     def curve(self) -> pd.DataFrame:
         """Return one row per round: ``loss``, ``clients``, times, bytes, metrics where evaluated.
 
+        On a virtual clock ``virtual.seconds`` is the time at the end of the round.
+
         Metrics are called as in `per_user`: ``valid.ndcg@10``, ``test.local.ndcg@10``.
         """
         import pandas as pd
@@ -139,6 +141,7 @@ class RunResult(RunFolder):
         for record in self.rounds():
             row = record.model_dump(include={"round", "clients", "loss", "seconds", "bytes"})
             row["failures"] = len(record.failures)
+            row |= {} if record.virtual is None else {"virtual": record.virtual.model_dump()}
             for view, parts in (record.evaluation or {}).items():
                 middle = "" if view == "mixed" else f"{view}."
                 for part, values in parts.items():

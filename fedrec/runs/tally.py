@@ -30,6 +30,8 @@ SUSPECTS = (
     ".decorrelation",
     "personalization.tau",
 )
+# Clients of `fedrec.runs.log.Virtual` that received parameters in vain.
+_LEFT_OUT = ("stragglers", "discarded")
 # A validation score below this many times popularity's is near it.
 NEAR = 1.05
 
@@ -67,6 +69,7 @@ class Tally:
         self.stale = 0
         self.losses: list[float] = []
         self.rounds = 0
+        self._virtual: dict[str, float] = {}
         self._sums: dict[str, dict[str, float]] = {
             "seconds": {"train": 0.0, "evaluate": 0.0},
             "bytes": {"up": 0, "down": 0},
@@ -80,6 +83,10 @@ class Tally:
         self.rounds = record.round
         self.clients += record.clients
         self._failures += len(record.failures)
+        if (virtual := record.virtual) is not None:
+            self._virtual["seconds"] = virtual.seconds
+            for name in _LEFT_OUT:
+                self._virtual[name] = self._virtual.get(name, 0) + getattr(virtual, name)
         for name, sums in self._sums.items():
             for key in sums:
                 sums[key] += getattr(getattr(record, name), key)
@@ -111,8 +118,11 @@ class Tally:
     def result(self) -> dict[str, Any]:
         """Return what ``result.json`` says of the rounds."""
         seconds, sent = self._sums["seconds"], self._sums["bytes"]
-        # A client that fails has received and sends nothing.
-        times = {"up": self.clients, "down": self.clients + self._failures}
+        # A client that fails has received and sends nothing; nor is used what is left out.
+        left_out = sum(int(self._virtual.get(name, 0)) for name in _LEFT_OUT)
+        times = {"up": self.clients, "down": self.clients + self._failures + left_out}
+        best = self.best.virtual if self.best else None
+        of_best = {"to_best_round": best.seconds} if best else {}
         return {
             "best_round": self.best.round if self.best else None,
             "rounds": self.rounds,
@@ -121,6 +131,7 @@ class Tally:
             "bytes": dict(sent),
             "bytes_per_client": {way: sent[way] / n if n else None for way, n in times.items()},
             "simulation": dict(self._sums["simulation"]),
+            **({"virtual": {**self._virtual, **of_best}} if self._virtual else {}),
             "clients_per_second": self.clients / seconds["train"] if seconds["train"] else None,
         }
 

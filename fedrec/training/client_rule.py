@@ -82,6 +82,8 @@ class ClientRule(Plugin):
             `fedrec.aggregation.reduce.Average`; none: any aggregation will do.
         needs_equal_weights: Whether it is right only where every client counts the same.
         moves_every_row: Whether `applied` also changes rows that no client of the round touched.
+        needs_one_version: Whether it is right only where all clients of a round received the same
+            values, as where `applied` corrects what they send by what the server sent.
     """
 
     down: ClassVar[tuple[str, ...]] = ()
@@ -92,6 +94,7 @@ class ClientRule(Plugin):
     needs_average: ClassVar[tuple[str, ...]] = ()
     needs_equal_weights: ClassVar[bool] = False
     moves_every_row: ClassVar[bool] = False
+    needs_one_version: ClassVar[bool] = False
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from server.plans.asynchronous import Asynchronous
 from server.plans.base import (
     Exchange,
     LostNode,
@@ -16,6 +17,7 @@ from server.plans.synchronous import Synchronous
 
 __all__ = [
     "PLANS",
+    "Asynchronous",
     "Exchange",
     "LostNode",
     "PlanServer",
@@ -28,5 +30,6 @@ __all__ = [
 ]
 
 PLANS: Mapping[str, type[RoundPlan]] = {
+    "asynchronous": Asynchronous,
     "synchronous": Synchronous,
 }

@@ -5,18 +5,20 @@ A plan is a generator: it yields exchanges, and receives what came back. Whateve
 """
 
 from abc import abstractmethod
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Protocol, Self, TypeAlias
+from typing import Any, Protocol, Self, TypeAlias
 
 import numpy as np
 
 from fedrec.aggregation.update import Aggregates, Down
 from fedrec.compute.context import RoundContext
 from fedrec.config.experiment import Experiment
+from fedrec.devices.timing import Timing
 from fedrec.errors import ConfigError, FedRecError
 from fedrec.flower.records import RoundRequest, Trained
 from fedrec.plugins import Plugin
+from fedrec.runs.log import Virtual
 from fedrec.types import IntArray, State
 
 
@@ -104,12 +106,16 @@ class RoundResult:
         replies: What came back; none are a round without change.
         aggregates: What is applied, if it is not the sums of the replies.
         log: What the run log says of the round, by name.
+        virtual: What it says of the virtual clock; None: none runs.
+        down: Bytes that clients received who did not train, beside the exchanges.
     """
 
     state: State
     replies: Replies = Replies()
     aggregates: Aggregates | None = None
     log: dict[str, float] = field(default_factory=dict)
+    virtual: Virtual | None = None
+    down: int = 0
 
 
 Steps: TypeAlias = Generator[Exchange, Replies, RoundResult]
@@ -117,6 +123,14 @@ Steps: TypeAlias = Generator[Exchange, Replies, RoundResult]
 
 class PlanServer(Protocol):
     """What a plan can ask the server for."""
+
+    @property
+    def timing(self) -> Timing | None:
+        """When replies arrive on the virtual clock; None: none runs."""
+
+    @property
+    def in_real_time(self) -> bool:
+        """Whether replies come when nodes send them; in a simulation all come at once."""
 
     def size(self) -> int:
         """Return how many clients the experiment asks for in a round."""
@@ -130,9 +144,27 @@ class PlanServer(Protocol):
     def sums(self, replies: Replies) -> Aggregates:
         """Return the sum of the updates of each group."""
 
+    def merged(self, parts: Iterable[Aggregates]) -> Aggregates:
+        """Return sums of updates, each by group, added up; in any order with the same bits."""
+
 
 class RoundPlan(Plugin):
     """Base of all round plans."""
+
+    @property
+    def clients_of_round(self) -> int | None:
+        """How many clients take part in a round; None: as many as the section rounds says."""
+        return None
+
+    def check(self, run: Any) -> None:
+        """Check, before a run begins, that the plan fits; by default it does.
+
+        Args:
+            run: The `fedrec.runs.open_run.OpenRun`.
+
+        Raises:
+            ConfigError: What does not fit, and the way out.
+        """
 
     @property
     def quorum_of_evaluation(self) -> float:

@@ -42,6 +42,7 @@ class ControlVariates(ClientRule):
     needs_average: ClassVar[tuple[str, ...]] = ("cohort",)
     needs_equal_weights: ClassVar[bool] = True
     moves_every_row: ClassVar[bool] = True
+    needs_one_version: ClassVar[bool] = True
 
     def gradient_term(self, view: ParamView) -> Tensor:
         """Return ``c - c_u``."""

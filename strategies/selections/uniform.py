@@ -23,6 +23,11 @@ def cohort(seed: int, round: int, n_clients: int, size: int) -> IntArray:
     return lowest(keys_of(seed, round, n_clients), size)
 
 
+def order(seed: int, round: int, n_clients: int) -> IntArray:
+    """Return all clients, int64 [n_clients], in the order in which `cohort` draws them."""
+    return np.argsort(keys_of(seed, round, n_clients), kind="stable").astype(np.int64)
+
+
 def keys_of(seed: int, round: int, n_clients: int) -> Any:
     """Return a random number of each client, uint64 [n_clients]."""
     everyone = np.arange(n_clients, dtype=np.int64)
