@@ -25,8 +25,8 @@ _Job: TypeAlias = tuple[float, int, int]
 _HEAP_ORDER = ("arrivals", "clients", "versions")
 """In which replies arrive: no client has two jobs, so versions are never compared."""
 
-_AT_ONCE = 1024
-"""Clients that are looked at together, when some of them are to get a job."""
+_MORE = 4
+"""Clients that are looked at together for each that is to get a job: some are offline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,12 +213,9 @@ def _first_online(
         time: Virtual seconds.
         count: Of clients, at most.
     """
-    chosen = np.zeros(0, np.int64)
-    for start in range(0, len(order), _AT_ONCE):
-        if len(chosen) >= count:
-            break
-        some = order[start : start + _AT_ONCE]
-        some = some[~excluded[some]]
+    chosen, others = np.zeros(0, np.int64), order[~excluded[order]]
+    while len(others) and len(chosen) < count:
+        some, others = np.split(others, [_MORE * (count - len(chosen))])
         chosen = np.concatenate([chosen, some[fleet.online(some, time)]])
     return chosen[:count]
 

@@ -123,10 +123,10 @@ def test_whatever_clients_remember_goes_on_exactly(changes: Any, tmp_path: Path)
 
 def test_equal_devices_and_a_buffer_of_all_jobs_are_the_synchronous_plan(tmp_path: Path) -> None:
     plan = {"name": "asynchronous", "size": 6, "concurrency": 6}
-    changes = {"data": {**SMALL["data"], "interactions_per_user": 12.0}}
+    instant = {**EQUAL, "seconds_per_example": 1e-6, "download": 1e12, "upload": 1e12}
     both = [
-        go(tmp_path / "asynchronous", rounds=rounds(plan, EQUAL), **changes),
-        go(tmp_path / "synchronous", rounds=rounds("synchronous", None, cohort_size=6), **changes),
+        go(tmp_path / "asynchronous", rounds=rounds(plan, instant)),
+        go(tmp_path / "synchronous", rounds=rounds("synchronous", None, cohort_size=6)),
     ]
     parts = [outcome(run.folder) for run in both]
     for part in parts:
@@ -173,9 +173,9 @@ def test_what_is_too_old_is_discarded(tmp_path: Path) -> None:
 # Synchronous rounds ---------------------------------------------------------------------------
 
 
-PATIENT = {"name": "synchronous", "quorum": 0.2, "deadline": 2.0}
+PATIENT = {"name": "synchronous", "quorum": 0.2, "deadline": 1 / 64}
 FAST_FIRST = {"name": "synchronous", "over_selection": 0.5}
-SKEWED = {**EQUAL, "network_spread": 2.0}
+SKEWED = {**EQUAL, "seconds_per_example": 0.001, "network_spread": 2.0}
 
 
 @pytest.mark.parametrize("plan", [PATIENT, FAST_FIRST, {**PATIENT, "over_selection": 1.0}])
@@ -252,7 +252,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "groups": ({"strategy": "gpfedrec"}, "uses sums of updates, and the strategy gpfedrec"),
     "scaffold": ({"strategy": "scaffold"}, "the client rule scaffold needs one"),
     "attack": ({"transforms": ATTACK}, "has no rounds in which attackers act together"),
-    "memory": ({"engine": {"state_limit": 8000}}, "engine.state_limit"),
+    "memory": ({"engine": {"state_limit": 5000}}, "engine.state_limit"),
     "flower": ({"engine": {"name": "flower"}}, "take engine: serial or ray"),
     "no plan": ({"rounds": rounds("strategies.selections:Uniform")}, "is not a round plan"),
     "zero": ({"rounds": rounds({**BUFFER, "size": 0})}, "size: expected 1 or more"),

@@ -90,6 +90,29 @@ def test_a_run_killed_again_and_again_has_the_bits_of_one_that_was_not(
     assert outcome(tmp_path / "run") == uninterrupted
 
 
+@pytest.mark.parametrize("engine", [(), pytest.param(RAY, marks=needs_ray)], ids=["serial", "ray"])
+def test_an_asynchronous_run_that_is_killed_has_the_bits_of_one_that_was_not(
+    engine: tuple[str, ...], start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    """The clock, the jobs under way and the versions that they train from stand in the file."""
+    plan = {"name": "asynchronous", "size": 4, "concurrency": 7}
+    rounds = {"plan": plan, "devices": "synthetic", "cohort_fraction": None}
+    sets = [
+        f"rounds.{key}={yaml.safe_dump(rounds[key], default_flow_style=True)}" for key in rounds
+    ]
+    arguments = [word for each in sets for word in ("--set", each.removesuffix("...\n"))]
+    changes = {"rounds": {**LONG["rounds"], **rounds}, "evaluate": LONG["evaluate"]}
+    expected = outcome(go(tmp_path / "whole", **changes).folder)
+    process = start("long.yaml", "--out", "run", *arguments, *engine)
+    for count in (2, 11, 23):
+        await_rounds(process, tmp_path / "run", count)
+        process.kill()
+        process.wait()
+        process = start("--resume", "run", "--accept-other-code")
+    finish(process)
+    assert outcome(tmp_path / "run") == expected
+
+
 def test_a_kill_in_the_first_round_is_survived(
     start: Callable[..., subprocess.Popen[str]], uninterrupted: dict[str, Any], tmp_path: Path
 ) -> None:

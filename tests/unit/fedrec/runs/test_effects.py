@@ -141,8 +141,20 @@ SAID: dict[str, dict[str, Any]] = {
         "rounds": {"count": 6, "patience": 9},
         "evaluate": {"every": 2},
     },
-    "rounds.devices: synthetic has no effect: rounds keep no virtual clock": {
-        "rounds": {"devices": "synthetic"}
+    "rounds.plan.retries: 2 has no effect: on the virtual clock of rounds.devices": {
+        "rounds": {"devices": "synthetic", "plan": {"name": "synchronous", "retries": 2}}
+    },
+    "rounds.plan.deadline: 9.0 has no effect: on the virtual clock of rounds.devices": {
+        "rounds": {"devices": "synthetic", "plan": {"name": "synchronous", "deadline": 9}}
+    },
+    "rounds.cohort_size: 5 has no effect: rounds.plan asynchronous says how many": {
+        "rounds": {"devices": "synthetic", "plan": "asynchronous", "cohort_size": 5}
+    },
+    "rounds.plan.staleness.slope: 2.0 has no effect: it belongs to hinge": {
+        "rounds": {
+            "devices": "synthetic",
+            "plan": {"name": "asynchronous", "staleness": {"slope": 2}},
+        }
     },
     "rounds.cohort_fraction: 1 has no effect": {"rounds": {"cohort_fraction": 1.0}},
     "personalization.value: 0.3 has no effect: balance: alignment": {

@@ -31,6 +31,17 @@ records = st.fixed_dictionaries(
         ),
         "bytes": st.fixed_dictionaries({"up": st.integers(0, 2**60), "down": st.just(1)}),
         "simulation": st.fixed_dictionaries({"up": st.integers(0, 2**60), "down": st.just(1)}),
+        "virtual": st.none()
+        | st.fixed_dictionaries(
+            {
+                "seconds": st.floats(0, 1e9),
+                "stragglers": st.integers(0, 9),
+                "discarded": st.just(1),
+                "under_way": st.just(2),
+                "staleness": st.floats(0, 1e3),
+                "most_stale": st.just(3),
+            }
+        ),
         "evaluation": st.none()
         | st.just({"mixed": {"valid": {"ndcg@10": 0.1}, "test": {"ndcg@10": None}}}),
     }
