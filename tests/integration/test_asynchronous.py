@@ -182,16 +182,16 @@ SKEWED = {**EQUAL, "seconds_per_example": 0.001, "network_spread": 2.0}
 def test_stragglers_are_left_out_and_counted(plan: dict[str, Any], tmp_path: Path) -> None:
     chosen = rounds(plan, SKEWED, cohort_size=8)
     run = go(tmp_path / "run", rounds=chosen)
-    log, before = log_of(run.folder), 0.0
+    log, before, took = log_of(run.folder), 0.0, list[float]()
     asked = min(round(8 * (1 + plan.get("over_selection", 0))), CLIENTS)
     for record in log:
         assert record.virtual is not None
         assert record.clients + record.virtual.stragglers == asked
         assert record.clients <= 8
         assert record.virtual.seconds > before
-        if record.clients > 2 and "deadline" in plan:
-            assert record.virtual.seconds <= before + plan["deadline"]
+        took.append(record.virtual.seconds - before)
         before = record.virtual.seconds
+    assert "deadline" not in plan or plan["deadline"] in took
     assert run.result["virtual"]["stragglers"] > 0
     assert run.result["virtual"]["seconds"] == before
     engine = {"name": "serial", "nodes": 3}
