@@ -38,7 +38,7 @@ DEVICES = (
     "rounds.devices={name: synthetic, seconds_per_example: 0.0001, online_hours: 24, "
     "online_spread: 0}"
 )
-WHOLE, SHARE, UPDATES, METRIC = "synchronous, all", 0.9, 200_000, "ndcg@10"
+EVERYBODY, SHARE, UPDATES, METRIC = "synchronous, all", 0.9, 200_000, "ndcg@10"
 
 
 def _synchronous(size: int, lr: float, **options: float) -> tuple[str, ...]:
@@ -66,7 +66,7 @@ def _settings(size: int, lr: float) -> tuple[str, ...]:
 
 
 PLANS: dict[str, tuple[str, ...]] = {
-    WHOLE: (),
+    EVERYBODY: (),
     "synchronous, 100": _synchronous(100, 0.005),
     "synchronous, 100 of 130": _synchronous(100, 0.005, over_selection=0.3),
     "synchronous, 100, 10 s": _synchronous(100, 0.005, deadline=10, quorum=0.5),
@@ -114,17 +114,17 @@ def one(out: Path, plan: str, seed: int, target: float | None) -> None:
 
 def target_of(out: Path, seed: int) -> float:
     """Return the target of a seed."""
-    return SHARE * float(load(_folder(out, WHOLE, seed)).result["metrics"]["valid"][METRIC])
+    return SHARE * float(load(_folder(out, EVERYBODY, seed)).result["metrics"]["valid"][METRIC])
 
 
 def all_of(out: Path, plans: Sequence[str], pool: Executor) -> None:
     """Run what was not run yet."""
-    for future in [pool.submit(one, out, WHOLE, seed, None) for seed in SEEDS]:
+    for future in [pool.submit(one, out, EVERYBODY, seed, None) for seed in SEEDS]:
         future.result()
     jobs = {
         (plan, seed): pool.submit(one, out, plan, seed, target_of(out, seed))
         for plan in plans
-        if plan != WHOLE
+        if plan != EVERYBODY
         for seed in SEEDS
     }
     for (plan, seed), job in jobs.items():
@@ -196,7 +196,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--plan", action="append", choices=PLANS, dest="plans")
     chosen = parser.parse_args()
-    plans = [name for name in PLANS if name == WHOLE or name in (chosen.plans or PLANS)]
+    plans = [name for name in PLANS if name == EVERYBODY or name in (chosen.plans or PLANS)]
     with ProcessPoolExecutor(chosen.jobs) as pool:
         all_of(chosen.out, plans, pool)
     text = table(chosen.out, plans)

@@ -135,9 +135,9 @@ class Asynchronous(RoundPlan):
             parts.append({group: downweighted(each, factor) for group, each in sums.items()})
             replies = replies.joined(came)
         after = filled.clock
-        kept = {v: sent[v] for v in after.versions_in_use(self.buffering).tolist() if v in sent}
+        versions = after.versions_in_use(self.buffering).tolist()
         return RoundResult(
-            _joined(after, kept),
+            _joined(after, {v: sent[v] for v in versions if v in sent}),
             replies,
             server.merged(parts),
             virtual=_virtual(filled),

@@ -39,14 +39,14 @@ def log_of(folder: Path) -> list[RoundRecord]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An asynchronous run, on one node."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
+    folder = tmp_path_factory.mktemp("uninterrupted") / "run"
     return go(folder, rounds=rounds(), engine={"name": "serial", "nodes": 1}).folder
 
 
-def test_a_buffer_is_a_round_and_the_clock_goes_on(whole: Path) -> None:
-    log = log_of(whole)
+def test_a_buffer_is_a_round_and_the_clock_goes_on(uninterrupted: Path) -> None:
+    log = log_of(uninterrupted)
     assert [record.round for record in log] == [*range(1, COUNT + 1)]
     times = [record.virtual.seconds for record in log if record.virtual]
     assert len(times) == COUNT and times == sorted(times) and times[0] > 0
@@ -55,33 +55,37 @@ def test_a_buffer_is_a_round_and_the_clock_goes_on(whole: Path) -> None:
         assert record.virtual is not None and record.virtual.under_way <= CONCURRENCY
         assert record.virtual.staleness <= record.virtual.most_stale < record.round
     assert any(record.virtual and record.virtual.staleness for record in log)
-    result = outcome(whole)
+    result = outcome(uninterrupted)
     assert len(result["log"]) == COUNT
 
 
 @pytest.mark.parametrize("nodes", [2, 5])
-def test_the_nodes_do_not_matter(nodes: int, whole: Path, tmp_path: Path) -> None:
+def test_the_nodes_do_not_matter(nodes: int, uninterrupted: Path, tmp_path: Path) -> None:
     engine = {"name": "serial", "nodes": nodes}
     run = go(tmp_path / "run", rounds=rounds(), engine=engine).folder
-    assert outcome(run) == outcome(whole)
+    assert outcome(run) == outcome(uninterrupted)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
-def test_ray_does_not_matter(workers: int, whole: Path, shared_ray: Any, tmp_path: Path) -> None:
+def test_ray_does_not_matter(
+    workers: int, uninterrupted: Path, shared_ray: Any, tmp_path: Path
+) -> None:
     engine = {"name": "ray", "nodes": 2, "workers": workers}
     run = go(tmp_path / "run", rounds=rounds(), engine=engine).folder
-    assert outcome(run) == outcome(whole)
+    assert outcome(run) == outcome(uninterrupted)
 
 
 @pytest.mark.parametrize("after", [1, 4, COUNT])
-def test_an_interrupted_run_goes_on_exactly(after: int, whole: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_goes_on_exactly(
+    after: int, uninterrupted: Path, tmp_path: Path
+) -> None:
     folder = stopped(tmp_path / "run", after, rounds=rounds())
-    assert outcome(go_on(folder).folder) == outcome(whole)
+    assert outcome(go_on(folder).folder) == outcome(uninterrupted)
 
 
 def test_a_run_killed_between_two_requests_of_a_round_goes_on_exactly(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nodes have staged what several requests change, of which none is applied."""
     from server.exchanges import Exchanges
@@ -101,7 +105,7 @@ def test_a_run_killed_between_two_requests_of_a_round_goes_on_exactly(
     monkeypatch.undo()
     staged = {path.name.split("@")[2] for path in folder.glob("state/*/staged@*")}
     assert len(staged) > 1
-    assert outcome(go_on(folder).folder) == outcome(whole)
+    assert outcome(go_on(folder).folder) == outcome(uninterrupted)
 
 
 @pytest.mark.parametrize(
@@ -146,11 +150,11 @@ def test_a_buffer_of_one_is_sequential_where_one_is_at_work(tmp_path: Path) -> N
     assert one["digest"] == other["digest"]
 
 
-def test_updates_count_less_the_older_they_are(whole: Path, tmp_path: Path) -> None:
+def test_updates_count_less_the_older_they_are(uninterrupted: Path, tmp_path: Path) -> None:
     constant = {**BUFFER, "staleness": "constant"}
     other = go(tmp_path / "run", rounds=rounds(constant)).folder
-    assert outcome(other)["digest"] != outcome(whole)["digest"]
-    times = [[record.virtual for record in log_of(folder)] for folder in (other, whole)]
+    assert outcome(other)["digest"] != outcome(uninterrupted)["digest"]
+    times = [[record.virtual for record in log_of(folder)] for folder in (other, uninterrupted)]
     assert times[0] == times[1]
 
 

@@ -44,8 +44,8 @@ class Numbers:
         return Down({"item": value, "item/control": 10 * value})
 
     def sums(self, replies: Replies) -> Aggregates:
-        total = np.array([SCALE * int(replies.clients.sum())])
-        return {0: Aggregate(len(replies.clients), 1, {}, {"item": total}, {}, {"item": 0})}
+        change = np.array([SCALE * int(replies.clients.sum())])
+        return {0: Aggregate(len(replies.clients), 1, {}, {"item": change}, {}, {"item": 0})}
 
     def merged(self, parts: Iterable[Aggregates]) -> Aggregates:
         every = [part[0] for part in parts]
@@ -93,24 +93,26 @@ def test_each_version_goes_to_those_who_were_asked_then(data: st.DataObject, fle
         clients = np.concatenate([each.clients for each in asked])
         assert len({*clients.tolist()}) == len(clients) == plan.size
         # Who had a job trains from its version, the others from today's.
-        had = dict(zip(before.jobs.clients.tolist(), before.jobs.versions.tolist(), strict=True))
+        versions_before = dict(
+            zip(before.jobs.clients.tolist(), before.jobs.versions.tolist(), strict=True)
+        )
         for version, each in zip(versions, asked, strict=True):
             assert each.down.shared["item/control"][0] == 10 * version
             for client in each.clients.tolist():
-                given = had.get(client, round - 1)
+                given = versions_before.get(client, round - 1)
                 is_too_old = limit is not None and round - 1 - given > limit
                 assert version == (round - 1 if is_too_old else given)
         # Sums count less by the age of their version.
-        (whole,) = result.aggregates.values() if result.aggregates else ()
+        (total,) = result.aggregates.values() if result.aggregates else ()
         ages = np.array([round - 1 - version for version in versions])
         factors = plan.staleness.factors(ages).tolist()
-        assert whole.sums["item"].tolist() == [
+        assert total.sums["item"].tolist() == [
             sum(
                 int(times(np.array([SCALE * int(each.clients.sum())]), factor)[0])
                 for each, factor in zip(asked, factors, strict=True)
             )
         ]
-        assert whole.clients == plan.size
+        assert total.clients == plan.size
         # The log says what happened.
         virtual = result.virtual
         assert virtual is not None
@@ -118,7 +120,7 @@ def test_each_version_goes_to_those_who_were_asked_then(data: st.DataObject, fle
         assert virtual.most_stale == max(ages)
         assert limit is None or virtual.most_stale <= limit
         assert result.down == virtual.discarded * download_bytes(asked[0].down)
-        # A version is kept as long as a job may be trained from it, and no longer.
+        # A version is stored as long as a job may be trained from it, and no longer.
         state, seconds = result.state, virtual.seconds
         clock = Clock.from_state(state.part("clock"))
         assert (clock.version, clock.time, len(clock.jobs)) == (
@@ -126,7 +128,7 @@ def test_each_version_goes_to_those_who_were_asked_then(data: st.DataObject, fle
             seconds,
             virtual.under_way,
         )
-        kept = {int(name.split("/")[0]) for name in state.part("down").arrays}
+        stored = {int(name.split("/")[0]) for name in state.part("down").arrays}
         current = clock.jobs.versions
         usable = current if limit is None else current[round - current <= limit]
-        assert kept == {*usable.tolist()}
+        assert stored == {*usable.tolist()}
