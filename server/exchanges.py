@@ -3,8 +3,9 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from flwr.app import Message
@@ -18,8 +19,14 @@ from fedrec.flower.grid import EngineGrid
 from fedrec.flower.records import RoundRequest
 from fedrec.types import IntArray
 from server.node_states import NodeStates
-from server.plans.base import Exchange, LostNode, Replies, Reply
-from server.replies import Expected, ExpectedEvaluation, read_evaluation, read_trained
+from server.plans.base import Answer, Answers, Exchange, LostNode, Question, Replies, Reply
+from server.replies import (
+    Expected,
+    ExpectedEvaluation,
+    read_answer,
+    read_evaluation,
+    read_trained,
+)
 from server.roster import Roster, deal
 
 _POLLS = 0.05, 1.0
@@ -85,6 +92,28 @@ class Exchanges:
                 lost.append(LostNode(number, asked.clients, error))
         return Replies(tuple(usable), tuple(lost))
 
+    def ask(self, question: Question, request: RoundRequest, groups: IntArray) -> Answers:
+        """Ask the nodes of some clients what a plan wants to know.
+
+        Args:
+            question: What, and how long to wait.
+            request: Of the round.
+            groups: int64 [c], the group of each client.
+        """
+        clients, kind = question.clients, f"{records.TRAIN}.{question.action}"
+        requests = dict(self._requests(request, clients, groups))
+        sent = self._messages(kind, requests, clients, question.down, question.payload)
+        usable, lost = list[Answer](), list[LostNode]()
+        for node, reply in self._gathered(list(sent), requests, question.deadline).items():
+            number, asked = self._roster[node].partition, requests[node]
+            try:
+                answer = _answer(node, reply, asked)
+                value = read_answer(answer, asked, question.reply, question.check)
+                usable.append(Answer(number, asked, value))
+            except FedRecError as error:
+                lost.append(LostNode(number, asked.clients, error))
+        return Answers(tuple(usable), tuple(lost))
+
     def evaluate(
         self, request: RoundRequest, clients: IntArray, down: Down, groups: IntArray
     ) -> tuple[list[Evaluation], list[LostNode]]:
@@ -128,12 +157,19 @@ class Exchanges:
             )
 
     def _messages(
-        self, kind: str, requests: Mapping[int, RoundRequest], clients: IntArray, down: Down
+        self,
+        kind: str,
+        requests: Mapping[int, RoundRequest],
+        clients: IntArray,
+        down: Down | None,
+        payload: Callable[[RoundRequest], Any] = lambda request: request,
     ) -> Iterator[Message]:
-        broadcast = records.Broadcast(down, self._allowed)
+        broadcast = None if down is None else records.Broadcast(down, self._allowed)
         for node, request in requests.items():
-            content = records.encode(request)
-            content[records.PARAMS] = broadcast.record(np.searchsorted(clients, request.clients))
+            content = records.encode(payload(request))
+            if broadcast is not None:
+                places = np.searchsorted(clients, request.clients)
+                content[records.PARAMS] = broadcast.record(places)
             yield Message(content, node, kind, group_id=str(request.round))
 
     def _gathered(

@@ -28,8 +28,16 @@ from server.cohorts import Cohorts
 from server.exchanges import Exchanges
 from server.model import ServerModel
 from server.node_states import NodeStates
-from server.plans.base import Exchange, LostNode, Replies, RoundResult, plan_of
-from server.replies import ExpectedEvaluation
+from server.plans.base import (
+    Answers,
+    Exchange,
+    LostNode,
+    Question,
+    Replies,
+    RoundResult,
+    plan_of,
+)
+from server.replies import Expected, ExpectedEvaluation
 from server.roster import Roster
 
 LOG = logging.getLogger("fedrec")
@@ -122,7 +130,7 @@ class RoundLoop:
             self._roster,
             self._node_states,
             self._allowed,
-            self.model.sent(self._tables),
+            self.expected(),
             ExpectedEvaluation(
                 self._experiment.evaluate.parsed(),
                 self._catalogue.n_items,
@@ -175,11 +183,11 @@ class RoundLoop:
         except StopIteration as end:
             result: RoundResult = end.value
         aggregates = self._apply(result) if result.replies.usable else {}
-        self._bytes["down"] += result.down
         self._plan_state = result.state
         sums, busy = metric_sums(aggregates.values()), defaultdict[int, float](float)
         for reply in result.replies.usable:
             busy[reply.number] += reply.trained.seconds
+            self._tell(reply.trained.notes)
         idle = max(busy.values()) - sum(busy.values()) / len(busy) if busy else 0.0
         return RoundRecord(
             round=number,
@@ -188,21 +196,24 @@ class RoundLoop:
             lost=_described(result.replies.lost),
             loss=sums["loss"] / sums["examples"] if sums.get("examples") else None,
             seconds=Seconds(train=time.perf_counter() - began, idle=idle),
-            bytes=Bytes(**self._bytes),
+            bytes=Bytes(**self._bytes + Counter(result.bytes)),
             simulation=Bytes(**self._exchanges.bytes),
             virtual=result.virtual,
             **result.log,
         )
 
-    def _carry_out(self, exchange: Exchange) -> Replies:
-        """Let the clients of an exchange train."""
-        clients, best = exchange.clients, self.recorder.tally.best
-        self._bytes["down"] += download_bytes(exchange.down) * len(clients)
+    def _carry_out(self, step: Exchange | Question) -> Replies | Answers:
+        """Let the clients of an exchange train, or answer a question of the plan."""
+        clients, best = step.clients, self.recorder.tally.best
+        if step.down is not None:
+            self._bytes["down"] += download_bytes(step.down) * len(clients)
         request = replace(self._request, round=self._round, best=best.round if best else 0)
-        replies = self._exchanges.train(exchange, request, self.model.groups(clients))
-        for reply in replies.usable:
-            self._bytes["up"] += reply.trained.uploaded
-            self._tell(reply.trained.notes)
+        replies: Replies | Answers
+        if isinstance(step, Question):
+            replies = self._exchanges.ask(step, request, self.groups(clients))
+        else:
+            replies = self._exchanges.train(step, request, self.groups(clients))
+            self._bytes["up"] += sum(reply.trained.uploaded for reply in replies.usable)
         for node in replies.lost:
             LOG.warning(f"{len(node.clients)} clients are lost: {node.error}")
         return replies
@@ -297,6 +308,14 @@ class RoundLoop:
     def merged(self, parts: Iterable[Aggregates]) -> Aggregates:
         """Return sums of updates, each by group, added up; in any order with the same bits."""
         return self.model.merged(parts)
+
+    def groups(self, clients: IntArray) -> IntArray:
+        """Return the group of each client in the strategy, int64 [c]."""
+        return self.model.groups(clients)
+
+    def expected(self) -> Expected:
+        """Return what clients send in every round."""
+        return self.model.sent(self._tables)
 
     def _tell(self, notes: Iterable[str]) -> None:
         """Tell what nodes want the user to know, each line once."""

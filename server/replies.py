@@ -1,12 +1,13 @@
 """Read what nodes reply, and check it before it is used."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any
 
 import numpy as np
 from flwr.app import Message
+from numpy.typing import NDArray
 
 from fedrec.aggregation.fixed_point import SCALE
 from fedrec.aggregation.update import Aggregate, UpdateBatch
@@ -103,6 +104,32 @@ def read_trained(
     return trained
 
 
+def read_answer(
+    reply: Message,
+    request: RoundRequest,
+    kind: type[Any],
+    check: Callable[[Any, RoundRequest], None],
+) -> Any:
+    """Read what a node replies to a question of a plan.
+
+    Args:
+        reply: The reply.
+        request: What the node was asked.
+        kind: The type of the reply, with a field ``request``.
+        check: See `server.plans.base.Question`.
+
+    Raises:
+        ProtocolError: Names the node, and what does not fit.
+    """
+    try:
+        value = decode(reply.content, kind)
+        _check_id(value.request, request)
+        check(value, request)
+    except ProtocolError as error:
+        raise ProtocolError(f"round {request.round}: node {_node(reply)}: {error}") from error
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class ExpectedEvaluation:
     """What users measure.
@@ -185,18 +212,14 @@ def _check_trained(
     trained: Trained, request: RoundRequest, attackers: IntArray, expected: Expected
 ) -> None:
     asked, groups = request.clients, request.groups
-    succeeded = np.ones(len(asked), np.bool_)
-    if failures := [failure.client for failure in trained.failures]:
-        names, failed = asked.astype(str), np.array(failures, str)
-        _require(_are_some(failed, names), "failures of clients that were not asked")
-        succeeded = ~np.isin(names, failed)
+    succeeded = checked_outcome(trained, request, expected)
     honest = succeeded & ~np.isin(asked, attackers)
     for group in {*groups[honest].tolist(), *trained.aggregates}:
         aggregate, of_group = trained.aggregates.get(group), asked[honest & (groups == group)]
         n = 0 if aggregate is None else aggregate.clients
         _require(n == len(of_group), f"a sum of {n} clients of a group of {len(of_group)}")
         if aggregate is not None:
-            _check_sums(aggregate, expected)
+            check_sums(aggregate, expected)
             if aggregate.each is not None:
                 _check_updates(aggregate.each, request.round, of_group, expected)
     attack = asked[succeeded & ~honest]
@@ -204,12 +227,29 @@ def _check_trained(
         _require(trained.attackers is not None, "no updates of attackers")
         assert trained.attackers is not None
         _check_updates(trained.attackers, request.round, attack, expected)
+
+
+def checked_outcome(
+    trained: Trained, request: RoundRequest, expected: Expected
+) -> NDArray[np.bool_]:
+    """Check all of a reply but updates; return which of the clients succeeded, bool [c].
+
+    Raises:
+        ProtocolError: Says what does not fit.
+    """
+    asked = request.clients
+    succeeded = np.ones(len(asked), np.bool_)
+    if failures := [failure.client for failure in trained.failures]:
+        names, failed = asked.astype(str), np.array(failures, str)
+        _require(_are_some(failed, names), "failures of clients that were not asked")
+        succeeded = ~np.isin(names, failed)
     reported = asked[succeeded] if expected.reports_losses else asked[:0]
     fits = trained.clients.ndim == 1 and np.array_equal(np.sort(trained.clients), reported)
     _require(fits, "losses of other clients")
     _check_values("loss", trained.losses, reported.shape)
     fits = trained.uploaded >= 0 and 0 <= trained.state_change < CHECKSUMS
     _require(fits and 0 <= trained.seconds < inf, "a number that is too small or too large")
+    return succeeded
 
 
 def _check_id(answered: str, request: RoundRequest) -> None:
@@ -222,8 +262,12 @@ def _form(aggregate: Aggregate) -> tuple[Any, ...]:
     return keeps_each, dict(aggregate.scale), {*aggregate.metrics}, {*aggregate.extras}
 
 
-def _check_sums(aggregate: Aggregate, expected: Expected) -> None:
-    """Check sums in fixed point."""
+def check_sums(aggregate: Aggregate, expected: Expected) -> None:
+    """Check sums in fixed point.
+
+    Raises:
+        ProtocolError: Says what does not fit.
+    """
     _require(aggregate.weight >= 0, "a weight below 0")
     _check_names("sum", aggregate.metrics, expected.metrics)
     if aggregate.each is None:

@@ -225,6 +225,8 @@ _ARRAYS, _REST = "arrays", "rest"
 def encode(value: Any, allowed: Iterable[str] = ()) -> RecordDict:
     """Encode a value of one of the classes above.
 
+    The values of `fedrec.flower.sum_records` are encoded in the same way.
+
     Args:
         value: What to send.
         allowed: The names of parameters that may travel, see
@@ -322,6 +324,8 @@ def decode_down(content: RecordDict) -> Down:
 
 def byte_count(message: Message) -> int:
     """Count the bytes of the arrays and settings that a message carries, without its headers."""
+    if message.has_error():
+        return 0
     return sum(record.count_bytes() for record in message.content.values())
 
 

@@ -60,6 +60,19 @@ class CollectedKeys:
         keys = self.keys.take(np.unique(closed))
         return NeighbourKeys(self.session, self.threshold, clients, closed, keys)
 
+    def check(self, came: SealedShares, clients: IntArray) -> None:
+        """Check that some clients, int64 [c], sorted, have sent one share to each neighbour.
+
+        Raises:
+            ProtocolError: If they have not, or the shares are of another session.
+        """
+        check_session(came, self.session)
+        closed = self.graph.closed[self.graph.rows(clients)]
+        is_neighbour = closed != clients[:, None]
+        senders = np.repeat(clients, is_neighbour.sum(1))
+        fits = _are_pairs(came.senders, came.receivers, senders, closed[is_neighbour])
+        require(fits, "shares for other clients than the neighbours of each")
+
 
 @dataclass(frozen=True, slots=True)
 class CollectedShares:
@@ -117,6 +130,25 @@ class CollectedSums:
         dropped = graph.clients[near & self.shares.shared & ~self.survived]
         survived = graph.clients[near & self.survived]
         return Survivors(self.shares.keys.session, clients, survived, dropped)
+
+    @property
+    def n_revealed(self) -> int:
+        """How many shares clients are asked to give back, all together."""
+        return int(self.shares.keys.graph.counts(self.shares.shared)[self.survived].sum())
+
+    def check(self, came: RevealedShares, clients: IntArray) -> None:
+        """Check that some clients, int64 [c], sorted, give back a share of each that they hold.
+
+        Raises:
+            ProtocolError: If they do not, or the shares are of another session.
+        """
+        graph, shared = self.shares.keys.graph, self.shares.shared
+        check_session(came, self.shares.keys.session)
+        closed = graph.closed[graph.rows(clients)]
+        are_held = shared[graph.rows(closed)]
+        holders = np.repeat(clients, are_held.sum(1))
+        fits = _are_pairs(came.holders, came.owners, holders, closed[are_held])
+        require(fits, "shares of other clients than the neighbours of each")
 
 
 def collect_keys(
@@ -188,13 +220,7 @@ def collect_shares(collected: CollectedKeys, replies: Sequence[SealedShares]) ->
     came, graph = joined(replies, collected.session), collected.graph
     senders, receivers = came.senders, came.receivers
     shared = np.isin(graph.clients, senders)
-    closed, clients = graph.closed[shared], graph.clients[shared]
-    is_neighbour = closed != clients[:, None]
-    by_sender = np.lexsort((receivers, senders))
-    as_expected = np.array_equal(
-        senders[by_sender], np.repeat(clients, closed.shape[1] - 1)
-    ) and np.array_equal(receivers[by_sender], closed[is_neighbour])
-    require(as_expected, "shares for other clients than the neighbours of each")
+    collected.check(came, graph.clients[shared])
     _check_left(graph, shared, shared, collected.threshold, "have shared their secrets")
     order = np.lexsort((senders, receivers))
     order = order[shared[graph.rows(receivers[order])]]
@@ -261,6 +287,12 @@ def unmasked(sums: CollectedSums, replies: Sequence[RevealedShares]) -> NDArray[
             "has named; repeat the round"
         )
     return words[:-1]
+
+
+def _are_pairs(a: IntArray, b: IntArray, firsts: IntArray, seconds: IntArray) -> bool:
+    """Return whether pairs of clients, in any order, are these, which are sorted."""
+    order = np.lexsort((b, a))
+    return np.array_equal(a[order], firsts) and np.array_equal(b[order], seconds)
 
 
 def _needed(sums: CollectedSums) -> NDArray[np.bool_]:

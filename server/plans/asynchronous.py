@@ -141,7 +141,7 @@ class Asynchronous(RoundPlan):
             replies,
             server.merged(parts),
             virtual=_virtual(filled),
-            down=len(filled.discarded) * download_bytes(Down(next(iter(sent.values())))),
+            bytes={"down": len(filled.discarded) * download_bytes(Down(next(iter(sent.values()))))},
         )
 
 

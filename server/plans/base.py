@@ -5,7 +5,7 @@ A plan is a generator: it yields exchanges, and receives what came back. Whateve
 """
 
 from abc import abstractmethod
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self, TypeAlias
 
@@ -20,6 +20,7 @@ from fedrec.flower.records import RoundRequest, Trained
 from fedrec.plugins import Plugin
 from fedrec.runs.log import Virtual
 from fedrec.types import IntArray, State
+from server.replies import Expected
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,58 @@ class Replies:
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """A request of a kind that a plan itself defines, to the nodes of some clients.
+
+    Args:
+        action: Names the kind: messages have the type ``train.ACTION``.
+        clients: int64 [c], sorted.
+        payload: From the request that a node would get to train to what it is sent in its place.
+        reply: The type of the replies; its field ``request`` is the id of the request.
+        check: Is called with a reply and the request of its node, and raises a ProtocolError if
+            the reply does not fit: then the node is lost.
+        down: What the clients receive beside it, in their order; None: nothing.
+        deadline: As for an `Exchange`.
+    """
+
+    action: str
+    clients: IntArray
+    payload: Callable[[RoundRequest], Any]
+    reply: type[Any]
+    check: Callable[[Any, RoundRequest], None]
+    down: Down | None = None
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a node replied to a `Question`.
+
+    Args:
+        number: Of the node.
+        request: What it was asked.
+        value: What it replied.
+    """
+
+    number: int
+    request: RoundRequest
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What came back from a `Question`.
+
+    Args:
+        usable: Replies that passed all checks.
+        lost: The nodes without one.
+    """
+
+    usable: tuple[Answer, ...]
+    lost: tuple[LostNode, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RoundResult:
     """What a round came to.
 
@@ -107,7 +160,8 @@ class RoundResult:
         aggregates: What is applied, if it is not the sums of the replies.
         log: What the run log says of the round, by name.
         virtual: What it says of the virtual clock; None: none runs.
-        down: Bytes that clients received who did not train, beside the exchanges.
+        bytes: What clients sent (``up``) and received (``down``) beside `Exchange` and
+            `Question.down`.
     """
 
     state: State
@@ -115,10 +169,11 @@ class RoundResult:
     aggregates: Aggregates | None = None
     log: dict[str, float] = field(default_factory=dict)
     virtual: Virtual | None = None
-    down: int = 0
+    bytes: Mapping[str, int] = field(default_factory=dict)
 
 
-Steps: TypeAlias = Generator[Exchange, Replies, RoundResult]
+Steps: TypeAlias = Generator[Exchange | Question, Any, RoundResult]
+"""Each `Exchange` is answered by `Replies`, each `Question` by `Answers`."""
 
 
 class PlanServer(Protocol):
@@ -146,6 +201,12 @@ class PlanServer(Protocol):
 
     def merged(self, parts: Iterable[Aggregates]) -> Aggregates:
         """Return sums of updates, each by group, added up; in any order with the same bits."""
+
+    def groups(self, clients: IntArray) -> IntArray:
+        """Return the group of each client in the strategy, int64 [c]."""
+
+    def expected(self) -> Expected:
+        """Return what clients send in every round."""
 
 
 class RoundPlan(Plugin):

@@ -95,7 +95,7 @@ class Synchronous(RoundPlan):
             State({}, {_SECONDS: ended.time}),
             replies,
             virtual=Virtual(seconds=ended.time, stragglers=len(late)),
-            down=len(late) * download_bytes(server.down(late)) if len(late) else 0,
+            bytes={"down": len(late) * download_bytes(server.down(late)) if len(late) else 0},
         )
 
     def _ended(
