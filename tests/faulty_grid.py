@@ -22,7 +22,7 @@ class FaultyGrid(Grid):
         n_nodes: How many nodes.
         node_config: See `fedrec.flower.grid.node_context`.
         faults: By number of the message that a node receives to train, from 1, and by node, from
-            1: what becomes of the reply.
+            1: what becomes of the reply. Those of a secure sum, ``train.keys`` and so on, count.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class FaultyGrid(Grid):
             ids.append(id)
             node = message.metadata.dst_node_id
             damage = None
-            if message.metadata.message_type == "train":
+            if message.metadata.message_type.startswith("train"):
                 self._received[node] += 1
                 damage = self._faults.get((self._received[node], node))
             try:

@@ -37,14 +37,17 @@ def run_with(
     faults: Mapping[tuple[int, int], Damage],
     plan: dict[str, Any] | None = None,
     rounds: dict[str, Any] | None = None,
+    app: Any = client_app,
+    nodes: int = NODES,
 ) -> dict[str, Any]:
     """Runs the real server and client apps over a grid with faults."""
-    changes = {"rounds": {**(rounds or {}), "plan": {**PLAN, **(plan or {})}}}
+    engine = {**EXPERIMENT["engine"], "nodes": nodes}
+    changes = {"rounds": {**(rounds or {}), "plan": {**PLAN, **(plan or {})}}, "engine": engine}
     run = prepare_run(load_experiment(merged(EXPERIMENT, changes)), out)
     places = {"run-dir": str(out), "data": str(run.prepared), "device": "cpu"}
-    grid = FaultyGrid(client_app, NODES, places, faults)
+    grid = FaultyGrid(app, nodes, places, faults)
     config = {"run": run.id, "experiment": "config.yaml", "out": str(out)}
-    server_app(grid, node_context(0, NODES, {**config, "split": str(run.prepared)}))
+    server_app(grid, node_context(0, nodes, {**config, "split": str(run.prepared)}))
     return outcome(out)
 
 
