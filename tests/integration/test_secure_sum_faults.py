@@ -1,6 +1,7 @@
 """Nodes that drop out of a secure sum, and messages that are damaged on their way."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from fedrec.errors import EngineError
 from fedrec.flower import records, sum_records
 from fedrec.flower.sum_records import KeyReply, MaskReply, RevealReply, ShareReply
 from fedrec.runs.log import read_log
+from fedrec.secure_sum.vector import VectorLayout
 from tests.faulty_grid import Damage
 from tests.integration.stopped_runs import go_on, outcome
 from tests.integration.test_faults import cut_off, lost, run_with, shared
 
 SECURE: dict[str, Any] = {"name": "secure-sum", "quorum": 0.1, "retries": 0}
-REPLIES = (KeyReply, ShareReply, MaskReply, RevealReply)
+REPLIES: tuple[type[Any], ...] = (KeyReply, ShareReply, MaskReply, RevealReply)
 STEPS = len(REPLIES)
 EXCHANGES = (sum_records.KEYS, sum_records.SHARES, sum_records.MASKED, sum_records.REVEAL)
 
@@ -215,7 +217,7 @@ def test_shares_are_not_revealed_in_two_ways(tmp_path: Path) -> None:
     first, second, refusal = answers
     assert records.decode(first, RevealReply).groups.keys() == {0}
     shares = [records.decode(each, RevealReply).groups[0].shares for each in (first, second)]
-    assert np.array_equal(*shares)
+    assert np.array_equal(shares[0], shares[1])
     assert "other survivors than before" in refusal
 
 
@@ -250,6 +252,26 @@ def flipped(step: int, name: str) -> Damage:
     return damage
 
 
+def changed(step: int, change: Callable[[Any], Any]) -> Damage:
+    """Change a reply to another that can be read."""
+
+    def damage(content: RecordDict) -> RecordDict:
+        return records.encode(change(records.decode(content, REPLIES[step - 1])))
+
+    return damage
+
+
+def of_group(step: int, change: Callable[[Any], dict[str, Any]]) -> Damage:
+    """Change what a reply holds of the group of all clients."""
+    return changed(
+        step, lambda reply: replace(reply, groups={0: replace(v := reply.groups[0], **change(v))})
+    )
+
+
+def of_layout(change: Callable[[VectorLayout], dict[str, Any]]) -> Damage:
+    return changed(3, lambda reply: replace(reply, layout=replace(v := reply.layout, **change(v))))
+
+
 def replayed(content: RecordDict, kept: list[RecordDict]) -> RecordDict:
     kept.append(content)
     return kept[0]
@@ -258,6 +280,56 @@ def replayed(content: RecordDict, kept: list[RecordDict]) -> RecordDict:
 DAMAGES: Mapping[str, tuple[int, Damage, str]] = {
     **{f"{name} cut off": (k, cut_off, "holds no") for k, name in enumerate(EXCHANGES, 1)},
     **{f"{n} empty": (k, lambda _: RecordDict(), "holds no") for k, n in enumerate(EXCHANGES, 1)},
+    "keys of fewer clients": (
+        1,
+        of_group(
+            1,
+            lambda public: {
+                "keys": public.keys.take(public.keys.clients[1:]),
+                "commitments": public.commitments[1:],
+            },
+        ),
+        "keys of other clients",
+    ),
+    "keys of another attempt": (
+        1,
+        of_group(1, lambda public: {"session": replace(public.session, attempt=9)}),
+        "attempt 9, expected",
+    ),
+    "a share less": (
+        2,
+        of_group(2, lambda v: {n: getattr(v, n)[1:] for n in ("senders", "receivers", "sealed")}),
+        "shares for other clients than the neighbours of each",
+    ),
+    "a revealed share less": (
+        4,
+        of_group(4, lambda v: {n: getattr(v, n)[1:] for n in ("holders", "owners", "shares")}),
+        "shares of other clients than the neighbours of each",
+    ),
+    "no group": (3, changed(3, lambda reply: replace(reply, groups={})), "of other groups"),
+    "no layout": (3, changed(3, lambda reply: replace(reply, layout=None)), "without a layout"),
+    "bytes of a plain update": (
+        3,
+        changed(3, lambda reply: replace(reply, trained=replace(reply.trained, uploaded=1))),
+        "updates that are not masked",
+    ),
+    "another scale": (
+        3,
+        of_layout(lambda v: {"scale": {name: k - 1 for name, k in v.scale.items()}}),
+        "another layout than those of other nodes",
+    ),
+    "no scale": (3, of_layout(lambda _: {"scale": {}}), "a vector without scales"),
+    "no metrics": (3, of_layout(lambda _: {"metrics": ()}), "a vector without metrics"),
+    "another shape": (
+        3,
+        of_layout(lambda _: {"tables": {"item": (30, 7)}}),
+        "other parameters than clients send",
+    ),
+    "a number more": (
+        3,
+        of_layout(lambda v: {"extras": ("steps",)}),
+        "another layout than those of other nodes",
+    ),
     "a masked vector is damaged": (3, flipped(3, "words"), "a masked vector that was damaged"),
 }
 
@@ -306,7 +378,7 @@ def test_a_share_that_is_always_garbled_stops_the_run_with_a_line(
 def flipped_if(step: int, name: str) -> Damage:
     """Damage replies of an exchange, and of no other."""
 
-    def damage(content: RecordDict) -> RecordDict:
+    def damage(content: RecordDict) -> RecordDict | None:
         is_meant = f'["{REPLIES[step - 1].__name__}"' in str(content.config_records["rest"]["json"])
         return flipped(step, name)(content) if is_meant else content
 

@@ -22,7 +22,8 @@ from fedrec.aggregation.update import Down
 from fedrec.compute.context import RoundContext
 from fedrec.config.experiment import Experiment
 from fedrec.flower.grid import SerialGrid
-from fedrec.flower.records import RoundRequest, encode
+from fedrec.flower.records import RoundRequest, Trained, decode, encode
+from fedrec.flower.sum_records import MaskReply
 from fedrec.personalization.base import NoPersonalization
 from fedrec.runs.open_run import OpenRun
 from fedrec.runs.prepare import prepare_run
@@ -52,7 +53,11 @@ FORMS: dict[str, dict[str, Any]] = {
     "additive": {"personalization": {"name": "additive", "repulsion": 0.1}},
     "scaffold": {"strategy": {"name": "scaffold"}},
     "median": {"strategy": {"name": "median"}},
+    "secure sum": {"rounds": {"plan": {"name": "secure-sum"}}},
 }
+ROUNDS, NODES = 3, 3
+INTEGERS = np.int32, np.int64
+SECURE = ("train.keys", "train.shares", "train.masked", "train.reveal")
 
 
 class Tap(SerialGrid):
@@ -125,9 +130,8 @@ def patterns_of_canary() -> list[bytes]:
     ]
 
 
-@pytest.fixture(scope="module", params=FORMS)
-def tapped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A short run with three nodes: train and evaluate, with Adam's state on the clients."""
+def tap(form: str, out: Path, n_nodes: int) -> tuple[Experiment, Tap]:
+    """A short run: train and evaluate, with Adam's state on the clients."""
     experiment = Experiment.model_validate(
         {
             "data": {"name": "synthetic", "users": 24, "items": 30, "interactions_per_user": 8.0},
@@ -138,12 +142,12 @@ def tapped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
                 "init_std": 0.3,
             },
             "train": {"optimizers": rates(0.1)},
-            **FORMS[request.param],
-            "rounds": {"count": 3},
+            **FORMS[form],
+            "rounds": {"count": ROUNDS, **FORMS[form].get("rounds", {})},
             "evaluate": {"every": 1, "metrics": ["ndcg@5"]},
         }
     )
-    prepared = prepare_run(experiment, tmp_path_factory.mktemp("tapped") / "run")
+    prepared = prepare_run(experiment, out)
     run_config = {
         "experiment": str(prepared.folder / "config.yaml"),
         "out": str(prepared.folder),
@@ -152,18 +156,25 @@ def tapped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     }
     plain = experiment.model_copy(update={"personalization": NoPersonalization()})
     shared = plain.client_task().initial_globals(30).values()
-    with Tap(prepared, 3, shared) as grid:
+    with Tap(prepared, n_nodes, shared) as grid:
         server.app.app(grid, Context(1, 0, {}, RecordDict(), dict(run_config)))
     return experiment, grid
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def tapped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return tap(request.param, tmp_path_factory.mktemp("tapped") / "run", NODES)
 
 
 def test_the_tap_is_on_the_wire(tapped: tuple[Experiment, Tap]) -> None:
     _, grid = tapped
     kinds = [kind for kind, *_ in grid.sent]
+    is_secure = "train" not in kinds
+    both_ways = 2 * NODES * ROUNDS
     assert {kind: kinds.count(kind) for kind in set(kinds)} == {
-        "query.roll_call": 6,
-        "train": 18,
-        "evaluate": 18,
+        "query.roll_call": 2 * NODES,
+        **dict.fromkeys(SECURE if is_secure else ("train",), both_ways),
+        "evaluate": both_ways,
     }
     assert len(grid.secrets) > 400
     # A value that must travel is found: the search would find a local one.
@@ -214,7 +225,7 @@ def test_no_local_name_is_in_any_message(tapped: tuple[Experiment, Tap]) -> None
         for rest in content.config_records.values():
             assert not set(re.findall('"([^"]*)"', str(rest["json"]))) & secret
         if "params" in content.array_records:
-            expected = allowed if kind == "train" else shared
+            expected = allowed if kind.startswith("train") else shared
             assert set(content.array_records["params"]) == expected
             if kind == "query.roll_call":  # the experiment names settings too
                 continue
@@ -228,6 +239,49 @@ def test_no_local_name_is_in_any_message(tapped: tuple[Experiment, Tap]) -> None
                 b"alpha",
             ):
                 assert word not in raw
+
+
+def test_of_a_secure_sum_no_update_of_a_client_is_in_any_message(tmp_path: Path) -> None:
+    """Each client is a node of its own: what it would send without masks is what it must not.
+
+    Neither its values, nor its weights, nor which rows it touched, nor how many bytes that is.
+    """
+    clients = 10
+    _, plain = tap("none", tmp_path / "plain", clients)
+    _, secure = tap("secure sum", tmp_path / "secure", clients)
+    everything = b"\0".join(raw for _, _, raw in secure.sent)
+    masked = b"\0".join(raw for kind, _, raw in secure.sent if kind in SECURE)
+    contents = [content for kind, content, _ in plain.sent if kind == "train"]
+    updates = [decode(each, Trained) for each in contents if "params" not in each]
+    assert len(updates) == ROUNDS * clients
+    values, rows = set[bytes](), set[bytes]()
+    for trained in updates:
+        aggregate = trained.aggregates[0]
+        assert aggregate.clients == 1
+        for sums in aggregate.sums.values():
+            pairs = pairs_of(sums)
+            # Short numbers may be bytes of others by chance.
+            pairs = pairs[(np.abs(pairs) >= 2**16).all(1)]
+            values |= {pair.astype(kind).tobytes() for pair in pairs for kind in INTEGERS}
+        for ids in aggregate.ids.values():
+            rows |= {ids.astype(kind).tobytes() for kind in INTEGERS}
+    assert len(values) > 1000
+    assert min(map(len, rows)) >= 4 * 8
+    assert not leaks(everything, values)
+    assert not {ids for ids in rows if ids in masked}
+    # What must not be found would be.
+    unmasked = b"\0".join(raw for _, _, raw in plain.sent)
+    assert len(leaks(unmasked, values)) > 500
+    assert {ids for ids in rows if ids in unmasked}
+    replies = [
+        decode(c, MaskReply) for k, c, _ in secure.sent if k == SECURE[2] and "params" not in c
+    ]
+    assert len(replies) == ROUNDS * clients
+    for reply in replies:
+        assert not reply.trained.aggregates
+        assert reply.trained.uploaded == 0
+        assert not len(reply.trained.losses)
+    assert len({reply.groups[0].words.size for reply in replies}) == 1
 
 
 @pytest.mark.parametrize("count", [1, 3])
