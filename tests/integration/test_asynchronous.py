@@ -216,7 +216,7 @@ def test_a_round_without_clients_takes_no_time(tmp_path: Path) -> None:
     chosen = rounds("synchronous", EQUAL, selection="poisson", cohort_size=1, count=10)
     log = log_of(go(tmp_path / "run", rounds=chosen).folder)
     times = [0.0, *(record.virtual.seconds for record in log if record.virtual)]
-    took = {record.clients > 0: set() for record in log}
+    took: dict[bool, set[bool]] = {record.clients > 0: set() for record in log}
     for record, before, after in zip(log, times[:-1], times[1:], strict=True):
         took[record.clients > 0].add(after > before)
     assert took == {True: {True}, False: {False}}

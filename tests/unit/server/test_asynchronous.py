@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrec.aggregation.fixed_point import times
@@ -11,6 +11,7 @@ from fedrec.aggregation.reduce import download_bytes
 from fedrec.aggregation.update import Aggregate, Aggregates, Down
 from fedrec.compute.context import RoundContext
 from fedrec.devices.clock import Clock
+from fedrec.devices.fleet import Fleet
 from fedrec.devices.timing import Timing
 from fedrec.flower.records import RoundRequest, Trained
 from fedrec.types import IntArray, State
@@ -73,10 +74,11 @@ def context(server: Numbers, round: int) -> RoundContext:
     return RoundContext(0, round, len(server.timing.fleet), 1)
 
 
+@settings(deadline=None)
 @given(data=st.data(), fleet=fleets(2, 8))
-def test_each_version_goes_to_those_who_were_asked_then(data: st.DataObject, fleet: object) -> None:
-    n = len(fleet)  # type: ignore[arg-type]
-    server = Numbers(Timing(fleet, data.draw(works(n))))  # type: ignore[arg-type]
+def test_each_version_goes_to_those_who_were_asked_then(data: st.DataObject, fleet: Fleet) -> None:
+    n = len(fleet)
+    server = Numbers(Timing(fleet, data.draw(works(n))))
     limit = data.draw(st.none() | st.integers(0, 3))
     plan = Asynchronous(
         concurrency=data.draw(st.integers(1, n)),
@@ -103,7 +105,8 @@ def test_each_version_goes_to_those_who_were_asked_then(data: st.DataObject, fle
                 is_too_old = limit is not None and round - 1 - given > limit
                 assert version == (round - 1 if is_too_old else given)
         # Sums count less by the age of their version.
-        (total,) = result.aggregates.values() if result.aggregates else ()
+        assert result.aggregates is not None
+        (total,) = result.aggregates.values()
         ages = np.array([round - 1 - version for version in versions])
         factors = plan.staleness.factors(ages).tolist()
         assert total.sums["item"].tolist() == [
