@@ -71,7 +71,7 @@ PLANS: dict[str, tuple[str, ...]] = {
     "synchronous, 100 of 130": _synchronous(100, 0.005, over_selection=0.3),
     "synchronous, 100, 10 s": _synchronous(100, 0.005, deadline=10, quorum=0.5),
     "FedBuff, K = 50 of 100": _buffered(50, 100, 0.005),
-    "FedBuff, K = 10 of 100": _buffered(10, 100, 0.001),
+    "FedBuff, K = 10 of 100": _buffered(10, 100, 0.0025),
 }
 
 
