@@ -82,9 +82,10 @@ class RoundRecord(_Record):
         seconds: Wall time.
         bytes: What the clients send and receive to train, each in its own message, before framing:
             up, the length of each client's payload (`fedrec.aggregation.codec`); down, every value
-            as float32. The same for any number of nodes and workers. On a virtual clock, up are
-            those of the updates that are used, and down are counted for all jobs that end in the
-            round, also those whose updates are not used.
+            as float32. With a secure sum, the masked vector in place of the payload, and keys and
+            shares. The same for any number of nodes and workers. On a virtual clock, up are those
+            of the updates that are used, and down are counted for all jobs that end in the round,
+            also those whose updates are not used.
         simulation: The messages that the server and the nodes of the simulation exchange, for
             training and evaluation.
         virtual: What the virtual clock says; None where none runs.

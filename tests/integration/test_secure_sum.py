@@ -74,6 +74,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "groups": {"strategy": {"name": "tests.contracts.sums:OddAndEven"}},
     "a bound on changes": {"rounds": {"largest_change": 1.0}},
     "by activity": {"rounds": {"selection": {"name": "activity"}}},
+    "drawn one by one": {"rounds": {"selection": {"name": "poisson"}}},
     "several users": {"clients": {"by": "random", "count": 10}},
 }
 

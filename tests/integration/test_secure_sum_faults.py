@@ -20,6 +20,7 @@ from fedrec.secure_sum.vector import VectorLayout
 from tests.faulty_grid import Damage
 from tests.integration.stopped_runs import go_on, outcome
 from tests.integration.test_faults import cut_off, lost, run_with, shared
+from tests.properties.test_damaged_messages import damaged
 
 SECURE: dict[str, Any] = {"name": "secure-sum", "quorum": 0.1, "retries": 0}
 REPLIES: tuple[type[Any], ...] = (KeyReply, ShareReply, MaskReply, RevealReply)
@@ -398,3 +399,24 @@ def test_replies_of_an_earlier_round_are_refused(
         came = run_with(out, {(step, 2): replay, (STEPS + step, 2): replay}, SECURE)
         assert shared(came) == shared(without_node)
         assert "the answer to another request" in lines(out)[0]
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, STEPS), st.data())
+@pytest.mark.filterwarnings("ignore::Warning")  # of numpy's reader, about headers
+def test_no_damage_gives_another_sum(
+    tmp_path_factory: pytest.TempPathFactory,
+    without_fault: dict[str, Any],
+    without_node: dict[str, Any],
+    step: int,
+    data: st.DataObject,
+) -> None:
+    """A reply that is damaged counts as it was or as none, or the run stops with a line."""
+    out = tmp_path_factory.mktemp("damaged") / "run"
+    try:
+        came = run_with(out, {(STEPS + step, 2): lambda c: damaged(data, c)}, SECURE)
+    except EngineError as error:
+        assert str(error).startswith("round 2: the secure sum failed in 1 attempts")
+        assert "\n" not in str(error)
+        return
+    assert came["digest"] in (without_fault["digest"], without_node["digest"])

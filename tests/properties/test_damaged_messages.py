@@ -18,9 +18,28 @@ from fedrec.evaluation.evaluate import Evaluation
 from fedrec.flower import records
 from fedrec.flower.grid import claim_identity
 from fedrec.flower.records import Evaluated, PrivateState, RollCall, RoundRequest, Trained
+from fedrec.flower.sum_records import (
+    KeyReply,
+    MaskReply,
+    MaskRequest,
+    RevealReply,
+    RevealRequest,
+    ShareReply,
+    ShareRequest,
+)
+from fedrec.secure_sum.messages import (
+    MaskedSum,
+    NeighbourKeys,
+    PublicKeys,
+    RevealedShares,
+    SealedShares,
+    Survivors,
+)
 from fedrec.types import FailedClient
 from server.replies import Expected, read_trained
 from strategies import FedAvg, Krum
+from tests.secure_sums import Nodes, layout_of, secure_words, sums_of
+from tests.secure_sums import updates as secure_updates
 
 ALLOWED = ["item", "item/control", "head"]
 HEAD = np.zeros(2, np.float32)
@@ -45,7 +64,17 @@ FAILED = (FailedClient(client="4", reason="r"),)
 SUM = FedAvg().reduce(updates(0, 3))
 VALUES: Any = {"mixed": {"valid": np.ones((3, 1)), "test": np.ones((3, 2))}}
 EVALUATION = Evaluation(np.arange(3), VALUES, {10: np.arange(10)}, ("warm",), {10: np.arange(2)})
-SENT = [
+SUMS, NODES = sums_of(secure_updates(6)), Nodes([[0, 1, 2], [3], [4, 5]])
+secure_words(NODES, SUMS, [range(6), range(6), [0, 2, 3, 4, 5], [0, 2, 3, 4, 5]])
+SUMMED: dict[Any, Any] = {type(each): each for each in NODES.sent}
+OF_SUMS: list[tuple[Any, Any, Any]] = [
+    (KeyReply, REQUEST.id, PublicKeys),
+    (ShareRequest, REQUEST, NeighbourKeys),
+    (ShareReply, REQUEST.id, SealedShares),
+    (RevealRequest, REQUEST, Survivors),
+    (RevealReply, REQUEST.id, RevealedShares),
+]
+SENT: list[Any] = [
     Trained({0: SUM}, FAILED, 99, 1.5, 7, ("note",), updates(1, 2), request=REQUEST.id),
     Trained(
         {0: Krum().reduce(updates(0, 3))},
@@ -58,6 +87,9 @@ SENT = [
     REQUEST,
     RollCall(np.arange(4), "code", 2, 1, PrivateState(((3, 1),), 5, (((4, 2), 7),))),
     Evaluated("b/3/2", EVALUATION),
+    *(kind(about, {0: SUMMED[of]}) for kind, about, of in OF_SUMS),
+    MaskRequest(REQUEST, {0: SUMMED[SealedShares]}, {0: 6}),
+    MaskReply(REQUEST.id, Trained({}, FAILED), {0: SUMMED[MaskedSum]}, layout_of(SUMS)),
 ]
 ENCODED = [(type(each), records.encode(each, ALLOWED)) for each in SENT]
 DOWN = Down({"head": HEAD}, {"item": Mix(np.ones((2, 10, 4), "f4"), np.ones((6, 2), "f4"))})
