@@ -21,6 +21,7 @@ from clients.sent_data import receive, to_send
 from fedrec.flower import records
 from fedrec.flower.grid import node_context
 from fedrec.flower.remote import DATA, RUN, Opening, Sight
+from fedrec.flower.sum_records import request_of
 from fedrec.runs.open_run import open_run
 
 
@@ -44,7 +45,7 @@ class RemoteNodes:
             keep_description(description, place)
             start = description.start
         else:
-            start = records.decode(message.content, records.RoundRequest).start
+            start = request_of(message)[0].start
         if not sight.run:
             self.settle(message)
         files, data = None if sight.run else NodeFiles(place).read(), {}
@@ -57,8 +58,7 @@ class RemoteNodes:
     def settle(self, message: Message) -> None:
         """See `DriverSide.settle`."""
         if message.metadata.message_type != records.ROLL_CALL:
-            request = records.decode(message.content, records.RoundRequest)
-            trains = message.metadata.message_type == records.TRAIN
+            request, trains = request_of(message)
             open_node(request.start, self._place(message)).settle(request, trains)
 
     def take(self, message: Message, written: Written) -> None:

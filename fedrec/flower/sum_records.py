@@ -7,10 +7,12 @@ every message holds a value of `fedrec.secure_sum.messages` for each group. Requ
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from flwr.app import Message
 
-from fedrec.flower.records import RoundRequest, Trained
+from fedrec.flower.records import TRAIN, RoundRequest, Trained, decode
 from fedrec.secure_sum.messages import (
     MaskedSum,
     NeighbourKeys,
@@ -135,6 +137,24 @@ class RevealReply:
 
     request: str
     groups: Mapping[int, RevealedShares]
+
+
+_REQUESTS: Mapping[str, Any] = {
+    f"{TRAIN}.{KEYS}": KeyRequest,
+    f"{TRAIN}.{SHARES}": ShareRequest,
+    f"{TRAIN}.{MASKED}": MaskRequest,
+    f"{TRAIN}.{REVEAL}": RevealRequest,
+}
+"""By type of message, what it holds."""
+
+
+def request_of(message: Message) -> tuple[RoundRequest, bool]:
+    """Return the request that a message of a round holds, and whether clients are to train."""
+    kind = message.metadata.message_type
+    if (holder := _REQUESTS.get(kind)) is None:
+        return decode(message.content, RoundRequest), kind == TRAIN
+    request: RoundRequest = decode(message.content, holder).request
+    return request, holder is MaskRequest
 
 
 def by_group(request: RoundRequest) -> dict[int, IntArray]:

@@ -21,9 +21,9 @@ from server.plans.synchronous import Synchronous
 
 __all__ = [
     "PLANS",
-    "Asynchronous",
     "Answer",
     "Answers",
+    "Asynchronous",
     "Exchange",
     "LostNode",
     "PlanServer",

@@ -125,7 +125,7 @@ class SecureSum(RoundPlan):
                 replies.joined(type(replies)(lost=(*lost, *attempt.lost))),
                 aggregates,
                 {"attempts": number, "dropped_out": dropped},
-                counted + attempt.bytes,
+                bytes=counted + attempt.bytes,
             )
         raise EngineError(
             f"round {context.round}: the secure sum failed in {1 + self.retries} attempts "

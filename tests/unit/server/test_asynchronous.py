@@ -17,6 +17,7 @@ from fedrec.flower.records import RoundRequest, Trained
 from fedrec.types import IntArray, State
 from server.plans.asynchronous import Asynchronous
 from server.plans.base import Exchange, Replies, Reply, RoundResult
+from server.replies import Expected
 from tests.fleets import fleets, works
 
 SCALE = 1000
@@ -44,6 +45,12 @@ class Numbers:
         value = np.array([float(self.version)], np.float32)
         return Down({"item": value, "item/control": 10 * value})
 
+    def groups(self, clients: IntArray) -> IntArray:
+        return np.zeros_like(clients)
+
+    def expected(self) -> Expected:
+        raise AssertionError
+
     def sums(self, replies: Replies) -> Aggregates:
         change = np.array([SCALE * int(replies.clients.sum())])
         return {0: Aggregate(len(replies.clients), 1, {}, {"item": change}, {}, {"item": 0})}
@@ -62,6 +69,7 @@ def go(
     try:
         exchange = next(steps)
         while True:
+            assert isinstance(exchange, Exchange)
             asked.append(exchange)
             request = RoundRequest("", "", round, len(asked), clients=exchange.clients)
             exchange = steps.send(Replies((Reply(0, request, Trained({})),)))
@@ -122,7 +130,7 @@ def test_each_version_goes_to_those_who_were_asked_then(data: st.DataObject, fle
         assert virtual.seconds >= seconds
         assert virtual.most_stale == max(ages)
         assert limit is None or virtual.most_stale <= limit
-        assert result.down == virtual.discarded * download_bytes(asked[0].down)
+        assert result.bytes["down"] == virtual.discarded * download_bytes(asked[0].down)
         # A version is stored as long as a job may be trained from it, and no longer.
         state, seconds = result.state, virtual.seconds
         clock = Clock.from_state(state.part("clock"))
