@@ -78,14 +78,17 @@ class RemoteApp:
     """
 
     def __init__(self, app: ClientApp, folder: Path | None) -> None:
-        self._app, self._folder = app, folder
+        self._app, self._folder, self._opened = app, folder, 0
 
     def open(self, context: Context, opening: Opening) -> Context:
         """See `WorkerSide.open`."""
         config = dict(context.node_config)
         if self._folder is not None:
-            put_down(opening.files or {}, self._folder)
-            config[RUN] = str(self._folder)
+            # A node that was here before, and then elsewhere, finds nothing of that.
+            self._opened += 1
+            folder = self._folder / str(self._opened)
+            put_down(opening.files or {}, folder)
+            config[RUN] = str(folder)
         if opening.data:
             receive(opening.data)
             config = {key: value for key, value in config.items() if key not in DATA}

@@ -15,9 +15,11 @@ from fedrec.errors import EngineError
 from fedrec.flower import shipped_code
 from fedrec.flower.grid import EngineGrid, describe
 from fedrec.flower.machine_code import chosen_machine_code, difference, machine_code
+from fedrec.flower.placement import Placement
 from fedrec.flower.processes import Failure, code_files, import_path
 from fedrec.flower.ray_session import RaySession, first_line
 from fedrec.flower.ray_worker import decisive_versions
+from fedrec.flower.records import TRAIN
 from fedrec.flower.remote import DriverSide, Sight, marking
 
 # The actor travels by value: it runs before fedrec can be imported.
@@ -50,6 +52,7 @@ class _Call:
         references: Where these are stored, by name.
         reply: Reference of the reply.
         replaced: How often the worker had been replaced when it got the call.
+        seconds: How long the client app worked.
     """
 
     worker: int
@@ -58,6 +61,7 @@ class _Call:
     references: Mapping[str, Any]
     reply: Any = None
     replaced: int = 0
+    seconds: float = 0.0
 
     @property
     def node(self) -> int:
@@ -68,9 +72,10 @@ class _Call:
 class RayGrid(EngineGrid):
     """Runs the client app on Ray actors that live as long as the run.
 
-    Node ``i`` stays with worker ``(i - 1) % workers``, so its context never travels. A large array
-    record is put into the object store once, however many messages of an exchange hold it, and
-    each worker reads it once.
+    Node ``i`` begins on worker ``(i - 1) % workers`` and stays there, so its context does not
+    travel. If there are more nodes than workers, and some workers are slower, a node may go to
+    another one between two exchanges. A large array record is put into the object store once,
+    however many messages of an exchange hold it, and each worker reads it once.
 
     A worker that dies is replaced, up to `REPLACEMENTS` times, and the calls that it had not
     answered are sent again; the client app must keep what it needs on disk.
@@ -116,6 +121,7 @@ class RayGrid(EngineGrid):
         self._start_timeout = start_timeout
         self._replaced, self._sights = [0] * n_workers, [Sight()] * n_workers
         self._workers: list[Any] = []
+        self._placement = Placement(n_nodes, n_workers)
         self._remote: DriverSide | None = None
         self._of_remote = remote[0], n_nodes, dict(node_config or {})
         self._opened: dict[int, tuple[int, int]] = {}
@@ -175,11 +181,13 @@ class RayGrid(EngineGrid):
         calls.sort(key=lambda call: call.node)
         replies = [self._receive(call) for call in calls]
         self._stored.clear()
+        trained = (c for c in calls if c.message.metadata.message_type.partition(".")[0] == TRAIN)
+        self._placement.measure({call.node: call.seconds for call in trained})
         return replies
 
     def _sent(self, message: Message) -> _Call:
         """Store the large records of a message, and send the rest to the worker of its node."""
-        worker = (message.metadata.dst_node_id - 1) % len(self._workers)
+        worker = self._placement.worker(message.metadata.dst_node_id)
         small, references = copy(message), {}
         small.content = RecordDict()
         for name, record in message.content.items():
@@ -217,7 +225,7 @@ class RayGrid(EngineGrid):
         while True:
             try:
                 reply: Message | Failure
-                reply, written = ray.get(call.reply, timeout=SECONDS_TO_CHECK)
+                reply, written, call.seconds = ray.get(call.reply, timeout=SECONDS_TO_CHECK)
                 break
             except ray.exceptions.GetTimeoutError:
                 self._session.check()

@@ -1,6 +1,7 @@
 """What runs in a Ray actor: the client app, for the nodes of one worker."""
 
 import socket
+import time
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -85,7 +86,7 @@ class Worker:
         message: Message,
         references: Mapping[str, Any],
         opening: tuple[Mapping[str, bytes] | None, Mapping[str, Any]] | None = None,
-    ) -> tuple[Message | Failure, Any]:
+    ) -> tuple[Message | Failure, Any, float]:
         """Run the client app on one message.
 
         Args:
@@ -95,8 +96,8 @@ class Worker:
                 and the driver's files are not.
 
         Returns:
-            The reply, or the exception of the client app; and what the node has written, where
-            the run folder is not here.
+            The reply, or the exception of the client app; what the node has written, where the
+            run folder is not here; and the seconds that the client app worked.
         """
         node, last = message.metadata.dst_node_id, self._records
         try:
@@ -107,12 +108,14 @@ class Worker:
             self._records = {ref: last.get(ref) or ray.get(ref) for ref in references.values()}
             for name, reference in references.items():
                 message.content[name] = self._records[reference]
-            context = self._contexts[node]
+            context, began = self._contexts[node], time.perf_counter()
             if self._remote is None:
-                return self._app(message, context), None
-            return self._remote(message, context)
+                reply, written = self._app(message, context), None
+            else:
+                reply, written = self._remote(message, context)
+            return reply, written, time.perf_counter() - began
         except Exception as error:  # the driver raises it
-            return Failure.of(error), None
+            return Failure.of(error), None, 0.0
 
     def leave(self) -> None:
         """Remove what the worker has put on its machine."""

@@ -6,7 +6,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,11 @@ def await_rounds(process: subprocess.Popen[str], rounds: Path, count: int) -> No
 
 @contextmanager
 def hidden_node(
-    cluster: Any, hidden: Sequence[Path], log: Path, kernels: bool = False
+    cluster: Any,
+    hidden: Sequence[Path],
+    log: Path,
+    kernels: bool = False,
+    variables: Mapping[str, str] | None = None,
 ) -> Iterator[psutil.Process]:
     """Run a Ray node of one core in a mount namespace with empty folders in place of some.
 
@@ -75,6 +79,7 @@ def hidden_node(
         hidden: The folders, which must exist.
         log: For what the node prints.
         kernels: Leave the node the compiled kernels in the cache: they are of this machine.
+        variables: Of its environment.
     """
     copied = log.with_name("kernels")
     commands = [f"mount -t tmpfs none {shlex.quote(str(each))}" for each in hidden]
@@ -91,7 +96,7 @@ def hidden_node(
             ["unshare", "-m", "sh", "-c", " && ".join(commands)],
             stdout=file,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
+            env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0", **(variables or {})},
         )
     node = psutil.Process(process.pid)
     try:

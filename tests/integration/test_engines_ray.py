@@ -22,6 +22,7 @@ from fedrec.flower.launch import launch
 pytest.importorskip("ray", reason="needs the extra 'sim'")
 import ray
 
+from fedrec.flower.placement import EXCHANGES
 from fedrec.flower.ray_grid import INLINE_BYTES, RayGrid
 
 pytestmark = pytest.mark.slow
@@ -159,6 +160,17 @@ def test_a_second_run_shares_the_ray_of_the_first_and_waits_for_no_core(grid: Ra
         assert [reply.metadata.src_node_id for reply in replies] == [1]
     assert ray.is_initialized()
     assert len(about(grid)) == NODES
+
+
+def test_nodes_go_to_the_faster_worker(toy_apps: Any) -> None:
+    """Those of worker 1 are said to take thrice as long."""
+    with RayGrid(CLIENT, 8, 2) as uneven:
+        before = [node["pid"] for node in about(uneven)]
+        for _ in range(EXCHANGES):
+            uneven._placement.measure({node: 1.0 + 2 * (node % 2 == 0) for node in uneven.nodes})
+        after = [node["pid"] for node in about(uneven)]
+    assert before.count(before[0]) == 4
+    assert after.count(before[0]) == 6 and after.count(before[1]) == 2
 
 
 def test_too_few_gpus_are_named(grid: RayGrid) -> None:

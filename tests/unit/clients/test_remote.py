@@ -26,6 +26,7 @@ from fedrec.runs.result import RunResult
 from tests.unit.clients.test_wire_canary import leaks, pairs_of
 
 N_NODES = 3
+DIES, MOVES = 1, 2
 DOCUMENT: dict[str, Any] = {
     "data": {"name": "synthetic", "users": 24, "items": 30, "interactions_per_user": 8.0},
     "model": {"name": "mf", "embedding_dim": 4},
@@ -46,35 +47,38 @@ FORMS: dict[str, dict[str, Any]] = {
 
 
 class Elsewhere(EngineGrid):
-    """Nodes in folders of their own, which die when told so: before they answer, or just after.
+    """Nodes on two workers without the driver's files.
 
     Args:
         config: As on the driver.
-        folder: For what the nodes keep.
-        deaths: How often the node of each call dies before its reply is taken.
+        folder: For what the workers keep.
+        fates: What happens to the node of each call: nothing, `DIES` or `MOVES`.
     """
 
-    def __init__(self, config: dict[str, Any], folder: Path, deaths: Iterator[int]) -> None:
+    def __init__(self, config: dict[str, Any], folder: Path, fates: Iterator[int]) -> None:
         super().__init__(N_NODES)
-        self._config, self._folder, self._deaths = config, folder, deaths
+        self._config, self._folder, self._fates = config, folder, fates
         self._driver = RemoteNodes(N_NODES, config)
-        self._opened: dict[int, tuple[RemoteApp, Context]] = {}
-        self._made = 0
+        self._workers = [RemoteApp(clients.app.app, folder / name) for name in ("a", "b")]
+        self._places = dict.fromkeys(self.nodes, 0)
+        self._contexts: dict[int, Context] = {}
         self.sent: list[bytes] = []
         self.staged: list[dict[str, bytes]] = []
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> list[Message]:
-        asked = list(messages)
+        asked, replies = list(messages), []
         for message in asked:
+            node, fate = message.metadata.dst_node_id, next(self._fates, 0)
+            if fate == MOVES:  # where it may have been before
+                self._places[node] = 1 - self._places[node]
+                self._contexts.pop(node, None)
             self._open(message)
-        replies = []
-        for message in asked:
             self._driver.settle(message)
-            for _ in range(next(self._deaths, 0)):
+            if fate == DIES:  # it has answered, but nobody has heard of it
                 self._answer(message)
-                self._opened.pop(message.metadata.dst_node_id)
+                self._contexts.pop(node)
                 self._open(message)
             reply, written = self._answer(message)
             self._driver.take(message, written)
@@ -86,21 +90,17 @@ class Elsewhere(EngineGrid):
 
     def _open(self, message: Message) -> None:
         node = message.metadata.dst_node_id
-        if node not in self._opened:
-            self._made += 1
-            app = RemoteApp(clients.app.app, self._folder / str(self._made))
+        if node not in self._contexts:
             opening = self._driver.opening(message, Sight(False, False))
-            self._opened[node] = (
-                app,
-                app.open(node_context(node, N_NODES, None, self._config), opening),
-            )
+            context = node_context(node, N_NODES, None, self._config)
+            self._contexts[node] = self._workers[self._places[node]].open(context, opening)
 
     def _answer(self, message: Message) -> Any:
-        app, context = self._opened[message.metadata.dst_node_id]
-        return app(message, context)
+        node = message.metadata.dst_node_id
+        return self._workers[self._places[node]](message, self._contexts[node])
 
 
-def run(folder: Path, deaths: Iterable[int], **changes: Any) -> tuple[RunResult, Elsewhere]:
+def run(folder: Path, fates: Iterable[int], **changes: Any) -> tuple[RunResult, Elsewhere]:
     prepared = prepare_run({**DOCUMENT, **changes}, folder / "run", overwrite=True)
     config = {"run-dir": str(prepared.folder), "data": str(prepared.prepared), "device": "cpu"}
     run_config = {
@@ -110,7 +110,7 @@ def run(folder: Path, deaths: Iterable[int], **changes: Any) -> tuple[RunResult,
         "split": str(prepared.prepared),
         "engine": "serial",
     }
-    with Elsewhere(config, folder / "elsewhere", iter(deaths)) as grid:
+    with Elsewhere(config, folder / "elsewhere", iter(fates)) as grid:
         server.app.app(grid, Context(1, 0, {}, RecordDict(), dict(run_config)))
     return RunResult(prepared.folder), grid
 
@@ -144,18 +144,18 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
 
 
 @settings(max_examples=8, deadline=None)
-@given(deaths=st.lists(st.integers(0, 2), min_size=15, max_size=21))
-def test_nodes_that_die_at_any_time_take_nothing_with_them(
-    deaths: list[int], expected: RunResult, tmp_path_factory: pytest.TempPathFactory
+@given(fates=st.lists(st.sampled_from([0, DIES, MOVES]), min_size=15, max_size=21))
+def test_nodes_that_die_or_move_at_any_time_take_nothing_with_them(
+    fates: list[int], expected: RunResult, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    result, _ = run(tmp_path_factory.mktemp("died"), deaths)
+    result, _ = run(tmp_path_factory.mktemp("died"), fates)
     assert result.result["digest"] == expected.result["digest"]
     assert files_of(result) == files_of(expected)
 
 
 @pytest.mark.parametrize("form", ["plgc", "scaffold"])
 def test_private_values_go_beside_the_messages_and_never_in_one(form: str, tmp_path: Path) -> None:
-    _, grid = run(tmp_path, [0, 1] * 9, **FORMS[form])
+    _, grid = run(tmp_path, [0, DIES] * 9, **FORMS[form])
     everything = b"\0".join(grid.sent)
     staged = [value for each in grid.staged for file in each.values() for value in values_of(file)]
     secrets = {bytes(pair) for value in staged for pair in pairs_of(value)}

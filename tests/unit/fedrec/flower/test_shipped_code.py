@@ -65,15 +65,27 @@ def test_other_code_and_none_are_not_the_same(path: Path) -> None:
     assert not is_here(OWN)
 
 
-def test_a_file_of_fedrecs_too_many_is_other_code(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delitem(sys.modules, "strategies", raising=False)  # a worker has not imported it
-    files = {name: content for name, content in code_files().items() if name[:11] == "strategies/"}
-    write(files, path)
-    assert is_here(files)
-    write({"strategies/more.py": b""}, path)
-    assert not is_here(files)
+def test_a_file_of_fedrecs_too_many_is_other_code(tmp_path: Path) -> None:
+    """In a process that has imported nothing of it."""
+    strategies = {name: text for name, text in code_files().items() if name[:11] == "strategies/"}
+    write(strategies, tmp_path)
+    script = (
+        "import sys\nfrom pathlib import Path\n"
+        "from fedrec.flower.shipped_code import is_here, source_files\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "files = source_files(Path(sys.argv[2]), ('strategies',))\n"
+        "print(is_here(files))\n"
+        "(Path(sys.argv[1]) / 'strategies' / 'more.py').touch()\n"
+        "print(is_here(files))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path), str(ROOT)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["True", "False"]
 
 
 def test_what_is_unpacked_is_imported_in_place_of_other_code(folder: Path) -> None:
