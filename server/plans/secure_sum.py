@@ -12,7 +12,7 @@ from fedrec.compute.context import RoundContext
 from fedrec.errors import ConfigError, EngineError, ProtocolError, TooFewClients
 from fedrec.plugins import name_of
 from fedrec.types import State
-from server.plans.base import LostNode, PlanServer, RoundPlan, RoundResult, Steps
+from server.plans.base import LostNode, PlanServer, Replies, RoundPlan, RoundResult, Steps
 from server.plans.sum_attempt import SumAttempt
 from strategies.base import Strategy, strategy_of
 from strategies.selections.base import selection_of
@@ -122,7 +122,7 @@ class SecureSum(RoundPlan):
             dropped = len(cohort) - sum(each.clients for each in aggregates.values())
             return RoundResult(
                 state,
-                replies.joined(type(replies)(lost=(*lost, *attempt.lost))),
+                replies.joined(Replies(lost=(*lost, *attempt.lost))),
                 aggregates,
                 {"attempts": number, "dropped_out": dropped},
                 bytes=counted + attempt.bytes,
