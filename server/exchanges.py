@@ -115,7 +115,12 @@ class Exchanges:
         return Answers(tuple(usable), tuple(lost))
 
     def evaluate(
-        self, request: RoundRequest, clients: IntArray, down: Down, groups: IntArray
+        self,
+        request: RoundRequest,
+        clients: IntArray,
+        down: Down,
+        groups: IntArray,
+        deadline: float | None = None,
     ) -> tuple[list[Evaluation], list[LostNode]]:
         """Let the users of clients rank; return what they measured, and the nodes that are lost.
 
@@ -124,11 +129,12 @@ class Exchanges:
             clients: int64 [c], sorted.
             down: What the clients receive, in their order.
             groups: int64 [c], the group of each client.
+            deadline: Seconds to wait, see `Exchange`.
         """
         requests = dict(self._requests(request, clients, groups))
         sent = list(self._messages(records.EVALUATE, requests, clients, down))
         usable, lost = list[Evaluation](), list[LostNode]()
-        for node, reply in self._gathered(sent, requests).items():
+        for node, reply in self._gathered(sent, requests, deadline).items():
             asked = requests[node]
             try:
                 answer = _answer(node, reply, asked)

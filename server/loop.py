@@ -269,7 +269,8 @@ class RoundLoop:
         """
         everybody = np.arange(self._n_clients, dtype=np.int64)
         groups = self.model.groups(everybody)
-        evaluations, lost = self._exchanges.evaluate(request, everybody, down, groups)
+        deadline = self._plan.deadline_of_evaluation
+        evaluations, lost = self._exchanges.evaluate(request, everybody, down, groups, deadline)
         n_lost = sum(len(node.clients) for node in lost)
         if self._n_clients - n_lost < self._plan.quorum_of_evaluation * self._n_clients:
             raise lost[0].error

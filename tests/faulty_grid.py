@@ -23,6 +23,7 @@ class FaultyGrid(Grid):
         node_config: See `fedrec.flower.grid.node_context`.
         faults: By number of the message that a node receives to train, from 1, and by node, from
             1: what becomes of the reply. Those of a secure sum, ``train.keys`` and so on, count.
+            Messages to evaluate have the numbers -1, -2 and so on.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class FaultyGrid(Grid):
         self._contexts: dict[int, Context] = {
             node: node_context(node, n_nodes, {}, node_config) for node in range(1, n_nodes + 1)
         }
-        self._received = dict.fromkeys(self._contexts, 0)
+        self._received = {kind: dict.fromkeys(self._contexts, 0) for kind in ("train", "evaluate")}
         self._replies: dict[str, Message] = {}
         self._messages = 0
 
@@ -52,10 +53,10 @@ class FaultyGrid(Grid):
             message.metadata.__dict__["_message_id"] = id
             ids.append(id)
             node = message.metadata.dst_node_id
-            damage = None
-            if message.metadata.message_type.startswith("train"):
-                self._received[node] += 1
-                damage = self._faults.get((self._received[node], node))
+            kind, damage = message.metadata.message_type.partition(".")[0], None
+            if kind in self._received:
+                self._received[kind][node] += 1 if kind == "train" else -1
+                damage = self._faults.get((self._received[kind][node], node))
             try:
                 reply = self._app(deepcopy(message), self._contexts[node])
             except Exception as error:  # as Flower's nodes do

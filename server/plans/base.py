@@ -232,6 +232,11 @@ class RoundPlan(Plugin):
         """The share of the clients that must answer an evaluation; all by default."""
         return 1.0
 
+    @property
+    def deadline_of_evaluation(self) -> float | None:
+        """Seconds that nodes that fedrec does not run itself have to evaluate; None: no limit."""
+        return None
+
     def init(self, context: RoundContext) -> State:
         """Return the state before the first round; empty by default.
 

@@ -65,6 +65,11 @@ class SecureSum(RoundPlan):
         """The share of the clients that must answer an evaluation."""
         return self.quorum
 
+    @property
+    def deadline_of_evaluation(self) -> float | None:
+        """The deadline of an exchange."""
+        return self.deadline
+
     def without_effect(self, run: Any) -> list[str]:
         """Say that a degree is larger than the cohort.
 

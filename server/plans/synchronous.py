@@ -50,6 +50,11 @@ class Synchronous(RoundPlan):
         """The share of the clients that must answer an evaluation."""
         return self.quorum
 
+    @property
+    def deadline_of_evaluation(self) -> float | None:
+        """The deadline of an exchange."""
+        return self.deadline
+
     def without_effect(self, run: Any) -> list[str]:
         """Say what has no effect where fedrec runs the nodes itself."""
         if run.experiment.rounds.devices is not None:

@@ -16,9 +16,10 @@ from fedrec.config.experiment import load_experiment
 from fedrec.errors import EngineError, FedRecError, ProtocolError
 from fedrec.flower import records
 from fedrec.flower.grid import node_context
-from fedrec.flower.records import Trained
+from fedrec.flower.records import Evaluated, Trained
 from fedrec.runs.log import read_log
 from fedrec.runs.prepare import prepare_run
+from fedrec.runs.reader import RunFolder
 from server.app import app as server_app
 from tests.faulty_grid import Damage, FaultyGrid
 from tests.integration.stopped_runs import SMALL, go, go_on, outcome
@@ -206,6 +207,31 @@ def test_the_first_to_answer_are_enough(tmp_path: Path) -> None:
     run_with(tmp_path / "run", faults, {"quorum": 0.3, "over_selection": 1.0})
     log = read_log(tmp_path / "run/rounds.jsonl")
     assert [record.clients for record in log] == [14] * ROUNDS
+
+
+def of_another_user(content: RecordDict) -> RecordDict:
+    evaluated = records.decode(content, Evaluated)
+    users = evaluated.evaluation.users + 1
+    return records.encode(replace(evaluated, evaluation=replace(evaluated.evaluation, users=users)))
+
+
+@pytest.mark.parametrize("damage", [lost, of_another_user, lambda _: RecordDict()])
+def test_metrics_are_of_the_users_whose_nodes_answer_and_the_log_says_how_many_do_not(
+    damage: Damage, without_fault: dict[str, Any], tmp_path: Path
+) -> None:
+    faults = {(-number, 3): damage for number in range(1, ROUNDS)}
+    came = run_with(tmp_path / "run", faults, {"quorum": 0.5})
+    assert came["digest"] == without_fault["digest"]
+    missing = {each.missing_users for each in read_log(tmp_path / "run/rounds.jsonl")}
+    (count,) = missing - {0}
+    users = RunFolder(tmp_path / "run").per_user()
+    everybody = RunFolder(tmp_path / "run").result["users"]
+    assert len(users) == everybody - count
+
+
+def test_an_evaluation_below_the_quorum_stops_the_run(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="round 2: node 3 is silent"):
+        run_with(tmp_path / "run", {(-1, 3): lost})
 
 
 def test_errors_of_a_plan_are_fedrec_errors(tmp_path: Path) -> None:
