@@ -17,6 +17,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from pydantic_core import from_json
 
 from fedrec.aggregation import codec
 from fedrec.aggregation.mix import WEIGHTS, packed, unpacked
@@ -220,6 +221,7 @@ class Evaluated:
 
 
 _ARRAYS, _REST = "arrays", "rest"
+_STYPE = "numpy.ndarray"
 
 
 def encode(value: Any, allowed: Iterable[str] = ()) -> RecordDict:
@@ -256,8 +258,8 @@ def decode(content: RecordDict, kind: type[T]) -> T:
         # until the garbage collector comes by.
         arrays: Any = content[_ARRAYS]
         rest: Any = content[_REST]
-        name, tree = json.loads(rest["json"])
-        value = decoded(kind, tree if name == kind.__name__ else None, lambda n: arrays[n].numpy())
+        name, tree = from_json(rest["json"])
+        value = decoded(kind, tree if name == kind.__name__ else None, lambda n: _read(arrays[n]))
     except ProtocolError:
         raise
     # What is damaged can make the readers of JSON and of arrays raise anything.
@@ -317,7 +319,7 @@ def decode_down(content: RecordDict) -> Down:
     record = content.get(PARAMS)
     try:
         arrays: Any = record if isinstance(record, ArrayRecord) else None
-        return unpacked({str(name): array.numpy() for name, array in arrays.items()})
+        return unpacked({str(name): _read(array) for name, array in arrays.items()})
     except Exception as error:  # as in `decode`
         raise ProtocolError("the message holds no shared parameters") from error
 
@@ -369,4 +371,22 @@ def _array(value: FloatArray) -> Array:
     header = BytesIO()
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(value))
     data = b"".join([header.getvalue(), value.reshape(-1).view(np.uint8).data])
-    return Array(str(value.dtype), value.shape, "numpy.ndarray", data)
+    return Array(str(value.dtype), value.shape, _STYPE, data)
+
+
+def _read(array: Array) -> FloatArray:
+    """Return an array that `_array` made; memory is taken only for bytes that are there.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    data = BytesIO(array.data)
+    version = np.lib.format.read_magic(data)
+    if version != (1, 0) or array.stype != _STYPE:
+        raise ValueError(f"an array of the form {array.stype} {version}")
+    shape, by_column, dtype = np.lib.format.read_array_header_1_0(data)
+    if by_column or dtype.kind not in "biuf" or min(shape, default=0) < 0:
+        raise ValueError(f"an array of {dtype} {shape}")
+    # A copy, in the byte order of this machine, that may be written to.
+    values = np.frombuffer(array.data, dtype, offset=data.tell())
+    return values.reshape(shape).astype(dtype.newbyteorder("="))
