@@ -17,6 +17,7 @@ from math import prod
 import numpy as np
 
 from fedrec.aggregation.update import Down, Mix
+from fedrec.errors import ProtocolError
 from fedrec.ragged import Ragged, offsets_of
 from fedrec.types import FloatArray, IntArray, Params
 
@@ -185,8 +186,29 @@ def packed(down: Down) -> dict[str, FloatArray]:
 
 
 def unpacked(arrays: Mapping[str, FloatArray]) -> Down:
-    """Return what clients receive from arrays by name, as from `packed`."""
-    names = [name.removesuffix(BASES) for name in arrays if name.endswith(BASES)]
-    own = {name: Mix(arrays[name + BASES], arrays[name + WEIGHTS]) for name in names}
+    """Return what clients receive from arrays by name, as from `packed`.
+
+    Raises:
+        ProtocolError: If base values and weights do not belong together.
+    """
     ends = (BASES, WEIGHTS)
-    return Down({n: value for n, value in arrays.items() if not n.endswith(ends)}, own)
+    shared = {name: value for name, value in arrays.items() if not name.endswith(ends)}
+    names = dict.fromkeys(name.rpartition("@")[0] for name in arrays if name not in shared)
+    own = {name: _mix_of(name, arrays) for name in names}
+    if names.keys() & shared.keys() or len({len(mix.weights) for mix in own.values()}) > 1:
+        raise ProtocolError("parameters are shared and clients' own, or of other clients")
+    return Down(shared, own)
+
+
+def _mix_of(name: str, arrays: Mapping[str, FloatArray]) -> Mix:
+    """Return the mix of a parameter that `packed` put among arrays.
+
+    Raises:
+        ProtocolError: If it is none.
+    """
+    nothing = np.zeros(0, np.float32)
+    bases, weights = (arrays.get(name + end, nothing) for end in (BASES, WEIGHTS))
+    typed = bases.dtype == weights.dtype == np.float32
+    if not typed or weights.ndim != 2 or weights.shape[1:] != bases.shape[:1] or bases.size == 0:
+        raise ProtocolError(f"'{name}' has no base values with weights of each client")
+    return Mix(bases, weights)
