@@ -93,7 +93,7 @@ def read_trained(
         ProtocolError: Names the node, and what does not fit.
     """
     try:
-        trained = decode(reply.content, Trained)
+        trained = decode(reply.content, Trained, expected.shapes)
         _check_id(trained.request, request)
         _check_trained(trained, request, attackers, expected)
         replies = (trained,) if other is None else (trained, other)
@@ -122,7 +122,7 @@ def read_answer(
         ProtocolError: Names the node, and what does not fit.
     """
     try:
-        value = decode(reply.content, kind)
+        value = decode(reply.content, kind, {})  # a question never asks for updates
         _check_id(value.request, request)
         check(value, request)
     except ProtocolError as error:

@@ -134,11 +134,17 @@ def encode(batch: UpdateBatch) -> Payloads:
     )
 
 
-def decode(payloads: Payloads) -> UpdateBatch:
+def decode(payloads: Payloads, shapes: Mapping[str, tuple[int, ...]] | None = None) -> UpdateBatch:
     """Invert `encode`: the same values in the same types, bit for bit.
 
+    Args:
+        payloads: The payloads.
+        shapes: Of the parameters that clients send, as the receiver knows them: where zeros are
+            left out, a few bytes would otherwise take as much memory as they like. None: any.
+
     Raises:
-        ProtocolError: If a payload is of another version, or not what the layout says.
+        ProtocolError: If a payload is of another version, not what the layout says, or of another
+            parameter.
     """
     reader = PayloadReader(payloads.content, payloads.offsets)
     if (reader.take(np.full(reader.n, VERSION_BYTES)) != VERSION).any():
@@ -150,8 +156,7 @@ def decode(payloads: Payloads) -> UpdateBatch:
     dense: dict[str, FloatArray] = {}
     coded: dict[str, RowBlock] = {}
     for param in payloads.layout:
-        if param.dtype not in _DTYPES:
-            raise ProtocolError(f"the payload of a client has values of the type {param.dtype}")
+        _check(param, shapes)
         like = np.empty((0, *param.shape), param.dtype)
         if param.kind == "dense":
             content = reader.take(np.full(reader.n, prod(param.shape) * like.itemsize))
@@ -178,6 +183,23 @@ def decode(payloads: Payloads) -> UpdateBatch:
         payloads.extras,
         coded=coded,
     )
+
+
+def _check(param: ParamLayout, shapes: Mapping[str, tuple[int, ...]] | None) -> None:
+    """Check what is said of a parameter, before memory is taken for its values."""
+    shape, basis = param.shape, param.basis
+    fits = param.dtype in _DTYPES and min(shape, default=0) >= 0
+    if basis is not None:
+        fits = fits and basis.dtype == np.float32 and basis.shape[:-1] == shape[-1:] != ()
+        shape = (*shape[:-1], *basis.shape[1:])
+    if shapes is not None:
+        expected = shapes.get(param.name, (-1, -1))
+        fits = fits and shape == (expected[1:] if param.kind == "table" else expected)
+    if not fits:
+        raise ProtocolError(
+            f"the payload of a client has {param.name[:40]!r} of the type {param.dtype[:8]!r} and "
+            f"the shape {list(shape)[:8]}"
+        )
 
 
 def _layout_of(batch: UpdateBatch) -> tuple[ParamLayout, ...]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
-from functools import cache
+from functools import cache, partial
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -17,7 +17,12 @@ _INTEGERS = range(-(2**63), 2**64)
 _KINDS = {np.int64: "i", np.uint8: "u"}
 
 
-def decoded(kind: Any, tree: Any, array: Callable[[str], Any]) -> Any:
+def decoded(
+    kind: Any,
+    tree: Any,
+    array: Callable[[str], Any],
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> Any:
     """Return a value of a type.
 
     Args:
@@ -26,27 +31,29 @@ def decoded(kind: Any, tree: Any, array: Callable[[str], Any]) -> Any:
         tree: What JSON has of it: a mapping by field, a list of pairs, a list, the name of the
             array. Updates of single clients are their `Payloads`, decoded to plain values.
         array: From the name of an array to it. Whole numbers become int64.
+        shapes: Of the parameters of which there may be updates of single clients; None: any.
 
     Raises:
         ValueError: If it is something else.
         ProtocolError: If payloads are not what they should be.
     """
+    inner = partial(decoded, array=array, shapes=shapes)
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
-        return _one_of(parts, tree, array)
+        return _one_of(parts, tree, inner)
     if origin is np.ndarray:
         return _array(parts[-1], tree, array)
     if kind is UpdateBatch:
-        return codec.decode(decoded(Payloads, tree, array)).decoded()
+        return codec.decode(inner(Payloads, tree), shapes).decoded()
     if is_dataclass(kind):
         make: Any = kind
         hints = _hints(make)
         _require(isinstance(tree, dict) and tree.keys() == hints.keys(), tree)
-        return make(**{name: decoded(hints[name], tree[name], array) for name in hints})
+        return make(**{name: inner(hints[name], tree[name]) for name in hints})
     if origin is Mapping:
         _require(isinstance(tree, list) and all(map(_is_pair, tree)), tree)
-        keys = [decoded(parts[0], key, array) for key, _ in tree]
-        values = [decoded(parts[1], each, array) for _, each in tree]
+        keys = [inner(parts[0], key) for key, _ in tree]
+        values = [inner(parts[1], each) for _, each in tree]
         _require(len({*keys}) == len(keys), tree)
         return dict(zip(keys, values, strict=True))
     if origin is tuple:
@@ -54,7 +61,7 @@ def decoded(kind: Any, tree: Any, array: Callable[[str], Any]) -> Any:
         each = parts[0] if parts[-1] is Ellipsis else None
         _require(each is not None or len(parts) == len(tree), tree)
         kinds = [each] * len(tree) if each is not None else parts
-        return tuple(decoded(k, part, array) for k, part in zip(kinds, tree, strict=True))
+        return tuple(inner(k, part) for k, part in zip(kinds, tree, strict=True))
     if origin is Literal:
         _require(isinstance(tree, str) and tree in parts, tree)
     elif kind is float:
@@ -65,11 +72,11 @@ def decoded(kind: Any, tree: Any, array: Callable[[str], Any]) -> Any:
     return tree
 
 
-def _one_of(kinds: tuple[Any, ...], tree: Any, array: Callable[[str], Any]) -> Any:
+def _one_of(kinds: tuple[Any, ...], tree: Any, inner: Callable[[Any, Any], Any]) -> Any:
     """Return None or a value of the other type; or one of the literals of all the types."""
     if type(None) in kinds:
         (kind,) = {*kinds} - {type(None)}
-        return None if tree is None else decoded(kind, tree, array)
+        return None if tree is None else inner(kind, tree)
     accepted = [literal for kind in kinds for literal in get_args(kind)]
     _require(isinstance(tree, str) and tree in accepted, tree)
     return tree

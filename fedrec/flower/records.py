@@ -243,12 +243,16 @@ def encode(value: Any, allowed: Iterable[str] = ()) -> RecordDict:
     return RecordDict({_ARRAYS: _record(arrays), _REST: ConfigRecord({"json": rest})})
 
 
-def decode(content: RecordDict, kind: type[T]) -> T:
+def decode(
+    content: RecordDict, kind: type[T], shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> T:
     """Invert `encode`.
 
     Args:
         content: Of a message.
         kind: What it must hold.
+        shapes: Of the parameters of which it may hold updates of single clients, see
+            `fedrec.aggregation.codec.decode`; None: any.
 
     Raises:
         ProtocolError: If it holds something else.
@@ -259,7 +263,8 @@ def decode(content: RecordDict, kind: type[T]) -> T:
         arrays: Any = content[_ARRAYS]
         rest: Any = content[_REST]
         name, tree = from_json(rest["json"])
-        value = decoded(kind, tree if name == kind.__name__ else None, lambda n: _read(arrays[n]))
+        tree = tree if name == kind.__name__ else None
+        value = decoded(kind, tree, lambda n: _read(arrays[n]), shapes)
     except ProtocolError:
         raise
     # What is damaged can make the readers of JSON and of arrays raise anything.
