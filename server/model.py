@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from fedrec.aggregation.codec import payload_bytes
 from fedrec.aggregation.mix import packed
@@ -92,8 +93,10 @@ class ServerModel:
             of_items += parts if name in tables else []
         metrics = {"loss", "examples", *getattr(self.strategy, "measures", ())}
         reports = "loss" in selection_of(self._experiment).needs
-        largest = self._experiment.rounds.largest_change
-        return Expected(shapes, of_items, metrics, reports, largest)
+        largest, rates = self._experiment.rounds.largest_change, dict.fromkeys(self.params, 1.0)
+        extras = self._rule.extras({name: torch.ones(1) for name in self.params}, rates)
+        each = self.strategy.sees_each
+        return Expected(shapes, of_items, metrics, reports, largest, extras, each)
 
     def down(self, clients: IntArray, context: RoundContext) -> Down:
         """Return what some clients are sent to train with: int64 [c], sorted."""

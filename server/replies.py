@@ -37,6 +37,9 @@ class Expected:
         metrics: What each client measures.
         reports_losses: Whether the server is told the loss of each client.
         largest: By how much a client may change a value at most; None: by anything finite.
+        extras: What the client rule sums besides, see
+            `fedrec.training.client_rule.ClientRule.extras`.
+        each: Whether the server is sent each client's update, and not their sum.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -44,6 +47,8 @@ class Expected:
     metrics: Collection[str]
     reports_losses: bool = False
     largest: float | None = None
+    extras: Collection[str] = ()
+    each: bool = False
 
 
 def read_roll_call(reply: Message) -> RollCall:
@@ -219,6 +224,7 @@ def _check_trained(
         n = 0 if aggregate is None else aggregate.clients
         _require(n == len(of_group), f"a sum of {n} clients of a group of {len(of_group)}")
         if aggregate is not None:
+            _require(n > 0, "a sum of nobody")
             check_sums(aggregate, expected)
             if aggregate.each is not None:
                 _check_updates(aggregate.each, request.round, of_group, expected)
@@ -258,8 +264,7 @@ def _check_id(answered: str, request: RoundRequest) -> None:
 
 def _form(aggregate: Aggregate) -> tuple[Any, ...]:
     """Return all that must be alike where sums are added."""
-    keeps_each = aggregate.each is not None
-    return keeps_each, dict(aggregate.scale), {*aggregate.metrics}, {*aggregate.extras}
+    return dict(aggregate.scale), {*aggregate.metrics}, {*aggregate.extras}
 
 
 def check_sums(aggregate: Aggregate, expected: Expected) -> None:
@@ -270,8 +275,11 @@ def check_sums(aggregate: Aggregate, expected: Expected) -> None:
     """
     _require(aggregate.weight >= 0, "a weight below 0")
     _check_names("sum", aggregate.metrics, expected.metrics)
+    as_expected = (aggregate.each is not None) == expected.each
+    _require(as_expected, "a sum in place of updates" if expected.each else "updates and no sum")
     if aggregate.each is None:
         _check_names("sum", aggregate.sums, expected.shapes)
+        _check_names("sum", aggregate.extras, expected.extras)
     tables = {name for name in aggregate.sums if name in expected.tables}
     fits = tables == aggregate.ids.keys() == aggregate.row_weight.keys()
     _require(fits, "rows of something else than tables")
@@ -301,6 +309,7 @@ def _check_updates(batch: UpdateBatch, round: int, asked: IntArray, expected: Ex
     _check_names("update", batch.tables, expected.tables)
     _check_names("update", batch.dense, dense)
     _check_names("number", batch.metrics, expected.metrics)
+    _check_names("number", batch.extras, expected.extras)
     _require(len(batch.tables) + len(batch.dense) == len(expected.shapes), "updates of other names")
     for name, block in batch.tables.items():
         n_rows, *of_row = expected.shapes[name]

@@ -75,7 +75,8 @@ def roll_call(state: PrivateState) -> RollCall:
 
 def read(*replies: Trained, expected: Expected = EXPECTED) -> list[Trained]:
     answers = [replace(trained, request=trained.request or REQUEST.id) for trained in replies]
-    read = list[Trained]()
+    sends_each = any(sent.each is not None for sent in answers[0].aggregates.values())
+    expected, read = replace(expected, each=sends_each), list[Trained]()
     for trained in answers:
         message = of_message(trained, 11 + len(read))
         other = read[0] if read else None
@@ -174,7 +175,6 @@ def test_what_does_not_fit_is_refused_and_named(fault: str) -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        each(),
         summed(scale=dict.fromkeys(SUMS.sums, 10)),
         summed(extras={"steps": 3}),
         summed(metrics={**SUMS.metrics, "loss_before": 1}),
@@ -183,6 +183,22 @@ def test_what_does_not_fit_is_refused_and_named(fault: str) -> None:
 def test_sums_that_cannot_be_added_are_refused(other: Trained) -> None:
     with pytest.raises(ProtocolError, match="node 12: its reply has sums of another form"):
         read(summed(), other)
+
+
+@pytest.mark.parametrize(
+    ("sent", "needed", "said"),
+    [
+        (summed(), {"extras": ["steps"]}, "no sum of 'steps'"),
+        (each(), {"extras": ["steps"], "each": True}, "no number of 'steps'"),
+        (summed(), {"each": True}, "a sum in place of updates"),
+        (each(), {"each": False}, "updates and no sum"),
+        (Trained({0: SUMS, 3: replace(SUMS, clients=0)}, FAILED), {}, "a sum of nobody"),
+    ],
+)
+def test_what_a_strategy_needs_is_there(sent: Trained, needed: Any, said: str) -> None:
+    reply = of_message(replace(sent, request=REQUEST.id))
+    with pytest.raises(ProtocolError, match=said):
+        read_trained(reply, REQUEST, ATTACKERS, replace(EXPECTED, **needed))
 
 
 def test_losses_that_are_needed_are_of_all_clients_that_succeeded() -> None:
