@@ -242,6 +242,7 @@ def mean_update(
         total = from_fixed(aggregate.sums[name], aggregate.scale[name])
         if average == "per_row" and name in aggregate.ids:
             touched = np.maximum(from_fixed(aggregate.row_weight[name]), least)
+            touched[touched == 0] = 1.0
             total = total / touched.reshape(-1, *[1] * (total.ndim - 1))
         elif average != "sum":
             total = total / cohort

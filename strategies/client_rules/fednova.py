@@ -54,6 +54,7 @@ class NormalisedUpdates(ClientRule):
         self, state: State, change: Params, aggregate: Aggregate, context: RoundContext
     ) -> tuple[State, Params]:
         """Multiply the mean change per step by the mean number of steps."""
-        weight = from_fixed(np.array(aggregate.weight))
+        # Without weight there is nothing to divide.
+        weight = float(from_fixed(np.array(aggregate.weight))) or 1.0
         steps = {n: from_fixed(np.array(aggregate.extras[_STEPS + n])) / weight for n in change}
         return state, {name: value * steps[name] for name, value in change.items()}
