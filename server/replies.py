@@ -26,6 +26,9 @@ from fedrec.flower.records import (
 from fedrec.ragged import Ragged
 from fedrec.types import FloatArray, IntArray
 
+_LARGEST = 1e100
+"""Of the values of metrics, so that the sum over any users is finite."""
+
 
 @dataclass(frozen=True, slots=True)
 class Expected:
@@ -196,12 +199,22 @@ def _check_evaluation(evaluation: Evaluation, metrics: Sequence[Metric], n_items
         for part, of_users in values.items():
             shape = len(evaluation.users), len(evaluation.labels(metrics, part))
             _require(of_users.shape == shape, f"values of the shape {list(of_users.shape)}")
-            _require(not np.isinf(of_users).any(), "values that are not finite")
+            too_large = np.abs(of_users, dtype=np.float64) > _LARGEST
+            _require(not too_large.any(), "values that are not finite, or too large")
     depths = {metric.depth for metric in metrics if isinstance(metric, ExposureMetric)}
-    _require({*evaluation.exposure} == depths, "lists of another length")
-    for counts in (*evaluation.exposure.values(), *evaluation.cold_listed.values()):
-        fits = counts.ndim == 1 and len(counts) <= n_items and not (counts < 0).any()
-        _require(bool(fits), "counts of something else")
+    cold = depths if "cold_among_all" in evaluation.slices else set()
+    fits = evaluation.exposure.keys() == depths and evaluation.cold_listed.keys() == cold
+    _require(fits, "lists of another length")
+    for counts in evaluation.exposure.values():
+        fits = counts.ndim == 1 and 0 < len(counts) <= n_items
+        _require(fits and _are_counts(counts, len(evaluation.users)), "counts of something else")
+    for k, counts in evaluation.cold_listed.items():
+        fits = counts.shape == (2,) and _are_counts(counts, k * len(evaluation.users))
+        _require(fits, "counts of something else")
+
+
+def _are_counts(counts: IntArray, most: int) -> bool:
+    return not ((counts < 0) | (counts > most)).any()
 
 
 def _views(evaluation: Evaluation) -> tuple[Any, ...]:

@@ -238,7 +238,7 @@ VALUES: FloatArray = np.array([[0.5], [np.nan]])
 EVALUATION = Evaluation(
     np.array([4, 6]),
     {"mixed": {"valid": VALUES, "test": VALUES}},
-    {10: np.arange(N_ITEMS)},
+    {10: np.arange(N_ITEMS) % 3},
 )
 
 
@@ -272,6 +272,9 @@ def read_evaluated(evaluation: Evaluation, *clients: int, id: str = REQUEST.id) 
         (lambda e: replace(e, exposure={10: np.arange(3)}), "other rankings"),
         (lambda e: replace(e, exposure={10: np.arange(N_ITEMS + 1)}), "counts of something else"),
         (lambda e: replace(e, exposure={10: -np.arange(N_ITEMS)}), "counts of something else"),
+        (lambda e: replace(e, exposure={10: np.full(N_ITEMS, 3)}), "counts of something else"),
+        (lambda e: replace(e, exposure={10: np.zeros(0, int)}), "counts of something else"),
+        (lambda e: replace(e, cold_listed={10: np.arange(2)}), "lists of another length"),
     ],
 )
 def test_evaluations_of_other_users_or_things_are_refused(
