@@ -8,6 +8,7 @@ import numpy as np
 from fedrec.aggregation.returned import checked_choice, checked_state
 from fedrec.compute.context import RoundContext
 from fedrec.config.experiment import Experiment
+from fedrec.errors import ProtocolError
 from fedrec.flower.records import Trained
 from fedrec.types import IntArray
 from server.roster import Roster
@@ -24,6 +25,9 @@ class Cohorts:
         roster: Who hosts whom, and what nodes have said.
         context: The run, before its first round.
 
+    Raises:
+        ProtocolError: If a node has not said what the selection needs.
+
     Attributes:
         size: How many clients the experiment asks for in a round.
         state: What the selection remembers; part of the checkpoint.
@@ -37,7 +41,12 @@ class Cohorts:
         examples = np.zeros(0, np.int64)
         if "examples" in self._selection.needs:
             examples = np.zeros(context.n_clients, np.int64)
-            for answer in roster.values():
+            for node, answer in roster.items():
+                if answer.examples.shape != answer.clients.shape:
+                    raise ProtocolError(
+                        f"node {node} does not say how many train items its clients have, by which "
+                        "rounds.selection chooses; start it anew with the same version of fedrec"
+                    )
                 examples[answer.clients] = answer.examples
         self.state = checked_state(
             self._selection, "init", self._selection.init(examples, context), context
