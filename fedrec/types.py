@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -252,6 +252,9 @@ class State:
 @dataclass(frozen=True, slots=True)
 class FailedClient:
     """A client (an id, or a description of a group) that failed in a round, and why, in a line."""
+
+    # In a record that keeps further keys, pydantic would set them here, where none can be.
+    __pydantic_config__: ClassVar[Mapping[str, str]] = {"extra": "forbid"}
 
     client: str
     reason: str

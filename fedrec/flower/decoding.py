@@ -1,7 +1,7 @@
 """Read a value from JSON and arrays by its declared type: nothing else gets past."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import cache, partial
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -93,7 +93,8 @@ def _array(dtype: Any, name: Any, array: Callable[[str], Any]) -> Any:
 
 @cache
 def _hints(kind: Any) -> Mapping[str, Any]:
-    return get_type_hints(kind)
+    hints = get_type_hints(kind)
+    return {each.name: hints[each.name] for each in fields(kind)}
 
 
 def _is_pair(each: Any) -> bool:

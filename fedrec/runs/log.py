@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field, InstanceOf, ValidationError
+from pydantic_core import from_json
 
 from fedrec.errors import RunFolderError
 from fedrec.runs.folder import CHECKPOINT, FORMAT
@@ -263,12 +264,13 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
     arrays, texts = read_arrays(path)
     both = State(arrays)
     try:
-        about = json.loads(texts["checkpoint"])
+        about = dict(from_json(texts["checkpoint"]))
         if about.pop("format") != FORMAT:
             raise ValueError(f"its format is not {FORMAT}")
-        state = State(both.below("state/"), about.pop("values"))
+        values = {name: dict(part) for name, part in about.pop("values").items()}
+        state = State(both.below("state/"), values)
         return Checkpoint(params=both.below("params/"), state=state, **about)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise RunFolderError(
             f"{path}: is not a checkpoint of this version of fedrec ({reason}); continue with the "

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import platformdirs
+from pydantic_core import from_json
 from safetensors import SafetensorError, safe_open
 
 from fedrec.errors import DataError, FedRecError, RunFolderError
@@ -208,7 +209,7 @@ def map_arrays(path: Path) -> tuple[dict[str, FloatArray], dict[str, str]]:
     with reading(path):
         content = np.memmap(path, np.uint8, "r")
         start = 8 + int.from_bytes(content[:8].tobytes(), "little")
-        header = json.loads(content[8:start].tobytes())
+        header = dict(from_json(content[8:start].tobytes()))
         texts = header.pop("__metadata__")
         arrays = dict[str, FloatArray]()
         for name, entry in header.items():
