@@ -110,7 +110,14 @@ class EvaluatedRounds:
         for name, ids in PrivateValues(task, shard, {}).ids().items():
             if not np.array_equal(arrays.get(name, ()), ids):
                 raise RunFolderError(f"{path}: is of other clients than this node has; {RESTORE}")
-        return PrivateValues(task, shard, {name: arrays[name] for name in task.private()})
+        owners, private = Layout.of(task, shard).owner_ids(), {}
+        for name in task.private():
+            spec, values = task.stored_specs()[name], arrays.get(name, np.zeros(0))
+            shape = len(owners[spec.axis or ""]), *spec.shape
+            if values.shape != shape or values.dtype != spec.dtype:
+                raise RunFolderError(f"{path}: has no values of '{name}' of this run; {RESTORE}")
+            private[name] = values
+        return PrivateValues(task, shard, private)
 
     def _path(self, request: RoundRequest, number: int, label: str) -> Path:
         name = self._node + (f"p{number}" if number else "")
