@@ -202,11 +202,11 @@ def did_you_mean(word: str, accepted: Iterable[str], part: Callable[[str], str] 
     names = sorted(accepted)
     by_part = {part(name): name for name in reversed(names)}
     for near in difflib.get_close_matches(part(word), by_part, n=1, cutoff=0.7):
-        return f" (did you mean '{_printable(by_part[near])}'?)"
+        return f" (did you mean '{printable(by_part[near])}'?)"
     more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-    return f" (known: {', '.join(map(_printable, names[:MAX_NAMES]))}{more})" if names else ""
+    return f" (known: {', '.join(map(printable, names[:MAX_NAMES]))}{more})" if names else ""
 
 
-def _printable(name: str) -> str:
-    """Escape line breaks and the like: a name may come from a damaged file."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
+def printable(text: str) -> str:
+    """Return a text with line breaks and the like escaped: it may come from a damaged file."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -1,6 +1,5 @@
 """Compose the experiment, as one frozen value, from YAML or from Python."""
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Annotated, Any, Self
 
 import numpy as np
 from pydantic import Field, model_validator
+from pydantic_core import from_json
 
 from fedrec.baselines.base import Baseline
 from fedrec.compute.device import Resources
@@ -19,7 +19,7 @@ from fedrec.data.altered import of_clients
 from fedrec.data.base import DataSet
 from fedrec.data.catalogue import Catalogue
 from fedrec.data.clients import Clients
-from fedrec.errors import ConfigError, did_you_mean
+from fedrec.errors import ConfigError, did_you_mean, printable
 from fedrec.evaluation.settings import Evaluate
 from fedrec.features.base import Encoder
 from fedrec.imports import searching
@@ -281,7 +281,7 @@ def received_experiment(text: str, folder: Path) -> Experiment:
         ConfigError: As `load_experiment`, and if it is no JSON.
     """
     try:
-        document = json.loads(text)
+        document = from_json(text)
     except ValueError as error:
         raise ConfigError(f"experiment: what the server sent is no JSON ({error})") from error
     return _validated(document, "experiment", [folder, Path()], [folder / "source"])
@@ -294,7 +294,7 @@ def _validated(
         with searching(folders, copies):
             return Experiment.model_validate(document)
     except ConfigError as error:
-        raise ConfigError(*(f"{label}: {fault}" for fault in error.faults)) from None
+        raise ConfigError(*(printable(f"{label}: {fault}") for fault in error.faults)) from None
 
 
 def _with_plugin_defaults(document: Mapping[str, Any]) -> dict[str, Any]:
