@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from fedrec.config.sources import place_in_plugin
-from fedrec.errors import FedRecError
+from fedrec.errors import FedRecError, printable
 from fedrec.types import IntArray
 
 
@@ -26,7 +26,7 @@ def failing_of(
 
 def line_of(error: Exception) -> str:
     """Return what an error says, and where in a plug-in it arose."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = printable(" ".join(str(error).split())) or type(error).__name__
     if isinstance(error, FedRecError):
         return text
     place = place_in_plugin(error)

@@ -74,6 +74,7 @@ def read_roll_call(reply: Message) -> RollCall:
             once = len({*tickets}) == len(tickets) and min([(0, 0), *tickets]) == (0, 0)
             possible = all(0 <= each < CHECKSUMS for each in sums)
             _require(once and possible, "an impossible state")
+        _check_texts(answer.code, answer.catalogue, answer.weights)
     except ProtocolError as error:
         raise ProtocolError(f"roll call: node {_node(reply)}: {error}") from error
     return answer
@@ -180,6 +181,7 @@ def read_evaluation(
         evaluated = decode(reply.content, Evaluated)
         _check_id(evaluated.request, request)
         evaluation, users = evaluated.evaluation, expected.users(request.clients)
+        _check_texts(*evaluation.notes)
         _require(evaluation.users.ndim == 1, "users in a table")
         _require(np.array_equal(np.sort(evaluation.users), users), "other users than were asked")
         if len(users):
@@ -256,6 +258,7 @@ def checked_outcome(
     Raises:
         ProtocolError: Says what does not fit.
     """
+    _check_texts(*trained.notes, *(failure.reason for failure in trained.failures))
     asked = request.clients
     succeeded = np.ones(len(asked), np.bool_)
     if failures := [failure.client for failure in trained.failures]:
@@ -335,6 +338,11 @@ def _check_updates(batch: UpdateBatch, round: int, asked: IntArray, expected: Ex
     numbers: Mapping[str, FloatArray] = {"weight": batch.weight, **batch.metrics, **batch.extras}
     for name, values in numbers.items():
         _check_values(name, values, (n,))
+
+
+def _check_texts(*texts: str) -> None:
+    """Check that texts may be shown: no line breaks, nothing that a terminal would obey."""
+    _require(all(map(str.isprintable, texts)), "a text that cannot be printed")
 
 
 def _check_names(what: str, came: Collection[str], expected: Collection[str]) -> None:
