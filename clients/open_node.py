@@ -1,9 +1,10 @@
 """What a node keeps of what a server said of a run, and how each of its processes opens it."""
 
-import json
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
+
+from pydantic_core import from_json
 
 from clients.node import Node
 from clients.own_file import OwnFileSource
@@ -30,6 +31,30 @@ def keep_description(description: RunDescription, place: NodePlace) -> None:
     numbers = {name: getattr(description, name) for name in _NUMBERS}
     place.folder.mkdir(parents=True, exist_ok=True)
     write_json(place.folder / DESCRIPTION, about | numbers)
+
+
+def read_description(start: str, place: NodePlace) -> dict[str, Any]:
+    """Return what `keep_description` has kept.
+
+    Args:
+        start: Which start of the run it is about.
+        place: The node's, for this run.
+
+    Raises:
+        ProtocolError: If the server has not called the roll of this run.
+    """
+    try:
+        about = dict(from_json((place.folder / DESCRIPTION).read_bytes()))
+        known = about[_START] == start and isinstance(about[_EXPERIMENT], str)
+        known = known and all(type(about[name]) is int for name in _NUMBERS)
+    except (OSError, ValueError, KeyError, TypeError):  # it is not there, or damaged
+        known = False
+    if not known:
+        raise ProtocolError(
+            f"{place.folder}: the server has not told this node what run it is about; start the "
+            "run again with --resume"
+        )
+    return about
 
 
 def enrol(description: RunDescription, place: NodePlace) -> tuple[Experiment, OwnFileSource, int]:
@@ -63,15 +88,7 @@ def open_node(start: str, place: NodePlace) -> Node:
         ConfigError: If torch does not see the device.
         ProtocolError: If the server has not called the roll of this run.
     """
-    try:
-        about = json.loads((place.folder / DESCRIPTION).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        about = {}
-    if about.get(_START) != start:
-        raise ProtocolError(
-            f"{place.folder}: the server has not told this node what run it is about; start the "
-            "run again with --resume"
-        )
+    about = read_description(start, place)
     if place.own_file is not None:
         return _device(about, place)
     source: ShardSource
