@@ -17,6 +17,7 @@ from pathlib import Path
 from zlib import crc32
 
 import numpy as np
+from pydantic_core import from_json
 
 from fedrec.errors import ProtocolError, RunFolderError
 from fedrec.flower.records import CHECKSUMS, PrivateState, Ticket
@@ -25,6 +26,7 @@ from fedrec.storage.files import (
     check_regular,
     full_disk_named,
     read_arrays,
+    reading,
     write_arrays,
     write_bytes,
 )
@@ -138,8 +140,7 @@ class StateStore:
                     f"missing; {RESTORE}"
                 )
             for path in staged[ticket]:
-                content, about = read_arrays(path)
-                changes = json.loads(about[_SUMS])
+                content, changes = self._read_staged(path)
                 for name, spec in self._specs.items():
                     self._array(name)[content[f"at.{spec.axis}"]] = content[f"value.{name}"]
                     sums[name] = (sums[name] + changes[name]) % CHECKSUMS
@@ -187,8 +188,8 @@ class StateStore:
                 continue
             staged[ticket] = 0
             for path in paths:
-                content, about = read_arrays(path)
-                for name, change in json.loads(about[_SUMS]).items():
+                content, changes = self._read_staged(path)
+                for name, change in changes.items():
                     staged[ticket] += change
                     # The arrays may hold some of the staged rows already.
                     actual[name] += self._changes(content)[name] - change
@@ -210,18 +211,20 @@ class StateStore:
                 )
             self._folder.mkdir(parents=True, exist_ok=True)
             self._write_mark((), {name: self._write_initial(name) for name in self._specs})
-        try:
-            about = json.loads(path.read_text(encoding="utf-8"))
+        with reading(path):
+            about = dict(from_json(path.read_bytes()))
             if (version := about.get(_VERSION)) != _THIS_VERSION:
                 raise RunFolderError(
                     f"{self._folder}: the private state is of version {version}, expected "
                     f"{_THIS_VERSION}; continue with the version of fedrec that wrote it, or run "
                     "again with --overwrite"
                 )
-            applied = {(int(round), int(attempt)) for round, attempt in about[_APPLIED]}
-            return applied, {name: int(about[_SUMS][name]) for name in self._specs}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RunFolderError(f"{path}: is damaged or cannot be read; {RESTORE}") from error
+            applied = {(round, attempt) for round, attempt in about[_APPLIED]}
+            sums = {name: about[_SUMS][name] for name in self._specs}
+            numbers = *(number for ticket in applied for number in ticket), *sums.values()
+            if not all(type(number) is int for number in numbers):
+                raise ValueError("it holds something else than whole numbers")
+            return applied, sums
 
     def _write_mark(self, applied: Iterable[Ticket], sums: Mapping[str, int]) -> None:
         about = {_VERSION: _THIS_VERSION, _APPLIED: sorted(applied), _SUMS: sums}
@@ -267,9 +270,29 @@ class StateStore:
         """Return the files that are staged, by request."""
         paths = defaultdict(list)
         for path in sorted(self._folder.glob(STAGED)):
-            _, round, attempt, _ = path.name.split("@")
-            paths[int(round), int(attempt)].append(path)
+            with reading(path):
+                _, round, attempt, _ = path.name.split("@")
+                paths[int(round), int(attempt)].append(path)
         return dict(paths)
+
+    def _read_staged(self, path: Path) -> tuple[dict[str, FloatArray], dict[str, int]]:
+        """Return what is staged in a file, and what it changes the checksum of each array by.
+
+        Raises:
+            RunFolderError: If it is damaged, or holds something else than rows of the arrays, as
+                that of another version may.
+        """
+        content, about = read_arrays(path)
+        with reading(path):
+            changes = from_json(about[_SUMS])
+            for name, spec in self._specs.items():
+                at, values = content[f"at.{spec.axis}"], content[f"value.{name}"]
+                n_rows, *shape = self._shape(name)
+                fits = at.dtype == np.int64 and at.ndim == 1 and type(changes[name]) is int
+                fits = fits and values.dtype == spec.dtype and values.shape == (len(at), *shape)
+                if not fits or ((at < 0) | (at >= n_rows)).any():
+                    raise ValueError(f"it holds something else than rows of '{name}'")
+            return content, {name: changes[name] for name in self._specs}
 
     @staticmethod
     def _remove(paths: Iterable[Path]) -> None:
