@@ -193,13 +193,16 @@ def _check_summed(aggregate: Aggregate) -> None:
 
 
 def _check_headroom(name: str, values: IntArray, limit: int) -> None:
-    """Check that values are below what their clients may use of the range of 63 bits."""
+    """Check that values are below what their clients may use of the range of 63 bits.
+
+    The error may reach the server, so it tells no value.
+    """
     largest = max((abs(int(end)) for end in (values.max(), values.min())) if values.size else [0])
     if largest >= limit:
         raise NumericError(
-            f"the secure sum of '{name}' may overflow: a value is {largest}, below {limit} would "
-            "be safe with as many clients in a round; lower the rates of train.optimizers, or "
-            "choose fewer clients"
+            f"the secure sum of '{name}' may overflow: a value is not below {limit}, as it must be "
+            "with as many clients in a round; lower the rates of train.optimizers, or choose fewer "
+            "clients"
         )
 
 

@@ -68,6 +68,13 @@ def test_headroom_is_checked_for_each_parameter(name: str, sign: int) -> None:
         LAYOUT.pack(changed(client, name, sign * limit), cohort)
 
 
+def test_the_error_tells_no_value_of_the_update() -> None:
+    value = 2**62 + 987654321
+    with pytest.raises(NumericError) as caught:
+        LAYOUT.pack(changed(SUMS[0], "head", value), 1000)
+    assert str(value) not in str(caught.value)
+
+
 def test_the_smallest_integer_has_no_headroom() -> None:
     with pytest.raises(NumericError, match="'head' may overflow"):
         LAYOUT.pack(changed(SUMS[0], "head", -(2**63)), 1)
