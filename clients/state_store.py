@@ -196,8 +196,8 @@ class StateStore:
         for name, checksum in actual.items():
             if (checksum - expected[name]) % CHECKSUMS:
                 raise self._damaged(name, "its checksum does not match")
-        changes = tuple((ticket, change % CHECKSUMS) for ticket, change in sorted(staged.items()))
-        return PrivateState(tuple(sorted(committed)), sum(expected.values()) % CHECKSUMS, changes)
+        totals = tuple((ticket, change % CHECKSUMS) for ticket, change in sorted(staged.items()))
+        return PrivateState(tuple(sorted(committed)), sum(expected.values()) % CHECKSUMS, totals)
 
     def _mark(self, begun: bool) -> tuple[set[Ticket], dict[str, int]]:
         """Return the requests in the arrays and their checksums; make them if no round was run."""
