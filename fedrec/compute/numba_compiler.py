@@ -112,7 +112,7 @@ def _compile(dtype: str) -> str:
     """Compile in a process of its own; return the last line that it complains with."""
     path = os.pathsep.join(entry or "." for entry in sys.path)
     done = subprocess.run(
-        [sys.executable, "-c", f"from {KERNEL} import fill; fill({dtype!r})"],
+        [sys.executable, "-P", "-c", f"from {KERNEL} import fill; fill({dtype!r})"],
         env={**os.environ, "PYTHONPATH": path, "FEDREC_CACHE": str(kernel_folder().parents[1])},
         capture_output=True,
         text=True,

@@ -33,12 +33,25 @@ print(sum(kernel.train.stats.cache_misses.values()))
 
 
 def test_who_compiles_does_not_matter(tmp_path: Path) -> None:
-    """A cold cache, then a warm one: equal bits, and neither process compiled the kernel itself."""
+    """A cold cache, then a warm one: equal bits, and neither process compiled the kernel itself.
+
+    The working folder is that of another fedrec, as it may be of a Ray worker.
+    """
     root = Path(__file__).parents[2]
     environment = {**os.environ, "FEDREC_CACHE": str(tmp_path), "PYTHONPATH": str(root)}
-    command = [sys.executable, "-c", SCRIPT]
+    script, other = tmp_path / "script.py", tmp_path / "other"
+    script.write_text(SCRIPT)
+    (other / "fedrec").mkdir(parents=True)
+    (other / "fedrec" / "__init__.py").touch()
     cold, warm = (
-        subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        subprocess.run(
+            [sys.executable, str(script)],
+            env=environment,
+            cwd=other,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
         for _ in range(2)
     )
     assert cold == warm
