@@ -280,7 +280,7 @@ def _check_id(answered: str, request: RoundRequest) -> None:
 
 def _form(aggregate: Aggregate) -> tuple[Any, ...]:
     """Return all that must be alike where sums are added."""
-    return dict(aggregate.scale), {*aggregate.metrics}, {*aggregate.extras}
+    return {*aggregate.metrics}, {*aggregate.extras}
 
 
 def check_sums(aggregate: Aggregate, expected: Expected) -> None:
@@ -300,7 +300,7 @@ def check_sums(aggregate: Aggregate, expected: Expected) -> None:
     fits = tables == aggregate.ids.keys() == aggregate.row_weight.keys()
     _require(fits, "rows of something else than tables")
     _require(aggregate.sums.keys() <= aggregate.scale.keys(), "a sum without a scale")
-    _require(all(0 <= scale < 63 for scale in aggregate.scale.values()), "an unknown scale")
+    _require({*aggregate.scale.values()} <= {SCALE}, "a sum in another scale")
     for name, sums in aggregate.sums.items():
         _require(name in expected.shapes, f"'{name}', which no client sends")
         shape = expected.shapes[name]
@@ -312,7 +312,7 @@ def check_sums(aggregate: Aggregate, expected: Expected) -> None:
         _require(sums.shape == shape, f"'{name}' of the shape {list(sums.shape)}")
         weights = aggregate.row_weight.get(name, np.array(aggregate.weight))
         _require(not (weights > aggregate.weight).any(), f"weights of '{name}' above their sum")
-        _check_size(name, sums * 2.0 ** -aggregate.scale[name], weights * 2.0**-SCALE, expected)
+        _check_size(name, sums * 2.0**-SCALE, weights * 2.0**-SCALE, expected)
 
 
 def _check_updates(batch: UpdateBatch, round: int, asked: IntArray, expected: Expected) -> None:

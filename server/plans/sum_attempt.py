@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 
+from fedrec.aggregation.fixed_point import SCALE
 from fedrec.aggregation.update import Aggregate, Down
 from fedrec.errors import EngineError
 from fedrec.flower.records import RoundRequest
@@ -284,5 +285,6 @@ def _check_layout(layout: VectorLayout, expected: Expected) -> None:
     fits = layout.tables.keys() == {*expected.tables} and shapes == dict(expected.shapes)
     require(fits, "a vector of other parameters than clients send")
     require(layout.scale.keys() == shapes.keys(), "a vector without scales")
-    require(all(0 <= each < 63 for each in layout.scale.values()), "an unknown scale")
+    require({*layout.scale.values()} <= {SCALE}, "a vector in another scale")
     require({*layout.metrics} >= {*expected.metrics}, "a vector without metrics")
+    require(sorted(layout.extras) == sorted(expected.extras), "a vector of other numbers")

@@ -109,7 +109,7 @@ DAMAGES: Mapping[str, tuple[int, Damage, str]] = {
     "another scale": (
         3,
         of_layout(lambda v: {"scale": {name: k - 1 for name, k in v.scale.items()}}),
-        "another layout than those of other nodes",
+        "a vector in another scale",
     ),
     "no scale": (3, of_layout(lambda _: {"scale": {}}), "a vector without scales"),
     "no metrics": (3, of_layout(lambda _: {"metrics": ()}), "a vector without metrics"),
@@ -121,7 +121,7 @@ DAMAGES: Mapping[str, tuple[int, Damage, str]] = {
     "a number more": (
         3,
         of_layout(lambda v: {"extras": ("steps",)}),
-        "another layout than those of other nodes",
+        "a vector of other numbers",
     ),
     "a masked vector is damaged": (3, flipped(3, "words"), "a masked vector that was damaged"),
 }

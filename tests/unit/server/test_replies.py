@@ -126,9 +126,9 @@ FAULTS: dict[str, tuple[Trained, str]] = {
     "shape": (summed(sums={**SUMS.sums, "head": np.zeros(4, np.int64)}), r"'head' .* \[4\]"),
     "width": (summed(sums={**SUMS.sums, "item": np.zeros((2, 3), np.int64)}), r"'item' .* \[2, 3"),
     "no scale": (summed(scale={}), "a sum without a scale"),
-    "scale": (summed(scale={"item": 64, "head": 32}), "an unknown scale"),
+    "scale": (summed(scale={"item": 31, "head": 32}), "a sum in another scale"),
     "other name": (
-        summed(sums={**SUMS.sums, "other": np.zeros(1, int)}, scale={**SUMS.scale, "other": 1}),
+        summed(sums={**SUMS.sums, "other": np.zeros(1, int)}, scale={**SUMS.scale, "other": 32}),
         "'other', which no client sends",
     ),
     "round": (each(round=2), "an update of round 2"),
@@ -175,7 +175,6 @@ def test_what_does_not_fit_is_refused_and_named(fault: str) -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        summed(scale=dict.fromkeys(SUMS.sums, 10)),
         summed(extras={"steps": 3}),
         summed(metrics={**SUMS.metrics, "loss_before": 1}),
     ],
