@@ -4,6 +4,8 @@ import hashlib
 import json
 from dataclasses import astuple, dataclass
 
+from fedrec.errors import printable
+
 
 @dataclass(frozen=True, slots=True)
 class Session:
@@ -22,7 +24,8 @@ class Session:
     attempt: int = 0
 
     def __str__(self) -> str:
-        return f"round {self.round} of run '{self.run}', group {self.group}, attempt {self.attempt}"
+        run = printable(self.run)
+        return f"round {self.round} of run '{run}', group {self.group}, attempt {self.attempt}"
 
     def digest(self) -> bytes:
         """Return 32 bytes that stand for it."""
