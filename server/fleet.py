@@ -19,11 +19,11 @@ from fedrec.config.experiment import load_experiment
 from fedrec.config.sources import code_with_sources
 from fedrec.data.device import split_of_devices
 from fedrec.data.prepare import save_split
-from fedrec.errors import EngineError
+from fedrec.errors import EngineError, printable
 from fedrec.features.bundle import open_bundle
 from fedrec.flower import records
 from fedrec.flower.processes import code_hash
-from fedrec.runs.fleet import Device, Fleet, read_fleet, write_fleet
+from fedrec.runs.fleet import MOST_CLIENTS, Device, Fleet, read_fleet, write_fleet
 from fedrec.runs.folder import BUNDLE, CONFIG, SPLIT
 from fedrec.runs.log import name_of_run, read_checkpoint
 from fedrec.runs.open_run import OpenRun, open_run
@@ -147,12 +147,15 @@ _WAYS_OUT = {
 
 
 def _check(device: Device, answer: records.Enrolment, expected: Mapping[str, str]) -> None:
-    if answer.clients < 1:
-        raise EngineError(f"enrolment: device {device.key} has no clients; unregister it")
+    if not 1 <= answer.clients <= MOST_CLIENTS:
+        raise EngineError(
+            f"enrolment: device {device.key} has {answer.clients} clients, expected 1 to "
+            f"{MOST_CLIENTS}; unregister it"
+        )
     for fact, ours in expected.items():
         theirs = getattr(answer, fact)
         if theirs != ours:
             raise EngineError(
-                f"enrolment: device {device.key} has another {fact} than the server ({theirs:.8} "
-                f"and {ours:.8}); {_WAYS_OUT[fact]}"
+                f"enrolment: device {device.key} has another {fact} than the server "
+                f"({printable(theirs[:8])} and {ours:.8}); {_WAYS_OUT[fact]}"
             )

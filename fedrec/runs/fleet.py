@@ -1,10 +1,12 @@
 """The run folder of a server whose devices have the data."""
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter
 
 from fedrec.config.experiment import Experiment
 from fedrec.config.sources import sources_of, with_importable_plugins
@@ -16,6 +18,8 @@ from fedrec.runs.folder import BUNDLE, CONFIG, HEADER, ROSTER, SOURCE, create
 from fedrec.storage.files import reading, write_bytes, write_json, write_text
 
 LOG = logging.getLogger("fedrec")
+MOST_CLIENTS = 2**20
+"""Of one device; what it says of itself takes no more memory on the server than they do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +35,8 @@ class Device:
 
     node: int
     key: str
-    clients: int | None = None
-    first_client: int = 0
+    clients: Annotated[int, Field(ge=1, le=MOST_CLIENTS)] | None = None
+    first_client: Annotated[int, Field(ge=0)] = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +71,7 @@ def read_fleet(folder: Path) -> Fleet:
     """
     path = folder / ROSTER
     with reading(path):
-        about = json.loads(path.read_text(encoding="utf-8"))
-        devices = tuple(Device(**each) for each in about["devices"])
-        return Fleet(devices, tuple(about["notes"]))
+        return TypeAdapter(Fleet).validate_json(path.read_bytes())
 
 
 def check_fleet(experiment: Experiment, bundle: Path) -> ForDevices:
