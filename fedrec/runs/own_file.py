@@ -1,11 +1,12 @@
 """A device's own file, and what the device carries of a run."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
+
+from pydantic_core import from_json
 
 from fedrec.data.device import device_file, device_split
 from fedrec.errors import ConfigError
@@ -57,7 +58,7 @@ class OwnFile:
             RunFolderError: If it is missing or damaged.
         """
         with reading(path):
-            about = json.loads(path.read_text(encoding="utf-8"))
+            about = from_json(path.read_bytes())
             return cls(dict(about[_DATA]), Path(about[_BUNDLE]))
 
     def write(self, path: Path) -> None:
