@@ -199,8 +199,9 @@ def _run(
     seeds = _seeds(seed or [])
 
     from fedrec.config.yaml import read_document, with_overrides
-    from fedrec.flower.processes import start_ahead
+    from fedrec.flower.processes import check_packages, start_ahead
 
+    check_packages()  # reading an experiment imports plug-ins from them
     if config is not None and config.is_file():
         start_ahead(with_overrides(read_document(config), sets))
 

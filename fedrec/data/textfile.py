@@ -328,7 +328,7 @@ def _split(text: str, separator: str, quoted: bool) -> Iterator[Line]:
             if line.strip():
                 yield number, [cell.strip(around) for cell in pattern.split(line.strip(" "))]
         return
-    csv.field_size_limit(len(text) + 1)
+    csv.field_size_limit(max(len(text) + 1, csv.field_size_limit()))
     reader = csv.reader(
         io.StringIO(text, newline=""),
         delimiter=separator,
